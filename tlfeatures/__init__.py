@@ -1,0 +1,40 @@
+"""Frozen pretrained ConvNets as scikit-learn feature extractors.
+
+The names below load on first use, so that ``import tlfeatures`` costs next to nothing and a script
+whose embeddings are all in the store never pays for Keras.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tlfeatures.features import CNNFeatures
+    from tlfeatures.images import check_images
+    from tlfeatures.networks import list_layers, list_models
+    from tlfeatures.store import EmbeddingStore
+
+__version__ = "0.1.0"
+
+__all__ = ["CNNFeatures", "EmbeddingStore", "__version__", "check_images", "list_layers", "list_models"]
+
+_HOME = {
+    "CNNFeatures": "features",
+    "EmbeddingStore": "store",
+    "check_images": "images",
+    "list_layers": "networks",
+    "list_models": "networks",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value  # the next access does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
