@@ -29,15 +29,15 @@ format: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { $(call make_venv,$(VENV)); }
 	@echo "Installing the pinned packages into $(VENV): 1 to 3 minutes, 2.5 GB."
-	@$(PIP) install --quiet --constraint constraints.txt setuptools
-	@$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	@$(PIP) install -qq --constraint constraints.txt setuptools
+	@$(PIP) install -qq --constraint constraints.txt --no-build-isolation --editable '.[dev]'
 	@touch $(STAMP)
 
 # New versions for everything: resolve anew in a venv of its own and write down what came.
 lock:
 	@$(call make_venv,$(VENV)-lock)
-	@$(VENV)-lock/bin/python -m pip install --quiet --upgrade pip setuptools
-	@$(VENV)-lock/bin/python -m pip install --quiet --no-build-isolation --editable '.[dev]'
+	@$(VENV)-lock/bin/python -m pip install -qq --upgrade pip setuptools
+	@$(VENV)-lock/bin/python -m pip install -qq --no-build-isolation --editable '.[dev]'
 	@{ echo "# Made by 'make lock' with Python $$($(VENV)-lock/bin/python -c 'import platform; print(platform.python_version())')."; \
 	  $(VENV)-lock/bin/python -m pip freeze --all --exclude-editable --exclude pip --exclude wheel; } > constraints.tmp
 	@mv constraints.tmp constraints.txt
