@@ -1,0 +1,319 @@
+"""`Images`: one read-only view of every kind of input that is accepted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tlfeatures.errors import ImageInputError, ImageReadError
+from tlfeatures.fingerprints import KEY_BYTES, array_key, bytes_key, file_key
+from tlfeatures.images import decode as _decode
+from tlfeatures.images.decode import Decoder, Unreadable
+from tlfeatures.images.values import (
+    depth_note,
+    depth_warning,
+    layout_problem,
+    row_layout_problem,
+    value_problem,
+)
+
+_EXPECTED = (
+    "expected a list of paths, of encoded images (bytes), of PIL images or of arrays, "
+    "or one array (n, height, width[, channels])"
+)
+_MAX_FILE = 2 << 30  # bytes; no picture under the pixel limit is larger
+_picture_lock = threading.Lock()  # PIL images load lazily, and not from two threads
+
+
+def default_threads() -> int:
+    """Threads to decode with: the cores this process may use, 8 at most."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        cores = os.cpu_count() or 1
+    return min(8, cores)
+
+
+@contextlib.contextmanager
+def pool(n_threads: int | None) -> Iterator[ThreadPoolExecutor]:
+    """A thread pool that drops what is queued when the block is left, also by an exception."""
+    executor = ThreadPoolExecutor(n_threads or default_threads(), thread_name_prefix="tlfeatures-decode")
+    try:
+        yield executor
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+class Images:
+    """A read-only view of images in any accepted form; row i is always picture i.
+
+    Nothing of the caller's is copied or written to; arrays on disk (h5py) are read row by row.
+    Make one with `Images.of`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> images = Images.of(np.zeros((2, 8, 8), "uint8"))
+    >>> len(images), images.name(1)
+    (2, 'X[1]')
+    >>> images.decode(0, Decoder((4, 4)))[1].shape
+    (4, 4, 3)
+    """
+
+    def __init__(self, data: Any, rows: np.ndarray, checked: bool) -> None:
+        self._data, self._rows = data, rows
+        self._checked = checked  # layout and values of a whole array were seen
+
+    @classmethod
+    def of(cls, X: Any) -> Images:
+        """View ``X`` as images.
+
+        Parameters
+        ----------
+        X : array-like
+            Paths, bytes, PIL images or arrays in a list, 1-D array, Series or one-column DataFrame;
+            or an array (n, height, width[, 1 | 3 | 4]) of uint8, uint16, bool, floats in [0, 1], or
+            integers in 0..255; or an array on disk of that shape (h5py, zarr).
+
+        Raises
+        ------
+        ImageInputError
+            When ``X`` as a whole is something else: what came, what is expected, how to mend it.
+            A single bad row of a list is no such error; `key` and `decode` raise for it.
+        """
+        if isinstance(X, Images):
+            return X
+        if isinstance(X, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)):
+            what = f"the path {os.fspath(X)!r}" if isinstance(X, (str, os.PathLike)) else type(X).__name__
+            raise ImageInputError(f"Got one image ({what}) where a list is expected: wrap it, [X].")
+        if hasattr(X, "to_numpy"):  # pandas, polars
+            columns = getattr(X, "columns", None)
+            if columns is not None and len(columns) != 1:
+                raise ImageInputError(
+                    f"Got a table of {len(columns)} columns; expected one column of images: "
+                    f"choose it, e.g. X[{list(columns)[0] if len(columns) else 'path'!r}]."
+                )
+            X = X.to_numpy()
+            X = X.ravel() if X.ndim == 2 and X.shape[1] == 1 else X
+        if isinstance(X, (list, tuple)):
+            return cls._of_list(list(X))
+        if not isinstance(X, np.ndarray) and _is_array_on_disk(X):
+            _raise_input(layout_problem(tuple(X.shape)))
+            return cls(X, np.arange(X.shape[0]), checked=False)
+        if hasattr(X, "__array__") and not isinstance(X, type):
+            return cls._of_array(np.asarray(X))
+        mend = " Use list(X)." if hasattr(X, "__iter__") and not isinstance(X, (dict, type)) else ""
+        raise ImageInputError(f"Got an object of type {type(X).__name__}; {_EXPECTED}.{mend}")
+
+    @classmethod
+    def _of_array(cls, X: np.ndarray) -> Images:
+        if X.dtype.kind in "OUT":
+            if X.ndim == 2 and X.shape[1] == 1:
+                X = X.ravel()
+            if X.ndim == 1:
+                return cls._of_list(X.tolist())
+            raise ImageInputError(
+                f"Got an array of {X.dtype} of shape {X.shape}; {_EXPECTED}. "
+                "For pixels use X.astype('uint8'); for paths X.ravel()."
+            )
+        if X.dtype.kind == "S":
+            raise ImageInputError(f"Got an array of {X.dtype}; for paths use X.astype(str).")
+        _raise_input(layout_problem(X.shape))
+        _raise_input(value_problem(X, batch=True))
+        note = depth_note(X)
+        if note:
+            warnings.warn(depth_warning(note, len(X), "X[0]"), stacklevel=4)
+        return cls(X, np.arange(len(X)), checked=True)
+
+    @classmethod
+    def _of_list(cls, items: list[Any]) -> Images:
+        if not items:
+            raise ImageInputError(
+                "Found array with 0 sample(s) (shape=(0,)) while a minimum of 1 is required."
+            )
+        for i, item in enumerate(items):
+            if not isinstance(
+                item, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
+            ) and not _is_missing(item):
+                if not hasattr(item, "__array__") or isinstance(item, (type, np.generic)):
+                    mend = " Use np.asarray(X)." if isinstance(item, (list, tuple)) else ""
+                    raise ImageInputError(f"X[{i}] is of type {type(item).__name__}; {_EXPECTED}.{mend}")
+        if all(isinstance(item, np.ndarray) and item.ndim < 2 for item in items):
+            raise ImageInputError(
+                f"Got a list of arrays of shape {items[0].shape} and the like; {_EXPECTED}."
+            )
+        return cls(items, np.arange(len(items)), checked=False)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        return f"<Images: {len(self)}>"
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> Images:
+        """View of some rows (integers or a mask), in the order given; names stay the original ones."""
+        rows = np.asarray(rows)
+        return Images(self._data, self._rows[rows if rows.size else rows.astype(int)], self._checked)
+
+    def paths(self) -> list[str | None]:
+        """Path of each image; None where the image is not a file."""
+        return [self._path(i) for i in range(len(self))]
+
+    def name(self, i: int) -> str:
+        """Path of image ``i``, or its place in ``X``, such as ``"X[12]"``."""
+        return self._path(i) or f"X[{self._rows[i]}]"
+
+    def _path(self, i: int) -> str | None:
+        if not isinstance(self._data, list):
+            return None
+        item = self._data[self._rows[i]]
+        return os.fsdecode(item) if isinstance(item, (str, os.PathLike)) else None
+
+    def key(self, i: int) -> bytes:
+        """Digest of the content of image ``i``; 16 bytes.
+
+        Raises
+        ------
+        ImageReadError
+            When the file is missing, empty or a folder, or the array holds no pixels.
+        """
+        with self._named(i):
+            item = self._data[int(self._rows[i])]
+            if isinstance(item, (str, os.PathLike)):
+                _check_file(item)
+                return file_key(item)
+            return self._content(item)[0]
+
+    def keys(self, n_threads: int | None = None) -> tuple[np.ndarray, dict[int, str]]:
+        """Digests of all images, uint8 (n, 16), zeros where unreadable, and {row: reason} of those."""
+        keys, errors = np.zeros((len(self), KEY_BYTES), np.uint8), {}
+
+        def fill(start: int) -> None:
+            for i in range(start, min(start + 64, len(self))):
+                try:
+                    keys[i] = np.frombuffer(self.key(i), np.uint8)
+                except ImageReadError as e:
+                    errors[i] = e.reason
+
+        with pool(n_threads) as executor:
+            for future in [executor.submit(fill, start) for start in range(0, len(self), 64)]:
+                future.result()
+        return keys, dict(sorted(errors.items()))
+
+    def decode(self, i: int, decoder: Decoder) -> tuple[bytes, np.ndarray]:
+        """Key and pixels of image ``i``: the key of the very bytes that were decoded.
+
+        Returns
+        -------
+        key : bytes
+            16 bytes.
+        pixels : ndarray of uint8, shape (height, width, 3)
+
+        Raises
+        ------
+        ImageReadError
+            With the name and the reason.
+        """
+        key, pixels, note = self.decode_noted(i, decoder)
+        if note:
+            warnings.warn(depth_warning(note, 1, self.name(i)), stacklevel=2)
+        return key, pixels
+
+    def decode_noted(self, i: int, decoder: Decoder) -> tuple[bytes, np.ndarray, str | None]:
+        """As `decode`, with what its 16-bit range gives away in place of a warning."""
+        with self._named(i):
+            item = self._data[int(self._rows[i])]
+            if isinstance(item, (str, os.PathLike)):
+                item = _read(item)
+            key, content, note = self._content(item)
+            if isinstance(content, np.ndarray):
+                with _decode.readable():
+                    pixels = _decode.fit(_decode.array_to_rgb(content), decoder)
+            else:
+                pixels, note = _decode.decode_bytes(content, decoder)
+            return key, pixels, note
+
+    def _content(self, item: Any) -> tuple[bytes, Any, str | None]:
+        """Key, bytes or array, and depth note of anything but a path."""
+        if isinstance(item, (bytes, bytearray, memoryview)):
+            if not len(item):
+                raise Unreadable("the bytes are empty")
+            data = bytes(item)
+            return bytes_key(data), data, None
+        if _is_missing(item):
+            raise Unreadable(f"the value is missing ({item!r})")
+        note = None
+        if isinstance(item, Image.Image):
+            with _picture_lock, _decode.readable():
+                rgb, note = _decode.to_rgb(item)
+                item = np.asarray(rgb)
+        array = np.asarray(item)
+        if not self._checked:
+            problem = row_layout_problem(array.shape) or value_problem(array, batch=False)
+            if problem:
+                raise Unreadable(problem)
+            note = note or depth_note(array)
+        return array_key(array), array, note
+
+    @contextlib.contextmanager
+    def _named(self, i: int) -> Iterator[None]:
+        try:
+            yield
+        except Unreadable as e:
+            raise ImageReadError(self.name(i), str(e)) from e.__cause__
+        except OSError as e:
+            raise ImageReadError(self.name(i), _os_reason(e)) from e
+
+
+def _raise_input(problem: str | None) -> None:
+    if problem:
+        raise ImageInputError(problem[0].upper() + problem[1:])
+
+
+def _is_array_on_disk(X: Any) -> bool:
+    if not all(hasattr(X, name) for name in ("shape", "dtype", "__getitem__")):
+        return False
+    try:
+        return np.dtype(X.dtype).kind in "biuf" and len(X.shape) > 0
+    except TypeError:  # a dtype of another library
+        return False
+
+
+def _is_missing(item: Any) -> bool:
+    return item is None or (isinstance(item, float) and item != item) or type(item).__name__ == "NAType"
+
+
+def _check_file(path: str | os.PathLike[str]) -> None:
+    try:
+        info = os.stat(path)
+    except ValueError as e:  # a null character
+        raise Unreadable(f"the path is not valid: {e}") from None
+    if stat.S_ISDIR(info.st_mode):
+        raise Unreadable("is a folder, not an image file")
+    if not stat.S_ISREG(info.st_mode):  # a pipe would block for ever
+        raise Unreadable("is not a regular file")
+    if info.st_size == 0:
+        raise Unreadable("the file is empty")
+    if info.st_size > _MAX_FILE:
+        raise Unreadable(f"the file has {info.st_size:,} bytes; at most {_MAX_FILE:,} are read")
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    _check_file(path)
+    with open(path, "rb") as f:
+        return f.read()
+
+
+def _os_reason(e: OSError) -> str:
+    if isinstance(e, FileNotFoundError):
+        return "no such file"
+    return e.strerror.lower() if e.strerror else str(e)

@@ -1,0 +1,306 @@
+"""Bytes and pictures in memory -> uint8 RGB of one size. Pillow is the reference."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import functools
+import io
+import struct
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from tlfeatures.errors import UnknownNameError
+from tlfeatures.fingerprints import bytes_key
+from tlfeatures.images.values import depth_note, to_uint8, value_problem
+
+RESIZES = ("stretch", "crop", "pad")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+DECODES = ("scaled", "exact")
+
+# Plain raster formats with a magic number; none that runs another program (EPS) or only stubs one.
+_FORMATS = (
+    "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM", "JPEG2000", "AVIF",
+    "DIB", "ICO", "PCX", "SGI", "QOI", "HEIF",
+)  # fmt: skip
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_GIANT = 32_000_000  # pixels; above, one picture at a time, so that threads do not multiply the memory
+_giant_lock = threading.Lock()
+
+# 48 x 40 pixels, 4:2:0, quality 60: enough to tell one JPEG decoder and resizer from another.
+_PROBE = base64.b85decode(
+    "|JeWF01!$>Nk#wx0RR9200961|JwjV01XKW3knDg3knMk4h;_zAQcl55)&sJ9v2`kDKRiEDJ?8BI!Zn>HbyrrEkIX6ModmpQ&KWM"
+    "T47pHU`kO^PygEhLjevB4iga*CKVMXPc<zyPft%zPft%zPft%zPft%zPft%zPft%zPft%zPft%zPft%zPft%zPft%zPft%zPf!2A"
+    "01*fPC;%`60U`hb5di}c0sq7R8UO$S0|5a50000000000000060R#mD0{_GSClCMu1Ofs90tW#A00000000310s|2Q1ri}aF<}!G"
+    "BT-YKqS61v02cuP0RaI30000000000000051O@{C!~iD|00II50|NpF00000000000RsXA00j{t5+gAaaUwxNQDKqM|Jncy0|5X6"
+    "5d#qbKLBFF$cjb_r5TV#BMnkhhdM|HWUq2<=Y0rd<6gZ2iB$rw=g4AD)0?<TPQ?BEXT0r5k;jNsS*Lp)VWoHZmS^VvNBFMlvodnF"
+    "5o60BF~5)_gGYnxn^vhB@FaqE$&;bqK`m^eK<9#gnV9d35ustN{h;k6i=s+u%hj;3&<R&(taC}?5!Ku-"
+    "w6VTUTWa!s9)p^@Em2@RLSA!Z#e4plb^FqMpCT!Ts9Cb><Cv2{DM$$~p~H*?`s0-"
+    "0vDl1N89iI0Bgd_+EnKaODm;#KTYXpDQnMzQ$o@g5yair-"
+    "2_PK;jC(6sX^IBX@$dQPH8ieH!h5pw?TkZg$F_+JgWVQE@RR4rmKRl(-"
+    "v?&!@nobb>0KkLIg{0^8P8>$mThEf=#sSYHsVJJ@2@CAzgmP>Pze1;W1Y&f+Wq7)p9W~8V7gP8j}(kGNJ7U~Sd93}to9Y~V#dQ%9"
+    "^=F;!>W8%`ZN%QuuX}oyr&-^6Z#l63k+kxk<b6x"
+)
+
+
+class Unreadable(Exception):
+    """One image cannot be read; the argument is the reason."""
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """How an image becomes pixels of one size.
+
+    Parameters
+    ----------
+    image_size : tuple of int
+        (height, width) in pixels.
+    resize : {"stretch", "crop", "pad"}
+        "stretch" is what ``keras.utils.load_img(target_size=...)`` does; "crop" fits the short side
+        and cuts the centre out; "pad" fits the long side and centres the picture on black.
+    interpolation : {"nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"}
+        Pillow's resampling filters, which antialias (all but "nearest").
+    decode : {"scaled", "exact"}
+        "scaled" lets the JPEG decoder shrink by powers of two, never below twice the size needed.
+
+    Raises
+    ------
+    UnknownNameError
+        For a name that is none of the above.
+    ValueError
+        For a size that is not two positive integers.
+
+    Notes
+    -----
+    EXIF orientation is applied; alpha is composited on white; 16-bit grey is scaled by 257; the first
+    frame of animations and multi-page files is taken. Colour profiles are not applied. 16-bit colour
+    files keep their high byte, as Pillow reads them.
+
+    Examples
+    --------
+    >>> Decoder((224, 160)).recipe()["image_size"]
+    [224, 160]
+    """
+
+    image_size: tuple[int, int]
+    resize: str = "stretch"
+    interpolation: str = "bilinear"
+    decode: str = "scaled"
+
+    def __post_init__(self) -> None:
+        for kind, name, known in (
+            ("resize", self.resize, RESIZES),
+            ("interpolation", self.interpolation, INTERPOLATIONS),
+            ("decode", self.decode, DECODES),
+        ):
+            if name not in known:
+                raise UnknownNameError.of(kind, name, known)
+        size = self.image_size
+        whole = isinstance(size, (tuple, list, np.ndarray)) and len(size) == 2
+        if not whole or not all(isinstance(s, (int, np.integer)) and s is not True and s > 0 for s in size):
+            raise ValueError(f"image_size must be (height, width), two positive integers; got {size!r}.")
+        object.__setattr__(self, "image_size", (int(size[0]), int(size[1])))
+
+    def recipe(self) -> dict[str, Any]:
+        """Every field that changes pixels, as JSON values, with a digest of what this decoder gives."""
+        return {
+            "image_size": list(self.image_size),
+            "resize": self.resize,
+            "interpolation": self.interpolation,
+            "decode": self.decode,
+            "pad": "black" if self.resize == "pad" else None,
+            "exif": "applied",
+            "colour": "rgb; alpha on white; 16 bit / 257; float * 255",
+            "pixel_probe": pixel_probe(),
+        }
+
+
+@functools.cache
+def pixel_probe() -> str:
+    """Digest of pixels that the installed Pillow and JPEG decoder give for a tiny picture."""
+    parts = []
+    for decoder in (
+        Decoder((40, 48)),
+        Decoder((13, 11)),
+        Decoder((31, 67), "crop", "bicubic"),
+        Decoder((9, 9)),
+    ):
+        parts.append(decode_bytes(_PROBE, decoder)[0].tobytes())
+    return bytes_key(*parts).hex()
+
+
+def decode_bytes(data: bytes, decoder: Decoder) -> tuple[np.ndarray, str | None]:
+    """Pixels of an encoded image, uint8 (height, width, 3), and its `depth_note`.
+
+    Raises
+    ------
+    Unreadable
+        With the reason, whatever the bytes are.
+    """
+    with readable(), open_image(data) as im:
+        pixels = im.size[0] * im.size[1]
+        with _giant_lock if pixels > _GIANT else contextlib.nullcontext():
+            if decoder.decode == "scaled" and im.format in ("JPEG", "MPO"):
+                _draft(im, decoder)
+            rgb, note = to_rgb(im)
+            return fit(rgb, decoder), note
+
+
+@contextlib.contextmanager
+def readable():
+    """Turn everything that a decoder may raise on garbage into `Unreadable`."""
+    try:
+        yield
+    except Unreadable:
+        raise
+    except MemoryError:
+        raise Unreadable("there is not enough memory to decode it") from None
+    except Exception as e:
+        raise Unreadable(f"damaged or unsupported: {e or type(e).__name__}") from e
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Open ``data`` with the formats we trust; nothing is decoded yet.
+
+    Goes through Pillow's table of formats itself: ``Image.open`` warns of large pictures from the
+    thread it is called in, and warning filters cannot be set per thread.
+    """
+    if not len(data):
+        raise Unreadable("the file is empty")
+    prefix, said = bytes(data[:16]), ""
+    for name in _openers():
+        factory, accept = Image.OPEN[name]
+        accepted = accept is None or accept(prefix)
+        if not accepted or isinstance(accepted, str):
+            continue
+        try:
+            im = factory(io.BytesIO(data), "")
+        except (SyntaxError, IndexError, TypeError, struct.error) as e:
+            said = said or f"damaged {name} file: {e or type(e).__name__}"
+            continue
+        _check_size(im.size)
+        return im
+    if prefix[4:8] == b"ftyp" and prefix[8:12] in _HEIF_BRANDS:
+        return _open_heif(data)
+    raise Unreadable(said or _guess(bytes(data[:256])))
+
+
+@functools.cache
+def _openers() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    limit = Image.MAX_IMAGE_PIXELS and 2 * Image.MAX_IMAGE_PIXELS  # Pillow's own; None when switched off
+    if limit and size[0] * size[1] > limit:
+        raise Unreadable(f"{size[0]} x {size[1]} pixels are more than the pixel limit of {limit:,}")
+
+
+def _open_heif(data: bytes) -> Image.Image:
+    try:
+        import pillow_heif
+    except ImportError:
+        raise Unreadable("HEIC needs an optional reader: pip install pillow-heif") from None
+    file = pillow_heif.open_heif(data)
+    _check_size(file.size)
+    return file.to_pillow()
+
+
+def _guess(head: bytes) -> str:
+    text = head.lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "holds a web page, not an image"
+    if head[128:132] == b"DICM":
+        return "DICOM is not read: read it with pydicom and pass its pixel array"
+    if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis"):
+        return "AVIF needs a newer Pillow: pip install -U 'pillow>=11.3'"
+    for magic, what in ((b"%PDF", "PDF"), (b"<svg", "SVG"), (b"<?xml", "XML"), (b"\x89HDF", "HDF5")):
+        if text.startswith(magic.lower()):
+            return f"holds {what}, not a raster image"
+    return "not an image in a known format"
+
+
+def _orientation(im: Image.Image) -> int:
+    try:
+        return im.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged metadata: the pixels may still be fine
+        return 1
+
+
+def _draft(im: Any, decoder: Decoder) -> None:
+    turned = _orientation(im) in (5, 6, 7, 8)
+    size = im.size[::-1] if turned else im.size
+    width, height = _scaled_size(size, decoder)
+    need = (2 * width, 2 * height)
+    im.draft("RGB", need[::-1] if turned else need)
+
+
+def to_rgb(im: Image.Image) -> tuple[Image.Image, str | None]:
+    """Upright 8-bit RGB of any picture, and its `depth_note`; the picture itself stays as it is."""
+    im.load()
+    turn, note = _TURNS.get(_orientation(im)), None
+    if im.mode.startswith("I") or im.mode == "F":
+        values = np.asarray(im)
+        if im.mode == "I" and values.min() >= 0 and values.max() <= 65535:
+            values = values.astype(np.uint16)  # Pillow's container of 16-bit files
+        problem = value_problem(values, batch=False)
+        if problem:
+            raise Unreadable(problem)
+        note = depth_note(values.astype(values.dtype.newbyteorder("="), copy=False))
+        im = Image.fromarray(to_uint8(values.astype(values.dtype.newbyteorder("="), copy=False)))
+    elif im.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in im.info:
+        layer = im.convert("RGBA")
+        im = Image.new("RGB", layer.size, (255, 255, 255))
+        im.paste(layer.convert("RGB"), mask=layer.getchannel("A"))
+    if im.mode != "RGB":
+        im = im.convert("RGB")
+    return (im if turn is None else im.transpose(turn)), note
+
+
+def array_to_rgb(a: np.ndarray) -> Image.Image:
+    """RGB picture of one checked array (height, width[, 1 | 3 | 4])."""
+    a = np.ascontiguousarray(to_uint8(a))
+    return to_rgb(Image.fromarray(a[..., 0] if a.ndim == 3 and a.shape[-1] == 1 else a))[0]
+
+
+def _scaled_size(size: tuple[int, int], decoder: Decoder) -> tuple[int, int]:
+    """(width, height) to resample to, before the crop or the pad."""
+    height, width = decoder.image_size
+    if decoder.resize == "stretch":
+        return width, height
+    pick = max if decoder.resize == "crop" else min
+    scale = pick(width / size[0], height / size[1])
+    scaled = round(size[0] * scale), round(size[1] * scale)
+    if decoder.resize == "crop":
+        return max(width, scaled[0]), max(height, scaled[1])
+    return min(width, max(1, scaled[0])), min(height, max(1, scaled[1]))
+
+
+def fit(im: Image.Image, decoder: Decoder) -> np.ndarray:
+    """Resize an RGB picture as ``decoder`` says; uint8 (height, width, 3)."""
+    height, width = decoder.image_size
+    size = _scaled_size(im.size, decoder)
+    if im.size != size:
+        im = im.resize(size, Image.Resampling[decoder.interpolation.upper()])
+    left, top = (width - size[0]) // 2, (height - size[1]) // 2
+    if decoder.resize == "crop" and size != (width, height):
+        im = im.crop((-left, -top, width - left, height - top))
+    elif decoder.resize == "pad" and size != (width, height):
+        canvas = Image.new("RGB", (width, height))
+        canvas.paste(im, (left, top))
+        im = canvas
+    return np.asarray(im)
