@@ -1,0 +1,239 @@
+"""Files of the store: verified reads, durable publication, nothing through a symbolic link."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import stat
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+
+from ..errors import StoreError, StoreWarning
+from ..fingerprints import bytes_key
+from .segment import MAX_FILE_BYTES, Segment, decode
+
+__all__ = [
+    "RECIPE_NAME", "SEGMENT_NAME", "TEMP_NAME", "default_root", "is_folder", "is_stale", "list_names",
+    "load_segment", "make_folder",
+    "publish_file", "quarantine", "read_file", "store_error", "unlink_quietly", "warn_once",
+]  # fmt: skip
+
+SEGMENT_NAME = re.compile(r"[0-9a-f]{32}\.h5")
+RECIPE_NAME = re.compile(r"[0-9a-f]{32}")
+TEMP_NAME = re.compile(r"\.tmp-[0-9a-f]{24}")
+_READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+_WRITE_BYTES = 16 << 20  # at once: Linux writes less than 2 GiB, and an interrupt should not wait
+_durable_parents: set[str] = set()
+_warned: set[str] = set()
+_warned_lock = threading.Lock()
+
+
+def default_root() -> Path:
+    """$TLFEATURES_CACHE, else the user's cache folder of this system."""
+    if given := os.environ.get("TLFEATURES_CACHE"):
+        return Path(given)
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    elif sys.platform == "darwin":
+        base = "~/Library/Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base, "tlfeatures")
+
+
+def warn_once(about: str, message: str) -> None:
+    """One `StoreWarning` a process for each path or cause."""
+    with _warned_lock:
+        if about in _warned:
+            return
+        _warned.add(about)
+    warnings.warn(message, StoreWarning, stacklevel=4)
+
+
+def store_error(error: OSError, path: str) -> StoreError:
+    """The same failure as a `StoreError` that says what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        mend = "free space, run `tlfeatures cache prune`, or name another folder as cache"
+    else:
+        mend = "name a folder that you may write to as cache, or cache=None"
+    return StoreError(
+        error.errno or 0, f"cannot write to the embedding store: {error.strerror or error}; {mend}", path
+    )
+
+
+def is_folder(path: str) -> bool:
+    """Whether ``path`` is a real folder; a symbolic link is none."""
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def list_names(folder: str, pattern: re.Pattern[str]) -> frozenset[str]:
+    """Names in a folder that match; none when it is absent or unreadable."""
+    try:
+        return (
+            frozenset(n for n in os.listdir(folder) if pattern.fullmatch(n))
+            if is_folder(folder)
+            else frozenset()
+        )
+    except FileNotFoundError:
+        return frozenset()
+    except OSError as error:
+        warn_once(
+            folder, f"cannot read the embedding store {folder}: {error.strerror}; its rows are recomputed"
+        )
+        return frozenset()
+
+
+def read_file(path: str, limit: int) -> bytes:
+    """Bytes of a regular file of at most ``limit`` bytes.
+
+    Raises
+    ------
+    OSError
+        As the system says.
+    ValueError
+        When it is a link, another kind of file, or too large; the message is the reason.
+    """
+    try:
+        fd = os.open(path, _READ | getattr(os, "O_CLOEXEC", 0))
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK):
+            raise ValueError("it is a symbolic link") from error
+        raise
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("it is not a regular file")
+        if status.st_size > limit:
+            raise ValueError(f"it has {status.st_size} bytes; {limit} are the limit")
+        parts, left = [], status.st_size
+        while left and (part := os.read(fd, left)):
+            parts.append(part)
+            left -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+    finally:
+        os.close(fd)
+
+
+def load_segment(path: str) -> Segment:
+    """Read and verify one segment; its digest is checked before HDF5 sees it.
+
+    Raises
+    ------
+    OSError, ValueError
+        As `read_file` and `segment.decode`.
+    """
+    folder, name = os.path.split(path)
+    image = read_file(path, MAX_FILE_BYTES)
+    if bytes_key(image).hex() != name[:-3]:
+        raise ValueError("its content does not have the digest of its name")
+    return decode(image, os.path.basename(folder))
+
+
+def quarantine(path: str, reason: str) -> None:
+    """Set a damaged file aside, with one warning; where that is impossible it stays."""
+    folder, name = os.path.split(path)
+    aside = os.path.join(folder, "quarantine")
+    with contextlib.suppress(OSError):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(aside, 0o700)
+        if is_folder(aside):
+            os.replace(path, os.path.join(aside, name))
+    warn_once(path, f"damaged file in the embedding store: {path}: {reason}; its rows are recomputed")
+
+
+def publish_file(path: str, image: bytes) -> None:
+    """Write a file so that it is complete or absent at all times, and durable on return.
+
+    Raises
+    ------
+    OSError
+        As the system says; no partial file is left.
+    """
+    folder = os.path.dirname(path)
+    make_folder(folder)
+    temp = os.path.join(folder, f".tmp-{os.urandom(12).hex()}")
+    try:
+        fd = os.open(temp, _WRITE | getattr(os, "O_CLOEXEC", 0), 0o600)
+        try:
+            view = memoryview(image)
+            while view:
+                view = view[os.write(fd, view[:_WRITE_BYTES]) :]
+            _fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(temp, path)
+    except BaseException:
+        unlink_quietly(temp)
+        raise
+    _fsync_folder(folder)
+    if folder not in _durable_parents:  # another process may have made them and died before its fsync
+        parent = os.path.dirname(folder)
+        for above in (parent, os.path.dirname(parent), os.path.dirname(os.path.dirname(parent))):
+            _fsync_folder(above, required=False)
+        _durable_parents.add(folder)
+
+
+def unlink_quietly(path: str) -> bool:
+    """Remove a file; whether that worked."""
+    try:
+        os.unlink(path)
+    except OSError:
+        return False
+    return True
+
+
+def make_folder(folder: str) -> None:
+    if is_folder(folder):
+        return
+    missing = []
+    while not os.path.isdir(folder):
+        missing.append(folder)
+        if (parent := os.path.dirname(folder)) == folder or os.path.lexists(folder):
+            break
+        folder = parent
+    for path in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        _durable_parents.discard(path)
+    if missing and not is_folder(missing[0]):
+        raise NotADirectoryError(errno.ENOTDIR, "not a folder of its own", missing[0])
+
+
+def _fsync(fd: int) -> None:
+    if sys.platform == "darwin":
+        import fcntl
+
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)  # fsync alone leaves the data in the drive's cache
+    else:
+        os.fsync(fd)
+
+
+def _fsync_folder(folder: str, required: bool = True) -> None:
+    if os.name == "nt":  # folders cannot be opened there
+        return
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | getattr(os, "O_CLOEXEC", 0))
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        if required and error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems without it
+            raise
+
+
+def is_stale(path: str, age: float = 3600.0) -> bool:
+    """Whether a temporary file is so old that its writer must be dead."""
+    try:
+        return time.time() - os.lstat(path).st_mtime > age
+    except OSError:
+        return False

@@ -1,0 +1,275 @@
+"""What a recipe's folder holds: verified keys, and where each row lies. Shared by a process."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from .files import SEGMENT_NAME, list_names, load_segment, quarantine, warn_once
+from .segment import Segment
+
+__all__ = ["Folder", "first_rows", "open_folder", "pool_map"]
+
+CACHE_BYTES = 64 << 20  # verified segments kept in memory, by process
+INDEX_BYTES = 256 << 20  # indexes kept in memory, by process
+_RETRIES = 16  # each one means that another process removed a file meanwhile
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
+
+
+class _ByteLRU:
+    """The most recently used values, bounded by their ``nbytes``; the last one always stays."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.total = limit, 0
+        self.values: OrderedDict[str, tuple[object, int]] = OrderedDict()  # with the size when put
+        self.lock = threading.Lock()
+
+    def get(self, name: str):
+        with self.lock:
+            if name not in self.values:
+                return None
+            self.values.move_to_end(name)
+            return self.values[name][0]
+
+    def put(self, name: str, value) -> None:
+        with self.lock:
+            self._drop(name)
+            self.values[name] = value, value.nbytes
+            self.total += value.nbytes
+            while self.total > self.limit and len(self.values) > 1:
+                self._drop(next(iter(self.values)))
+
+    def drop(self, name: str) -> None:
+        with self.lock:
+            self._drop(name)
+
+    def _drop(self, name: str) -> None:
+        if (old := self.values.pop(name, None)) is not None:
+            self.total -= old[1]
+
+
+class Index:
+    """Immutable map from keys to (segment, row), sorted by key.
+
+    A key is two big-endian 64-bit words: keys are digests, so the first word alone nearly always
+    decides, and the search is one ``searchsorted``.
+    """
+
+    def __init__(self, names: tuple[str, ...], words: np.ndarray, places: np.ndarray) -> None:
+        order = np.lexsort((words[:, 1], words[:, 0]))
+        self.names = names
+        self.words = words[order]  # uint64 (n, 2)
+        self.places = places[order]  # int32 (n, 2): number of the segment, row
+        self.first = np.ascontiguousarray(self.words[:, 0])
+        self.nbytes = self.first.nbytes + self.words.nbytes + self.places.nbytes + 1024
+
+    @staticmethod
+    def empty() -> Index:
+        return Index((), np.empty((0, 2), np.uint64), np.empty((0, 2), np.int32))
+
+    def changed(self, gone: Iterable[str], new: dict[str, np.ndarray]) -> Index:
+        """The index without the segments ``gone`` and with the keys of ``new`` ones."""
+        gone = set(gone)
+        names = [n for n in self.names if n not in gone]
+        number = np.array([names.index(n) if n not in gone else -1 for n in self.names], np.int32)
+        places = self.places.copy()
+        if len(places):
+            places[:, 0] = number[places[:, 0]]
+        kept = places[:, 0] >= 0 if len(places) else np.zeros(0, bool)
+        words, rows = [self.words[kept]], [places[kept]]
+        for name, keys in new.items():
+            words.append(as_words(keys))
+            rows.append(
+                np.stack([np.full(len(keys), len(names), np.int32), np.arange(len(keys), dtype=np.int32)], 1)
+            )
+            names.append(name)
+        return Index(tuple(names), np.concatenate(words), np.concatenate(rows))
+
+    def find(self, keys: np.ndarray) -> np.ndarray:
+        """Position of each key in `places`, or -1."""
+        at = np.full(len(keys), -1, np.int64)
+        if not len(self.words) or not len(keys):
+            return at
+        wanted = as_words(keys)
+        low = np.minimum(np.searchsorted(self.first, wanted[:, 0]), len(self.words) - 1)
+        same = self.words[low] == wanted
+        at[same.all(1)] = low[same.all(1)]
+        for i in np.flatnonzero(same[:, 0] & ~same[:, 1]):  # equal first words: made keys, not digests
+            high = np.searchsorted(self.first, wanted[i, 0], side="right")
+            j = low[i] + np.searchsorted(self.words[low[i] : high, 1], wanted[i, 1])
+            if j < high and self.words[j, 1] == wanted[i, 1]:
+                at[i] = j
+        return at
+
+    def rows(self) -> dict[str, int]:
+        """How many rows each segment holds."""
+        return dict(zip(self.names, np.bincount(self.places[:, 0], minlength=len(self.names)), strict=True))
+
+    def unique_rows(self, order: Sequence[str]) -> dict[str, np.ndarray]:
+        """Rows of each segment whose key is in no segment before it in ``order``, nor twice in itself."""
+        rank = np.empty(len(order), np.int32)
+        rank[[self.names.index(n) for n in order]] = np.arange(len(order))
+        ranks = rank[self.places[:, 0]]
+        by_key = np.lexsort((self.places[:, 1], ranks, self.words[:, 1], self.words[:, 0]))
+        words = self.words[by_key]
+        first = by_key[np.r_[True, (words[1:] != words[:-1]).any(1)][: len(words)]]
+        places = self.places[first]
+        return {n: np.sort(places[places[:, 0] == i, 1]) for i, n in enumerate(self.names)}
+
+
+def as_words(keys: np.ndarray) -> np.ndarray:
+    """Keys uint8 (n, 16) as uint64 (n, 2) that sort alike."""
+    return np.ascontiguousarray(keys).view(">u8").astype(np.uint64)
+
+
+def first_rows(keys: np.ndarray) -> np.ndarray:
+    """Rows of ``keys`` that equal none before them, ascending."""
+    words = as_words(keys)
+    order = np.lexsort((words[:, 1], words[:, 0]))
+    words = words[order]
+    return np.sort(order[np.r_[True, (words[1:] != words[:-1]).any(1)][: len(words)]])
+
+
+class Folder:
+    """The segments of one recipe, as this process knows them."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.index = Index.empty()
+        self.bad: dict[str, tuple[int, ...]] = {}  # damaged files that could not be set aside
+        self.lock = threading.Lock()
+
+    @property
+    def nbytes(self) -> int:
+        return self.index.nbytes
+
+    def refresh(self) -> Index:
+        """Bring the index up to date with the folder; loads and verifies new segments only."""
+        with self.lock:
+            for _ in range(_RETRIES):
+                names = self._listed()
+                known = set(self.index.names)
+                gone = known - names
+                new, vanished = {}, False
+                wanted = sorted(n for n in names - known if not self._is_bad(n))
+                for name, (segment, lost) in zip(wanted, pool_map(self._load, wanted), strict=True):
+                    vanished |= lost
+                    if segment is not None:
+                        new[name] = segment.keys.copy()  # a view would hold the whole segment
+                    del segment
+                if gone or new:
+                    for name in gone:
+                        _segments.drop(self._path(name))
+                    self.index = self.index.changed(gone, new)
+                if not vanished:
+                    break
+            _folders.put(self.path, self)
+            return self.index
+
+    def segment(self, name: str) -> Segment | None:
+        """A verified segment, from memory or from its file; None when it is gone or damaged."""
+        if (held := _segments.get(self._path(name))) is not None:
+            return held
+        return self._load(name)[0]
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Drop segments from the index until they are seen and verified again."""
+        with self.lock:
+            names = set(names) & set(self.index.names)
+            if names:
+                self.index = self.index.changed(names, {})
+
+    def _listed(self) -> frozenset[str]:
+        names = list_names(self.path, SEGMENT_NAME)
+        for _ in range(_RETRIES):  # a listing made during a compaction may miss old and new alike
+            if names == set(self.index.names):
+                break
+            again = list_names(self.path, SEGMENT_NAME)
+            if again == names:
+                break
+            names = again
+        return names
+
+    def _load(self, name: str) -> tuple[Segment | None, bool]:
+        """(segment, False), or (None, whether the file has vanished)."""
+        path = self._path(name)
+        for last in (False, True):  # twice: a read may fail for a passing reason
+            try:
+                segment = load_segment(path)
+            except OSError as error:
+                if error.errno in _ABSENT:
+                    return None, True
+                if last:
+                    warn_once(
+                        path, f"cannot read {path} of the embedding store: {error}; its rows are recomputed"
+                    )
+            except ValueError as error:
+                if last:
+                    stamp = _stamp(path)
+                    quarantine(path, str(error))
+                    if _stamp(path) == stamp:
+                        self.bad[name] = stamp
+            else:
+                _segments.put(path, segment)
+                return segment, False
+        return None, False
+
+    def _is_bad(self, name: str) -> bool:
+        return name in self.bad and self.bad[name] == _stamp(self._path(name))
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.path, name)
+
+
+def open_folder(path: str) -> Folder:
+    """The folder's index in this process, made when absent."""
+    folder = _folders.get(path)
+    if folder is None:
+        folder = Folder(path)
+        _folders.put(path, folder)
+    return folder
+
+
+def pool_map(function, items: list) -> Iterator:
+    """``map`` over a few threads, at most a few results ahead: reading and hashing free the GIL."""
+    workers = min(4, os.cpu_count() or 1, len(items))
+    if workers < 2:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(workers, "tlfeatures-store") as pool:
+        pending = [pool.submit(function, item) for item in items[:workers]]
+        for item in items[workers:]:
+            result = pending.pop(0).result()
+            pending.append(pool.submit(function, item))
+            yield result
+            del result
+        while pending:
+            yield pending.pop(0).result()
+
+
+def _stamp(path: str) -> tuple[int, ...]:
+    with contextlib.suppress(OSError):
+        s = os.lstat(path)
+        return s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
+    return ()
+
+
+_segments = _ByteLRU(CACHE_BYTES)
+_folders = _ByteLRU(INDEX_BYTES)
+
+
+def _start_anew() -> None:
+    """In a forked child: another thread may have held these locks."""
+    global _segments, _folders
+    _segments, _folders = _ByteLRU(CACHE_BYTES), _ByteLRU(INDEX_BYTES)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)

@@ -1,0 +1,60 @@
+"""Best-effort file locks, which the kernel frees when their process dies."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from .files import make_folder
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+__all__ = ["flock"]
+
+_held: set[int] = set()
+
+
+@contextlib.contextmanager
+def flock(path: str, wait: bool = True) -> Iterator[bool]:
+    """Hold an exclusive lock on ``path``; yields whether it is held, False where it cannot be."""
+    fd = _open(path) if fcntl else None
+    try:
+        yield fd is not None and _lock(fd, wait)
+    finally:
+        if fd in _held:  # not in a child forked meanwhile, which has closed it
+            _held.discard(fd)
+            os.close(fd)
+
+
+def _open(path: str) -> int | None:
+    try:
+        make_folder(os.path.dirname(path))
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return None
+    _held.add(fd)
+    return fd
+
+
+def _lock(fd: int, wait: bool) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        return False
+    return True
+
+
+def _release_in_child() -> None:
+    """A forked child that outlives its parent must not keep the parent's locks."""
+    for fd in _held:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_release_in_child)

@@ -1,0 +1,134 @@
+"""One segment: rows of one recipe as the bytes of an HDF5 file, made and read in memory only."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import h5py
+import numpy as np
+from h5py import h5d, h5f, h5o, h5p, h5s, h5t
+
+from ..fingerprints import KEY_BYTES, bytes_key
+
+__all__ = ["MAX_FILE_BYTES", "TARGET_BYTES", "Segment", "decode", "encode", "rows_per_segment"]
+
+TARGET_BYTES = 32 << 20  # rows of one segment at most, unless one row alone is more
+MAX_FILE_BYTES = 1 << 30  # larger files are refused unread
+_METADATA_BYTES = 64 << 10  # HDF5's own part of a file; 2 KiB at present
+_LAYOUT = {b"features": h5t.IEEE_F32LE, b"keys": h5t.STD_U8LE, b"recipe": h5t.STD_U8LE}
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Rows of one file: read-only views of its verified bytes."""
+
+    keys: np.ndarray  # uint8 (n, 16)
+    features: np.ndarray  # float32 (n, d)
+    recipe: bytes  # canonical JSON
+    nbytes: int
+
+
+def rows_per_segment(width: int) -> int:
+    """How many rows of ``width`` numbers one segment takes at most."""
+    return max(1, TARGET_BYTES // (width * 4 + KEY_BYTES))
+
+
+def encode(recipe: bytes, keys: np.ndarray, features: np.ndarray) -> bytes:
+    """File image of a segment; equal content gives equal bytes."""
+    access = h5p.create(h5p.FILE_ACCESS)
+    access.set_fapl_core(block_size=1 << 16, backing_store=False)
+    access.set_libver_bounds(h5f.LIBVER_EARLIEST, h5f.LIBVER_V18)  # newer images lose their checksum
+    plain = h5p.create(h5p.DATASET_CREATE)
+    plain.set_layout(h5d.CONTIGUOUS)
+    plain.set_alloc_time(h5d.ALLOC_TIME_EARLY)
+    plain.set_fill_time(h5d.FILL_TIME_NEVER)
+    plain.set_obj_track_times(False)
+    arrays = {
+        b"features": np.ascontiguousarray(features, "<f4"),  # first, so that its rows are aligned
+        b"keys": np.ascontiguousarray(keys, "u1"),
+        b"recipe": np.frombuffer(recipe, "u1")[None],
+    }
+    with h5py._objects.phil:  # one name for all: no two may be open at once
+        fid = h5f.create(b"tlfeatures_segment_in_memory", h5f.ACC_EXCL, fapl=access)
+        try:
+            for name, array in arrays.items():
+                dataset = h5d.create(fid, name, _LAYOUT[name], h5s.create_simple(array.shape), plain)
+                dataset.write(h5s.ALL, h5s.ALL, array)
+            h5f.flush(fid)
+            return fid.get_file_image()
+        finally:
+            fid.close()
+
+
+def decode(image: bytes, folder: str) -> Segment:
+    """Read a verified file image; HDF5 parses the layout, never the rows.
+
+    Parameters
+    ----------
+    image : bytes
+        The whole file; its digest must have been checked.
+    folder : str
+        Hexadecimal digest of the recipe that the segment must hold.
+
+    Raises
+    ------
+    ValueError
+        When the layout is not exactly that of `encode`; the message is the reason.
+    """
+    if not image.startswith(b"\x89HDF\r\n\x1a\n"):
+        raise ValueError("not an HDF5 file")
+    try:
+        with h5py.File.in_memory(file_image=image) as file:
+            places = _places(file.id, len(image))
+    except ValueError:
+        raise
+    except Exception as error:  # whatever HDF5 makes of a crafted file
+        raise ValueError(f"HDF5 cannot read it: {error}") from error
+    views = {
+        name: np.frombuffer(image, _LAYOUT[name].dtype, rows * columns, offset).reshape(rows, columns)
+        for name, (rows, columns, offset) in places.items()
+    }
+    keys, features, recipe = views[b"keys"], views[b"features"], views[b"recipe"].tobytes()
+    if bytes_key(recipe).hex() != folder:
+        raise ValueError("it holds another recipe than its folder")
+    if keys.shape[1] != KEY_BYTES or len(keys) != len(features):
+        raise ValueError(f"keys of shape {keys.shape} do not fit features of shape {features.shape}")
+    if features.shape[1] != json.loads(recipe)["width"]:  # the text is ours: its digest is the folder's name
+        raise ValueError(f"its rows hold {features.shape[1]} numbers, not the width of the recipe")
+    return Segment(keys, features, recipe, len(image))
+
+
+def _places(file: h5f.FileID, size: int) -> dict[bytes, tuple[int, int, int]]:
+    """(rows, columns, byte offset) of each dataset, when the layout is exact."""
+    root = h5o.open(file, b"/")
+    if h5o.get_info(root).num_attrs or sorted(root) != sorted(_LAYOUT):
+        raise ValueError("it must hold keys, features and recipe, and no attribute")
+    places = {}
+    for name, kind in _LAYOUT.items():
+        text = name.decode()
+        if root.links.get_info(name).type != h5py.h5l.TYPE_HARD:
+            raise ValueError(f"{text} is a link")
+        info = h5o.get_info(root, name)
+        if info.type != h5o.TYPE_DATASET or info.num_attrs:
+            raise ValueError(f"{text} is not a bare dataset")
+        dataset = h5d.open(root, name)
+        made = dataset.get_create_plist()
+        if made.get_layout() != h5d.CONTIGUOUS or made.get_external_count() or made.get_nfilters():
+            raise ValueError(f"{text} is not stored plainly")
+        if not dataset.get_type().equal(kind):
+            raise ValueError(f"{text} has another dtype")
+        space = dataset.get_space()
+        shape = space.get_simple_extent_dims() if space.get_simple_extent_type() == h5s.SIMPLE else ()
+        if len(shape) != 2 or space.get_simple_extent_dims(True) != shape:
+            raise ValueError(f"{text} has {len(shape)} dimensions instead of 2 fixed ones")
+        places[name] = (*shape, dataset.get_offset())
+    ends = []
+    for name, (rows, columns, offset) in places.items():
+        end = (offset or 0) + rows * columns * _LAYOUT[name].get_size()
+        if offset is None or end > size:
+            raise ValueError(f"{name.decode()} declares shape ({rows}, {columns}), more than the file holds")
+        ends.append(end - offset)
+    if places[b"recipe"][0] != 1 or size - sum(ends) > _METADATA_BYTES:
+        raise ValueError("it holds something else besides keys, features and recipe")
+    return places

@@ -1,0 +1,251 @@
+"""Looking after a store: publish, list, verify, compact, prune, clear."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..fingerprints import bytes_key, recipe_digest
+from .files import (
+    RECIPE_NAME,
+    SEGMENT_NAME,
+    TEMP_NAME,
+    is_folder,
+    is_stale,
+    list_names,
+    load_segment,
+    publish_file,
+    read_file,
+    unlink_quietly,
+)
+from .index import open_folder
+from .lock import flock
+from .segment import TARGET_BYTES, encode, rows_per_segment
+
+SIDECAR_NAME = re.compile(r"[0-9a-f]{32}\.json")
+_OWN_NAME = re.compile(rf"{SEGMENT_NAME.pattern}|{TEMP_NAME.pattern}|recipe\.json|lock|compact\.lock")
+_SIDECAR_NAME = re.compile(rf"{SIDECAR_NAME.pattern}|{TEMP_NAME.pattern}")
+_JSON_BYTES = 1 << 20
+
+
+def publish_recipe(folder: str, text: bytes) -> None:
+    """Write recipe.json, for people, when it is absent."""
+    path = os.path.join(folder, "recipe.json")
+    if not os.path.lexists(path):
+        publish_file(path, text)
+
+
+def publish_segment(folder: str, image: bytes) -> str:
+    """Publish a file image under its digest; its name. Replaces an equal file, which may be damaged."""
+    name = f"{bytes_key(image).hex()}.h5"
+    publish_file(os.path.join(folder, name), image)
+    return name
+
+
+def info(v1: str, root: str) -> dict[str, Any]:
+    """See `EmbeddingStore.info`."""
+    recipes = []
+    for folder in _folders(v1):
+        index = open_folder(folder).refresh()
+        names = list_names(folder, SEGMENT_NAME)
+        recipes.append(
+            {
+                "digest": os.path.basename(folder),
+                "recipe": _recipe(folder),
+                "rows": len(index.words),
+                "unique_rows": sum(map(len, index.unique_rows(index.names).values())),
+                "bytes": sum(_size(os.path.join(folder, n)) for n in names),
+                "segments": len(names),
+                "quarantined": len(list_names(os.path.join(folder, "quarantine"), SEGMENT_NAME)),
+                "last_used": _last_used(folder, names),
+            }
+        )
+    return {"root": root, "bytes": sum(r["bytes"] for r in recipes), "recipes": recipes}
+
+
+def verify(v1: str) -> list[dict[str, str]]:
+    """See `EmbeddingStore.verify`."""
+    damage = []
+
+    def check(path: str, read: Any) -> None:
+        try:
+            read(path)
+        except FileNotFoundError:
+            pass  # compacted meanwhile
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            damage.append({"path": path, "reason": str(error) or type(error).__name__})
+
+    for folder in _folders(v1):
+        for name in sorted(list_names(folder, SEGMENT_NAME)):
+            check(os.path.join(folder, name), load_segment)
+        check(os.path.join(folder, "recipe.json"), _check_recipe)
+    networks = os.path.join(v1, "networks")
+    for name in sorted(list_names(networks, SIDECAR_NAME)):
+        check(os.path.join(networks, name), _check_sidecar)
+    return damage
+
+
+def compact(v1: str) -> dict[str, int]:
+    """See `EmbeddingStore.compact`."""
+    before = _totals(v1)
+    for folder in _folders(v1):
+        _remove_stale(folder)
+        with flock(os.path.join(folder, "compact.lock"), wait=False):
+            _compact(folder)
+        unlink_quietly(os.path.join(folder, "compact.lock"))
+    after = _totals(v1)
+    return {
+        "segments_before": before[0],
+        "segments_after": after[0],
+        "bytes_before": before[1],
+        "bytes_after": after[1],
+    }
+
+
+def prune(v1: str, max_bytes: int) -> dict[str, int]:
+    """See `EmbeddingStore.prune`."""
+    found = []
+    for folder in _folders(v1):
+        names = list_names(folder, SEGMENT_NAME)
+        found.append((_last_used(folder, names), folder, sum(_size(os.path.join(folder, n)) for n in names)))
+    total, removed, count = sum(size for _, _, size in found), 0, 0
+    for _, folder, size in sorted(found):
+        if total <= max_bytes:
+            break
+        _clear_folder(folder)
+        total, removed, count = total - size, removed + size, count + 1
+    return {"removed_recipes": count, "removed_bytes": removed, "bytes": total}
+
+
+def clear(v1: str) -> dict[str, int]:
+    """See `EmbeddingStore.clear`."""
+    removed = [_clear_folder(folder) for folder in _folders(v1)]
+    networks = os.path.join(v1, "networks")
+    removed.append(_unlink_matching(networks, _SIDECAR_NAME))
+    if is_folder(v1):
+        for folder in (networks, v1):
+            _rmdir(folder)
+    return {"removed_files": sum(n for n, _ in removed), "removed_bytes": sum(size for _, size in removed)}
+
+
+def _compact(folder: str) -> None:
+    known = open_folder(folder)
+    index = known.refresh()
+    sizes = {name: _size(os.path.join(folder, name)) for name in index.names}
+    order = sorted(sizes, key=lambda name: (-sizes[name], name))  # of equal keys the largest segment's stays
+    kept = index.unique_rows(order)
+    rows = index.rows()
+    sources = [n for n in order if len(kept[n]) < rows[n] or sizes[n] < TARGET_BYTES // 2]
+    if sum(rows[n] == len(kept[n]) for n in sources) == len(sources) < 2:
+        return  # nothing to merge, nothing twice
+    published: set[str] = set()
+    pending: list[tuple[np.ndarray, np.ndarray]] = []
+    text = b""
+
+    def publish(force: bool) -> None:
+        step = rows_per_segment(pending[0][1].shape[1]) if pending else 0
+        while pending and (force or sum(len(k) for k, _ in pending) >= step):
+            keys = np.concatenate([k for k, _ in pending])
+            features = np.concatenate([f for _, f in pending])
+            published.add(publish_segment(folder, encode(text, keys[:step], features[:step])))
+            pending[:] = [(keys[step:].copy(), features[step:].copy())] if len(keys) > step else []
+
+    for name in sources:
+        segment = known.segment(name)
+        if segment is None:
+            return  # gone or damaged meanwhile: what was taken for a duplicate may be the only copy
+        text = segment.recipe
+        pending.append((segment.keys[kept[name]], segment.features[kept[name]]))
+        del segment
+        publish(force=False)
+    publish(force=True)
+    for name in sources:
+        if name not in published:
+            unlink_quietly(os.path.join(folder, name))
+
+
+def _folders(v1: str) -> Iterator[str]:
+    for name in sorted(list_names(v1, RECIPE_NAME)):
+        if is_folder(path := os.path.join(v1, name)):
+            yield path
+
+
+def _recipe(folder: str) -> dict[str, Any] | None:
+    path = os.path.join(folder, "recipe.json")
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        return _check_recipe(path)
+    for name in list_names(folder, SEGMENT_NAME):
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            return json.loads(load_segment(os.path.join(folder, name)).recipe)
+    return None
+
+
+def _check_recipe(path: str) -> dict[str, Any]:
+    recipe = json.loads(read_file(path, _JSON_BYTES))
+    if recipe_digest(recipe) != os.path.basename(os.path.dirname(path)):
+        raise ValueError("it does not have the digest of its folder")
+    return recipe
+
+
+def _check_sidecar(path: str) -> None:
+    held = json.loads(read_file(path, _JSON_BYTES))
+    if held["digest"] != recipe_digest([held["key"], held["value"]]):
+        raise ValueError("its content does not have the digest that it holds")
+    if recipe_digest(held["key"]) != os.path.basename(path)[:-5]:
+        raise ValueError("its key does not have the digest of its name")
+
+
+def _size(path: str) -> int:
+    with contextlib.suppress(OSError):
+        return os.lstat(path).st_size
+    return 0
+
+
+def _totals(v1: str) -> tuple[int, int]:
+    paths = [os.path.join(f, n) for f in _folders(v1) for n in list_names(f, SEGMENT_NAME)]
+    return len(paths), sum(map(_size, paths))
+
+
+def _last_used(folder: str, names: frozenset[str]) -> float:
+    times = [0.0]
+    for name in ("recipe.json", *names):
+        with contextlib.suppress(OSError):
+            times.append(os.lstat(os.path.join(folder, name)).st_mtime)
+    return max(times)
+
+
+def _remove_stale(folder: str) -> None:
+    for name in list_names(folder, TEMP_NAME):
+        if is_stale(path := os.path.join(folder, name)):
+            unlink_quietly(path)
+
+
+def _clear_folder(folder: str) -> tuple[int, int]:
+    """(files, bytes) removed of what this library made in one recipe's folder."""
+    own = _unlink_matching(folder, _OWN_NAME)
+    aside = os.path.join(folder, "quarantine")
+    set_aside = _unlink_matching(aside, SEGMENT_NAME)
+    for path in (aside, folder):
+        _rmdir(path)
+    return own[0] + set_aside[0], own[1] + set_aside[1]
+
+
+def _unlink_matching(folder: str, pattern: re.Pattern[str]) -> tuple[int, int]:
+    count = total = 0
+    for name in list_names(folder, pattern):
+        size = _size(path := os.path.join(folder, name))
+        if unlink_quietly(path):
+            count, total = count + 1, total + size
+    return count, total
+
+
+def _rmdir(path: str) -> None:
+    if is_folder(path):
+        with contextlib.suppress(OSError):  # foreign files stay, and so does their folder
+            os.rmdir(path)

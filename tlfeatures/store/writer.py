@@ -1,0 +1,117 @@
+"""Batches of rows for several recipes that one pass fills."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import StoreError, StoreWarning
+
+if TYPE_CHECKING:
+    from . import EmbeddingStore
+
+__all__ = ["StoreWriter"]
+
+COMMIT_BYTES = 8 << 20  # of one recipe's rows
+PENDING_BYTES = 64 << 20  # of all recipes' rows
+COMMIT_SECONDS = 60.0
+
+
+class StoreWriter:
+    """Collects rows and publishes them about every 8 MB or 60 s, and when it closes.
+
+    A context manager: leaving it publishes what is pending, also when an exception or a
+    KeyboardInterrupt passes through. Made by `EmbeddingStore.writer`.
+
+    Parameters
+    ----------
+    store : EmbeddingStore
+        Where the rows go.
+    recipes : sequence of dict
+        One recipe for each array of features that `add` is given.
+    on_failure : {"warn", "raise"}
+        What a failed write does: one `StoreWarning`, after which nothing more is written; or a
+        `StoreError`.
+    """
+
+    def __init__(
+        self, store: EmbeddingStore, recipes: Sequence[dict[str, Any]], on_failure: str = "warn"
+    ) -> None:
+        if on_failure not in ("warn", "raise"):
+            raise ValueError(f"on_failure={on_failure!r}; expected 'warn' or 'raise'")
+        self.store = store
+        self.recipes = list(recipes)
+        self.on_failure = on_failure
+        self.failed = False
+        self._pending: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in self.recipes]
+        self._since = time.monotonic()
+
+    def add(self, keys: np.ndarray, features: Sequence[np.ndarray]) -> None:
+        """Take rows: ``keys`` uint8 (n, 16), and for each recipe a float32 (n, d) array, which is copied.
+
+        Raises
+        ------
+        ValueError
+            When the arrays do not fit the recipes.
+        StoreError
+            When a write fails and ``on_failure`` is "raise"; the rows stay pending.
+        """
+        if len(features) != len(self.recipes):
+            raise ValueError(
+                f"{len(features)} arrays of features for {len(self.recipes)} recipes; give one for each"
+            )
+        rows = [self.store._checked_rows(r, keys, f) for r, f in zip(self.recipes, features, strict=True)]
+        if self.failed or not len(keys):
+            return
+        for pending, (k, f) in zip(self._pending, rows, strict=True):
+            pending.append((np.array(k), np.array(f)))
+        sizes = [sum(f.nbytes for _, f in pending) for pending in self._pending]
+        due = time.monotonic() - self._since >= COMMIT_SECONDS
+        if due or max(sizes, default=0) >= COMMIT_BYTES or sum(sizes) >= PENDING_BYTES:
+            self.commit()
+
+    def commit(self) -> None:
+        """Publish all pending rows now.
+
+        Raises
+        ------
+        StoreError
+            When a write fails and ``on_failure`` is "raise"; the rows stay pending.
+        """
+        try:
+            for recipe, pending in zip(self.recipes, self._pending, strict=True):
+                if pending and not self.failed:
+                    keys, features = zip(*pending, strict=True)
+                    self.store.publish(recipe, np.concatenate(keys), np.concatenate(features))
+                    pending.clear()
+        except StoreError as error:
+            if self.on_failure == "raise":
+                raise
+            self.failed = True
+            for pending in self._pending:
+                pending.clear()
+            warnings.warn(
+                f"{error}. Results are right, but will be computed again.", StoreWarning, stacklevel=3
+            )
+        self._since = time.monotonic()
+
+    def close(self) -> None:
+        """Publish what is pending; as `commit`."""
+        self.commit()
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self.close()
+        except StoreError as failure:
+            if error is None:
+                raise
+            if failure is not error:  # the first error is the one to see
+                warnings.warn(str(failure), StoreWarning, stacklevel=2)
