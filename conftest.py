@@ -1,0 +1,95 @@
+"""Fixtures for tests, doctests and notebooks. No test reads or writes the user's own caches."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+SHARED = Path(__file__).parent.parent / "shared"
+
+
+def _prepare_environment() -> None:
+    """Set what must stand before keras is imported, here and in every process that tests start."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker:  # the controller has set all else, and clears it away at its end
+        os.environ["TLFEATURES_CACHE"] += f"-{worker}"
+        return
+    scratch = Path(tempfile.mkdtemp(prefix="tlfeatures-tests-"))
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    home = scratch / "keras"
+    home.mkdir()
+    for source in sorted((SHARED / "keras").rglob("*.*")):  # copied: Keras ignores a home it cannot write
+        target = home / source.relative_to(SHARED / "keras")
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(source, target)  # without the read-only mode
+    os.environ["KERAS_HOME"] = str(home)
+    os.environ["TLFEATURES_CACHE"] = str(scratch / "cache")
+    os.environ["MPLBACKEND"] = "Agg"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+_prepare_environment()
+
+
+class Photos(NamedTuple):
+    """Image files, the class of each, and the class-folder root that they lie in."""
+
+    paths: list[str]
+    labels: list[str]
+    root: Path
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real images, weights and golden embeddings; skips where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("needs ../shared, which is absent")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def keras_home() -> Path:
+    """The Keras home of this session: a copy of ../shared/keras, or empty where that is absent."""
+    return Path(os.environ["KERAS_HOME"])
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A fresh store."""
+    from tlfeatures import EmbeddingStore
+
+    return EmbeddingStore(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory) -> Photos:
+    """Twelve small JPEG and PNG files in three folders; the classes differ in colour and texture."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    paths, labels = [], []
+    for i in range(12):
+        label = ("checks", "discs", "stripes")[i % 3]
+        height, width = (int(s) for s in rng.integers(48, 97, size=2))
+        y, x = np.mgrid[:height, :width] + int(rng.integers(8))
+        mask = {
+            "checks": (x // 8 + y // 8) % 2,
+            "discs": (x % 24 - 12) ** 2 + (y % 24 - 12) ** 2 < 80,
+            "stripes": y // 6 % 2,
+        }[label]
+        colour = {"checks": (40, 160, 60), "discs": (50, 70, 190), "stripes": (200, 60, 40)}[label]
+        pixels = mask[..., None] * np.array(colour) + rng.integers(0, 40, size=(height, width, 3))
+        path = root / label / f"{label} {i:02d}.{'png' if i % 4 == 3 else 'jpg'}"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels.astype("uint8")).save(path)
+        paths.append(str(path))
+        labels.append(label)
+    return Photos(paths, labels, root)

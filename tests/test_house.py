@@ -1,0 +1,168 @@
+"""The house holds: imports point downward, heavy libraries have one door, the shop window is complete."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tlfeatures
+
+PACKAGE = Path(tlfeatures.__file__).parent
+
+# Room -> the rooms it may import, lowest floor first. Every room may also import errors and __init__.
+FLOORS: dict[str, set[str]] = {
+    "errors": set(),
+    "registry": set(),
+    "fingerprints": set(),
+    "_keras": set(),
+    "images": {"fingerprints"},
+    "sources": {"fingerprints"},
+    "store": {"fingerprints"},
+    "pooling": {"_keras"},
+    "networks": {"registry", "_keras", "pooling", "fingerprints"},
+    "extract": {"images", "networks", "store", "fingerprints"},
+    "features": {"extract"},
+    "heads": set(),
+    "transferability": set(),
+    "finetune": {"images", "networks"},
+    "selection": {"features", "heads", "transferability"},
+    "jobs": {"extract"},
+    "report": set(),
+    "app": {"features", "report"},
+}
+ALL_BELOW_CLI = set(FLOORS)
+FLOORS["cli"] = ALL_BELOW_CLI
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    """``store.py`` and ``store/x.py`` are both in the room ``store``."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imported(path: Path) -> set[str]:
+    """Absolute names of all that a module imports, at any depth, for type checkers too."""
+    names: set[str] = set()
+    package = ("tlfeatures", *path.relative_to(PACKAGE).parent.parts)
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            parts = (*base, *(node.module.split(".") if node.module else ()))
+            # `from tlfeatures import store` imports a room, `from tlfeatures import __version__` none
+            names |= {".".join((*parts, alias.name)) for alias in node.names}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in {
+            "import_module",
+            "importlib.import_module",
+        }:
+            names |= {arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant)}
+    return names
+
+
+def rooms_imported(path: Path) -> set[str]:
+    """The other rooms that a module imports; a public name counts as the room it comes from."""
+    rooms = {
+        tlfeatures._HOME.get(n.split(".")[1], n.split(".")[1])
+        for n in imported(path)
+        if n.startswith("tlfeatures.")
+    }
+    return {room for room in rooms if not room.startswith("__")} - {room_of(path)}
+
+
+def top_levels(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imported(path)}
+
+
+def test_the_table_points_downward():
+    order = list(FLOORS)
+    for room, allowed in FLOORS.items():
+        assert allowed <= set(order[: order.index(room)]), room
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_downward(path):
+    room = room_of(path)
+    if room == "__init__":
+        return  # the shop window shows all rooms; that it is lazy is tested below
+    assert room in FLOORS, f"{room} has no place in the house: give it one in design and here"
+    assert rooms_imported(path) <= FLOORS[room] | {"errors"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_one_door_to_the_backends_and_none_to_the_studies(path):
+    outside = top_levels(path)
+    if room_of(path) != "_keras":
+        assert not outside & {"keras", "tensorflow", "jax", "torch"}
+    assert not outside & {"pipelines", "notebooks", "benchmarks", "tests", "conftest"}
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("from . import store", {"tlfeatures.store"}),
+        ("from .store import EmbeddingStore", {"tlfeatures.store.EmbeddingStore"}),
+        ("def f():\n    import tlfeatures.store as s", {"tlfeatures.store"}),
+        ("if TYPE_CHECKING:\n    from tlfeatures import EmbeddingStore", {"tlfeatures.EmbeddingStore"}),
+        ("import_module('keras.ops')", {"keras.ops"}),
+    ],
+)
+def test_no_import_escapes_the_parser(monkeypatch, source, expected):
+    path = PACKAGE / "probe.py"
+    monkeypatch.setattr(Path, "read_text", lambda self, *args: source)
+    assert imported(path) == expected
+    assert rooms_imported(path) == ({"store"} if "tlfeatures" in min(expected) else set())
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_only_the_command_line_prints(path):
+    calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+    printing = [node.lineno for node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"]
+    assert room_of(path) == "cli" or not printing
+
+
+def test_import_is_light():
+    heavy = {
+        "keras",
+        "tensorflow",
+        "jax",
+        "torch",
+        "h5py",
+        "sklearn",
+        "scipy",
+        "pandas",
+        "numpy",
+        "PIL",
+        "ray",
+    }
+    code = "import sys, json, tlfeatures; dir(tlfeatures); print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in json.loads(done.stdout)}
+    assert "tlfeatures" in loaded
+    assert not loaded & heavy
+
+
+@pytest.mark.parametrize("name", [n for n in tlfeatures.__all__ if not n.startswith("__")])
+def test_public_names_resolve_and_are_documented(name):
+    value = getattr(tlfeatures, name)
+    assert inspect.getdoc(value)
+    assert name in dir(tlfeatures)
+    assert value.__module__.startswith("tlfeatures.")
+
+
+def test_shop_window_is_one_list():
+    assert set(tlfeatures.__all__) == {*tlfeatures._HOME, "__version__"}
+    with pytest.raises(AttributeError, match="has no attribute 'CNNFeature'"):
+        tlfeatures.CNNFeature  # noqa: B018
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_modules_say_what_they_are_for(path):
+    assert ast.get_docstring(ast.parse(path.read_text("utf-8")))
