@@ -100,7 +100,7 @@ class Images:
             if columns is not None and len(columns) != 1:
                 raise ImageInputError(
                     f"Got a table of {len(columns)} columns; expected one column of images: "
-                    f"choose it, e.g. X[{list(columns)[0] if len(columns) else 'path'!r}]."
+                    f"choose it, e.g. X[{next(iter(columns)) if len(columns) else 'path'!r}]."
                 )
             X = X.to_numpy()
             X = X.ravel() if X.ndim == 2 and X.shape[1] == 1 else X
@@ -141,12 +141,9 @@ class Images:
                 "Found array with 0 sample(s) (shape=(0,)) while a minimum of 1 is required."
             )
         for i, item in enumerate(items):
-            if not isinstance(
-                item, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
-            ) and not _is_missing(item):
-                if not hasattr(item, "__array__") or isinstance(item, (type, np.generic)):
-                    mend = " Use np.asarray(X)." if isinstance(item, (list, tuple)) else ""
-                    raise ImageInputError(f"X[{i}] is of type {type(item).__name__}; {_EXPECTED}.{mend}")
+            if not _is_image_like(item):
+                mend = " Use np.asarray(X)." if isinstance(item, (list, tuple)) else ""
+                raise ImageInputError(f"X[{i}] is of type {type(item).__name__}; {_EXPECTED}.{mend}")
         if all(isinstance(item, np.ndarray) and item.ndim < 2 for item in items):
             raise ImageInputError(
                 f"Got a list of arrays of shape {items[0].shape} and the like; {_EXPECTED}."
@@ -286,6 +283,12 @@ def _is_array_on_disk(X: Any) -> bool:
         return np.dtype(X.dtype).kind in "biuf" and len(X.shape) > 0
     except TypeError:  # a dtype of another library
         return False
+
+
+def _is_image_like(item: Any) -> bool:
+    if isinstance(item, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)) or _is_missing(item):
+        return True
+    return hasattr(item, "__array__") and not isinstance(item, (type, np.generic))
 
 
 def _is_missing(item: Any) -> bool:

@@ -63,13 +63,13 @@ def value_problem(a: np.ndarray, *, batch: bool) -> str | None:
         return f"got dtype {a.dtype}; expected uint8, uint16 or float pixels"
     low, high = a.min(), a.max()
     if kind in "iu":
-        if 0 <= low and high <= 255:
+        if low >= 0 and high <= 255:
             return None
-        mend = "use X.astype('uint16')" if 0 <= low and high <= 65535 else "scale to 0..255 first"
+        mend = "use X.astype('uint16')" if low >= 0 and high <= 65535 else "scale to 0..255 first"
         return f"got {a.dtype} values from {low} to {high}; expected 0 to 255: for 16-bit pixels {mend}"
     if not (np.isfinite(low) and np.isfinite(high)):
         return _not_finite(a, batch)
-    if -_SLACK <= low and high <= 1 + _SLACK:
+    if low >= -_SLACK and high <= 1 + _SLACK:
         return None
     more = "" if high <= 255 else " For 16-bit whole numbers use X.astype('uint16')."
     return (
