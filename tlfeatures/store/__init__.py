@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,19 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import StoreError
-from ..fingerprints import KEY_BYTES, canonical_json, recipe_digest
+from ..fingerprints import canonical_json, recipe_digest
 from . import upkeep
-from .files import default_root, publish_file, read_file, store_error
-from .index import Folder, Index, first_rows, open_folder, pool_map
+from .files import default_root, publish_file, store_error
+from .index import RETRIES, Folder, Index, first_rows, open_folder, pool_map
 from .lock import flock
-from .segment import encode, rows_per_segment
+from .segment import check_keys, check_rows, check_width, encode, rows_per_segment
+from .upkeep import MALFORMED, read_sidecar
 from .writer import StoreWriter
 
 __all__ = ["EmbeddingStore", "StoreWriter"]
 
 _GATHER_ROWS = 4096  # at a time, so that the copy between segment and result stays small
-_SIDECAR_BYTES = 1 << 20
 _TOUCH_SECONDS = 60.0
 _touched: dict[str, float] = {}
 
@@ -106,7 +104,7 @@ class EmbeddingStore:
 
     def contains(self, recipe: Mapping[str, Any], keys: np.ndarray) -> np.ndarray:
         """Which keys have a row: uint8 (n, 16) -> bool (n,)."""
-        keys, _ = _checked_keys(keys), _width(recipe)
+        keys, _ = check_keys(keys), check_width(recipe)
         return self._folder(recipe).refresh().find(keys) >= 0
 
     def get(
@@ -129,14 +127,14 @@ class EmbeddingStore:
             ``out`` when given. Rows that are not in the store are NaN.
         found : bool array (n,)
         """
-        keys, width = _checked_keys(keys), _width(recipe)
+        keys, width = check_keys(keys), check_width(recipe)
         if out is None:
             out = np.empty((len(keys), width), np.float32)
         elif out.shape != (len(keys), width) or out.dtype != np.float32:
             raise ValueError(f"out is {out.dtype} {out.shape}; expected float32 {(len(keys), width)}")
         folder, found = self._folder(recipe), np.zeros(len(keys), bool)
         todo = np.arange(len(keys))
-        while len(todo):
+        for _ in range(RETRIES):
             index = folder.refresh()
             at = index.find(keys[todo])
             lost = _gather(folder, index, at, todo, out, found)
@@ -161,7 +159,7 @@ class EmbeddingStore:
         StoreError
             When the disk is full, read-only or fails; no partial file is left.
         """
-        keys, features = self._checked_rows(recipe, keys, features)
+        keys, features = check_rows(recipe, keys, features)
         if not len(keys):
             return
         first = first_rows(keys)
@@ -170,14 +168,10 @@ class EmbeddingStore:
         text = canonical_json(recipe)
         folder = self._path(recipe)
         step = rows_per_segment(features.shape[1])
-        try:
+        with self._errors("write to"):
             upkeep.publish_recipe(folder, text)
             for i in range(0, len(keys), step):
                 upkeep.publish_segment(folder, encode(text, keys[i : i + step], features[i : i + step]))
-        except StoreError:
-            raise
-        except OSError as error:
-            raise store_error(error, folder) from error
 
     def writer(
         self, recipes: Mapping[str, Any] | Sequence[Mapping[str, Any]], on_failure: str = "warn"
@@ -196,12 +190,11 @@ class EmbeddingStore:
 
     def get_sidecar(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
         """A small JSON object stored under a JSON key; None when absent or damaged."""
-        try:
-            held = json.loads(read_file(self._sidecar(key), _SIDECAR_BYTES))
-            if held["digest"] == recipe_digest([held["key"], held["value"]]) and held["key"] == dict(key):
+        path, text = self._sidecar(key), canonical_json(dict(key))
+        with contextlib.suppress(OSError, *MALFORMED):
+            held = read_sidecar(path)
+            if canonical_json(held["key"]) == text:
                 return held["value"]
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
-            pass
         return None
 
     def put_sidecar(self, key: Mapping[str, Any], value: Mapping[str, Any]) -> None:
@@ -217,18 +210,26 @@ class EmbeddingStore:
         Each recipe has ``digest``, ``recipe``, ``rows``, ``unique_rows``, ``bytes``, ``segments``,
         ``quarantined`` and ``last_used`` (seconds since 1970).
         """
-        return upkeep.info(self._v1, str(self.root))
+        with self._errors("read"):
+            return upkeep.info(self._v1, str(self.root))
 
     def verify(self) -> list[dict[str, str]]:
         """Read everything; a list of {"path", "reason"}, empty when all is well. Changes nothing."""
-        return upkeep.verify(self._v1)
+        with self._errors("read"):
+            return upkeep.verify(self._v1)
 
     def compact(self) -> dict[str, int]:
         """Merge small segments and drop duplicate rows; safe beside readers and writers.
 
         Returns counts: ``segments_before``, ``segments_after``, ``bytes_before``, ``bytes_after``.
+
+        Raises
+        ------
+        StoreError
+            When it cannot write; nothing is lost.
         """
-        return upkeep.compact(self._v1)
+        with self._errors("write to"):
+            return upkeep.compact(self._v1)
 
     def prune(self, max_bytes: int) -> dict[str, int]:
         """Delete the least recently used recipes until at most ``max_bytes`` are left.
@@ -237,11 +238,20 @@ class EmbeddingStore:
         """
         if max_bytes < 0:
             raise ValueError(f"max_bytes={max_bytes}; expected 0 or more")
-        return upkeep.prune(self._v1, max_bytes)
+        with self._errors("write to"):
+            return upkeep.prune(self._v1, max_bytes)
 
     def clear(self) -> dict[str, int]:
         """Delete what this library made and nothing else; returns ``removed_files`` and ``removed_bytes``."""
-        return upkeep.clear(self._v1)
+        with self._errors("write to"):
+            return upkeep.clear(self._v1)
+
+    @contextlib.contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise store_error(error, what, str(self.root)) from error
 
     @property
     def _v1(self) -> str:
@@ -263,15 +273,6 @@ class EmbeddingStore:
             _touched[path] = time.time()
             with contextlib.suppress(OSError, NotImplementedError):
                 os.utime(path, follow_symlinks=False)
-
-    @staticmethod
-    def _checked_rows(
-        recipe: Mapping[str, Any], keys: np.ndarray, features: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        keys, expected = _checked_keys(keys), (len(keys), _width(recipe))
-        if features.dtype != np.float32 or features.shape != expected:
-            raise ValueError(f"features are {features.dtype} {features.shape}; expected float32 {expected}")
-        return keys, features
 
 
 def _gather(
@@ -297,20 +298,3 @@ def _gather(
         return None
 
     return [name for name in pool_map(fill, list(zip(numbers, parts, strict=True))) if name]
-
-
-def _width(recipe: Mapping[str, Any]) -> int:
-    width = recipe.get("width")
-    if recipe.get("dtype") != "float32" or not isinstance(width, int) or width < 1:
-        raise ValueError(
-            f"the recipe has dtype={recipe.get('dtype')!r} and width={width!r}; "
-            "expected 'float32' and a positive whole number"
-        )
-    return width
-
-
-def _checked_keys(keys: np.ndarray) -> np.ndarray:
-    keys = np.asarray(keys)
-    if keys.dtype != np.uint8 or keys.ndim != 2 or keys.shape[1] != KEY_BYTES:
-        raise ValueError(f"keys are {keys.dtype} {keys.shape}; expected uint8 (n, {KEY_BYTES})")
-    return np.ascontiguousarray(keys)

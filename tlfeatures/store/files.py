@@ -8,7 +8,6 @@ import os
 import re
 import stat
 import sys
-import threading
 import time
 import warnings
 from pathlib import Path
@@ -29,9 +28,8 @@ TEMP_NAME = re.compile(r"\.tmp-[0-9a-f]{24}")
 _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _WRITE_BYTES = 16 << 20  # at once: Linux writes less than 2 GiB, and an interrupt should not wait
-_durable_parents: set[str] = set()
+_durable_parents: dict[str, int] = {}  # folder: its inode when the folders above it were made durable
 _warned: set[str] = set()
-_warned_lock = threading.Lock()
 
 
 def default_root() -> Path:
@@ -49,22 +47,19 @@ def default_root() -> Path:
 
 def warn_once(about: str, message: str) -> None:
     """One `StoreWarning` a process for each path or cause."""
-    with _warned_lock:
-        if about in _warned:
-            return
+    if about not in _warned:
         _warned.add(about)
-    warnings.warn(message, StoreWarning, stacklevel=4)
+        warnings.warn(message, StoreWarning, stacklevel=4)
 
 
-def store_error(error: OSError, path: str) -> StoreError:
+def store_error(error: OSError, what: str, root: str) -> StoreError:
     """The same failure as a `StoreError` that says what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         mend = "free space, run `tlfeatures cache prune`, or name another folder as cache"
     else:
-        mend = "name a folder that you may write to as cache, or cache=None"
-    return StoreError(
-        error.errno or 0, f"cannot write to the embedding store: {error.strerror or error}; {mend}", path
-    )
+        mend = "name a folder of your own as cache, or cache=None for none"
+    reason = error.strerror or str(error)
+    return StoreError(error.errno or 0, f"cannot {what} the embedding store: {reason}; {mend}", root)
 
 
 def is_folder(path: str) -> bool:
@@ -76,20 +71,17 @@ def is_folder(path: str) -> bool:
 
 
 def list_names(folder: str, pattern: re.Pattern[str]) -> frozenset[str]:
-    """Names in a folder that match; none when it is absent or unreadable."""
-    try:
-        return (
-            frozenset(n for n in os.listdir(folder) if pattern.fullmatch(n))
-            if is_folder(folder)
-            else frozenset()
-        )
-    except FileNotFoundError:
-        return frozenset()
-    except OSError as error:
-        warn_once(
-            folder, f"cannot read the embedding store {folder}: {error.strerror}; its rows are recomputed"
-        )
-        return frozenset()
+    """Names in a folder that match; none when it is absent or a link.
+
+    Raises
+    ------
+    OSError
+        When it cannot be read.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if is_folder(folder):
+            return frozenset(n for n in os.listdir(folder) if pattern.fullmatch(n))
+    return frozenset()
 
 
 def read_file(path: str, limit: int) -> bytes:
@@ -138,8 +130,8 @@ def load_segment(path: str) -> Segment:
     return decode(image, os.path.basename(folder))
 
 
-def quarantine(path: str, reason: str) -> None:
-    """Set a damaged file aside, with one warning; where that is impossible it stays."""
+def quarantine(path: str) -> None:
+    """Set a damaged file aside; where that is impossible it stays."""
     folder, name = os.path.split(path)
     aside = os.path.join(folder, "quarantine")
     with contextlib.suppress(OSError):
@@ -147,7 +139,6 @@ def quarantine(path: str, reason: str) -> None:
             os.mkdir(aside, 0o700)
         if is_folder(aside):
             os.replace(path, os.path.join(aside, name))
-    warn_once(path, f"damaged file in the embedding store: {path}: {reason}; its rows are recomputed")
 
 
 def publish_file(path: str, image: bytes) -> None:
@@ -158,6 +149,44 @@ def publish_file(path: str, image: bytes) -> None:
     OSError
         As the system says; no partial file is left.
     """
+    for last in (False, False, True):
+        try:
+            _publish(path, image)
+            return
+        except FileNotFoundError:  # another process clears the store
+            if last:
+                raise
+
+
+def unlink_quietly(path: str) -> bool:
+    """Remove a file; whether that worked."""
+    try:
+        os.unlink(path)
+    except OSError:
+        return False
+    return True
+
+
+def make_folder(folder: str) -> None:
+    """Make a folder of the store and those above it, readable by their owner only.
+
+    Raises
+    ------
+    OSError
+        As the system says, or when the folder or the one above it is a link or a file.
+    """
+    parent = os.path.dirname(folder)
+    if not is_folder(folder):
+        os.makedirs(os.path.dirname(parent), 0o700, exist_ok=True)
+        for path in (parent, folder):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o700)
+    for path in (parent, folder):
+        if not is_folder(path) and os.path.lexists(path):
+            raise NotADirectoryError(errno.ENOTDIR, "a file or a link is where a folder should be", path)
+
+
+def _publish(path: str, image: bytes) -> None:
     folder = os.path.dirname(path)
     make_folder(folder)
     temp = os.path.join(folder, f".tmp-{os.urandom(12).hex()}")
@@ -175,37 +204,13 @@ def publish_file(path: str, image: bytes) -> None:
         unlink_quietly(temp)
         raise
     _fsync_folder(folder)
-    if folder not in _durable_parents:  # another process may have made them and died before its fsync
-        parent = os.path.dirname(folder)
-        for above in (parent, os.path.dirname(parent), os.path.dirname(os.path.dirname(parent))):
+    inode = os.lstat(folder).st_ino
+    if _durable_parents.get(folder) != inode:  # whoever made them may have died before its fsync
+        above = folder
+        for _ in range(3):
+            above = os.path.dirname(above)
             _fsync_folder(above, required=False)
-        _durable_parents.add(folder)
-
-
-def unlink_quietly(path: str) -> bool:
-    """Remove a file; whether that worked."""
-    try:
-        os.unlink(path)
-    except OSError:
-        return False
-    return True
-
-
-def make_folder(folder: str) -> None:
-    if is_folder(folder):
-        return
-    missing = []
-    while not os.path.isdir(folder):
-        missing.append(folder)
-        if (parent := os.path.dirname(folder)) == folder or os.path.lexists(folder):
-            break
-        folder = parent
-    for path in reversed(missing):
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path, 0o700)
-        _durable_parents.discard(path)
-    if missing and not is_folder(missing[0]):
-        raise NotADirectoryError(errno.ENOTDIR, "not a folder of its own", missing[0])
+        _durable_parents[folder] = inode
 
 
 def _fsync(fd: int) -> None:

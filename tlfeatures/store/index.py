@@ -19,7 +19,7 @@ __all__ = ["Folder", "first_rows", "open_folder", "pool_map"]
 
 CACHE_BYTES = 64 << 20  # verified segments kept in memory, by process
 INDEX_BYTES = 256 << 20  # indexes kept in memory, by process
-_RETRIES = 16  # each one means that another process removed a file meanwhile
+RETRIES = 16  # each one means that another process removed a file meanwhile
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 
 
@@ -145,15 +145,17 @@ class Folder:
         self.index = Index.empty()
         self.bad: dict[str, tuple[int, ...]] = {}  # damaged files that could not be set aside
         self.lock = threading.Lock()
+        self.troubles: list[tuple[str, str]] = []  # met in any thread, told in the caller's
 
     @property
     def nbytes(self) -> int:
+        """Memory of the index."""
         return self.index.nbytes
 
     def refresh(self) -> Index:
         """Bring the index up to date with the folder; loads and verifies new segments only."""
         with self.lock:
-            for _ in range(_RETRIES):
+            for _ in range(RETRIES):
                 names = self._listed()
                 known = set(self.index.names)
                 gone = known - names
@@ -171,7 +173,14 @@ class Folder:
                 if not vanished:
                     break
             _folders.put(self.path, self)
-            return self.index
+            index = self.index
+        self.tell()
+        return index
+
+    def tell(self) -> None:
+        """Warn of the troubles met since the last time."""
+        while self.troubles:
+            warn_once(*self.troubles.pop(0))
 
     def segment(self, name: str) -> Segment | None:
         """A verified segment, from memory or from its file; None when it is gone or damaged."""
@@ -181,21 +190,23 @@ class Folder:
 
     def forget(self, names: Iterable[str]) -> None:
         """Drop segments from the index until they are seen and verified again."""
+        self.tell()
         with self.lock:
             names = set(names) & set(self.index.names)
             if names:
                 self.index = self.index.changed(names, {})
 
     def _listed(self) -> frozenset[str]:
-        names = list_names(self.path, SEGMENT_NAME)
-        for _ in range(_RETRIES):  # a listing made during a compaction may miss old and new alike
-            if names == set(self.index.names):
-                break
-            again = list_names(self.path, SEGMENT_NAME)
-            if again == names:
-                break
-            names = again
-        return names
+        before = frozenset(self.index.names)
+        try:
+            for _ in range(RETRIES):
+                names = list_names(self.path, SEGMENT_NAME)
+                if names == before:  # a listing made during a compaction may miss old and new alike
+                    return names
+                before = names
+        except OSError as error:
+            self._trouble(self.path, error)
+        return before
 
     def _load(self, name: str) -> tuple[Segment | None, bool]:
         """(segment, False), or (None, whether the file has vanished)."""
@@ -207,19 +218,22 @@ class Folder:
                 if error.errno in _ABSENT:
                     return None, True
                 if last:
-                    warn_once(
-                        path, f"cannot read {path} of the embedding store: {error}; its rows are recomputed"
-                    )
+                    self._trouble(path, error)
             except ValueError as error:
                 if last:
+                    self._trouble(path, error)
                     stamp = _stamp(path)
-                    quarantine(path, str(error))
+                    quarantine(path)
                     if _stamp(path) == stamp:
                         self.bad[name] = stamp
             else:
                 _segments.put(path, segment)
                 return segment, False
         return None, False
+
+    def _trouble(self, path: str, error: Exception) -> None:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        self.troubles.append((path, f"unreadable in the embedding store: {path}: {reason}; recomputed"))
 
     def _is_bad(self, name: str) -> bool:
         return name in self.bad and self.bad[name] == _stamp(self._path(name))

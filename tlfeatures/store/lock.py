@@ -20,10 +20,13 @@ _held: set[int] = set()
 
 @contextlib.contextmanager
 def flock(path: str, wait: bool = True) -> Iterator[bool]:
-    """Hold an exclusive lock on ``path``; yields whether it is held, False where it cannot be."""
+    """Hold an exclusive lock on ``path``; yields False when another holds it and ``wait`` is false.
+
+    Where locks are unsupported or the folder is read-only it goes on without one.
+    """
     fd = _open(path) if fcntl else None
     try:
-        yield fd is not None and _lock(fd, wait)
+        yield fd is None or _lock(fd, wait)
     finally:
         if fd in _held:  # not in a child forked meanwhile, which has closed it
             _held.discard(fd)
@@ -43,8 +46,10 @@ def _open(path: str) -> int | None:
 def _lock(fd: int, wait: bool) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        pass
     return True
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import h5py
 import numpy as np
@@ -11,7 +13,10 @@ from h5py import h5d, h5f, h5o, h5p, h5s, h5t
 
 from ..fingerprints import KEY_BYTES, bytes_key
 
-__all__ = ["MAX_FILE_BYTES", "TARGET_BYTES", "Segment", "decode", "encode", "rows_per_segment"]
+__all__ = [
+    "MAX_FILE_BYTES", "TARGET_BYTES", "Segment", "check_keys", "check_rows", "check_width", "decode", "encode",
+    "rows_per_segment",
+]  # fmt: skip
 
 TARGET_BYTES = 32 << 20  # rows of one segment at most, unless one row alone is more
 MAX_FILE_BYTES = 1 << 30  # larger files are refused unread
@@ -29,6 +34,36 @@ class Segment:
     nbytes: int
 
 
+def check_width(recipe: Mapping[str, Any]) -> int:
+    """Length of a recipe's rows; ValueError when it does not say."""
+    width = recipe.get("width")
+    if recipe.get("dtype") != "float32" or not isinstance(width, int) or width < 1:
+        raise ValueError(
+            f"the recipe has dtype={recipe.get('dtype')!r} and width={width!r}; "
+            "expected 'float32' and a positive whole number"
+        )
+    return width
+
+
+def check_keys(keys: np.ndarray) -> np.ndarray:
+    """Contiguous keys; ValueError when they are not uint8 (n, 16)."""
+    keys = np.asarray(keys)
+    if keys.dtype != np.uint8 or keys.ndim != 2 or keys.shape[1] != KEY_BYTES:
+        raise ValueError(f"keys are {keys.dtype} {keys.shape}; expected uint8 (n, {KEY_BYTES})")
+    return np.ascontiguousarray(keys)
+
+
+def check_rows(
+    recipe: Mapping[str, Any], keys: np.ndarray, features: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Contiguous keys, and features; ValueError when they do not fit the recipe."""
+    keys, features = check_keys(keys), np.asarray(features)
+    expected = len(keys), check_width(recipe)
+    if features.dtype != np.float32 or features.shape != expected:
+        raise ValueError(f"features are {features.dtype} {features.shape}; expected float32 {expected}")
+    return keys, features
+
+
 def rows_per_segment(width: int) -> int:
     """How many rows of ``width`` numbers one segment takes at most."""
     return max(1, TARGET_BYTES // (width * 4 + KEY_BYTES))
@@ -36,9 +71,6 @@ def rows_per_segment(width: int) -> int:
 
 def encode(recipe: bytes, keys: np.ndarray, features: np.ndarray) -> bytes:
     """File image of a segment; equal content gives equal bytes."""
-    access = h5p.create(h5p.FILE_ACCESS)
-    access.set_fapl_core(block_size=1 << 16, backing_store=False)
-    access.set_libver_bounds(h5f.LIBVER_EARLIEST, h5f.LIBVER_V18)  # newer images lose their checksum
     plain = h5p.create(h5p.DATASET_CREATE)
     plain.set_layout(h5d.CONTIGUOUS)
     plain.set_alloc_time(h5d.ALLOC_TIME_EARLY)
@@ -49,16 +81,12 @@ def encode(recipe: bytes, keys: np.ndarray, features: np.ndarray) -> bytes:
         b"keys": np.ascontiguousarray(keys, "u1"),
         b"recipe": np.frombuffer(recipe, "u1")[None],
     }
-    with h5py._objects.phil:  # one name for all: no two may be open at once
-        fid = h5f.create(b"tlfeatures_segment_in_memory", h5f.ACC_EXCL, fapl=access)
-        try:
-            for name, array in arrays.items():
-                dataset = h5d.create(fid, name, _LAYOUT[name], h5s.create_simple(array.shape), plain)
-                dataset.write(h5s.ALL, h5s.ALL, array)
-            h5f.flush(fid)
-            return fid.get_file_image()
-        finally:
-            fid.close()
+    with h5py.File.in_memory(libver=("earliest", "v108")) as file:  # newer images lose their checksum
+        for name, array in arrays.items():
+            space = h5s.create_simple(array.shape)
+            h5d.create(file.id, name, _LAYOUT[name], space, plain).write(h5s.ALL, h5s.ALL, array)
+        file.flush()
+        return file.id.get_file_image()
 
 
 def decode(image: bytes, folder: str) -> Segment:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from .files import (
     read_file,
     unlink_quietly,
 )
-from .index import open_folder
+from .index import open_folder, pool_map
 from .lock import flock
 from .segment import TARGET_BYTES, encode, rows_per_segment
 
@@ -32,13 +32,16 @@ SIDECAR_NAME = re.compile(r"[0-9a-f]{32}\.json")
 _OWN_NAME = re.compile(rf"{SEGMENT_NAME.pattern}|{TEMP_NAME.pattern}|recipe\.json|lock|compact\.lock")
 _SIDECAR_NAME = re.compile(rf"{SIDECAR_NAME.pattern}|{TEMP_NAME.pattern}")
 _JSON_BYTES = 1 << 20
+MALFORMED = (ValueError, TypeError, KeyError, RecursionError)  # what damaged JSON may raise
 
 
 def publish_recipe(folder: str, text: bytes) -> None:
-    """Write recipe.json, for people, when it is absent."""
+    """Write recipe.json, for people, when it is absent or damaged."""
     path = os.path.join(folder, "recipe.json")
-    if not os.path.lexists(path):
-        publish_file(path, text)
+    with contextlib.suppress(OSError, ValueError):
+        if read_file(path, _JSON_BYTES) == text:
+            return
+    publish_file(path, text)
 
 
 def publish_segment(folder: str, image: bytes) -> str:
@@ -71,24 +74,25 @@ def info(v1: str, root: str) -> dict[str, Any]:
 
 def verify(v1: str) -> list[dict[str, str]]:
     """See `EmbeddingStore.verify`."""
-    damage = []
+    work: list[tuple[Callable[[str], object], str]] = []
+    for folder in _folders(v1):
+        work += [(load_segment, os.path.join(folder, n)) for n in sorted(list_names(folder, SEGMENT_NAME))]
+        work.append((_check_recipe, os.path.join(folder, "recipe.json")))
+    networks = os.path.join(v1, "networks")
+    work += [(read_sidecar, os.path.join(networks, n)) for n in sorted(list_names(networks, SIDECAR_NAME))]
 
-    def check(path: str, read: Any) -> None:
+    def check(item: tuple[Callable[[str], object], str]) -> str | None:
+        read, path = item
         try:
             read(path)
         except FileNotFoundError:
             pass  # compacted meanwhile
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            damage.append({"path": path, "reason": str(error) or type(error).__name__})
+        except (OSError, *MALFORMED) as error:
+            return str(error) or type(error).__name__
+        return None
 
-    for folder in _folders(v1):
-        for name in sorted(list_names(folder, SEGMENT_NAME)):
-            check(os.path.join(folder, name), load_segment)
-        check(os.path.join(folder, "recipe.json"), _check_recipe)
-    networks = os.path.join(v1, "networks")
-    for name in sorted(list_names(networks, SIDECAR_NAME)):
-        check(os.path.join(networks, name), _check_sidecar)
-    return damage
+    reasons = zip(work, pool_map(check, work), strict=True)
+    return [{"path": path, "reason": reason} for (_, path), reason in reasons if reason]
 
 
 def compact(v1: str) -> dict[str, int]:
@@ -96,9 +100,13 @@ def compact(v1: str) -> dict[str, int]:
     before = _totals(v1)
     for folder in _folders(v1):
         _remove_stale(folder)
-        with flock(os.path.join(folder, "compact.lock"), wait=False):
-            _compact(folder)
-        unlink_quietly(os.path.join(folder, "compact.lock"))
+        if len(list_names(folder, SEGMENT_NAME)) > 1:
+            lock = os.path.join(folder, "compact.lock")
+            with flock(lock, wait=False) as mine:
+                if mine:
+                    _compact(folder)
+                    unlink_quietly(lock)
+    _remove_stale(os.path.join(v1, "networks"))
     after = _totals(v1)
     return {
         "segments_before": before[0],
@@ -161,9 +169,10 @@ def _compact(folder: str) -> None:
         if segment is None:
             return  # gone or damaged meanwhile: what was taken for a duplicate may be the only copy
         text = segment.recipe
-        pending.append((segment.keys[kept[name]], segment.features[kept[name]]))
+        if len(kept[name]):
+            pending.append((segment.keys[kept[name]], segment.features[kept[name]]))
+            publish(force=False)
         del segment
-        publish(force=False)
     publish(force=True)
     for name in sources:
         if name not in published:
@@ -178,10 +187,10 @@ def _folders(v1: str) -> Iterator[str]:
 
 def _recipe(folder: str) -> dict[str, Any] | None:
     path = os.path.join(folder, "recipe.json")
-    with contextlib.suppress(OSError, ValueError, RecursionError):
+    with contextlib.suppress(OSError, *MALFORMED):
         return _check_recipe(path)
     for name in list_names(folder, SEGMENT_NAME):
-        with contextlib.suppress(OSError, ValueError, RecursionError):
+        with contextlib.suppress(OSError, ValueError):
             return json.loads(load_segment(os.path.join(folder, name)).recipe)
     return None
 
@@ -193,12 +202,22 @@ def _check_recipe(path: str) -> dict[str, Any]:
     return recipe
 
 
-def _check_sidecar(path: str) -> None:
+def read_sidecar(path: str) -> dict[str, Any]:
+    """A sidecar, verified.
+
+    Raises
+    ------
+    OSError
+        When it cannot be read.
+    MALFORMED
+        When it is damaged.
+    """
     held = json.loads(read_file(path, _JSON_BYTES))
     if held["digest"] != recipe_digest([held["key"], held["value"]]):
         raise ValueError("its content does not have the digest that it holds")
     if recipe_digest(held["key"]) != os.path.basename(path)[:-5]:
         raise ValueError("its key does not have the digest of its name")
+    return held
 
 
 def _size(path: str) -> int:

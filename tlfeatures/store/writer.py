@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import StoreError, StoreWarning
+from .segment import check_rows
 
 if TYPE_CHECKING:
     from . import EmbeddingStore
@@ -65,7 +66,7 @@ class StoreWriter:
             raise ValueError(
                 f"{len(features)} arrays of features for {len(self.recipes)} recipes; give one for each"
             )
-        rows = [self.store._checked_rows(r, keys, f) for r, f in zip(self.recipes, features, strict=True)]
+        rows = [check_rows(r, keys, f) for r, f in zip(self.recipes, features, strict=True)]
         if self.failed or not len(keys):
             return
         for pending, (k, f) in zip(self._pending, rows, strict=True):
@@ -113,5 +114,5 @@ class StoreWriter:
         except StoreError as failure:
             if error is None:
                 raise
-            if failure is not error:  # the first error is the one to see
+            if not isinstance(error, StoreError):  # the first error is the one to see
                 warnings.warn(str(failure), StoreWarning, stacklevel=2)
