@@ -16,7 +16,7 @@ from PIL import ExifTags, Image
 
 from tlfeatures.errors import UnknownNameError
 from tlfeatures.fingerprints import bytes_key
-from tlfeatures.images.values import depth_note, to_uint8, value_problem
+from tlfeatures.images.values import depth_note, to_uint8
 
 RESIZES = ("stretch", "crop", "pad")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
@@ -255,13 +255,15 @@ def to_rgb(im: Image.Image) -> tuple[Image.Image, str | None]:
     turn, note = _TURNS.get(_orientation(im)), None
     if im.mode.startswith("I") or im.mode == "F":
         values = np.asarray(im)
-        if im.mode == "I" and values.min() >= 0 and values.max() <= 65535:
-            values = values.astype(np.uint16)  # Pillow's container of 16-bit files
-        problem = value_problem(values, batch=False)
-        if problem:
-            raise Unreadable(problem)
-        note = depth_note(values.astype(values.dtype.newbyteorder("="), copy=False))
-        im = Image.fromarray(to_uint8(values.astype(values.dtype.newbyteorder("="), copy=False)))
+        low, high, limit = values.min(), values.max(), 1 if im.mode == "F" else 65535
+        if not (low >= 0 and high <= limit):  # so also for NaN
+            raise Unreadable(
+                f"{'float' if im.mode == 'F' else 'integer'} pixels from {low:g} to {high:g}; "
+                f"expected 0 to {limit}: pass them as an array scaled to [0, 1]"
+            )
+        values = values if im.mode == "F" else values.astype(np.uint16)  # "I" is a container of 16 bits
+        note = depth_note(values)
+        im = Image.fromarray(to_uint8(values))
     elif im.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in im.info:
         layer = im.convert("RGBA")
         im = Image.new("RGB", layer.size, (255, 255, 255))
@@ -278,29 +280,37 @@ def array_to_rgb(a: np.ndarray) -> Image.Image:
 
 
 def _scaled_size(size: tuple[int, int], decoder: Decoder) -> tuple[int, int]:
-    """(width, height) to resample to, before the crop or the pad."""
+    """(width, height) that the whole picture is resampled to, before any crop or pad."""
     height, width = decoder.image_size
     if decoder.resize == "stretch":
         return width, height
-    pick = max if decoder.resize == "crop" else min
-    scale = pick(width / size[0], height / size[1])
-    scaled = round(size[0] * scale), round(size[1] * scale)
     if decoder.resize == "crop":
-        return max(width, scaled[0]), max(height, scaled[1])
-    return min(width, max(1, scaled[0])), min(height, max(1, scaled[1]))
+        scale = max(width / size[0], height / size[1])
+        return max(width, round(size[0] * scale)), max(height, round(size[1] * scale))
+    scale = min(width / size[0], height / size[1])
+    return min(width, max(1, round(size[0] * scale))), min(height, max(1, round(size[1] * scale)))
 
 
 def fit(im: Image.Image, decoder: Decoder) -> np.ndarray:
     """Resize an RGB picture as ``decoder`` says; uint8 (height, width, 3)."""
     height, width = decoder.image_size
+    method = Image.Resampling[decoder.interpolation.upper()]
+    if im.size == (width, height):
+        return np.asarray(im)
+    if decoder.resize == "crop":  # from the source: a very long picture never gets huge in between
+        scale = max(width / im.size[0], height / im.size[1])
+        left, top = (im.size[0] - width / scale) / 2, (im.size[1] - height / scale) / 2
+        box = (
+            max(0.0, left),
+            max(0.0, top),
+            min(im.size[0], left + width / scale),
+            min(im.size[1], top + height / scale),
+        )
+        return np.asarray(im.resize((width, height), method, box))
     size = _scaled_size(im.size, decoder)
-    if im.size != size:
-        im = im.resize(size, Image.Resampling[decoder.interpolation.upper()])
-    left, top = (width - size[0]) // 2, (height - size[1]) // 2
-    if decoder.resize == "crop" and size != (width, height):
-        im = im.crop((-left, -top, width - left, height - top))
-    elif decoder.resize == "pad" and size != (width, height):
+    im = im.resize(size, method)
+    if size != (width, height):
         canvas = Image.new("RGB", (width, height))
-        canvas.paste(im, (left, top))
+        canvas.paste(im, ((width - size[0]) // 2, (height - size[1]) // 2))
         im = canvas
     return np.asarray(im)

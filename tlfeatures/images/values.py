@@ -55,7 +55,7 @@ def value_problem(a: np.ndarray, *, batch: bool) -> str | None:
     With ``batch`` the first axis counts rows, and the text names the first bad one.
     """
     kind = a.dtype.kind
-    if a.dtype in (np.uint8, np.uint16) or kind == "b":
+    if kind == "b" or (kind == "u" and a.dtype.itemsize <= 2):
         return None
     if kind == "c":
         return "Complex data not supported: expected uint8, uint16 or float pixels; take X.real or abs(X)"
@@ -89,9 +89,13 @@ def _not_finite(a: np.ndarray, batch: bool) -> str:
     )
 
 
+def _is_16_bit(a: np.ndarray) -> bool:
+    return a.dtype.kind == "u" and a.dtype.itemsize == 2  # in either byte order
+
+
 def depth_note(a: np.ndarray) -> str | None:
     """What the range of 16-bit values gives away: "12-bit", "8-bit" or nothing."""
-    high = int(a.max()) if a.dtype == np.uint16 and a.size else 0
+    high = int(a.max()) if _is_16_bit(a) and a.size else 0
     return None if high == 0 or high > 4095 else "12-bit" if high > 255 else "8-bit"
 
 
@@ -110,7 +114,7 @@ def to_uint8(a: np.ndarray) -> np.ndarray:
         return a
     if a.dtype.kind == "b":
         return a.astype(np.uint8) * np.uint8(255)
-    if a.dtype == np.uint16:
+    if _is_16_bit(a):
         wide = a.astype(np.uint32)
         wide += 128
         wide //= 257  # 65535 -> 255, rounded, never clipped

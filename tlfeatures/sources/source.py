@@ -1,0 +1,161 @@
+"""`Source`: images with labels, groups and splits."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from tlfeatures.errors import SourceError
+
+SPLITS = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Images with what is known of each; row i of every field belongs to image i.
+
+    Parameters
+    ----------
+    images : list of str, or ArrayOnDisk
+        Paths, or an image array that is read row by row.
+    y : ndarray or None
+        Labels: strings from class folders; numbers or strings from a manifest or a dataset. None in
+        an object array where some splits have labels and others have none.
+    groups : ndarray or None
+        What must not be torn apart by cross-validation, such as patients.
+    split : ndarray of str or None
+        "train", "val" or "test".
+    names : list of str
+        Path relative to the source, or the like of ``"train_set_x[12]"``.
+    kind : str
+        "class folders", "flat folder", "split folders", "manifest", "hdf5" or "file".
+    ignored : int
+        Files of a folder that were left out: hidden ones and no images.
+    """
+
+    images: Any
+    y: np.ndarray | None
+    groups: np.ndarray | None
+    split: np.ndarray | None
+    names: list[str]
+    kind: str
+    ignored: int = 0
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def subset(self, split: str) -> Source:
+        """Rows of one split, under any of its usual names ("val" or "validation").
+
+        Raises
+        ------
+        SourceError
+            When there are none; names the splits that exist.
+        """
+        if self.split is None:
+            raise SourceError(
+                f"No split {split!r}: these images have no splits. Expected folders such as train/ and "
+                "test/, or a manifest with a split column."
+            )
+        rows = np.flatnonzero(self.split == split_name(split))
+        if not len(rows):
+            raise SourceError(f"No split {split!r}; there is {listed(dict.fromkeys(self.split.tolist()))}.")
+        return self.take(rows)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> Source:
+        """Some rows, in the order given."""
+        rows = np.asarray(rows, dtype=np.intp)
+        many = isinstance(self.images, ArrayOnDisk)
+        return replace(
+            self,
+            images=self.images.take(rows) if many else [self.images[i] for i in rows],
+            y=settle(None if self.y is None else self.y[rows]),
+            groups=None if self.groups is None else self.groups[rows],
+            split=None if self.split is None else self.split[rows],
+            names=[self.names[i] for i in rows],
+        )
+
+
+class ArrayOnDisk:
+    """A dataset of an HDF5 file, read row by row; pickles as its address.
+
+    Parameters
+    ----------
+    path : str
+        The HDF5 file.
+    name : str
+        The dataset.
+    rows : ndarray of int, optional
+        Which rows of it; None for all.
+    """
+
+    def __init__(self, path: str, name: str, rows: np.ndarray | None = None) -> None:
+        self.path, self.name = os.path.abspath(path), name
+        self._dataset: Any = None
+        data = self._open()
+        self.rows = np.arange(data.shape[0]) if rows is None else rows
+        self.shape, self.dtype = (len(self.rows), *data.shape[1:]), data.dtype
+
+    def _open(self) -> Any:
+        if self._dataset is None:
+            import h5py
+
+            self._dataset = h5py.File(self.path, "r")[self.name]
+        return self._dataset
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self._open()[int(self.rows[i])]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_dataset": None}
+
+    def take(self, rows: np.ndarray) -> ArrayOnDisk:
+        """Some rows, in the order given."""
+        return ArrayOnDisk(self.path, self.name, self.rows[rows])
+
+
+def settle(y: np.ndarray | None) -> np.ndarray | None:
+    """Labels of the plainest kind: None where there are none, no object array where all are there."""
+    if y is None or y.dtype != object:
+        return y
+    if all(v is None for v in y.tolist()):
+        return None
+    return y if any(v is None for v in y.tolist()) else np.array(y.tolist())
+
+
+def split_name(name: Any) -> str:
+    """The usual name of a split: "Training" -> "train"; others in lower case."""
+    text = str(name).strip().lower()
+    return SPLITS.get(text, text)
+
+
+def siblings(path: str) -> list[str]:
+    """Names beside ``path``, to suggest from."""
+    try:
+        return os.listdir(os.path.dirname(path) or ".")
+    except OSError:
+        return []
+
+
+def near_text(name: str, known: Iterable[str]) -> str:
+    """A question with the nearest names, or nothing."""
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def listed(names: Iterable[Any]) -> str:
+    """Names in quotes, a dozen at most."""
+    names = list(names)
+    return ", ".join(map(repr, names[:12])) + (", ..." if len(names) > 12 else "")
