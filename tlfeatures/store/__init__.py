@@ -165,7 +165,7 @@ class EmbeddingStore:
         first = first_rows(keys)
         if len(first) < len(keys):
             keys, features = keys[first], features[first]
-        text = canonical_json(recipe)
+        text = canonical_json(dict(recipe))
         folder = self._path(recipe)
         step = rows_per_segment(features.shape[1])
         with self._errors("write to"):

@@ -18,8 +18,8 @@ from .segment import MAX_FILE_BYTES, Segment, decode
 
 __all__ = [
     "RECIPE_NAME", "SEGMENT_NAME", "TEMP_NAME", "default_root", "is_folder", "is_stale", "list_names",
-    "load_segment", "make_folder",
-    "publish_file", "quarantine", "read_file", "store_error", "unlink_quietly", "warn_once",
+    "load_segment", "make_folder", "publish_file", "quarantine", "read_file", "store_error",
+    "unlink_quietly", "warn_once",
 ]  # fmt: skip
 
 SEGMENT_NAME = re.compile(r"[0-9a-f]{32}\.h5")
@@ -63,10 +63,16 @@ def store_error(error: OSError, what: str, root: str) -> StoreError:
 
 
 def is_folder(path: str) -> bool:
-    """Whether ``path`` is a real folder; a symbolic link is none."""
+    """Whether ``path`` is a real folder; a symbolic link is none.
+
+    Raises
+    ------
+    OSError
+        When that cannot be told.
+    """
     try:
         return stat.S_ISDIR(os.lstat(path).st_mode)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 
@@ -206,10 +212,9 @@ def _publish(path: str, image: bytes) -> None:
     _fsync_folder(folder)
     inode = os.lstat(folder).st_ino
     if _durable_parents.get(folder) != inode:  # whoever made them may have died before its fsync
-        above = folder
-        for _ in range(3):
-            above = os.path.dirname(above)
-            _fsync_folder(above, required=False)
+        for above in Path(folder).parents:
+            with contextlib.suppress(PermissionError):  # not ours, so not made just now
+                _fsync_folder(above)
         _durable_parents[folder] = inode
 
 
@@ -222,18 +227,17 @@ def _fsync(fd: int) -> None:
         os.fsync(fd)
 
 
-def _fsync_folder(folder: str, required: bool = True) -> None:
+def _fsync_folder(folder: str | Path) -> None:
     if os.name == "nt":  # folders cannot be opened there
         return
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | getattr(os, "O_CLOEXEC", 0))
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        os.fsync(fd)
     except OSError as error:
-        if required and error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems without it
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):  # file systems without it
             raise
+    finally:
+        os.close(fd)
 
 
 def is_stale(path: str, age: float = 3600.0) -> bool:

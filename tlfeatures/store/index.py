@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from .files import SEGMENT_NAME, list_names, load_segment, quarantine, warn_once
+from .files import SEGMENT_NAME, is_folder, list_names, load_segment, quarantine, warn_once
 from .segment import Segment
 
 __all__ = ["Folder", "first_rows", "open_folder", "pool_map"]
@@ -78,12 +78,11 @@ class Index:
         """The index without the segments ``gone`` and with the keys of ``new`` ones."""
         gone = set(gone)
         names = [n for n in self.names if n not in gone]
-        number = np.array([names.index(n) if n not in gone else -1 for n in self.names], np.int32)
-        places = self.places.copy()
-        if len(places):
-            places[:, 0] = number[places[:, 0]]
-        kept = places[:, 0] >= 0 if len(places) else np.zeros(0, bool)
-        words, rows = [self.words[kept]], [places[kept]]
+        stays = np.array([n not in gone for n in self.names], bool)
+        number = (np.cumsum(stays) - 1).astype(np.int32)
+        kept = stays[self.places[:, 0]]
+        words, rows = [self.words[kept]], [self.places[kept]]
+        rows[0][:, 0] = number[rows[0][:, 0]]
         for name, keys in new.items():
             words.append(as_words(keys))
             rows.append(
@@ -114,14 +113,15 @@ class Index:
 
     def unique_rows(self, order: Sequence[str]) -> dict[str, np.ndarray]:
         """Rows of each segment whose key is in no segment before it in ``order``, nor twice in itself."""
-        rank = np.empty(len(order), np.int32)
-        rank[[self.names.index(n) for n in order]] = np.arange(len(order))
-        ranks = rank[self.places[:, 0]]
+        place = {name: i for i, name in enumerate(order)}
+        ranks = np.array([place[n] for n in self.names], np.int32)[self.places[:, 0]]
         by_key = np.lexsort((self.places[:, 1], ranks, self.words[:, 1], self.words[:, 0]))
         words = self.words[by_key]
         first = by_key[np.r_[True, (words[1:] != words[:-1]).any(1)][: len(words)]]
         places = self.places[first]
-        return {n: np.sort(places[places[:, 0] == i, 1]) for i, n in enumerate(self.names)}
+        places = places[np.lexsort((places[:, 1], places[:, 0]))]
+        ends = np.cumsum(np.bincount(places[:, 0], minlength=len(self.names)))
+        return dict(zip(self.names, np.split(places[:, 1], ends[:-1]) if len(ends) else [], strict=True))
 
 
 def as_words(keys: np.ndarray) -> np.ndarray:
@@ -200,6 +200,8 @@ class Folder:
         before = frozenset(self.index.names)
         try:
             for _ in range(RETRIES):
+                if not is_folder(os.path.dirname(self.path)):
+                    return frozenset()
                 names = list_names(self.path, SEGMENT_NAME)
                 if names == before:  # a listing made during a compaction may miss old and new alike
                     return names
@@ -233,7 +235,9 @@ class Folder:
 
     def _trouble(self, path: str, error: Exception) -> None:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        self.troubles.append((path, f"unreadable in the embedding store: {path}: {reason}; recomputed"))
+        self.troubles.append(
+            (path, f"{path} in the embedding store is unreadable: {reason}. Its rows are computed again.")
+        )
 
     def _is_bad(self, name: str) -> bool:
         return name in self.bad and self.bad[name] == _stamp(self._path(name))

@@ -14,12 +14,13 @@ from h5py import h5d, h5f, h5o, h5p, h5s, h5t
 from ..fingerprints import KEY_BYTES, bytes_key
 
 __all__ = [
-    "MAX_FILE_BYTES", "TARGET_BYTES", "Segment", "check_keys", "check_rows", "check_width", "decode", "encode",
-    "rows_per_segment",
+    "MAX_FILE_BYTES", "TARGET_BYTES", "Segment", "check_keys", "check_rows", "check_width", "decode",
+    "encode", "rows_per_segment",
 ]  # fmt: skip
 
 TARGET_BYTES = 32 << 20  # rows of one segment at most, unless one row alone is more
-MAX_FILE_BYTES = 1 << 30  # larger files are refused unread
+MAX_FILE_BYTES = 256 << 20  # larger files are refused unread
+_MAX_WIDTH = MAX_FILE_BYTES // 4 - (1 << 20)  # so that one row always fits
 _METADATA_BYTES = 64 << 10  # HDF5's own part of a file; 2 KiB at present
 _LAYOUT = {b"features": h5t.IEEE_F32LE, b"keys": h5t.STD_U8LE, b"recipe": h5t.STD_U8LE}
 
@@ -37,10 +38,10 @@ class Segment:
 def check_width(recipe: Mapping[str, Any]) -> int:
     """Length of a recipe's rows; ValueError when it does not say."""
     width = recipe.get("width")
-    if recipe.get("dtype") != "float32" or not isinstance(width, int) or width < 1:
+    if recipe.get("dtype") != "float32" or not isinstance(width, int) or not 0 < width <= _MAX_WIDTH:
         raise ValueError(
             f"the recipe has dtype={recipe.get('dtype')!r} and width={width!r}; "
-            "expected 'float32' and a positive whole number"
+            f"expected 'float32' and a whole number from 1 to {_MAX_WIDTH}"
         )
     return width
 
