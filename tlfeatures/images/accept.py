@@ -131,7 +131,7 @@ class Images:
         _raise_input(value_problem(X, batch=True))
         note = depth_note(X)
         if note:
-            warnings.warn(depth_warning(note, len(X), "X[0]"), stacklevel=4)
+            warnings.warn(depth_warning(note, len(X), "X[0]"), stacklevel=3)
         return cls(X, np.arange(len(X)), checked=True)
 
     @classmethod

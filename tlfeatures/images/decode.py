@@ -166,6 +166,8 @@ def readable():
         yield
     except Unreadable:
         raise
+    except Image.DecompressionBombError as e:  # by a plugin that knows the size later than we do
+        raise Unreadable(f"more pixels than the pixel limit: {e}") from None
     except MemoryError:
         raise Unreadable("there is not enough memory to decode it") from None
     except Exception as e:

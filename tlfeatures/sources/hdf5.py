@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ def read_hdf5(path: str, name: str, columns: dict[str, str | None], labels: bool
         raise SourceError(f"No such HDF5 file: {path!r}.{near_text(Path(path).name, siblings(path))}")
     try:
         with h5py.File(path, "r") as file:
-            shapes = dict(_datasets(file))
+            shapes = _datasets(file)
             name = _image_dataset(path, name.strip("/"), shapes)
             n = shapes[name][0]
             target = columns["target"] or (_label_dataset(name, shapes, n) if labels else None)
@@ -37,16 +36,16 @@ def read_hdf5(path: str, name: str, columns: dict[str, str | None], labels: bool
     return Source(ArrayOnDisk(path, name), y, groups, split, names, "hdf5")
 
 
-def _datasets(file: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
-    found: list[tuple[str, tuple[int, ...]]] = []
+def _datasets(file: Any) -> dict[str, tuple[int, ...]]:
+    """Shape by name of every dataset; of texts the length alone, so that they pass for no images."""
+    found: dict[str, tuple[int, ...]] = {}
 
     def visit(name: str, item: Any) -> None:
         if getattr(item, "shape", None):  # neither groups nor scalars
-            texts = item.dtype.kind not in "biuf"
-            found.append((name, item.shape[:1] if texts else item.shape))
+            found[name] = item.shape if item.dtype.kind in "biuf" else (item.size,)
 
     file.visititems(visit)
-    yield from found
+    return found
 
 
 def _image_dataset(path: str, name: str, shapes: dict[str, tuple[int, ...]]) -> str:
