@@ -26,7 +26,7 @@ from .files import (
 )
 from .index import open_folder, pool_map
 from .lock import flock
-from .segment import TARGET_BYTES, encode, rows_per_segment
+from .segment import TARGET_BYTES, encode
 
 SIDECAR_NAME = re.compile(r"[0-9a-f]{32}\.json")
 _OWN_NAME = re.compile(rf"{SEGMENT_NAME.pattern}|{TEMP_NAME.pattern}|recipe\.json|lock|compact\.lock")
@@ -122,13 +122,14 @@ def prune(v1: str, max_bytes: int) -> dict[str, int]:
     for folder in _folders(v1):
         names = list_names(folder, SEGMENT_NAME)
         found.append((_last_used(folder, names), folder, sum(_size(os.path.join(folder, n)) for n in names)))
-    total, removed, count = sum(size for _, _, size in found), 0, 0
+    total, count = sum(size for _, _, size in found), 0
+    left = total
     for _, folder, size in sorted(found):
-        if total <= max_bytes:
+        if left <= max_bytes:
             break
         _clear_folder(folder)
-        total, removed, count = total - size, removed + size, count + 1
-    return {"removed_recipes": count, "removed_bytes": removed, "bytes": total}
+        left, count = left - size, count + 1
+    return {"removed_recipes": count, "removed_bytes": total - left, "bytes": left}
 
 
 def clear(v1: str) -> dict[str, int]:
@@ -150,33 +151,29 @@ def _compact(folder: str) -> None:
     kept = index.unique_rows(order)
     rows = index.rows()
     sources = [n for n in order if len(kept[n]) < rows[n] or sizes[n] < TARGET_BYTES // 2]
-    if sum(rows[n] == len(kept[n]) for n in sources) == len(sources) < 2:
+    if len(sources) < 2 and all(len(kept[n]) == rows[n] for n in sources):
         return  # nothing to merge, nothing twice
-    published: set[str] = set()
-    pending: list[tuple[np.ndarray, np.ndarray]] = []
-    text = b""
-
-    def publish(force: bool) -> None:
-        step = rows_per_segment(pending[0][1].shape[1]) if pending else 0
-        while pending and (force or sum(len(k) for k, _ in pending) >= step):
-            keys = np.concatenate([k for k, _ in pending])
-            features = np.concatenate([f for _, f in pending])
-            published.add(publish_segment(folder, encode(text, keys[:step], features[:step])))
-            pending[:] = [(keys[step:].copy(), features[step:].copy())] if len(keys) > step else []
-
+    groups: list[list[str]] = [[]]
+    room = TARGET_BYTES
     for name in sources:
-        segment = known.segment(name)
-        if segment is None:
-            return  # gone or damaged meanwhile: what was taken for a duplicate may be the only copy
-        text = segment.recipe
         if len(kept[name]):
-            pending.append((segment.keys[kept[name]], segment.features[kept[name]]))
-            publish(force=False)
-        del segment
-    publish(force=True)
+            size = sizes[name] * len(kept[name]) // rows[name]
+            if size > room:
+                groups.append([])
+                room = TARGET_BYTES
+            groups[-1].append(name)
+            room -= size
+    published = set()
+    for group in filter(None, groups):
+        segments = [known.segment(name) for name in group]
+        if any(s is None for s in segments):
+            return  # gone or damaged meanwhile: what was taken for a duplicate may be the only copy
+        keys = np.concatenate([s.keys[kept[n]] for n, s in zip(group, segments, strict=True)])
+        features = np.concatenate([s.features[kept[n]] for n, s in zip(group, segments, strict=True)])
+        published.add(publish_segment(folder, encode(segments[0].recipe, keys, features)))
     for name in sources:
         if name not in published:
-            unlink_quietly(os.path.join(folder, name))
+            _unlink(os.path.join(folder, name))
 
 
 def _folders(v1: str) -> Iterator[str]:
@@ -259,9 +256,18 @@ def _unlink_matching(folder: str, pattern: re.Pattern[str]) -> tuple[int, int]:
     count = total = 0
     for name in list_names(folder, pattern):
         size = _size(path := os.path.join(folder, name))
-        if unlink_quietly(path):
+        if _unlink(path):
             count, total = count + 1, total + size
     return count, total
+
+
+def _unlink(path: str) -> bool:
+    """Remove a file; False when another process was faster."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _rmdir(path: str) -> None:
