@@ -1,0 +1,198 @@
+"""The only door to keras: backend, precision, compilation, and Keras's state left as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import random
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from tlfeatures.errors import MissingDependencyError
+
+__all__ = [
+    "PRECISIONS",
+    "compile_frozen",
+    "is_model",
+    "keras",
+    "keras_version",
+    "untouched_random_state",
+    "weights_folders",
+]
+
+# precision -> dtype policy of the layers
+PRECISIONS = {
+    "float32": "float32",
+    "tf32": "float32",
+    "bfloat16": "mixed_bfloat16",
+    "float16": "mixed_float16",
+}
+_FROZEN_LIMIT = 512 << 20  # bytes of weights; above, constants would near protobuf's 2 GB
+
+
+def keras() -> ModuleType:
+    """Import keras, with its install line when it or its backend is absent."""
+    try:
+        import keras
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"tlfeatures needs Keras and its backend to run a network, and importing them failed: {error}. "
+            "Install the default with `pip install tensorflow`, or set KERAS_BACKEND to jax or torch and "
+            "install that one."
+        ) from error
+    if keras.config.image_data_format() != "channels_last":
+        raise ValueError(
+            "Keras is set to image_data_format='channels_first'; tlfeatures needs 'channels_last'. "
+            "Change it in ~/.keras/keras.json or by keras.config.set_image_data_format('channels_last')."
+        )
+    return keras
+
+
+def keras_version() -> str:
+    """Version of the installed Keras, from its metadata: imports nothing."""
+    try:
+        return importlib.metadata.version("keras")
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+def is_model(value: object) -> bool:
+    """Whether ``value`` is a ``keras.Model``; does not import keras to find out."""
+    return any(c.__module__.startswith("keras.") and c.__name__ == "Model" for c in type(value).__mro__)
+
+
+def weights_folders() -> list[Path]:
+    """Folders where Keras keeps weights, the one that it writes to first."""
+    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    return [home / "models", Path.home() / ".keras" / "models", Path("/tmp/.keras/models")]
+
+
+@contextlib.contextmanager
+def untouched_random_state() -> Iterator[None]:
+    """Keras's initializers draw their seeds from Python's global generator: put it back."""
+    state = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+def download(name: str, url: str, timeout: float = 30.0) -> Path:
+    """Fetch a weights file into Keras's folder; seconds of silence before it gives up.
+
+    Raises
+    ------
+    Exception
+        Whatever the network or the disk raised.
+    """
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(timeout)  # get_file has no time-out of its own
+    try:
+        return Path(keras().utils.get_file(name, url, cache_subdir="models"))
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def compile_frozen(
+    model: Any, before: Callable[[Any], Any], after: Callable[[list[Any]], list[Any]], precision: str
+) -> Callable[[np.ndarray], list[np.ndarray]]:
+    """Compile ``after(model(before(x)))`` in inference mode with the weights frozen.
+
+    Parameters
+    ----------
+    model : keras.Model
+        With a list of outputs.
+    before, after : callable
+        On backend tensors: uint8 pixels to the input, and the outputs to the results.
+    precision : str
+        "float32" keeps IEEE float32 on GPUs; "tf32" and the others let them go faster.
+
+    Returns
+    -------
+    callable
+        uint8 array (b, h, w, 3) to a list of float32 arrays (b, d); one trace for each shape.
+    """
+    backend = keras().backend.backend()
+    compiler = {"tensorflow": _compile_tensorflow, "jax": _compile_jax, "torch": _compile_torch}
+    if backend not in compiler:
+        raise ValueError(
+            f"Unsupported Keras backend {backend!r}; set KERAS_BACKEND to one of {list(compiler)}."
+        )
+
+    def outputs(trainable: Any, fixed: Any, x: Any) -> list[Any]:
+        y, _ = model.stateless_call(trainable, fixed, before(x), training=False)
+        return after(y if isinstance(y, (list, tuple)) else [y])
+
+    return compiler[backend](model, outputs, precision)
+
+
+def _values(variables: list[Any]) -> list[np.ndarray]:
+    return [np.asarray(keras().ops.convert_to_numpy(v)) for v in variables]
+
+
+def _compile_tensorflow(model: Any, outputs: Callable[..., list[Any]], precision: str) -> Callable[..., Any]:
+    import tensorflow as tf
+
+    size = sum(int(np.prod(v.shape)) * 4 for v in model.variables)
+
+    # constants made inside the function fold into the graph; captured from outside they do not
+    @tf.function(autograph=False)
+    def run(x: Any) -> list[Any]:
+        if size > _FROZEN_LIMIT:
+            groups = model.trainable_variables, model.non_trainable_variables
+            return outputs(*([tf.convert_to_tensor(v.value) for v in g] for g in groups), x)
+        with tf.init_scope():  # out of the trace, where variables have values
+            groups = _values(model.trainable_variables), _values(model.non_trainable_variables)
+        return outputs(*([tf.constant(v) for v in g] for g in groups), x)
+
+    def call(batch: np.ndarray) -> list[np.ndarray]:
+        tensor_float = tf.config.experimental.tensor_float_32_execution_enabled()
+        tf.config.experimental.enable_tensor_float_32_execution(precision != "float32")
+        try:
+            return [y.numpy() for y in run(tf.constant(batch))]
+        finally:
+            tf.config.experimental.enable_tensor_float_32_execution(tensor_float)
+
+    return call
+
+
+def _compile_jax(model: Any, outputs: Callable[..., list[Any]], precision: str) -> Callable[..., Any]:
+    import jax
+
+    trainable = [v.value for v in model.trainable_variables]
+    fixed = [v.value for v in model.non_trainable_variables]
+    run = jax.jit(lambda t, f, x: outputs(t, f, x))
+    level = "highest" if precision == "float32" else "default"
+
+    def call(batch: np.ndarray) -> list[np.ndarray]:
+        with jax.default_matmul_precision(level):
+            return [np.asarray(y) for y in run(trainable, fixed, batch)]
+
+    return call
+
+
+def _compile_torch(model: Any, outputs: Callable[..., list[Any]], precision: str) -> Callable[..., Any]:
+    import torch
+
+    trainable = [v.value for v in model.trainable_variables]
+    fixed = [v.value for v in model.non_trainable_variables]
+    fast = precision != "float32"
+
+    def call(batch: np.ndarray) -> list[np.ndarray]:
+        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        held = matmul.allow_tf32, cudnn.allow_tf32
+        matmul.allow_tf32 = cudnn.allow_tf32 = fast
+        try:
+            with torch.inference_mode():
+                x = keras().ops.convert_to_tensor(batch)
+                return [y.detach().cpu().numpy() for y in outputs(trainable, fixed, x)]
+        finally:
+            matmul.allow_tf32, cudnn.allow_tf32 = held
+
+    return call

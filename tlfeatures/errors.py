@@ -1,0 +1,94 @@
+"""Errors and warnings; each error is also the builtin that a user would catch."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "ImageInputError",
+    "ImageReadError",
+    "MissingDependencyError",
+    "RandomWeightsWarning",
+    "RecipeMismatchError",
+    "SourceError",
+    "StoreError",
+    "StoreWarning",
+    "TLFeaturesError",
+    "UnknownNameError",
+    "UnreadableImagesWarning",
+    "WeightsError",
+]
+
+
+class TLFeaturesError(Exception):
+    """Base of every error that tlfeatures raises on purpose."""
+
+
+class ImageInputError(TLFeaturesError, ValueError):
+    """``X`` as a whole is not a batch of images."""
+
+
+class ImageReadError(TLFeaturesError, OSError):
+    """One image cannot be read.
+
+    Parameters
+    ----------
+    name : str
+        The path of the image, or its place in ``X``.
+    reason : str
+        Why it cannot be read.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)  # both in args, so that the error pickles
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot read {self.name!r}: {self.reason}"
+
+
+class SourceError(TLFeaturesError, ValueError):
+    """A folder, manifest or array file does not hold what was asked of it."""
+
+
+class UnknownNameError(TLFeaturesError, ValueError):
+    """A name that is not in a table; says the nearest ones."""
+
+    @classmethod
+    def of(cls, kind: str, name: object, known: Iterable[str], listing: str = "") -> UnknownNameError:
+        """Make the error for ``name``, with up to three near matches and where to see all names."""
+        names = list(known)
+        near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        see = f" See {listing}." if listing else "" if len(names) > 12 else f" Known: {', '.join(names)}."
+        return cls(f"Unknown {kind} {name!r}.{hint}{see}")
+
+
+class WeightsError(TLFeaturesError, OSError):
+    """The weights of a network cannot be found, fetched or read."""
+
+
+class RecipeMismatchError(TLFeaturesError, ValueError):
+    """Embeddings were asked for under a recipe other than the fitted one."""
+
+
+class StoreError(TLFeaturesError, OSError):
+    """The embedding store cannot be used as asked."""
+
+
+class MissingDependencyError(TLFeaturesError, ImportError):
+    """An optional package is absent; the message holds its install line."""
+
+
+class RandomWeightsWarning(UserWarning):
+    """The network has random weights: its embeddings are not pretrained."""
+
+
+class StoreWarning(UserWarning):
+    """The store met damage, a full disk or a read-only folder; results are right all the same."""
+
+
+class UnreadableImagesWarning(UserWarning):
+    """Some images could not be read; their rows are NaN."""

@@ -1,0 +1,323 @@
+"""``CNNFeatures``: a frozen pretrained ConvNet as a scikit-learn transformer."""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from numbers import Integral
+from typing import Any, Literal
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.callback import CallbackSupportMixin, with_callbacks
+from sklearn.utils.validation import check_is_fitted
+
+from tlfeatures._keras import is_model
+from tlfeatures.errors import RandomWeightsWarning, RecipeMismatchError
+from tlfeatures.extract import Extracted, Plan, extract
+from tlfeatures.images import Images
+from tlfeatures.networks import Backbone
+from tlfeatures.store import EmbeddingStore
+
+__all__ = ["CNNFeatures"]
+
+
+class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
+    """Embeddings of images from any layer of a frozen pretrained ConvNet.
+
+    Each image goes through the network once; its embedding is kept in a store on disk, and every later
+    fit, fold and process reads it there. With all rows in the store neither Keras nor TensorFlow is
+    imported.
+
+    Parameters
+    ----------
+    model : str, path or keras.Model, default="mobilenet"
+        A network of ``keras.applications`` in any spelling ("vgg19", "MobileNetV2", "mobilenet_0.75";
+        see `tlfeatures models`), the path of a ``.keras`` file, or a model. For a search in several
+        processes save a model as ``.keras`` and pass the path: a model is pickled whole.
+    layer : str, list of str or None, default=None
+        Where to tap; see `tlfeatures layers NAME`. None is the last convolutional output. The
+        embeddings of a list are concatenated in its order. Earlier layers serve images unlike
+        ImageNet's. "fc1", "fc2" and "predictions" load the top.
+    pooling : {"avg", "max", "avgmax", "gem", "flatten"}, default="avg"
+        How a feature map (h, w, c) becomes a vector: its mean, maximum, both, generalized mean
+        (power 3; Radenović et al. 2018), or all h * w * c values.
+    weights : "imagenet", path or None, default="imagenet"
+        Pretrained weights, a ``.weights.h5`` or ``.h5`` file, or None: random (He), seeded, with a
+        warning.
+    image_size : int, (int, int) or None, default=None
+        Side, or (height, width), in pixels; None is the network's default.
+    resize : {"stretch", "crop", "pad"}, default="stretch"
+        How an image gets that size: as ``keras.utils.load_img(target_size=...)`` does, by its short
+        side and a cut of the centre, or by its long side and black bars.
+    interpolation : str, default="bilinear"
+        Pillow's filter: "nearest", "bilinear", "bicubic", "lanczos", "box" or "hamming".
+    decode : {"scaled", "exact"}, default="scaled"
+        "scaled" lets the JPEG decoder shrink large photographs, never below twice the size needed.
+    normalization : "auto" or (mean, std), default="auto"
+        The network's own, or RGB triples used as ``(x / 255 - mean) / std`` in place of it.
+    precision : {"float32", "tf32", "bfloat16", "float16"}, default="float32"
+        Arithmetic of the network. "float32" is IEEE float32, also on GPUs with TF32.
+    batch_size : int, default=32
+        Images through the network at a time; does not change the result.
+    cache : "auto", path, EmbeddingStore or None, default="auto"
+        The store: ``$TLFEATURES_CACHE`` or the user's cache folder, another folder, or none.
+    on_error : {"raise", "nan"}, default="raise"
+        What an unreadable image does: :class:`~tlfeatures.errors.ImageReadError`, or a row of NaN
+        and one warning that counts and names.
+    n_jobs : int or None, default=None
+        Decoding threads; None or -1 is one for each core, up to 8.
+    verbose : int, default=0
+        Above 0, progress with images/s and the time left on standard error.
+
+    Attributes
+    ----------
+    layers_ : list of str
+        The layers tapped.
+    n_features_out_ : int
+        Width of the embedding.
+    recipes_ : list of dict
+        All that decides the embedding's values, one for each layer and stored pooling.
+
+    Raises
+    ------
+    UnknownNameError
+        A ``ValueError``: no such network, layer, pooling, ...; says the nearest names.
+    WeightsError
+        An ``OSError``: the weights cannot be had; says which file is wanted where.
+    ImageInputError, ImageReadError
+        A ``ValueError`` when X is no batch of images, an ``OSError`` when one cannot be read.
+    RecipeMismatchError
+        A ``ValueError``: `transform` would use another recipe than `fit` did.
+
+    Notes
+    -----
+    `fit` learns nothing from X and does not run the network: it looks at the images' kind, and fixes
+    the recipe. X is a list, array, Series or one-column DataFrame of paths; a list of PIL images,
+    bytes or arrays; or a uint8, uint16 or float (in [0, 1]) array (n, h, w), (n, h, w, 1 | 3 | 4).
+    A pass through the network stores the average and the maximum of each tapped layer, so a grid
+    over both poolings costs one pass.
+
+    Examples
+    --------
+    >>> import numpy as np, warnings
+    >>> from tlfeatures import CNNFeatures
+    >>> X = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype="uint8")
+    >>> cnn = CNNFeatures("mobilenet_0.25", weights=None, image_size=32, cache=None)
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore")  # random weights
+    ...     cnn.fit_transform(X).shape
+    (3, 256)
+    >>> cnn.get_feature_names_out()[:2].tolist()
+    ['conv_pw_13_relu_avg_000', 'conv_pw_13_relu_avg_001']
+    """
+
+    def __init__(
+        self,
+        model: Any = "mobilenet",
+        *,
+        layer: str | list[str] | None = None,
+        pooling: Literal["avg", "max", "avgmax", "gem", "flatten"] = "avg",
+        weights: str | os.PathLike[str] | None = "imagenet",
+        image_size: int | tuple[int, int] | None = None,
+        resize: Literal["stretch", "crop", "pad"] = "stretch",
+        interpolation: str = "bilinear",
+        decode: Literal["scaled", "exact"] = "scaled",
+        normalization: Any = "auto",
+        precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32",
+        batch_size: int = 32,
+        cache: str | os.PathLike[str] | EmbeddingStore | None = "auto",
+        on_error: Literal["raise", "nan"] = "raise",
+        n_jobs: int | None = None,
+        verbose: int = 0,
+    ) -> None:
+        self.model = model
+        self.layer = layer
+        self.pooling = pooling
+        self.weights = weights
+        self.image_size = image_size
+        self.resize = resize
+        self.interpolation = interpolation
+        self.decode = decode
+        self.normalization = normalization
+        self.precision = precision
+        self.batch_size = batch_size
+        self.cache = cache
+        self.on_error = on_error
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+
+    @with_callbacks
+    def fit(self, X: Any, y: Any = None) -> CNNFeatures:
+        """Check X and fix the recipe; nothing is learned and no image is decoded.
+
+        Parameters
+        ----------
+        X : images
+        y : ignored
+
+        Returns
+        -------
+        CNNFeatures
+        """
+        context = self._init_callback_context().call_on_fit_task_begin(estimator=self, X=X, y=y)
+        Images.of(X)
+        self._fix(self._plan())
+        context.call_on_fit_task_end(estimator=self, X=X, y=y)
+        return self
+
+    @with_callbacks
+    def fit_transform(self, X: Any, y: Any = None) -> np.ndarray:
+        """Fit and transform; the same as ``fit(X).transform(X)``.
+
+        Parameters
+        ----------
+        X : images
+        y : ignored
+
+        Returns
+        -------
+        ndarray of float32, shape (n, n_features_out_)
+        """
+        context = self._init_callback_context(max_subtasks=None)
+        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+        plan = self._plan()
+
+        def on_batch(done: int, total: int) -> None:
+            batch = context.subcontext(task_name="batch").call_on_fit_task_begin(estimator=self)
+            batch.call_on_fit_task_end(estimator=self)
+
+        features = self._extract(X, plan, on_batch).features
+        self._fix(plan)
+        context.call_on_fit_task_end(estimator=self, X=X, y=y)
+        return features
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Embeddings of X, in its order.
+
+        Parameters
+        ----------
+        X : images
+
+        Returns
+        -------
+        ndarray of float32, shape (n, n_features_out_)
+            NaN rows for unreadable images when ``on_error="nan"``.
+
+        Raises
+        ------
+        RecipeMismatchError
+            When parameters, weights or the decoder are not those of `fit`.
+        """
+        check_is_fitted(self, "recipes_")
+        plan = self._plan()
+        _refuse_other(self.recipes_, [column.recipe for column in plan.columns])
+        return self._extract(X, plan).features
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Names of the columns: layer, pooling and a zero-padded number.
+
+        Parameters
+        ----------
+        input_features : ignored
+
+        Returns
+        -------
+        ndarray of str, shape (n_features_out_,)
+        """
+        check_is_fitted(self, "recipes_")
+        names = []
+        for recipe in self.recipes_:
+            stem = (
+                recipe["layer"] if recipe["pooling"] == "none" else f"{recipe['layer']}_{recipe['pooling']}"
+            )
+            digits = max(3, len(str(recipe["width"] - 1)))
+            names += [f"{stem}_{i:0{digits}}" for i in range(recipe["width"])]
+        return np.asarray(names, dtype=object)
+
+    def _plan(self) -> Plan:
+        if self.on_error not in ("raise", "nan"):
+            raise ValueError(f"on_error={self.on_error!r}; expected 'raise' or 'nan'.")
+        for name in ("batch_size", "n_jobs"):
+            value = getattr(self, name)
+            least = 1 if name == "batch_size" or (isinstance(value, Integral) and value != -1) else -1
+            if not (value is None and name == "n_jobs") and (
+                not isinstance(value, Integral) or value < least
+            ):
+                raise ValueError(f"{name}={value!r}; expected a whole number of at least 1.")
+        layers = [self.layer] if isinstance(self.layer, str) else self.layer
+        if layers is not None and not (len(layers) and all(isinstance(layer, str) for layer in layers)):
+            raise ValueError(f"layer={self.layer!r}; expected None, a layer's name, or a list of names.")
+        backbone = Backbone(self.model, self.weights, self.image_size, self.normalization, self.precision)
+        if self.weights is None:
+            warnings.warn(
+                f"{backbone.name} has random weights: its embeddings are not pretrained. Leave out weights=None for "
+                "ImageNet's.",
+                RandomWeightsWarning,
+                stacklevel=3,
+            )
+        store = EmbeddingStore.resolve(self.cache)
+        return Plan.make(
+            backbone,
+            layers,
+            self.pooling,
+            store,
+            resize=self.resize,
+            interpolation=self.interpolation,
+            decode=self.decode,
+        )
+
+    def _fix(self, plan: Plan) -> None:
+        self.layers_ = [tap.layer for tap in plan.description.taps]
+        self.n_features_out_ = plan.width
+        self.recipes_ = [column.recipe for column in plan.columns]
+
+    def _extract(self, X: Any, plan: Plan, on_batch: Any = None) -> Extracted:
+        return extract(
+            X,
+            plan,
+            store=EmbeddingStore.resolve(self.cache),
+            batch_size=self.batch_size,
+            n_threads=None if self.n_jobs == -1 else self.n_jobs,
+            on_error=self.on_error,
+            on_batch=on_batch,
+            verbose=self.verbose,
+        )
+
+    def __sklearn_clone__(self) -> CNNFeatures:
+        if not is_model(self.model):
+            return super().__sklearn_clone__()
+        # a network in memory is frozen: clones share it
+        light = copy.copy(self)
+        light.model = None
+        clone = super(CNNFeatures, light).__sklearn_clone__()
+        clone.model = self.model
+        return clone
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.one_d_array = True  # of paths
+        tags.input_tags.three_d_array = True
+        tags.input_tags.string = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+
+def _refuse_other(fitted: list[dict[str, Any]], now: list[dict[str, Any]]) -> None:
+    if fitted == now:
+        return
+    if len(fitted) != len(now):
+        changes = [f"{len(fitted)} blocks of columns became {len(now)}"]
+    else:
+        pairs = [(a, b, k) for a, b in zip(fitted, now, strict=True) for k in sorted(a.keys() | b.keys())]
+        changes = list(
+            dict.fromkeys(
+                f"{k}: {a.get(k)!r} became {b.get(k)!r}" for a, b, k in pairs if a.get(k) != b.get(k)
+            )
+        )
+    raise RecipeMismatchError(
+        f"transform would not give the embeddings that fit was made for: {'; '.join(changes[:4])}. Fit again, or "
+        "restore what was changed: parameters after fit, the weights file, or (pixel_probe) the installed Pillow."
+    )

@@ -1,0 +1,69 @@
+"""Networks: which there are, which layers they have, and how to load one with its taps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tlfeatures.networks.backbone import Backbone, Description, Tap
+from tlfeatures.networks.graph import tappable
+from tlfeatures.registry import NETWORKS
+
+__all__ = ["Backbone", "Description", "Tap", "layer_table", "list_layers", "list_models"]
+
+
+def list_models() -> list[str]:
+    """Names of the networks that come with Keras.
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> from tlfeatures import list_models
+    >>> "vgg19" in list_models(), "mobilenet_0.75" in list_models()
+    (True, True)
+    """
+    return list(NETWORKS)
+
+
+def list_layers(model: Any) -> list[str]:
+    """Names of the layers that can be tapped, early to late, those of the top included.
+
+    Parameters
+    ----------
+    model : str, path or keras.Model
+        As in :class:`~tlfeatures.CNNFeatures`. No pretrained weights are needed.
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    UnknownNameError
+        A ``ValueError``, when there is no such network.
+
+    Examples
+    --------
+    >>> from tlfeatures import list_layers
+    >>> list_layers("mobilenet_0.25")[-5:]
+    ['global_average_pooling2d', 'dropout', 'conv_preds', 'reshape', 'predictions']
+    """
+    return [row["layer"] for row in layer_table(model)]
+
+
+def layer_table(model: Any, image_size: Any = None) -> list[dict[str, Any]]:
+    """Layers that can be tapped: ``layer``, ``type``, ``shape`` (without the batch axis) and ``standard``."""
+    backbone = Backbone(model, image_size=image_size)
+    standard = backbone.spec.taps if backbone.spec else ()
+    return [
+        {
+            "layer": name,
+            "type": type(operation).__name__,
+            "shape": tuple(operation.output.shape[1:]),
+            "standard": name in standard,
+        }
+        for name, operation in backbone.skeleton().items()
+        if tappable(operation)
+    ]

@@ -1,0 +1,99 @@
+"""Weights of a network: found, fetched, read, or drawn at random."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tlfeatures._keras import download, weights_folders
+from tlfeatures.errors import WeightsError
+from tlfeatures.registry import NetworkSpec
+
+__all__ = ["draw_weights", "fetch_weights", "find_weights", "read_weights", "stat_of"]
+
+
+def find_weights(spec: NetworkSpec, *, top: bool, image_size: tuple[int, int]) -> Path | None:
+    """The ImageNet weights file on this machine, wherever Keras may have put it; None if absent."""
+    name = spec.weights_file(top=top, image_size=image_size)
+    return next((f / name for f in weights_folders() if (f / name).is_file()), None)
+
+
+def fetch_weights(spec: NetworkSpec, *, top: bool, image_size: tuple[int, int]) -> Path:
+    """Find the weights file, or download it.
+
+    Raises
+    ------
+    WeightsError
+        Which file, where Keras looks for it, and how to work offline.
+    """
+    found = find_weights(spec, top=top, image_size=image_size)
+    if found is not None:
+        return found
+    name = spec.weights_file(top=top, image_size=image_size)
+    url = spec.weights_url(top=top, image_size=image_size)
+    try:
+        return download(name, url)
+    except Exception as error:
+        folder = weights_folders()[0]
+        raise WeightsError(
+            f"The ImageNet weights of {spec.name!r} are not on this machine and could not be downloaded "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}). Expected the file {name} in {folder}. "
+            f"To work offline, fetch {url} on another machine and copy it there (KERAS_HOME sets the folder "
+            "above `models`), pass weights='path/to/file', or pass weights=None for random weights."
+        ) from error
+
+
+def read_weights(model: Any, path: str | os.PathLike[str]) -> None:
+    """Load a weights file into ``model``.
+
+    Raises
+    ------
+    WeightsError
+        When the file is absent, damaged, or of another network.
+    """
+    if not os.path.isfile(path):
+        raise WeightsError(f"No weights file at {os.fspath(path)!r}; expected a .weights.h5 or .h5 file.")
+    if not str(path).endswith((".h5", ".hdf5", ".keras")):
+        raise WeightsError(
+            f"Weights file {os.fspath(path)!r} must end in .weights.h5 or .h5, as Keras writes them."
+        )
+    try:
+        model.load_weights(path)
+    except Exception as error:
+        raise WeightsError(
+            f"Cannot load the weights file {os.fspath(path)!r} into {model.name!r}: "
+            f"{' '.join(str(error).split())[:300]}. It is damaged (delete it to fetch it again), of another "
+            "network, or with a top that fits other image sizes only."
+        ) from error
+
+
+def draw_weights(layers: Mapping[str, Any]) -> None:
+    """Fill kernels with He-normal values (He et al. 2015), seeded by the names of layer and variable.
+
+    Equal on every machine and backend, with or without the top; biases and normalization
+    statistics keep their initial values.
+    """
+    for name, layer in layers.items():
+        for variable in layer.weights:
+            shape = tuple(variable.shape)
+            if len(shape) < 2:
+                continue
+            depthwise = "Depthwise" in type(layer).__name__ or variable.name.startswith("depthwise")
+            fan_in = math.prod(shape[:2]) if depthwise else math.prod(shape[:-1])
+            seed = hashlib.blake2b(f"{name}/{variable.name}".encode(), digest_size=8).digest()
+            values = np.random.default_rng(int.from_bytes(seed, "big")).standard_normal(
+                shape, dtype=np.float32
+            )
+            variable.assign(values * np.float32(math.sqrt(2.0 / fan_in)))
+
+
+def stat_of(path: str | os.PathLike[str]) -> list[Any]:
+    """What tells a file from a changed one without reading it: path, inode, size and times."""
+    stat = os.stat(path)
+    return [os.path.realpath(path), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]

@@ -1,0 +1,72 @@
+"""Named poolings of a feature map, and the widths that they give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+from tlfeatures._keras import keras
+from tlfeatures.errors import UnknownNameError
+
+__all__ = ["POOLINGS", "pool", "pooling_parts", "pooling_width"]
+
+_GEM_POWER, _GEM_FLOOR = 3.0, 1e-6
+
+
+def _axes(x: Any) -> tuple[int, ...]:
+    return tuple(range(1, len(x.shape) - 1))
+
+
+def _gem(x: Any) -> Any:
+    ops = keras().ops
+    return ops.power(ops.mean(ops.power(ops.maximum(x, _GEM_FLOOR), _GEM_POWER), _axes(x)), 1 / _GEM_POWER)
+
+
+_POOLS: dict[str, Callable[[Any], Any]] = {
+    "avg": lambda x: keras().ops.mean(x, _axes(x)),
+    "max": lambda x: keras().ops.max(x, _axes(x)),
+    "gem": _gem,
+    "flatten": lambda x: keras().ops.reshape(x, (-1, prod(x.shape[1:]))),
+    "none": lambda x: x,
+}
+POOLINGS = ("avg", "max", "avgmax", "gem", "flatten")
+
+
+def pooling_parts(pooling: str, rank: int) -> tuple[str, ...]:
+    """The stored poolings that make up ``pooling`` for an output of that rank, batch included.
+
+    "avgmax" is the stored average and the stored maximum side by side. A vector (rank 2) has
+    nothing to pool: every pooling gives the vector itself, stored once.
+
+    >>> pooling_parts("avgmax", 4), pooling_parts("avgmax", 2), pooling_parts("gem", 4)
+    (('avg', 'max'), ('none',), ('gem',))
+
+    Raises
+    ------
+    UnknownNameError
+        A ``ValueError`` when there is no such pooling.
+    """
+    if pooling not in POOLINGS:
+        raise UnknownNameError.of("pooling", pooling, POOLINGS)
+    if rank == 2:
+        return ("none",)
+    return ("avg", "max") if pooling == "avgmax" else (pooling,)
+
+
+def pooling_width(part: str, shape: tuple[int, ...]) -> int:
+    """Columns that a stored pooling gives for an output of ``shape`` (without the batch axis).
+
+    >>> pooling_width("avg", (7, 7, 512)), pooling_width("flatten", (7, 7, 512))
+    (512, 25088)
+    """
+    return prod(shape) if part == "flatten" else shape[-1]
+
+
+def pool(x: Any, part: str) -> Any:
+    """Pool a backend tensor (b, ..., c) to (b, d) in float32.
+
+    "gem" is the generalized mean with power 3 (Radenović, Tolias and Chum 2018, "Fine-tuning CNN
+    image retrieval with no human annotation"), on activations floored at 1e-6.
+    """
+    return _POOLS[part](keras().ops.cast(x, "float32"))
