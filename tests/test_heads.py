@@ -1,0 +1,226 @@
+"""Heads: the table, sane scaling, default grids, and the guess of the task."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_diabetes, load_digits
+from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
+
+from tlfeatures.errors import UnknownNameError
+from tlfeatures.heads import head_grid, infer_task, list_heads, make_head
+
+CLASSIFIERS = ["logreg", "linear_svm", "svm", "ridge", "knn"]
+REGRESSORS = ["ridge", "svr", "linear"]
+ALL = [*((name, "classification") for name in CLASSIFIERS), *((name, "regression") for name in REGRESSORS)]
+
+
+@pytest.fixture(autouse=True)
+def no_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+@pytest.fixture(scope="module")
+def digits():
+    X, y = load_digits(return_X_y=True)
+    return train_test_split(
+        X.astype("float32"), np.array([f"no {n}" for n in y]), random_state=0, train_size=600
+    )
+
+
+def numbers(n=400, d=60):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n, d))
+    return X.astype("float32"), X[:, :5].sum(axis=1) + rng.normal(size=n) / 2 + 10
+
+
+def wide(n=120, d=768):
+    """Embeddings as they come: more features than images, a third of them dead, all of them >= 0."""
+    rng = np.random.default_rng(0)
+    y = np.arange(n) % 3
+    X = np.maximum(rng.normal(size=(3, d))[y] + rng.normal(size=(n, d)), 0)
+    X[:, ::3] = 0.25
+    return X.astype("float32"), y
+
+
+def test_names():
+    assert list_heads() == CLASSIFIERS
+    assert list_heads("regression") == REGRESSORS
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_classifiers_learn_named_classes(name, digits):
+    X, X_test, y, y_test = digits
+    head = make_head(name).fit(X, y)
+    assert list(head.classes_) == [f"no {n}" for n in range(10)]
+    assert set(head.predict(X_test[:50])) <= set(y)
+    assert head.score(X_test, y_test) > 0.92
+    assert hasattr(head, "predict_proba") == (name in {"logreg", "knn"})
+
+
+@pytest.mark.parametrize("name", REGRESSORS)
+def test_the_unit_of_the_target_does_not_matter(name):
+    X, y = numbers()
+    scores = [
+        cross_val_score(make_head(name, "regression"), X, y * unit, cv=3).mean() for unit in (1e-3, 1e5)
+    ]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-6)
+    assert scores[0] > 0.6  # a wavy kernel on a straight target is worst, with 0.73
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_the_unit_of_a_feature_does_not_matter(name):
+    X, y = wide()
+    units = np.logspace(-3, 3, X.shape[1])
+    shown, asked = slice(0, 80), slice(80, None)
+    plain = make_head(name).fit(X[shown].astype("float64"), y[shown]).predict(X[asked].astype("float64"))
+    scaled = make_head(name).fit(X[shown] * units, y[shown]).predict(X[asked] * units)
+    assert np.array_equal(plain, scaled)
+    assert len(set(plain)) == 3
+
+
+@pytest.mark.parametrize(("name", "task"), ALL)
+def test_dead_features_and_few_images_are_harmless(name, task):
+    X, y = wide()
+    y = y if task == "classification" else y + 0.5
+    alive = np.arange(X.shape[1]) % 3 != 0
+    all_features = make_head(name, task).fit(X, y).predict(X)
+    assert np.isfinite(all_features).all()
+    np.testing.assert_allclose(
+        all_features, make_head(name, task).fit(X[:, alive], y).predict(X[:, alive]), atol=0.05
+    )
+
+
+@pytest.mark.parametrize(("name", "task"), ALL)
+def test_features_that_never_vary(name, task):
+    X, y = np.ones((30, 8), "float32"), np.arange(30) % 3
+    predicted = make_head(name, task).fit(X, y if task == "classification" else y / 2).predict(X)
+    assert len(set(np.round(predicted, 5))) == 1
+
+
+@pytest.mark.parametrize(("name", "task"), ALL)
+def test_default_grid_fits_the_head(name, task):
+    X, y = wide(n=60, d=30)
+    y = y if task == "classification" else y + X[:, 1]
+    head = make_head(name, task)
+    search = GridSearchCV(head, head_grid(name, task), cv=3, error_score="raise").fit(X, y)
+    grid = head_grid(name, task)
+    assert len(search.cv_results_["params"]) == np.prod([len(values) for values in grid.values()], dtype=int)
+    if grid:  # the default is one of the candidates
+        params = head.get_params()
+        assert all(
+            params[key] in values for key, values in grid.items() if name != "svr" or key.endswith("C")
+        )
+
+
+def test_grid_prefix_and_freshness():
+    grid = head_grid("svr", "regression", prefix="head__")
+    assert set(grid) == {"head__svr__regressor__C", "head__svr__regressor__epsilon"}
+    grid["head__svr__regressor__C"].clear()
+    assert head_grid("svr", "regression", prefix="head__")["head__svr__regressor__C"]
+
+
+@pytest.mark.parametrize(("name", "task"), [("ridge", "classification"), ("ridge", "regression")])
+def test_ridge_chooses_its_penalty(name, task):
+    X, y = numbers(n=100)
+    y = y if task == "regression" else y > y.mean()
+    noise = np.random.default_rng(1).permutation(y)
+    weak, strong = (make_head(name, task).fit(X, target)[-1].alpha_ for target in (y, noise))
+    assert weak < strong  # nothing to learn: the heaviest penalty wins
+    assert head_grid(name, task) == {}
+
+
+@pytest.mark.parametrize(("name", "task"), ALL)
+def test_same_rows_same_model(name, task):
+    X, y = wide(n=60, d=40)
+    y = y if task == "classification" else y + X[:, 1]
+    head = make_head(name, task)
+    assert np.array_equal(head.fit(X, y).predict(X), clone(head).fit(X, y).predict(X))
+
+
+@pytest.mark.parametrize("name", ["logreg", "linear_svm", "svm", "ridge"])
+def test_balanced_classes(name):
+    rng = np.random.default_rng(0)
+    y = np.array(["rare"] * 30 + ["common"] * 570)
+    X = rng.normal(size=(600, 5)) + (y == "rare")[:, None] * 0.8
+    found = [
+        np.mean(make_head(name, class_weight=weight).fit(X, y).predict(X[:30]) == "rare")
+        for weight in (None, "balanced")
+    ]
+    assert found[1] > found[0] + 0.2
+
+
+def test_class_weight_where_there_is_none():
+    with pytest.raises(ValueError, match=r"'knn' takes no class_weight; got 'balanced'.*logreg"):
+        make_head("knn", class_weight="balanced")
+    with pytest.raises(ValueError, match=r"regression head 'ridge' takes no class_weight"):
+        make_head("ridge", "regression", class_weight="balanced")
+
+
+def test_unknown_names():
+    with pytest.raises(
+        UnknownNameError, match=r"Unknown classification head 'logrep'. Did you mean 'logreg'"
+    ):
+        make_head("logrep")
+    with pytest.raises(UnknownNameError, match=r"Unknown regression head 'svm'.*'svr'"):
+        head_grid("svm", "regression")
+    with pytest.raises(UnknownNameError, match=r"Unknown task 'classify'. Did you mean 'classification'"):
+        list_heads("classify")
+
+
+@pytest.mark.parametrize(
+    ("y", "task"),
+    [
+        (["cat", "dog"], "classification"),
+        (("1.5", "2.5"), "classification"),
+        (np.array(["a", "b"], dtype=object), "classification"),
+        ([True, False], "classification"),
+        ([0, 1, 2], "classification"),
+        ([3, -1], "classification"),
+        (np.arange(100) % 20, "classification"),
+        (np.arange(100), "regression"),
+        (np.arange(5000) % 1000, "classification"),  # five images each
+        (np.arange(4000) % 1000, "regression"),
+        ([0.0, 1.0, 1.0], "classification"),
+        ([0.0, 0.5], "regression"),
+        (np.float32([1.25, 3]), "regression"),
+        (pd.Series(["x", "y"]), "classification"),
+        (pd.Series([1, 2], dtype="Int64"), "classification"),
+        (pd.Series([1.5, 2], dtype="Float64"), "regression"),
+        (pd.Series([True, False], dtype="boolean"), "classification"),
+        (pd.Series([0.5, 1.5], dtype="category"), "classification"),
+        (pd.Series([0.5, 1], dtype=object), "regression"),
+    ],
+)
+def test_infer_task(y, task):
+    assert infer_task(y) == task
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        ([], r"shape \(0,\)"),
+        (np.zeros((4, 1)), r"shape \(4, 1\).*one column"),
+        ([1.0, float("nan"), float("inf")], "2 of 3 labels are missing"),
+        (["a", None], "1 of 2 labels are missing"),
+        (pd.Series(["a", None, "b"]), "1 of 3 labels are missing"),
+        (pd.Series([1, None], dtype="Int64"), "1 of 2 labels are missing"),
+        (np.array(["a", 1], dtype=object), "mix text"),
+        (pd.Series(pd.to_datetime(["2020-01-01", "2021-01-01"])), "neither classes nor numbers"),
+        ([1j, 2j], "neither classes nor numbers"),
+    ],
+)
+def test_labels_that_cannot_be_learned(y, message):
+    with pytest.raises(ValueError, match=message):
+        infer_task(y)
+
+
+def test_inferring_from_real_targets():
+    assert infer_task(load_digits().target) == "classification"
+    assert infer_task(load_diabetes().target) == "regression"  # whole numbers, but hardly any twice
