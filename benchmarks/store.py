@@ -37,10 +37,12 @@ def blocks(rows: int, size: int = 4096):
 
 
 def keys_of(rows: int) -> np.ndarray:
+    """All keys of `blocks`."""
     return np.concatenate([keys for keys, _ in blocks(rows)])
 
 
 def write(root: str, rows: int) -> float:
+    """Seconds that a writer takes for all rows, in batches as a network gives them."""
     spent = 0.0
     with EmbeddingStore(root).writer(RECIPE, on_failure="raise") as writer:
         for keys, features in blocks(rows):
@@ -62,13 +64,20 @@ def evict(folder: str) -> None:
             os.close(fd)
 
 
+def peak_mb() -> float:
+    """Peak memory of this process; NaN where the system does not tell."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return float("nan")
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
 def child(task: str, root: str, rows: int) -> None:
     """One reading, timed inside a new process after its imports."""
-    import resource
-
     keys = keys_of(rows)
     order = np.random.default_rng(1).permutation(rows)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mb()
     store = EmbeddingStore(root)
     result = {}
     start = time.perf_counter()
@@ -82,7 +91,7 @@ def child(task: str, root: str, rows: int) -> None:
         if not store.contains(RECIPE, keys).all():
             raise SystemExit("rows are missing")
         result["open_s"] = time.perf_counter() - start
-        result["open_extra_mb"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        result["open_extra_mb"] = peak_mb() - before
         start = time.perf_counter()
         store.contains(RECIPE, keys)
         result["again_s"] = time.perf_counter() - start
@@ -110,6 +119,7 @@ def reading(task: str, root: str, rows: int, cold: bool, repeats: int = 3) -> di
 
 
 def main() -> None:
+    """Run all, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--large", type=int, default=1_000_000, help="0 leaves the large case out")
@@ -157,7 +167,9 @@ def main() -> None:
         if given.large:
             root = os.path.join(folder, "large")
             figures["large_write_s"] = write(root, given.large)
-            large = [reading("open", root, given.large, cold, repeats=1 + (not cold)) for cold in (True, False)]
+            large = [
+                reading("open", root, given.large, cold, repeats=1 + (not cold)) for cold in (True, False)
+            ]
             figures |= {
                 "large_resume_s": large[0]["open_s"],
                 "large_resume_warm_s": large[1]["open_s"],
@@ -170,11 +182,15 @@ def main() -> None:
 
 
 def report(given: argparse.Namespace, figures: dict[str, float]) -> None:
+    """Print the table and write the JSON file."""
     print(f"embedding store: {given.rows} x {WIDTH}, large {given.large} x {WIDTH}; {os.cpu_count()} cores\n")
     for name, value in figures.items():
         target = TARGETS.get(name)
-        met = "" if target is None else f"   target {target:,g}: " + (
-            "met" if (value >= target if name.endswith("per_s") else value <= target) else "MISSED"
+        met = (
+            ""
+            if target is None
+            else f"   target {target:,g}: "
+            + ("met" if (value >= target if name.endswith("per_s") else value <= target) else "MISSED")
         )
         print(f"{name:34} {value:14,.3f}{met}")
     print(
@@ -186,7 +202,9 @@ def report(given: argparse.Namespace, figures: dict[str, float]) -> None:
     where = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
     given.json.parent.mkdir(parents=True, exist_ok=True)
     result = {"benchmark": "store", "rows": given.rows, "large": given.large, "width": WIDTH}
-    given.json.write_text(json.dumps({**result, **where, "targets": TARGETS, "figures": figures}, indent=2) + "\n")
+    given.json.write_text(
+        json.dumps({**result, **where, "targets": TARGETS, "figures": figures}, indent=2) + "\n"
+    )
 
 
 if __name__ == "__main__":

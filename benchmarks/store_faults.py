@@ -1,0 +1,351 @@
+"""What the embedding store bears: killed writers, damaged files and hostile files.
+
+    python benchmarks/store_faults.py [--kills 300] [--damage 3000] [--mutants 20000] [--json PATH]
+
+kills    two writers at a time are killed (SIGKILL) at random moments; then every row that was
+         published must be there, every row that is there must be right, and nothing may be damaged.
+damage   random flips, truncations, zeroings and lengthenings of a segment; each must be detected.
+crafted  files with a valid digest and another layout; each must be refused without opening a file.
+mutants  files with a valid digest and random metadata; each must be refused or read, without a crash.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import signal
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+from h5py import h5d, h5p, h5s, h5t
+
+from tlfeatures.errors import StoreWarning
+from tlfeatures.fingerprints import bytes_key, canonical_json, recipe_digest
+from tlfeatures.store import EmbeddingStore, index
+from tlfeatures.store.files import load_segment
+from tlfeatures.store.segment import decode, encode
+
+RECIPE = {"network": "faults", "width": 64, "dtype": "float32"}
+TEXT, FOLDER = canonical_json(RECIPE), recipe_digest(RECIPE)
+REFUSAL_MS = 50.0
+
+
+def rows_of(keys: np.ndarray) -> np.ndarray:
+    """The one right row of each key, so that any row can be judged."""
+    return np.tile(keys.astype(np.float32), 4) / 7
+
+
+def batch(seed: list[int], rows: int) -> np.ndarray:
+    """Keys of one batch."""
+    return np.random.default_rng(seed).integers(0, 256, (rows, 16), "u1")
+
+
+def kill_rounds(root: str, rounds: int, seed: int = 0) -> dict[str, int]:
+    """Kill two writers ``rounds`` times, and count what they left; the last four must be 0."""
+    rng = random.Random(seed)
+    names = (
+        "kills",
+        "published",
+        "temporary_files",
+        "lost_rows",
+        "wrong_rows",
+        "partial_batches",
+        "damaged_files",
+    )
+    found = dict.fromkeys(names, 0)
+    for first in range(0, rounds, 10):  # ten in one store, each upon what the last ones left
+        store, acknowledged = EmbeddingStore(os.path.join(root, str(first))), {}
+        for round_ in range(first, min(first + 10, rounds)):
+            writers = [_start_writer(store, round_, i) for i in (0, 1)]
+            seen = [_follow(pipe, rng.randrange(4)) for _, pipe in writers]
+            for pid, _ in rng.sample(writers, 2):
+                time.sleep(rng.uniform(0.0, 0.01))
+                os.kill(pid, signal.SIGKILL)
+            index._start_anew()  # judge as a new process would
+            for i, (pid, pipe) in enumerate(writers):
+                os.waitpid(pid, 0)
+                with os.fdopen(pipe, "rb") as f:
+                    done = seen[i] + len(f.read())
+                found["kills"] += 1
+                found["published"] += done
+                acknowledged[round_, i] = done
+                _judge(store, [round_, i], done, found)
+        found["damaged_files"] += len(store.verify())
+        found["temporary_files"] += sum(1 for _ in store.root.rglob(".tmp-*"))
+        store.compact()
+        found["damaged_files"] += len(store.verify()) + sum(r["quarantined"] for r in store.info()["recipes"])
+        for writer, done in acknowledged.items():
+            _judge(store, list(writer), done, found)
+    return found
+
+
+def _follow(pipe: int, batches: int) -> int:
+    """Wait for so many acknowledgements, however slow the disk is."""
+    return sum(len(os.read(pipe, 1)) for _ in range(batches))
+
+
+def _judge(store: EmbeddingStore, writer: list[int], done: int, found: dict[str, int]) -> None:
+    """Count what is lost, wrong or partial of one writer's batches."""
+    for number in range(done + 1):  # the last one was not acknowledged: all of it or nothing
+        keys = batch([*writer, number], 400)
+        rows, held = store.get(RECIPE, keys)
+        found["wrong_rows"] += int((rows[held] != rows_of(keys[held])).any(1).sum())
+        if number < done:
+            found["lost_rows"] += int((~held).sum())
+        else:
+            found["partial_batches"] += bool(held.any() and not held.all())
+
+
+def _start_writer(store: EmbeddingStore, round_: int, i: int) -> tuple[int, int]:
+    """Fork a process that publishes batches for ever and writes one byte after each."""
+    read, write = os.pipe()
+    if pid := os.fork():
+        os.close(write)
+        return pid, read
+    try:
+        for number in range(10**6):
+            keys = batch([round_, i, number], 400)
+            store.publish(RECIPE, keys, rows_of(keys))
+            os.write(write, b".")
+    finally:
+        os._exit(1)
+
+
+def image(rows: int = 40) -> bytes:
+    """A good segment."""
+    keys = batch([rows], rows)
+    return encode(TEXT, keys, rows_of(keys))
+
+
+def damaged(good: bytes, rng: random.Random) -> bytes:
+    """``good`` with one random flip, truncation, zeroing or lengthening; never equal to it."""
+    bad, at = bytearray(good), rng.randrange(len(good))
+    match rng.randrange(4):
+        case 0:
+            bad[at] ^= 1 << rng.randrange(8)
+        case 1:
+            del bad[at:]
+        case 2:
+            end = at + rng.randrange(1, 512)
+            bad[at:end] = bytes(len(bad[at:end]))
+        case 3:
+            bad += rng.randbytes(rng.randrange(1, 64))
+    return damaged(good, rng) if bad == good else bytes(bad)
+
+
+def damage_rounds(root: str, rounds: int, seed: int = 0) -> dict[str, int]:
+    """Damage a segment ``rounds`` times under its name; count how often that was noticed."""
+    rng, good = random.Random(seed), image()
+    folder = Path(root, FOLDER)
+    folder.mkdir(parents=True)
+    path = folder / f"{bytes_key(good).hex()}.h5"
+    noticed = 0
+    for _ in range(rounds):
+        path.write_bytes(damaged(good, rng))
+        try:
+            load_segment(str(path))
+        except ValueError:
+            noticed += 1
+    path.write_bytes(good)
+    load_segment(str(path))
+    return {"damaged": rounds, "noticed": noticed}
+
+
+def mutant_rounds(rounds: int, seed: int = 0) -> dict[str, float]:
+    """Random metadata under a valid digest, as only a hostile writer makes it."""
+    rng, good = random.Random(seed), image()
+    header = len(good) - 40 * (16 + 4 * 64) - len(TEXT)
+    refused, slowest = 0, 0.0
+    for _ in range(rounds):
+        bad = bytearray(good)
+        for _ in range(rng.randrange(1, 6)):
+            at = rng.randrange(header - 64)
+            match rng.randrange(4):
+                case 0:
+                    bad[at] ^= 1 << rng.randrange(8)
+                case 1:
+                    bad[at] = rng.randrange(256)
+                case 2:
+                    bad[at : at + 8] = rng.randbytes(8)
+                case 3:
+                    source, size = rng.randrange(header - 64), rng.randrange(1, 64)
+                    bad[at : at + size] = bad[source : source + size]
+        start = time.perf_counter()
+        try:
+            decode(bytes(bad), FOLDER)
+        except ValueError:
+            refused += 1
+        slowest = max(slowest, time.perf_counter() - start)
+    return {"mutants": rounds, "refused": refused, "slowest_ms": slowest * 1000}
+
+
+def crafted(outside: str) -> dict[str, bytes]:
+    """Files that a hostile writer could give a valid digest, by what is wrong with them.
+
+    ``outside`` is the path of a file that they point at, where they can.
+    """
+    keys = batch([1], 8)
+    arrays = {"features": rows_of(keys), "keys": keys, "recipe": np.frombuffer(TEXT, "u1")[None]}
+
+    def made(change: Callable[[h5py.File], None], leave: tuple[str, ...] = ()) -> bytes:
+        with h5py.File.in_memory(libver=("earliest", "v110")) as file:
+            for name, array in arrays.items():
+                if name not in leave:
+                    file.create_dataset(name, data=array)
+            change(file)
+            file.flush()
+            return file.id.get_file_image()
+
+    def dataset(name: str, **options) -> Callable[[h5py.File], None]:
+        return lambda f: f.create_dataset(name, **{"data": arrays.get(name), **options})
+
+    def external_link(file: h5py.File) -> None:
+        file["features"] = h5py.ExternalLink(outside, "/features")
+
+    def soft_link(file: h5py.File) -> None:
+        file["features"] = h5py.SoftLink("/keys")
+
+    def soft_link_loop(file: h5py.File) -> None:
+        file["features"] = h5py.SoftLink("/features")
+
+    def virtual(file: h5py.File) -> None:
+        layout = h5py.VirtualLayout((8, 64), "<f4")
+        layout[:] = h5py.VirtualSource(outside, "features", (8, 64))
+        file.create_virtual_dataset("features", layout)
+
+    def virtual_unlimited(file: h5py.File) -> None:  # HDF5 looks for its sources when asked for the shape
+        space, plan = h5s.create_simple((8, 64), (h5s.UNLIMITED, 64)), h5p.create(h5p.DATASET_CREATE)
+        space.select_hyperslab((0, 0), (h5s.UNLIMITED, 1), stride=(8, 1), block=(8, 64))
+        plan.set_virtual(space, outside.encode(), b"/part%b", h5s.create_simple((8, 64)))
+        whole = h5s.create_simple((8, 64), (h5s.UNLIMITED, 64))
+        h5d.create(file.id, b"features", h5t.IEEE_F32LE, whole, plan)
+
+    def declared(file: h5py.File) -> None:
+        plan = h5p.create(h5p.DATASET_CREATE)
+        plan.set_alloc_time(h5d.ALLOC_TIME_LATE)
+        h5d.create(file.id, b"features", h5t.IEEE_F32LE, h5s.create_simple((1 << 32, 64)), plan)
+
+    def attribute(target: str) -> Callable[[h5py.File], None]:
+        return lambda f: f[target].attrs.__setitem__("note", "x")
+
+    def group(file: h5py.File) -> None:
+        file.create_group("features")["features"] = arrays["features"]
+
+    def named_type(file: h5py.File) -> None:
+        file["features"] = np.dtype("f4")
+
+    text, features = h5py.string_dtype(), ("features",)
+    other = np.frombuffer(canonical_json({**RECIPE, "network": "another"}), "u1")[None]
+    external = [(outside, 0, 2048)]
+    wide = np.zeros((8, 65), "f4")
+    return {
+        "external link": made(external_link, features),
+        "external storage": made(dataset("features", external=external), features),
+        "virtual dataset": made(virtual, features),
+        "virtual dataset, unlimited": made(virtual_unlimited, features),
+        "soft link": made(soft_link, features),
+        "soft link to itself": made(soft_link_loop, features),
+        "filter": made(dataset("features", compression="gzip"), features),
+        "chunks": made(dataset("features", chunks=(4, 64)), features),
+        "resizable": made(dataset("features", maxshape=(None, 64)), features),
+        "attribute of the file": made(attribute("/")),
+        "attribute of a dataset": made(attribute("keys")),
+        "float64": made(dataset("features", dtype="f8"), features),
+        "big-endian": made(dataset("features", dtype=">f4"), features),
+        "signed keys": made(dataset("keys", dtype="i1", data=keys.view("i1")), ("keys",)),
+        "strings": made(dataset("features", data=["x"] * 8, dtype=text), features),
+        "objects": made(dataset("features", dtype=h5py.ref_dtype, shape=(8, 64), data=None), features),
+        "another width": made(dataset("features", data=wide), features),
+        "more keys than rows": made(dataset("keys", data=batch([2], 9)), ("keys",)),
+        "short keys": made(dataset("keys", data=keys[:, :8]), ("keys",)),
+        "flat": made(dataset("features", data=arrays["features"].ravel()), features),
+        "scalar": made(dataset("features", data=np.float32(1)), features),
+        "empty": made(dataset("features", data=np.empty((0, 64), "f4")), features),
+        "no space": made(dataset("features", data=h5py.Empty("f4")), features),
+        "another recipe": made(dataset("recipe", data=other), ("recipe",)),
+        "one dataset too many": made(dataset("more", data=keys)),
+        "one dataset missing": made(lambda f: None, features),
+        "group": made(group, features),
+        "named type": made(named_type, features),
+        "hidden bytes": made(lambda f: None) + bytes(1 << 20),
+        "1 TB declared shape": made(declared, features),
+        "not HDF5": b"PK\x03\x04" + bytes(4096),
+        "nothing": b"",
+    }
+
+
+def crafted_rounds(root: str) -> dict[str, tuple[str, float]]:
+    """Why each crafted file is refused by a whole ``get``, and in how many milliseconds."""
+    outside = Path(root, "outside.h5")
+    with h5py.File(outside, "w") as file:
+        file["features"] = np.ones((8, 64), "f4")
+    keys, result = batch([1], 8), {}
+    for i, (name, content) in enumerate(crafted(str(outside)).items()):
+        folder = Path(root, str(i), "v1", FOLDER)
+        folder.mkdir(parents=True)
+        path = folder / f"{bytes_key(content).hex()}.h5"
+        path.write_bytes(content)
+        store = EmbeddingStore(folder.parents[1])
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            start = time.perf_counter()
+            found = store.get(RECIPE, keys)[1]
+            spent = (time.perf_counter() - start) * 1000
+        warned = [str(w.message) for w in told if w.category is StoreWarning]
+        refused = not found.any() and not path.exists() and len(warned) == 1
+        result[name] = (warned[0].split(": ", 1)[1] if refused else "ACCEPTED"), spent
+    return result
+
+
+def main() -> None:
+    """Run all, print a table, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--kills", type=int, default=300)
+    parser.add_argument("--damage", type=int, default=3000)
+    parser.add_argument("--mutants", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "store_faults.json")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as root:
+        refusals = crafted_rounds(root)
+        start = time.perf_counter()
+        kills = kill_rounds(os.path.join(root, "kills"), (given.kills + 1) // 2, given.seed)
+        kills["seconds"] = round(time.perf_counter() - start, 1)
+        damage = damage_rounds(os.path.join(root, "damage"), given.damage, given.seed)
+    mutants = mutant_rounds(given.mutants, given.seed)
+    for title, table in (("kills", kills), ("damage", damage), ("mutants", mutants)):
+        print(title)
+        for name, value in table.items():
+            print(f"    {name:20} {value:10,.10g}")
+    print("crafted")
+    for name, (reason, spent) in refusals.items():
+        print(f"    {name:28} {spent:6.1f} ms   {reason.split('. Its rows')[0][:80]}")
+    result = {
+        "benchmark": "store_faults",
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "hdf5": h5py.version.hdf5_version,
+        "targets": {"crafted_slowest_ms": REFUSAL_MS},
+        "figures": {
+            "kills": kills,
+            "damage": damage,
+            "mutants": mutants,
+            "crafted": {name: {"reason": reason, "ms": spent} for name, (reason, spent) in refusals.items()},
+            "crafted_slowest_ms": max((spent for _, spent in refusals.values()), default=0.0),
+        },
+    }
+    given.json.parent.mkdir(parents=True, exist_ok=True)
+    given.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
