@@ -474,8 +474,9 @@ def test_bombs_are_refused_before_anything_is_allocated(fmt):
 
 def test_pixel_limit_is_pillows_error_limit_without_its_warning(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)
-    for fmt in ("PNG", "JPEG", "GIF", "WEBP", "TIFF"):
-        assert pixels([encode(PICTURE.resize((10, 10)), fmt)]).shape == (8, 6, 3)  # Pillow would warn
+    for fmt in ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"):
+        if fmt != "TIFF":  # whose plugin warns by itself while it loads
+            assert pixels([encode(PICTURE.resize((10, 10)), fmt)]).shape == (8, 6, 3)
         assert re.search("pixel limit.*120", reason([encode(PICTURE, fmt)]))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert pixels([encode(PICTURE, "PNG")]).shape == (8, 6, 3)
@@ -576,7 +577,7 @@ def test_2000_mutated_files_are_read_or_named():
     assert read + named == 2000 and kinds >= 8
     assert read > 200 and named > 200  # the mutations neither spare nor ruin everything
     assert slowest < 5
-    assert grown < 1000  # MB; one picture at the pixel limit
+    assert grown < 1000  # MB; what one picture near the pixel limit takes
 
 
 # --- arrays ----------------------------------------------------------------------------------------

@@ -1,0 +1,499 @@
+"""Folders, splits, manifests and HDF5 arrays: nothing lost, nothing invented, everything named."""
+
+import os
+import pathlib
+import pickle
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tlfeatures.errors import MissingDependencyError, SourceError
+from tlfeatures.images import Decoder, Images
+from tlfeatures.sources import ArrayOnDisk, read_source
+
+SHARED = pathlib.Path(__file__).parents[1].parent / "shared" / "data"
+
+
+def fill(root, *names):
+    """Image files (any content will do: nothing is opened) and others below ``root``."""
+    for name in names:
+        path = pathlib.Path(root, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    return root
+
+
+def write(path, text, encoding="utf-8"):
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """No test may let a warning out that it does not expect."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def shared(name):
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"../shared/data/{name} is absent")
+    return path
+
+
+# --- folders ---------------------------------------------------------------------------------------
+
+
+def test_class_folders_are_labelled_by_the_first_level_in_natural_order(tmp_path):
+    fill(tmp_path, "dog/10.jpg", "dog/9.jpg", "Cat/a/b/1.png", "Cat/2.png", "cat10/x.png", "cat2/y.png")
+    found = read_source(tmp_path)
+    assert found.kind == "class folders" and len(found) == 6
+    assert found.names == [
+        "Cat/2.png",
+        "Cat/a/b/1.png",
+        "cat2/y.png",
+        "cat10/x.png",
+        "dog/9.jpg",
+        "dog/10.jpg",
+    ]
+    assert found.y.tolist() == ["Cat", "Cat", "cat2", "cat10", "dog", "dog"]
+    assert found.images == [os.path.join(tmp_path, name) for name in found.names]
+    assert found.groups is None and found.split is None and found.ignored == 0
+
+
+def test_no_image_is_lost_and_nothing_else_is_taken(tmp_path):
+    kept = [
+        "a.webp",
+        "b.TIF",
+        "c.JPEG",
+        "d.JpG",
+        "e.Bmp",
+        "f.heic",
+        "g.AVIF",
+        "i.jfif",
+        "2Q== (1).jpg",
+        "n\nl.jpg",
+    ]
+    other = [
+        "notes.txt",
+        "Thumbs.db",
+        ".DS_Store",
+        "._a.jpg",
+        ".hidden.jpg",
+        "x.json",
+        "noext",
+        "desktop.ini",
+    ]
+    fill(tmp_path, *(f"k/{n}" for n in kept + other), "k/.cache/z.jpg", "k2/empty.jpg")
+    (tmp_path / "k2" / "empty.jpg").write_bytes(b"")  # broken, but an image to the one who put it there
+    for i, fmt in enumerate(("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000")):
+        name = ("sniffed", "photo.jpg_large", "img.jpg?size=3", "s4", "s5", "s6", "s7")[i]
+        Image.new("RGB", (4, 4)).save(tmp_path / "k" / name, fmt)
+        kept.append(name)
+    found = read_source(tmp_path)
+    assert sorted(found.names) == sorted([f"k/{n}" for n in kept] + ["k2/empty.jpg"])
+    assert found.ignored == len(other)
+
+
+def test_flat_folder(tmp_path):
+    fill(tmp_path, "b.jpg", "a.jpg", "notes.txt")
+    found = read_source(str(tmp_path))
+    assert (found.kind, found.names, found.y, found.ignored) == ("flat folder", ["a.jpg", "b.jpg"], None, 1)
+
+
+def test_images_beside_class_folders_are_left_out_with_a_warning(tmp_path):
+    fill(tmp_path, "cat/1.jpg", "dog/1.jpg", "stray.jpg", "another.jpg")
+    with pytest.warns(UserWarning, match=r"2 image\(s\).*beside its folders.*first 'another.jpg'") as caught:
+        found = read_source(tmp_path)
+    assert caught[0].filename == __file__
+    assert found.names == ["cat/1.jpg", "dog/1.jpg"] and found.ignored == 2
+    everything = read_source(tmp_path, labels=False)
+    assert everything.kind == "flat folder" and everything.y is None
+    assert everything.names == ["another.jpg", "cat/1.jpg", "dog/1.jpg", "stray.jpg"]
+
+
+def test_one_class_and_empty_classes_are_said(tmp_path):
+    fill(tmp_path, "cat/1.jpg")
+    with pytest.warns(UserWarning, match=r"single class folder, 'cat'") as caught:
+        assert read_source(tmp_path).y.tolist() == ["cat"]
+    assert caught[0].filename == __file__
+    fill(tmp_path, "dog/1.jpg", "bird/readme.txt")
+    with pytest.warns(UserWarning, match=r"No images in the folder.s. 'bird'") as caught:
+        assert read_source(tmp_path).y.tolist() == ["cat", "dog"]
+    assert caught[0].filename == __file__
+
+
+def test_symbolic_links_are_followed_and_loops_end(tmp_path):
+    elsewhere = fill(tmp_path / "elsewhere", "1.jpg", "deep/2.jpg")
+    root = fill(tmp_path / "root", "a/0.jpg")
+    (root / "b").symlink_to(elsewhere)
+    (root / "a" / "up").symlink_to(root)
+    (root / "a" / "self").symlink_to(root / "a")
+    (root / "a" / "gone.jpg").symlink_to(root / "nothing")
+    found = read_source(root)
+    assert found.names == ["a/0.jpg", "a/gone.jpg", "b/1.jpg", "b/deep/2.jpg"]  # broken, but there
+
+
+@pytest.mark.parametrize(
+    "names", [("train", "val"), ("Training", "testing"), ("train", "valid", "test"), ("TRAIN", "Validation")]
+)
+@pytest.mark.parametrize("inner", ["cat/", ""])
+def test_splits_are_never_classes(tmp_path, names, inner):
+    for name in names:
+        fill(tmp_path, f"{name}/{inner}1.jpg", *([f"{name}/dog/2.jpg"] if inner else [f"{name}/2.jpg"]))
+    found = read_source(tmp_path)
+    assert found.kind == "split folders" and len(found) == 2 * len(names)
+    want = [{"tr": "train", "va": "val", "te": "test"}[n.lower()[:2]] for n in names]
+    assert list(dict.fromkeys(found.split.tolist())) == want
+    assert found.y is None if not inner else set(found.y.tolist()) == {"cat", "dog"}
+    part = found.subset({"train": "Training", "val": "validation", "test": "TEST"}[want[1]])
+    assert len(part) == 2 and all(n.startswith(names[1] + "/") for n in part.names)
+    assert [os.path.relpath(p, tmp_path) for p in part.images] == part.names
+
+
+def test_unlabelled_test_split(tmp_path):
+    fill(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "test/3.jpg")
+    found = read_source(tmp_path)
+    assert found.y.tolist() == ["cat", "dog", None]
+    assert found.subset("train").y.dtype.kind == "U" and found.subset("test").y is None
+
+
+def test_split_folders_beside_others(tmp_path):
+    fill(
+        tmp_path,
+        "train/a/1.jpg",
+        "train/b/1.jpg",
+        "test/a/1.jpg",
+        "test/b/1.jpg",
+        "docs/readme.txt",
+        "log.txt",
+    )
+    assert read_source(tmp_path).kind == "split folders"
+    fill(tmp_path, "extra/1.jpg")
+    with pytest.raises(SourceError, match=r"splits 'test', 'train' and beside them images in 'extra'"):
+        read_source(tmp_path)
+
+
+def test_two_splits_of_the_same_kind(tmp_path):
+    fill(tmp_path, "train/a/1.jpg", "val/a/1.jpg", "validation/a/1.jpg")
+    with pytest.raises(SourceError, match=r"two of the same kind"):
+        read_source(tmp_path)
+
+
+def test_a_lone_train_folder_is_a_split_but_a_class_called_test_is_a_class(tmp_path):
+    fill(tmp_path / "one", "train/a/1.jpg", "train/b/1.jpg")
+    found = read_source(tmp_path / "one")
+    assert found.kind == "split folders" and found.y.tolist() == ["a", "b"]
+    fill(tmp_path / "two", "blood/1.jpg", "test/1.jpg")
+    assert read_source(tmp_path / "two").y.tolist() == ["blood", "test"]
+
+
+def test_subset_names_what_there_is(tmp_path):
+    fill(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test/a/1.jpg", "test/b/2.jpg")
+    with pytest.raises(SourceError, match=r"No split 'val'; there is 'train', 'test'"):
+        read_source(tmp_path).subset("val")
+    with pytest.raises(SourceError, match=r"these images have no splits"):
+        read_source(tmp_path / "train").subset("train")
+
+
+def test_empty_folder_and_no_images(tmp_path):
+    with pytest.raises(SourceError, match=r"No images in .*\(0 other files\)"):
+        read_source(tmp_path)
+    fill(tmp_path, "a/x.txt", "b.pdf")
+    with pytest.raises(SourceError, match=r"\(2 other files\). Expected image files"):
+        read_source(tmp_path)
+
+
+def test_missing_sources_suggest_what_is_there(tmp_path):
+    fill(tmp_path, "pictures/1.jpg")
+    with pytest.raises(SourceError, match=r"No such file or folder: .*Did you mean 'pictures'"):
+        read_source(tmp_path / "picturs")
+    with pytest.raises(SourceError, match=r"target='label' names a column.*is a folder. Leave it out"):
+        read_source(tmp_path / "pictures", target="label")
+
+
+def test_single_files(tmp_path):
+    fill(tmp_path, "a.JPG", "notes.md")
+    found = read_source(tmp_path / "a.JPG")
+    assert (found.kind, found.images, found.names, found.y) == (
+        "file",
+        [str(tmp_path / "a.JPG")],
+        ["a.JPG"],
+        None,
+    )
+    with pytest.raises(SourceError, match=r"neither an image nor a manifest"):
+        read_source(tmp_path / "notes.md")
+
+
+def test_undecodable_and_odd_names_survive(tmp_path):
+    try:
+        os.mkdir(os.fsencode(tmp_path) + b"/k\xff")
+        open(os.fsencode(tmp_path) + b"/k\xff/\xfe.jpg", "wb").close()
+    except OSError:
+        pytest.skip("this file system wants UTF-8 names")
+    fill(tmp_path, 'it\'s "q" ☃/a b.jpg')
+    found = read_source(tmp_path)
+    assert len(found) == 2 and all(map(os.path.exists, found.images))
+
+
+def test_real_folders():
+    pets = read_source(shared("pets"))
+    assert {k: pets.y.tolist().count(k) for k in set(pets.y)} == {"cats": 106, "dogs": 35, "horses": 56}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(shared("pets").parent)
+        assert read_source("pets").images[0] == os.path.join("pets", pets.names[0])
+    signs = read_source(shared("signs"))
+    assert signs.kind == "split folders" and signs.y is None
+    assert len(signs.subset("train")) == 1080 and len(signs.subset("test")) == 120
+    assert read_source(shared("signs") / "train").kind == "flat folder"
+
+
+# --- manifests -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def images(tmp_path):
+    return fill(tmp_path, "img/1.jpg", "img/2.jpg", "img/3.jpg")
+
+
+def test_real_manifest():
+    found = read_source(shared("signs") / "signs.csv", target="label")
+    assert found.kind == "manifest" and len(found) == 1200
+    assert found.y.dtype == np.int64 and set(found.y.tolist()) == set(range(6))
+    test = found.subset("test")
+    assert len(test) == 120 and all(name.startswith("test/") for name in test.names)
+    assert [int(pathlib.Path(name).name[0]) for name in test.names] == test.y.tolist()
+    assert all(map(os.path.exists, test.images))
+
+
+@pytest.mark.parametrize(
+    "mark, suffix", [(",", "csv"), (";", "csv"), ("\t", "csv"), ("|", "csv"), ("\t", "tsv"), (",", "txt")]
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_delimiters_encodings_and_line_ends(images, mark, suffix, encoding, newline):
+    rows = [("path", "label", "fold"), ("img/1.jpg", "chât", "1"), ("img/2.jpg", "dog", "2"), ("", "", "")]
+    path = write(images / f"m.{suffix}", newline.join(mark.join(r) for r in rows), encoding)
+    found = read_source(path, groups="fold")
+    assert found.names == ["img/1.jpg", "img/2.jpg"] and found.y.tolist() == ["chât", "dog"]
+    assert found.groups.tolist() == [1, 2] and found.split is None
+    assert found.images == [str(images / "img/1.jpg"), str(images / "img/2.jpg")]
+
+
+def test_quoted_fields_absolute_paths_and_a_missing_file(images):
+    fill(images, 'a, "b"\n.jpg')
+    text = f'Label,Image\n1,"a, ""b""\n.jpg"\n2,"{images}/img/1.jpg"\n3,gone.jpg\n'
+    found = read_source(write(images / "m.csv", text))
+    assert found.names == ['a, "b"\n.jpg', f"{images}/img/1.jpg", "gone.jpg"]
+    assert list(map(os.path.exists, found.images)) == [True, True, False]  # the extraction names it
+    assert found.y.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "values, want",
+    [
+        (["0", "1"], np.array([0, 1])),
+        (["1.5", "2"], np.array([1.5, 2.0])),
+        (["-1e3", ".5"], np.array([-1000.0, 0.5])),
+        (["1_000", "2"], np.array(["1_000", "2"])),
+        (["a", "1"], np.array(["a", "1"])),
+        (["None", "NA"], None),
+        (["none", "cat"], np.array(["none", "cat"])),
+        ([" cat", "cat "], np.array(["cat", "cat"])),
+        (["9" * 30, "1"], np.array(["9" * 30, "1"])),
+        (["True", "False"], np.array(["True", "False"])),
+    ],
+)
+def test_label_types(images, values, want):
+    lines = "".join(f"img/{i + 1}.jpg,{v}\n" for i, v in enumerate(values))
+    found = read_source(write(images / "m.csv", "path,label\n" + lines))
+    if want is None:
+        want = np.array(values)  # all of them words: then they are classes
+    assert found.y.dtype.kind == want.dtype.kind
+    np.testing.assert_array_equal(found.y, want)
+
+
+@pytest.mark.parametrize("gap", ["", "nan", "NA", "None"])
+def test_missing_labels_are_counted(images, gap):
+    path = write(images / "m.csv", f"path,label\nimg/1.jpg,1\nimg/2.jpg,{gap}\nimg/3.jpg,{gap}\n")
+    with pytest.raises(SourceError, match=r"2 of 3 rows .* have no value in column 'label': rows 1, 2"):
+        read_source(path)
+    assert read_source(path, labels=False).y is None
+    path = write(images / "n.csv", "path,label\nimg/1.jpg,cat\nimg/2.jpg,\n")
+    with pytest.raises(SourceError, match=r"1 of 2 rows .*'label': rows 1 "):
+        read_source(path)
+    path = write(images / "o.csv", "path,label\nimg/1.jpg,cat\n,dog\n")
+    with pytest.raises(SourceError, match=r"no value in column 'path': rows 1"):
+        read_source(path)
+
+
+def test_columns_asked_for_and_missing(images):
+    path = write(images / "m.csv", "pic,clas,patient,part\nimg/1.jpg,a,p1,train\nimg/2.jpg,b,p2,Testing\n")
+    with pytest.raises(
+        SourceError, match=r"No column for the paths of the images, such as 'path'.*Columns: 'pic', 'clas'"
+    ):
+        read_source(path)
+    with pytest.raises(SourceError, match=r"No column 'class' .labels. .*Did you mean 'clas'"):
+        read_source(path, path_column="pic", target="class")
+    found = read_source(path, path_column="pic", target="clas", groups="patient", split="part")
+    assert found.y.tolist() == ["a", "b"] and found.groups.tolist() == ["p1", "p2"]
+    assert found.split.tolist() == ["train", "test"]
+    assert read_source(path, path_column="pic").y is None
+
+
+def test_split_column_is_found_by_itself(images):
+    path = write(images / "m.csv", "file,Split\nimg/1.jpg,training\nimg/2.jpg,valid\nimg/3.jpg,TEST\n")
+    found = read_source(path)
+    assert found.split.tolist() == ["train", "val", "test"] and found.subset("validation").names == [
+        "img/2.jpg"
+    ]
+
+
+def test_bad_manifests(images):
+    for text, message in {
+        "": "holds no rows",
+        "path,label\n": "holds no rows",
+        "path,label\n\n,\n": "holds no rows",
+        "path,label,label\nimg/1.jpg,1,2\n": "'label' appears more than once",
+        "path,label\nimg/1.jpg,1\nimg/2,3.jpg,2\n": "Line 3 .* has 3 fields; the header has 2.*quoted",
+        "path\nnowhere/1.jpg\nnowhere/2.jpg\n": "None of the 2 files in column 'path'.*relative to the manifest",
+        "img/1.jpg,0\nimg/2.jpg,1\n": "Columns: 'img/1.jpg', '0'",
+    }.items():
+        with pytest.raises(SourceError, match=message):
+            read_source(write(images / "m.csv", text))
+    for encoding in ("utf-16", "latin-1"):
+        with pytest.raises(SourceError, match=r"not UTF-8 text.*save it as UTF-8"):
+            read_source(write(images / "m.csv", "path,label\nimg/1.jpg,é\n", encoding))
+    (images / "m.csv").write_bytes(b"path,label\nimg/1.jpg,\0\n" + bytes(range(128, 256)))
+    with pytest.raises(SourceError):
+        read_source(images / "m.csv")
+
+
+def test_trailing_delimiters_and_short_rows(images):
+    found = read_source(write(images / "m.csv", "path,label,\nimg/1.jpg,1,\nimg/2.jpg,2\n"))
+    assert found.y.tolist() == [1, 2]
+
+
+def test_parquet(images, monkeypatch):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    table = {
+        "path": ["img/1.jpg", "img/2.jpg"],
+        "label": [3, 4],
+        "name": ["a", None],
+        "bad": [1.0, float("nan")],
+    }
+    pq.write_table(pa.table(table), images / "m.parquet")
+    found = read_source(images / "m.parquet")
+    assert found.kind == "manifest" and found.y.dtype == np.int64 and found.y.tolist() == [3, 4]
+    for column in ("name", "bad"):
+        with pytest.raises(SourceError, match=f"1 of 2 rows .* no value in column '{column}': rows 1"):
+            read_source(images / "m.parquet", target=column)
+    with pytest.raises(SourceError, match=r"Column 'label' .* holds int; expected text"):
+        read_source(images / "m.parquet", path_column="label")
+    (images / "bad.parquet").write_bytes(b"no parquet")
+    with pytest.raises(SourceError, match=r"Cannot read .* as Parquet"):
+        read_source(images / "bad.parquet")
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install pyarrow"):
+        read_source(images / "m.parquet")
+
+
+# --- HDF5 ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def h5(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "signs.h5"
+    X = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
+    with h5py.File(path, "w") as f:
+        f["train_set_x"], f["train_set_y"] = X, np.arange(6)[None]  # (1, n), as the tutorials store it
+        f["list_classes"] = np.arange(6)
+        f["words"] = [b"a", b"b", b"c", b"a", b"b", b"c"]
+        f["part"] = [b"train"] * 4 + [b"test"] * 2
+        f["gaps"] = [0.0, 1.0, np.nan, 3.0, 4.0, np.nan]
+    return path, X
+
+
+def test_hdf5_array_with_its_labels(h5):
+    path, X = h5
+    for text in (f"{path}::train_set_x", f"{path}::/train_set_x", str(path)):
+        found = read_source(text)
+        assert found.kind == "hdf5" and len(found) == 6 and found.names[4] == "train_set_x[4]"
+        assert found.y.tolist() == [0, 1, 2, 3, 4, 5] and found.y.dtype == np.int64
+        images = Images.of(found.images)
+        np.testing.assert_array_equal(images.decode(4, Decoder((8, 8)))[1], X[4])
+    assert read_source(path, labels=False).y is None
+    found = read_source(path, target="words", groups="train_set_y", split="part")
+    assert found.y.tolist() == list("abcabc") and found.groups.tolist() == list(range(6))
+    test = found.subset("test")
+    assert test.names == ["train_set_x[4]", "train_set_x[5]"] and test.y.tolist() == ["b", "c"]
+    np.testing.assert_array_equal(Images.of(test.images).decode(1, Decoder((8, 8)))[1], X[5])
+    np.testing.assert_array_equal(Images.of(test.take([1]).images).decode(0, Decoder((8, 8)))[1], X[5])
+
+
+def test_hdf5_arrays_are_lazy_and_pickle_as_an_address(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "big.h5"
+    with h5py.File(path, "w") as f:  # 3 TB that are not there
+        f.create_dataset("x", (1_000_000, 1024, 1024, 3), "u1", chunks=(1, 1024, 1024, 3))
+    found = read_source(path)
+    assert len(found) == 1_000_000 and found.images.shape == (1_000_000, 1024, 1024, 3)
+    small = found.take([5, 999_999])
+    text = pickle.dumps(small.images)
+    assert len(text) < 2000
+    again = pickle.loads(text)
+    assert isinstance(again, ArrayOnDisk) and len(again) == 2 and again[1].max() == 0
+
+
+def test_hdf5_with_several_arrays_asks_which(h5):
+    h5py = pytest.importorskip("h5py")
+    path, X = h5
+    with h5py.File(path, "a") as f:
+        f["test_set_x"] = X[:2]
+        f["deep/images"], f["deep/labels"] = X[:2], [7, 8]
+    with pytest.raises(SourceError, match=r"Which array.*'.*::dataset'.*'test_set_x' \(2, 8, 8, 3\)"):
+        read_source(path)
+    assert read_source(f"{path}::test_set_x").y is None
+    assert read_source(f"{path}::deep/images").y.tolist() == [7, 8]
+
+
+def test_bad_hdf5(h5, tmp_path):
+    path, _ = h5
+    for dataset, options, message in (
+        ("train_set", {}, "No array 'train_set'.*Did you mean .*'train_set_x'.*Image arrays"),
+        ("words", {}, r"'words' .* has shape \(6,\): no images"),
+        ("train_set_x", {"target": "lables"}, "No dataset 'lables'.*Datasets: "),
+        ("train_set_x", {"target": "train_set_x"}, r"has shape \(6, 8, 8, 3\); expected one value an image"),
+        ("train_set_x", {"target": "gaps"}, "2 values of 'gaps' .* are missing, the first in row 2"),
+        ("train_set_x", {"path_column": "p"}, "path_column is for manifests"),
+    ):
+        with pytest.raises(SourceError, match=message):
+            read_source(f"{path}::{dataset}", **options)
+    with pytest.raises(SourceError, match=r"No such HDF5 file: .*Did you mean 'signs.h5'"):
+        read_source(f"{tmp_path}/sings.h5::x")
+    (tmp_path / "no.h5").write_bytes(b"not HDF5")
+    with pytest.raises(SourceError, match=r"Cannot read .* as HDF5"):
+        read_source(tmp_path / "no.h5")
+
+
+def test_reading_sources_imports_neither_pandas_nor_keras(images):
+    import subprocess
+
+    write(images / "m.csv", "path,label\nimg/1.jpg,1\n")
+    code = f"""if True:
+        import sys
+        from tlfeatures.sources import read_source
+        read_source({str(images / "m.csv")!r}), read_source({str(images / "img")!r})
+        print(sorted({{"keras", "tensorflow", "h5py", "pandas", "sklearn"}} & set(sys.modules)))
+    """
+    root = pathlib.Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stderr
