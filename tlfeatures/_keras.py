@@ -22,6 +22,7 @@ __all__ = [
     "is_model",
     "keras",
     "keras_version",
+    "to_numpy",
     "untouched_random_state",
     "weights_folders",
 ]
@@ -132,8 +133,15 @@ def compile_frozen(
     return compiler[backend](model, outputs, precision)
 
 
+def to_numpy(variable: Any) -> np.ndarray:
+    """The value of a Keras variable."""
+    if keras().backend.backend() == "tensorflow":
+        return variable.value.numpy()  # Keras's own way warns under numpy 2
+    return keras().ops.convert_to_numpy(variable.value)
+
+
 def _values(variables: list[Any]) -> list[np.ndarray]:
-    return [np.asarray(keras().ops.convert_to_numpy(v)) for v in variables]
+    return [to_numpy(variable) for variable in variables]
 
 
 def _compile_tensorflow(model: Any, outputs: Callable[..., list[Any]], precision: str) -> Callable[..., Any]:

@@ -358,7 +358,7 @@ def _progress(verbose: int, plan: Plan) -> Iterator[Callable[[int, int], None] |
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.speed:.0f} images/s", style="progress.data.speed"),
+        TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), speed_estimate_period=10) as progress:
@@ -367,7 +367,10 @@ def _progress(verbose: int, plan: Plan) -> Iterator[Callable[[int, int], None] |
         def on_batch(done: int, total: int) -> None:
             nonlocal task
             if task is None:
-                task = progress.add_task(plan.description.name, total=total)
+                task = progress.add_task(plan.description.name, total=total, rate="")
             progress.advance(task, done)
+            state = progress.tasks[0]
+            speed = state.finished_speed or state.speed or state.completed / max(state.elapsed or 0, 1e-3)
+            progress.update(task, rate=f"{speed:.0f} images/s")
 
         yield on_batch

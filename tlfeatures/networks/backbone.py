@@ -188,7 +188,9 @@ class Backbone:
         if key is None:
             return None
         note = store.get_sidecar(key) if store is not None else None
-        return note or _notes.get(str(key))
+        if note is None and (note := _notes.get(str(key))) is not None and store is not None:
+            store.put_sidecar(key, note)  # known from another store
+        return note
 
     def _make_note(
         self, model: Any, operations: dict[str, Any], layers: Sequence[str] | None

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tlfeatures._keras import keras
+from tlfeatures._keras import keras, to_numpy
 from tlfeatures.fingerprints import KEY_BYTES
 from tlfeatures.registry import NETWORKS, NetworkSpec
 
@@ -64,7 +64,7 @@ def tap_digest(model: Any) -> str:
     config = json.loads(json.dumps(model.get_config(), default=_plain))
     h.update(json.dumps(_nameless(config, {}), sort_keys=True).encode())
     for variable in model.weights:
-        value = np.ascontiguousarray(keras().ops.convert_to_numpy(variable))
+        value = np.ascontiguousarray(to_numpy(variable))
         h.update(f"|{value.dtype.str}{value.shape}|".encode())
         h.update(value.reshape(-1).view(np.uint8).data)
     return h.hexdigest()

@@ -1,0 +1,440 @@
+"""CNNFeatures as a scikit-learn transformer."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.base import clone
+from sklearn.callback import ProgressBar
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.validation import validate_data
+
+from tlfeatures import CNNFeatures, EmbeddingStore, extract
+from tlfeatures.errors import (
+    ImageReadError,
+    RandomWeightsWarning,
+    RecipeMismatchError,
+    UnreadableImagesWarning,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore::tlfeatures.errors.RandomWeightsWarning")
+NETWORK = {"model": "mobilenet_0.25", "weights": None, "image_size": 32}
+
+
+class FlatCNNFeatures(CNNFeatures):
+    """Takes flat rows of any numbers, so that scikit-learn's own checks can feed it."""
+
+    def __init__(self, model="mobilenet_0.25", *, weights=None, image_size=32, batch_size=8, cache=None):
+        super().__init__(model, weights=weights, image_size=image_size, batch_size=batch_size, cache=cache)
+
+    def _pixels(self, X, reset):
+        X = validate_data(self, X, reset=reset)
+        return np.clip(128 + 32 * X, 0, 255).astype(np.uint8).reshape(len(X), 1, -1, 1)
+
+    def fit(self, X, y=None):
+        return super().fit(self._pixels(X, reset=True))
+
+    def fit_transform(self, X, y=None):
+        return super().fit_transform(self._pixels(X, reset=True))
+
+    def transform(self, X):
+        return super().transform(self._pixels(X, reset=False))
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = True
+        tags.input_tags.one_d_array = tags.input_tags.three_d_array = tags.input_tags.string = False
+        return tags
+
+
+@parametrize_with_checks([FlatCNNFeatures()])
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+@parametrize_with_checks([CNNFeatures(**NETWORK, cache=None)])
+def test_scikit_learn_checks_with_the_honest_tags(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture
+def pictures():
+    return np.random.default_rng(0).integers(0, 256, (12, 40, 36, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def files(tmp_path, pictures):
+    paths = []
+    for i, picture in enumerate(pictures):
+        paths.append(str(tmp_path / f"picture {i}.png"))
+        Image.fromarray(picture).save(paths[-1])
+    return paths
+
+
+@pytest.fixture
+def network_calls(monkeypatch):
+    """How many images go through a network in this process."""
+    from tlfeatures.networks import Backbone
+
+    calls = []
+    compile_ = Backbone.compile
+
+    def counted(self, outputs, description):
+        run = compile_(self, outputs, description)
+
+        def call(batch):
+            calls.append(batch)
+            return run(batch)
+
+        return call
+
+    monkeypatch.setattr(Backbone, "compile", counted)
+    return calls
+
+
+def test_fit_then_transform_equals_fit_transform(pictures, store):
+    cnn = CNNFeatures(**NETWORK, cache=None)
+    together = cnn.fit_transform(pictures)
+    assert together.dtype == np.float32 and together.shape == (12, 256)
+    np.testing.assert_array_equal(clone(cnn).fit(pictures).transform(pictures), together)
+    stored = clone(cnn).set_params(cache=store)
+    np.testing.assert_array_equal(stored.fit_transform(pictures), together)  # written
+    np.testing.assert_array_equal(stored.transform(pictures), together)  # read
+
+
+def test_row_i_is_picture_i_and_duplicates_are_computed_once(pictures, store, network_calls):
+    cnn = CNNFeatures(**NETWORK, batch_size=4, cache=store)
+    alone = np.concatenate([CNNFeatures(**NETWORK, cache=None).fit_transform(p[None]) for p in pictures])
+    network_calls.clear()
+    order = np.random.default_rng(1).integers(0, 12, 50)
+    np.testing.assert_allclose(cnn.fit_transform(pictures[order]), alone[order], rtol=1e-5, atol=1e-6)
+    assert sum(map(len, network_calls)) == 12  # all twelve occur in the fifty; three full batches
+    assert len(np.unique(order)) == 12
+
+
+def test_the_callers_array_is_untouched(pictures):
+    held = pictures.copy()
+    pictures.setflags(write=False)
+    CNNFeatures(**NETWORK, cache=None).fit_transform(pictures)
+    np.testing.assert_array_equal(pictures, held)
+
+
+def test_layers_are_concatenated_in_their_order(pictures, store, network_calls):
+    late, early = "conv_pw_13_relu", "conv_pw_5_relu"
+    both = CNNFeatures(**NETWORK, layer=[late, early], cache=store)
+    features = both.fit_transform(pictures)
+    passes = len(network_calls)
+    assert both.layers_ == [late, early] and both.n_features_out_ == 256 + 64
+    single = [
+        CNNFeatures(**NETWORK, layer=layer, cache=store).fit_transform(pictures) for layer in (late, early)
+    ]
+    np.testing.assert_array_equal(features, np.concatenate(single, axis=1))
+    maxima = CNNFeatures(**NETWORK, layer=[early, late], pooling="max", cache=store).fit_transform(pictures)
+    both_poolings = CNNFeatures(**NETWORK, layer=early, pooling="avgmax", cache=store).fit_transform(pictures)
+    np.testing.assert_array_equal(both_poolings, np.concatenate([single[1], maxima[:, :64]], axis=1))
+    assert len(network_calls) == passes  # layers alone, the maximum and both came with the first pass
+
+
+def test_feature_names_and_pandas_output(pictures, store):
+    cnn = CNNFeatures(**NETWORK, layer=["conv_pw_1_relu", "conv_pw_13_relu"], pooling="avgmax", cache=store)
+    frame = cnn.set_output(transform="pandas").fit_transform(pictures)
+    assert isinstance(frame, pd.DataFrame) and frame.shape == (12, 2 * (16 + 256))
+    assert frame.columns[0] == "conv_pw_1_relu_avg_000" and frame.columns[16] == "conv_pw_1_relu_max_000"
+    assert frame.columns[-1] == "conv_pw_13_relu_max_255" and len(set(frame.columns)) == frame.shape[1]
+    top = CNNFeatures(**NETWORK | {"layer": "predictions"}, cache=store).fit(pictures)
+    assert top.get_feature_names_out()[[0, -1]].tolist() == ["predictions_000", "predictions_999"]
+
+
+def test_a_series_of_paths_keeps_its_index(files, store):
+    cnn = CNNFeatures(**NETWORK, cache=store).set_output(transform="pandas")
+    X = pd.DataFrame({"path": files}, index=[f"patient {i}" for i in range(12)])
+    assert cnn.fit_transform(X).index.tolist() == X.index.tolist()
+
+
+def test_pickle_is_small_and_works_in_another_process(files, pictures, store, tmp_path):
+    y = np.arange(12) % 2
+    pipe = Pipeline([("cnn", CNNFeatures(**NETWORK, cache=store)), ("svm", SVC())]).fit(files, y)
+    cnn = pipe["cnn"]
+    assert len(pickle.dumps(cnn)) < 10_000
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(cnn)).transform(files), cnn.transform(files))
+    joblib.dump((pipe, files), tmp_path / "pipe.joblib")
+    code = (
+        "import joblib, sys, warnings; warnings.simplefilter('ignore')\n"
+        f"pipe, files = joblib.load({str(tmp_path / 'pipe.joblib')!r})\n"
+        "print(pipe.predict(files).tolist(), 'keras' in sys.modules, 'tensorflow' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == f"{pipe.predict(files).tolist()} False False"
+
+
+def test_grid_search_runs_each_image_once_a_layer(files, store, network_calls):
+    y = np.arange(12) % 2
+    pipe = Pipeline([("cnn", CNNFeatures(**NETWORK, cache=store)), ("svm", SVC())])
+    layers = ["conv_pw_3_relu", "conv_pw_13_relu"]
+    grid = {"cnn__layer": layers, "cnn__pooling": ["avg", "max"], "svm__C": [1, 10]}
+    GridSearchCV(pipe, grid, cv=3).fit(files, y)
+    rows = [
+        (c["recipe"]["layer"], c["recipe"]["pooling"], c["rows"], c["unique_rows"])
+        for c in store.info()["recipes"]
+    ]
+    assert sorted(rows) == [
+        (layer, pooling, 12, 12) for layer in sorted(layers) for pooling in ("avg", "max")
+    ]
+
+
+def test_one_call_with_all_layers_makes_the_search_free(files, store, network_calls):
+    y = np.arange(12) % 2
+    layers = ["conv_pw_3_relu", "conv_pw_13_relu"]
+    CNNFeatures(**NETWORK, layer=layers, cache=store).fit_transform(files)
+    passes = len(network_calls)
+    assert passes == 1  # twelve images, one batch, all layers
+    pipe = Pipeline([("cnn", CNNFeatures(**NETWORK, cache=store)), ("svm", SVC())])
+    GridSearchCV(pipe, {"cnn__layer": layers, "cnn__pooling": ["avg", "max", "avgmax"]}, cv=2).fit(files, y)
+    assert len(network_calls) == passes
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading"])
+def test_workers_give_the_same_scores(files, store, backend):
+    y = np.arange(12) % 2
+    pipe = make_pipeline(CNNFeatures(**NETWORK, cache=store), StandardScaler(), LogisticRegression())
+    expected = cross_val_score(pipe, files, y, cv=3)
+    fresh = clone(pipe).set_params(cnnfeatures__cache=EmbeddingStore(store.root / "other"))
+    with joblib.parallel_backend(backend, n_jobs=2):
+        np.testing.assert_array_equal(cross_val_score(fresh, files, y, cv=3), expected)
+
+
+def test_threads_share_one_estimator(pictures):
+    cnn = CNNFeatures(**NETWORK, cache=None).fit(pictures)
+    expected = cnn.transform(pictures)
+    barrier = threading.Barrier(4)
+
+    def work(_):
+        barrier.wait()
+        return cnn.transform(pictures)
+
+    with ThreadPoolExecutor(4) as pool:
+        for features in pool.map(work, range(4)):
+            np.testing.assert_array_equal(features, expected)
+
+
+def test_clones_share_a_network_in_memory(pictures):
+    import keras
+
+    network = keras.Sequential(
+        [keras.Input((32, 32, 3)), keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(4, 3, name="conv")]
+    )
+    cnn = CNNFeatures(network, layer="conv", pooling="max", cache=None)
+    copy = clone(cnn)
+    assert copy.model is network and copy.get_params() == cnn.get_params()
+    assert clone(make_pipeline(cnn, SVC()))[0].model is network
+    features = copy.fit_transform(pictures)
+    np.testing.assert_allclose(pickle.loads(pickle.dumps(copy)).transform(pictures), features, rtol=1e-6)
+
+
+def test_transform_refuses_another_recipe(pictures, store):
+    cnn = CNNFeatures(**NETWORK, cache=store).fit(pictures)
+    with pytest.raises(RecipeMismatchError, match=r"resize: 'stretch' became 'crop'.*Fit again"):
+        cnn.set_params(resize="crop").transform(pictures)
+    cnn.set_params(resize="stretch", batch_size=3, n_jobs=1, on_error="nan", verbose=0, cache=None)
+    assert cnn.transform(pictures).shape == (12, 256)  # none of these is part of the recipe
+
+
+HITS = {
+    "batch_size": 5,
+    "n_jobs": 1,
+    "on_error": "nan",
+    "verbose": 1,
+    "image_size": (32, 32),
+    "model": "MobileNet_0.25",
+}
+MISSES = {
+    "layer": "conv_pw_7_relu",
+    "pooling": "gem",
+    "weights": "file",
+    "image_size": (32, 48),
+    "resize": "pad",
+    "interpolation": "bicubic",
+    "decode": "exact",
+    "normalization": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "precision": "bfloat16",
+    "model": "mobilenet_0.5",
+}
+
+
+@pytest.mark.parametrize("name", HITS)
+def test_what_does_not_change_the_answer_hits(name, pictures, store, network_calls):
+    CNNFeatures(**NETWORK, cache=store).fit_transform(pictures)
+    network_calls.clear()
+    CNNFeatures(**NETWORK | {name: HITS[name]}, cache=store).fit_transform(pictures)
+    assert not network_calls
+
+
+@pytest.mark.parametrize("name", MISSES)
+def test_what_changes_the_answer_misses(name, pictures, store, network_calls, tmp_path):
+    CNNFeatures(**NETWORK, cache=store).fit_transform(pictures)
+    network_calls.clear()
+    value = MISSES[name]
+    if name == "weights":
+        import keras
+
+        value = str(tmp_path / "other.weights.h5")
+        keras.applications.MobileNet(
+            alpha=0.25, weights=None, include_top=False, input_shape=(32, 32, 3)
+        ).save_weights(value)
+    CNNFeatures(**NETWORK | {name: value}, cache=store).fit_transform(pictures)
+    assert sum(map(len, network_calls)) >= 12
+
+
+def test_every_parameter_is_a_hit_or_a_miss():
+    assert HITS.keys() | MISSES.keys() | {"cache"} == CNNFeatures().get_params().keys()
+
+
+def test_an_unreadable_image_is_named_and_finished_work_kept(files, store, network_calls):
+    Path(files[9]).write_bytes(Path(files[9]).read_bytes()[:300])
+    cnn = CNNFeatures(**NETWORK, batch_size=4, cache=store)
+    with pytest.raises(ImageReadError, match=r"picture 9\.png.*truncated"):
+        cnn.fit_transform(files)
+    assert {r["rows"] for r in store.info()["recipes"]} == {8}  # the two batches before it
+    network_calls.clear()
+    with pytest.warns(UnreadableImagesWarning, match=r"1 of 12 images could not be read.*picture 9"):
+        features = cnn.set_params(on_error="nan").fit_transform(files)
+    assert np.isnan(features[9]).all() and not np.isnan(np.delete(features, 9, axis=0)).any()
+    assert len(network_calls) == 1  # the third batch only
+    Path(files[3]).unlink()
+    with pytest.raises(ImageReadError, match="picture 3"):
+        cnn.set_params(on_error="raise").transform(files)
+
+
+def test_an_image_replaced_between_reading_and_decoding_is_never_stored_wrong(files, store, monkeypatch):
+    """The digest is taken, then the file changes, then it is decoded."""
+    expected = CNNFeatures(**NETWORK, cache=None).fit_transform([files[5]])
+    keys = extract.Images.keys
+
+    def keys_then_replaced(self, n_threads=None):
+        found = keys(self, n_threads)
+        Path(files[0]).write_bytes(Path(files[5]).read_bytes())
+        return found
+
+    monkeypatch.setattr(extract.Images, "keys", keys_then_replaced)
+    held = Path(files[0]).read_bytes()
+    features = CNNFeatures(**NETWORK, cache=store).fit_transform([files[0], files[1]])
+    np.testing.assert_allclose(features[0], expected[0], rtol=1e-5, atol=1e-6)
+    monkeypatch.undo()
+    Path(files[0]).write_bytes(held)
+    original = CNNFeatures(**NETWORK, cache=None).fit_transform([files[0]])
+    np.testing.assert_array_equal(CNNFeatures(**NETWORK, cache=store).fit_transform([files[0]]), original)
+    assert np.abs(original - expected).max() > 0
+
+
+def test_an_image_replaced_by_another_of_the_same_size_and_time(tmp_path, store):
+    import os
+
+    path = tmp_path / "a.bmp"  # uncompressed: equal sizes
+    cnn = CNNFeatures(**NETWORK, cache=store)
+    features = []
+    for value in (10, 200):
+        Image.new("RGB", (40, 40), (value, 0, 255 - value)).save(path)
+        os.utime(path, ns=(10**18, 10**18))
+        features.append(cnn.fit_transform([str(path)]))
+    assert np.abs(features[0] - features[1]).max() > 0
+
+
+def test_a_store_that_cannot_be_written_changes_nothing_but_a_warning(tmp_path, pictures):
+    from tlfeatures.errors import StoreWarning
+
+    (tmp_path / "file").write_text("in the way")
+    expected = CNNFeatures(**NETWORK, cache=None).fit_transform(pictures)
+    with pytest.warns(StoreWarning) as caught:
+        features = CNNFeatures(**NETWORK, batch_size=4, cache=tmp_path / "file").fit_transform(pictures)
+    assert sum(issubclass(w.category, StoreWarning) for w in caught) == 1
+    np.testing.assert_array_equal(features, expected)
+
+
+def test_callbacks_see_the_batches(pictures, capsys):
+    class Recorder:
+        def __init__(self):
+            self.events = []
+
+        def setup(self, estimator, context): ...
+
+        def on_fit_task_begin(self, estimator, context): ...
+
+        def on_fit_task_end(self, estimator, context):
+            self.events.append(context.task_name)
+
+        def teardown(self, estimator, context): ...
+
+    recorder = Recorder()
+    CNNFeatures(**NETWORK, batch_size=5, cache=None).set_callbacks(recorder).fit_transform(pictures)
+    assert recorder.events == ["batch", "batch", "batch", "fit"]
+    pipe = make_pipeline(CNNFeatures(**NETWORK, cache=None), SVC()).set_callbacks(
+        ProgressBar(max_propagation_depth=None)
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The estimator SVC does not support callbacks")
+        pipe.fit(pictures, np.arange(12) % 2)
+    assert "CNNFeatures" in capsys.readouterr().out
+
+
+def test_progress_on_a_terminal(pictures, capsys):
+    CNNFeatures(**NETWORK, cache=None, verbose=1).fit_transform(pictures)
+    err = capsys.readouterr().err
+    assert "mobilenet_0.25" in err and "12/12" in err and "images/s" in err
+
+
+def test_html_display_and_tags(pictures):
+    cnn = CNNFeatures(**NETWORK, cache=None)
+    assert "CNNFeatures" in make_pipeline(cnn, SVC())._repr_html_()
+    tags = cnn.__sklearn_tags__()
+    assert not tags.input_tags.two_d_array and tags.input_tags.string and tags.target_tags.required is False
+
+
+@pytest.mark.parametrize(
+    ("params", "error"),
+    [
+        ({"model": "vgg91"}, r"Unknown network 'vgg91'. Did you mean .*'vgg19'.*tlfeatures models"),
+        (
+            {"layer": "conv_pw_31_relu"},
+            r"Unknown layer of mobilenet_0.25.*'conv_pw_13_relu'.*tlfeatures layers",
+        ),
+        ({"layer": []}, "expected None, a layer's name, or a list"),
+        ({"pooling": "average"}, r"Unknown pooling 'average'. Did you mean 'avg'"),
+        ({"image_size": 0}, "image_size=0; expected None, a number of pixels"),
+        ({"image_size": 8}, "mobilenet_0.25 cannot take images of 8x8 pixels"),
+        ({"resize": "strech"}, "Did you mean 'stretch'"),
+        ({"interpolation": "linear"}, "Did you mean 'bilinear'"),
+        ({"decode": "fast"}, "Unknown decode 'fast'"),
+        ({"normalization": (0.5, 0.5)}, r"expected 'auto' or a pair \(mean, std\)"),
+        ({"precision": "float64"}, "Unknown precision 'float64'"),
+        ({"batch_size": 0}, "batch_size=0; expected a whole number of at least 1"),
+        ({"n_jobs": 0}, "n_jobs=0; expected"),
+        ({"on_error": "skip"}, "on_error='skip'; expected 'raise' or 'nan'"),
+        ({"weights": "absent.h5"}, "No weights file at 'absent.h5'"),
+        ({"model": "absent.keras", "weights": "imagenet"}, "No file at 'absent.keras'"),
+        ({"model": 3}, "model is of type int; expected the name of a network"),
+    ],
+)
+def test_bad_parameters_say_what_to_do(params, error, pictures):
+    with pytest.raises((ValueError, TypeError, OSError), match=error):
+        CNNFeatures(**NETWORK | {"cache": None} | params).fit(pictures)
+
+
+def test_random_weights_warn(pictures):
+    with pytest.warns(RandomWeightsWarning, match="not pretrained"):
+        CNNFeatures(**NETWORK, cache=None).fit(pictures)
