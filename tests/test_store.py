@@ -1,0 +1,897 @@
+"""The embedding store: rows, recipes, writers, locks, sidecars and upkeep. Faults: test_store_faults."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import pickle
+import stat
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import tlfeatures
+from tlfeatures.errors import StoreError, StoreWarning
+from tlfeatures.fingerprints import bytes_key, canonical_json, recipe_digest
+from tlfeatures.store import EmbeddingStore, files, index, lock, segment, upkeep, writer
+
+RECIPE = {"network": "toy", "layer": "last", "width": 6, "dtype": "float32"}
+ROOT = Path(tlfeatures.__file__).parents[1]
+
+
+def rows(n: int, seed: int = 0, width: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (n, 16), "u1"), rng.standard_normal((n, width)).astype("f4")
+
+
+def as_new_process() -> None:
+    """Forget what this process has read."""
+    index._start_anew()
+
+
+def segments(store: EmbeddingStore) -> list[Path]:
+    return sorted(store.root.glob("v1/*/*.h5"))
+
+
+def python(code: str, *args: object, **options) -> subprocess.Popen:
+    """A new process that runs ``code``, with the store's name and numpy in place."""
+    head = "import sys, os, time\nimport numpy as np\nfrom tlfeatures.store import EmbeddingStore\n"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", head + code, *map(str, args)]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True, **options)
+
+
+# ---------------------------------------------------------------- rows
+
+
+def test_rows_come_back_bit_identical_in_the_order_of_the_keys(store):
+    keys, features = rows(100)
+    features.view("u4")[:, 0] = np.random.default_rng(1).integers(0, 2**32, 100, "u4")  # NaNs, infs, all
+    store.publish(RECIPE, keys, features)
+    order = np.random.default_rng(2).integers(0, 100, 250)
+    for _ in range(2):
+        got, found = store.get(RECIPE, keys[order])
+        assert found.all()
+        assert np.array_equal(got.view("u4"), features[order].view("u4"))
+        as_new_process()
+
+
+def test_rows_not_found_are_nan_and_say_so(store):
+    keys, features = rows(10)
+    store.publish(RECIPE, keys[::2], features[::2])
+    got, found = store.get(RECIPE, keys)
+    assert found.tolist() == [True, False] * 5
+    assert np.array_equal(got[found], features[::2])
+    assert np.isnan(got[~found]).all()
+    assert np.array_equal(store.contains(RECIPE, keys), found)
+
+
+def test_out_may_be_a_slice_of_columns(store):
+    keys, features = rows(20)
+    store.publish(RECIPE, keys[:15], features[:15])
+    table = np.full((20, 10), 7, "f4")
+    got, found = store.get(RECIPE, keys, out=table[:, 2:8])
+    assert np.shares_memory(got, table)
+    assert found.sum() == 15
+    assert np.array_equal(table[:15, 2:8], features[:15])
+    assert np.isnan(table[15:, 2:8]).all()
+    assert (table[:, [0, 1, 8, 9]] == 7).all()
+
+
+def test_no_keys_is_no_question(store):
+    got, found = store.get(RECIPE, np.empty((0, 16), "u1"))
+    assert got.shape == (0, 6)
+    assert found.shape == (0,)
+    store.publish(RECIPE, np.empty((0, 16), "u1"), np.empty((0, 6), "f4"))
+    assert not store.root.exists()
+
+
+def test_of_equal_keys_in_one_publish_the_first_counts(store):
+    keys, features = rows(5)
+    store.publish(RECIPE, keys[[0, 1, 0, 2, 1]], features)
+    assert store.info()["recipes"][0]["rows"] == 3
+    assert np.array_equal(store.get(RECIPE, keys[:3])[0], features[[0, 1, 3]])
+
+
+def test_keys_that_share_their_first_half_are_told_apart(store):
+    keys = np.zeros((300, 16), "u1")
+    keys[:, 14:] = np.arange(300, dtype=">u2").view("u1").reshape(-1, 2)
+    features = rows(300)[1]
+    store.publish(RECIPE, keys[::2], features[::2])
+    got, found = store.get(RECIPE, keys[::-1])
+    assert np.array_equal(found, np.arange(299, -1, -1) % 2 == 0)
+    assert np.array_equal(got[found], features[::2][::-1])
+
+
+def test_rows_spread_over_many_segments_and_larger_than_the_memory_for_them(store, monkeypatch):
+    monkeypatch.setattr(index, "_segments", index._ByteLRU(20_000))
+    keys, features = rows(2000)
+    for i in range(0, 2000, 100):
+        store.publish(RECIPE, keys[i : i + 100], features[i : i + 100])
+    assert len(segments(store)) == 20
+    order = np.random.default_rng(0).permutation(2000)
+    got, found = store.get(RECIPE, keys[order])
+    assert found.all()
+    assert np.array_equal(got, features[order])
+    assert 0 < index._segments.total <= 20_000
+
+
+def test_a_large_publish_is_split(store, monkeypatch):
+    monkeypatch.setattr(segment, "TARGET_BYTES", 4000)
+    keys, features = rows(1000)
+    store.publish(RECIPE, keys, features)
+    assert len(segments(store)) == 10
+    assert np.array_equal(store.get(RECIPE, keys)[0], features)
+
+
+def test_features_need_not_be_contiguous_and_are_not_changed(store):
+    keys, features = rows(10, width=12)
+    before = features.copy()
+    store.publish(RECIPE, keys, features[:, ::2])
+    assert np.array_equal(store.get(RECIPE, keys)[0], features[:, ::2])
+    assert np.array_equal(features, before)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "keys", "features", "message"),
+    [
+        (RECIPE, rows(3)[0][:, :8], rows(3)[1], r"keys are uint8 \(3, 8\); expected uint8 \(n, 16\)"),
+        (RECIPE, rows(3)[0].astype(int), rows(3)[1], r"keys are int64 .* expected uint8"),
+        (RECIPE, rows(3)[0], rows(4)[1], r"features are float32 \(4, 6\); expected float32 \(3, 6\)"),
+        (RECIPE, rows(3)[0], rows(3, width=5)[1], r"expected float32 \(3, 6\)"),
+        (RECIPE, rows(3)[0], rows(3)[1].astype("f8"), r"features are float64"),
+        ({"width": 6}, *rows(3), r"dtype=None and width=6; expected 'float32'"),
+        ({"dtype": "float32"}, *rows(3), r"width=None; expected 'float32' and a whole number"),
+        ({**RECIPE, "width": 10**9}, *rows(3), r"width=1000000000; .* from 1 to"),
+    ],
+)
+def test_arrays_that_do_not_fit_the_recipe_are_refused(store, recipe, keys, features, message):
+    with pytest.raises(ValueError, match=message):
+        store.publish(recipe, keys, features)
+    with pytest.raises(ValueError, match=message), store.writer(recipe) as w:
+        w.add(keys, [features])
+    assert not store.root.exists()
+
+
+def test_out_of_another_shape_or_dtype_is_refused(store):
+    for out in (np.empty((3, 5), "f4"), np.empty((3, 6), "f8")):
+        with pytest.raises(ValueError, match=r"expected float32 \(3, 6\)"):
+            store.get(RECIPE, rows(3)[0], out=out)
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_nothing_is_made_on_disk_before_something_is_published(store):
+    keys = rows(3)[0]
+    assert not store.contains(RECIPE, keys).any()
+    assert not store.get(RECIPE, keys)[1].any()
+    assert store.get_sidecar({"a": 1}) is None
+    assert store.info() == {"root": str(store.root), "bytes": 0, "recipes": []}
+    assert store.verify() == []
+    assert store.compact()["segments_after"] == store.prune(0)["bytes"] == store.clear()["removed_files"] == 0
+    with store.writer(RECIPE):
+        pass
+    assert not store.root.exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_folders_and_files_are_their_owners_alone(store):
+    mask = os.umask(0)
+    try:
+        store.publish(RECIPE, *rows(3))
+        store.put_sidecar({"a": 1}, {"b": 2})
+        with store.single_flight(RECIPE):
+            pass
+    finally:
+        os.umask(mask)
+    made = [store.root, *store.root.rglob("*")]
+    assert len(made) == 8
+    for path in made:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_layout_on_disk(store):
+    keys, features = rows(9)
+    store.publish(RECIPE, keys, features)
+    (path,) = segments(store)
+    assert path.parent == store.root / "v1" / recipe_digest(RECIPE)
+    assert path.stem == bytes_key(path.read_bytes()).hex()
+    assert json.loads((path.parent / "recipe.json").read_text()) == RECIPE
+    with h5py.File(path, "r") as f:
+        assert sorted(f) == ["features", "keys", "recipe"]
+        assert np.array_equal(f["keys"][:], keys)
+        assert np.array_equal(f["features"][:], features)
+        assert f["features"].dtype == "<f4"
+        assert f["recipe"][:].tobytes() == canonical_json(RECIPE)
+        assert f["recipe"].shape == (1, len(canonical_json(RECIPE)))
+
+
+def test_equal_content_is_one_file(store):
+    keys, features = rows(50)
+    store.publish(RECIPE, keys, features)
+    (path,) = segments(store)
+    time.sleep(1.1)  # HDF5's own times have a resolution of a second
+    store.publish(RECIPE, keys, features)
+    assert segments(store) == [path]
+
+
+def test_the_index_follows_the_folder(store, tmp_path):
+    (k1, f1), (k2, f2) = rows(10, 1), rows(10, 2)
+    store.publish(RECIPE, k1, f1)
+    assert store.contains(RECIPE, np.concatenate([k1, k2])).sum() == 10
+    other = EmbeddingStore(tmp_path / "other")
+    other.publish(RECIPE, k2, f2)
+    (new,), (old,) = segments(other), segments(store)
+    new.rename(old.with_name(new.name))
+    assert np.array_equal(store.get(RECIPE, k2)[0], f2)
+    old.unlink()
+    assert store.contains(RECIPE, np.concatenate([k1, k2])).tolist() == [False] * 10 + [True] * 10
+    assert not store.get(RECIPE, k1)[1].any()
+
+
+def test_segments_in_memory_are_not_read_again(store, monkeypatch):
+    keys, features = rows(10)
+    store.publish(RECIPE, keys, features)
+    store.contains(RECIPE, keys)
+    monkeypatch.setattr(index, "load_segment", None)
+    assert np.array_equal(EmbeddingStore(store.root).get(RECIPE, keys)[0], features)
+
+
+# ---------------------------------------------------------------- address
+
+
+def test_a_store_pickles_as_its_address(store):
+    store.publish(RECIPE, *rows(1000))
+    store.get(RECIPE, rows(1000)[0])
+    text = pickle.dumps(store)
+    assert len(text) < 200 + len(str(store.root))
+    twin = pickle.loads(text)
+    assert twin == store
+    assert hash(twin) == hash(store)
+    assert twin != EmbeddingStore(store.root / "x")
+    assert twin.get(RECIPE, rows(1000)[0])[1].all()
+    assert repr(twin) == f"EmbeddingStore({str(store.root)!r})"
+
+
+def test_an_address_does_not_depend_on_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = pickle.dumps(EmbeddingStore("here"))
+    monkeypatch.chdir("/")
+    assert pickle.loads(text).root == tmp_path / "here"
+
+
+def test_resolve(tmp_path, monkeypatch):
+    monkeypatch.setenv("TLFEATURES_CACHE", str(tmp_path / "env"))
+    store = EmbeddingStore(tmp_path)
+    assert EmbeddingStore.resolve(None) is None
+    assert EmbeddingStore.resolve(store) is store
+    assert EmbeddingStore.resolve("auto").root == tmp_path / "env"
+    assert EmbeddingStore.resolve(str(tmp_path)) == EmbeddingStore.resolve(tmp_path) == store
+    for bad in (True, 3, "", {"root": "x"}):
+        with pytest.raises(
+            TypeError, match="expected 'auto', the path of a folder, an EmbeddingStore, or None"
+        ):
+            EmbeddingStore.resolve(bad)
+
+
+@pytest.mark.parametrize(
+    ("platform", "env", "place"),
+    [
+        ("linux", {"XDG_CACHE_HOME": "/x"}, "/x/tlfeatures"),
+        ("linux", {"HOME": "/h"}, "/h/.cache/tlfeatures"),
+        ("darwin", {"HOME": "/h", "XDG_CACHE_HOME": "/x"}, "/h/Library/Caches/tlfeatures"),
+        ("win32", {"LOCALAPPDATA": "/local"}, "/local/tlfeatures"),
+        ("linux", {"TLFEATURES_CACHE": "~/mine", "HOME": "/h"}, "/h/mine"),
+    ],
+)
+@pytest.mark.skipif(os.name == "nt", reason="POSIX paths")
+def test_default_root(monkeypatch, platform, env, place):
+    for name in ("TLFEATURES_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(files.sys, "platform", platform)
+    assert EmbeddingStore().root == Path(place)
+
+
+# ---------------------------------------------------------------- recipes (promise 7)
+
+
+@pytest.mark.parametrize(
+    "change", [{"layer": "first"}, {"layer": None}, {"new": 0}, {"network": "Toy"}, {"width": 7}]
+)
+def test_a_changed_recipe_never_hits(store, change):
+    keys, features = rows(10)
+    store.publish(RECIPE, keys, features)
+    assert not store.contains({**RECIPE, **change}, keys).any()
+    assert not store.get({**RECIPE, **change}, keys)[1].any()
+    left = {name: value for name, value in RECIPE.items() if name not in change}
+    if "width" in left:
+        assert not store.contains({**left, "z": 1}, keys).any()
+
+
+def test_the_order_of_a_recipe_does_not_matter(store):
+    keys, features = rows(10)
+    store.publish(RECIPE, keys, features)
+    assert store.get(dict(reversed(RECIPE.items())), keys)[1].all()
+
+
+def test_a_segment_in_the_folder_of_another_recipe_is_refused(store):
+    keys, features = rows(10)
+    store.publish(RECIPE, keys, features)
+    store.publish({**RECIPE, "layer": "first"}, *rows(10, 1))
+    source = store.root / "v1" / recipe_digest(RECIPE)
+    (path,) = source.glob("*.h5")
+    path.rename(store.root / "v1" / recipe_digest({**RECIPE, "layer": "first"}) / path.name)
+    with pytest.warns(StoreWarning, match="another recipe than its folder"):
+        assert not store.contains({**RECIPE, "layer": "first"}, keys).any()
+
+
+# ---------------------------------------------------------------- writer
+
+
+def test_writer_fills_several_recipes_and_keeps_no_reference(store):
+    narrow, wide = {**RECIPE, "width": 2}, {**RECIPE, "width": 6}
+    keys, features = rows(100)
+    with store.writer([narrow, wide]) as w:
+        for i in range(0, 100, 10):
+            k, a, b = keys[i : i + 10].copy(), features[i : i + 10, :2].copy(), features[i : i + 10].copy()
+            w.add(k, [a, b])
+            k[:] = a[:] = b[:] = 0
+        assert segments(store) == []
+    assert np.array_equal(store.get(narrow, keys)[0], features[:, :2])
+    assert np.array_equal(store.get(wide, keys)[0], features)
+    assert len(segments(store)) == 2
+
+
+def test_writer_commits_by_size_of_one_recipe_and_of_all(store, monkeypatch):
+    recipes = [{**RECIPE, "layer": i} for i in range(4)]
+    keys, features = rows(10)
+    monkeypatch.setattr(writer, "COMMIT_BYTES", 2 * features.nbytes)
+    with store.writer(recipes[:1]) as w:
+        w.add(keys, [features])
+        assert len(segments(store)) == 0
+        w.add(*(lambda k, f: (k, [f]))(*rows(10, 1)))
+        assert len(segments(store)) == 1
+    assert len(segments(store)) == 1
+    monkeypatch.setattr(writer, "PENDING_BYTES", 4 * features.nbytes)
+    with store.writer(recipes) as w:
+        w.add(rows(10, 2)[0], [features] * 4)
+        assert len(segments(store)) == 5
+
+
+def test_writer_commits_by_time(store, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(writer.time, "monotonic", lambda: now)
+    with store.writer(RECIPE) as w:
+        for wait, count in ((0, 0), (59, 0), (60, 1), (100, 1), (121, 2)):
+            now = 1000.0 + wait
+            k, f = rows(3, int(wait))
+            w.add(k, [f])
+            assert len(segments(store)) == count
+
+
+def test_the_defaults_are_8_mb_and_60_s():
+    assert writer.COMMIT_BYTES == 8 << 20
+    assert writer.COMMIT_SECONDS == 60
+    assert index.CACHE_BYTES == 64 << 20
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, RuntimeError])
+def test_finished_rows_are_kept_whatever_passes_through(store, error):
+    keys, features = rows(10)
+
+    def run():
+        with store.writer(RECIPE) as w:
+            w.add(keys[:7], [features[:7]])
+            raise error
+
+    with pytest.raises(error):
+        run()
+    as_new_process()
+    assert store.contains(RECIPE, keys).sum() == 7
+
+
+def test_a_kill_loses_at_most_the_open_batch(store):
+    """Promise 2, with the writer's own batches; test_store_faults kills inside publish."""
+    child = python(
+        """
+from tlfeatures.store import writer
+writer.COMMIT_BYTES = 10 * 6 * 4
+keys = np.arange(16 * 95, dtype='u4').view('u1')[:16 * 95].reshape(95, 16)
+w = EmbeddingStore(sys.argv[1]).writer({'network': 'toy', 'layer': 'last', 'width': 6, 'dtype': 'float32'})
+for i in range(95):
+    w.add(keys[i:i + 1], [np.full((1, 6), i, 'f4')])
+os.kill(os.getpid(), 9)
+""",
+        store.root,
+    )
+    assert child.wait(60) != 0
+    keys = np.arange(16 * 95, dtype="u4").view("u1")[: 16 * 95].reshape(95, 16)
+    got, found = store.get(RECIPE, keys)
+    assert found.tolist() == [True] * 90 + [False] * 5
+    assert np.array_equal(got[:90, 0], np.arange(90))
+
+
+def test_writer_refuses_what_it_does_not_know(store):
+    with pytest.raises(ValueError, match="on_failure='ignore'; expected 'warn' or 'raise'"):
+        store.writer(RECIPE, on_failure="ignore")
+    with pytest.raises(ValueError, match="2 arrays of features for 1 recipes"):
+        store.writer(RECIPE).add(rows(3)[0], [rows(3)[1]] * 2)
+
+
+# ---------------------------------------------------------------- locks
+
+
+def test_single_flight_lets_one_in_at_a_time(store):
+    inside, seen = 0, []
+
+    def run():
+        nonlocal inside
+        for _ in range(5):
+            with store.single_flight(RECIPE):
+                inside += 1
+                seen.append(inside)
+                time.sleep(0.002)
+                inside -= 1
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert seen == [1] * 20
+    assert not lock._held
+
+
+HOLD = """
+store = EmbeddingStore(sys.argv[1])
+with store.single_flight({'network': 'toy', 'layer': 'last', 'width': 6, 'dtype': 'float32'}):
+    if len(sys.argv) > 2 and os.fork() == 0:
+        print('held', os.getpid(), flush=True)
+        time.sleep(60)
+    elif len(sys.argv) == 2:
+        print('held', os.getpid(), flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(lock.fcntl is None, reason="no flock here")
+@pytest.mark.parametrize("forked", [(), ("fork",)])
+def test_a_dead_process_blocks_nobody(store, forked):
+    holder = python(HOLD, store.root, *forked)
+    pid = int(holder.stdout.readline().split()[1])
+    entered = threading.Event()
+
+    def wait():
+        with store.single_flight(RECIPE):
+            entered.set()
+
+    waiter = threading.Thread(target=wait, daemon=True)
+    waiter.start()
+    assert not entered.wait(0.2)  # while it lives, others wait
+    holder.kill()
+    holder.wait(30)
+    try:
+        assert entered.wait(10)  # even where a child that it forked lives on
+    finally:
+        if forked:
+            os.kill(pid, 9)
+    waiter.join(10)
+
+
+@pytest.mark.skipif(lock.fcntl is None, reason="no flock here")
+def test_where_locks_are_unsupported_or_cannot_be_made_work_goes_on(store, tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(lock.fcntl, "flock", unsupported)
+    with store.single_flight(RECIPE), store.single_flight(RECIPE):
+        store.publish(RECIPE, *rows(3))
+    assert store.compact()["segments_after"] == 1
+    (tmp_path / "file").write_text("x")
+    with EmbeddingStore(tmp_path / "file" / "below").single_flight(RECIPE):
+        pass
+    monkeypatch.setattr(lock, "fcntl", None)
+    with store.single_flight(RECIPE), store.single_flight(RECIPE):
+        pass
+
+
+def test_eight_workers_on_a_cold_store_compute_each_image_once(store, tmp_path):
+    code = """
+recipe = {'network': 'toy', 'layer': 'last', 'width': 6, 'dtype': 'float32'}
+keys = np.random.default_rng(0).integers(0, 256, (200, 16), 'u1')
+store = EmbeddingStore(sys.argv[1])
+while not os.path.exists(sys.argv[2]):
+    time.sleep(0.001)
+with store.single_flight(recipe):
+    todo = np.flatnonzero(~store.contains(recipe, keys))
+    time.sleep(0.05)
+    store.publish(recipe, keys[todo], np.tile(todo[:, None], 6).astype('f4'))
+got, found = store.get(recipe, keys)
+print(len(todo), found.all() and (got[:, 0] == np.arange(200)).all())
+"""
+    workers = [python(code, store.root, tmp_path / "go") for _ in range(8)]
+    (tmp_path / "go").write_text("")
+    said = [w.communicate(timeout=60)[0].split() for w in workers]
+    assert sum(int(computed) for computed, _ in said) == 200
+    assert [right for _, right in said] == ["True"] * 8
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_forked_while_a_thread_holds_the_locks_can_work(store):
+    keys, features = rows(10)
+    store.publish(RECIPE, keys, features)
+    folder = store._folder(RECIPE)
+    with folder.lock, index._segments.lock, index._folders.lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside threads
+        pid = os.fork()
+        if pid == 0:
+            ok = False
+            try:
+                store.publish(RECIPE, *rows(10, 1))
+                ok = np.array_equal(store.get(RECIPE, keys)[0], features)
+            finally:
+                os._exit(0 if ok else 1)
+    deadline = time.monotonic() + 20
+    while (done := os.waitpid(pid, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if done == (0, 0):
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+    assert done == (pid, 0)
+
+
+# ---------------------------------------------------------------- sidecars
+
+
+def test_sidecars_come_back_by_key(store):
+    key = {"model": "vgg19", "size": (224, 224), "stat": [1, 2.5, None]}
+    assert store.get_sidecar(key) is None
+    store.put_sidecar(key, {"digest": "ab", "taps": {"fc1": 4096}})
+    assert store.get_sidecar(key) == {"digest": "ab", "taps": {"fc1": 4096}}
+    assert store.get_sidecar({**key, "model": "vgg16"}) is None
+    store.put_sidecar(key, {"digest": "cd"})
+    assert store.get_sidecar(key) == {"digest": "cd"}
+    (path,) = store.root.glob("v1/networks/*")
+    assert path.name == f"{recipe_digest(key)}.json"
+
+
+def test_no_damage_of_a_sidecar_is_an_error_or_an_answer(store):
+    key, value = {"model": "toy"}, {"taps": {"a": 3}}
+    store.put_sidecar(key, value)
+    (path,) = store.root.glob("v1/networks/*")
+    good = path.read_bytes()
+    bad = [good[:i] for i in range(len(good))]
+    bad += [good[:i] + bytes([good[i] ^ 1 << b]) + good[i + 1 :] for i in range(len(good)) for b in range(8)]
+    bad += [b"[" * 100_000, b"null", b"[]", b"{}", b'{"digest":1,"key":{},"value":{}}', b"\xff" * 9, b"1e999"]
+    bad += [
+        canonical_json(
+            {"digest": recipe_digest([{"model": "x"}, value]), "key": {"model": "x"}, "value": value}
+        )
+    ]
+    bad += [b" " * (2 << 20)]
+    for content in bad:
+        path.write_bytes(content)
+        assert store.get_sidecar(key) is None, content[:80]
+    assert [d["path"] for d in store.verify()] == [str(path)]
+    path.unlink()
+    path.symlink_to(store.root / "elsewhere")
+    (store.root / "elsewhere").write_bytes(good)
+    assert store.get_sidecar(key) is None
+    store.put_sidecar(key, value)
+    assert store.get_sidecar(key) == value
+    assert not path.is_symlink()
+
+
+def test_a_sidecar_that_cannot_be_written_is_no_error(tmp_path):
+    (tmp_path / "file").write_text("x")
+    store = EmbeddingStore(tmp_path / "file")
+    store.put_sidecar({"a": 1}, {"b": 2})
+    assert store.get_sidecar({"a": 1}) is None
+
+
+# ---------------------------------------------------------------- upkeep
+
+
+def test_info_counts(store):
+    keys, features = rows(30)
+    store.publish(RECIPE, keys[:20], features[:20])
+    store.publish(RECIPE, keys[10:], features[10:])
+    other = {**RECIPE, "width": 2}
+    store.publish(other, keys, features[:, :2])
+    info = store.info()
+    by_digest = {r["digest"]: r for r in info["recipes"]}
+    first, second = by_digest[recipe_digest(RECIPE)], by_digest[recipe_digest(other)]
+    assert (first["rows"], first["unique_rows"], first["segments"], first["quarantined"]) == (40, 30, 2, 0)
+    assert (second["rows"], second["unique_rows"], second["segments"]) == (30, 30, 1)
+    assert first["recipe"] == RECIPE
+    assert info["bytes"] == first["bytes"] + second["bytes"] == sum(p.stat().st_size for p in segments(store))
+    assert abs(first["last_used"] - time.time()) < 60
+    (store.root / "v1" / first["digest"] / "recipe.json").unlink()
+    assert RECIPE in [r["recipe"] for r in store.info()["recipes"]]
+    json.dumps(info)
+
+
+def test_verify_names_damage_and_changes_nothing(store):
+    store.publish(RECIPE, *rows(10))
+    store.publish(RECIPE, *rows(10, 1))
+    store.put_sidecar({"a": 1}, {"b": 2})
+    assert store.verify() == []
+    bad = segments(store)[0]
+    bad.write_bytes(bad.read_bytes()[:-1])
+    recipe = bad.with_name("recipe.json")
+    recipe.write_text("{}")
+    before = {p: p.read_bytes() for p in store.root.rglob("*") if p.is_file()}
+    damage = store.verify()
+    assert {d["path"] for d in damage} == {str(bad), str(recipe)}
+    assert all(d["reason"] for d in damage)
+    assert {p: p.read_bytes() for p in store.root.rglob("*") if p.is_file()} == before
+    store.publish(RECIPE, *rows(10, 2))  # mends what is for people
+    assert [d["path"] for d in store.verify()] == [str(bad)]
+
+
+def test_compact_merges_and_drops_what_is_twice(store):
+    keys, features = rows(100)
+    for i in range(0, 100, 10):
+        store.publish(RECIPE, keys[i : i + 10], features[i : i + 10])
+    store.publish(RECIPE, keys[5:25], features[5:25])
+    assert store.get(RECIPE, keys)[1].all()
+    before = store.info()["bytes"]
+    done = store.compact()
+    assert (done["segments_before"], done["segments_after"]) == (11, 1)
+    assert done["bytes_before"] == before > done["bytes_after"] == store.info()["bytes"]
+    for _ in range(2):
+        got, found = store.get(RECIPE, keys)
+        assert found.all()
+        assert np.array_equal(got, features)
+        as_new_process()
+    info = store.info()["recipes"][0]
+    assert info["rows"] == info["unique_rows"] == 100
+    (path,) = segments(store)
+    assert store.compact()["segments_after"] == 1
+    assert segments(store) == [path]
+    assert sorted(p.name for p in path.parent.iterdir()) == sorted([path.name, "recipe.json"])
+
+
+def test_compact_bounds_the_size_of_a_segment(store, monkeypatch):
+    monkeypatch.setattr(upkeep, "TARGET_BYTES", 10_000)
+    keys, features = rows(1000)
+    for i in range(0, 1000, 50):
+        store.publish(RECIPE, keys[i : i + 50], features[i : i + 50])
+    store.compact()
+    sizes = [p.stat().st_size for p in segments(store)]
+    assert 5 <= len(sizes) <= 12
+    assert max(sizes) <= 10_000
+    again = segments(store)
+    store.compact()
+    assert segments(store) == again
+    assert np.array_equal(store.get(RECIPE, keys)[0], features)
+
+
+def test_compact_drops_a_segment_that_others_hold_whole(store, monkeypatch):
+    keys, features = rows(200)
+    store.publish(RECIPE, keys, features)
+    monkeypatch.setattr(upkeep, "TARGET_BYTES", segments(store)[0].stat().st_size)
+    store.publish(RECIPE, keys[:5], features[:5])
+    store.compact()
+    assert len(segments(store)) == 1
+    assert store.verify() == []
+    assert np.array_equal(store.get(RECIPE, keys)[0], features)
+
+
+def test_compact_removes_temporary_files_an_hour_old(store):
+    store.publish(RECIPE, *rows(3))
+    store.put_sidecar({"a": 1}, {"b": 2})
+    names = [
+        store.root / "v1" / place / f".tmp-{i:024x}"
+        for place in (recipe_digest(RECIPE), "networks")
+        for i in (1, 2)
+    ]
+    for i, path in enumerate(names):
+        path.write_text("x")
+        if i % 2:
+            os.utime(path, (time.time() - 4000,) * 2)
+    store.compact()
+    assert [p.exists() for p in names] == [True, False] * 2
+
+
+def test_compact_leaves_everything_when_a_segment_is_damaged_meanwhile(store, monkeypatch):
+    keys, features = rows(30)
+    for i in range(0, 30, 10):
+        store.publish(RECIPE, keys[i : i + 10], features[i : i + 10])
+    store.contains(RECIPE, keys)
+    bad = segments(store)[0]
+    bad.write_bytes(b"x")
+    index._segments.drop(str(bad))
+    with pytest.warns(StoreWarning, match="its content does not have the digest of its name"):
+        store.compact()
+        assert store.contains(RECIPE, keys).sum() == 20
+    store.compact()
+    assert len(segments(store)) == 1
+    assert store.contains(RECIPE, keys).sum() == 20
+
+
+def test_only_one_compacts_at_a_time(store):
+    for i in range(3):
+        store.publish(RECIPE, *rows(10, i))
+    with lock.flock(os.path.join(store._path(RECIPE), "compact.lock")):
+        assert store.compact()["segments_after"] == (3 if lock.fcntl else 1)
+    assert store.compact()["segments_after"] == 1
+
+
+def test_prune_deletes_the_least_recently_used_first(store):
+    recipes = [{**RECIPE, "layer": i} for i in range(4)]
+    keys, features = rows(100)
+    for i, recipe in enumerate(recipes):
+        store.publish(recipe, keys, features)
+        for path in Path(store._path(recipe)).iterdir():
+            os.utime(path, (1000 + i,) * 2)
+    store.get(recipes[0], keys)  # used now
+    size = store.info()["bytes"]
+    done = store.prune(size // 2)
+    assert (done["removed_recipes"], done["removed_bytes"], done["bytes"]) == (2, size // 2, size // 2)
+    assert [bool(store.contains(r, keys).all()) for r in recipes] == [True, False, False, True]
+    assert len(list((store.root / "v1").iterdir())) == 2
+    assert store.prune(size)["removed_recipes"] == 0
+    assert store.prune(0)["bytes"] == 0
+    with pytest.raises(ValueError, match="max_bytes=-1"):
+        store.prune(-1)
+
+
+def test_clear_deletes_its_own_files_and_nothing_else(store, tmp_path):
+    keys, features = rows(10)
+    store.publish(RECIPE, keys, features)
+    store.publish({**RECIPE, "layer": "x"}, keys, features)
+    store.put_sidecar({"a": 1}, {"b": 2})
+    with store.single_flight(RECIPE):
+        pass
+    (damaged,) = Path(store._path(RECIPE)).glob("*.h5")
+    damaged.write_bytes(b"x")
+    with pytest.warns(StoreWarning):
+        store.get(RECIPE, keys)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / damaged.name).write_text("theirs")
+    digest = "0" * 32
+    (store.root / "v1" / digest).symlink_to(outside)
+    foreign = [
+        store.root / "notes.txt",
+        store.root / "v1" / "notes.txt",
+        store.root / "v1" / recipe_digest(RECIPE) / "notes.h5",
+        store.root / "v1" / "networks" / "notes.json",
+    ]
+    for path in foreign:
+        path.write_text("theirs")
+    done = store.clear()
+    assert done["removed_files"] == 6  # two recipes, one segment, one quarantined, a sidecar, a lock
+    left = {
+        p for p in store.root.rglob("*") if p.is_file() and not p.is_relative_to(store.root / "v1" / digest)
+    }
+    assert left == set(foreign)
+    assert (outside / damaged.name).read_text() == "theirs"
+    assert (store.root / "v1" / digest).is_symlink()
+    assert not store.contains(RECIPE, keys).any()
+    store.publish(RECIPE, keys, features)
+    assert store.contains(RECIPE, keys).all()
+
+
+# ---------------------------------------------------------------- others at work (promises 5 and 8)
+
+
+def test_deleting_any_file_costs_only_recomputation(store):
+    keys, features = rows(30)
+
+    def fill():
+        for i in range(0, 30, 10):
+            store.publish(RECIPE, keys[i : i + 10], features[i : i + 10])
+        store.put_sidecar({"a": 1}, {"b": 2})
+        with store.single_flight(RECIPE):
+            pass
+
+    fill()
+    every = sorted(p for p in store.root.rglob("*") if p.is_file())
+    assert len(every) == 6
+    for path, warm in itertools.product(every, (True, False)):
+        path.unlink()
+        if not warm:
+            as_new_process()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            got, found = store.get(RECIPE, keys)
+            assert np.array_equal(got[found], features[found])
+            assert found.sum() == (20 if path.suffix == ".h5" else 30)
+            assert store.get_sidecar({"a": 1}) == (None if path.parent.name == "networks" else {"b": 2})
+            store.publish(RECIPE, keys[~found], features[~found])
+            fill()
+        assert path.exists()
+        assert store.get(RECIPE, keys)[1].all()
+
+
+@pytest.mark.parametrize("work", ["compact", "delete"])
+def test_readers_beside_one_who_compacts_or_deletes(store, work):
+    keys, features = rows(400)
+    store.publish(RECIPE, keys[:1], features[:1])
+    code = """
+from pathlib import Path
+keys = np.random.default_rng(0)
+rng = np.random.default_rng(0)
+keys, features = rng.integers(0, 256, (400, 16), 'u1'), rng.standard_normal((400, 6)).astype('f4')
+recipe = {'network': 'toy', 'layer': 'last', 'width': 6, 'dtype': 'float32'}
+store, end, n = EmbeddingStore(sys.argv[1]), time.monotonic() + 1.5, 0
+print('go', flush=True)
+while time.monotonic() < end:
+    for i in range(0, 400, 50):
+        store.publish(recipe, keys[i:i + 50], features[i:i + 50])
+    if sys.argv[2] == 'compact':
+        store.compact()
+    else:
+        for path in sorted(store.root.glob('v1/*/*.h5'))[::2]:
+            path.unlink()
+    n += 1
+for i in range(0, 400, 50):
+    store.publish(recipe, keys[i:i + 50], features[i:i + 50])
+print(n)
+"""
+    child = python(code, store.root, work)
+    child.stdout.readline()
+    wrong, counts = [], []
+
+    def read():
+        while child.poll() is None:
+            got, found = store.get(RECIPE, keys)
+            wrong.append(not np.array_equal(got[found], features[found]))
+            counts.append(int(found.sum()))
+            for path in segments(store):
+                index._segments.drop(str(path))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        threads = [threading.Thread(target=read) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert child.returncode == 0
+    assert int(child.stdout.read()) >= 2
+    assert len(wrong) > 4
+    assert not any(wrong)
+    if work == "compact":
+        assert counts == sorted(counts)  # what was there once is found ever after
+    assert store.get(RECIPE, keys)[1].all()
+
+
+def test_writers_go_on_while_the_store_is_cleared(store):
+    keys, features = rows(50)
+    stop = threading.Event()
+
+    def clear():
+        while not stop.wait(0.02):
+            store.clear()
+
+    thread = threading.Thread(target=clear)
+    thread.start()
+    try:
+        failures = 0
+        for i in range(50):
+            try:
+                store.publish(RECIPE, keys[i : i + 1], features[i : i + 1])
+            except StoreError:
+                failures += 1
+            got, found = store.get(RECIPE, keys)
+            assert np.array_equal(got[found], features[found])
+    finally:
+        stop.set()
+        thread.join(30)
+    assert failures <= 5  # a publish begins anew, three times in all
+    store.publish(RECIPE, keys, features)
+    assert store.get(RECIPE, keys)[1].all()
