@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import subprocess
 import sys
@@ -183,19 +184,43 @@ def test_pickle_is_small_and_works_in_another_process(files, pictures, store, tm
     assert out.strip() == f"{pipe.predict(files).tolist()} False False"
 
 
-def test_grid_search_runs_each_image_once_a_layer(files, store, network_calls):
-    y = np.arange(12) % 2
-    pipe = Pipeline([("cnn", CNNFeatures(**NETWORK, cache=store)), ("svm", SVC())])
-    layers = ["conv_pw_3_relu", "conv_pw_13_relu"]
-    grid = {"cnn__layer": layers, "cnn__pooling": ["avg", "max"], "svm__C": [1, 10]}
-    GridSearchCV(pipe, grid, cv=3).fit(files, y)
-    rows = [
-        (c["recipe"]["layer"], c["recipe"]["pooling"], c["rows"], c["unique_rows"])
-        for c in store.info()["recipes"]
-    ]
-    assert sorted(rows) == [
-        (layer, pooling, 12, 12) for layer in sorted(layers) for pooling in ("avg", "max")
-    ]
+SEARCH = """
+import json, sys, warnings
+warnings.simplefilter("ignore")
+import numpy as np
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
+from sklearn.svm import SVC
+from tlfeatures import CNNFeatures
+
+def scorer(estimator, X, y):  # runs in the workers
+    network = "keras" in sys.modules or "tensorflow" in sys.modules
+    return {"score": estimator.score(X, y), "network": float(network)}
+
+files, cache = json.loads(sys.argv[1])
+cnn = CNNFeatures("mobilenet_0.25", weights=None, image_size=32, cache=cache)
+grid = {"cnn__layer": ["conv_pw_3_relu", "conv_pw_13_relu"], "cnn__pooling": ["avg", "max"], "svm__C": [1, 10]}
+search = GridSearchCV(Pipeline([("cnn", cnn), ("svm", SVC())]), grid, cv=3, n_jobs=2, scoring=scorer, refit="score")
+search.fit(files, np.arange(len(files)) % 2)
+network = search.cv_results_["mean_test_network"].max() or "keras" in sys.modules or "tensorflow" in sys.modules
+print(json.dumps([search.cv_results_["mean_test_score"].tolist(), bool(network)]))
+"""
+
+
+def test_a_parallel_search_runs_each_image_once_and_a_second_one_needs_no_network(files, store):
+    def search():
+        argv = [sys.executable, "-c", SEARCH, json.dumps([files, str(store.root)])]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return json.loads(done.stdout)
+
+    scores, network = search()
+    assert network
+    held = store.info()["recipes"]
+    rows = [(c["recipe"]["layer"], c["recipe"]["pooling"], c["rows"], c["unique_rows"]) for c in held]
+    layers = ("conv_pw_13_relu", "conv_pw_3_relu")
+    assert sorted(rows) == [(layer, pooling, 12, 12) for layer in layers for pooling in ("avg", "max")]
+    assert search() == [scores, False]
 
 
 def test_one_call_with_all_layers_makes_the_search_free(files, store, network_calls):
