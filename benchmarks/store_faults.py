@@ -149,6 +149,7 @@ def damage_rounds(root: str, rounds: int, seed: int = 0) -> dict[str, int]:
     path = folder / f"{bytes_key(good).hex()}.h5"
     noticed = 0
     for _ in range(rounds):
+        path.unlink(missing_ok=True)  # a truncated file would be flushed to disk when closed
         path.write_bytes(damaged(good, rng))
         try:
             load_segment(str(path))

@@ -28,7 +28,7 @@ TEMP_NAME = re.compile(r"\.tmp-[0-9a-f]{24}")
 _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _WRITE_BYTES = 16 << 20  # at once: Linux writes less than 2 GiB, and an interrupt should not wait
-_durable_parents: dict[str, int] = {}  # folder: its inode when the folders above it were made durable
+_durable: dict[Path, int] = {}  # folders whose names, and all names above, were synced: their inodes
 _warned: set[str] = set()
 
 
@@ -182,13 +182,13 @@ def make_folder(folder: str) -> None:
         As the system says, or when the folder or the one above it is a link or a file.
     """
     parent = os.path.dirname(folder)
-    if not is_folder(folder):
-        os.makedirs(os.path.dirname(parent), 0o700, exist_ok=True)
-        for path in (parent, folder):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(path, 0o700)
     for path in (parent, folder):
-        if not is_folder(path) and os.path.lexists(path):
+        if is_folder(path):
+            continue
+        with contextlib.suppress(FileExistsError):
+            os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+            os.mkdir(path, 0o700)
+        if os.path.lexists(path) and not is_folder(path):
             raise NotADirectoryError(errno.ENOTDIR, "a file or a link is where a folder should be", path)
 
 
@@ -210,12 +210,13 @@ def _publish(path: str, image: bytes) -> None:
         unlink_quietly(temp)
         raise
     _fsync_folder(folder)
-    inode = os.lstat(folder).st_ino
-    if _durable_parents.get(folder) != inode:  # whoever made them may have died before its fsync
-        for above in Path(folder).parents:
-            with contextlib.suppress(PermissionError):  # not ours, so not made just now
-                _fsync_folder(above)
-        _durable_parents[folder] = inode
+    for path in (Path(folder), *Path(folder).parents):  # whoever made them may have died before its fsync
+        inode = os.lstat(path).st_ino
+        if _durable.get(path) == inode or path == path.parent:
+            break
+        with contextlib.suppress(PermissionError):  # not ours, so not made just now
+            _fsync_folder(path.parent)
+        _durable[path] = inode
 
 
 def _fsync(fd: int) -> None:
