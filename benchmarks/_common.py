@@ -1,0 +1,155 @@
+"""What the benchmarks share: made photographs, sides measured in turn, a table and a JSON file."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+SIGNS = Path(__file__).parents[1].parent / "shared" / "data" / "signs"
+
+
+def arguments(doc: str, name: str) -> argparse.ArgumentParser:
+    """A parser with ``--quick`` and ``--json``."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a smoke test: too small for figures that count")
+    parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / f"{name}.json")
+    return parser
+
+
+def photographs(
+    folder: str | os.PathLike[str],
+    count: int,
+    size: tuple[int, int] = (500, 375),
+    quality: int = 88,
+    classes: int = 0,
+    seed: int = 0,
+) -> list[str]:
+    """Write ``count`` JPEG files of ``size`` (width, height): crops of scikit-learn's two photographs.
+
+    With the noise of a sensor, so that the files are as large as a camera's. With ``classes``, file i
+    has a tint and a place of class ``i % classes``, which a network tells apart, though not always.
+    """
+    from sklearn.datasets import load_sample_images
+
+    sources = [Image.fromarray(image) for image in load_sample_images().images]
+    grain = np.random.default_rng(seed).normal(0, 5, (size[1] + 64, size[0] + 64, 1)).astype("f4")
+    os.makedirs(folder, exist_ok=True)
+
+    def write(i: int) -> str:
+        rng = np.random.default_rng([seed, i])
+        kind = i % classes if classes else int(rng.integers(1 << 16))
+        source = sources[kind % 2]
+        width = rng.uniform(0.35, 0.6) * source.width
+        box = np.array([rng.random() * (source.width - width), 0, 0, 0])
+        height = min(width * size[1] / size[0], source.height)
+        box[1] = rng.random() * (source.height - height)
+        box[2:] = box[0] + width, box[1] + height
+        image = source.resize(size, Image.Resampling.BICUBIC, tuple(box))
+        pixels = np.asarray(image, "f4")
+        tint = np.random.default_rng([seed, kind]).uniform(0.75, 1.2, 3) + rng.normal(0, 0.06, 3)
+        top, left = rng.integers(64, size=2)
+        pixels = pixels * tint.astype("f4") + grain[top : top + size[1], left : left + size[0]]
+        path = os.path.join(folder, f"{i:05}.jpg")
+        Image.fromarray(pixels.clip(0, 255).astype("u1")).save(path, quality=quality)
+        return path
+
+    with ThreadPoolExecutor(os.cpu_count()) as executor:
+        return list(executor.map(write, range(count)))
+
+
+def copies(path: str, folder: str | os.PathLike[str], count: int) -> list[str]:
+    """``count`` files of the same picture whose bytes all differ."""
+    data = io.BytesIO(Path(path).read_bytes()).getvalue()
+    os.makedirs(folder, exist_ok=True)
+    paths = [os.path.join(folder, f"{i:06}.jpg") for i in range(count)]
+    for i, copy in enumerate(paths):
+        Path(copy).write_bytes(data + i.to_bytes(8, "big"))  # behind the end of the image
+    return paths
+
+
+def mobilenet_weights(folder: str | os.PathLike[str], alpha: float = 0.75) -> str:
+    """The ImageNet weights of MobileNet where they are on this machine; else random ones, written here."""
+    from tlfeatures.networks.weights import find_weights
+    from tlfeatures.registry import find_network
+
+    found = find_weights(find_network(f"mobilenet_{alpha:g}"), top=False, image_size=(224, 224))
+    if found is not None:
+        return str(found)
+    import keras
+
+    path = os.path.join(folder, "random.weights.h5")
+    keras.applications.MobileNet(alpha=alpha, include_top=False, weights=None).save_weights(path)
+    return path
+
+
+def interleaved(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """What each side returns, over and over in turn: a machine that slows down slows all of them."""
+    found: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, side in sides.items():
+            found[name].append(side())
+    return found
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """How long ``work`` takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def median_ratio(above: list[float], below: list[float]) -> float:
+    """Median over the rounds of ``above / below``."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+def child(file: str, task: str, **given: Any) -> dict[str, float]:
+    """Run ``file --child task`` in a new process with ``given`` as JSON; what it prints last, as JSON."""
+    command = [sys.executable, file, "--child", task, "--given", json.dumps(given)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{task} {given} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def report(
+    name: str,
+    given: argparse.Namespace,
+    figures: Mapping[str, float],
+    targets: Mapping[str, tuple[str, float]],
+    **notes: Any,
+) -> None:
+    """Print figures beside their targets, (">=" or "<=", value), and write the JSON file."""
+    where = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
+    print(f"{name}: " + ", ".join(f"{k} {v}" for k, v in {**notes, **where}.items()) + "\n")
+    for figure, value in figures.items():
+        line = f"{figure:44} {value:12,.3f}"
+        if figure in targets:
+            relation, bound = targets[figure]
+            met = value >= bound if relation == ">=" else value <= bound
+            line += f"   target {relation} {bound:g}: {'met' if met else 'MISSED'}"
+        print(line)
+    result = {
+        "benchmark": name,
+        "quick": given.quick,
+        **notes,
+        **where,
+        "targets": targets,
+        "figures": figures,
+    }
+    given.json.parent.mkdir(parents=True, exist_ok=True)
+    given.json.write_text(json.dumps(result, indent=2) + "\n")

@@ -1,0 +1,74 @@
+"""How much memory many images take beyond their embeddings.
+
+    python benchmarks/memory.py [--quick] [--json PATH]
+
+Peak memory of a process that embeds 20,000 JPEG files of 500 pixels, less that of one that embeds 2,000;
+first into an empty store (cold), then from the store (warm). The result array is part of both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import sys
+import tempfile
+import warnings
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from _common import arguments, child, copies, mobilenet_weights, photographs, report
+
+from tlfeatures import CNNFeatures
+
+ALLOWED_MB = 100.0
+MB = 1 << 20
+
+
+def embed(folder: str, count: int, cache: str, cnn: dict) -> dict[str, float]:
+    """Peak memory of this process after embedding the first ``count`` files; in a new process."""
+    paths = sorted(entry.path for entry in os.scandir(folder))[:count]
+    features = CNNFeatures(cache=cache, **cnn).fit_transform(paths)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {"peak_mb": peak / MB, "result_mb": features.nbytes / MB}
+
+
+def main() -> None:
+    """Run all, print a table, write JSON."""
+    parser = arguments(__doc__, "memory")
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--given", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        warnings.simplefilter("ignore")
+        print(json.dumps(embed(**json.loads(given.given))))
+        return
+    many, few = (400, 40) if given.quick else (given.images, given.images // 10)
+    figures, targets = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        cnn = {
+            "model": "mobilenet_0.75",
+            "weights": mobilenet_weights(folder),
+            "image_size": 64 if given.quick else 224,
+        }
+        (picture,) = photographs(os.path.join(folder, "one"), 1)
+        images = os.path.join(folder, "images")
+        copies(picture, images, many)
+        for way in ("cold", "warm"):
+            found = {}
+            for count in (few, many):
+                cache = os.path.join(folder, f"store-{count}")
+                found[count] = child(__file__, way, folder=images, count=count, cache=cache, cnn=cnn)
+                figures[f"{way}_peak_mb_{count}"] = found[count]["peak_mb"]
+            more = found[many]["peak_mb"] - found[few]["peak_mb"]
+            figures[f"{way}_result_mb"] = found[many]["result_mb"]
+            figures[f"{way}_more_mb"] = more
+            figures[f"{way}_beyond_result_mb"] = more - found[many]["result_mb"]
+            targets[f"{way}_beyond_result_mb"] = ("<=", ALLOWED_MB)
+    report("memory", given, figures, targets, network="mobilenet_0.75", images=many, few=few)
+
+
+if __name__ == "__main__":
+    main()
