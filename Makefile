@@ -28,7 +28,7 @@ format: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { $(call make_venv,$(VENV)); }
-	@echo "Installing the pinned packages into $(VENV): 1 to 3 minutes, 2.5 GB."
+	@echo "Installing the pinned packages into $(VENV): 1 to 3 minutes, 3.5 GB."
 	@$(PIP) install -qq --constraint constraints.txt setuptools
 	@$(PIP) install -qq --constraint constraints.txt --no-build-isolation --editable '.[dev]'
 	@touch $(STAMP)

@@ -23,7 +23,7 @@ ALL = [*((name, "classification") for name in CLASSIFIERS), *((name, "regression
 def no_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.simplefilter("ignore", DeprecationWarning)  # of one dependency to another; ours are FutureWarning
+        warnings.simplefilter("ignore", DeprecationWarning)  # scikit-learn's own are FutureWarning
         yield
 
 
