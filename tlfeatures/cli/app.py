@@ -1,0 +1,53 @@
+"""The commands, put together."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tlfeatures import __version__
+from tlfeatures.cli.demo import demo
+from tlfeatures.cli.embedding import embed
+from tlfeatures.cli.evaluating import evaluate
+from tlfeatures.cli.fitting import fit
+from tlfeatures.cli.listing import layers, models
+from tlfeatures.cli.predicting import predict
+from tlfeatures.cli.terminal import tell
+from tlfeatures.cli.upkeep import cache
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="tlfeatures",
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        tell(f"tlfeatures {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Embeddings of images from frozen pretrained ConvNets: computed once, kept in a store, used by
+    scikit-learn.
+
+    SOURCE is a folder with a folder for each class, a folder with train/ and test/, a folder of images, a CSV or
+    Parquet manifest, or an array in an HDF5 file (file.h5::dataset).
+    """
+
+
+for command in (models, layers, embed, fit, evaluate, predict):
+    app.command()(command)
+app.add_typer(cache, name="cache")
+app.command()(demo)

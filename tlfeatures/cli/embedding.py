@@ -1,0 +1,87 @@
+"""`embed`: the images of a source into one file of features."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import typer
+
+from tlfeatures.cli import options as opt
+from tlfeatures.cli.images import Tally, extract_images, name_unreadable, paths_of, read_images
+from tlfeatures.cli.terminal import show_json, tell
+
+_SUFFIXES = (".h5", ".parquet", ".npy")
+
+
+def embed(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Folder, manifest, or file.h5::dataset.")],
+    output: Annotated[
+        str,
+        typer.Option("--output", "-o", metavar="FILE", help=".h5, .parquet, or .npy (and .manifest.csv)."),
+    ],
+    model: opt.Model = "mobilenet",
+    layer: opt.Layer = None,
+    pooling: opt.Pooling = "avg",
+    weights: opt.Weights = "imagenet",
+    image_size: opt.ImageSize = None,
+    resize: opt.Resize = "stretch",
+    decode: opt.Decode = "scaled",
+    precision: opt.Precision = "float32",
+    batch_size: opt.BatchSize = 32,
+    cache: opt.Cache = "auto",
+    path_column: opt.PathColumn = None,
+    target: opt.Target = None,
+    groups: opt.Groups = None,
+    split_column: opt.SplitColumn = None,
+    split: Annotated[str, typer.Option(help="all, train, val or test.", rich_help_panel="Source")] = "all",
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if an image cannot be read.")] = False,
+    force: opt.Force = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Write the embeddings of a source into a file, one row an image, in the order of the source.
+
+    The file also says for each row: path, digest, label, and the error where the image could not be read; such
+    a row is NaN. Rows are kept in the store as they are computed: an interrupted run goes on where it was, and
+    a second one computes nothing.
+    """
+    from tlfeatures.cli.outputs import check_output, write_features
+
+    check_output(output, _SUFFIXES, force)
+    images = read_images(source, path_column, target, groups, split_column, split)
+    cnn = opt.make_cnn(
+        model, layer, pooling, weights, image_size, resize, decode, precision, batch_size, cache
+    )
+    cnn.fit(images.images)
+    result = extract_images(cnn, images.images, on_failure="raise")
+    paths, n = paths_of(images), len(images)
+    manifest = {
+        "path": paths,
+        "digest": ["" if i in result.errors else key.tobytes().hex() for i, key in enumerate(result.keys)],
+        "label": [None] * n if images.y is None else images.y.tolist(),
+        "error": [result.errors.get(i, "") for i in range(n)],
+    }
+    manifest |= {
+        name: values.tolist()
+        for name, values in (("split", images.split), ("group", images.groups))
+        if values is not None
+    }
+    about = {"model": cnn.model, "weights": cnn.weights, "columns": cnn.recipes_}
+    write_features(output, manifest, result.features, cnn.get_feature_names_out(), about)
+    tally = Tally.of(result)
+    name_unreadable(paths, result.errors, "and have a row of NaN")
+    if as_json:
+        show_json(
+            {
+                **dataclasses.asdict(tally),
+                "features": result.features.shape[1],
+                "layers": cnn.layers_,
+                "output": output,
+                "errors": {paths[row]: reason for row, reason in result.errors.items()},
+            }
+        )
+    else:
+        tell(f"{tally}.")
+        tell(f"{output}: {n:,} rows of {result.features.shape[1]:,} features ({', '.join(cnn.layers_)}).")
+    if strict and result.errors:
+        raise typer.Exit(1)

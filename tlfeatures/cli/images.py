@@ -1,0 +1,135 @@
+"""From SOURCE to embeddings, with an account of every image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tlfeatures.cli.session import BadArgument
+from tlfeatures.cli.terminal import count, shown, warn
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tlfeatures.extract import Extracted
+    from tlfeatures.features import CNNFeatures
+    from tlfeatures.sources import Source
+
+_NAMED = 10  # unreadable images that are named
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What became of the images; the four add up to all.
+
+    Equal images go through the network once, and count once.
+    """
+
+    images: int
+    stored: int
+    computed: int
+    duplicates: int
+    unreadable: int
+    seconds: float
+
+    @classmethod
+    def of(cls, result: Extracted) -> Tally:
+        """Count."""
+        import numpy as np
+
+        n, bad = len(result.keys), len(result.errors)
+        readable = [row for row in range(n) if row not in result.errors]
+        different = len(np.unique(result.keys[readable], axis=0)) if readable else 0
+        computed = min(result.computed, different)
+        return cls(n, different - computed, computed, n - bad - different, bad, round(result.seconds, 3))
+
+    def __str__(self) -> str:
+        time = f" in {self.seconds:.1f} s" if self.computed else ""
+        more = [
+            f"{number:,} {name}" for name in ("duplicates", "unreadable") if (number := getattr(self, name))
+        ]
+        return ", ".join(
+            [
+                f"{count(self.images, 'image')}: {self.stored:,} from the store",
+                f"{self.computed:,} computed{time}",
+                *more,
+            ]
+        )
+
+
+def read_images(
+    source: str,
+    path_column: str | None = None,
+    target: str | None = None,
+    groups: str | None = None,
+    split_column: str | None = None,
+    split: str | None = None,
+    default_split: str = "all",
+) -> Source:
+    """Images of a source or of one of its splits; "all" is every split."""
+    from tlfeatures.sources import read_source
+
+    found = read_source(source, path_column=path_column, target=target, groups=groups, split=split_column)
+    if split is None:
+        split = "all" if found.split is None else default_split
+    return found if split == "all" else found.subset(split)
+
+
+def labels_of(source: Source, name: str, target: str | None) -> np.ndarray:
+    """Labels, one for each image.
+
+    Raises
+    ------
+    BadArgument
+        When there are none, or gaps.
+    """
+    if source.y is None:
+        mend = {
+            "manifest": "Name their column with --target.",
+            "hdf5": "Name their dataset with --target.",
+            "flat folder": "Put the images of each class into a folder of its own, or write a manifest.",
+        }.get(source.kind, "Expected class folders, or a manifest with a column of labels.")
+        raise BadArgument(f"{name!r} has no labels. {mend}")
+    missing = [i for i, label in enumerate(source.y.tolist()) if label is None]
+    if missing:
+        raise BadArgument(
+            f"{len(missing)} of {count(len(source), 'image')} of {name!r} have no label, such as "
+            f"{source.names[missing[0]]!r}. Choose a split that has them with --split."
+        )
+    return source.y
+
+
+def extract_images(cnn: CNNFeatures, images: Any, on_failure: str = "warn") -> Extracted:
+    """Embeddings, NaN where an image cannot be read; under the recipe of `fit` if there was one."""
+    from tlfeatures.extract import extract
+    from tlfeatures.features import _refuse_other
+    from tlfeatures.store import EmbeddingStore
+
+    plan = cnn._plan()
+    if hasattr(cnn, "recipes_"):
+        _refuse_other(cnn.recipes_, [column.recipe for column in plan.columns])
+    return extract(
+        images,
+        plan,
+        store=EmbeddingStore.resolve(cnn.cache),
+        batch_size=cnn.batch_size,
+        on_error="nan",
+        on_failure=on_failure,
+        verbose=cnn.verbose,
+    )
+
+
+def paths_of(source: Source) -> list[str]:
+    """What to call each image: its path as it can be opened from here, or its place in an array."""
+    return source.images if isinstance(source.images, list) else source.names
+
+
+def name_unreadable(paths: list[str], errors: dict[int, str], fate: str) -> None:
+    """Name the unreadable images, the first ten and the count, on standard error."""
+    if not errors:
+        return
+    warn(f"{len(errors):,} of {count(len(paths), 'image')} could not be read {fate}:")
+    for row in list(errors)[:_NAMED]:
+        warn(f"{shown(paths[row])}: {errors[row]}", "  ")
+    if len(errors) > _NAMED:
+        warn(f"and {len(errors) - _NAMED:,} more", "  ")

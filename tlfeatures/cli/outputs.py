@@ -1,0 +1,197 @@
+"""Files that commands write: complete or absent, and never over a file of another make."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from tlfeatures import __version__
+from tlfeatures.cli.session import BadArgument
+from tlfeatures.errors import MissingDependencyError
+
+__all__ = ["check_output", "manifest_path", "replacing", "write_csv", "write_features"]
+
+_MANIFEST = "path,digest,label,error"
+_MARK = "tlfeatures"  # an attribute, or a key of the metadata
+
+
+def check_output(path: str, suffixes: Sequence[str], force: bool = False) -> None:
+    """Refuse, before any work is done, what could not be written in the end.
+
+    Raises
+    ------
+    BadArgument
+        A suffix that says no known format, a missing folder, or a file that another program made.
+    OSError
+        A folder that cannot be written to.
+    """
+    suffix, folder = Path(path).suffix.lower(), os.path.dirname(os.path.realpath(path))
+    if suffix not in suffixes:
+        raise BadArgument(f"-o {path!r} must end in {' or '.join(suffixes)}.")
+    if not os.path.isdir(folder):
+        raise BadArgument(f"-o {path!r}: there is no folder {folder!r}; make it first.")
+    if os.path.isdir(path):
+        raise BadArgument(f"-o {path!r} is a folder; name a file in it.")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(13, "No permission to write into the folder of -o", folder)
+    if suffix == ".parquet":
+        _pyarrow(path)
+    written = [path, manifest_path(path)] if suffix == ".npy" else [path]
+    for file in written:
+        if os.path.exists(file) and not force and not _is_ours(file):
+            raise BadArgument(
+                f"{file!r} exists and was not written by this command. Name another file, or pass --force."
+            )
+
+
+def manifest_path(path: str) -> str:
+    """Where the manifest of a .npy file stands."""
+    return f"{os.path.splitext(path)[0]}.manifest.csv"
+
+
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[IO[bytes]]:
+    """A file that takes the place of ``path`` when it is complete and on the disk."""
+    path = os.path.realpath(path)
+    temp = os.path.join(os.path.dirname(path), f".tlfeatures-{os.urandom(8).hex()}.tmp")
+    try:
+        with open(temp, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temp, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temp)
+        if isinstance(error, OSError) and error.filename in (None, temp):  # the user knows of no other name
+            raise OSError(error.errno, f"Cannot write: {error.strerror or error}", path) from error
+        raise
+
+
+def write_csv(file: IO[bytes], columns: dict[str, Sequence[Any]]) -> None:
+    """A CSV table in UTF-8; names of files that are no text keep their bytes."""
+    text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="", write_through=True)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    text.detach()
+
+
+def write_features(
+    path: str,
+    manifest: dict[str, list[Any]],
+    features: np.ndarray,
+    names: Sequence[str],
+    recipe: dict[str, Any],
+) -> None:
+    """Features with their manifest, in the format that the suffix says.
+
+    Parameters
+    ----------
+    path : str
+        Ends in .h5, .parquet or .npy.
+    manifest : dict of str to list
+        Columns with a value for each row.
+    features : ndarray of float32, shape (n, d)
+    names : sequence of str
+        Of the d features.
+    recipe : dict
+        A JSON object.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix == ".npy":
+        with replacing(path) as file, replacing(manifest_path(path)) as beside:
+            write_csv(beside, {name: [_text(v) for v in values] for name, values in manifest.items()})
+            np.save(file, features)
+        return
+    write = _write_parquet if suffix == ".parquet" else _write_hdf5
+    with replacing(path) as file:
+        write(file, manifest, features, names, json.dumps(recipe))
+
+
+def _write_hdf5(
+    file: IO[bytes], manifest: dict[str, list[Any]], features: np.ndarray, names: Sequence[str], recipe: str
+) -> None:
+    import h5py
+
+    text = h5py.string_dtype()
+    # in memory, for HDF5 does not survive a full disk; "latest" takes attributes above 64 KB
+    with h5py.File.in_memory(libver="latest") as held:
+        held.attrs[_MARK], held.attrs["recipe"] = __version__, recipe
+        held["features"] = features
+        held.create_dataset("feature_names", data=[_bytes(name) for name in names], dtype=text)
+        for name, values in manifest.items():
+            if all(isinstance(v, (int, float)) for v in values):
+                held[name] = np.array(values)
+            else:
+                held.create_dataset(name, data=[_bytes(v) for v in values], dtype=text)
+        held.flush()
+        file.write(held.id.get_file_image())
+
+
+def _write_parquet(
+    file: IO[bytes], manifest: dict[str, list[Any]], features: np.ndarray, names: Sequence[str], recipe: str
+) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = {
+        name: values
+        if _is_number(values)
+        else [None if v is None else _bytes(v).decode("utf-8", "replace") for v in values]
+        for name, values in manifest.items()
+    }
+    columns |= dict(zip(names, np.ascontiguousarray(features.T), strict=True))
+    table = pyarrow.table(columns).replace_schema_metadata({_MARK: __version__, "recipe": recipe})
+    pyarrow.parquet.write_table(table, file)
+
+
+def _is_number(values: list[Any]) -> bool:
+    return all(isinstance(v, (int, float)) for v in values)
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _bytes(value: Any) -> bytes:
+    return _text(value).encode("utf-8", "surrogateescape")
+
+
+def _pyarrow(path: str) -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise MissingDependencyError(
+            f"{path!r} needs a Parquet writer: pip install pyarrow. Or name a .h5 or .npy file."
+        ) from None
+    return pyarrow.parquet
+
+
+def _is_ours(path: str) -> bool:
+    """Whether a command wrote the file, which may then be written anew."""
+    suffix = Path(path).suffix.lower()
+    with contextlib.suppress(Exception):  # whatever a foreign file makes of its reader: it is not ours
+        if suffix == ".h5":
+            import h5py
+
+            with h5py.File(path, "r") as file:
+                return _MARK in file.attrs
+        if suffix == ".parquet":
+            return _MARK.encode() in (_pyarrow(path).read_schema(path).metadata or {})
+        with open(path, "rb") as file:
+            head = file.read(64)
+        if suffix == ".csv":
+            return head.startswith((_MANIFEST.encode(), b"path,prediction"))
+        if suffix == ".npy":
+            return head.startswith(b"\x93NUMPY") and _is_ours(manifest_path(path))
+        return head.startswith(b"\x80")  # a pickle
+    return False

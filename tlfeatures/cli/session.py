@@ -1,0 +1,159 @@
+"""One run of the command: warnings and errors as lines, backends that start in silence."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import logging
+import os
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from importlib.abc import MetaPathFinder
+from typing import Any
+
+from tlfeatures.cli.terminal import warn
+from tlfeatures.errors import UnreadableImagesWarning
+
+__all__ = ["BadArgument", "report_error", "session"]
+
+_LOUD = ("keras", "tensorflow", "jax", "torch")
+
+
+class BadArgument(ValueError):
+    """An option or argument that cannot be as it is; the text says what to do."""
+
+
+@contextlib.contextmanager
+def session() -> Iterator[None]:
+    """Warnings as single lines, each once; no start-up messages of backends. All is put back after."""
+    with warnings.catch_warnings(), _silent_start(), _lenient_output():
+        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)
+        warnings.simplefilter("ignore", UnreadableImagesWarning)  # commands name the images themselves
+        told: set[str] = set()
+
+        def show(message: Any, *_: Any, **__: Any) -> None:
+            if (text := str(message)) not in told:
+                told.add(text)
+                warn(text)
+
+        warnings.showwarning = show
+        yield
+
+
+def report_error(error: Exception, argv: Sequence[str]) -> int:
+    """Print one line for ``error``; the exit code."""
+    if os.environ.get("TLFEATURES_DEBUG"):
+        traceback.print_exc()
+    if hasattr(error, "format_message"):  # of the parser, wherever this version of typer keeps it
+        words = [word for word in argv[:2] if word.isalpha()]
+        command = " ".join(["tlfeatures", *words[: 2 if words[:1] == ["cache"] else 1]])
+        warn(f"{error.format_message()} See `{command} --help`.", "error: ")
+        return 2
+    if type(error).__name__ == "Abort":  # end of input at a question
+        warn("not confirmed; --yes goes ahead without asking.", "error: ")
+        return 1
+    text = _text(error)
+    if not isinstance(error, (ValueError, OSError, ImportError, ArithmeticError, MemoryError)):
+        text = f"{type(error).__name__}: {text} (TLFEATURES_DEBUG=1 shows where)"
+    warn(text, "error: ")
+    return 2 if isinstance(error, ValueError) else 1
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "out of memory; a smaller --batch-size needs less"
+    if isinstance(error, OSError) and error.strerror:  # without "[Errno 13]"
+        name = "" if error.filename is None else f": {os.fsdecode(error.filename)!r}"
+        return f"{error.strerror}{name}"
+    return str(error) or type(error).__name__
+
+
+@contextlib.contextmanager
+def _lenient_output() -> Iterator[None]:
+    """File names that are no text must not stop the printing."""
+    stream = sys.stdout
+    before = getattr(stream, "errors", None)
+    if before is None or not hasattr(stream, "reconfigure"):
+        yield
+        return
+    stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError, OSError):
+            stream.reconfigure(errors=before)
+
+
+@contextlib.contextmanager
+def _silent_start() -> Iterator[None]:
+    """Keep what backends write to file descriptor 2 while they are imported off the terminal."""
+    if os.environ.get("TLFEATURES_DEBUG"):
+        yield
+        return
+    added = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # failures come as exceptions all the same
+    logger, finder = logging.getLogger("tensorflow"), _SilentFinder()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        logger.setLevel(level)
+        if added:
+            os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)
+
+
+class _SilentFinder(MetaPathFinder):
+    """Finds the loud libraries as the others do, and has them executed in silence."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """See `importlib.abc.MetaPathFinder`."""
+        if name not in _LOUD:
+            return None
+        others = [finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec")]
+        spec = next((s for finder in others if (s := finder.find_spec(name, path, target))), None)
+        execute = getattr(getattr(spec, "loader", None), "exec_module", None)
+        if execute is None:
+            return spec
+
+        def exec_module(module: Any) -> None:
+            with _muted():
+                execute(module)
+
+        with contextlib.suppress(AttributeError):  # a loader that takes no attributes stays loud
+            spec.loader.exec_module = exec_module
+        return spec
+
+
+@contextlib.contextmanager
+def _muted() -> Iterator[None]:
+    """File descriptor 2 goes to a file; an exception brings out what was written there."""
+    try:
+        sys.stderr.flush()
+        real = os.dup(2)
+    except (OSError, ValueError, AttributeError):  # closed: nothing to see anyway
+        yield
+        return
+    watch = not faulthandler.is_enabled()
+    if watch:
+        faulthandler.enable(file=real)  # a crash of native code must not be silent
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            with contextlib.suppress(OSError):
+                os.write(real, held.read())
+            raise
+        finally:
+            if watch:
+                faulthandler.disable()
+            os.dup2(real, 2)
+            os.close(real)
