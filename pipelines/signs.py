@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 import warnings
@@ -24,7 +25,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from tlfeatures.errors import RandomWeightsWarning, SourceError, TLFeaturesError
+from tlfeatures.errors import RandomWeightsWarning, SourceError, TLFeaturesError, UnreadableImagesWarning
 
 SOURCES = """\
 SOURCE is one of
@@ -103,9 +104,8 @@ def study(args: argparse.Namespace, console: Console) -> None:
     table = tabulate(search)
     seconds = time.perf_counter() - start
     print_table(table, f"{args.model}{kind}", console)
-    console.print(
-        f"searched, candidates: {len(table)}, folds: {args.folds}; {seconds:.1f} s; rows added to the store: {stored(cnn) - rows}"
-    )
+    console.print(f"searched, candidates: {len(table)}, folds: {args.folds}; {seconds:.1f} s")
+    console.print(f"rows that the search added to the store: {stored(cnn) - rows}")
 
     best, predicted = table.iloc[0], search.predict(X_test)
     right, total = int((predicted == y_test).sum()), len(y_test)
@@ -225,8 +225,8 @@ def embed(
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Fill the store, every layer in one pass; the pictures that could be read."""
     images, y, names = part
-    with warnings.catch_warnings(record=True):  # the unreadable are named below
-        warnings.simplefilter("always")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnreadableImagesWarning)  # they are named below
         for pooling in poolings:  # avg brings max along, so the second is read from the store
             rows = cnn.set_params(pooling=pooling).fit_transform(images)
     good = np.isfinite(rows[:, 0])
@@ -360,4 +360,5 @@ def predict(model: Any, pictures: list[str], console: Console) -> None:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.exit(main())
