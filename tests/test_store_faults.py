@@ -206,6 +206,33 @@ def test_every_prefix_of_publish_leaves_all_or_nothing(tmp_path, power, torn):
     assert seen == {True, False}
 
 
+def test_a_store_cleared_at_any_moment_of_publish(tmp_path):
+    old, new = rows(5, 1)[0], rows(5, 2)[0]
+    counts = []
+    for moment in range(100):
+        store = EmbeddingStore(tmp_path / str(moment))
+        store.publish(RECIPE, old, bench.rows_of(old))
+        with disk() as stand_in:
+            step, calls = stand_in._step, []
+
+            def clear(what, step=step, calls=calls, moment=moment, store=store):
+                if len(calls) == moment:
+                    with pytest.MonkeyPatch.context() as patch:
+                        patch.setattr(upkeep, "os", os)
+                        EmbeddingStore(store.root).clear()
+                calls.append(what)
+                step(what)
+
+            stand_in._step = clear
+            store.publish(RECIPE, new, bench.rows_of(new))
+        counts.append(int(holds(store, new).sum()))
+        assert temporary(store) == []
+        if moment >= len(calls):
+            break
+    assert counts.count(5) >= 5  # cleared before the end: published again
+    assert set(counts) <= {0, 5}
+
+
 def test_power_loss_would_show_a_publish_that_does_not_sync(store, monkeypatch):
     """The stand-in for the disk can fail the tests above."""
     monkeypatch.setattr(files, "_fsync_folder", lambda folder: None)
