@@ -6,7 +6,7 @@ import contextlib
 import importlib.metadata
 import os
 import random
-import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -34,6 +34,7 @@ PRECISIONS = {
     "bfloat16": "mixed_bfloat16",
     "float16": "mixed_float16",
 }
+_tf32_lock = threading.Lock()  # the switches for TF32 are those of the process
 _FROZEN_LIMIT = 512 << 20  # bytes of weights; above, constants would near protobuf's 2 GB
 
 
@@ -82,22 +83,6 @@ def untouched_random_state() -> Iterator[None]:
         yield
     finally:
         random.setstate(state)
-
-
-def download(name: str, url: str, timeout: float = 30.0) -> Path:
-    """Fetch a weights file into Keras's folder; seconds of silence before it gives up.
-
-    Raises
-    ------
-    Exception
-        Whatever the network or the disk raised.
-    """
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(timeout)  # get_file has no time-out of its own
-    try:
-        return Path(keras().utils.get_file(name, url, cache_subdir="models"))
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def compile_frozen(
@@ -159,13 +144,19 @@ def _compile_tensorflow(model: Any, outputs: Callable[..., list[Any]], precision
             groups = _values(model.trainable_variables), _values(model.non_trainable_variables)
         return outputs(*([tf.constant(v) for v in g] for g in groups), x)
 
+    switch = tf.config.experimental
+    matters = bool(tf.config.list_physical_devices("GPU"))
+
     def call(batch: np.ndarray) -> list[np.ndarray]:
-        tensor_float = tf.config.experimental.tensor_float_32_execution_enabled()
-        tf.config.experimental.enable_tensor_float_32_execution(precision != "float32")
-        try:
+        if not matters:
             return [y.numpy() for y in run(tf.constant(batch))]
-        finally:
-            tf.config.experimental.enable_tensor_float_32_execution(tensor_float)
+        with _tf32_lock:
+            held = switch.tensor_float_32_execution_enabled()
+            switch.enable_tensor_float_32_execution(precision != "float32")
+            try:
+                return [y.numpy() for y in run(tf.constant(batch))]
+            finally:
+                switch.enable_tensor_float_32_execution(held)
 
     return call
 
@@ -190,17 +181,23 @@ def _compile_torch(model: Any, outputs: Callable[..., list[Any]], precision: str
 
     trainable = [v.value for v in model.trainable_variables]
     fixed = [v.value for v in model.non_trainable_variables]
-    fast = precision != "float32"
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    matters = torch.cuda.is_available()
+
+    def run(batch: np.ndarray) -> list[np.ndarray]:
+        with torch.inference_mode():
+            x = keras().ops.convert_to_tensor(batch)
+            return [y.detach().cpu().numpy() for y in outputs(trainable, fixed, x)]
 
     def call(batch: np.ndarray) -> list[np.ndarray]:
-        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-        held = matmul.allow_tf32, cudnn.allow_tf32
-        matmul.allow_tf32 = cudnn.allow_tf32 = fast
-        try:
-            with torch.inference_mode():
-                x = keras().ops.convert_to_tensor(batch)
-                return [y.detach().cpu().numpy() for y in outputs(trainable, fixed, x)]
-        finally:
-            matmul.allow_tf32, cudnn.allow_tf32 = held
+        if not matters:
+            return run(batch)
+        with _tf32_lock:
+            held = matmul.allow_tf32, cudnn.allow_tf32
+            matmul.allow_tf32 = cudnn.allow_tf32 = precision != "float32"
+            try:
+                return run(batch)
+            finally:
+                matmul.allow_tf32, cudnn.allow_tf32 = held
 
     return call

@@ -24,14 +24,8 @@ from tlfeatures._keras import (
     untouched_random_state,
 )
 from tlfeatures.errors import UnknownNameError, WeightsError
-from tlfeatures.networks.graph import (
-    application_of,
-    canonical_operations,
-    preprocesses,
-    tap_digest,
-    tappable,
-    with_policy,
-)
+from tlfeatures.networks.custom import as_graph, default_tap, input_size, open_model, preprocessing_of
+from tlfeatures.networks.graph import canonical_operations, tap_digest, tappable, with_policy
 from tlfeatures.networks.weights import draw_weights, fetch_weights, find_weights, read_weights, stat_of
 from tlfeatures.pooling import pool
 from tlfeatures.registry import NetworkSpec, find_network
@@ -170,7 +164,7 @@ class Backbone:
             layers = self.spec.taps[-1:]
         for variant in self._variants():
             note = self._held_note(variant.key, store)
-            if note and (layers is None or set(layers) <= set(note["taps"])):
+            if note and set(layers or (note["default"],)) <= set(note["taps"]):
                 return self._description(note, layers)
         with _lock:
             variant, model, operations = self._load(layers)
@@ -195,12 +189,14 @@ class Backbone:
     def _make_note(
         self, model: Any, operations: dict[str, Any], layers: Sequence[str] | None
     ) -> dict[str, Any]:
-        default = self.spec.taps[-1] if self.spec else _last_map(model, operations)
-        size = self._size_for(model)
+        default = self.spec.taps[-1] if self.spec else default_tap(model)
+        size = self._spec_size() if self.spec else input_size(model, self.image_size)
         taps = {}
         for layer in layers or (default,):
             tapped = self._tapped(model, operations, [layer])
-            (shape,) = tapped.compute_output_shape((1, *size, 3))
+            shape = tapped.outputs[0].shape
+            if None in shape[1:]:
+                (shape,) = tapped.compute_output_shape((1, *size, 3))
             taps[layer] = [[int(n) for n in shape[1:]], tap_digest(tapped)]
         own = self._own_normalization(model) if self.normalization == "auto" else None
         return {"default": default, "size": list(size), "normalization": own, "taps": taps}
@@ -224,7 +220,7 @@ class Backbone:
             "keras": keras_version(),
             "bare": self.normalization != "auto",
             "size": self.image_size,
-            "version": 1,
+            "version": 2,
         }
         if self.model is not None:
             yield _Variant(True, None, None)
@@ -259,16 +255,19 @@ class Backbone:
         ]
         with _lock:
             return _cached(
-                _compiled, json.dumps(identity), _COMPILED_KEPT, lambda: self._compile(outputs, layers)
+                _compiled,
+                json.dumps(identity),
+                _COMPILED_KEPT,
+                lambda: self._compile(outputs, layers, description.normalization),
             )
 
     def _compile(
-        self, outputs: Sequence[tuple[Tap, str]], layers: list[str]
+        self, outputs: Sequence[tuple[Tap, str]], layers: list[str], normalization: Any
     ) -> Callable[..., list[np.ndarray]]:
         _, model, operations = self._load(layers)
         tapped = with_policy(self._tapped(model, operations, layers), PRECISIONS[self.precision])
         places = [(layers.index(tap.layer), part) for tap, part in outputs]
-        normalize = self._normalizer(model, operations)
+        normalize = _normalizer(normalization)
         return compile_frozen(
             tapped, normalize, lambda ys: [pool(ys[i], part) for i, part in places], self.precision
         )
@@ -286,36 +285,41 @@ class Backbone:
         problem: WeightsError | None = None
         known: dict[str, Any] = {}
         for variant in self._variants():
-            if self.spec is None:
-                model = self.model or _cached(
-                    _models, str(variant.key), _MODELS_KEPT, lambda: _open(self.path)
-                )
-                model = _functional(model)
-                operations = {operation.name: operation for operation in model.operations}
-            else:
-                model, operations = self._application(variant.top)
+            identity = (
+                f"{variant} {self.name} {self.spec and self._spec_size()} {self.normalization == 'auto'}"
+            )
+            model, operations = self._held(variant, identity)
             known |= {name: op for name, op in operations.items() if tappable(op)}
             if not set(layers or ()) <= set(known) & set(operations):
                 continue
-            if self.spec is None:
+            if self.spec is None or identity in _models:
                 return variant, model, operations
             try:
-                loaded = _cached(
-                    _models,
-                    f"{variant} {self.spec.name} {self._spec_size()}",
-                    _MODELS_KEPT,
-                    lambda v=variant, m=model, o=operations: self._fill(v, m, o),
-                )
-                return variant, loaded, canonical_operations(loaded)
+                self._fill(variant, model, operations)
             except WeightsError as error:
                 if self.weights == "imagenet":
                     raise
                 problem = problem or error  # the file may be that of the other variant
+            else:
+                return variant, _cached(_models, identity, _MODELS_KEPT, lambda m=model: m), operations
         if problem is not None:
             raise problem
         absent = next(layer for layer in layers or () if layer not in known)
         listing = f"`tlfeatures layers {self.spec.name}` for all of them" if self.spec else ""
         raise UnknownNameError.of(f"layer of {self.name}", absent, known, listing)
+
+    def _held(self, variant: _Variant, identity: str) -> tuple[Any, dict[str, Any]]:
+        """A variant of the network with its operations; a named one that is not held has no weights yet."""
+        if self.spec is None:
+            model = self.model
+            if model is None:
+                model = _cached(_models, identity, _MODELS_KEPT, lambda: open_model(self.path))
+            model = as_graph(model)
+            return model, {operation.name: operation for operation in model.operations}
+        if identity in _models:
+            _models.move_to_end(identity)
+            return _models[identity], canonical_operations(_models[identity])
+        return self._application(variant.top)
 
     def _application(self, top: bool) -> tuple[Any, dict[str, Any]]:
         """A network of ``keras.applications`` without weights."""
@@ -333,7 +337,7 @@ class Backbone:
             ) from error
         return model, canonical_operations(model)
 
-    def _fill(self, variant: _Variant, model: Any, operations: dict[str, Any]) -> Any:
+    def _fill(self, variant: _Variant, model: Any, operations: dict[str, Any]) -> None:
         if self.weights is None:
             draw_weights(operations)
         elif self.weights == "imagenet":
@@ -342,71 +346,37 @@ class Backbone:
             )
         else:
             read_weights(model, variant.file)
-        return model
 
     def _tapped(self, model: Any, operations: dict[str, Any], layers: Sequence[str]) -> Any:
         """A model from normalized pixels to the outputs of ``layers``."""
-        inputs = model.inputs[0]
-        if self.spec and self.spec.entry and (self.normalization != "auto" or self.weights == "imagenet"):
-            inputs = operations[self.spec.entry].input
-        return keras().Model(inputs, [operations[layer].output for layer in layers])
+        outputs = [operations[layer].output for layer in layers]
+        if self.spec is None or self.spec.entry is None:
+            return keras().Model(model.inputs[0], outputs)
+        entry = operations[self.spec.entry].input
+        if self.normalization != "auto":
+            return keras().Model(entry, outputs)
+        if self.weights != "imagenet":
+            return keras().Model(model.inputs[0], outputs)
+        # as Keras builds it for these weights only: the variance is divided by twice
+        again = keras().layers.Rescaling([1 / math.sqrt(std) for std in _IMAGENET_STD])(entry)
+        return keras().Model(model.inputs[0], keras().Model(entry, outputs)(again))
 
     # -- pixels ------------------------------------------------------------------------------
 
     def _own_normalization(self, model: Any) -> str:
         """What "auto" stands for, as the recipe says it."""
-        if self.spec is not None:
-            rescaled = " imagenet" if self.spec.entry and self.weights == "imagenet" else ""
-            return f"keras.applications.{self.spec.module}{rescaled}"
-        if preprocesses(model):
-            return "in the model"
-        spec = application_of(model)
-        if spec is not None:
-            return f"keras.applications.{spec.module}"
-        warnings.warn(
-            f"The model {model.name!r} neither starts with a Rescaling or Normalization layer nor is one of "
-            "keras.applications, so its pixels enter as RGB in 0..255. If it was trained on others, pass "
-            "normalization=(mean, std).",
-            stacklevel=2,
-        )
-        return "in the model"
-
-    def _normalizer(self, model: Any, operations: dict[str, Any]) -> Callable[[Any], Any]:
-        ops = keras().ops
-        if self.normalization != "auto":
-            mean, std = (np.asarray(triple, np.float32) for triple in self.normalization)
-            return lambda x: (ops.cast(x, "float32") / 255.0 - mean) / std
-        own = self._own_normalization(model)
-        if own == "in the model":
-            return lambda x: ops.cast(x, "float32")
-        if own.endswith(" imagenet"):
-            # as Keras builds it for these weights only: the variance is divided by twice
-            again = np.asarray([1 / math.sqrt(std) for std in _IMAGENET_STD], np.float32)
-            rescale, normalize = operations["rescaling"], operations["normalization"]
-            return lambda x: normalize(rescale(ops.cast(x, "float32"))) * again
-        module = getattr(keras().applications, own.rsplit(".", 1)[1])
-        return lambda x: module.preprocess_input(ops.cast(x, "float32"))
+        module = self.spec.module if self.spec else preprocessing_of(model)
+        if module is None:
+            warnings.warn(
+                f"The model {model.name!r} neither starts with a Rescaling or Normalization layer nor is one of "
+                "keras.applications, so its pixels enter as RGB in 0..255. If it was trained on others, pass "
+                "normalization=(mean, std).",
+                stacklevel=2,
+            )
+        return "in the model" if module in (None, "in the model") else f"keras.applications.{module}"
 
     def _spec_size(self) -> tuple[int, int]:
         return self.image_size or (self.spec.image_size,) * 2
-
-    def _size_for(self, model: Any) -> tuple[int, int]:
-        if self.spec is not None:
-            return self._spec_size()
-        shape = tuple(model.inputs[0].shape)
-        if len(model.inputs) != 1 or len(shape) != 4 or shape[-1] != 3:
-            raise ValueError(
-                f"The model {model.name!r} takes inputs of shape {[tuple(i.shape) for i in model.inputs]}; expected "
-                "one input (None, height, width, 3) of RGB images."
-            )
-        if None in shape[1:3]:
-            return self.image_size or (224, 224)
-        if self.image_size not in (None, shape[1:3]):
-            raise ValueError(
-                f"The model {model.name!r} takes images of {shape[1]}x{shape[2]} pixels, not {self.image_size}; leave "
-                "image_size out."
-            )
-        return shape[1:3]
 
 
 def _cached(held: OrderedDict[str, Any], key: str, limit: int, make: Callable[[], Any]) -> Any:
@@ -422,39 +392,16 @@ def _kind(backbone: Backbone) -> str:
     return ".keras file" if backbone.path else "keras.Model"
 
 
-def _open(path: str) -> Any:
-    try:
-        return keras().saving.load_model(path, compile=False)
-    except Exception as error:
-        raise WeightsError(
-            f"Cannot load {path!r}: {' '.join(str(error).split())[:300]}. Expected a model saved by "
-            "model.save('name.keras'); one with Lambda layers or custom classes must be loaded by you and passed as "
-            "a keras.Model."
-        ) from error
-
-
-def _functional(model: Any) -> Any:
-    """``model`` as a graph with operations that can be tapped."""
-    if hasattr(model, "operations"):
-        return model
-    try:
-        return keras().Model(model.inputs, model.outputs)
-    except Exception as error:
-        raise ValueError(
-            f"The model {model.name!r} is not a graph of layers; expected a Functional model, or a Sequential one that "
-            "is built (give it an Input), so that its layers can be tapped."
-        ) from error
-
-
-def _last_map(model: Any, operations: dict[str, Any]) -> str:
-    """The last feature map of a user's model; its last vector when it has none."""
-    names = [name for name, operation in operations.items() if tappable(operation)]
-    maps = [name for name in names if len(operations[name].output.shape) == 4]
-    if not names:
-        raise ValueError(
-            f"The model {model.name!r} has no layer with a feature map or a vector as its output."
-        )
-    return (maps or names)[-1]
+def _normalizer(normalization: Any) -> Callable[[Any], Any]:
+    """The function from uint8 pixels to a network's input that a description names."""
+    ops = keras().ops
+    if normalization == "in the model":
+        return lambda x: ops.cast(x, "float32")
+    if isinstance(normalization, str):
+        module = getattr(keras().applications, normalization.rsplit(".", 1)[1])
+        return lambda x: module.preprocess_input(ops.cast(x, "float32"))
+    mean, std = (np.asarray(triple, np.float32) for triple in normalization)
+    return lambda x: (ops.cast(x, "float32") / 255.0 - mean) / std
 
 
 def _size(value: Any) -> tuple[int, int] | None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import re
+from collections.abc import Iterator
+from types import CodeType, FunctionType
 from typing import Any
 
 import numpy as np
 
-from tlfeatures._keras import keras, to_numpy
+from tlfeatures._keras import keras, untouched_random_state
 from tlfeatures.fingerprints import KEY_BYTES
-from tlfeatures.registry import NETWORKS, NetworkSpec
 
-__all__ = ["application_of", "canonical_operations", "preprocesses", "tap_digest", "tappable", "with_policy"]
+__all__ = ["canonical_operations", "tap_digest", "tappable", "walk", "with_policy"]
 
 
 def _auto_prefix(operation: Any) -> str:
@@ -43,6 +45,14 @@ def canonical_operations(model: Any) -> dict[str, Any]:
     return {names[id(operation)]: operation for operation in model.operations}
 
 
+def walk(model: Any) -> Iterator[Any]:
+    """Operations of ``model`` from the input on; after a model in it, those of that model."""
+    for operation in getattr(model, "operations", None) or model.layers:
+        yield operation
+        if hasattr(operation, "layers"):
+            yield from walk(operation)
+
+
 def tappable(operation: Any) -> bool:
     """Whether an operation gives one feature map or vector that can be pooled."""
     if type(operation).__name__ == "InputLayer":
@@ -55,16 +65,20 @@ def tappable(operation: Any) -> bool:
 
 
 def tap_digest(model: Any) -> str:
-    """Digest of all that decides what a one-tap model computes: graph, settings and weights.
+    """Digest of all that decides what a one-tap model computes: graph, settings, weights, own code.
 
     Neither names nor training settings count, and nothing behind the tap does: a network with
-    and without its top, or fine-tuned only behind the tap, has the same digest.
+    and without its top, or fine-tuned only behind the tap, has the same digest. Of a custom layer
+    its class's own functions count, not what they call.
     """
     h = hashlib.blake2b(digest_size=KEY_BYTES)
     config = json.loads(json.dumps(model.get_config(), default=_plain))
     h.update(json.dumps(_nameless(config, {}), sort_keys=True).encode())
+    for layer in walk(model):
+        for function in _foreign_functions(layer):
+            h.update(repr((function.__qualname__, *_code(function.__code__))).encode())
     for variable in model.weights:
-        value = np.ascontiguousarray(to_numpy(variable))
+        value = np.ascontiguousarray(keras().ops.convert_to_numpy(variable))
         h.update(f"|{value.dtype.str}{value.shape}|".encode())
         h.update(value.reshape(-1).view(np.uint8).data)
     return h.hexdigest()
@@ -73,7 +87,6 @@ def tap_digest(model: Any) -> str:
 _IGNORED = {
     "name",
     "trainable",
-    "dtype",
     "build_config",
     "registered_name",
     "module",
@@ -105,36 +118,73 @@ def _nameless(value: Any, names: dict[str, str]) -> Any:
             for name in sorted(names, key=len, reverse=True):
                 text = text.replace(json.dumps(name), json.dumps(names[name]))
             kept[key] = json.loads(text)
+        elif key == "dtype" and isinstance(item, dict):
+            continue  # the layer's policy, which `precision` replaces; that of a cast is a string
         elif key not in _IGNORED and not key.endswith(_IGNORED_ENDINGS):
             kept[key] = _nameless(item, names)
     return kept
 
 
+_KNOWN_CODE = {"keras", "tensorflow", "torch", "jax", "builtins", "abc", "typing"}
+
+
+def _foreign_functions(layer: Any) -> Iterator[Any]:
+    """Functions that a layer runs and that are not Keras's: of its class, or given to it."""
+    for held in (*reversed(type(layer).__mro__), layer):
+        of_class = isinstance(held, type)
+        if of_class and held.__module__.split(".")[0] in _KNOWN_CODE:
+            continue
+        for _, value in sorted(vars(held).items()):
+            value = getattr(value, "__func__", getattr(value, "fget", value))
+            if isinstance(value, FunctionType) and value.__module__.split(".")[0] not in _KNOWN_CODE:
+                yield inspect.unwrap(value)
+
+
+def _code(code: CodeType) -> tuple[Any, ...]:
+    """What a function does, without where it was written."""
+    constants = []
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            constants.append(_code(constant))
+        else:  # sets have no order that lasts
+            constants.append(
+                sorted(map(repr, constant)) if isinstance(constant, frozenset) else repr(constant)
+            )
+    return code.co_code, code.co_names, constants
+
+
 def with_policy(model: Any, policy: str) -> Any:
-    """A copy of ``model`` that computes under another dtype policy, with the same weights."""
-    if policy == "float32":
+    """``model`` under a dtype policy: itself where it has that policy throughout, else a copy.
+
+    Raises
+    ------
+    ValueError
+        When a layer cannot be made anew under that policy.
+    """
+    if all(_policy(layer) in (None, policy) for layer in walk(model)):
         return model
 
-    def cast(layer: Any) -> Any:
-        return type(layer).from_config({**layer.get_config(), "dtype": policy})
+    def cast(operation: Any) -> Any:
+        changed = {} if _policy(operation) is None else {"dtype": policy}
+        try:
+            return type(operation).from_config({**operation.get_config(), **changed})
+        except Exception as error:
+            raise ValueError(
+                f"Layer {operation.name!r} ({type(operation).__name__}) cannot be made anew to compute in {policy}: "
+                f"{' '.join(str(error).split())[:200]}. Use a precision that the model has already ('float32' for "
+                "most), or give its class get_config and a dtype argument."
+            ) from error
 
-    copy = keras().models.clone_model(model, clone_function=cast, recursive=True)
+    with untouched_random_state():
+        copy = keras().models.clone_model(model, clone_function=cast, recursive=True)
     copy.set_weights(model.get_weights())
+    for operation in walk(copy):  # Normalization keeps what it computes from its weights
+        getattr(operation, "finalize_state", lambda: None)()
     return copy
 
 
-_PREPROCESSING = {"Rescaling", "Normalization", "Lambda", "PreStem"}
-
-
-def preprocesses(model: Any) -> bool:
-    """Whether a model starts with a layer that normalizes its pixels."""
-    for layer in model.layers[:4]:
-        if type(layer).__name__ in _PREPROCESSING or (hasattr(layer, "layers") and preprocesses(layer)):
-            return True
-    return False
-
-
-def application_of(model: Any) -> NetworkSpec | None:
-    """The row of the network of ``keras.applications`` that a model is, perhaps with another top."""
-    names = set(canonical_operations(model))
-    return next((spec for spec in NETWORKS.values() if set(spec.taps) <= names), None)
+def _policy(operation: Any) -> str | None:
+    if type(operation).__name__ == "InputLayer" or hasattr(operation, "layers"):
+        return None
+    policy = getattr(operation, "dtype_policy", None)  # plain operations have none
+    return policy and policy.name

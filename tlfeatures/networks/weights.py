@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
+import sys
+import tempfile
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tlfeatures._keras import download, weights_folders
+from tlfeatures._keras import weights_folders
 from tlfeatures.errors import WeightsError
 from tlfeatures.registry import NetworkSpec
 
@@ -37,16 +41,57 @@ def fetch_weights(spec: NetworkSpec, *, top: bool, image_size: tuple[int, int]) 
         return found
     name = spec.weights_file(top=top, image_size=image_size)
     url = spec.weights_url(top=top, image_size=image_size)
+    folder = next((f for f in weights_folders() if _writable(f)), weights_folders()[0])
     try:
-        return download(name, url)
+        return _download(url, folder / name)
     except Exception as error:
-        folder = weights_folders()[0]
+        by_path = (
+            "" if spec.entry else "pass weights='path/to/file', "
+        )  # Keras builds it otherwise for a path
         raise WeightsError(
             f"The ImageNet weights of {spec.name!r} are not on this machine and could not be downloaded "
             f"({type(error).__name__}: {' '.join(str(error).split())[:200]}). Expected the file {name} in {folder}. "
             f"To work offline, fetch {url} on another machine and copy it there (KERAS_HOME sets the folder "
-            "above `models`), pass weights='path/to/file', or pass weights=None for random weights."
+            f"above `models`), {by_path}or pass weights=None for random weights."
         ) from error
+
+
+def _writable(folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    return os.access(folder, os.W_OK)
+
+
+def _download(url: str, target: Path, timeout: float = 30.0) -> Path:
+    """Fetch ``url``; ``target`` appears complete or not at all. Fails after ``timeout`` seconds of silence."""
+    from rich.console import Console
+    from rich.progress import wrap_file
+
+    with urllib.request.urlopen(url, timeout=timeout) as response:
+        total = int(response.headers["Content-Length"] or 0)
+        fd, temporary = tempfile.mkstemp(prefix=f"{target.name}.", dir=target.parent)
+        try:
+            with (
+                open(fd, "wb") as file,
+                wrap_file(
+                    response,
+                    total,
+                    description=target.name,
+                    console=Console(stderr=True),
+                    disable=not sys.stderr.isatty(),
+                ) as source,
+            ):
+                while block := source.read(1 << 20):
+                    file.write(block)
+                size = file.tell()
+            if total and size != total:
+                raise OSError(f"the connection ended after {size} of {total} bytes")
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, target)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    return target
 
 
 def read_weights(model: Any, path: str | os.PathLike[str]) -> None:

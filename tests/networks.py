@@ -1,0 +1,108 @@
+"""What the tests of networks share: one small network of each family, healthy weights, embeddings by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# the cheapest network of each module of keras.applications, and the side in pixels that it is tested at
+FAMILIES = {
+    "vgg16": 48,
+    "vgg19": 48,
+    "resnet50": 48,
+    "resnet50_v2": 48,
+    "inception_v3": 75,
+    "inception_resnet_v2": 75,
+    "xception": 71,
+    "densenet121": 48,
+    "nasnet_mobile": 48,
+    "mobilenet_0.25": 64,
+    "mobilenet_v2_0.35": 64,
+    "mobilenet_v3_small": 64,
+    "efficientnet_b0": 64,
+    "efficientnet_v2_b0": 64,
+    "convnext_tiny": 64,
+}
+
+
+def pictures(n, size, seed=0):
+    """Smooth colour fields with noise: uint8 (n, size, size, 3), no two alike."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.uniform(0, 255, (n, 4, 4, 3)).repeat(-(-size // 4), axis=1).repeat(-(-size // 4), axis=2)
+    return np.clip(coarse[:, :size, :size] + rng.normal(0, 20, (n, size, size, 3)), 0, 255).astype("uint8")
+
+
+def build(spec, size, top=False, **options):
+    """The network as Keras builds it, untrained."""
+    import keras
+
+    build = getattr(keras.applications, spec.builder)
+    return build(
+        weights=None, include_top=top, input_shape=(size, size, 3), **{**dict(spec.kwargs), **options}
+    )
+
+
+def preprocess(spec, x):
+    """Keras's own preprocessing of a copy of ``x``."""
+    import keras
+
+    return getattr(keras.applications, spec.module).preprocess_input(np.array(x, "float32"))
+
+
+def give_weights(model, x, seed=0):
+    """Random weights under which every picture of ``x`` (preprocessed) gives another embedding.
+
+    Kernels are He-normal, all else is random too; the statistics of batch normalization are those of
+    ``x``, changed by up to a third so that training mode gives other results.
+    """
+    rng = np.random.default_rng(seed)
+    for variable in model.weights:
+        shape, kind = tuple(variable.shape), variable.path.rsplit("/", 1)[-1]
+        if kind == "variance":  # of the Normalization in EfficientNet, which sees pixels in 0..1
+            value = rng.uniform(0.03, 0.09, shape)
+        elif kind == "mean":
+            value = rng.uniform(0.3, 0.6, shape)
+        elif kind == "gamma":
+            value = rng.uniform(0.5, 1.5, shape)
+        elif kind in ("count", "moving_mean", "moving_variance"):
+            continue
+        elif len(shape) < 2:
+            value = rng.normal(0, 0.2, shape)
+        else:
+            fan_in = np.prod(shape[:2] if "depthwise" in variable.path or shape[-1] == 1 else shape[:-1])
+            value = rng.normal(0, np.sqrt(2 / fan_in), shape)
+        variable.assign(value.astype("float32"))
+    for layer in model.layers:
+        if type(layer).__name__ == "Normalization" and layer.weights:
+            layer.finalize_state()
+    normalizations = [layer for layer in model.layers if type(layer).__name__ == "BatchNormalization"]
+    if not normalizations:
+        return
+    momenta = [layer.momentum for layer in normalizations]
+    for layer in normalizations:
+        layer.momentum = 0.0
+    model(x, training=True)
+    for layer, momentum in zip(normalizations, momenta, strict=True):
+        layer.momentum = momentum
+        variance = numbers(layer.moving_variance)
+        variance = np.maximum(variance * rng.uniform(0.7, 1.4, variance.shape), 0.02 * variance.mean())
+        layer.moving_variance.assign(variance)
+
+
+def numbers(y):
+    """A tensor or variable as an array."""
+    import keras
+
+    return keras.ops.convert_to_numpy(y)
+
+
+def pooled(y):
+    """Average and maximum of a feature map, side by side."""
+    y = numbers(y)
+    return np.concatenate([y.mean((1, 2)), y.max((1, 2))], axis=1)
+
+
+def off(ours, theirs):
+    """The largest difference, relative to the largest value."""
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    assert ours.shape == theirs.shape
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
