@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 __all__ = ["main"]
 
+_ENDED = (130, 143)  # by Ctrl-C, by a request to end
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command ``tlfeatures``; this is its entry point.
@@ -20,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit code: 0 done; 1 failed, or damage was found; 2 wrong arguments or input; 130 interrupted.
+        Exit code: 0 done; 1 failed, or damage was found; 2 wrong arguments or input; 130 or 143 interrupted.
 
     Notes
     -----
@@ -43,16 +45,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except KeyboardInterrupt:
         code = 130
+    except SystemExit as end:
+        code = end.code
     except BrokenPipeError:
         return _hush_stdout()
     except Exception as error:
         from tlfeatures.cli.session import report_error
 
-        return report_error(error, argv)
-    if code == 130:
+        return report_error(error)
+    if code in _ENDED:
         from tlfeatures.cli.terminal import warn
 
-        warn("interrupted. What was computed is in the store: run the same command again to go on.", "")
+        warn("interrupted; what reached the store stays there, and the same command goes on from it.", "")
     return code if isinstance(code, int) else 0
 
 

@@ -42,8 +42,8 @@ def _options(
     """Embeddings of images from frozen pretrained ConvNets: computed once, kept in a store, used by
     scikit-learn.
 
-    SOURCE is a folder with a folder for each class, a folder with train/ and test/, a folder of images, a CSV or
-    Parquet manifest, or an array in an HDF5 file (file.h5::dataset).
+    SOURCE is a folder with a folder for each class, a folder with train/ and test/, a folder of images, a CSV
+    or Parquet manifest, or an array in an HDF5 file (file.h5::dataset).
     """
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tlfeatures.cli.images import Tally
+from tlfeatures.cli.options import Json
 from tlfeatures.cli.terminal import show_json, show_table, stderr_is_terminal, tell
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Score:
 
 def demo(
     cache: Annotated[str, typer.Option(metavar="DIR", help="Folder of the embedding store.")] = "cache/demo",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Embed handwritten digits at several layers of a network, compare heads on each layer, test the best.
 
@@ -159,7 +160,7 @@ def _report(
         "model": spec.name,
         "weights": weights or "random",
         "images": tally.images,
-        "from_store": tally.stored,
+        "from_store": tally.from_store,
         "computed": tally.computed,
         "scores": [
             {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +15,7 @@ _SUFFIXES = (".h5", ".parquet", ".npy")
 
 
 def embed(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Folder, manifest, or file.h5::dataset.")],
+    source: opt.SourceName,
     output: Annotated[
         str,
         typer.Option("--output", "-o", metavar="FILE", help=".h5, .parquet, or .npy (and .manifest.csv)."),
@@ -34,7 +34,9 @@ def embed(
     target: opt.Target = None,
     groups: opt.Groups = None,
     split_column: opt.SplitColumn = None,
-    split: Annotated[str, typer.Option(help="all, train, val or test.", rich_help_panel="Source")] = "all",
+    split: Annotated[
+        str, typer.Option(metavar="NAME", help="all, train, val or test.", rich_help_panel="Source")
+    ] = "all",
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if an image cannot be read.")] = False,
     force: opt.Force = False,
     as_json: opt.Json = False,
@@ -66,8 +68,7 @@ def embed(
         for name, values in (("split", images.split), ("group", images.groups))
         if values is not None
     }
-    about = {"model": cnn.model, "weights": cnn.weights, "columns": cnn.recipes_}
-    write_features(output, manifest, result.features, cnn.get_feature_names_out(), about)
+    write_features(output, manifest, result.features, cnn.get_feature_names_out(), _recipe(cnn.recipes_))
     tally = Tally.of(result)
     name_unreadable(paths, result.errors, "and have a row of NaN")
     if as_json:
@@ -85,3 +86,14 @@ def embed(
         tell(f"{output}: {n:,} rows of {result.features.shape[1]:,} features ({', '.join(cnn.layers_)}).")
     if strict and result.errors:
         raise typer.Exit(1)
+
+
+def _recipe(recipes: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the blocks of columns have in common, and ``columns``: what tells them apart."""
+    first = recipes[0]
+    common = {key: first[key] for key in first if all(r.get(key) == first[key] for r in recipes)}
+    own = ("layer", "pooling", "width", "digest")
+    return {
+        **{k: v for k, v in common.items() if k not in own},
+        "columns": [{k: r[k] for k in own} for r in recipes],
+    }

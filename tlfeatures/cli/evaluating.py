@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
 def evaluate(
     pipe: Pipe,
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Folder, manifest, or file.h5::dataset.")],
+    source: opt.SourceName,
     path_column: opt.PathColumn = None,
     target: opt.Target = None,
     split_column: opt.SplitColumn = None,
     split: Annotated[
         str | None,
-        typer.Option(help="test (where there are splits), val, train or all.", rich_help_panel="Source"),
+        typer.Option(
+            metavar="NAME", help="test (where there are splits), val, train or all.", rich_help_panel="Source"
+        ),
     ] = None,
     cache: CacheAgain = None,
     batch_size: BatchAgain = None,

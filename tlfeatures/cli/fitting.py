@@ -19,19 +19,25 @@ _SHOWN_CLASSES = 12
 
 
 def fit(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Folder, manifest, or file.h5::dataset.")],
+    source: opt.SourceName,
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="FILE.joblib", help="Where to save the pipeline.")
     ] = None,
     head: Annotated[
-        str, typer.Option(help="logreg, linear_svm, svm, ridge or knn; for numbers ridge, svr or linear.")
+        str,
+        typer.Option(
+            metavar="NAME", help="logreg, linear_svm, svm, ridge or knn; for numbers ridge, svr or linear."
+        ),
     ] = "svm",
     cv: Annotated[int, typer.Option(metavar="K", min=0, help="Folds of cross-validation; 0 for none.")] = 5,
     scoring: Annotated[
-        str | None, typer.Option(help="Any score of scikit-learn; by default accuracy, or r2 for numbers.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Any score of scikit-learn; by default accuracy, or r2 for numbers."
+        ),
     ] = None,
     task: Annotated[
-        str, typer.Option(help="classification, regression, or auto: by what the labels are.")
+        str, typer.Option(metavar="NAME", help="classification, regression, or auto: by what the labels are.")
     ] = "auto",
     model: opt.Model = "mobilenet",
     layer: opt.Layer = None,
@@ -49,7 +55,9 @@ def fit(
     split_column: opt.SplitColumn = None,
     split: Annotated[
         str | None,
-        typer.Option(help="train (where there are splits), val, test or all.", rich_help_panel="Source"),
+        typer.Option(
+            metavar="NAME", help="train (where there are splits), val, test or all.", rich_help_panel="Source"
+        ),
     ] = None,
     force: opt.Force = False,
     as_json: opt.Json = False,

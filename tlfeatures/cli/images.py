@@ -26,7 +26,7 @@ class Tally:
     """
 
     images: int
-    stored: int
+    from_store: int
     computed: int
     duplicates: int
     unreadable: int
@@ -45,16 +45,15 @@ class Tally:
 
     def __str__(self) -> str:
         time = f" in {self.seconds:.1f} s" if self.computed else ""
-        more = [
-            f"{number:,} {name}" for name in ("duplicates", "unreadable") if (number := getattr(self, name))
+        parts = [
+            f"{count(self.images, 'image')}: {self.from_store:,} from the store",
+            f"{self.computed:,} computed{time}",
         ]
-        return ", ".join(
-            [
-                f"{count(self.images, 'image')}: {self.stored:,} from the store",
-                f"{self.computed:,} computed{time}",
-                *more,
-            ]
-        )
+        if self.duplicates:
+            parts.append(count(self.duplicates, "duplicate"))
+        if self.unreadable:
+            parts.append(f"{self.unreadable:,} unreadable")
+        return ", ".join(parts)
 
 
 def read_images(

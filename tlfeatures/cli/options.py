@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,74 +15,45 @@ from tlfeatures.cli.terminal import stderr_is_terminal
 if TYPE_CHECKING:
     from tlfeatures.features import CNNFeatures
 
-_NETWORK, _SOURCE = "Network", "Source"
+_network = partial(typer.Option, rich_help_panel="Network")
+_source = partial(typer.Option, rich_help_panel="Source", metavar="NAME")
 
 Model = Annotated[
-    str,
-    typer.Option(
-        "--model", "-m", help="Network (see `tlfeatures models`) or .keras file.", rich_help_panel=_NETWORK
-    ),
+    str, _network("--model", "-m", metavar="NAME|FILE", help="See `tlfeatures models`; or a .keras file.")
 ]
 Layer = Annotated[
     str | None,
-    typer.Option(
+    _network(
         "--layer",
         "-l",
-        metavar="NAME[,NAME...]",
-        rich_help_panel=_NETWORK,
-        help="Layers to tap (see `tlfeatures layers`); by default the last convolutional output.",
+        metavar="NAME,...",
+        help="Layers to tap, see `tlfeatures layers`; by default the last convolutional output.",
     ),
 ]
-Pooling = Annotated[str, typer.Option(help="avg, max, avgmax, gem or flatten.", rich_help_panel=_NETWORK)]
-Weights = Annotated[
-    str, typer.Option(help="imagenet, random, or the path of a weights file.", rich_help_panel=_NETWORK)
-]
+Pooling = Annotated[str, _network(metavar="NAME", help="avg, max, avgmax, gem or flatten.")]
+Weights = Annotated[str, _network(metavar="NAME|FILE", help="imagenet, random, or a weights file.")]
 ImageSize = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N|HxW",
-        rich_help_panel=_NETWORK,
-        help="Side, or height x width, in pixels; by default the network's.",
-    ),
+    str | None, _network(metavar="N|HxW", help="Pixels: side, or height x width; by default the network's.")
 ]
-Resize = Annotated[str, typer.Option(help="stretch, crop or pad.", rich_help_panel=_NETWORK)]
-Decode = Annotated[
-    str, typer.Option(help="scaled (quick on large JPEGs) or exact.", rich_help_panel=_NETWORK)
-]
-Precision = Annotated[str, typer.Option(help="float32, tf32, bfloat16 or float16.", rich_help_panel=_NETWORK)]
+Resize = Annotated[str, _network(metavar="NAME", help="stretch, crop or pad.")]
+Decode = Annotated[str, _network(metavar="NAME", help="scaled (quick on large JPEGs) or exact.")]
+Precision = Annotated[str, _network(metavar="NAME", help="float32, tf32, bfloat16 or float16.")]
 BatchSize = Annotated[
-    int,
-    typer.Option(
-        min=1, help="Images through the network at a time; changes no result.", rich_help_panel=_NETWORK
-    ),
+    int, _network(metavar="N", min=1, help="Images through the network at a time; changes no result.")
 ]
 Cache = Annotated[
-    str,
-    typer.Option(metavar="auto|none|DIR", help="Folder of the embedding store.", rich_help_panel=_NETWORK),
+    str, _network(metavar="auto|none|DIR", help="The embedding store; see `tlfeatures cache --help`.")
 ]
 
-PathColumn = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Column of a manifest with the paths.", rich_help_panel=_SOURCE),
-]
-Target = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Column or dataset with the labels.", rich_help_panel=_SOURCE),
-]
+SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help="Folder, manifest, or file.h5::dataset.")]
+PathColumn = Annotated[str | None, _source(help="Column of a manifest with the paths.")]
+Target = Annotated[str | None, _source(help="Column or dataset with the labels.")]
 Groups = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        rich_help_panel=_SOURCE,
-        help="Column or dataset of what cross-validation must keep together, such as patients.",
-    ),
+    str | None, _source(help="Column or dataset of what cross-validation keeps together, such as patients.")
 ]
-SplitColumn = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Column or dataset with the splits.", rich_help_panel=_SOURCE),
-]
-Force = Annotated[bool, typer.Option("--force", help="Write over an existing file, whoever made it.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]  # fmt: skip
+SplitColumn = Annotated[str | None, _source(help="Column or dataset with the splits.")]
+Force = Annotated[bool, typer.Option("--force", help="Write over an existing file of another make.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 
 
 def make_cnn(
@@ -167,4 +139,11 @@ def parse_bytes(text: str) -> int:
 def _parse_weights(text: str) -> str | None:
     if text == "imagenet":
         return text
-    return None if text in ("random", "none") else os.path.abspath(os.path.expanduser(text))
+    if text in ("random", "none"):
+        return None
+    path = os.path.abspath(os.path.expanduser(text))
+    if not os.path.isfile(path):
+        raise BadArgument(
+            f"--weights {text!r}: no such file; expected imagenet, random, or a .weights.h5 or .h5 file."
+        )
+    return path

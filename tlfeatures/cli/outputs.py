@@ -123,13 +123,13 @@ def _write_hdf5(
     import h5py
 
     text = h5py.string_dtype()
-    # in memory, for HDF5 does not survive a full disk; "latest" takes attributes above 64 KB
-    with h5py.File.in_memory(libver="latest") as held:
+    # in memory, for HDF5 does not survive a full disk; images of newer versions lose their checksum
+    with h5py.File.in_memory(libver=("earliest", "v108")) as held:
         held.attrs[_MARK], held.attrs["recipe"] = __version__, recipe
         held["features"] = features
         held.create_dataset("feature_names", data=[_bytes(name) for name in names], dtype=text)
         for name, values in manifest.items():
-            if all(isinstance(v, (int, float)) for v in values):
+            if _is_number(values):
                 held[name] = np.array(values)
             else:
                 held.create_dataset(name, data=[_bytes(v) for v in values], dtype=text)

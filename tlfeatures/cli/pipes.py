@@ -26,7 +26,9 @@ CacheAgain = Annotated[
     str | None,
     typer.Option("--cache", metavar="auto|none|DIR", help="Folder of the store; by default the pipeline's."),
 ]
-BatchAgain = Annotated[int | None, typer.Option("--batch-size", min=1, help="By default the pipeline's.")]
+BatchAgain = Annotated[
+    int | None, typer.Option("--batch-size", metavar="N", min=1, help="By default the pipeline's.")
+]
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,13 @@ import contextlib
 import faulthandler
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib.abc import MetaPathFinder
 from typing import Any
 
@@ -29,7 +31,7 @@ class BadArgument(ValueError):
 @contextlib.contextmanager
 def session() -> Iterator[None]:
     """Warnings as single lines, each once; no start-up messages of backends. All is put back after."""
-    with warnings.catch_warnings(), _silent_start(), _lenient_output():
+    with warnings.catch_warnings(), _silent_start(), _lenient_output(), _orderly_end():
         for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", category)
         warnings.simplefilter("ignore", UnreadableImagesWarning)  # commands name the images themselves
@@ -44,14 +46,14 @@ def session() -> Iterator[None]:
         yield
 
 
-def report_error(error: Exception, argv: Sequence[str]) -> int:
+def report_error(error: Exception) -> int:
     """Print one line for ``error``; the exit code."""
     if os.environ.get("TLFEATURES_DEBUG"):
         traceback.print_exc()
     if hasattr(error, "format_message"):  # of the parser, wherever this version of typer keeps it
-        words = [word for word in argv[:2] if word.isalpha()]
-        command = " ".join(["tlfeatures", *words[: 2 if words[:1] == ["cache"] else 1]])
-        warn(f"{error.format_message()} See `{command} --help`.", "error: ")
+        text = error.format_message().strip()
+        full_stop = "" if text.endswith((".", "?")) else "."
+        warn(f"{text}{full_stop} See `{_command_of(error)} --help`.", "error: ")
         return 2
     if type(error).__name__ == "Abort":  # end of input at a question
         warn("not confirmed; --yes goes ahead without asking.", "error: ")
@@ -63,6 +65,11 @@ def report_error(error: Exception, argv: Sequence[str]) -> int:
     return 2 if isinstance(error, ValueError) else 1
 
 
+def _command_of(error: Any) -> str:
+    """The command whose arguments were wrong."""
+    return getattr(getattr(error, "ctx", None), "command_path", "tlfeatures")
+
+
 def _text(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "out of memory; a smaller --batch-size needs less"
@@ -70,6 +77,23 @@ def _text(error: Exception) -> str:
         name = "" if error.filename is None else f": {os.fsdecode(error.filename)!r}"
         return f"{error.strerror}{name}"
     return str(error) or type(error).__name__
+
+
+@contextlib.contextmanager
+def _orderly_end() -> Iterator[None]:
+    """A request to end (of a batch system, say) unwinds as Ctrl-C does: rows in memory reach the store."""
+    if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
+        yield
+        return
+
+    def end(*_: Any) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
