@@ -277,7 +277,10 @@ def tabulate(search: Any) -> Any:
 
     found = search.cv_results_
     rows = []
-    for i, candidate in enumerate(found["params"]):
+    for i in np.argsort(
+        found["rank_test_score"], kind="stable"
+    ):  # of equals the first, as the search chooses
+        candidate = found["params"][i]
         own = {k.rpartition("__")[2]: v for k, v in candidate.items() if k.startswith("head__")}
         rows.append(
             {
@@ -289,8 +292,7 @@ def tabulate(search: Any) -> Any:
                 "fit_seconds": found["mean_fit_time"][i],
             }
         )
-    # stable, as the search's own choice among equals is: the first
-    return pd.DataFrame(rows).sort_values("cv_accuracy", ascending=False, kind="stable", ignore_index=True)
+    return pd.DataFrame(rows)
 
 
 def print_table(table: Any, title: str, console: Console, most: int = 15) -> None:

@@ -1,0 +1,85 @@
+"""The notebooks run from top to bottom, and git holds none of their outputs."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from jupyter_client import AsyncKernelManager
+from nbclient import NotebookClient
+from PIL import Image
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+QUICKSTART = FOLDER / "quickstart.ipynb"
+BLOCKED = "http://127.0.0.1:9"  # where nobody listens: no test reaches the network
+
+
+def run(path, folder, **environment):
+    """Execute a notebook as a fresh process would; {cell: text} and {cell: pictures}."""
+    notebook = nbformat.read(path, as_version=4)
+    env = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}  # figures go into the notebook
+    env |= {name: BLOCKED for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
+    env |= {"IPYTHONDIR": str(folder / "ipython"), "JUPYTER_DATA_DIR": str(folder / "jupyter")}
+    env |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1"} | environment
+    manager = AsyncKernelManager(kernel_name="python3")
+    client = NotebookClient(notebook, km=manager, timeout=200, resources={"metadata": {"path": str(folder)}})
+    client.execute(env=env)  # raises what a cell raises
+    texts, pictures = {}, {}
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "image/png" in data:
+                picture = Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
+                pictures.setdefault(cell.id, []).append(np.asarray(picture.convert("L")))
+            else:
+                text = data.get("text/plain", "") or (
+                    output.get("text", "") if output.get("name") == "stdout" else ""
+                )
+                texts[cell.id] = texts.get(cell.id, "") + text
+    return texts, pictures
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebook_is_valid_and_has_no_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert code and not any(cell.outputs or cell.execution_count for cell in code)
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+def check_quickstart(texts, pictures):
+    """What a reader sees, whatever the weights."""
+    assert "600 pictures to learn from, 300 to test, 10 classes" in texts["pictures"]
+    assert "before: 0 rows" in texts["one-pass"] and f"after: {4 * 2 * 900} rows" in texts["one-pass"]
+    assert "rows added: 0" in texts["search"] and "rows added: 0" in texts["again"]
+    assert "the same scores: True" in texts["again"]
+    assert sorted(pictures) == ["layers", "mistakes", "show"]
+    for (picture,) in pictures.values():
+        assert picture.shape[1] > 500 and picture.std() > 10
+    accuracy = float(texts["test"].partition("embeddings: ")[2].partition("%")[0]) / 100
+    wrong = int(texts["mistakes"].partition(" of 300 are wrong")[0])
+    assert accuracy == pytest.approx(1 - wrong / 300, abs=1e-3)
+    return accuracy
+
+
+def test_quickstart_with_imagenet_weights(keras_home, tmp_path):
+    if not (keras_home / "models" / "mobilenet_7_5_224_tf_no_top.h5").is_file():
+        pytest.skip("needs the weights in ../shared/keras")
+    texts, pictures = run(QUICKSTART, tmp_path)
+    assert texts["network"].startswith("mobilenet_0.75 with ImageNet weights")
+    assert check_quickstart(texts, pictures) >= 0.95
+
+
+def test_quickstart_without_weights_says_that_they_are_random(tmp_path):
+    elsewhere = {"HOME": str(tmp_path), "KERAS_HOME": str(tmp_path / "keras")}
+    texts, pictures = run(QUICKSTART, tmp_path, **elsewhere)
+    assert "could not be downloaded" in texts["network"]
+    assert "RANDOM WEIGHTS" in texts["network"]
+    assert check_quickstart(texts, pictures) >= 0.6
