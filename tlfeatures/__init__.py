@@ -13,18 +13,30 @@ if TYPE_CHECKING:
     from tlfeatures.features import CNNFeatures
     from tlfeatures.images import check_images
     from tlfeatures.networks import list_layers, list_models
+    from tlfeatures.selection import FeatureSearchCV, select
     from tlfeatures.store import EmbeddingStore
 
 __version__ = "0.1.0"
 
-__all__ = ["CNNFeatures", "EmbeddingStore", "__version__", "check_images", "list_layers", "list_models"]
+__all__ = [
+    "CNNFeatures",
+    "EmbeddingStore",
+    "FeatureSearchCV",
+    "__version__",
+    "check_images",
+    "list_layers",
+    "list_models",
+    "select",
+]
 
 _HOME = {
     "CNNFeatures": "features",
     "EmbeddingStore": "store",
+    "FeatureSearchCV": "selection",
     "check_images": "images",
     "list_layers": "networks",
     "list_models": "networks",
+    "select": "selection",
 }
 
 

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "DuplicateImagesWarning",
     "ImageInputError",
     "ImageReadError",
     "MissingDependencyError",
@@ -92,3 +93,7 @@ class StoreWarning(UserWarning):
 
 class UnreadableImagesWarning(UserWarning):
     """Some images could not be read; their rows are NaN."""
+
+
+class DuplicateImagesWarning(UserWarning):
+    """Copies of images fall into different folds, so a score is too good to be true."""

@@ -1,0 +1,505 @@
+"""``FeatureSearchCV``: cross-validated search over networks, sizes, layers, poolings and heads."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import pandas
+from sklearn.base import BaseEstimator, MetaEstimatorMixin
+from sklearn.metrics import check_scoring
+from sklearn.model_selection import ParameterGrid
+from sklearn.pipeline import Pipeline
+from sklearn.utils import ClassifierTags, RegressorTags
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+
+from tlfeatures.errors import RandomWeightsWarning, UnknownNameError, UnreadableImagesWarning
+from tlfeatures.features import CNNFeatures
+from tlfeatures.heads import head_grid, list_heads, make_head
+from tlfeatures.images import Images
+from tlfeatures.selection import results
+from tlfeatures.selection.candidates import plan_passes
+from tlfeatures.selection.fits import Head
+from tlfeatures.selection.folds import check_groups, check_labels, inner_folds, make_folds, random_seed
+from tlfeatures.selection.matrices import Matrices
+from tlfeatures.selection.progress import progress
+from tlfeatures.selection.run import Run
+from tlfeatures.store import EmbeddingStore
+from tlfeatures.transferability import METHODS
+
+__all__ = ["FeatureSearchCV", "select"]
+
+_HEADS = {"classification": ("logreg", "svm", "ridge"), "regression": ("ridge", "svr")}
+
+
+def _head_has(name: str) -> Any:
+    def check(self: FeatureSearchCV) -> bool:
+        check_is_fitted(self, "best_estimator_")
+        getattr(self.best_estimator_[-1], name)
+        return True
+
+    return check
+
+
+class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
+    """Find the network, image size, layer, pooling and head that suit labelled images, by cross-validation.
+
+    Each image goes through each network once for each size and way to resize; all layers, poolings and
+    heads then share these passes, and later searches read them from the store.
+
+    Parameters
+    ----------
+    models : str, path, or list of them, default="mobilenet"
+        Networks, as :class:`~tlfeatures.CNNFeatures` takes them.
+    layers : "auto", None, list, or dict of model to list, default="auto"
+        "auto": the network's standard taps, each alone, and the last two and the last three
+        concatenated. None: the last convolutional output. A list has names, or lists of names to
+        concatenate.
+    poolings : list of str, default=("avg", "max")
+    image_sizes : "auto", None, or list, default="auto"
+        "auto": the network's default size and about half of it. None: the default size.
+    resize : list of str, default=("stretch", "crop")
+        Ways that make no difference, as for square images, are tried once.
+    heads : list of str, dict of str to grid, or None, default=None
+        Names of :func:`~tlfeatures.heads.list_heads`, with their default grids, or with your own,
+        such as ``{"svm": {"C": [1, 10]}}``. None: logreg, svm and ridge; for numbers ridge and svr.
+    cv : int, splitter, or list of (train, test), default=5
+        A number of folds: shuffled, stratified by class, with groups kept together.
+    scoring : str, callable or None, default=None
+        As in scikit-learn; None is accuracy, or R2 for numbers.
+    rule : {"best", "1se"}, default="best"
+        The highest mean score, or of those within one standard error of it the cheapest network, then
+        the smallest embedding.
+    nested : bool, default=False
+        Also choose within each fold's training rows, so that ``nested_scores_`` tells how well the
+        *choice* does. Costs as much as ``cv`` further searches, but no pass.
+    prescreen : int or None, default=None
+        Cross-validate only so many embeddings, the best by ``prescreen_method``.
+    prescreen_method : {"logme", "hscore", "shrunk_hscore"}, default="logme"
+        See :mod:`tlfeatures.transferability`.
+    dedupe_groups : bool, default=False
+        Keep copies and near-copies of images in one fold.
+    duplicate_threshold : float, default=0.98
+        Cosine, between centred embeddings, from which images count as near-copies.
+    task : {"auto", "classification", "regression"}, default="auto"
+        "auto" asks :func:`~tlfeatures.heads.infer_task`.
+    weights, interpolation, decode, precision, batch_size, cache
+        As in :class:`~tlfeatures.CNNFeatures`.
+    on_error : {"raise", "nan"}, default="raise"
+        What an unreadable image does before any fold starts: an error, or its row is left out of
+        everything, with a warning that counts.
+    n_jobs : int or None, default=None
+        Processes for the folds. They never import Keras.
+    random_state : int, RandomState or None, default=0
+        Of the shuffle of folds and of the learning curve.
+    verbose : int, default=0
+        Above 0, progress on standard error.
+
+    Attributes
+    ----------
+    best_estimator_ : Pipeline
+        Steps "cnn", "scale" and the head's name, fitted on all images.
+    best_params_, best_score_, best_index_
+        Of the chosen candidate; the score is the mean over folds.
+    cv_results_ : dict of arrays
+        scikit-learn's columns, one row a candidate; also ``ci_low_test_score`` and
+        ``ci_high_test_score`` (95%, Nadeau and Bengio 2003), ``width``, ``macs`` (multiplications an
+        image), ``prescreen``, and for numbers ``mean_test_mae`` and ``std_test_mae``.
+    classes_ : ndarray
+        For classes.
+    nested_scores_ : ndarray of shape (folds,)
+        With ``nested``; ``nested_params_`` are the choices.
+    prescreen_ : pandas.DataFrame
+        One row an embedding: its score before, the best score after, and whether it was kept.
+        ``prescreen_correlation_`` is Spearman's between the two.
+    duplicates_ : :class:`~tlfeatures.selection.duplicates.Duplicates`
+    learning_curve_ : :class:`~tlfeatures.selection.advice.LearningCurve`
+    regime_ : :class:`~tlfeatures.selection.advice.Regime`
+    oof_ : pandas.DataFrame
+        Of the chosen candidate, one row an image: ``row`` (in X), ``image``, ``fold``, ``true``,
+        ``predicted``; predictions by models that were not trained on the image.
+    oof_proba_, oof_decision_ : ndarray or None
+        The same, where the head has them.
+    metrics_ : dict of str to float
+        From ``oof_``: accuracy, balanced accuracy and macro F1, or R2, MAE and root mean square error.
+    rows_ : ndarray of int
+        Rows of X that were used; ``unreadable_`` are the others, {row: reason}.
+    timings_ : pandas.DataFrame
+        Seconds of each step, and images computed by each pass.
+    n_splits_, folds_, groups_, scorer_, task_, refit_time_
+
+    Raises
+    ------
+    ValueError
+        When labels, groups or folds cannot work: a class with fewer images than folds, one class only,
+        labels missing, groups that cannot be split. Nothing is computed before that is known.
+    ImageReadError, ImageInputError, WeightsError, UnknownNameError
+        As `CNNFeatures`.
+
+    Notes
+    -----
+    Interrupted, a search has lost no pass that was made: the next one goes on from the store.
+    The prescreen sees all labels. It only ranks, but when it prunes a little of that choice is in the
+    scores; ``nested`` prunes within each fold's training rows.
+    A callable ``scoring`` gets test rows in coordinates of the fit, and may only hand them to the estimator.
+
+    Examples
+    --------
+    >>> from tlfeatures import FeatureSearchCV
+    >>> X = np.random.default_rng(0).integers(0, 99, (24, 32, 32, 3), dtype="uint8")
+    >>> y = np.repeat(["dark", "light"], 12)
+    >>> X[12:] += 99
+    >>> search = FeatureSearchCV("mobilenet_0.25", weights=None, image_sizes=[32], layers=["conv_pw_1_relu"],
+    ...                          poolings="avg", resize="stretch", heads=["ridge"], cv=2, cache=None)
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore")  # random weights
+    ...     search = search.fit(X, y)
+    >>> search.best_score_, search.best_params_["layer"]
+    (1.0, 'conv_pw_1_relu')
+    """
+
+    def __init__(
+        self,
+        models: Any = "mobilenet",
+        *,
+        layers: Any = "auto",
+        poolings: Any = ("avg", "max"),
+        image_sizes: Any = "auto",
+        resize: Any = ("stretch", "crop"),
+        heads: Any = None,
+        cv: Any = 5,
+        scoring: Any = None,
+        rule: Literal["best", "1se"] = "best",
+        nested: bool = False,
+        prescreen: int | None = None,
+        prescreen_method: Literal["logme", "hscore", "shrunk_hscore"] = "logme",
+        dedupe_groups: bool = False,
+        duplicate_threshold: float = 0.98,
+        task: Literal["auto", "classification", "regression"] = "auto",
+        weights: str | os.PathLike[str] | None = "imagenet",
+        interpolation: str = "bilinear",
+        decode: Literal["scaled", "exact"] = "scaled",
+        precision: str = "float32",
+        batch_size: int = 32,
+        cache: str | os.PathLike[str] | EmbeddingStore | None = "auto",
+        on_error: Literal["raise", "nan"] = "raise",
+        n_jobs: int | None = None,
+        random_state: Any = 0,
+        verbose: int = 0,
+    ) -> None:
+        self.models = models
+        self.layers = layers
+        self.poolings = poolings
+        self.image_sizes = image_sizes
+        self.resize = resize
+        self.heads = heads
+        self.cv = cv
+        self.scoring = scoring
+        self.rule = rule
+        self.nested = nested
+        self.prescreen = prescreen
+        self.prescreen_method = prescreen_method
+        self.dedupe_groups = dedupe_groups
+        self.duplicate_threshold = duplicate_threshold
+        self.task = task
+        self.weights = weights
+        self.interpolation = interpolation
+        self.decode = decode
+        self.precision = precision
+        self.batch_size = batch_size
+        self.cache = cache
+        self.on_error = on_error
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+
+    # -- fitting -----------------------------------------------------------------------------
+
+    def fit(self, X: Any, y: Any, groups: Any = None) -> FeatureSearchCV:
+        """Search, and fit the winner on all images.
+
+        Parameters
+        ----------
+        X : images
+            As :class:`~tlfeatures.CNNFeatures` takes them.
+        y : array-like of shape (n,)
+            Classes or numbers.
+        groups : array-like of shape (n,), optional
+            Such as patients: images of one group are never split between folds.
+
+        Returns
+        -------
+        FeatureSearchCV
+        """
+        self._check_options()
+        images = Images.of(X)
+        y, task = check_labels(y, len(images), self.task)
+        groups = check_groups(groups, len(images))
+        cv = list(self.cv) if isinstance(self.cv, Iterator) else self.cv
+        seed = random_seed(self.random_state)
+        # what cannot work must fail before anything is computed
+        folds = make_folds(cv, y, groups, task, seed)
+        if self.nested:
+            inner_folds(cv, y, groups, task, seed, folds)
+        heads = self._heads(task)
+        store = EmbeddingStore.resolve(self.cache)
+        passes = plan_passes(
+            self.models, self.layers, self.poolings, self.image_sizes, self.resize, store,
+            weights=self.weights, precision=self.precision, interpolation=self.interpolation, decode=self.decode,
+        )  # fmt: skip
+        with progress(self.verbose) as steps:
+            matrices = Matrices(
+                images, passes, store, steps, batch_size=self.batch_size, on_error=self.on_error
+            )
+            rows = self._readable(images, matrices.errors, cv)
+            self.task_, self.seed_, self.images_ = task, seed, images.take(rows)
+            y, groups = y[rows], None if groups is None else groups[rows]
+            self.scorer_ = self._scorer(heads)
+            embeddings = [e for one in passes for e in one.embeddings]
+            names = [images.name(row) for row in rows.tolist()]
+            run = Run(
+                self, matrices, embeddings, heads, rows, y, groups, task, cv, seed, self.scorer_, names, steps
+            )
+            vars(self).update(run.execute())
+            start = time.perf_counter()
+            steps.begin("fit the winner")
+            self._refit(run, y)
+            self.refit_time_ = time.perf_counter() - start
+        self.timings_ = pandas.DataFrame(
+            [*run.timings, {"step": "fit the winner", "seconds": self.refit_time_}]
+        )
+        if task == "classification":
+            self.classes_ = self.best_estimator_.classes_
+        return self
+
+    def _scorer(self, heads: list[Head]) -> Any:
+        if not (self.scoring is None or isinstance(self.scoring, str) or callable(self.scoring)):
+            raise ValueError(
+                f"scoring={self.scoring!r}; expected None, the name of one score, or a callable."
+            )
+        return check_scoring(make_head(heads[0].name, heads[0].task), scoring=self.scoring)
+
+    def _refit(self, run: Run, y: np.ndarray) -> None:
+        """Fit the winner's head on the matrix at hand; the network does not run again."""
+        embedding, head, point = run.best
+        cnn = CNNFeatures(
+            **embedding.params, weights=self.weights, interpolation=self.interpolation, decode=self.decode,
+            precision=self.precision, batch_size=self.batch_size, cache=self.cache,
+        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RandomWeightsWarning)  # given once, at the start
+            cnn.fit(self.images_)
+        fitted = (
+            make_head(head.name, head.task).set_params(**head.params(point)).fit(run.matrix(embedding), y)
+        )
+        self.best_estimator_ = Pipeline([("cnn", cnn), *fitted.steps])
+
+    def _check_options(self) -> None:
+        for name, value, known in (
+            ("rule", self.rule, ("best", "1se")),
+            ("on_error", self.on_error, ("raise", "nan")),
+            ("prescreen_method", self.prescreen_method, tuple(METHODS)),
+        ):
+            if value not in known:
+                raise UnknownNameError.of(name, value, known)
+        if self.prescreen is not None and (not isinstance(self.prescreen, int) or self.prescreen < 1):
+            raise ValueError(
+                f"prescreen={self.prescreen!r}; expected None or a number of embeddings, 1 or more."
+            )
+        if self.nested and not (isinstance(self.cv, int) or hasattr(self.cv, "split")):
+            raise ValueError("nested=True splits training rows again; give cv as a number or a splitter.")
+        if self.dedupe_groups and not (isinstance(self.cv, int) or hasattr(self.cv, "split")):
+            raise ValueError(
+                "dedupe_groups=True makes folds by groups; give cv as a number or a group splitter."
+            )
+
+    def _heads(self, task: str) -> list[Head]:
+        given = _HEADS[task] if self.heads is None else self.heads
+        given = [given] if isinstance(given, str) else given
+        if not isinstance(given, (Mapping, Iterable)) or not (names := list(given)):
+            raise ValueError(f"heads={self.heads!r}; expected names of heads: {', '.join(list_heads(task))}.")
+        heads = []
+        for name in names:
+            prefix = f"{name}__"
+            grid = {key.removeprefix(prefix): v for key, v in head_grid(name, task).items()}
+            if isinstance(given, Mapping):
+                own = given[name]
+                grid = {key.removeprefix(prefix): v for key, v in (own or {}).items()}
+            head = Head(name, task, tuple(ParameterGrid(grid)))
+            for i in range(len(head.points)):
+                head.estimator(i)  # a wrong parameter must fail now
+            heads.append(head)
+        return heads
+
+    def _readable(self, images: Images, errors: dict[int, str], cv: Any) -> np.ndarray:
+        self.unreadable_ = dict(sorted(errors.items()))
+        self.rows_ = np.setdiff1d(np.arange(len(images)), list(errors))
+        if errors:
+            if not (isinstance(cv, int) or hasattr(cv, "split")):
+                raise ValueError(
+                    f"{len(errors)} images could not be read, so cv's list of rows no longer fits: leave them out "
+                    "beforehand; check_images(X) names them."
+                )
+            first = next(iter(self.unreadable_))
+            warnings.warn(
+                f"{len(errors)} of {len(images)} images could not be read and are left out. The first is "
+                f"{images.name(first)!r}: {errors[first]}. See unreadable_ for all.",
+                UnreadableImagesWarning,
+                stacklevel=3,
+            )
+        if not len(self.rows_):
+            raise ValueError("No image could be read; check_images(X) says why.")
+        return self.rows_
+
+    # -- using -------------------------------------------------------------------------------
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Classes or numbers, by the winner.
+
+        Parameters
+        ----------
+        X : images
+
+        Returns
+        -------
+        ndarray of shape (n,)
+        """
+        check_is_fitted(self, "best_estimator_")
+        return self.best_estimator_.predict(X)
+
+    @available_if(_head_has("predict_proba"))
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probabilities of the classes, by the winner, where its head has them.
+
+        Parameters
+        ----------
+        X : images
+
+        Returns
+        -------
+        ndarray of shape (n, len(classes_))
+        """
+        return self.best_estimator_.predict_proba(X)
+
+    @available_if(_head_has("decision_function"))
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Decision values, by the winner, where its head has them.
+
+        Parameters
+        ----------
+        X : images
+
+        Returns
+        -------
+        ndarray of shape (n,) or (n, len(classes_))
+        """
+        return self.best_estimator_.decision_function(X)
+
+    def score(self, X: Any, y: Any) -> float:
+        """Score of the winner, by ``scoring``.
+
+        Parameters
+        ----------
+        X : images
+        y : array-like of shape (n,)
+
+        Returns
+        -------
+        float
+        """
+        check_is_fitted(self, "best_estimator_")
+        return float(self.scorer_(self.best_estimator_, X, y))
+
+    def table(self) -> pandas.DataFrame:
+        """All candidates, the best first.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a candidate: what it is, ``score`` with ``se``, ``ci_low`` and ``ci_high``, its
+            ``width``, its cost in ``macs``, its ``prescreen``, and the score of each fold. ``candidate``
+            is its row in ``cv_results_``; ``depth`` the place of its deepest layer, from 0.
+        """
+        check_is_fitted(self, "best_estimator_")
+        return results.table(self.candidates_, self.cv_results_)
+
+    def embeddings(self) -> np.ndarray:
+        """The winner's embeddings of the images that it was fitted on, from the store.
+
+        Returns
+        -------
+        ndarray of float32, shape (len(rows_), d)
+
+        Raises
+        ------
+        ValueError
+            When the search was pickled without its images.
+        """
+        check_is_fitted(self, "best_estimator_")
+        if self.images_ is None:
+            raise ValueError("The search was pickled without its images, which are arrays; fit it again.")
+        return self.best_estimator_["cnn"].transform(self.images_)
+
+    def report(self, folder: str | os.PathLike[str]) -> Any:
+        """Write tables, plots and a page that shows all of them.
+
+        Parameters
+        ----------
+        folder : path
+            Made where it is absent.
+        """
+        check_is_fitted(self, "best_estimator_")
+        from tlfeatures.report import write_report
+
+        return write_report(self, folder)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        images = state.get("images_")
+        if images is not None and None in images.paths():
+            state["images_"] = None  # a pickle holds paths, not pictures
+        return state
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        if getattr(self, "task_", self.task) == "regression":
+            tags.estimator_type, tags.regressor_tags = "regressor", RegressorTags()
+        else:
+            tags.estimator_type, tags.classifier_tags = "classifier", ClassifierTags()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.one_d_array = True  # of paths
+        tags.input_tags.three_d_array = True
+        tags.input_tags.string = True
+        return tags
+
+
+def select(X: Any, y: Any, *, groups: Any = None, **options: Any) -> FeatureSearchCV:
+    """Search and fit in one line: ``FeatureSearchCV(**options).fit(X, y, groups)``.
+
+    Parameters
+    ----------
+    X : images
+    y : array-like of shape (n,)
+    groups : array-like of shape (n,), optional
+    **options
+        Of :class:`FeatureSearchCV`.
+
+    Returns
+    -------
+    FeatureSearchCV
+        Fitted.
+
+    Examples
+    --------
+    >>> from tlfeatures import select
+    >>> select(["a.jpg", "b.jpg"], ["cat", None])
+    Traceback (most recent call last):
+    ValueError: 1 of 2 labels are missing; fill them in or drop their images.
+    """
+    return FeatureSearchCV(**options).fit(X, y, groups)
