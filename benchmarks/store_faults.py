@@ -1,6 +1,7 @@
 """What the embedding store bears: killed writers, damaged files and hostile files.
 
-    python benchmarks/store_faults.py [--kills 300] [--damage 3000] [--mutants 20000] [--json PATH]
+    python benchmarks/store_faults.py [--kills 300] [--damage 3000] [--mutants 20000]
+                                      [--quick] [--json PATH]
 
 kills    two writers at a time are killed (SIGKILL) at random moments; then every row that was
          published must be there, every row that is there must be right, and nothing may be damaged.
@@ -314,7 +315,10 @@ def main() -> None:
     parser.add_argument("--mutants", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "store_faults.json")
+    parser.add_argument("--quick", action="store_true", help="a smoke test of a few seconds")
     given = parser.parse_args()
+    if given.quick:
+        given.kills, given.damage, given.mutants = 6, 200, 200
     with tempfile.TemporaryDirectory() as root:
         refusals = crafted_rounds(root)
         start = time.perf_counter()
