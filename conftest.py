@@ -25,10 +25,12 @@ def _prepare_environment() -> None:
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
     home = scratch / "keras"
     home.mkdir()
+    (scratch / "home").mkdir()
     for source in sorted((SHARED / "keras").rglob("*.*")):  # copied: Keras ignores a home it cannot write
         target = home / source.relative_to(SHARED / "keras")
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(source, target)  # without the read-only mode
+    os.environ["HOME"] = str(scratch / "home")  # weights in the user's own ~/.keras must not be found either
     os.environ["KERAS_HOME"] = str(home)
     os.environ["TLFEATURES_CACHE"] = str(scratch / "cache")
     os.environ["MPLBACKEND"] = "Agg"
