@@ -15,7 +15,8 @@ import tlfeatures
 
 PACKAGE = Path(tlfeatures.__file__).parent
 
-# Room -> the rooms it may import, lowest floor first. Every room may also import errors and __init__.
+# Room -> the rooms it may import, lowest floor first, and with each of them what that room may import.
+# Every room may also import errors and __init__.
 FLOORS: dict[str, set[str]] = {
     "errors": set(),
     "registry": set(),
@@ -31,13 +32,16 @@ FLOORS: dict[str, set[str]] = {
     "heads": set(),
     "transferability": set(),
     "finetune": {"images", "networks"},
-    "selection": {"features", "heads", "transferability"},
-    "jobs": {"extract"},
     "report": set(),
+    "selection": {"features", "heads", "transferability", "report"},
+    "jobs": {"extract"},
     "app": {"features", "report"},
 }
 ALL_BELOW_CLI = set(FLOORS)
 FLOORS["cli"] = ALL_BELOW_CLI
+for below in FLOORS.values():
+    for other in sorted(below):
+        below |= FLOORS[other]  # complete already: lower floors come first
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
