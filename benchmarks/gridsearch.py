@@ -37,6 +37,7 @@ from tlfeatures.heads import make_head
 LAYERS = [f"conv_pw_{i}_relu" for i in (3, 5, 7, 9, 11, 13)]
 POOLINGS = ["avg", "max"]
 FOLDS = 5
+HEAD = "linear_svm"
 COLD, WARM = 1.3, 1.15
 
 
@@ -61,7 +62,7 @@ class Ready(TransformerMixin, BaseEstimator):
 
 def search(step, X, y, n_jobs: int) -> dict[str, float]:
     """Seconds of the search, and the mean of all scores."""
-    pipe = Pipeline([("cnn", step), ("svm", make_head("svm"))])
+    pipe = Pipeline([("cnn", step), ("svm", make_head(HEAD))])
     (c,) = (name for name in pipe.get_params() if name.endswith("__C"))
     grid = {"cnn__layer": LAYERS, "cnn__pooling": POOLINGS, c: [1.0, 10.0]}
     start = time.perf_counter()

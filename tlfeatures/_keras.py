@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import os
 import random
@@ -56,6 +57,7 @@ def keras() -> ModuleType:
     return keras
 
 
+@functools.cache  # asked for by every fit, and half a millisecond each
 def keras_version() -> str:
     """Version of the installed Keras, from its metadata: imports nothing."""
     try:

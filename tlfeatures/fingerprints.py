@@ -12,7 +12,16 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["KEY_BYTES", "array_key", "bytes_key", "canonical_json", "file_key", "recipe_digest"]
+__all__ = [
+    "KEY_BYTES",
+    "array_key",
+    "bytes_key",
+    "canonical_json",
+    "file_key",
+    "held_keys",
+    "read_file",
+    "recipe_digest",
+]
 
 KEY_BYTES = 16
 _MEMO_LIMIT = 2_000_000  # entries; about 300 bytes each
@@ -57,22 +66,68 @@ def file_key(path: str | os.PathLike[str]) -> bytes:
     OSError
         When the file cannot be read.
     """
-    name = os.fspath(path)
-    stat = os.stat(name)
-    stamp = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-    held = _memo.get(name)
-    if held is not None and held[0] == stamp:
-        return held[1]
-    with open(name, "rb") as f:
+    (held,) = held_keys([path])
+    if held is not None:
+        return held
+    with open(path, "rb") as f:
+        before = os.fstat(f.fileno())
         key = hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=KEY_BYTES)).digest()
+        _hold(path, before, os.fstat(f.fileno()), key)
+    return key
+
+
+def held_keys(paths: Iterable[Any]) -> list[bytes | None]:
+    """Digests of files that have not changed since this process read them; None for all else.
+
+    In a search all but the first fits find every digest here, so this loop is what a fit costs.
+    """
+    keys: list[bytes | None] = []
+    for path in paths:
+        keys.append(None)
+        if not isinstance(path, (str, os.PathLike)) or (held := _memo.get(os.fspath(path))) is None:
+            continue
+        try:
+            stat = os.stat(path)
+        except OSError:
+            continue
+        if held[0] == (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns):
+            keys[-1] = held[1]
+    return keys
+
+
+def read_file(path: str | os.PathLike[str]) -> tuple[bytes, bytes]:
+    """Digest and bytes of a file; the digest is not computed anew when it is held and still true.
+
+    Raises
+    ------
+    OSError
+        When the file cannot be read.
+    """
+    with open(path, "rb") as f:
+        before = os.fstat(f.fileno())
+        data = f.read()
         after = os.fstat(f.fileno())
-    unchanged = stamp == (after.st_ino, after.st_size, after.st_mtime_ns, after.st_ctime_ns)
-    if unchanged and time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > _FRESH_NS:
+    held = _memo.get(os.fspath(path))
+    if held is not None and held[0] == _stamp(before) == _stamp(after):
+        return held[1], data
+    key = bytes_key(data)
+    _hold(path, before, after, key)
+    return key, data
+
+
+def _stamp(stat: os.stat_result) -> tuple[int, int, int, int]:
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def _hold(path: str | os.PathLike[str], before: os.stat_result, after: os.stat_result, key: bytes) -> None:
+    """Memoize a digest, unless the file changed while it was read, or so lately that it may again unseen."""
+    if _stamp(before) != _stamp(after):
+        return
+    if time.time_ns() - max(after.st_mtime_ns, after.st_ctime_ns) > _FRESH_NS:
         with _memo_lock:
             if len(_memo) >= _MEMO_LIMIT:
                 _memo.clear()
-            _memo[name] = (stamp, key)
-    return key
+            _memo[os.fspath(path)] = (_stamp(after), key)
 
 
 def canonical_json(value: Any) -> bytes:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from tlfeatures.errors import ImageInputError, ImageReadError
-from tlfeatures.fingerprints import KEY_BYTES, array_key, bytes_key, file_key
+from tlfeatures.fingerprints import KEY_BYTES, array_key, bytes_key, file_key, held_keys, read_file
 from tlfeatures.images import decode as _decode
 from tlfeatures.images.decode import Decoder, Unreadable
 from tlfeatures.images.values import (
@@ -192,18 +192,24 @@ class Images:
 
     def keys(self, n_threads: int | None = None) -> tuple[np.ndarray, dict[int, str]]:
         """Digests of all images, uint8 (n, 16), zeros where unreadable, and {row: reason} of those."""
-        keys, errors = np.zeros((len(self), KEY_BYTES), np.uint8), {}
+        found, errors = [None] * len(self), {}
+        if isinstance(self._data, list):
+            found = held_keys(self._data[row] for row in self._rows.tolist())
+        todo = [i for i, key in enumerate(found) if key is None]
 
-        def fill(start: int) -> None:
-            for i in range(start, min(start + 64, len(self))):
+        def fill(part: list[int]) -> None:
+            for i in part:
                 try:
-                    keys[i] = np.frombuffer(self.key(i), np.uint8)
+                    found[i] = self.key(i)
                 except ImageReadError as e:
+                    found[i] = bytes(KEY_BYTES)
                     errors[i] = e.reason
 
-        with pool(n_threads) as executor:
-            for future in [executor.submit(fill, start) for start in range(0, len(self), 64)]:
-                future.result()
+        if todo:
+            with pool(n_threads) as executor:
+                for future in [executor.submit(fill, todo[i : i + 64]) for i in range(0, len(todo), 64)]:
+                    future.result()
+        keys = np.frombuffer(bytearray().join(found), np.uint8).reshape(len(found), KEY_BYTES)
         return keys, dict(sorted(errors.items()))
 
     def decode(self, i: int, decoder: Decoder) -> tuple[bytes, np.ndarray]:
@@ -230,8 +236,10 @@ class Images:
         with self._named(i):
             item = self._data[int(self._rows[i])]
             if isinstance(item, (str, os.PathLike)):
-                item = _read(item)
-            key, content, note = self._content(item)
+                _check_file(item)
+                (key, content), note = read_file(item), None
+            else:
+                key, content, note = self._content(item)
             if isinstance(content, np.ndarray):
                 with _decode.readable():
                     pixels = _decode.fit(_decode.array_to_rgb(content), decoder)
@@ -308,12 +316,6 @@ def _check_file(path: str | os.PathLike[str]) -> None:
         raise Unreadable("the file is empty")
     if info.st_size > _MAX_FILE:
         raise Unreadable(f"the file has {info.st_size:,} bytes; at most {_MAX_FILE:,} are read")
-
-
-def _read(path: str | os.PathLike[str]) -> bytes:
-    _check_file(path)
-    with open(path, "rb") as f:
-        return f.read()
 
 
 def _os_reason(e: OSError) -> str:
