@@ -56,7 +56,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
 
     def names(text: str) -> list[str]:
-        return [name.strip() for name in text.split(",") if name.strip()]
+        if found := [name.strip() for name in text.split(",") if name.strip()]:
+            return found
+        raise argparse.ArgumentTypeError("expected one name or more, such as a,b")
 
     add = parser.add_argument
     add("source", nargs="*", default=["data/signs"], metavar="SOURCE", help="default: data/signs")
@@ -300,7 +302,7 @@ def print_table(table: Any, title: str, console: Console, most: int = 15) -> Non
     shown = Table(title=title, title_justify="left")
     for name in ("layer", "pooling", "head"):
         shown.add_column(name)
-    for name in ("accuracy in cross-validation", "fit, s"):
+    for name in ("CV accuracy", "fit, s"):
         shown.add_column(name, justify="right")
     for row in table.head(most).itertuples():
         accuracy = f"{row.cv_accuracy:.2%} ± {row.cv_std:.2%}"
