@@ -714,6 +714,43 @@ def test_a_segment_made_by_plain_h5py_in_the_exact_layout_is_accepted(store):
     assert holds(store, keys).all()
 
 
+def test_hdf5_is_let_off_for_known_metadata_only(store, monkeypatch):
+    good, other = bench.image(40), bytearray(bench.image(40))
+    read = []
+    parsed = segment._parsed
+    monkeypatch.setattr(segment, "_accepted", {})
+    monkeypatch.setattr(segment, "_parsed", lambda image: read.append(image) or parsed(image))
+    rows_at = len(good) - 40 * (16 + 256) - len(bench.TEXT)
+    other[rows_at] ^= 1  # another row, equal metadata
+    for _ in range(2):
+        assert segment.decode(good, bench.FOLDER).features.tobytes() in good
+        first = segment.decode(bytes(other), bench.FOLDER).features[0, 0]
+        assert first != bench.rows_of(bench.batch([40], 40))[0, 0]
+    assert read == [good]
+    for at in range(rows_at):  # any change in the metadata is put before HDF5
+        bad = bytearray(good)
+        bad[at] ^= 1
+        with contextlib.suppress(ValueError):
+            segment.decode(bytes(bad), bench.FOLDER)
+        assert read[-1] == bad
+    for n in range(1, 30):
+        monkeypatch.setattr(segment, "_ACCEPTED", 10)
+        segment.decode(bench.image(n), bench.FOLDER)
+        assert len(segment._accepted) <= 10
+
+
+def test_metadata_among_the_rows_are_never_taken_as_known(monkeypatch):
+    keys, features = rows(8)
+    monkeypatch.setattr(segment, "_accepted", {})
+    with h5py.File.in_memory(meta_block_size=256) as file:
+        file["features"], file["keys"] = features, keys
+        file["recipe"] = np.frombuffer(bench.TEXT, "u1")[None]
+        file.flush()
+        content = file.id.get_file_image()
+    assert np.array_equal(segment.decode(content, bench.FOLDER).features, features)
+    assert segment._accepted == {}
+
+
 class Opens:
     """Counts how often a file is opened by anybody (inotify)."""
 

@@ -22,7 +22,7 @@ from .writer import StoreWriter
 
 __all__ = ["EmbeddingStore", "StoreWriter"]
 
-_GATHER_ROWS = 4096  # at a time, so that the copy between segment and result stays small
+_GATHER_BYTES = 1 << 20  # at a time: what lies between segment and result stays small
 _TOUCH_SECONDS = 60.0
 _touched: dict[str, float] = {}
 
@@ -291,8 +291,9 @@ def _gather(
         segment = folder.segment(index.names[number])
         if segment is None:
             return index.names[number]
-        for i in range(0, len(part), _GATHER_ROWS):
-            chunk = part[i : i + _GATHER_ROWS]
+        step = max(1, _GATHER_BYTES // segment.features[:1].nbytes)
+        for i in range(0, len(part), step):
+            chunk = part[i : i + step]
             out[target[chunk]] = segment.features[places[chunk, 1]]
         found[target[part]] = True
         return None
