@@ -44,7 +44,7 @@ def demo(
 ) -> None:
     """Embed handwritten digits at several layers of a network, compare heads on each layer, test the best.
 
-    Works offline: on scikit-learn's digits, with the smallest network whose ImageNet weights are on this
+    Works offline: on scikit-learn's digits, with the smallest network whose pretrained weights are on this
     machine, or else with random weights. Run it twice: the second time everything comes from the store.
     """
     from tlfeatures.heads import make_head
@@ -53,13 +53,13 @@ def demo(
     images, y = _digits()
     train, test = _hold_out(y)
     spec, weights = _network()
-    kind = "ImageNet" if weights else "RANDOM"
+    kind = "RANDOM" if weights is None else "bundled" if spec.bundled else "ImageNet"
     say = (lambda *_: None) if as_json else tell
     say(f"{len(images):,} handwritten digits of 8 x 8 pixels, enlarged to {_SIDE} x {_SIDE}.")
     say(f"Network {spec.name} with {kind} weights, {len(spec.taps)} layers in one pass.")
     if not weights:
         say(
-            "No ImageNet weights are on this machine: these figures show the machinery, not transfer learning."
+            "No pretrained weights are on this machine: these figures show the machinery, not transfer learning."
         )
     tally, blocks = _embed(images, spec, weights, cache)
     say(f"{tally}. Store: {cache}")
@@ -120,7 +120,7 @@ def _network() -> tuple[NetworkSpec, str | None]:
         (os.path.getsize(path), spec.name)
         for spec in NETWORKS.values()
         # those made for more pixels take no images of this size
-        if spec.image_size == 224 and (path := find_weights(spec, top=False, image_size=(_SIDE, _SIDE)))
+        if spec.image_size <= 224 and (path := find_weights(spec, top=False, image_size=(_SIDE, _SIDE)))
     ]
     if here:
         return NETWORKS[min(here)[1]], "imagenet"

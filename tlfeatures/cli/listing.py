@@ -11,7 +11,7 @@ from tlfeatures.cli.terminal import count, show_json, show_table, tell
 
 
 def models(as_json: Json = False) -> None:
-    """List the networks, and whether their ImageNet weights are on this machine."""
+    """List the networks, and whether their pretrained weights are on this machine."""
     from tlfeatures.networks.weights import find_weights
     from tlfeatures.registry import NETWORKS
 
@@ -48,8 +48,8 @@ def models(as_json: Json = False) -> None:
     )
     here = sum(1 for row in found if row["weights"] or row["weights_with_top"])
     tell(
-        f"\n{count(len(found), 'network')}; the ImageNet weights of {here} are here, Keras fetches others on first "
-        "use. `tlfeatures layers MODEL` lists what can be tapped."
+        f"\n{count(len(found), 'network')}; the weights of {here} are here, Keras fetches others on first use. "
+        "`tlfeatures layers MODEL` lists what can be tapped."
     )
 
 

@@ -137,7 +137,7 @@ def parse_bytes(text: str) -> int:
 
 
 def _parse_weights(text: str) -> str | None:
-    if text == "imagenet":
+    if text in ("imagenet", "bundled"):
         return text
     if text in ("random", "none"):
         return None

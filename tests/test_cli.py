@@ -1,0 +1,796 @@
+"""The command line: what it prints and writes, its exit codes, and how it fails."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
+from sklearn.pipeline import Pipeline
+from sklearn.svm import SVC
+
+from tlfeatures import CNNFeatures, EmbeddingStore, list_models
+from tlfeatures.cli import main
+from tlfeatures.cli.fitting import make_folds
+from tlfeatures.cli.options import parse_bytes, parse_image_size
+from tlfeatures.cli.session import BadArgument
+from tlfeatures.heads import make_head
+
+SMALL = ["--model", "mobilenet_0.25", "--weights", "random", "--image-size", "32"]
+CNN = {"model": "mobilenet_0.25", "weights": None, "image_size": 32}
+pytestmark = pytest.mark.filterwarnings("ignore::tlfeatures.errors.RandomWeightsWarning")
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        return json.loads(self.out)
+
+    @property
+    def errors(self) -> list[str]:
+        return [line for line in self.err.splitlines() if line.startswith("error: ")]
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    """Run the command in this process, with a store and a current folder of its own."""
+    monkeypatch.setenv("TLFEATURES_CACHE", str(tmp_path / "store"))
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+
+    def call(*argv) -> Result:
+        capsys.readouterr()
+        code = main([str(arg) for arg in argv])
+        return Result(code, *capsys.readouterr())
+
+    return call
+
+
+def command(*argv, env=None, **kwargs):
+    """Run the command in a process of its own."""
+    code = "import sys; from tlfeatures.cli import main; sys.exit(main())"
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, argv)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **(env or {})},
+        timeout=120,
+        **kwargs,
+    )
+
+
+@pytest.fixture
+def folder(photos, tmp_path) -> Path:
+    """A copy of the photographs that a test may spoil."""
+    return Path(shutil.copytree(photos.root, tmp_path / "photos"))
+
+
+@pytest.fixture
+def spoiled(folder) -> Path:
+    """With three files that are no images."""
+    (folder / "checks" / "text.jpg").write_text("hello")
+    (folder / "discs" / "a zero.png").write_bytes(b"")
+    data = next((folder / "stripes").glob("*.jpg")).read_bytes()
+    (folder / "stripes" / "cut.jpg").write_bytes(data[: len(data) // 2])
+    return folder
+
+
+def manifest(file: Path, /, **columns) -> Path:
+    pd.DataFrame(columns).to_csv(file, index=False)
+    return file
+
+
+def rows_of(path) -> list[dict]:
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.DictReader(file))
+
+
+# -- the command itself ------------------------------------------------------------------------
+
+
+def test_help_and_version(run):
+    for argv in ((), ("--help",), ("-h",)):
+        assert "evaluate" in run(*argv).out
+    assert run("--version").out.startswith("tlfeatures 0.")
+    for name in ("models", "layers", "embed", "fit", "evaluate", "predict", "demo", "cache"):
+        result = run(name, "--help")
+        assert (result.code, result.err) == (0, "")
+        assert "Usage" in result.out
+
+
+def test_help_and_the_table_of_networks_import_nothing_heavy():
+    code = """if True:
+        import sys
+        from tlfeatures.cli import main
+        main(["--help"])
+        assert not {"numpy", "sklearn", "pandas", "h5py", "keras", "PIL"} & set(sys.modules), sys.modules
+        main(["models", "--json"])
+        assert not {"sklearn", "pandas", "keras", "tensorflow"} & set(sys.modules)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (["fitt"], "No such command 'fitt'"),
+        (["fit"], "Missing argument 'SOURCE'. See `tlfeatures fit --help`."),
+        (["fit", "x", "--nope"], "No such option"),
+        (["fit", "x", "--cv", "many"], "--cv"),
+        (["fit", "x", "--cv", "-1"], "--cv"),
+        (["embed", "x"], "--output"),
+        (["cache", "prune"], "See `tlfeatures cache prune --help`."),
+        (["cache", "prune", "--max-bytes", "lots"], "'lots' is no size"),
+        (["layers", "vgg91"], "Did you mean 'vgg19'"),
+    ],
+)
+def test_wrong_arguments_are_one_line_and_exit_code_2(run, argv, text):
+    code, out, err = run(*argv)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert text in err
+
+
+def test_an_unexpected_error_is_one_line(run, monkeypatch, photos):
+    def fail(*args, **kwargs):
+        raise RuntimeError("one\ntwo")
+
+    monkeypatch.setattr("tlfeatures.cli.embedding.read_images", fail)
+    result = run("embed", photos.root, "-o", "x.h5")
+    assert result == (1, "", "error: RuntimeError: one two (TLFEATURES_DEBUG=1 shows where)\n")
+    monkeypatch.setenv("TLFEATURES_DEBUG", "1")
+    assert "Traceback" in run("embed", photos.root, "-o", "x.h5").err
+
+
+def test_warnings_are_lines_told_once_and_the_hooks_are_put_back(run, monkeypatch):
+    def noisy(*args, **kwargs):
+        for _ in range(3):
+            warnings.warn("over\n  two lines", stacklevel=1)
+        warnings.warn("not for users", DeprecationWarning, stacklevel=1)
+        raise OSError(errno.ENOSPC, "No space left on device", "some file")
+
+    monkeypatch.setattr("tlfeatures.cli.embedding.read_images", noisy)
+    before = warnings.showwarning, list(sys.meta_path), list(warnings.filters)
+    result = run("embed", "x", "-o", "x.h5")
+    assert result.err == "warning: over two lines\nerror: No space left on device: 'some file'\n"
+    assert result.code == 1
+    assert before == (warnings.showwarning, list(sys.meta_path), list(warnings.filters))
+
+
+def test_a_closed_pipe_is_quiet():
+    code = "import sys; from tlfeatures.cli import main; sys.exit(main())"
+    line = f"'{sys.executable}' -c '{code}' models --json | head -n 1"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[\n", "")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_backends_start_in_silence_but_not_when_they_fail(tmp_path, fails):
+    (tmp_path / "torch.py").write_text(
+        "import os\nos.write(2, b'start-up noise\\n')\n" + ("raise ImportError('no device')" if fails else "")
+    )
+    code = """if True:
+        import os
+        from tlfeatures.cli.session import session
+        with session():
+            import torch
+        os.write(2, b"heard")
+    """
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert ("start-up noise" in done.stderr) == fails
+    assert done.stderr == "heard" or "ImportError: no device" in done.stderr
+
+
+def test_options():
+    assert parse_image_size(None) is None
+    assert parse_image_size("96") == 96
+    assert parse_image_size("160x224") == (160, 224)
+    assert [parse_bytes(t) for t in ("0", "12b", "1.5k", "500MB", "2GiB")] == [
+        0,
+        12,
+        1500,
+        500_000_000,
+        2 << 30,
+    ]
+    for text in ("", "big", "224.5", "1x2x3", "-3"):
+        with pytest.raises(BadArgument, match="expected pixels"):
+            parse_image_size(text)
+    for text in ("", "MB", "1.2.3", "-1", "5XB"):
+        with pytest.raises(BadArgument, match="no size"):
+            parse_bytes(text)
+
+
+# -- models and layers -------------------------------------------------------------------------
+
+
+def test_models(run):
+    found = run("models", "--json").json
+    assert [row["model"] for row in found] == list_models()
+    vgg = next(row for row in found if row["model"] == "vgg19")
+    assert vgg["image_size"] == 224
+    assert vgg["taps"][-1] == "block5_pool"
+    assert vgg["weights"] is None
+    table = run("models").out
+    assert all(name in table for name in list_models())
+
+
+def test_models_says_which_weights_are_here(run, shared):
+    here = {row["model"]: row["weights"] for row in run("models", "--json").json}
+    assert here["mobilenet_0.75"].endswith("mobilenet_7_5_224_tf_no_top.h5")
+
+
+def test_layers(run):
+    rows = run("layers", "mobilenet_0.25", "--json").json
+    by_name = {row["layer"]: row for row in rows}
+    assert by_name["conv_pw_13_relu"] == {
+        "layer": "conv_pw_13_relu",
+        "type": "ReLU",
+        "shape": [7, 7, 256],
+        "standard": True,
+        "width": 256,
+        "fully_connected": False,
+    }
+    assert by_name["predictions"]["fully_connected"]
+    short, full = run("layers", "mobilenet_0.25").out, run("layers", "mobilenet_0.25", "--all").out
+    assert "conv_pw_13_relu" in short
+    assert "predictions" in short
+    assert "conv_pw_13_bn" not in short
+    assert all(f"{name} " in full for name in by_name)
+    assert [4, 4, 256] in [
+        r["shape"] for r in run("layers", "mobilenet_0.25", "--image-size", 128, "--json").json
+    ]
+
+
+# -- embed -------------------------------------------------------------------------------------
+
+
+def test_embed_writes_features_manifest_and_recipe(run, spoiled):
+    layers = ["conv_pw_5_relu", "conv_pw_13_relu"]
+    result = run("embed", spoiled, "-o", "f.h5", *SMALL, "--layer", ",".join(layers))
+    assert result.code == 0
+    assert "15 images: 0 from the store, 12 computed" in result.out
+    assert "3 of 15 images could not be read" in result.err
+    with h5py.File("f.h5") as file:
+        X = file["features"][()]
+        text = {
+            k: file[k].asstr()[()].tolist() for k in ("path", "digest", "label", "error", "feature_names")
+        }
+        recipe = json.loads(file.attrs["recipe"])
+    cnn = CNNFeatures(**CNN, layer=layers, on_error="nan", cache=None)
+    with pytest.warns(match="3 of 15"):
+        np.testing.assert_allclose(X, cnn.fit_transform(text["path"]), rtol=1e-6)
+    assert X.dtype == np.float32
+    assert text["feature_names"] == cnn.get_feature_names_out().tolist()
+    assert text["label"] == ["checks"] * 5 + ["discs"] * 5 + ["stripes"] * 5
+    bad = [i for i, error in enumerate(text["error"]) if error]
+    assert [Path(text["path"][i]).name for i in bad] == ["text.jpg", "a zero.png", "cut.jpg"]
+    assert np.isnan(X[bad]).all()
+    assert np.isfinite(np.delete(X, bad, axis=0)).all()
+    assert {len(d) for i, d in enumerate(text["digest"]) if i not in bad} == {32}
+    assert [text["digest"][i] for i in bad] == ["", "", ""]
+    assert recipe["network"] == "mobilenet_0.25"
+    assert [column["layer"] for column in recipe["columns"]] == layers
+
+
+def test_every_format_holds_the_same_and_a_second_run_computes_nothing(run, photos):
+    first = run("embed", photos.root, "-o", "f.h5", *SMALL, "--json").json
+    assert (first["images"], first["from_store"], first["computed"], first["features"]) == (12, 0, 12, 256)
+    for name in ("f.h5", "f.parquet", "f.npy"):
+        again = run("embed", photos.root, "-o", name, *SMALL)
+        assert "12 images: 12 from the store, 0 computed." in again.out
+    with h5py.File("f.h5") as file:
+        X, paths = file["features"][()], file["path"].asstr()[()].tolist()
+    table = pd.read_parquet("f.parquet")
+    assert table.columns[:5].tolist() == ["path", "digest", "label", "error", "conv_pw_13_relu_avg_000"]
+    np.testing.assert_array_equal(table.filter(like="conv_pw").to_numpy(), X)
+    np.testing.assert_array_equal(np.load("f.npy"), X)
+    beside = rows_of("f.manifest.csv")
+    assert paths == table["path"].tolist() == [row["path"] for row in beside]
+    assert [row["label"] for row in beside] == table["label"].tolist()
+    assert sorted(os.listdir()) == ["f.h5", "f.manifest.csv", "f.npy", "f.parquet"]
+
+
+def test_embed_names_ten_unreadable_images_and_strict_is_exit_code_1(run, folder):
+    for i in range(13):
+        (folder / "checks" / f"bad {i:02d}.jpg").write_text(f"no image {i}")
+    result = run("embed", folder, "-o", "f.npy", *SMALL, "--strict")
+    assert result.code == 1
+    assert "13 of 25 images could not be read" in result.err
+    assert result.err.count("not an image in a known format") == 10
+    assert "and 3 more" in result.err
+    assert np.isnan(np.load("f.npy")).all(axis=1).sum() == 13
+    assert run("embed", folder, "-o", "f.npy", *SMALL).code == 0
+
+
+def test_an_interrupted_run_has_its_rows_in_the_store(run, photos, monkeypatch):
+    import tlfeatures.extract as extract
+
+    whole, stop = extract.decode_batches, [True]
+
+    def interrupted(*args):
+        for i, batch in enumerate(whole(*args)):
+            if i == 2 and stop.pop():
+                raise KeyboardInterrupt
+            yield batch
+
+    monkeypatch.setattr(extract, "decode_batches", interrupted)
+    argv = ("embed", photos.root, "-o", "f.npy", *SMALL, "--batch-size", 4)
+    stopped = run(*argv)
+    assert stopped.code == 130
+    assert stopped.err.splitlines()[-1].startswith("interrupted; ")
+    assert os.listdir() == []
+    again = run(*argv)
+    assert "12 images: 8 from the store, 4 computed" in again.out
+
+
+def test_embed_fails_where_the_store_cannot_be_written(run, photos):
+    Path("file").write_text("no folder")
+    result = run("embed", photos.root, "-o", "f.h5", *SMALL, "--cache", "file")
+    assert result.code == 1
+    assert "cannot write to the embedding store" in result.errors[0]
+    assert not os.path.exists("f.h5")
+    assert run("embed", photos.root, "-o", "f.h5", *SMALL, "--cache", "none").code == 0
+
+
+@pytest.mark.parametrize(
+    ("output", "text"),
+    [
+        ("f.txt", "must end in .h5 or .parquet or .npy"),
+        ("absent/f.h5", "there is no folder"),
+        ("folder.h5", "is a folder"),
+        ("theirs.h5", "was not written by this command"),
+        ("theirs.parquet", "was not written by this command"),
+        ("theirs.npy", "was not written by this command"),
+        ("beside.npy", "'beside.manifest.csv' exists"),
+    ],
+)
+def test_embed_refuses_what_it_could_not_or_should_not_write(run, photos, output, text):
+    os.mkdir("folder.h5")
+    with h5py.File("theirs.h5", "w") as file:
+        file["x"] = [1]
+    pd.DataFrame({"x": [1]}).to_parquet("theirs.parquet")
+    np.save("theirs.npy", np.zeros(3))
+    Path("beside.manifest.csv").write_text("my,notes\n")
+    before = Path("theirs.h5").read_bytes()
+    result = run("embed", photos.root, "-o", output, *SMALL)
+    assert result.code == 2
+    assert text in result.errors[0]
+    assert not os.path.exists(os.environ["TLFEATURES_CACHE"])  # before any work
+    assert Path("theirs.h5").read_bytes() == before
+    if output.startswith("theirs"):
+        assert run("embed", photos.root, "-o", output, *SMALL, "--force").code == 0
+        assert run("embed", photos.root, "-o", output, *SMALL).code == 0  # now it is ours
+
+
+def test_a_failing_write_leaves_the_old_file_and_no_other(run, photos, monkeypatch):
+    assert run("embed", photos.root, "-o", "f.h5", *SMALL).code == 0
+    before = Path("f.h5").read_bytes()
+    monkeypatch.setattr(
+        "os.fsync", lambda fd: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device"))
+    )
+    result = run("embed", photos.root, "-o", "f.h5", *SMALL, "--layer", "conv_pw_13_relu")
+    assert result.code == 1
+    assert "No space left on device" in result.errors[0]
+    assert "f.h5" in result.errors[0]
+    assert os.listdir() == ["f.h5"]
+    assert Path("f.h5").read_bytes() == before
+
+
+def test_embed_keeps_splits_and_groups_and_odd_names(run, tmp_path, photos):
+    source = tmp_path / "odd"
+    source.mkdir()
+    names = ["two\nlines.png", "[red] :smile:.png", "quote'\".png", "a b.PNG", os.fsdecode(b"\xff.png")]
+    for i, name in enumerate(names):
+        Image.fromarray(np.full((8, 8, 3), 40 * i, np.uint8)).save(source / name, format="png")
+    assert run("embed", source, "-o", "f.npy", *SMALL).code == 0
+    assert {row["path"] for row in rows_of("f.manifest.csv")} == {str(source / name) for name in names}
+    for output in ("f.h5", "f.parquet"):
+        assert run("embed", source, "-o", output, *SMALL).code == 0
+    (source / "two\nlines.png").write_text("no image")
+    assert "two\\nlines.png: not an image" in run("embed", source, "-o", "f.h5", *SMALL).err
+    table = manifest(tmp_path / "m.csv", path=photos.paths, split=["train", "test"] * 6, who=range(12))
+    assert run("embed", table, "-o", "g.npy", *SMALL, "--groups", "who").code == 0
+    assert [(row["split"], row["group"]) for row in rows_of("g.manifest.csv")][:2] == [
+        ("train", "0"),
+        ("test", "1"),
+    ]
+    assert run("embed", table, "-o", "g.npy", *SMALL, "--split", "test", "--json").json["images"] == 6
+
+
+# -- fit ---------------------------------------------------------------------------------------
+
+
+def test_fit_scores_as_scikit_learn_does_and_ignores_unreadable_images(run, photos, spoiled):
+    clean = run("fit", photos.root, *SMALL, "--cv", 4, "--head", "ridge", "-o", "p.joblib", "--json").json
+    dirty = run("fit", spoiled, *SMALL, "--cv", 4, "--head", "ridge", "--json")
+    assert dirty.json["cv"] == clean["cv"]
+    assert dirty.json["from_store"] == 12
+    assert (clean["unreadable"], dirty.json["unreadable"]) == (0, 3)
+    assert [Path(p).name for p in dirty.json["skipped"]] == ["text.jpg", "a zero.png", "cut.jpg"]
+    assert "3 of 15 images could not be read and are left out" in dirty.err
+    order = np.argsort(photos.labels, kind="stable")
+    X = CNNFeatures(**CNN, cache=None).fit_transform([photos.paths[i] for i in order])
+    y = np.array(photos.labels)[order]
+    folds = StratifiedKFold(4, shuffle=True, random_state=0)
+    expected = cross_val_score(make_head("ridge"), X, y, cv=folds)
+    np.testing.assert_allclose(clean["cv"]["scores"], expected)
+    assert clean["cv"]["mean"] == pytest.approx(expected.mean())
+    assert clean["cv"]["std"] == pytest.approx(expected.std())
+    assert clean["classes"] == {"checks": 4, "discs": 4, "stripes": 4}
+
+
+def test_fit_prints_mean_and_spread_and_folds(run, photos):
+    result = run("fit", photos.root, *SMALL, "--cv", 2, "--scoring", "balanced_accuracy")
+    assert "checks 4, discs 4, stripes 4" in result.out
+    line = next(line for line in result.out.splitlines() if line.startswith("2-fold balanced_accuracy: "))
+    mean, _, spread, *folds = line.split(": ")[1].split()
+    scores = [float(score.strip("()")) for score in folds]
+    assert len(scores) == 2
+    assert [float(mean), float(spread)] == pytest.approx([np.mean(scores), np.std(scores)], abs=1e-3)
+    assert os.listdir() == []
+
+
+def test_a_saved_pipeline_predicts_from_paths_in_another_process(run, photos):
+    assert run("fit", photos.root, *SMALL, "--cv", 0, "-o", "p.joblib").code == 0
+    pipe = joblib.load("p.joblib")
+    assert isinstance(pipe, Pipeline)
+    assert [name for name, _ in pipe.steps] == ["cnn", "head"]
+    assert pipe.named_steps["cnn"].verbose == 0
+    here = pipe.predict(photos.paths).tolist()
+    assert here == photos.labels
+    code = (
+        "import joblib, json, sys; print(json.dumps(joblib.load('p.joblib').predict(sys.argv[1:]).tolist()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *photos.paths], capture_output=True, text=True)
+    assert json.loads(done.stdout) == here
+
+
+def test_a_cold_start_shows_no_noise_of_the_backend(run, photos):
+    assert run("fit", photos.root, *SMALL, "--cv", 0, "-o", "p.joblib").code == 0
+    done = command("predict", "p.joblib", photos.paths[0], "--cache", "none", "--json")
+    assert json.loads(done.stdout)[0]["prediction"] == photos.labels[0]
+    assert [line for line in done.stderr.splitlines() if "random weights" not in line] == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (["--cv", "5"], "has 4 images, fewer than the 5 folds of --cv. Use --cv 4"),
+        (["--cv", "1"], "--cv 1 leaves nothing to train on"),
+        (["--head", "svn"], "Did you mean 'svm'"),
+        (["--head", "svr"], "Unknown classification head 'svr'"),
+        (["--scoring", "acuracy"], "Did you mean 'accuracy'"),
+        (["--task", "ranking"], "Unknown task 'ranking'"),
+        (["--task", "regression", "--head", "ridge"], "needs numbers as labels"),
+        (["--split", "train"], "No split 'train'"),
+        (["--target", "label"], "is a folder"),
+        (["--layer", "conv_pw_99_relu", "--cv", "2"], "Did you mean 'conv_pw_9_relu'"),
+        (["--layer", "a,,b", "--cv", "2"], "empty name"),
+        (["--pooling", "mean", "--cv", "2"], "Unknown pooling 'mean'"),
+        (["--resize", "squash", "--cv", "2"], "Unknown resize 'squash'"),
+        (["--image-size", "big", "--cv", "2"], "expected pixels"),
+        (["--weights", "absent.h5", "--cv", "2"], "no such file"),
+        (["--precision", "int8", "--cv", "2"], "Unknown precision"),
+        (["-o", "p.txt", "--cv", "2"], "must end in .joblib"),
+        (["-o", "absent/p.joblib", "--cv", "2"], "there is no folder"),
+    ],
+)
+def test_fit_refuses(run, photos, argv, text):
+    result = run("fit", photos.root, *SMALL, *argv)
+    assert result.code == 2
+    assert result.out == ""
+    assert len(result.errors) == 1
+    assert text in result.errors[0]
+
+
+def test_fit_refuses_sources_that_cannot_be_learned_from(run, photos, tmp_path):
+    (tmp_path / "empty").mkdir()
+    one = manifest(tmp_path / "one.csv", path=photos.paths, label=["same"] * 12)
+    bare = manifest(tmp_path / "bare.csv", path=photos.paths, note=photos.labels)
+    few = manifest(tmp_path / "few.csv", path=photos.paths, label=["a"] * 11 + ["rare"])
+    text = tmp_path / "words.jpg"
+    text.write_text("no image")
+    broken = manifest(tmp_path / "broken.csv", path=[text] * 4, label=["a", "b"] * 2)
+    for source, message in (
+        ("absent", "No such file or folder: 'absent'"),
+        (tmp_path / "empty", "No images"),
+        (photos.root / "discs", "Put the images of each class into a folder of its own"),
+        (one, "of one class, same"),
+        (bare, "Name their column with --target"),
+        (few, "Class 'rare' has 1 image, fewer than the 2 folds of --cv. Add images, or use --cv 0."),
+        (broken, "None of the images"),
+    ):
+        result = run("fit", source, *SMALL, "--cv", 2)
+        assert result.code == 2
+        assert message in result.errors[0]
+    assert "Did you mean 'note'" in run("fit", bare, *SMALL, "--target", "notes").errors[0]
+
+
+def test_fit_trains_on_train_and_evaluate_tests_on_test(run, photos, tmp_path):
+    split = ["train"] * 9 + ["test"] * 3
+    table = manifest(tmp_path / "m.csv", path=photos.paths, label=photos.labels, split=split)
+    fitted = run("fit", table, *SMALL, "--cv", 3, "--head", "knn", "-o", "p.joblib", "--json").json
+    assert fitted["images"] == 9
+    assert run("evaluate", "p.joblib", table, "--json").json["images"] == 3
+    assert run("evaluate", "p.joblib", table, "--split", "train", "--json").json["images"] == 9
+    assert run("evaluate", "p.joblib", table, "--split", "all", "--json").json["images"] == 12
+    assert "No split 'val'" in run("evaluate", "p.joblib", table, "--split", "val").errors[0]
+
+
+def test_numbers_as_labels(run, photos, tmp_path):
+    target = [x + 0.5 for x in range(12)]
+    table = manifest(tmp_path / "m.csv", path=photos.paths, age=target)
+    argv = ("fit", table, *SMALL, "--target", "age", "--cv", 3, "-o", "p.joblib")
+    assert "Unknown regression head 'svm'" in run(*argv).errors[0]
+    fitted = run(*argv, "--head", "ridge", "--json").json
+    assert (fitted["task"], fitted["cv"]["scoring"], fitted["classes"]) == ("regression", "r2", None)
+    figures = run("evaluate", "p.joblib", table, "--target", "age", "--json").json
+    predictions = joblib.load("p.joblib").predict(photos.paths)
+    assert figures["mae"] == pytest.approx(np.abs(predictions - target).mean(), rel=1e-4)
+    assert "RMSE" in run("evaluate", "p.joblib", table, "--target", "age").out
+    assert "predicts numbers" in run("evaluate", "p.joblib", photos.root).errors[0]
+    row = run("predict", "p.joblib", photos.paths[0], "--json").json[0]
+    assert row["prediction"] == pytest.approx(predictions[0], rel=1e-4)
+    assert row["score"] is None
+
+
+def test_folds_are_fixed_stratified_and_keep_groups_together():
+    y, groups = np.array(["a", "b"] * 12), np.repeat(np.arange(6), 4)
+    first, again = (make_folds("classification", y, None, 4) for _ in range(2))
+    assert all((a[1] == b[1]).all() for a, b in zip(first, again, strict=True))
+    assert all((y[test] == "a").sum() == 3 for _, test in first)
+    for task, labels in (("classification", y), ("regression", np.arange(24.0))):
+        for train, test in make_folds(task, labels, groups, 3):
+            assert not set(groups[train]) & set(groups[test])
+    assert make_folds("regression", np.arange(5.0), None, 0) == []
+    with pytest.raises(BadArgument, match=r"There are 6 groups, fewer than the 7 folds of --cv. Use --cv 6."):
+        make_folds("classification", y, groups, 7)
+    with pytest.raises(BadArgument, match="5 images are fewer than the 6 folds"):
+        make_folds("regression", np.arange(5.0), None, 6)
+    with pytest.raises(BadArgument, match="would train on one class"):
+        make_folds("classification", np.array(["a", "a", "b", "b"]), np.array([0, 0, 1, 1]), 2)
+
+
+def test_groups_are_used(run, photos, tmp_path):
+    table = manifest(tmp_path / "m.csv", path=photos.paths, label=photos.labels, who=["p", "q", "r", "s"] * 3)
+    assert run("fit", table, *SMALL, "--groups", "who", "--cv", 4).code == 0
+    assert "No column 'whom'" in run("fit", table, *SMALL, "--groups", "whom").errors[0]
+
+
+# -- evaluate and predict ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(run, photos):
+    """A pipeline of images to classes, in the current folder."""
+    assert run("fit", photos.root, *SMALL, "--cv", 0, "-o", "p.joblib").code == 0
+    return "p.joblib"
+
+
+def test_evaluate(run, saved, photos, tmp_path, spoiled):
+    labels = [*photos.labels[:10], "checks", "discs"]  # the last two are wrong
+    table = manifest(tmp_path / "m.csv", path=photos.paths, label=labels)
+    found = run("evaluate", saved, table, "--json").json
+    assert found["accuracy"] == pytest.approx(10 / 12)
+    assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, photos.labels))
+    assert [row["class"] for row in found["classes"]] == ["checks", "discs", "stripes"]
+    assert np.sum(found["confusion_matrix"]) == 12
+    assert np.trace(found["confusion_matrix"]) == 10
+    shown = run("evaluate", saved, spoiled)
+    assert "accuracy 1.0000, balanced accuracy 1.0000 on 12 images" in shown.out
+    assert "true \\ predicted" in shown.out
+    assert "3 of 15 images could not be read and are left out" in shown.err
+
+
+def test_evaluate_says_when_labels_are_not_its_classes(run, saved, photos, tmp_path):
+    table = manifest(tmp_path / "m.csv", path=photos.paths, label=["zebra", *photos.labels[1:]])
+    result = run("evaluate", saved, table, "--json")
+    assert "1 image of 12 have a label that this pipeline has never seen (zebra)" in result.err
+    assert result.json["accuracy"] == pytest.approx(11 / 12)
+    other = manifest(tmp_path / "o.csv", path=photos.paths, label=list("xyz") * 4)
+    result = run("evaluate", saved, other)
+    assert result.code == 2
+    assert "x, y, z; expected checks, discs, stripes" in result.errors[0]
+
+
+def test_class_numbers_fit_class_folders(run, photos, tmp_path):
+    numbers = {"checks": 0, "discs": 1, "stripes": 2}
+    table = manifest(tmp_path / "m.csv", path=photos.paths, label=[numbers[name] for name in photos.labels])
+    assert run("fit", table, *SMALL, "--cv", 0, "-o", "p.joblib").code == 0
+    for name, number in numbers.items():
+        shutil.copytree(photos.root / name, tmp_path / "numbered" / str(number))
+    assert run("evaluate", "p.joblib", tmp_path / "numbered", "--json").json["accuracy"] == 1
+
+
+def test_predict_takes_files_folders_patterns_manifests_and_arrays(run, saved, photos, tmp_path, spoiled):
+    (spoiled / "discs" / "notes.txt").write_text("no image")
+    (spoiled / "discs" / "deeper").mkdir()
+    shutil.copy(photos.paths[0], spoiled / "discs" / "deeper" / "x.png")
+    table = manifest(tmp_path / "m.csv", path=photos.paths[:2])
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["X"] = np.zeros((2, 40, 40, 3), np.uint8)
+    pattern = f"{photos.root}/*/*0[0-5].jpg"
+    items = (photos.paths[5], spoiled, pattern, table, f"{tmp_path}/a.h5::X", photos.paths[5])
+    result = run("predict", saved, *items, "-o", "out.csv")
+    assert result.code == 0
+    rows = rows_of("out.csv")
+    assert list(rows[0]) == ["path", "prediction", "score", "error"]
+    assert len(rows) == 1 + 16 + 5 + 2 + 2 + 1
+    assert rows[0] == rows[-1]
+    assert (rows[0]["path"], rows[0]["prediction"]) == (photos.paths[5], photos.labels[5])
+    bad = [row for row in rows if row["error"]]
+    assert [Path(row["path"]).name for row in bad] == ["text.jpg", "a zero.png", "cut.jpg"]
+    assert {(row["prediction"], row["score"]) for row in bad} == {("", "")}
+    assert [row["path"] for row in rows[-3:-1]] == ["X[0]", "X[1]"]
+    assert run("predict", saved, *items, "--json").json[0]["prediction"] == photos.labels[5]
+    table = run("predict", saved, photos.paths[5]).out
+    assert photos.paths[5] in table
+    assert photos.labels[5] in table
+
+
+@pytest.mark.parametrize("head", ["svm", "logreg", "knn", "ridge"])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_score_is_that_of_the_predicted_class(run, photos, tmp_path, head, classes):
+    labels = [name if classes == 3 or name == "discs" else "others" for name in photos.labels]
+    table = manifest(tmp_path / "m.csv", path=photos.paths, label=labels)
+    assert run("fit", table, *SMALL, "--cv", 0, "--head", head, "-o", "p.joblib").code == 0
+    rows = run("predict", "p.joblib", table, "--json").json
+    pipe = joblib.load("p.joblib")
+    if hasattr(pipe, "predict_proba"):
+        expected = pipe.predict_proba(photos.paths).max(axis=1)
+    else:
+        values = pipe.decision_function(photos.paths)
+        expected = np.abs(values) if classes == 2 else values.max(axis=1)
+    np.testing.assert_allclose([row["score"] for row in rows], expected, rtol=1e-4)
+    assert [row["prediction"] for row in rows] == pipe.predict(photos.paths).tolist()
+
+
+def test_pipelines_made_in_python_serve_too(run, photos):
+    pipe = Pipeline([("net", CNNFeatures(**CNN)), ("svc", SVC())]).set_output(transform="pandas")
+    search = GridSearchCV(pipe, {"svc__C": [1, 10]}, cv=2).fit(photos.paths, photos.labels)
+    joblib.dump(search, "search.joblib")
+    result = run("predict", "search.joblib", *photos.paths, "--json")
+    assert [row["prediction"] for row in result.json] == photos.labels
+    assert "feature names" not in result.err
+
+
+def test_predict_refuses(run, saved, photos):
+    Path("junk.joblib").write_bytes(b"not a pickle")
+    joblib.dump({"a": 1}, "dict.joblib")
+    joblib.dump(make_head("svm"), "head.joblib")
+    Path("mine.csv").write_text("path,label\nx.jpg,cat\n")
+    picture = photos.paths[0]
+    for argv, text in (
+        (("absent.joblib", picture), "No such file: 'absent.joblib'"),
+        (("p.jobli", picture), "Did you mean 'p.joblib'"),
+        (("junk.joblib", picture), "Cannot load 'junk.joblib'"),
+        (("dict.joblib", picture), "holds an object of type dict; expected a scikit-learn Pipeline"),
+        (("head.joblib", picture), "begins with CNNFeatures"),
+        ((saved, "absent.jpg"), "No such file or folder: 'absent.jpg'"),
+        ((saved, "absent*.jpg"), "No file matches the pattern 'absent*.jpg'"),
+        ((saved, picture, "-o", "out.txt"), "must end in .csv"),
+        ((saved, picture, "-o", "mine.csv"), "was not written by this command"),
+    ):
+        result = run("predict", *argv)
+        assert (result.code, result.out) == (2, "")
+        assert text in result.errors[0]
+    assert Path("mine.csv").read_text() == "path,label\nx.jpg,cat\n"
+
+
+def test_a_changed_recipe_is_refused(run, saved, photos):
+    pipe = joblib.load(saved)
+    pipe.named_steps["cnn"].set_params(image_size=64)
+    joblib.dump(pipe, "changed.joblib")
+    result = run("predict", "changed.joblib", photos.paths[0])
+    assert result.code == 2
+    assert "image_size" in result.errors[0]
+
+
+# -- cache -------------------------------------------------------------------------------------
+
+
+def test_cache(run, photos, tmp_path):
+    root = tmp_path / "store"
+    assert run("cache", "info", "--json").json["recipes"] == []
+    for batch in (photos.paths[:4], photos.paths[4:]):
+        table = manifest(tmp_path / "m.csv", path=batch)
+        assert run("embed", table, "-o", "f.npy", *SMALL).code == 0
+    held = run("cache", "info", root, "--json").json
+    for recipe in held["recipes"]:
+        assert {"rows", "unique_rows", "bytes", "segments"} <= set(recipe)
+        assert (recipe["rows"], recipe["unique_rows"], recipe["segments"]) == (12, 12, 2)
+    assert {r["recipe"]["pooling"] for r in held["recipes"]} == {"avg", "max"}
+    assert "conv_pw_13_relu" in run("cache", "info").out
+    assert run("cache", "verify") == (0, "All is well.\n", "")
+    assert run("cache", "compact", "--json").json["segments_after"] == 2
+    segment = next(root.glob("v1/*/*.h5"))
+    data = bytearray(segment.read_bytes())
+    data[-1] ^= 1
+    segment.write_bytes(data)
+    damaged = run("cache", "verify", "--json")
+    assert damaged.code == 1
+    assert [Path(d["path"]) for d in damaged.json] == [segment]
+    assert run("cache", "verify").code == 1
+    assert run("cache", "prune", "--max-bytes", "1GB", "--json").json["removed_recipes"] == 0
+    assert run("cache", "prune", "--max-bytes", "0").out.startswith("Removed 2 recipes")
+
+
+def test_cache_clear_asks(run, photos, monkeypatch):
+    assert run("embed", photos.root, "-o", "f.npy", *SMALL).code == 0
+
+    def rows():
+        return sum(r["rows"] for r in EmbeddingStore().info()["recipes"])
+
+    for answer in ("", "n\n"):
+        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+        result = run("cache", "clear")
+        assert (result.code, rows()) == (1, 24)
+        assert "--yes" in result.err
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert run("cache", "clear").out.strip().startswith("Removed")
+    assert rows() == 0
+    assert run("embed", photos.root, "-o", "f.npy", *SMALL).code == 0
+    assert run("cache", "clear", "--yes").out.startswith("Removed")
+    assert rows() == 0
+
+
+def test_cache_wants_a_folder(run):
+    Path("file").write_text("x")
+    assert "is a file" in run("cache", "info", "file").errors[0]
+    assert "no folder" in run("cache", "clear", "absent", "--yes").errors[0]
+
+
+# -- real images -------------------------------------------------------------------------------
+
+
+def test_pets_with_a_corrupt_file(run, shared, tmp_path):
+    pets = tmp_path / "pets"
+    for source in (shared / "data/pets").rglob("*.jpg"):
+        target = pets / source.relative_to(shared / "data/pets")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    argv = ("fit", pets, "--model", "mobilenet_0.75", "--head", "svm", "--cv", "5")
+    clean = run(*argv, "-o", "pets.joblib", "--json").json
+    assert clean["cv"]["mean"] >= 0.93
+    (pets / "cats" / "Z (0).jpg").write_bytes((pets / "cats" / "Z.jpg").read_bytes()[:2000])
+    dirty = run(*argv, "--json").json
+    for figures in (clean, dirty):
+        assert figures["images"] - figures["unreadable"] == 197
+    assert dirty["unreadable"] == 1
+    assert dirty["cv"] == clean["cv"]
+    line = next(line for line in run(*argv).out.splitlines() if line.startswith("5-fold accuracy"))
+    assert f"{clean['cv']['mean']:.4f} ± {clean['cv']['std']:.4f}" in line
+
+
+def test_signs_reach_their_accuracy(run, shared):
+    signs = shared / "data/signs/signs.csv"
+    argv = ("--model", "mobilenet_0.75", "--head", "svm", "--cv", "0", "-o", "signs.joblib")
+    assert run("fit", signs, "--target", "label", *argv).code == 0
+    found = run("evaluate", "signs.joblib", signs, "--split", "test", "--json").json
+    assert found["evaluated"] == 120
+    assert found["accuracy"] >= 0.983
