@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -145,7 +145,7 @@ class Folder:
         self.index = Index.empty()
         self.bad: dict[str, tuple[int, ...]] = {}  # damaged files that could not be set aside
         self.lock = threading.Lock()
-        self.troubles: list[tuple[str, str]] = []  # met in any thread, told in the caller's
+        self.troubles: deque[tuple[str, str]] = deque()  # met in any thread, told in the caller's
 
     @property
     def nbytes(self) -> int:
@@ -179,8 +179,12 @@ class Folder:
 
     def tell(self) -> None:
         """Warn of the troubles met since the last time."""
-        while self.troubles:
-            warn_once(*self.troubles.pop(0))
+        while True:
+            try:
+                trouble = self.troubles.popleft()
+            except IndexError:  # also when another thread was faster
+                return
+            warn_once(*trouble)
 
     def segment(self, name: str) -> Segment | None:
         """A verified segment, from memory or from its file; None when it is gone or damaged."""
