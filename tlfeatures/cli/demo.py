@@ -53,7 +53,7 @@ def demo(
     images, y = _digits()
     train, test = _hold_out(y)
     spec, weights = _network()
-    kind = "RANDOM" if weights is None else "bundled" if spec.bundled else "ImageNet"
+    kind = "RANDOM" if weights is None else "ImageNet" if spec.url else "bundled"
     say = (lambda *_: None) if as_json else tell
     say(f"{len(images):,} handwritten digits of 8 x 8 pixels, enlarged to {_SIDE} x {_SIDE}.")
     say(f"Network {spec.name} with {kind} weights, {len(spec.taps)} layers in one pass.")

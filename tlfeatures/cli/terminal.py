@@ -17,7 +17,7 @@ def _console(stderr: bool = False) -> Any:
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() or "COLUMNS" in os.environ else _WIDE
+    width = None if stream.isatty() else _WIDE
     # file names are no markup, no emoji and no numbers to colour
     return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
 
