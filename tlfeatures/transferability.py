@@ -251,5 +251,5 @@ def _checked(features: Any, y: Any, task: str = "classification") -> tuple[np.nd
         return F, labels - labels.mean(), 0
     names, codes = np.unique(labels.astype(str) if labels.dtype == object else labels, return_inverse=True)
     if len(names) < 2:
-        raise ValueError(f"All labels are {names[0]!r}; expected two classes or more.")
+        raise ValueError(f"All labels are {names.tolist()[0]!r}; expected two classes or more.")
     return F, codes.reshape(-1), len(names)

@@ -18,12 +18,14 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.metrics import mean_absolute_error
 from sklearn.preprocessing import LabelBinarizer, StandardScaler
+from sklearn.svm import SVC
 
 from tlfeatures.heads import make_head
 from tlfeatures.selection.folds import Pair
 
 __all__ = ["Head", "Scores", "evaluate", "predict_folds"]
 
+_DECISION_CLASSES = 100  # support vectors decide between pairs of classes: too many to list above this
 _KERNEL_ROWS = 6000  # training rows up to which a kernel matrix is kept: 0.3 GB
 
 
@@ -127,6 +129,8 @@ def predict_folds(
     for pair in folds:
         for _, model, rows, _ in _fitted(_Fold(X, y, *pair), one):
             values = [getattr(model, way, None) for way in ("predict_proba", "decision_function")]
+            if isinstance(model, SVC) and len(model.classes_) > _DECISION_CLASSES:
+                values[1] = None
             yield pair[1], model.predict(rows), *(None if f is None else f(rows) for f in values)
 
 
@@ -306,6 +310,6 @@ def _fitted(fold: _Fold, head: Head) -> Iterator[tuple[int, Any, np.ndarray, flo
         else:
             model = clone(head.estimator(i)).set_params(**told)
             if path:
-                model.set_params(warm_start=True)
+                model.set_params(warm_start=True, tol=model.tol / 10)  # a near start ends early
         model.fit(train, fold.y_train)
         yield i, model, test, time.perf_counter() - start

@@ -58,7 +58,7 @@ def check_labels(y: Any, n: int, task: str) -> tuple[np.ndarray, str]:
             )
         values = values.astype(float)
     if len(values) and (values == values[0]).all():
-        what = f"class, {values[0]!r}" if task == "classification" else f"value, {values[0]:g}"
+        what = f"class, {values.tolist()[0]!r}" if task == "classification" else f"value, {values[0]:g}"
         raise ValueError(
             f"All {n} labels are one {what}; expected two or more, or there is nothing to learn."
         )
@@ -104,7 +104,7 @@ def make_folds(cv: Any, y: np.ndarray, groups: np.ndarray | None, task: str, see
     """
     if isinstance(cv, Integral) and not isinstance(cv, bool):
         folds = _default_folds(int(cv), y, groups, task, seed)
-    elif hasattr(cv, "split"):
+    elif hasattr(cv, "split") and not isinstance(cv, str):
         try:
             folds = list(cv.split(np.zeros((len(y), 1)), y, groups))
         except ValueError as error:
@@ -163,12 +163,12 @@ def _default_folds(k: int, y: np.ndarray, groups: np.ndarray | None, task: str, 
             few = names[counts < k]
             raise ValueError(
                 f"{len(few)} of {len(names)} classes have fewer images than cv={k} folds, the smallest "
-                f"{names[counts.argmin()]!r} with {counts.min()}: "
+                f"{names.tolist()[counts.argmin()]!r} with {counts.min()}: "
                 + (f"use cv={counts.min()}, " if counts.min() > 1 else "")
                 + "merge or drop small classes, or pass a splitter such as ShuffleSplit."
             )
         return list(StratifiedKFold(k, shuffle=True, random_state=seed).split(rows, codes))
-    for code, name in enumerate(names):
+    for code, name in enumerate(names.tolist()):
         if len(np.unique(groups[codes == code])) < 2:
             raise ValueError(
                 f"All {counts[code]} images of class {name!r} are in one group: no fold can both learn and test it. "
@@ -195,7 +195,9 @@ def _check_fold(i: int, train: np.ndarray, test: np.ndarray, y: np.ndarray, task
         absent = np.setdiff1d(y[test], y[train])
         if absent.size or (y[train] == y[train[0]]).all():
             what = (
-                f"no training image of class {absent[0]!r}" if absent.size else "one class only in training"
+                f"no training image of class {absent.tolist()[0]!r}"
+                if absent.size
+                else "one class only in training"
             )
             raise ValueError(
                 f"Fold {i} has {what}, so it cannot test it. Use fewer folds, more images or groups of that "

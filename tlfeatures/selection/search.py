@@ -34,6 +34,7 @@ from tlfeatures.transferability import METHODS
 
 __all__ = ["FeatureSearchCV", "select"]
 
+_MANY_CLASSES = 100  # above it support vectors, one machine for each pair of classes, only when asked for
 _HEADS = {"classification": ("logreg", "svm", "ridge"), "regression": ("ridge", "svr")}
 
 
@@ -67,7 +68,8 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         Ways that make no difference, as for square images, are tried once.
     heads : list of str, dict of str to grid, or None, default=None
         Names of :func:`~tlfeatures.heads.list_heads`, with their default grids, or with your own,
-        such as ``{"svm": {"C": [1, 10]}}``. None: logreg, svm and ridge; for numbers ridge and svr.
+        such as ``{"svm": {"C": [1, 10]}}``. None: logreg, ridge, and up to 100 classes svm; for
+        numbers ridge and svr.
     cv : int, splitter, or list of (train, test), default=5
         A number of folds: shuffled, stratified by class, with groups kept together.
     scoring : str, callable or None, default=None
@@ -84,7 +86,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         See :mod:`tlfeatures.transferability`.
     dedupe_groups : bool, default=False
         Keep copies and near-copies of images in one fold.
-    duplicate_threshold : float, default=0.98
+    duplicate_threshold : float, default=0.95
         Cosine, between centred embeddings, from which images count as near-copies.
     task : {"auto", "classification", "regression"}, default="auto"
         "auto" asks :func:`~tlfeatures.heads.infer_task`.
@@ -179,7 +181,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         prescreen: int | None = None,
         prescreen_method: Literal["logme", "hscore", "shrunk_hscore"] = "logme",
         dedupe_groups: bool = False,
-        duplicate_threshold: float = 0.98,
+        duplicate_threshold: float = 0.95,
         task: Literal["auto", "classification", "regression"] = "auto",
         weights: str | os.PathLike[str] | None = "imagenet",
         interpolation: str = "bilinear",
@@ -246,7 +248,8 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         folds = make_folds(cv, y, groups, task, seed)
         if self.nested:
             inner_folds(cv, y, groups, task, seed, folds)
-        heads = self._heads(task)
+        heads = self._heads(task, y)
+        self.scorer_ = self._scorer(heads)
         store = EmbeddingStore.resolve(self.cache)
         passes = plan_passes(
             self.models, self.layers, self.poolings, self.image_sizes, self.resize, store,
@@ -259,7 +262,6 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
             rows = self._readable(images, matrices.errors, cv)
             self.task_, self.seed_, self.images_ = task, seed, images.take(rows)
             y, groups = y[rows], None if groups is None else groups[rows]
-            self.scorer_ = self._scorer(heads)
             embeddings = [e for one in passes for e in one.embeddings]
             names = [images.name(row) for row in rows.tolist()]
             run = Run(
@@ -318,8 +320,11 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
                 "dedupe_groups=True makes folds by groups; give cv as a number or a group splitter."
             )
 
-    def _heads(self, task: str) -> list[Head]:
-        given = _HEADS[task] if self.heads is None else self.heads
+    def _heads(self, task: str, y: np.ndarray) -> list[Head]:
+        given = self.heads
+        if given is None:
+            many = task == "classification" and len(np.unique(y)) > _MANY_CLASSES
+            given = [name for name in _HEADS[task] if not (many and name == "svm")]
         given = [given] if isinstance(given, str) else given
         if not isinstance(given, (Mapping, Iterable)) or not (names := list(given)):
             raise ValueError(f"heads={self.heads!r}; expected names of heads: {', '.join(list_heads(task))}.")

@@ -1,0 +1,845 @@
+"""FeatureSearchCV: one pass a network, honest folds, shared fits that agree with scikit-learn's."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy.stats import randint, spearmanr
+from scipy.stats import t as student
+from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.linear_model import RidgeClassifierCV, RidgeCV
+from sklearn.metrics import check_scoring, mean_absolute_error
+from sklearn.model_selection import (
+    GridSearchCV,
+    HalvingGridSearchCV,
+    KFold,
+    LeaveOneGroupOut,
+    ParameterGrid,
+    RandomizedSearchCV,
+    ShuffleSplit,
+    StratifiedKFold,
+    cross_val_score,
+)
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from tlfeatures import CNNFeatures, EmbeddingStore, FeatureSearchCV, select
+from tlfeatures.errors import (
+    DuplicateImagesWarning,
+    ImageReadError,
+    RandomWeightsWarning,
+    UnknownNameError,
+    UnreadableImagesWarning,
+)
+from tlfeatures.heads import head_grid, list_heads, make_head
+from tlfeatures.selection.advice import LearningCurve, advise
+from tlfeatures.selection.candidates import plan_passes
+from tlfeatures.selection.choice import choose, interval, nested_choice
+from tlfeatures.selection.duplicates import find_duplicates
+from tlfeatures.selection.fits import Head, _Fold, evaluate, ridge_path
+from tlfeatures.selection.folds import check_groups, check_labels, make_folds
+
+pytestmark = pytest.mark.filterwarnings("ignore::tlfeatures.errors.RandomWeightsWarning")
+LAYERS = ["conv_pw_1_relu", "conv_pw_5_relu", "conv_pw_11_relu"]
+SMALL = {
+    "models": "mobilenet_0.25", "weights": None, "image_sizes": [32], "layers": LAYERS, "resize": "stretch",
+    "heads": ["svm", "ridge"], "cv": 3,
+}  # fmt: skip
+
+
+def textures(n=36, side=32, noise=60, seed=0):
+    """Pictures of three classes that differ in the direction of their stripes."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side]
+    kinds = np.arange(n) % 3
+    waves = np.stack([x, y, x + y])[kinds] + rng.integers(0, 12, size=(n, 1, 1))
+    pixels = (
+        128
+        + 60 * np.sign(np.sin(waves * 2 * np.pi / 8))[..., None]
+        + rng.normal(0, noise, (n, side, side, 3))
+    )
+    return pixels.clip(0, 255).astype(np.uint8), np.array(["across", "along", "slant"])[kinds]
+
+
+@pytest.fixture(scope="module")
+def data():
+    return textures()
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory, data):
+    """A store in which the small search has run, and that search."""
+    store = EmbeddingStore(tmp_path_factory.mktemp("search") / "store")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return store, FeatureSearchCV(**SMALL, cache=store).fit(*data)
+
+
+@pytest.fixture
+def network_calls(monkeypatch):
+    """Batches that go through a network in this process; raises KeyboardInterrupt after ``calls.limit``."""
+    from tlfeatures.networks import Backbone
+
+    class Calls(list):
+        limit = None
+
+    calls, compile_ = Calls(), Backbone.compile
+
+    def counted(self, outputs, description):
+        run = compile_(self, outputs, description)
+
+        def call(batch):
+            if calls.limit is not None and len(calls) >= calls.limit:
+                raise KeyboardInterrupt
+            calls.append(batch)
+            return run(batch)
+
+        return call
+
+    monkeypatch.setattr(Backbone, "compile", counted)
+    return calls
+
+
+# -- fits that share work ------------------------------------------------------------------------
+
+TASKS = [
+    *((h, "classification") for h in list_heads()),
+    *((h, "regression") for h in list_heads("regression")),
+]
+
+
+def made(n, d, task, seed=0):
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % 4
+    X = np.maximum(rng.normal(size=(4, d))[y] * 0.4 + rng.normal(size=(n, d)), 0).astype("float32")
+    X[:, ::4] = 0.25  # dead features
+    return X, (y if task == "classification" else y + X[:, 1:6].sum(axis=1) * 0.5 + 10)
+
+
+@pytest.mark.parametrize("shape", [(120, 200), (150, 40)], ids=["wide", "tall"])
+@pytest.mark.parametrize(("name", "task"), TASKS)
+def test_shared_fits_agree_with_scikit_learn(name, task, shape):
+    X, y = made(*shape, task)
+    folds = list((StratifiedKFold if task == "classification" else KFold)(3).split(X, y))
+    grid = head_grid(name, task)
+    head = Head(name, task, tuple(ParameterGrid({k.removeprefix(f"{name}__"): v for k, v in grid.items()})))
+    ours = evaluate(X, y, folds, [head], check_scoring(make_head(name, task)))[0].test
+    search = GridSearchCV(make_head(name, task), grid, cv=folds, refit=False).fit(X.astype(float), y)
+    assert [head.params(i) for i in range(len(ours))] == search.cv_results_["params"]
+    theirs = np.stack([search.cv_results_[f"split{i}_test_score"] for i in range(3)], axis=1)
+    # logistic regression stops within its tolerance of the optimum: a row in fifty may flip
+    np.testing.assert_allclose(ours, theirs, atol=0.021 if name == "logreg" else 1e-6)
+    assert np.ptp(theirs) > 0
+
+
+@pytest.mark.parametrize("shape", [(90, 200), (150, 40)], ids=["wide", "tall"])
+@pytest.mark.parametrize("classes", [2, 4, 0])
+def test_the_ridge_path_is_that_of_scikit_learn(shape, classes):
+    X, y = made(*shape, "classification" if classes else "regression")
+    y = y % classes if classes else y
+    train, test = np.arange(0, shape[0], 2), np.arange(1, shape[0], 2)
+    fold = _Fold(X, y, train, test)
+    task = "classification" if classes else "regression"
+    ours = ridge_path(fold, Head("ridge", task, ({},)))
+    scaler = StandardScaler().fit(X[train])
+    alphas = make_head("ridge", task)[-1].alphas
+    theirs = (RidgeClassifierCV if classes else RidgeCV)(alphas).fit(
+        scaler.transform(X[train]).astype(float), y[train]
+    )
+    rows = scaler.transform(X[test]).astype(float)
+    assert ours.alpha == theirs.alpha_
+    values = ours.decision_function(fold.axes[2]) if classes else ours.predict(fold.axes[2])
+    np.testing.assert_allclose(
+        values, theirs.decision_function(rows) if classes else theirs.predict(rows), atol=1e-5
+    )
+
+
+def test_a_grid_that_cannot_share_is_fitted_plainly():
+    X, y = made(60, 30, "classification")
+    folds = list(StratifiedKFold(3).split(X, y))
+    head = Head("svm", "classification", ({"gamma": 0.01, "C": 3.0}, {"kernel": "poly"}))
+    ours = evaluate(X, y, folds, [head], check_scoring(SVC(), scoring="balanced_accuracy"))[0].test
+    for i, params in enumerate(({"svm__gamma": 0.01, "svm__C": 3.0}, {"svm__kernel": "poly"})):
+        pipe = make_head("svm").set_params(**params)
+        expected = cross_val_score(pipe, X.astype(float), y, cv=folds, scoring="balanced_accuracy")
+        np.testing.assert_allclose(ours[i], expected)
+
+
+# -- the search ----------------------------------------------------------------------------------
+
+
+@parametrize_with_checks([FeatureSearchCV(**SMALL | {"heads": ["ridge"], "layers": LAYERS[:1]}, cache=None)])
+def test_scikit_learn_checks_with_the_honest_tags(estimator, check):
+    check(estimator)
+
+
+def test_scikit_learn_names(warm, data):
+    _, search = warm
+    results = search.cv_results_
+    count = len(LAYERS) * 2 * (4 + 1)
+    assert {len(column) for column in results.values()} == {count}
+    plain = GridSearchCV(make_head("svm"), {"svm__C": [1]}, cv=3).fit(np.eye(9), np.arange(9) % 3).cv_results_
+    assert set(plain) - set(results) == set()
+    splits = np.stack([results[f"split{i}_test_score"] for i in range(3)], axis=1)
+    np.testing.assert_allclose(results["mean_test_score"], splits.mean(axis=1))
+    np.testing.assert_allclose(results["std_test_score"], splits.std(axis=1))
+    assert (
+        search.best_score_
+        == results["mean_test_score"][search.best_index_]
+        == results["mean_test_score"].max()
+    )
+    assert results["rank_test_score"][search.best_index_] == 1
+    assert search.best_params_ == results["params"][search.best_index_]
+    assert results["param_svm__C"].mask.sum() == len(LAYERS) * 2  # ridge has none
+    assert list(search.classes_) == ["across", "along", "slant"] and search.n_splits_ == 3
+
+
+def test_the_winner_is_the_pipeline_one_would_write(warm, data):
+    store, search = warm
+    X, y = data
+    best = search.best_params_
+    pipe = Pipeline(
+        [
+            ("cnn", CNNFeatures(
+                "mobilenet_0.25", weights=None, image_size=32, layer=best["layer"], pooling=best["pooling"], cache=store
+            )),
+            *make_head(best["head"]).set_params(**{k: v for k, v in best.items() if "__" in k}).steps,
+        ]
+    )  # fmt: skip
+    scores = cross_val_score(pipe, X, y, cv=search.folds_)
+    expected = [search.cv_results_[f"split{i}_test_score"][search.best_index_] for i in range(3)]
+    np.testing.assert_allclose(scores, expected)
+    fresh, _ = textures(n=9, seed=1)
+    np.testing.assert_array_equal(search.predict(fresh), pipe.fit(X, y).predict(fresh))
+    assert [name for name, _ in search.best_estimator_.steps] == ["cnn", "scale", best["head"]]
+    assert search.score(X, y) == np.mean(search.predict(X) == y)
+    np.testing.assert_array_equal(search.embeddings(), pipe["cnn"].transform(X))
+
+
+def test_probabilities_where_the_head_has_them(warm, data):
+    store, _ = warm
+    X, y = data
+    search = FeatureSearchCV(**SMALL | {"heads": ["svm"], "layers": LAYERS[:1]}, cache=store).fit(X, y)
+    assert not hasattr(search, "predict_proba") and search.decision_function(X).shape == (36, 3)
+    assert search.oof_proba_ is None and search.oof_decision_.shape == (36, 3)
+    search.set_params(heads=["logreg"], scoring="neg_log_loss").fit(X, y)
+    assert search.predict_proba(X).shape == search.oof_proba_.shape == (36, 3)
+    assert search.best_score_ == search.cv_results_["mean_test_score"].max() < 0
+    with pytest.raises(ValueError, match=r"head 'svm' cannot be scored.*predict_proba"):
+        search.set_params(heads=["logreg", "svm"]).fit(X, y)
+
+
+def test_table_has_one_row_a_candidate(warm):
+    _, search = warm
+    table = search.table()
+    assert len(table) == len(search.cv_results_["params"]) and table["rank"].is_monotonic_increasing
+    assert set(table["candidate"]) == set(range(len(table)))
+    assert table["score"][0] == search.best_score_
+    assert dict(zip(table["layer"], table["depth"], strict=True)) == {
+        LAYERS[0]: 0,
+        LAYERS[1]: 1,
+        LAYERS[2]: 2,
+    }
+    assert (table["ci_low"] <= table["score"]).all() and (table["score"] <= table["ci_high"]).all()
+    by_layer = table.groupby("layer")["macs"].first()
+    assert by_layer[LAYERS[0]] < by_layer[LAYERS[1]] < by_layer[LAYERS[2]]
+    json.loads(table["settings"][0])
+
+
+def test_macs_are_counted_right():
+    (one,) = plan_passes(
+        "mobilenet_0.25", [LAYERS[0]], "avg", [32], "stretch", None,
+        weights=None, precision="float32", interpolation="bilinear", decode="scaled",
+    )  # fmt: skip
+    # 3x3 convolution to 8 channels at 16x16, 3x3 depthwise, 1x1 to 16 channels
+    assert one.embeddings[0].macs == 256 * (27 * 8 + 9 * 8 + 8 * 16)
+    assert one.embeddings[0].width == 16
+
+
+def test_out_of_fold_predictions(warm, data):
+    _, search = warm
+    _, y = data
+    oof = search.oof_
+    np.testing.assert_array_equal(oof["row"], np.arange(36))
+    np.testing.assert_array_equal(oof["true"], y)
+    for i, (_, test) in enumerate(search.folds_):
+        assert set(oof["row"][oof["fold"] == i]) == set(test)
+        right = (oof["true"] == oof["predicted"])[test].mean()
+        assert right == pytest.approx(search.cv_results_[f"split{i}_test_score"][search.best_index_])
+    assert search.metrics_["accuracy"] == (oof["true"] == oof["predicted"]).mean()
+    assert oof["image"][3] == "X[3]"
+
+
+def test_clone_and_pickle(warm, data):
+    _, search = warm
+    X, _ = data
+    twin = clone(search)
+    assert twin.get_params() == search.get_params() and not hasattr(twin, "best_estimator_")
+    text = pickle.dumps(search)
+    assert len(text) < 400_000
+    again = pickle.loads(text)
+    np.testing.assert_array_equal(again.predict(X), search.predict(X))
+    assert again.table().equals(search.table())
+    with pytest.raises(ValueError, match="pickled without its images"):
+        again.embeddings()
+    assert is_classifier(search) and not is_regressor(search)
+
+
+def test_select_is_the_short_form(warm, data):
+    store, search = warm
+    assert select(*data, **SMALL, cache=store).best_params_ == search.best_params_
+
+
+def test_workers_and_repetition_give_the_same(warm, data):
+    store, search = warm
+    again = FeatureSearchCV(**SMALL, cache=store, n_jobs=2).fit(*data)
+    for name, column in search.cv_results_.items():
+        if "time" not in name:
+            np.testing.assert_array_equal(
+                np.asarray(again.cv_results_[name]), np.asarray(column), err_msg=name
+            )
+    assert not again.timings_.empty and again.timings_["computed"].sum() == 0
+
+
+# -- passes --------------------------------------------------------------------------------------
+
+
+def test_each_image_once_through_each_network_and_size(data, store, network_calls):
+    X, y = data
+    options = SMALL | {
+        "models": ["mobilenet_0.25", "mobilenet_0.5"],
+        "layers": "auto",
+        "image_sizes": [32, 48],
+    }
+    search = FeatureSearchCV(**options, poolings=("avg", "max", "avgmax"), cache=store, nested=True).fit(X, y)
+    assert sum(map(len, network_calls)) == 2 * 2 * 64  # 36 images are two padded batches of 32
+    assert search.timings_["computed"].sum() == 2 * 2 * 36
+    assert len({(p["model"], p["image_size"]) for p in search.cv_results_["params"]}) == 4
+    network_calls.clear()
+    FeatureSearchCV(**options | {"heads": ["knn"]}, cache=store).fit(X, y)
+    assert network_calls == []
+
+
+def test_without_a_store_the_winner_costs_no_further_pass(data, network_calls):
+    search = FeatureSearchCV(**SMALL, cache=None).fit(*data)
+    assert sum(map(len, network_calls)) == 64
+    assert search.best_estimator_["cnn"].cache is None
+
+
+def test_rows_lost_from_memory_come_from_the_store(data, store, monkeypatch, warm):
+    from tlfeatures.selection import matrices
+
+    monkeypatch.setattr(matrices, "_HELD_BYTES", 0)
+    search = FeatureSearchCV(**SMALL, cache=store).fit(*data)
+    np.testing.assert_array_equal(
+        search.cv_results_["mean_test_score"], warm[1].cv_results_["mean_test_score"]
+    )
+
+
+def test_an_interrupted_search_goes_on_from_the_store(data, store, network_calls):
+    X, y = data
+    search = FeatureSearchCV(**SMALL, batch_size=8, cache=store)
+    network_calls.limit = 3
+    with pytest.raises(KeyboardInterrupt):
+        search.fit(X, y)
+    network_calls.limit = None
+    search.fit(X, y)
+    assert search.timings_["computed"].sum() == 36 - 3 * 8
+
+
+SCRIPT = """
+import json, sys, warnings
+warnings.simplefilter("ignore")
+import numpy as np
+from tlfeatures import FeatureSearchCV
+
+def scorer(estimator, X, y):  # runs in the workers
+    if "keras" in sys.modules or "tensorflow" in sys.modules:
+        raise SystemError("a worker imported keras")
+    return float((estimator.predict(X) == y).mean())
+
+files, labels, options = json.loads(sys.argv[1])
+search = FeatureSearchCV(**options, n_jobs=2, scoring=scorer).fit(files, labels)
+print(json.dumps([search.best_score_, "keras" in sys.modules or "tensorflow" in sys.modules]))
+"""
+
+
+def test_workers_never_import_keras_and_a_second_run_does_not_either(data, tmp_path):
+    X, y = data
+    files = []
+    for i, pixels in enumerate(X):
+        files.append(str(tmp_path / f"{i}.png"))
+        Image.fromarray(pixels).save(files[-1])
+    given = json.dumps([files, y.tolist(), {**SMALL, "cache": str(tmp_path / "store")}])
+
+    def run():
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT, given], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        return json.loads(done.stdout)
+
+    (first, cold), (second, needed) = run(), run()
+    assert cold and not needed and first == second
+
+
+# -- candidates ----------------------------------------------------------------------------------
+
+
+def planned(models="mobilenet_0.25", layers="auto", poolings=("avg", "max"), sizes="auto", resize="stretch"):
+    return plan_passes(
+        models, layers, poolings, sizes, resize, None,
+        weights=None, precision="float32", interpolation="bilinear", decode="scaled",
+    )  # fmt: skip
+
+
+def test_automatic_candidates():
+    full, half = planned()
+    assert [p.plan.description.image_size for p in (full, half)] == [(224, 224), (112, 112)]
+    taps = [f"conv_pw_{i}_relu" for i in (3, 5, 7, 9, 11, 13)]
+    layers = list(dict.fromkeys(e.layers for e in full.embeddings))
+    assert layers == [*((tap,) for tap in taps), tuple(taps[-2:]), tuple(taps[-3:])]
+    assert len(full.embeddings) == 8 * 2
+    assert {e.params["image_size"] for e in half.embeddings} == {112}
+    assert str(half) == "mobilenet_0.25 at 112 pixels, stretch"
+
+
+def test_the_union_of_taps_is_planned_once():
+    (one,) = planned(
+        layers=[LAYERS, LAYERS[1], [LAYERS[1], LAYERS[0]]], poolings=("avg", "avgmax", "gem"), sizes=[32]
+    )
+    blocks = [(c.tap.layer, c.part) for c in one.plan.columns]
+    assert len(blocks) == len(set(blocks)) == 3 * 3
+    assert len(one.embeddings) == 9
+
+
+def test_equal_embeddings_under_two_names_are_tried_once():
+    (one,) = planned(layers=["global_average_pooling2d"], sizes=[32])  # a vector has nothing to pool
+    assert len(one.embeddings) == 1
+    assert len(planned(models=["mobilenet_0.25", "MobileNet_0.25"], sizes=[32])) == 1
+    assert len(planned(sizes=[32, (32, 32)])) == 1
+
+
+def test_ways_to_resize_that_make_no_difference_are_tried_once(data, store):
+    X, y = data
+    search = FeatureSearchCV(**SMALL | {"resize": ("stretch", "crop")}, cache=store).fit(X, y)
+    assert set(search.table()["resize"]) == {"stretch"}
+    wide = np.concatenate([X, X[:, :, :16]], axis=2)
+    assert set(search.fit(wide, y).table()["resize"]) == {"stretch", "crop"}
+
+
+def test_layers_by_model_and_one_choice_without_a_list():
+    passes = planned(
+        ["mobilenet_0.25", "mobilenet_0.5"], {"mobilenet_0.25": LAYERS[:1], "MobileNet_0.5": None}, "max", 64
+    )
+    assert [[e.layers for e in p.embeddings] for p in passes] == [[(LAYERS[0],)], [("conv_pw_13_relu",)]]
+    with pytest.raises(UnknownNameError, match=r"network in `layers` 'mobilenet_0.5'"):
+        planned(["mobilenet_0.5"], {"mobilenet_0.25": LAYERS})
+
+
+def test_models_of_ones_own(data, tmp_path, store):
+    import keras
+
+    inputs = keras.Input((24, 24, 3))
+    x = keras.layers.Conv2D(4, 3, strides=2, activation="relu", name="early")(
+        keras.layers.Rescaling(1 / 255)(inputs)
+    )
+    x = keras.layers.Conv2D(6, 3, strides=2, activation="relu", name="late")(x)
+    path = str(tmp_path / "own.keras")
+    keras.Model(inputs, x).save(path)
+    search = FeatureSearchCV(path, poolings="avg", heads="ridge", cv=3, cache=store).fit(*data)
+    assert {"early", "late"} <= set(search.table()["layer"])
+    assert search.best_params_["model"] == path and search.table()["network"][0] == "own.keras"
+
+
+# -- choice --------------------------------------------------------------------------------------
+
+
+def test_one_standard_error_rule_by_hand():
+    scores = np.array(
+        [[0.90, 0.94, 0.98], [0.90, 0.92, 0.94], [0.91, 0.92, 0.93], [0.89, 0.90, 0.91], [1, np.nan, 1]]
+    )
+    costs, widths = np.array([9, 5, 5, 1, 1]), np.array([10, 30, 20, 5, 1])
+    # the best has 0.94 with a standard error of 0.04 / sqrt 3 = 0.023: all from 0.917 on are as good
+    assert choose(scores, costs, widths, "best") == 0
+    assert choose(scores, costs, widths, "1se") == 2  # as cheap as 1, and smaller
+    assert choose(scores[[0, 0, 0]], np.array([3, 1, 1]), np.array([1, 9, 2]), "best") == 2
+
+
+def test_the_confidence_interval_by_hand():
+    scores = np.array([0.8, 0.9, 1.0])
+    folds = [(np.arange(20), np.arange(20, 30))] * 3
+    low, high = interval(scores, folds)
+    reach = student.ppf(0.975, 2) * 0.1 * np.sqrt(1 / 3 + 1 / 2)
+    assert (low, high) == (pytest.approx(0.9 - reach), pytest.approx(0.9 + reach))
+
+
+def test_nested_choice_by_hand():
+    outer = np.array([[0.9, 0.1], [0.2, 0.8]])
+    inner = [np.array([[0.5, 0.6], [0.7, 0.7]]), np.array([[0.9, 0.9], [0.1, 0.2]])]
+    scores, choices = nested_choice(outer, inner, np.ones(2), np.ones(2), "best")
+    assert choices == [1, 0] and scores.tolist() == [0.2, 0.1]
+
+
+def test_nested_scores_are_those_of_a_search_within_each_fold(warm, data):
+    store, _ = warm
+    X, y = data
+    options = SMALL | {"heads": ["ridge"], "layers": LAYERS[:2]}
+    nested = FeatureSearchCV(**options, nested=True, prescreen=2, cache=store).fit(X, y)
+    for i, (train, test) in enumerate(nested.folds_):
+        inner = FeatureSearchCV(**options, prescreen=2, cache=store).fit(X[train], y[train])
+        assert inner.best_params_ == nested.nested_params_[i]
+        assert inner.score(X[test], y[test]) == pytest.approx(nested.nested_scores_[i])
+    assert len(nested.cv_results_["params"]) == 2  # what the prescreen of all rows kept
+
+
+def test_prescreen_ranks_and_prunes(warm, data):
+    store, search = warm
+    frame = search.prescreen_
+    assert len(frame) == 6 and frame["kept"].all()
+    rank = spearmanr(frame["prescreen"], frame["score"]).statistic
+    assert search.prescreen_correlation_ == pytest.approx(rank)
+    pruned = FeatureSearchCV(**SMALL, prescreen=2, cache=store).fit(*data)
+    assert pruned.prescreen_["kept"].sum() == 2
+    assert set(pruned.prescreen_["prescreen"][pruned.prescreen_["kept"]]) == set(
+        frame["prescreen"].nlargest(2)
+    )
+    assert pruned.prescreen_["score"].notna().sum() == 2
+    assert len(pruned.table()) == 2 * 5
+
+
+# -- folds, groups, copies -----------------------------------------------------------------------
+
+
+def test_folds_are_stratified_and_keep_groups(warm):
+    y = np.repeat(["a", "b"], [40, 20])
+    folds = make_folds(5, y, None, "classification", 0)
+    assert all((y[test] == "a").sum() == 8 and len(test) == 12 for _, test in folds)
+    groups = check_groups([f"patient {i // 4}" for i in range(60)], 60)
+    for train, test in make_folds(5, y, groups, "classification", 0):
+        assert not set(groups[train]) & set(groups[test])
+    for train, test in make_folds(5, np.linspace(0, 1, 60), groups, "regression", 0):
+        assert not set(groups[train]) & set(groups[test])
+    assert sorted(np.concatenate([test for _, test in folds])) == list(range(60))
+    other = make_folds(5, y, None, "classification", 1)
+    assert any(set(a[1]) != set(b[1]) for a, b in zip(folds, other, strict=True))
+
+
+def test_groups_and_splitters_reach_the_search(warm, data):
+    store, _ = warm
+    X, y = data
+    groups = [f"patient {i // 6}" for i in range(36)]
+    search = FeatureSearchCV(**SMALL | {"cv": LeaveOneGroupOut(), "heads": "ridge"}, cache=store).fit(
+        X, y, groups
+    )
+    assert search.n_splits_ == 6
+    own = [(np.arange(12, 36), np.arange(12)), (np.arange(24), np.arange(24, 36))]
+    search.set_params(cv=own).fit(X, y)
+    assert search.n_splits_ == 2 and len(search.oof_) == 24
+
+
+def test_no_global_random_state(warm, data):
+    store, _ = warm
+    state = np.random.get_state()[1].copy()
+    FeatureSearchCV(**SMALL | {"heads": "ridge"}, cache=store, random_state=None).fit(*data)
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
+
+
+def test_copies_in_different_folds_are_told_with_what_they_are_worth(store):
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)  # nothing to learn
+    y = np.arange(24) % 2
+    X, y = np.concatenate([X, X]), np.concatenate([y, y])
+    options = SMALL | {"heads": {"knn": {"n_neighbors": [1]}}, "layers": LAYERS[:1]}
+    with pytest.warns(
+        DuplicateImagesWarning, match=r"24 pairs in all are exact.*dedupe_groups=True"
+    ) as caught:
+        search = FeatureSearchCV(**options, cache=store).fit(X, y)
+    found = search.duplicates_
+    assert len(found.pairs) == 24 and found.exact.all() and found.crossing > 10
+    assert found.score == search.best_score_ and found.drop > 0.15
+    assert f"{found.score_together:.4f} in place of {found.score:.4f}" in " ".join(
+        str(w.message) for w in caught
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DuplicateImagesWarning)
+        together = FeatureSearchCV(**options, dedupe_groups=True, cache=store).fit(X, y)
+    assert together.best_score_ < search.best_score_ - 0.15
+    for train, test in together.folds_:
+        assert not set(train % 24) & set(test % 24)
+
+
+def test_near_copies_and_the_users_groups_hang_together():
+    rng = np.random.default_rng(0)
+    F = rng.normal(size=(8, 50))
+    F[5] = F[2] + 0.01 * rng.normal(size=50)
+    keys = np.repeat(np.arange(8, dtype=np.uint8)[:, None], 16, axis=1)
+    keys[7] = keys[0]
+    found = find_duplicates(keys, F, 0.95, groups=np.array([0, 1, 2, 3, 4, 5, 5, 6]))
+    assert found.pairs.tolist() == [[0, 7], [2, 5]] and found.exact.tolist() == [True, False]
+    assert found.groups[0] == found.groups[7] and found.groups[2] == found.groups[5] == found.groups[6]
+    assert len(set(found.groups)) == 5
+    assert found.count_crossing([(np.array([0, 1, 2, 5]), np.array([3, 4, 6, 7]))]) == 1
+
+
+# -- numbers -------------------------------------------------------------------------------------
+
+
+def test_regression(store):
+    X, _ = textures(n=60)
+    y = np.linspace(-1, 1, 60)[np.random.default_rng(0).permutation(60)]
+    X = (X * 0.5 + 60 * (y[:, None, None, None] + 1)).clip(0, 255).astype(np.uint8)
+    search = FeatureSearchCV(**SMALL | {"heads": ["ridge", "svr", "linear"]}, cache=store).fit(X, y)
+    assert search.task_ == "regression" and not hasattr(search, "classes_") and is_regressor(search)
+    assert search.best_score_ > 0.5 and search.score(X, y) > search.best_score_
+    mae = [mean_absolute_error(y[t], search.oof_["predicted"][t]) for _, t in search.folds_]
+    assert search.cv_results_["mean_test_mae"][search.best_index_] == pytest.approx(np.mean(mae))
+    assert search.metrics_["mae"] == pytest.approx(mean_absolute_error(y, search.oof_["predicted"]))
+    assert set(search.metrics_) == {"r2", "mae", "rmse"} and "mae" in search.table()
+    with pytest.raises(ValueError, match="for numbers use method='logme'"):
+        search.set_params(prescreen_method="hscore").fit(X, y)
+
+
+# -- advice --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("early", "curve", "expected"),
+    [
+        (0.9, [0.6, 0.7], ("dissimilar", "small", "earlier layers")),
+        (0.7, [0.6, 0.7], ("similar", "small", "linear head")),
+        (0.9, [0.7, 0.7], ("dissimilar", "large", "fine-tune all")),
+        (0.7, [0.7, 0.7], ("similar", "large", "fine-tune the top")),
+    ],
+)
+def test_the_four_regimes(early, curve, expected):
+    wobble = np.array([-0.01, 0.0, 0.01])
+    scores = np.array([early + wobble, 0.8 + wobble[::-1] / 2])
+    learned = LearningCurve(
+        np.array([100, 200]), np.array(curve)[:, None] + np.array([wobble, wobble[::-1] / 2])
+    )
+    found = advise(scores, np.array([False, True]), np.array([True, False]), learned, ["early", "late"], 1.0)
+    assert (found.domain, found.data, found.recommendation) == expected
+    assert len(found.evidence) == 3 and f"{early:.4f} (early)" in found.evidence[0][1]
+    assert "with 200" in found.evidence[1][1]
+    done = advise(scores + 0.1, np.array([False, True]), np.array([True, False]), learned, ["e", "l"], 1.0)
+    assert done.recommendation in ("earlier layers", "linear head") or early == 0.7
+
+
+def test_the_learning_curve_ends_at_the_score(warm):
+    _, search = warm
+    curve = search.learning_curve_
+    assert curve.sizes[-1] == 24 and (np.diff(curve.sizes) > 0).all() and curve.scores.shape[1] == 3
+    assert curve.scores[-1].mean() == pytest.approx(search.best_score_)
+    assert search.regime_.evidence
+
+
+def test_progress_names_the_steps(warm, data, capsys):
+    store, _ = warm
+    FeatureSearchCV(**SMALL, cache=store, verbose=1).fit(*data)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    for text in ("mobilenet_0.25 at 32", "prescreen", "cross-validation", "6/6", "fit the winner"):
+        assert text in shown.err
+
+
+# -- bad input -----------------------------------------------------------------------------------
+
+EIGHT = np.zeros((8, 8, 8, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("y", "groups", "options", "message"),
+    [
+        ("aaaaaabb", None, {}, r"1 of 2 classes have fewer images than cv=3 folds, the smallest 'b' with 2: use cv=2"),
+        ("aaaaaaab", None, {}, r"the smallest 'b' with 1: merge or drop"),
+        ("aaaaaaaa", None, {}, r"All 8 labels are one class, 'a'"),
+        ([1.5] * 8, None, {}, r"All 8 labels are one value, 1.5"),
+        (["a", None] * 4, None, {}, r"4 of 8 labels are missing"),
+        ("aaabbb", None, {}, r"8 images but 6 labels"),
+        (None, None, {}, r"requires y to be passed"),
+        ("aaaabbbb", "gggggggg", {}, r"in 1 group\(s\), which cannot be split into cv=3"),
+        ("aaaabbbb", "gghhgghh", {}, r"in 2 group\(s\).*use cv=2"),
+        ("aaaabbbb", "ghijkkkk", {}, r"All 4 images of class 'b' are in one group"),
+        ("aaaabbbb", ["g", None] * 4, {}, r"4 of 8 groups are missing"),
+        ("aaaabbbb", "ggg", {}, r"groups of shape \(3,\)"),
+        ("aaaabbbb", None, {"cv": 1}, r"cv=1; expected at least 2"),
+        ("aaaabbbb", None, {"cv": 9}, r"cv=9 folds of 8 images"),
+        ("aaaabbbb", None, {"cv": "five"}, r"cv='five'; expected a number of folds"),
+        ("aaaabbbb", None, {"cv": [([0, 1, 2], [4])] * 2}, r"Fold 0 has no training image of class 'b'"),
+        ("aaaabbbb", None, {"cv": [([0, 4, 5], [0])] * 2}, r"Fold 0 tests images that it is trained on"),
+        ("aaaabbbb", None, {"cv": LeaveOneGroupOut()}, r"cannot split these 8 images.*groups"),
+        ("aaaabbbb", None, {"cv": [([0, 4], [1])] * 2, "nested": True}, r"give cv as a number or a splitter"),
+        ("aaabbb" + "ab", None, {"cv": 4, "nested": True}, r"nested=True splits the training rows of fold 0"),
+        ("aaaabbbb", None, {"heads": []}, r"heads=\[\]; expected names of heads: logreg"),
+        ("aaaabbbb", None, {"heads": ["swm"]}, r"Did you mean 'svm'"),
+        ("aaaabbbb", None, {"heads": {"svm": {"D": [1]}}}, r"Invalid parameter 'D'"),
+        ("aaaabbbb", None, {"rule": "2se"}, r"Unknown rule '2se'"),
+        ("aaaabbbb", None, {"prescreen": 0}, r"prescreen=0"),
+        ("aaaabbbb", None, {"prescreen_method": "logm"}, r"Did you mean 'logme'"),
+        ("aaaabbbb", None, {"task": "ranking"}, r"task='ranking'"),
+        ("aaaabbbb", None, {"task": "regression"}, r"needs numbers as labels"),
+        ("aaaabbbb", None, {"models": []}, r"models=\[\]"),
+        ("aaaabbbb", None, {"models": "mobilnet"}, r"Unknown network 'mobilnet'"),
+        ("aaaabbbb", None, {"layers": ["conv_pw_99_relu"]}, r"Unknown layer"),
+        ("aaaabbbb", None, {"layers": [[]]}, r"layers=\[\[\]\]"),
+        ("aaaabbbb", None, {"poolings": "mean"}, r"Unknown pooling 'mean'"),
+        ("aaaabbbb", None, {"image_sizes": "half"}, r"image_sizes='half'"),
+        ("aaaabbbb", None, {"scoring": "acuracy"}, r"acuracy"),
+        ("aaaabbbb", None, {"scoring": ["accuracy"]}, r"the name of one score"),
+        ("aaaabbbb", None, {"random_state": "x"}, r"random_state='x'"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_named_before_any_pass(y, groups, options, message, network_calls):
+    labels = list(y) if y is not None else None
+    with pytest.raises(ValueError, match=message):
+        FeatureSearchCV(**SMALL | options, cache=None).fit(
+            EIGHT, labels, None if groups is None else list(groups)
+        )
+    assert network_calls == []
+
+
+@pytest.fixture
+def files(data, tmp_path):
+    X, y = data
+    paths = []
+    for i, pixels in enumerate(X):
+        paths.append(str(tmp_path / f"{i:02}.png"))
+        Image.fromarray(pixels).save(paths[-1])
+    (tmp_path / "04.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    return paths, y
+
+
+def test_an_unreadable_image_is_an_error_or_left_out(files, store):
+    paths, y = files
+    with pytest.raises(ImageReadError, match=r"04\.png"):
+        FeatureSearchCV(**SMALL, cache=store).fit(paths, y)
+    with pytest.warns(
+        UnreadableImagesWarning, match=r"1 of 36 images could not be read and are left out"
+    ) as caught:
+        search = FeatureSearchCV(**SMALL, cache=store, on_error="nan").fit(paths, y)
+    assert sum(w.category is UnreadableImagesWarning for w in caught) == 1
+    assert (
+        list(search.unreadable_) == [4] and 4 not in search.oof_["row"].to_numpy() and len(search.rows_) == 35
+    )
+    assert search.oof_["image"][4] == paths[5]
+    rest = [i for i in range(36) if i != 4]
+    without = FeatureSearchCV(**SMALL, cache=store).fit([paths[i] for i in rest], y[rest])
+    np.testing.assert_array_equal(
+        search.cv_results_["mean_test_score"], without.cv_results_["mean_test_score"]
+    )
+    assert len(pickle.loads(pickle.dumps(search)).embeddings()) == 35  # paths are kept
+    with pytest.warns(UnreadableImagesWarning), pytest.raises(ValueError, match=r"classes have fewer images"):
+        FeatureSearchCV(**SMALL | {"cv": 12}, cache=store, on_error="nan").fit(paths, y)
+
+
+def test_a_thousand_classes(store):
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (1000, 4, 4, 3))
+    X = (np.repeat(colours, 2, axis=0) + rng.integers(-9, 9, (2000, 4, 4, 3))).clip(0, 255).astype(np.uint8)
+    y = np.repeat([f"species {i}" for i in range(1000)], 2)
+    options = SMALL | {
+        "layers": LAYERS[:1],
+        "poolings": "avg",
+        "heads": {"ridge": None, "knn": {"n_neighbors": [1]}},
+        "cv": 2,
+    }
+    search = FeatureSearchCV(**options, batch_size=256, cache=store, duplicate_threshold=1.1).fit(X, y)
+    assert len(search.classes_) == 1000 and search.best_score_ > 0.05
+    assert search.predict(X[:2]).tolist() == search.best_estimator_.predict(X[:2]).tolist()
+
+
+@pytest.mark.parametrize("wrap", [list, np.array, pd.Series, lambda y: pd.Series(y, dtype="category"), tuple])
+def test_labels_of_any_kind(wrap):
+    values, task = check_labels(wrap(["b", "a", "b"]), 3, "auto")
+    assert task == "classification" and values.tolist() == ["b", "a", "b"] and values.dtype.kind == "U"
+
+
+def test_many_classes_leave_support_vectors_out_unless_asked_for():
+    y = np.arange(303) % 101
+    assert [h.name for h in FeatureSearchCV()._heads("classification", y)] == ["logreg", "ridge"]
+    assert [h.name for h in FeatureSearchCV()._heads("classification", y % 100)] == ["logreg", "svm", "ridge"]
+    assert [h.name for h in FeatureSearchCV(heads="svm")._heads("classification", y)] == ["svm"]
+
+
+def test_weights_are_said_to_be_random_once(data):
+    with pytest.warns(RandomWeightsWarning) as caught:
+        FeatureSearchCV(**SMALL | {"heads": "ridge"}, cache=None).fit(*data)
+    assert sum(w.category is RandomWeightsWarning for w in caught) == 1
+
+
+# -- scikit-learn's own searches -----------------------------------------------------------------
+
+GRID = {
+    "cnn__model": ["mobilenet_0.25", "mobilenet_0.5"],
+    "cnn__layer": LAYERS[:2],
+    "cnn__pooling": ["avg", "max"],
+    "svm__C": [1.0, 10.0],
+}
+
+
+@pytest.fixture
+def pipe(warm):
+    store, _ = warm
+    cnn = CNNFeatures(weights=None, image_size=32, cache=store)
+    return Pipeline([("cnn", cnn), ("scale", StandardScaler()), ("svm", SVC())])
+
+
+def test_the_same_search_by_grid_search(pipe, data):
+    X, y = data
+    ours = FeatureSearchCV(
+        GRID["cnn__model"], layers=LAYERS[:2], image_sizes=[32], resize="stretch", weights=None,
+        heads={"svm": {"C": GRID["svm__C"]}}, cv=3, cache=pipe["cnn"].cache,
+    ).fit(X, y)  # fmt: skip
+    theirs = GridSearchCV(pipe, GRID, cv=ours.folds_).fit(X, y)
+
+    def scores(results, names):
+        return {
+            tuple(p[n] for n in names): s
+            for p, s in zip(results["params"], results["mean_test_score"], strict=True)
+        }
+
+    expected = scores(theirs.cv_results_, list(GRID))
+    assert scores(ours.cv_results_, ["model", "layer", "pooling", "svm__C"]) == pytest.approx(expected)
+
+
+def test_the_same_search_by_halving(pipe, data):
+    search = HalvingGridSearchCV(pipe, GRID, cv=2, min_resources=12, random_state=0).fit(*data)
+    assert search.best_score_ > 0.5 and search.n_iterations_ > 1
+
+
+def test_the_same_search_by_random_draws(pipe, data):
+    draws = GRID | {"svm__C": randint(1, 20)}
+    search = RandomizedSearchCV(
+        pipe, draws, n_iter=6, cv=ShuffleSplit(2, random_state=0), random_state=0
+    ).fit(*data)
+    assert search.best_score_ > 0.5 and len(search.cv_results_["params"]) == 6
+
+
+# -- real images ---------------------------------------------------------------------------------
+
+
+def test_signs_at_64_pixels_an_early_layer_is_found(shared, store):
+    table = pd.read_csv(shared / "data" / "signs" / "signs.csv")
+    table["path"] = [str(shared / "data" / "signs" / path) for path in table["path"]]
+    train, test = (table[table["split"] == split] for split in ("train", "test"))
+    search = FeatureSearchCV(
+        "mobilenet_0.75", image_sizes=[64], resize="stretch", poolings="avg", heads="svm", cache=store
+    )
+    with pytest.warns(DuplicateImagesWarning):  # SIGNS holds 43 pictures twice
+        search.fit(train["path"], train["label"])
+    assert search.score(test["path"], test["label"]) >= 0.975
+    assert search.best_params_["layer"] != "conv_pw_13_relu"
+    assert search.regime_.domain == "dissimilar"
+    assert search.duplicates_.exact.sum() == 43
