@@ -35,6 +35,8 @@ PRECISIONS = {
     "bfloat16": "mixed_bfloat16",
     "float16": "mixed_float16",
 }
+# entered around every import of Keras; the command line keeps the backends' start-up lines off the terminal
+importing: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 _tf32_lock = threading.Lock()  # the switches for TF32 are those of the process
 _FROZEN_LIMIT = 512 << 20  # bytes of weights; above, constants would near protobuf's 2 GB
 
@@ -42,7 +44,8 @@ _FROZEN_LIMIT = 512 << 20  # bytes of weights; above, constants would near proto
 def keras() -> ModuleType:
     """Import keras, with its install line when it or its backend is absent."""
     try:
-        import keras
+        with importing():
+            import keras
     except ImportError as error:
         raise MissingDependencyError(
             f"tlfeatures needs Keras and its backend to run a network, and importing them failed: {error}. "

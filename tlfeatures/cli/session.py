@@ -13,15 +13,13 @@ import threading
 import traceback
 import warnings
 from collections.abc import Iterator
-from importlib.abc import MetaPathFinder
 from typing import Any
 
+from tlfeatures import _keras
 from tlfeatures.cli.terminal import warn
 from tlfeatures.errors import UnreadableImagesWarning
 
 __all__ = ["BadArgument", "report_error", "session"]
-
-_LOUD = ("keras", "tensorflow", "jax", "torch")
 
 
 class BadArgument(ValueError):
@@ -120,44 +118,25 @@ def _silent_start() -> Iterator[None]:
         return
     added = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # failures come as exceptions all the same
-    logger, finder = logging.getLogger("tensorflow"), _SilentFinder()
+    logger, importing = logging.getLogger("tensorflow"), _keras.importing
     level = logger.level
     logger.setLevel(logging.ERROR)
-    sys.meta_path.insert(0, finder)
+    _keras.importing = _muted
     try:
         yield
     finally:
-        sys.meta_path.remove(finder)
+        _keras.importing = importing
         logger.setLevel(level)
         if added:
             os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)
 
 
-class _SilentFinder(MetaPathFinder):
-    """Finds the loud libraries as the others do, and has them executed in silence."""
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """See `importlib.abc.MetaPathFinder`."""
-        if name not in _LOUD:
-            return None
-        others = [finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec")]
-        spec = next((s for finder in others if (s := finder.find_spec(name, path, target))), None)
-        execute = getattr(getattr(spec, "loader", None), "exec_module", None)
-        if execute is None:
-            return spec
-
-        def exec_module(module: Any) -> None:
-            with _muted():
-                execute(module)
-
-        with contextlib.suppress(AttributeError):  # a loader that takes no attributes stays loud
-            spec.loader.exec_module = exec_module
-        return spec
-
-
 @contextlib.contextmanager
 def _muted() -> Iterator[None]:
     """File descriptor 2 goes to a file; an exception brings out what was written there."""
+    if "keras" in sys.modules:  # started already
+        yield
+        return
     try:
         sys.stderr.flush()
         real = os.dup(2)
