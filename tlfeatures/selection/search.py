@@ -6,6 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 from tlfeatures.errors import RandomWeightsWarning, UnknownNameError, UnreadableImagesWarning
 from tlfeatures.features import CNNFeatures
 from tlfeatures.heads import head_grid, list_heads, make_head
-from tlfeatures.images import Images
+from tlfeatures.images import Decoder, Images
 from tlfeatures.selection import results
 from tlfeatures.selection.candidates import plan_passes
 from tlfeatures.selection.fits import Head
@@ -445,18 +446,50 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         ValueError
             When the search was pickled without its images.
         """
+        images = self._images()
+        return self.best_estimator_["cnn"].transform(images)
+
+    def thumbnail(self, i: int, side: int = 160) -> np.ndarray:
+        """One of the images that it was fitted on, as the networks' decoder sees it.
+
+        Parameters
+        ----------
+        i : int
+            Place in ``rows_``.
+        side : int, default=160
+            Pixels; what the image does not fill is black.
+
+        Returns
+        -------
+        ndarray of uint8, shape (side, side, 3)
+
+        Raises
+        ------
+        ImageReadError
+            When the file is no longer there.
+        ValueError
+            When the search was pickled without its images.
+        """
+        return self._images().decode(i, Decoder((side, side), "pad"))[1]
+
+    def _images(self) -> Images:
         check_is_fitted(self, "best_estimator_")
         if self.images_ is None:
             raise ValueError("The search was pickled without its images, which are arrays; fit it again.")
-        return self.best_estimator_["cnn"].transform(self.images_)
+        return self.images_
 
-    def report(self, folder: str | os.PathLike[str]) -> Any:
-        """Write tables, plots and a page that shows all of them.
+    def report(self, folder: str | os.PathLike[str]) -> Path:
+        """Write tables, plots and a page that shows all of them; see :mod:`tlfeatures.report`.
 
         Parameters
         ----------
         folder : path
             Made where it is absent.
+
+        Returns
+        -------
+        Path
+            Of the page.
         """
         check_is_fitted(self, "best_estimator_")
         from tlfeatures.report import write_report
