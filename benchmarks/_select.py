@@ -1,0 +1,220 @@
+"""What the search over networks, layers and heads costs, and how good its choice is.
+
+    python benchmarks/select.py [--quick] [--json PATH] [--part speed|regret]
+
+speed   two networks x six layers x two poolings x three heads with their grids x five folds on SIGNS at 64:
+        cold (empty store), warm (a new search on that store), ready (the same fits on matrices at hand), and
+        naive: scikit-learn's GridSearchCV over a pipeline without a store, a few fits measured and multiplied
+regret  repeated halves of each data set: the held-out score of what the search chose, against that of the one
+        candidate that does best on average over all halves; digits, SIGNS, pets and three made domains.
+        A made domain counts only where its last layer alone stays below 95%.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import tempfile
+import time
+import warnings
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+from _common import SIGNS, arguments, mobilenet_weights, photographs, report, seconds
+from sklearn.datasets import load_digits
+from sklearn.metrics import check_scoring
+from sklearn.model_selection import GridSearchCV, StratifiedShuffleSplit
+from sklearn.pipeline import Pipeline
+
+from tlfeatures import CNNFeatures, FeatureSearchCV
+from tlfeatures.heads import head_grid, make_head
+from tlfeatures.selection.fits import evaluate
+
+LAYERS = [f"conv_pw_{i}_relu" for i in (3, 5, 7, 9, 11, 13)]
+HEADS = ["logreg", "svm", "ridge"]
+FOLDS = 5
+COUNTS = 0.95  # a made domain is too easy where the last layer alone does better
+TARGETS = {"naive_by_warm": (">=", 20), "warm_by_ready": ("<=", 1.2), "images_per_network": ("<=", 1.0)}
+
+
+def signs(split: str = "train") -> tuple[list[str], np.ndarray]:
+    """Paths and labels."""
+    with open(SIGNS / "signs.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == split]
+    return [str(SIGNS / row["path"]) for row in rows], np.array([row["label"] for row in rows])
+
+
+def pets() -> tuple[list[str], np.ndarray]:
+    """Paths and labels."""
+    paths = sorted(str(p) for p in (SIGNS.parent / "pets").glob("*/*") if p.is_file())
+    return paths, np.array([os.path.basename(os.path.dirname(p)) for p in paths])
+
+
+def digits(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's digits as grey pictures of 8 x 8."""
+    X, y = load_digits(return_X_y=True)
+    return (X[:n].reshape(-1, 8, 8) * 15.9).astype(np.uint8), y[:n]
+
+
+def textures(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Eight gratings that differ in angle, in heavy noise, at any phase and contrast."""
+    y = np.arange(n) % 8
+    v, u = np.mgrid[:64, :64]
+    angle = (y * np.pi / 8 + rng.normal(0, 0.06, n))[:, None, None]
+    wave = np.sin((u * np.cos(angle) + v * np.sin(angle)) * 0.9 + rng.uniform(0, 6.3, (n, 1, 1)))
+    pixels = 128 + rng.uniform(8, 20, (n, 1, 1)) * wave + rng.normal(0, 45, (n, 64, 64))
+    return pixels.clip(0, 255).astype(np.uint8), y
+
+
+def shapes(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Outlines of regular polygons of three to eight sides, small, turned, anywhere, in noise."""
+    y = np.arange(n) % 6
+    v, u = np.mgrid[:64, :64]
+    x0, y0 = rng.uniform(22, 42, (2, n, 1, 1))
+    radius, turn = rng.uniform(12, 18, (n, 1, 1)), rng.uniform(0, 6.3, (n, 1, 1))
+    sides = (y + 3)[:, None, None]
+    angle = np.arctan2(v - y0, u - x0) + turn
+    edge = radius * np.cos(np.pi / sides) / np.cos(np.mod(angle, 2 * np.pi / sides) - np.pi / sides)
+    line = np.abs(np.hypot(u - x0, v - y0) - edge) < 1.5
+    pixels = 90 + 70 * line + rng.normal(0, 35, (n, 64, 64))
+    return pixels.clip(0, 255).astype(np.uint8), y
+
+
+def noises(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Noise of six colours: the power of its spectrum falls by other exponents."""
+    y = np.arange(n) % 6
+    frequency = np.hypot(np.fft.fftfreq(64)[:, None], np.fft.rfftfreq(64))
+    frequency[0, 0] = 1 / 64
+    slope = (0.4 + 0.18 * y + rng.normal(0, 0.07, n))[:, None, None]
+    field = np.fft.irfft2(np.fft.rfft2(rng.normal(size=(n, 64, 64))) * frequency**-slope, s=(64, 64))
+    field /= field.std(axis=(1, 2), keepdims=True)
+    return (128 + rng.uniform(25, 45, (n, 1, 1)) * field).clip(0, 255).astype(np.uint8), y
+
+
+def speed(quick: bool, folder: str) -> dict[str, float]:
+    """Cold, warm, ready and naive."""
+    if SIGNS.is_dir() and not quick:
+        X, y = signs()
+        heads = HEADS
+    else:
+        X = photographs(os.path.join(folder, "images"), 60, classes=4)
+        y, heads = np.arange(60) % 4, ["svm", "ridge"]
+    models = ["mobilenet_0.25" if quick else "mobilenet_0.5", "mobilenet_0.75"]
+    common = {"weights": None, "cache": os.path.join(folder, "store")}  # only time counts here
+    search = FeatureSearchCV(
+        models, layers=LAYERS, poolings=("avg", "max"), image_sizes=[64], resize="stretch", heads=heads, cv=FOLDS,
+        **common,
+    )  # fmt: skip
+    cold = seconds(lambda: search.fit(X, y))
+    passes = search.timings_["computed"].sum() / len(set(map(bytes, search.embeddings()))) / len(models)
+    unique = {id(e): e for e, _, _ in search.candidates_}.values()
+    matrices = [
+        CNNFeatures(**e.params, **common).fit_transform(X) for e in unique
+    ]  # for the search that has nothing to read
+    used = list({id(head): head for _, head, _ in search.candidates_}.values())
+    scorer = check_scoring(make_head("svm"))
+    ready, warm = [], []
+    for _ in range(1 if quick else 3):
+        ready.append(seconds(lambda: [evaluate(M, y, search.folds_, used, scorer) for M in matrices]))
+        warm.append(seconds(lambda: search.fit(X, y)))
+        if search.timings_["computed"].sum():
+            raise SystemError("a warm search ran a network")
+    # naive: every fit decodes and embeds its training rows, every score its test rows, twice in all for a fold
+    naive, fits = 0.0, 0
+    for model in models:
+        for layer in (LAYERS[0], LAYERS[-1]):
+            for head in heads:
+                cnn = CNNFeatures(model, layer=layer, image_size=64, weights=None, cache=None)
+                pipe = Pipeline([("cnn", cnn), *make_head(head).steps])
+                grid = {k: [v[len(v) // 2]] for k, v in head_grid(head).items()}
+                one = GridSearchCV(pipe, grid, cv=search.folds_[:1], refit=False)
+                count = len(LAYERS) / 2 * 2 * FOLDS * int(np.prod([len(v) for v in head_grid(head).values()]))
+                naive += count * seconds(lambda one=one: one.fit(X, y))
+                fits += 1
+    return {
+        "images": len(y),
+        "candidates": len(search.candidates_),
+        "images_per_network": passes,
+        "cold_s": cold,
+        "warm_s": float(np.median(warm)),
+        "ready_s": float(np.median(ready)),
+        "naive_fits_measured": fits,
+        "naive_extrapolated_s": naive,
+        "naive_by_warm": naive / float(np.median(warm)),
+        "warm_by_ready": float(np.median(np.divide(warm, ready))),
+    }
+
+
+def regret(
+    name: str, X, y, weights: str, folder: str, repeats: int, size: int, rule: str
+) -> dict[str, float]:
+    """Mean loss, in points of accuracy, of choosing by the search instead of knowing the best fixed candidate."""
+    splits = StratifiedShuffleSplit(repeats, test_size=0.5, random_state=0)
+    options = {
+        "models": "mobilenet_0.75", "weights": weights, "image_sizes": [size], "resize": "stretch",
+        "heads": ["svm", "ridge"], "cache": os.path.join(folder, "store"), "rule": rule, "on_error": "nan",
+        "cv": 5,
+    }  # fmt: skip
+    # one search whose folds are the halves scores every fixed candidate on every held-out half
+    whole = FeatureSearchCV(**options | {"cv": splits}).fit(X, y)
+    keep = whole.rows_
+    X, y = ([X[i] for i in keep] if isinstance(X, list) else X[keep]), y[keep]
+    fixed = np.stack([whole.cv_results_[f"split{i}_test_score"] for i in range(repeats)], axis=1)
+    table = whole.table()
+    alone = table[(table["layers"] == 1) & (table["depth"] == table["depth"].max())]
+    last = float(alone["score"].max())
+    params = [tuple(map(str, p.values())) for p in whole.cv_results_["params"]]
+    losses = []
+    best = int(fixed.mean(axis=1).argmax())
+    for i, (train, _) in enumerate(whole.folds_):
+        part = [X[j] for j in train] if isinstance(X, list) else X[train]
+        choice = FeatureSearchCV(**options).fit(part, y[train]).best_params_
+        losses.append(fixed[best, i] - fixed[params.index(tuple(map(str, choice.values()))), i])
+    return {
+        f"{name}_regret_points": 100 * float(np.mean(losses)),
+        f"{name}_regret_se": 100 * float(np.std(losses) / np.sqrt(len(losses))),
+        f"{name}_best_fixed": float(fixed.mean(axis=1).max()),
+        f"{name}_last_layer": last,
+        f"{name}_counts": float(last < COUNTS or name in ("signs", "digits", "pets")),
+    }
+
+
+def main() -> None:
+    """Run all, print a table, write JSON."""
+    parser = arguments(__doc__, "select")
+    parser.add_argument("--part", choices=["speed", "regret"], help="only this one")
+    parser.add_argument("--only", help="regret: data sets, separated by commas")
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--rule", default="best", choices=["best", "1se"])
+    given = parser.parse_args()
+    repeats = 2 if given.quick else given.repeats
+    figures: dict[str, float] = {}
+    notes, start = {}, time.perf_counter()
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder:
+        if given.part != "regret":
+            figures |= speed(given.quick, folder)
+        if given.part != "speed":
+            weights = mobilenet_weights(folder)
+            n, rng = (48 if given.quick else 480), np.random.default_rng(0)
+            sets = {
+                "digits": lambda: (*digits(160 if given.quick else 900), 64),
+                "textures": lambda: (*textures(n, rng), 64),
+                "shapes": lambda: (*shapes(n, rng), 64),
+                "noises": lambda: (*noises(n, rng), 64),
+            }
+            if SIGNS.is_dir() and not given.quick:
+                sets |= {"signs": lambda: (*signs(), 64), "pets": lambda: (*pets(), 224)}
+            for name in given.only.split(",") if given.only else sets:
+                X, y, size = sets[name]()
+                figures |= regret(name, X, y, weights, folder, repeats, size, given.rule)
+    targets = dict(TARGETS) if not given.quick else {}
+    for name in [k.removesuffix("_counts") for k, v in figures.items() if k.endswith("_counts") and v]:
+        targets[f"{name}_regret_points"] = ("<=", 2.0 if name == "pets" else 1.0)
+    notes["seconds"] = round(time.perf_counter() - start)
+    report("select", given, figures, targets, repeats=repeats, rule=given.rule, **notes)
+
+
+if __name__ == "__main__":
+    main()
