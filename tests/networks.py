@@ -62,7 +62,7 @@ def give_weights(model, x, seed=0):
         elif kind == "mean":
             value = rng.uniform(0.3, 0.6, shape)
         elif kind == "gamma":
-            value = rng.uniform(0.5, 1.5, shape)
+            value = rng.uniform(0.6, 1.2, shape)
         elif kind in ("count", "moving_mean", "moving_variance"):
             continue
         elif len(shape) < 2:
@@ -84,7 +84,7 @@ def give_weights(model, x, seed=0):
     for layer, momentum in zip(normalizations, momenta, strict=True):
         layer.momentum = momentum
         variance = numbers(layer.moving_variance)
-        variance = np.maximum(variance * rng.uniform(0.7, 1.4, variance.shape), 0.02 * variance.mean())
+        variance = np.maximum(variance * rng.uniform(0.7, 1.4, variance.shape), 0.3 * variance.mean())
         layer.moving_variance.assign(variance)
 
 

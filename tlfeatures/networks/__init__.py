@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from tlfeatures.networks.backbone import Backbone, Description, Tap
-from tlfeatures.networks.graph import tappable
 from tlfeatures.registry import NETWORKS
 
 __all__ = ["Backbone", "Description", "Tap", "layer_table", "list_layers", "list_models"]
@@ -57,13 +56,13 @@ def layer_table(model: Any, image_size: Any = None) -> list[dict[str, Any]]:
     """Layers that can be tapped: ``layer``, ``type``, ``shape`` (without the batch axis) and ``standard``."""
     backbone = Backbone(model, image_size=image_size)
     standard = backbone.spec.taps if backbone.spec else ()
+    operations, taps = backbone.skeleton()
     return [
         {
             "layer": name,
-            "type": type(operation).__name__,
-            "shape": tuple(operation.output.shape[1:]),
+            "type": type(operations[name]).__name__,
+            "shape": tuple(tap.shape[1:]),
             "standard": name in standard,
         }
-        for name, operation in backbone.skeleton().items()
-        if tappable(operation)
+        for name, tap in taps.items()
     ]

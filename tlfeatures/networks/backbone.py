@@ -25,7 +25,7 @@ from tlfeatures._keras import (
 )
 from tlfeatures.errors import UnknownNameError, WeightsError
 from tlfeatures.networks.custom import as_graph, default_tap, input_size, open_model, preprocessing_of
-from tlfeatures.networks.graph import canonical_operations, tap_digest, tappable, with_policy
+from tlfeatures.networks.graph import Graph, tap_digest, with_policy
 from tlfeatures.networks.weights import draw_weights, fetch_weights, find_weights, read_weights, stat_of
 from tlfeatures.pooling import pool
 from tlfeatures.registry import NetworkSpec, find_network
@@ -167,8 +167,8 @@ class Backbone:
             if note and set(layers or (note["default"],)) <= set(note["taps"]):
                 return self._description(note, layers)
         with _lock:
-            variant, model, operations = self._load(layers)
-            note = self._make_note(model, operations, layers)
+            variant, graph = self._load(layers)
+            note = self._make_note(graph, layers)
         if variant.key is not None:
             held = self._held_note(variant.key, store)
             note["taps"] = {**(held["taps"] if held else {}), **note["taps"]}
@@ -186,19 +186,17 @@ class Backbone:
             store.put_sidecar(key, note)  # known from another store
         return note
 
-    def _make_note(
-        self, model: Any, operations: dict[str, Any], layers: Sequence[str] | None
-    ) -> dict[str, Any]:
-        default = self.spec.taps[-1] if self.spec else default_tap(model)
-        size = self._spec_size() if self.spec else input_size(model, self.image_size)
+    def _make_note(self, graph: Graph, layers: Sequence[str] | None) -> dict[str, Any]:
+        default = self.spec.taps[-1] if self.spec else default_tap(graph)
+        size = self._spec_size() if self.spec else input_size(graph.model, self.image_size)
         taps = {}
         for layer in layers or (default,):
-            tapped = self._tapped(model, operations, [layer])
+            tapped = self._tapped(graph, [layer])
             shape = tapped.outputs[0].shape
             if None in shape[1:]:
                 (shape,) = tapped.compute_output_shape((1, *size, 3))
             taps[layer] = [[int(n) for n in shape[1:]], tap_digest(tapped)]
-        own = self._own_normalization(model) if self.normalization == "auto" else None
+        own = self._own_normalization(graph.model) if self.normalization == "auto" else None
         return {"default": default, "size": list(size), "normalization": own, "taps": taps}
 
     def _description(self, note: dict[str, Any], layers: Sequence[str] | None) -> Description:
@@ -264,64 +262,70 @@ class Backbone:
     def _compile(
         self, outputs: Sequence[tuple[Tap, str]], layers: list[str], normalization: Any
     ) -> Callable[..., list[np.ndarray]]:
-        _, model, operations = self._load(layers)
-        tapped = with_policy(self._tapped(model, operations, layers), PRECISIONS[self.precision])
+        tapped = with_policy(self._tapped(self._load(layers)[1], layers), PRECISIONS[self.precision])
         places = [(layers.index(tap.layer), part) for tap, part in outputs]
         normalize = _normalizer(normalization)
         return compile_frozen(
             tapped, normalize, lambda ys: [pool(ys[i], part) for i, part in places], self.precision
         )
 
-    def skeleton(self) -> dict[str, Any]:
-        """Operations by canonical name, early to late, with the top; needs no weights."""
+    def skeleton(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Operations, and the outputs that can be tapped, by name from the input on, with the top.
+
+        Needs no weights.
+        """
         with _lock:
             if self.spec is None:
-                return self._load(None)[2]
-            bottom, whole = (self._application(top)[1] for top in (False, True))
-        return whole | {name: operation for name, operation in bottom.items() if name not in whole}
+                graph = self._load(None)[1]
+                return graph.operations, graph.taps
+            whole, bottom = (self._application(top) for top in (True, False))
+        return whole.operations | bottom.operations, whole.taps | bottom.taps
 
-    def _load(self, layers: Sequence[str] | None) -> tuple[_Variant, Any, dict[str, Any]]:
+    def _load(self, layers: Sequence[str] | None) -> tuple[_Variant, Graph]:
         """The first variant that has all of ``layers``; nothing is fetched to find out."""
         problem: WeightsError | None = None
-        known: dict[str, Any] = {}
+        known: dict[str, None] = {}
         for variant in self._variants():
             identity = (
                 f"{variant} {self.name} {self.spec and self._spec_size()} {self.normalization == 'auto'}"
             )
-            model, operations = self._held(variant, identity)
-            known |= {name: op for name, op in operations.items() if tappable(op)}
-            if not set(layers or ()) <= set(known) & set(operations):
+            graph = self._held(variant, identity)
+            known |= dict.fromkeys(graph.taps)
+            if not set(layers or ()) <= set(graph.taps):
                 continue
             if self.spec is None or identity in _models:
-                return variant, model, operations
+                return variant, graph
             try:
-                self._fill(variant, model, operations)
+                self._fill(variant, graph)
             except WeightsError as error:
                 if self.weights == "imagenet":
                     raise
                 problem = problem or error  # the file may be that of the other variant
             else:
-                return variant, _cached(_models, identity, _MODELS_KEPT, lambda m=model: m), operations
+                return variant, _cached(_models, identity, _MODELS_KEPT, lambda g=graph: g)
         if problem is not None:
             raise problem
         absent = next(layer for layer in layers or () if layer not in known)
         listing = f"`tlfeatures layers {self.spec.name}` for all of them" if self.spec else ""
         raise UnknownNameError.of(f"layer of {self.name}", absent, known, listing)
 
-    def _held(self, variant: _Variant, identity: str) -> tuple[Any, dict[str, Any]]:
-        """A variant of the network with its operations; a named one that is not held has no weights yet."""
-        if self.spec is None:
-            model = self.model
-            if model is None:
-                model = _cached(_models, identity, _MODELS_KEPT, lambda: open_model(self.path))
-            model = as_graph(model)
-            return model, {operation.name: operation for operation in model.operations}
+    def _held(self, variant: _Variant, identity: str) -> Graph:
+        """A variant of the network; a named one that is not held has no weights yet."""
+        if self.model is not None:
+            return Graph.of(as_graph(self.model), canonical=False)
+        if self.path is not None:
+            return _cached(
+                _models,
+                identity,
+                _MODELS_KEPT,
+                lambda: Graph.of(as_graph(open_model(self.path)), canonical=False),
+            )
         if identity in _models:
             _models.move_to_end(identity)
-            return _models[identity], canonical_operations(_models[identity])
+            return _models[identity]
         return self._application(variant.top)
 
-    def _application(self, top: bool) -> tuple[Any, dict[str, Any]]:
+    def _application(self, top: bool) -> Graph:
         """A network of ``keras.applications`` without weights."""
         spec, size = self.spec, self._spec_size()
         options = dict(spec.kwargs) | (dict(spec.options) if self.normalization != "auto" else {})
@@ -335,31 +339,32 @@ class Backbone:
             raise ValueError(
                 f"{spec.name} cannot take images of {size[0]}x{size[1]} pixels: {error}"
             ) from error
-        return model, canonical_operations(model)
+        return Graph.of(model, canonical=True)
 
-    def _fill(self, variant: _Variant, model: Any, operations: dict[str, Any]) -> None:
+    def _fill(self, variant: _Variant, graph: Graph) -> None:
         if self.weights is None:
-            draw_weights(operations)
+            draw_weights(graph.operations)
         elif self.weights == "imagenet":
             read_weights(
-                model, variant.file or fetch_weights(self.spec, top=variant.top, image_size=self._spec_size())
+                graph.model,
+                variant.file or fetch_weights(self.spec, top=variant.top, image_size=self._spec_size()),
             )
         else:
-            read_weights(model, variant.file)
+            read_weights(graph.model, variant.file)
 
-    def _tapped(self, model: Any, operations: dict[str, Any], layers: Sequence[str]) -> Any:
+    def _tapped(self, graph: Graph, layers: Sequence[str]) -> Any:
         """A model from normalized pixels to the outputs of ``layers``."""
-        outputs = [operations[layer].output for layer in layers]
+        inputs, outputs = graph.model.inputs[0], [graph.taps[layer] for layer in layers]
         if self.spec is None or self.spec.entry is None:
-            return keras().Model(model.inputs[0], outputs)
-        entry = operations[self.spec.entry].input
+            return keras().Model(inputs, outputs)
+        entry = graph.operations[self.spec.entry].input
         if self.normalization != "auto":
             return keras().Model(entry, outputs)
         if self.weights != "imagenet":
-            return keras().Model(model.inputs[0], outputs)
+            return keras().Model(inputs, outputs)
         # as Keras builds it for these weights only: the variance is divided by twice
         again = keras().layers.Rescaling([1 / math.sqrt(std) for std in _IMAGENET_STD])(entry)
-        return keras().Model(model.inputs[0], keras().Model(entry, outputs)(again))
+        return keras().Model(inputs, keras().Model(entry, outputs)(again))
 
     # -- pixels ------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from tlfeatures._keras import keras, untouched_random_state
 from tlfeatures.errors import WeightsError
-from tlfeatures.networks.graph import canonical_operations, tappable, walk
+from tlfeatures.networks.graph import Graph, canonical_operations, walk
 from tlfeatures.registry import NETWORKS, NetworkSpec
 
 __all__ = ["as_graph", "default_tap", "input_size", "open_model", "preprocessing_of"]
@@ -56,15 +56,14 @@ def as_graph(model: Any) -> Any:
     return model
 
 
-def default_tap(model: Any) -> str:
+def default_tap(graph: Graph) -> str:
     """The last feature map; the last vector of a model that has no map."""
-    taps = [operation for operation in model.operations if tappable(operation)]
-    maps = [operation for operation in taps if len(operation.output.shape) == 4]
-    if not taps:
+    maps = [name for name, output in graph.taps.items() if len(output.shape) == 4]
+    if not graph.taps:
         raise ValueError(
-            f"The model {model.name!r} has no layer with a feature map or a vector as its output."
+            f"The model {graph.model.name!r} has no layer with a feature map or a vector as its output."
         )
-    return (maps or taps)[-1].name
+    return (maps or list(graph.taps))[-1]
 
 
 def input_size(model: Any, wanted: tuple[int, int] | None) -> tuple[int, int]:
@@ -102,8 +101,8 @@ def preprocessing_of(model: Any) -> str | None:
     """
     if _normalizes(model):
         return "in the model"
-    nested = [each for each in walk(model) if hasattr(each, "operations")]
-    return next((spec.module for spec in map(_application, [model, *nested]) if spec is not None), None)
+    graphs = [each for each in (model, *walk(model)) if hasattr(each, "operations")]
+    return next((spec.module for spec in map(_application, graphs) if spec is not None), None)
 
 
 def _normalizes(model: Any) -> bool:

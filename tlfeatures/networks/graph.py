@@ -7,6 +7,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from tlfeatures._keras import keras, untouched_random_state
 from tlfeatures.fingerprints import KEY_BYTES
 
-__all__ = ["canonical_operations", "tap_digest", "tappable", "walk", "with_policy"]
+__all__ = ["Graph", "canonical_operations", "tap_digest", "walk", "with_policy"]
 
 
 def _auto_prefix(operation: Any) -> str:
@@ -53,15 +54,32 @@ def walk(model: Any) -> Iterator[Any]:
             yield from walk(operation)
 
 
-def tappable(operation: Any) -> bool:
-    """Whether an operation gives one feature map or vector that can be pooled."""
-    if type(operation).__name__ == "InputLayer":
-        return False
-    try:
-        shape = operation.output.shape  # raises where a layer is used twice or gives several outputs
-    except (AttributeError, ValueError):
-        return False
-    return len(shape) in (2, 3, 4) and shape[-1] is not None
+@dataclass(frozen=True)
+class Graph:
+    """A model with its operations and the outputs that can be tapped, by name from the input on."""
+
+    model: Any
+    operations: dict[str, Any]
+    taps: dict[str, Any]
+
+    @classmethod
+    def of(cls, model: Any, canonical: bool) -> Graph:
+        """Of a Functional model, under canonical names or those that it has."""
+        operations = canonical_operations(model) if canonical else {o.name: o for o in model.operations}
+        # Operation.output is that of the graph where a layer was used first, perhaps not this one
+        calls: dict[int, list[Any]] = {}
+        for node in (node for nodes in model._nodes_by_depth.values() for node in nodes):
+            calls.setdefault(id(node.operation), []).append(node)
+        taps = {name: _tap(calls.get(id(operation), [])) for name, operation in operations.items()}
+        return cls(model, operations, {name: tap for name, tap in taps.items() if tap is not None})
+
+
+def _tap(calls: list[Any]) -> Any:
+    """The one feature map or vector that an operation gives; None where it gives none, or several."""
+    if len(calls) != 1 or calls[0].is_input or len(calls[0].outputs) != 1:
+        return None
+    shape = calls[0].outputs[0].shape
+    return calls[0].outputs[0] if len(shape) in (2, 3, 4) and shape[-1] is not None else None
 
 
 def tap_digest(model: Any) -> str:

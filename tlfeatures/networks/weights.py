@@ -125,7 +125,7 @@ def draw_weights(layers: Mapping[str, Any]) -> None:
     statistics keep their initial values.
     """
     for name, layer in layers.items():
-        for variable in layer.weights:
+        for variable in getattr(layer, "weights", ()):  # plain operations have none
             shape = tuple(variable.shape)
             if len(shape) < 2:
                 continue

@@ -232,7 +232,7 @@ def _layer_costs(backbone: Backbone, size: tuple[int, int], store: EmbeddingStor
     if held is None:
         held, total = {}, 0
         own = Backbone(backbone.spec.name, None, size) if lasting else backbone
-        for name, operation in own.skeleton().items():
+        for name, operation in own.skeleton()[0].items():
             shape = getattr(getattr(operation, "output", None), "shape", ())
             kernels = [prod(w.shape) for w in getattr(operation, "weights", ()) if len(w.shape) > 1]
             total += sum(kernels) * prod(n or 1 for n in shape[1:-1])
