@@ -161,11 +161,10 @@ class Folder:
                 gone = known - names
                 new, vanished = {}, False
                 wanted = sorted(n for n in names - known if not self._is_bad(n))
-                for name, (segment, lost) in zip(wanted, pool_map(self._load, wanted), strict=True):
+                for name, (keys, lost) in zip(wanted, pool_map(self._load_keys, wanted), strict=True):
                     vanished |= lost
-                    if segment is not None:
-                        new[name] = segment.keys.copy()  # a view would hold the whole segment
-                    del segment
+                    if keys is not None:
+                        new[name] = keys
                 if gone or new:
                     for name in gone:
                         _segments.drop(self._path(name))
@@ -213,6 +212,10 @@ class Folder:
         except OSError as error:
             self._trouble(self.path, error)
         return before
+
+    def _load_keys(self, name: str) -> tuple[np.ndarray | None, bool]:
+        segment, lost = self._load(name)
+        return None if segment is None else segment.keys.copy(), lost  # a view would hold the segment
 
     def _load(self, name: str) -> tuple[Segment | None, bool]:
         """(segment, False), or (None, whether the file has vanished)."""
