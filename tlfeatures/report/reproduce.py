@@ -1,0 +1,125 @@
+"""The command and the Python code that find the winner again, and the versions that it was found with."""
+
+from __future__ import annotations
+
+import inspect
+import platform
+import shlex
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+from tlfeatures import __version__
+
+__all__ = ["command", "python_code", "versions", "winner_options"]
+
+_PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy", "scikit-learn", "scipy", "pandas", "h5py", "pillow",
+             "matplotlib")  # fmt: skip
+# options of the search that say how its winner is fitted and scored, and the command's word for each
+_KEPT = {"scoring": "--scoring", "weights": "--weights", "interpolation": None, "decode": "--decode",
+         "precision": "--precision"}  # fmt: skip
+
+
+def winner_options(search: Any) -> dict[str, Any] | None:
+    """Options of a search whose only candidate is the winner; None where they cannot be written down.
+
+    That is so for a network given as an object, a callable for the score, and folds given as rows.
+    """
+    best = dict(search.best_params_)
+    head, layer = best.pop("head"), best["layer"]
+    grid = {k.removeprefix(f"{head}__"): [_plain(v)] for k, v in best.items() if k.startswith(f"{head}__")}
+    options = {
+        "models": best["model"],
+        "layers": [layer],
+        "poolings": best["pooling"],
+        "image_sizes": None if best["image_size"] is None else [best["image_size"]],
+        "resize": best["resize"],
+        "heads": {head: grid} if grid else [head],
+        "cv": search.cv,
+        "task": search.task_,
+        "random_state": int(search.seed_),
+    }
+    defaults = inspect.signature(type(search).__init__).parameters
+    for name in _KEPT:
+        value = getattr(search, name)
+        if value != defaults[name].default:
+            options[name] = value
+    written = (str, int, float, bool, type(None))
+    known = isinstance(options["models"], str) and isinstance(options.get("scoring"), written)
+    return options if known and (isinstance(search.cv, int) or hasattr(search.cv, "split")) else None
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
+
+
+def python_code(options: dict[str, Any], manifest: str | None, grouped: bool, texts: bool) -> str:
+    """Code that ends with the winner's score and its fitted pipeline.
+
+    Parameters
+    ----------
+    options : dict
+        Of `winner_options`.
+    manifest : str or None
+        A CSV file with the columns image, true and, if ``grouped``, group; None: X and y are the reader's.
+    grouped : bool
+    texts : bool
+        The labels are texts, even where they look like numbers.
+    """
+    lines = ["from tlfeatures import select", ""]
+    if manifest is None:
+        known = "X, y, groups: the images, labels and groups" if grouped else "X, y: the images and labels"
+        lines += [f"# {known} that were searched, without the images that could not be read"]
+    else:
+        reading = f"pandas.read_csv({manifest!r}" + (", dtype={'true': str}" if texts else "")
+        lines = ["import pandas", *lines, f"table = {reading}, keep_default_na=False)"]
+        lines += ["X, y = table['image'].tolist(), table['true']"]
+    groups = (["groups=table['group']"] if manifest else ["groups=groups"]) if grouped else []
+    given = [*groups, *(f"{name}={value!r}" for name, value in options.items())]
+    if hasattr(options["cv"], "split"):
+        lines.insert(0, f"from sklearn.model_selection import {type(options['cv']).__name__}")
+    lines += ["search = select(", "    X, y,", *(f"    {one}," for one in given), ")"]
+    return "\n".join(
+        [*lines, "search.best_score_      # the score", "search.best_estimator_  # the fitted pipeline"]
+    )
+
+
+def command(options: dict[str, Any], source: Sequence[str]) -> str | None:
+    """The command that finds the winner again; None where it has no word for an option."""
+    if not isinstance(options["cv"], int) or "interpolation" in options:
+        return None
+    layer, heads = options["layers"][0], options["heads"]
+    size = options["image_sizes"]
+    words = ["tlfeatures", "select", *source, "--models", options["models"]]
+    if layer is not None:
+        words += ["--layers", layer if isinstance(layer, str) else "+".join(layer)]
+    words += ["--poolings", options["poolings"]]
+    words += ["--image-sizes", "default" if size is None else _size(size[0]), "--resize", options["resize"]]
+    words += [
+        "--heads",
+        ",".join(_head(name, heads[name] if isinstance(heads, dict) else {}) for name in heads),
+    ]
+    words += ["--cv", str(options["cv"]), "--task", options["task"], "--seed", str(options["random_state"])]
+    for name, word in _KEPT.items():
+        if name in options:
+            words += [word, "random" if options[name] is None else str(options[name])]
+    return shlex.join([*words, "-o", "winner"])
+
+
+def _size(size: Any) -> str:
+    return str(size) if isinstance(size, int) else "x".join(map(str, size))
+
+
+def _head(name: str, grid: dict[str, list[Any]]) -> str:
+    return ":".join([name, *(f"{key}={'/'.join(map(str, values))}" for key, values in grid.items())])
+
+
+def versions() -> dict[str, str]:
+    """Versions of tlfeatures, Python and what computes and draws."""
+    found = {"tlfeatures": __version__, "python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {**found, "system": platform.platform()}
