@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import platform
@@ -34,7 +33,7 @@ def photographs(
     folder: str | os.PathLike[str],
     count: int,
     size: tuple[int, int] = (500, 375),
-    quality: int = 88,
+    quality: int = 90,
     classes: int = 0,
     seed: int = 0,
 ) -> list[str]:
@@ -73,7 +72,7 @@ def photographs(
 
 def copies(path: str, folder: str | os.PathLike[str], count: int) -> list[str]:
     """``count`` files of the same picture whose bytes all differ."""
-    data = io.BytesIO(Path(path).read_bytes()).getvalue()
+    data = Path(path).read_bytes()
     os.makedirs(folder, exist_ok=True)
     paths = [os.path.join(folder, f"{i:06}.jpg") for i in range(count)]
     for i, copy in enumerate(paths):
@@ -148,7 +147,7 @@ def report(
         "quick": given.quick,
         **notes,
         **where,
-        "targets": targets,
+        "targets": {figure: target for figure, target in targets.items() if figure in figures},
         "figures": figures,
     }
     given.json.parent.mkdir(parents=True, exist_ok=True)
