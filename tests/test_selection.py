@@ -610,6 +610,18 @@ def test_regression(store):
         search.set_params(prescreen_method="hscore").fit(X, y)
 
 
+def test_nothing_stays_of_an_earlier_fit(warm, data):
+    X, y = data
+    search = FeatureSearchCV(**SMALL | {"heads": "ridge"}, cache=warm[0], nested=True).fit(X, y)
+    assert (
+        set(search.metrics_) == {"accuracy", "balanced_accuracy", "f1_macro"}
+        and len(search.nested_scores_) == 3
+    )
+    search.set_params(nested=False).fit(X, np.linspace(0, 1, 36))
+    assert set(search.metrics_) == {"r2", "mae", "rmse"}
+    assert not hasattr(search, "classes_") and not hasattr(search, "nested_scores_")
+
+
 # -- advice --------------------------------------------------------------------------------------
 
 

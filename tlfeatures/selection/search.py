@@ -240,6 +240,8 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         FeatureSearchCV
         """
         self._check_options()
+        for name in [n for n in vars(self) if n.endswith("_")]:  # of an earlier fit
+            delattr(self, name)
         images = Images.of(X)
         y, task = check_labels(y, len(images), self.task)
         groups = check_groups(groups, len(images))
