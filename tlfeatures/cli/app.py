@@ -13,6 +13,7 @@ from tlfeatures.cli.evaluating import evaluate
 from tlfeatures.cli.fitting import fit
 from tlfeatures.cli.listing import layers, models
 from tlfeatures.cli.predicting import predict
+from tlfeatures.cli.selecting import select
 from tlfeatures.cli.terminal import tell
 from tlfeatures.cli.upkeep import cache
 
@@ -47,7 +48,7 @@ def _options(
     """
 
 
-for command in (models, layers, embed, fit, evaluate, predict):
+for command in (models, layers, embed, fit, select, evaluate, predict):
     app.command()(command)
 app.add_typer(cache, name="cache")
 app.command()(demo)

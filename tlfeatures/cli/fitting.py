@@ -76,7 +76,7 @@ def fit(
     y = labels_of(images, source, target)
     task = infer_task(y) if task == "auto" else task
     make_head(head, task)  # a wrong name must fail before the network runs
-    scoring = _known_score(scoring or ("accuracy" if task == "classification" else "r2"))
+    scoring = known_score(scoring or ("accuracy" if task == "classification" else "r2"))
     make_folds(task, y, images.groups, cv)
     cnn = opt.make_cnn(
         model, layer, pooling, weights, image_size, resize, decode, precision, batch_size, cache
@@ -193,7 +193,8 @@ def _cross_validate(
     }
 
 
-def _known_score(name: str) -> str:
+def known_score(name: str) -> str:
+    """``name``, which must be one of scikit-learn's scores."""
     from sklearn.metrics import get_scorer_names
 
     from tlfeatures.errors import UnknownNameError

@@ -75,7 +75,7 @@ def make_cnn(
         os.path.abspath(model) if model.endswith(".keras") else model,
         layer=parse_layers(layer),
         pooling=pooling,
-        weights=_parse_weights(weights),
+        weights=parse_weights(weights),
         image_size=parse_image_size(image_size),
         resize=resize,
         decode=decode,
@@ -136,7 +136,8 @@ def parse_bytes(text: str) -> int:
         raise BadArgument(f"{text!r} is no size; expected bytes, such as 500MB, 2GB or 1000000.") from None
 
 
-def _parse_weights(text: str) -> str | None:
+def parse_weights(text: str) -> str | None:
+    """What `CNNFeatures(weights=...)` takes."""
     if text in ("imagenet", "bundled"):
         return text
     if text in ("random", "none"):

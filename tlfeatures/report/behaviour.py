@@ -11,7 +11,7 @@ import pandas as pd
 from tlfeatures.report import figures, page, summaries
 from tlfeatures.report.book import Book
 
-__all__ = ["curves", "embedding_map", "mistakes", "outcome", "trust"]
+__all__ = ["curves", "mistakes", "outcome", "trust"]
 
 
 def outcome(book: Book) -> str:
@@ -98,7 +98,7 @@ def _tail(name: object) -> str:
 
 
 def curves(book: Book) -> str:
-    """Learning curve, and calibration where there are probabilities."""
+    """Learning curve, calibration where there are probabilities, and map of the embeddings."""
     pictures, notes = [], []
     curve, search = book.search.learning_curve_, book.search
     if len(curve.sizes):
@@ -129,16 +129,18 @@ def curves(book: Book) -> str:
         notes.append(
             f"No calibration: the head {book.winner['head']!r} gives no probabilities; logreg and knn do."
         )
-    title = "Learning curve" if book.classes is None else "Learning curve and calibration"
-    return page.section(title, page.figure(pictures), *(page.paragraph(note, "note") for note in notes))
-
-
-def embedding_map(book: Book) -> str:
-    """The winner's embeddings in the plane."""
     try:
-        X = book.search.embeddings()
-    except (OSError, ValueError) as error:
-        return page.section("Map of the embeddings", page.paragraph(f"Not drawn. {error}", "note"))
+        pictures.append(_map(book))
+    except (OSError, ValueError) as error:  # images moved since, or of a search that was pickled without them
+        notes.append(f"No map of the embeddings: {error}")
+    return page.section(
+        "A closer look", page.figure(pictures), *(page.paragraph(note, "note") for note in notes)
+    )
+
+
+def _map(book: Book) -> page.Picture:
+    """The winner's embeddings in the plane."""
+    X = book.search.embeddings()
     flat = summaries.flatten(X[np.searchsorted(book.search.rows_, book.oof["row"].to_numpy())])
     shown = book.oof.iloc[flat.rows]
     true = shown["true"].to_numpy()
@@ -151,8 +153,7 @@ def embedding_map(book: Book) -> str:
     if book.classes is not None and len(book.classes) > len(figures.PALETTE):
         caption += " Each class is named at its middle; names without room are left out."
     alt = f"The winner's embeddings of {len(flat.rows):,} images in the plane, by {flat.method}."
-    picture = book.draw("map", alt, caption, figures.draw_map, flat, true, wrong)
-    return page.section("Map of the embeddings", page.figure([picture]))
+    return book.draw("map", alt, caption, figures.draw_map, flat, true, wrong)
 
 
 def trust(book: Book) -> str:
@@ -162,8 +163,8 @@ def trust(book: Book) -> str:
         mean, error = float(np.mean(nested)), float(np.std(nested, ddof=1) / np.sqrt(len(nested)))
         book.facts["nested"] = {"scores": nested, "mean": mean, "se": error}
         text = (
-            f"Nested cross-validation: what the search chooses without a fold scores {mean:.4f} ± {error:.4f} (standard "
-            f"error) on it. Expect this of new images of the kind, rather than the winner's own {score:.4f}."
+            f"Nested cross-validation: what the search chooses without a fold scores {mean:.4f} ± {error:.4f} on "
+            f"it (standard error). Expect this of new images of the kind, not the winner's own {score:.4f}."
         )
     elif len(book.table) > 1:
         text = (
@@ -218,8 +219,8 @@ def _prescreen(book: Book) -> str:
         else "prune with it only generously" if rho >= 0.4 else "do not prune with it here"
     )  # fmt: skip
     text = (
-        f"The prescreen ({search.prescreen_method}) ranks embeddings without a fit. Its rank correlation (Spearman) "
-        f"with the final scores of {len(both)} embeddings is {rho:+.2f}: {advice}."
+        f"The prescreen ({search.prescreen_method}) ranks embeddings without a fit. Its rank "
+        f"correlation (Spearman) with the final scores of {len(both)} embeddings is {rho:+.2f}: {advice}."
     )
     if not frame["kept"].all():
         text += f" {int(frame['kept'].sum())} of {len(frame)} embeddings were cross-validated."

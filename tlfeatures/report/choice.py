@@ -141,7 +141,7 @@ def cost(book: Book) -> str:
         f"the winner {book.winner['macs'] / 1e6:,.1f} million multiplications, and becomes "
         f"{book.winner['width']:,} features."
     )
-    shown = frame.assign(**{"images/s": speed})[["step", "seconds", "images", "computed", "images/s"]]
+    shown = frame.assign(**{"images/s": speed})[["seconds", "step", "images", "computed", "images/s"]]
     return page.section(
         "Time and cost",
         page.paragraph(text, "note"),

@@ -54,7 +54,7 @@ th{border-bottom:2px solid #bbb}
 td.n,th.n{text-align:right}
 tr.best td{font-weight:700;background:#eef5fb}
 .bar{display:inline-block;height:.7em;background:#0072B2;border-radius:2px}
-.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(145px,1fr));gap:.9rem;
+.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(165px,1fr));gap:.9rem;
 list-style:none;padding:0;margin:.6rem 0}
 .tiles img,.tiles .none{width:100%;aspect-ratio:1;object-fit:contain;background:#111;border-radius:6px;display:block}
 .tiles .none{color:#ddd;display:flex;align-items:center;justify-content:center;
@@ -65,12 +65,11 @@ pre{background:#f5f5f7;border-radius:6px;padding:.7rem .9rem;overflow-x:auto;
 font-size:.82rem;line-height:1.45;max-width:100%}
 details{margin:.6rem 0}
 summary{cursor:pointer;font-weight:600}
-dl{display:grid;grid-template-columns:minmax(6rem,auto) 1fr;gap:.15rem 1rem;font-size:.9rem;margin:.4rem 0}
+dl{display:grid;grid-template-columns:fit-content(55%) 1fr;gap:.15rem 1rem;font-size:.9rem;margin:.4rem 0}
 dt{font-weight:600}dd{margin:0}
 li{margin:.3rem 0}
 a{color:#005a8c}
 @media (max-width:600px){body{padding:.6rem .8rem 3rem}h1{font-size:1.3rem}
-dl{grid-template-columns:1fr}dd{margin-bottom:.3rem}
 .tiles{grid-template-columns:repeat(2,1fr)}}
 @media print{figure,.tiles li{break-inside:avoid}}
 """

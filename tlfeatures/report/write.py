@@ -72,7 +72,6 @@ def write_report(
                 behaviour.outcome(book),
                 behaviour.mistakes(book),
                 behaviour.curves(book),
-                behaviour.embedding_map(book),
                 behaviour.trust(book),
                 choice.candidates(book),
                 choice.cost(book),
