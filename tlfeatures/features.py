@@ -43,9 +43,9 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     pooling : {"avg", "max", "avgmax", "gem", "flatten"}, default="avg"
         How a feature map (h, w, c) becomes a vector: its mean, maximum, both, generalized mean
         (power 3; Radenović et al. 2018), or all h * w * c values.
-    weights : "imagenet", path or None, default="imagenet"
+    weights : "imagenet", "bundled", path or None, default="imagenet"
         Pretrained weights, a ``.weights.h5`` or ``.h5`` file, or None: random (He), seeded, with a
-        warning.
+        warning. "tiny" has no ImageNet weights: for it the default is "bundled", the file in the package.
     image_size : int, (int, int) or None, default=None
         Side, or (height, width), in pixels; None is the network's default.
     resize : {"stretch", "crop", "pad"}, default="stretch"

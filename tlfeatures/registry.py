@@ -1,4 +1,4 @@
-"""The table of networks: one frozen row of data for each network of ``keras.applications``."""
+"""The table of networks: one frozen row of data for each network of ``keras.applications``, and "tiny"."""
 
 from __future__ import annotations
 
@@ -45,6 +45,8 @@ class NetworkSpec:
         First layer after preprocessing that the builder cannot leave out.
     licence : str
         Licence of the pretrained weights.
+    bundled : str
+        File of the weights in the package, for the network that it brings along; else empty.
     """
 
     name: str
@@ -60,6 +62,7 @@ class NetworkSpec:
     options: tuple[tuple[str, Any], ...] = ()
     entry: str | None = None
     aliases: tuple[str, ...] = field(default=())
+    bundled: str = ""
 
     def weights_url(self, *, top: bool, image_size: tuple[int, int]) -> str:
         """Address of the ImageNet weights, with or without the top, for images of that size."""
@@ -267,8 +270,16 @@ def _convnext() -> Iterator[NetworkSpec]:
         )
 
 
+def _tiny() -> Iterator[NetworkSpec]:
+    taps = (
+        "block3_pw_relu", "block5_pw_relu", "block7_add", "block8_add", "block9_add", "block10_pw_relu",
+    )  # fmt: skip
+    yield NetworkSpec("tiny", "Tiny", "tiny", taps, 96, "", "Apache-2.0", bundled="tiny.npz")
+
+
 _FAMILIES = (
     _vgg, _resnet, _inception, _densenet, _nasnet, _mobilenet, _mobilenet_v3, _efficientnet, _convnext,
+    _tiny,
 )  # fmt: skip
 
 NETWORKS: dict[str, NetworkSpec] = {spec.name: spec for family in _FAMILIES for spec in family()}

@@ -24,6 +24,7 @@ from tlfeatures._keras import (
     untouched_random_state,
 )
 from tlfeatures.errors import UnknownNameError, WeightsError
+from tlfeatures.networks import tiny
 from tlfeatures.networks.custom import as_graph, default_tap, input_size, open_model, preprocessing_of
 from tlfeatures.networks.graph import Graph, tap_digest, with_policy
 from tlfeatures.networks.weights import draw_weights, fetch_weights, find_weights, read_weights, stat_of
@@ -75,8 +76,9 @@ class Backbone:
     ----------
     model : str, path or keras.Model
         Name of a network of ``keras.applications``, a ``.keras`` file, or a model.
-    weights : "imagenet", path or None
-        Of a named network; files and models come with their own. None: random, seeded.
+    weights : "imagenet", "bundled", path or None
+        Of a named network; files and models come with their own. None: random, seeded. For "tiny" the first
+        two both are the weights in the package: it has no others.
     image_size : int, (int, int) or None
         Height and width in pixels; None is the network's default.
     normalization : "auto" or (mean, std)
@@ -122,6 +124,13 @@ class Backbone:
             raise ValueError(
                 f"weights={weights!r}, but a {_kind(self)} has weights of its own; leave `weights` out."
             )
+        if weights == "bundled":
+            if not self.spec.bundled:
+                raise ValueError(
+                    f"weights='bundled', but {self.spec.name!r} has none in the package; expected 'imagenet', a path "
+                    "or None. The network with bundled weights is 'tiny'."
+                )
+            weights = "imagenet"  # from here on: the network's own pretrained weights
         if weights not in (None, "imagenet"):
             if not isinstance(weights, (str, os.PathLike)):
                 raise TypeError(
@@ -329,7 +338,7 @@ class Backbone:
         """A network of ``keras.applications`` without weights."""
         spec, size = self.spec, self._spec_size()
         options = dict(spec.kwargs) | (dict(spec.options) if self.normalization != "auto" else {})
-        build = getattr(keras().applications, spec.builder, None)
+        build = getattr(tiny if spec.bundled else keras().applications, spec.builder, None)
         if build is None:
             raise UnknownNameError(f"Keras {keras_version()} has no {spec.builder}; install a newer one.")
         try:
@@ -378,7 +387,9 @@ class Backbone:
                 "normalization=(mean, std).",
                 stacklevel=2,
             )
-        return "in the model" if module in (None, "in the model") else f"keras.applications.{module}"
+        if module in (None, "in the model"):
+            return "in the model"
+        return tiny.__name__ if module == "tiny" else f"keras.applications.{module}"
 
     def _spec_size(self) -> tuple[int, int]:
         return self.image_size or (self.spec.image_size,) * 2
@@ -403,7 +414,8 @@ def _normalizer(normalization: Any) -> Callable[[Any], Any]:
     if normalization == "in the model":
         return lambda x: ops.cast(x, "float32")
     if isinstance(normalization, str):
-        module = getattr(keras().applications, normalization.rsplit(".", 1)[1])
+        own = normalization == tiny.__name__
+        module = tiny if own else getattr(keras().applications, normalization.rsplit(".", 1)[1])
         return lambda x: module.preprocess_input(ops.cast(x, "float32"))
     mean, std = (np.asarray(triple, np.float32) for triple in normalization)
     return lambda x: (ops.cast(x, "float32") / 255.0 - mean) / std

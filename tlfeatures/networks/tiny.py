@@ -8,15 +8,14 @@ import numpy as np
 
 from tlfeatures._keras import keras
 
-__all__ = ["BLOCKS", "Tiny", "preprocess_input", "read_bundled"]
+__all__ = ["BLOCKS", "Tiny", "preprocess_input", "read_arrays"]
 
 _STEM = 24
-# (channels, stride) of each block; a block that changes neither adds its input to its output
+# (channels, stride) of each block
 BLOCKS = (
-    (48, 2), (48, 1),
-    (96, 2), (96, 1), (96, 1),
-    (224, 2), (224, 1), (224, 1), (224, 1), (224, 1), (224, 1), (224, 1),
-    (320, 1),
+    (48, 2), (64, 1), (96, 1),
+    (192, 2), (192, 1),
+    (256, 2), (256, 1), (256, 1), (256, 1), (320, 1),
 )  # fmt: skip
 
 
@@ -56,7 +55,7 @@ def Tiny(
     def convolve(layer: str, name: str, x: Any, *args: Any, **kwargs: Any) -> Any:
         x = getattr(layers, layer)(*args, padding="same", use_bias=not batch_norm, name=name, **kwargs)(x)
         if batch_norm:
-            x = layers.BatchNormalization(epsilon=1e-3, momentum=0.99, name=f"{name}_bn")(x)
+            x = layers.BatchNormalization(epsilon=1e-3, momentum=0.98, name=f"{name}_bn")(x)
         return layers.ReLU(name=f"{name}_relu")(x)
 
     inputs = keras().Input(input_shape, name="pixels")
@@ -64,11 +63,12 @@ def Tiny(
     for i, (width, stride) in enumerate(BLOCKS, start=1):
         y = convolve("DepthwiseConv2D", f"block{i}_dw", x, 3, strides=stride)
         y = convolve("Conv2D", f"block{i}_pw", y, width, 1)
-        x = layers.Add(name=f"block{i}_add")([x, y]) if y.shape == x.shape else y
+        # the last stage is the deep one
+        x = layers.Add(name=f"block{i}_add")([x, y]) if i > 6 and y.shape == x.shape else y
     return keras().Model(inputs, x, name="tiny")
 
 
-def read_bundled(model: Any, path: Any) -> None:
+def read_arrays(model: Any, path: Any) -> None:
     """Fill a network without batch normalization from an ``.npz`` file of float16 arrays.
 
     The arrays are named "<layer>/kernel" and "<layer>/bias".

@@ -17,13 +17,16 @@ import numpy as np
 
 from tlfeatures._keras import weights_folders
 from tlfeatures.errors import WeightsError
+from tlfeatures.networks.tiny import read_arrays
 from tlfeatures.registry import NetworkSpec
 
 __all__ = ["draw_weights", "fetch_weights", "find_weights", "read_weights", "stat_of"]
 
 
 def find_weights(spec: NetworkSpec, *, top: bool, image_size: tuple[int, int]) -> Path | None:
-    """The ImageNet weights file on this machine, wherever Keras may have put it; None if absent."""
+    """The pretrained weights on this machine: bundled, or wherever Keras may have put them; None if absent."""
+    if spec.bundled:
+        return Path(__file__).with_name(spec.bundled)
     name = spec.weights_file(top=top, image_size=image_size)
     return next((f / name for f in weights_folders() if (f / name).is_file()), None)
 
@@ -104,12 +107,15 @@ def read_weights(model: Any, path: str | os.PathLike[str]) -> None:
     """
     if not os.path.isfile(path):
         raise WeightsError(f"No weights file at {os.fspath(path)!r}; expected a .weights.h5 or .h5 file.")
-    if not str(path).endswith((".h5", ".hdf5", ".keras")):
+    if not str(path).endswith((".h5", ".hdf5", ".keras", ".npz")):
         raise WeightsError(
             f"Weights file {os.fspath(path)!r} must end in .weights.h5 or .h5, as Keras writes them."
         )
     try:
-        model.load_weights(path)
+        if str(path).endswith(".npz"):
+            read_arrays(model, path)
+        else:
+            model.load_weights(path)
     except Exception as error:
         raise WeightsError(
             f"Cannot load the weights file {os.fspath(path)!r} into {model.name!r}: "

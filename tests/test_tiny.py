@@ -1,0 +1,134 @@
+"""The bundled network: small, offline, as its card says, and better than chance."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.networks import numbers, off, pictures
+from tlfeatures import CNNFeatures, list_layers, list_models
+from tlfeatures.errors import RandomWeightsWarning, WeightsError
+from tlfeatures.networks import Backbone, tiny
+from tlfeatures.registry import NETWORKS
+
+SPEC = NETWORKS["tiny"]
+FILE = Path(tiny.__file__).with_name(SPEC.bundled)
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """No connection can be made."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("tried to connect")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def test_the_file_is_small_and_half_precision():
+    assert FILE.stat().st_size < 1_000_000
+    with np.load(FILE, allow_pickle=False) as arrays:
+        assert {a.dtype for a in arrays.values()} == {np.dtype("float16")}
+        assert all(np.isfinite(a).all() for a in arrays.values())
+        assert sum(a.size for a in arrays.values()) <= 500_000
+
+
+def test_the_file_is_the_one_that_its_card_describes():
+    card = FILE.with_suffix(".md").read_text("utf-8")
+    assert hashlib.sha256(FILE.read_bytes()).hexdigest() in card
+
+
+def test_the_file_fills_the_whole_network():
+    model = tiny.Tiny()
+    assert model.count_params() <= 500_000
+    with np.load(FILE) as arrays:
+        names = {f"{layer.name}/{v.name}": tuple(v.shape) for layer in model.layers for v in layer.weights}
+        assert names == {name: array.shape for name, array in arrays.items()}
+
+
+def test_it_stands_in_the_table_with_taps_from_early_to_late():
+    assert "tiny" in list_models()
+    layers = list_layers("tiny")
+    places = [layers.index(tap) for tap in SPEC.taps]
+    assert places == sorted(places)
+    assert len(places) >= 5
+
+
+@pytest.mark.parametrize("size", [32, 96, (50, 75), 224])
+def test_it_takes_any_size_from_32(offline, size):
+    cnn = CNNFeatures("tiny", layer=list(SPEC.taps), image_size=size, cache=None)
+    features = cnn.fit_transform(pictures(3, 40))
+    assert features.shape == (3, cnn.n_features_out_)
+    assert np.isfinite(features).all()
+    assert (features.std(0) > 0).any()
+
+
+def test_smaller_sizes_are_refused():
+    with pytest.raises(ValueError, match="tiny cannot take images of 31x64 pixels"):
+        CNNFeatures("tiny", image_size=(31, 64), cache=None).fit(pictures(1, 40))
+
+
+def test_bundled_is_the_default_at_96_pixels(store):
+    X = pictures(2, 96)
+    default = CNNFeatures("tiny", cache=store)
+    named = CNNFeatures("Tiny", weights="bundled", image_size=96, cache=store)
+    assert default.fit(X).recipes_ == named.fit(X).recipes_
+    assert default.layers_ == [SPEC.taps[-1]]
+    by_path = CNNFeatures("tiny", weights=FILE, cache=None)
+    np.testing.assert_array_equal(default.transform(X), by_path.fit_transform(X))
+
+
+def test_its_embeddings_are_those_of_the_network_by_hand():
+    X = pictures(3, 96)
+    model = tiny.Tiny()
+    tiny.read_arrays(model, FILE)
+    by_hand = numbers(model(X.astype("float32") / 127.5 - 1, training=False)).mean((1, 2))
+    assert off(CNNFeatures("tiny", cache=None).fit_transform(X), by_hand) < 1e-5
+
+
+def test_other_networks_have_none_bundled():
+    with pytest.raises(ValueError, match=r"'vgg19' has none in the package.*'tiny'"):
+        Backbone("vgg19", "bundled")
+    with pytest.raises(ValueError, match="has weights of its own"):
+        Backbone(tiny.Tiny(), "bundled")
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    path = tmp_path / "cut.npz"
+    path.write_bytes(FILE.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match=re.escape(repr(str(path)))):
+        CNNFeatures("tiny", weights=path, cache=None).fit(pictures(1, 40))
+
+
+def test_batch_normalization_is_only_for_training():
+    names = {layer.name for layer in tiny.Tiny().layers}
+    training = {layer.name for layer in tiny.Tiny(batch_norm=True).layers}
+    assert names < training
+    assert {name.removesuffix("_bn") for name in training} == names
+
+
+def test_better_than_random_weights():
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import SVC
+
+    digits = load_digits()
+    X, y = np.round(digits.images[:400] * 255 / 16).astype("uint8"), digits.target[:400]
+    layers, svm = list(SPEC.taps), make_pipeline(StandardScaler(), SVC(C=10))
+
+    def best(weights):
+        cnn = CNNFeatures("tiny", layer=layers, weights=weights, cache=None)
+        parts = np.split(cnn.fit_transform(X), np.cumsum([r["width"] for r in cnn.recipes_])[:-1], axis=1)
+        return max(cross_val_score(svm, part, y, cv=4).mean() for part in parts)
+
+    with pytest.warns(RandomWeightsWarning):
+        chance = best(None)
+    assert best("bundled") > chance + 0.01
