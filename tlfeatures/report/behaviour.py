@@ -45,7 +45,7 @@ def _classes(book: Book) -> str:
         ),
     ]  # fmt: skip
     common = summaries.commonest_confusions(counts, classes)
-    share = {"share of the true class": lambda v: f"{v:.1%}"}
+    share = {"share": lambda v: f"{v:.1%}"}
     return page.section(
         "Classes",
         page.figure(pictures),
@@ -87,7 +87,11 @@ def mistakes(book: Book) -> str:
     items = []
     for one in rows.itertuples():
         true, predicted = (f"{v:.4g}" if book.classes is None else str(v) for v in (one.true, one.predicted))
-        lines = (f"true: {true}", f"predicted: {predicted}", f"{measure}: {one.by:.3g}")
+        lines = (
+            f"true: {true}",
+            f"predicted: {predicted}",
+            f"{measure}: {one.by:.3g}" if book.classes is None else f"{measure}: {one.by:.2f}",
+        )
         items.append((book.thumbnail(one.row), _tail(one.image), lines))
     return page.section("Worst mistakes", page.paragraph(note, "note"), page.tiles(items))
 
@@ -192,12 +196,12 @@ def _copies(book: Book) -> str:
             f"There are no copies{'' if limited else ' or near-copies'} among the images.{limited}"
         )
     text = (
-        f"{len(found.pairs):,} pairs of images are copies ({exact:,}) or near-copies (cosine >= {found.threshold:g}) of "
-        f"each other; tables/copies.csv names them.{limited}"
+        f"Pairs of images that are copies of each other: {exact:,}; near-copies (cosine >= {found.threshold:g}): "
+        f"{len(found.pairs) - exact:,}. tables/copies.csv names them.{limited}"
     )
     if not found.crossing:
         return page.paragraph(f"{text} None is split between folds.")
-    text += f" {found.crossing:,} pairs fall into different folds, where one image gives the other away."
+    text += f" In different folds, where one image gives the other away: {found.crossing:,}."
     if found.score_together is not None:
         text += (
             f" With such images kept together the winner scores {found.score_together:.4f} in place of "

@@ -40,8 +40,9 @@ def head(book: Book) -> str:
         images += f" in {len(book.classes):,} classes"
     if search.unreadable_:
         images += f"; {len(search.unreadable_):,} more could not be read and were left out"
+    high = book.ceiling(best["ci_high"])
     about = (
-        f"Mean over {search.n_splits_} folds; 95% interval {best['ci_low']:.4f} to {best['ci_high']:.4f}. {images}. "
+        f"Mean over {search.n_splits_} folds; 95% interval {best['ci_low']:.4f} to {high:.4f}. {images}. "
         f"{len(book.table):,} candidates, chosen by the rule {search.rule!r}."
     )
     winner = {name: best[name] for name in ("se", "ci_low", "ci_high", "width", "macs")}
@@ -91,10 +92,15 @@ def layers_and_heads(book: Book) -> str:
             name = f"{base}-{len(used)}"
         used.add(name.lower())
         tops = [f"{s.name}: best {np.nanmax(s.scores):.4f}" for s in series if not np.isnan(s.scores).all()]
-        what = "pooling" if series[0].name in poolings else "size and way to resize"
+        each = (
+            ""
+            if len(series) == 1
+            else " for each pooling"
+            if series[0].name in poolings
+            else " for each size"
+        )
         caption = (
-            f"The best candidate at each layer, early to late, for each {what}; bars are one standard error of the "
-            "mean over folds."
+            f"The best candidate at each layer{each}, early to late; bars are one standard error over folds."
         )
         if series[0].joined:
             caption += " Right of the dotted line: several layers, concatenated."
@@ -122,6 +128,7 @@ def candidates(book: Book) -> str:
     places = sorted({*range(min(_SHOWN, len(book.table))), book.best})
     shown = book.table.iloc[places][[name for name in columns if name in book.table]]
     shown = shown.assign(settings=[_settings(text) for text in shown["settings"]]).rename(columns=names)
+    shown["to"] = shown["to"].map(book.ceiling)
     text = f"The best {len(places):,} of {len(book.table):,}; tables/candidates.csv has all, with each fold's score."
     millions = {"million mult./image": lambda v: f"{v / 1e6:,.1f}"}
     return page.section(
@@ -177,7 +184,7 @@ def again(book: Book, source: Sequence[str] | None, command: str | None) -> str:
 
 
 def _code(title: str, code: str | None) -> str:
-    return "" if code is None else page.paragraph(f"{title}:") + page.pre(code)
+    return "" if code is None else page.paragraph(f"{title}:") + page.pre(code, wrap="\n" not in code)
 
 
 def made_with(book: Book) -> str:

@@ -63,6 +63,7 @@ font-size:.8rem;text-align:center;padding:.5rem}
 .tiles .file{color:#4a4a4f;font-size:.75rem}
 pre{background:#f5f5f7;border-radius:6px;padding:.7rem .9rem;overflow-x:auto;
 font-size:.82rem;line-height:1.45;max-width:100%}
+pre.wrap{white-space:pre-wrap}
 details{margin:.6rem 0}
 summary{cursor:pointer;font-weight:600}
 dl{display:grid;grid-template-columns:fit-content(55%) 1fr;gap:.15rem 1rem;font-size:.9rem;margin:.4rem 0}
@@ -124,9 +125,9 @@ def findings(items: Iterable[tuple[str, str]]) -> str:
     return f"<ul>{''.join(rows)}</ul>"
 
 
-def pre(text: str) -> str:
-    """Code."""
-    return f"<pre>{_text(text)}</pre>"
+def pre(text: str, wrap: bool = False) -> str:
+    """Code; ``wrap`` breaks long lines, which else scroll in their box."""
+    return f"<pre{' class=wrap' if wrap else ' tabindex=0'}>{_text(text)}</pre>"
 
 
 def details(summary: str, *parts: str) -> str:
@@ -183,7 +184,8 @@ def table(
         if bar is not None:
             cells.append(f'<td><span class="bar" style="width:{100 * row[bar] / most:.0f}px"></span></td>')
         body.append(f"<tr{' class=best' if i == best else ''}>{''.join(cells)}</tr>")
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+    inner = f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody>"
+    return f'<div class="scroll" tabindex="0"><table>{inner}</table></div>'  # can be scrolled by keys
 
 
 def _cell(value: Any, format_: Callable[[Any], str] | None) -> str:

@@ -119,7 +119,7 @@ def commonest_confusions(counts: np.ndarray, classes: np.ndarray, n: int = 10) -
             "true": classes[rows],
             "predicted": classes[columns],
             "images": wrong[rows, columns],
-            "share of the true class": wrong[rows, columns] / np.maximum(counts.sum(axis=1)[rows], 1),
+            "share": wrong[rows, columns] / np.maximum(counts.sum(axis=1)[rows], 1),
         }
     )
     return frame[frame["images"] > 0]
