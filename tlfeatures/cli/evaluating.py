@@ -100,7 +100,7 @@ def _like(y: np.ndarray, classes: np.ndarray, source: str) -> np.ndarray:
 def _as_numbers(y: np.ndarray, source: str) -> np.ndarray:
     if y.dtype.kind not in "iufb":
         raise BadArgument(
-            f"This pipeline predicts numbers; the labels of {source!r} are texts, such as {y[0]!r}. "
+            f"This pipeline predicts numbers; the labels of {source!r} are texts, such as {y.tolist()[0]!r}. "
             "Name another --target."
         )
     return y

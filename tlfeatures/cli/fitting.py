@@ -138,7 +138,9 @@ def make_folds(
                 "Give a source with more classes, or another --target."
             )
     elif y.dtype.kind not in "iufb":
-        raise BadArgument(f"--task regression needs numbers as labels; these are texts, such as {y[0]!r}.")
+        raise BadArgument(
+            f"--task regression needs numbers as labels; these are texts, such as {y.tolist()[0]!r}."
+        )
     if k == 0:
         return []
     if k == 1:

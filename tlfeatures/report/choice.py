@@ -79,10 +79,11 @@ def regime(book: Book) -> str:
 def layers_and_heads(book: Book) -> str:
     """Score by layer, a plot for each network, and the heads beside each other."""
     found = summaries.layer_series(book.table)
-    ends = [
-        end for many in found.values() for s in many for end in (s.scores - s.errors, s.scores + s.errors)
-    ]
-    low, high = np.nanmin(np.concatenate(ends)), np.nanmax(np.concatenate(ends))
+    series = [s for many in found.values() for s in many]
+    low, high = (
+        pick(np.concatenate([s.scores + sign * np.nan_to_num(s.errors) for s in series]))
+        for pick, sign in ((np.nanmin, -1), (np.nanmax, 1))
+    )
     pad = 0.04 * (high - low) or 0.02
     poolings = set(book.table["pooling"])
     pictures, rows, used = [], [], set()

@@ -155,7 +155,7 @@ def draw_heads(table: pd.DataFrame, scoring: str) -> Figure:
 def draw_confusion(counts: np.ndarray, classes: Sequence[Any]) -> Figure:
     """Share of each true class, with the counts written in; above 60 classes without names and counts."""
     n = len(classes)
-    side = 5.0 if n <= 8 else min(2.2 + 0.26 * n, 4.0 + 0.17 * n) if n <= NAMED else 8.0
+    side = 5.0 if n <= 8 else min(2.2 + 0.26 * n, 11.2) if n <= NAMED else 8.0
     figure = _figure(side, side)
     axes = figure.add_subplot()
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

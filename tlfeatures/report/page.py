@@ -44,7 +44,7 @@ gap:1rem 1.6rem;align-items:start}
 figure{margin:0;min-width:0}
 figure.wide{grid-column:1/-1}
 figure img{width:100%;height:auto;display:block}
-figure.wide .scroll img{width:auto;max-width:none}
+figure.wide img{max-width:none}
 figcaption{color:#4a4a4f;font-size:.88rem;margin-top:.2rem}
 .scroll{overflow-x:auto;max-width:100%}
 table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums;margin:.4rem 0}
@@ -142,7 +142,7 @@ def figure(pictures: Sequence[Picture]) -> str:
         source = f"data:image/png;base64,{base64.b64encode(one.data).decode()}"
         wide = one.inches > 5.5
         # at its own size: shrunk to a phone, the names of fifty classes could not be read
-        width = f' width="{round(one.inches * 96)}"' if wide else ""
+        width = f' style="width:{round(one.inches * 96)}px"' if wide else ""
         image = f'<img src="{source}" alt="{_text(one.alt)}"{width}>'
         found.append(
             f'<figure{" class=wide" if wide else ""}><div class="scroll">{image}</div>'

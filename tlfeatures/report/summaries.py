@@ -242,7 +242,7 @@ def flatten(X: np.ndarray) -> Flat:
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1):  # sums over threads differ from run to run
-        tsne = TSNE(2, init="pca", perplexity=min(30, (len(Z) - 1) / 3), random_state=0, n_jobs=1)
+        tsne = TSNE(2, init="pca", perplexity=min(30, max(5, len(Z) / 10)), random_state=0, n_jobs=1)
         xy = tsne.fit_transform(Z.astype(np.float32))
     return Flat(xy, rows, "t-SNE", "Neighbours are alike; distances between far groups mean nothing.")
 

@@ -1,0 +1,296 @@
+"""`tlfeatures select`: what it prints and writes, that its winner can be used, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from tests.networks import pictures
+from tlfeatures.cli import main
+from tlfeatures.cli.selecting import parse_heads
+from tlfeatures.cli.session import BadArgument
+
+SMALL = ["--models", "mobilenet_0.25", "--weights", "random", "--image-sizes", "32", "--resize", "stretch"]
+ONE = [*SMALL, "--layers", "conv_pw_1_relu", "--poolings", "avg", "--heads", "ridge"]
+pytestmark = pytest.mark.filterwarnings("ignore::tlfeatures.errors.RandomWeightsWarning")
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        return json.loads(self.out)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """One store for all tests: each image goes through the network once."""
+    return tmp_path_factory.mktemp("select") / "store"
+
+
+@pytest.fixture
+def run(capsys, cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("TLFEATURES_CACHE", str(cache))
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+
+    def call(*argv) -> Result:
+        capsys.readouterr()
+        code = main([str(arg) for arg in argv])
+        return Result(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """What is wrong from the start must fail before a network runs."""
+
+    def fail(*args, **kwargs):
+        raise AssertionError("a network ran")
+
+    monkeypatch.setattr("tlfeatures.selection.matrices.extract", fail)
+
+
+def manifest(photos, path, **columns) -> Path:
+    columns = {"path": photos.paths, "label": photos.labels, **columns}
+    pd.DataFrame(columns).to_csv(path, index=False)
+    return path
+
+
+def the_error(result, *parts):
+    """One line that says all of ``parts``."""
+    lines = [line for line in result.err.splitlines() if not line.startswith("warning: weights=None")]
+    assert len(lines) == 1, result.err
+    assert lines[0].startswith("error: ")
+    for part in parts:
+        assert part in lines[0], lines[0]
+    assert result.out == ""
+    return result.code
+
+
+# -- what works --------------------------------------------------------------------------------
+
+
+def test_the_winner_is_saved_and_found_again(run, photos):
+    argv = [*SMALL, "--layers", "conv_pw_1_relu,conv_pw_1_relu+conv_pw_3_relu", "--poolings", "avg,max",
+            "--heads", "ridge,logreg:C=0.1/1", "--cv", "2", "--nested"]  # fmt: skip
+    shown = run("select", photos.root, *argv, "-o", "report")
+    assert shown.code == 0, shown.err
+    assert "12 images in 3 classes, 12 candidates" in shown.out
+    assert "Saved report/index.html and pipeline.joblib." in shown.out
+    assert "Nested: what is chosen without a fold scores" in shown.out
+    facts = json.loads(Path("report/report.json").read_text("utf-8"))
+    best = facts["winner"]
+    assert f"2-fold accuracy: {best['score']:.4f}, 95% interval" in shown.out
+    assert shlex.split(facts["command"])[:3] == ["tlfeatures", "select", str(photos.root)]
+    assert facts["command"].endswith("--cv 2 --nested --weights random")
+
+    evaluated = run("evaluate", "report/pipeline.joblib", photos.root, "--json")
+    assert evaluated.json["evaluated"] == 12
+    assert evaluated.json["accuracy"] >= best["score"]  # on the images that it was fitted on
+    predicted = run("predict", "report/pipeline.joblib", photos.paths[0])
+    assert photos.labels[0] in predicted.out
+
+    again = run(*shlex.split(facts["winner_command"])[1:], "--json")
+    assert again.code == 0, again.err
+    assert again.json["best"]["score"] == best["score"]
+    assert again.json["candidates"] == 1
+    ours, theirs = (joblib.load(f"{folder}/pipeline.joblib") for folder in ("report", "winner"))
+    np.testing.assert_array_equal(ours.predict(photos.paths), theirs.predict(photos.paths))
+    assert ours[0].get_params() | {"cache": None} == theirs[0].get_params() | {"cache": None}
+
+    whole = run(*shlex.split(facts["command"])[1:], "--json")  # the command of the report does the same again
+    assert whole.json["best"]["score"] == best["score"]
+    assert whole.json["nested"] == facts["nested"]["scores"]
+
+
+def test_json(run, photos):
+    result = run("select", photos.root, *ONE, "--cv", "2", "--json")
+    found = result.json
+    assert (found["images"], found["unreadable"], found["candidates"], found["folds"]) == (12, 0, 1, 2)
+    assert found["best"]["params"]["layer"] == "conv_pw_1_relu"
+    assert found["best"]["score"] == pytest.approx(np.mean(found["best"]["scores"]))
+    assert found["top"][0]["score"] == found["best"]["score"]
+    assert found["scoring"] == "accuracy"
+    assert found["recommendation"] in found["evidence"][-1][0]
+    assert not list(Path().iterdir())  # no report was asked for
+
+
+def test_numbers_and_groups(run, photos, tmp_path):
+    source = manifest(photos, tmp_path / "a.csv", size=np.linspace(1.5, 7, 12), patient=np.arange(12) // 2)
+    argv = ["--target", "size", "--groups", "patient", *ONE, "--cv", "3", "-o", "report"]
+    result = run("select", source, *argv, "--json")
+    assert result.code == 0, result.err
+    assert result.json["task"] == "regression"
+    assert set(result.json["metrics"]) == {"r2", "mae", "rmse"}
+    oof = pd.read_csv("report/tables/predictions.csv")
+    assert (oof.groupby("group")["fold"].nunique() == 1).all()
+    assert oof["group"].nunique() == 6
+    facts = json.loads(Path("report/report.json").read_text("utf-8"))
+    assert "--groups group" in facts["winner_command"]
+    again = run(*shlex.split(facts["winner_command"])[1:], "--json")
+    assert again.json["best"]["scores"] == result.json["best"]["scores"]
+
+
+def test_unreadable_images_are_left_out_and_named(run, photos, tmp_path):
+    folder = Path(shutil.copytree(photos.root, tmp_path / "photos"))
+    (folder / "checks" / "text.jpg").write_text("hello")
+    result = run("select", folder, *ONE, "--cv", "2", "--json")
+    assert result.code == 0, result.err
+    assert "1 of 13 images could not be read and are left out:" in result.err
+    assert "text.jpg: " in result.err
+    assert result.json["unreadable"] == 1
+    assert list(result.json["skipped"]) == [str(folder / "checks" / "text.jpg")]
+
+
+def test_copies_in_different_folds_in_words_of_the_command(run, tmp_path):
+    folder = tmp_path / "photos"
+    for i, pixels in enumerate(pictures(12, 40)):
+        (folder / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        for name in (f"{i}.png", f"copy of {i}.png"):
+            Image.fromarray(pixels).save(folder / "ab"[i % 2] / name)
+    result = run("select", folder, *ONE, "--cv", "2", "--json")
+    line = next(line for line in result.err.splitlines() if "fall into different folds" in line)
+    assert line.startswith("warning: ")
+    assert "--dedupe-groups keeps them together" in line
+    assert "dedupe_groups=True" not in line
+    assert result.json["copies"]["in_different_folds"] > 0
+    together = run("select", folder, *ONE, "--cv", "2", "--dedupe-groups", "--json")
+    assert together.code == 0, together.err
+    assert together.json["copies"]["in_different_folds"] == 0
+
+
+# -- what is wrong -----------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_network")
+class TestFailsAtOnce:
+    def test_a_class_with_fewer_images_than_folds(self, run, photos):
+        assert the_error(run("select", photos.root, *ONE), "Class 'checks' has 4 images", "Use --cv 4") == 2
+
+    def test_one_class_only(self, run, photos, tmp_path):
+        source = manifest(photos, tmp_path / "a.csv", label="cat")
+        assert the_error(run("select", source, *ONE), "one class, cat", "another --target") == 2
+
+    def test_labels_missing(self, run, photos, tmp_path):
+        labels = [None, None, *photos.labels[2:]]
+        source = manifest(photos, tmp_path / "a.csv", label=labels)
+        assert the_error(run("select", source, "--target", "label", *ONE), "2 of 12 rows", "no value in column 'label'",
+                         "Fill them or delete") == 2  # fmt: skip
+        assert (
+            the_error(
+                run("select", photos.root / "discs", *ONE), "has no labels", "Put the images of each class"
+            )
+            == 2
+        )
+
+    def test_no_such_column(self, run, photos, tmp_path):
+        source = manifest(photos, tmp_path / "a.csv", finding=photos.labels)
+        result = run("select", source, "--target", "findings", *ONE)
+        assert the_error(result, "No column 'findings'", "Did you mean 'finding'?") == 2
+        assert the_error(run("select", source, "--groups", "patient", *ONE), "No column 'patient'") == 2
+
+    def test_groups_that_cannot_be_split(self, run, photos, tmp_path):
+        source = manifest(photos, tmp_path / "a.csv", patient=np.arange(12) % 2)
+        result = run("select", source, "--groups", "patient", *ONE, "--cv", "4")
+        assert the_error(result, "2 groups, fewer than the 4 folds of --cv", "Use --cv 2") == 2
+        source = manifest(photos, tmp_path / "b.csv", patient=[f"{label[0]}" for label in photos.labels])
+        result = run("select", source, "--groups", "patient", *ONE, "--cv", "3")
+        assert the_error(result, "are in one group", "divide the group") == 2
+
+    def test_too_few_for_nested(self, run, photos):
+        result = run("select", photos.root, *ONE, "--cv", "4", "--nested")
+        assert the_error(result, "--nested splits the training rows", "--cv 4 folds", "use --cv 3") == 2
+
+    @pytest.mark.parametrize(
+        ("argv", "parts"),
+        [
+            (["--heads", "swm"], ["'swm'", "Did you mean 'svm'"]),
+            (["--heads", "svm:C"], ["'C' is no setting", "such as svm:C=1/10"]),
+            (["--heads", "svm:gama=1"], ["gama"]),
+            (["--heads", "svm,"], ["--heads 'svm,' holds an empty name"]),
+            (["--models", "mobilnet"], ["'mobilnet'", "Did you mean"]),
+            (["--layers", "conv_pw_99_relu"], ["conv_pw_99_relu", "Did you mean"]),
+            (["--poolings", "mean"], ["mean", "avg"]),
+            (["--image-sizes", "big"], ["big", "such as 224"]),
+            (["--resize", "squash"], ["squash", "crop"]),
+            (["--scoring", "acuracy"], ["Did you mean 'accuracy'"]),
+            (["--rule", "2se"], ["rule '2se'", "1se"]),
+            (["--prescreen-method", "logm"], ["Did you mean 'logme'"]),
+            (["--task", "regression"], ["texts, such as 'checks'"]),
+            (["--cv", "1"], ["--cv"]),
+            (["--prescreen", "0"], ["--prescreen"]),
+        ],
+    )
+    def test_wrong_options(self, run, photos, argv, parts):
+        assert the_error(run("select", photos.root, *ONE, "--cv", "2", *argv), *parts) == 2
+
+    def test_a_folder_that_would_lose_files(self, run, photos):
+        Path("file").write_text("mine")
+        assert (
+            the_error(run("select", photos.root, *ONE, "-o", "file"), "'file' is a file", "name a folder")
+            == 2
+        )
+        assert (
+            the_error(
+                run("select", photos.root, *ONE, "-o", "no/where"), "there is no folder", "make it first"
+            )
+            == 2
+        )
+        Path("site").mkdir()
+        Path("site/index.html").write_text("<h1>mine</h1>")
+        assert (
+            the_error(
+                run("select", photos.root, *ONE, "-o", "site"), "was not written by this command", "--force"
+            )
+            == 2
+        )
+        assert Path("site/index.html").read_text() == "<h1>mine</h1>"
+
+
+def test_a_report_is_written_over_a_report(run, photos):
+    for _ in range(2):
+        assert run("select", photos.root, *ONE, "--cv", "2", "-o", "report").code == 0
+
+
+def test_unreadable_images_leave_too_few(run, photos, tmp_path):
+    folder = Path(shutil.copytree(photos.root, tmp_path / "photos"))
+    next((folder / "discs").iterdir()).write_bytes(b"")
+    result = run("select", folder, *ONE, "--cv", "4")
+    assert result.code == 2
+    assert "'discs' with 3: use --cv 3, merge or drop small classes" in result.err
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, None),
+        ("svm, ridge", ["svm", "ridge"]),
+        ("svm:C=1/2.5:gamma=scale", {"svm": {"C": [1, 2.5], "gamma": ["scale"]}}),
+        ("knn:weights=uniform,ridge", {"knn": {"weights": ["uniform"]}, "ridge": None}),
+        ("svr:regressor__epsilon=1e-05", {"svr": {"regressor__epsilon": [1e-05]}}),
+        ("logreg:class_weight=None", {"logreg": {"class_weight": [None]}}),
+    ],
+)
+def test_heads(text, expected):
+    assert parse_heads(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "svm,,ridge", "svm:", "svm:C=", "svm:=1"])
+def test_heads_that_are_none(text):
+    with pytest.raises(BadArgument, match="--heads"):
+        parse_heads(text)
