@@ -68,7 +68,10 @@ def test_a_functional_model(saved, tmp_path):
     assert off(embedding(given), by_hand(model, "last")) < 1e-4
     assert off(embedding(given, layer="map"), by_hand(model, "map")) < 1e-4
     assert off(embedding(given, layer="scores", pooling="max"), by_hand(model, "scores")) < 1e-4
-    assert off(embedding(str(given) if saved else given, layer=["map", "scores"])[:, :6], by_hand(model, "map")) < 1e-4
+    assert (
+        off(embedding(str(given) if saved else given, layer=["map", "scores"])[:, :6], by_hand(model, "map"))
+        < 1e-4
+    )
 
 
 def test_one_note_on_a_file_serves_all_its_layers(tmp_path, store):
@@ -81,7 +84,9 @@ def test_one_note_on_a_file_serves_all_its_layers(tmp_path, store):
 
 @pytest.mark.parametrize("saved", [False, True])
 def test_a_sequential_model(saved, tmp_path):
-    model = keras.Sequential([keras.Input((SIDE, SIDE, 3)), L.Rescaling(1 / 255), conv(name="map"), L.Flatten()])
+    model = keras.Sequential(
+        [keras.Input((SIDE, SIDE, 3)), L.Rescaling(1 / 255), conv(name="map"), L.Flatten()]
+    )
     if saved:
         model.save(tmp_path / "mine.keras")
     assert off(embedding(tmp_path / "mine.keras" if saved else model), by_hand(model, "map")) < 1e-4
@@ -197,10 +202,16 @@ def test_a_model_that_normalizes_gets_0_to_255(head):
             assert off(embedding(model), by_hand(model)) < 1e-4
 
 
-@pytest.mark.parametrize("model", [functional, lambda: build(NETWORKS["mobilenet_v3_small"], SIDE, include_preprocessing=False)])
+def bare():
+    return build(NETWORKS["mobilenet_v3_small"], SIDE, include_preprocessing=False)
+
+
+@pytest.mark.parametrize("model", [functional, bare])
 def test_unknown_pixels_are_warned_about_once(model):
     model = model()
-    with pytest.warns(UserWarning, match="so its pixels enter as RGB in 0..255.*pass normalization") as caught:
+    with pytest.warns(
+        UserWarning, match="so its pixels enter as RGB in 0..255.*pass normalization"
+    ) as caught:
         CNNFeatures(model, cache=None).fit_transform(X)
     assert len([w for w in caught if "its pixels" in str(w.message)]) == 1
     with warnings.catch_warnings():
@@ -277,7 +288,7 @@ def test_models_that_cannot_serve_are_refused(make, told):
 def test_a_file_with_code_in_it_is_refused(tmp_path):
     inputs = keras.Input((SIDE, SIDE, 3))
     keras.Model(inputs, L.Lambda(lambda x: x * 2)(inputs)).save(tmp_path / "code.keras")
-    with pytest.raises(WeightsError, match=r"(?s)Cannot load .*code.keras.*Lambda layers or custom classes must be loaded"):
+    with pytest.raises(WeightsError, match=r"(?s)Cannot load .*code.keras.*Lambda layers or custom"):
         Backbone(tmp_path / "code.keras").describe()
 
 
@@ -292,7 +303,7 @@ def test_a_cut_file_is_named(tmp_path):
     functional().save(tmp_path / "cut.keras")
     content = (tmp_path / "cut.keras").read_bytes()
     (tmp_path / "cut.keras").write_bytes(content[: len(content) * 2 // 3])
-    with pytest.raises(WeightsError, match="Cannot load .*cut.keras"):
+    with pytest.raises(WeightsError, match=r"Cannot load .*cut.keras"):
         Backbone(tmp_path / "cut.keras").describe()
 
 
@@ -311,12 +322,12 @@ def test_what_is_no_model_is_refused(model, error, told):
 
 
 def test_weights_are_not_taken_for_a_model_that_has_its_own():
-    with pytest.raises(ValueError, match="a keras.Model has weights of its own; leave `weights` out"):
+    with pytest.raises(ValueError, match=r"a keras.Model has weights of its own; leave `weights` out"):
         Backbone(functional(), weights=None)
 
 
 def test_an_unknown_layer_of_a_model():
-    with pytest.raises(UnknownNameError, match="Unknown layer of keras.Model 'maps'. Did you mean 'map'?"):
+    with pytest.raises(UnknownNameError, match=r"Unknown layer of keras.Model 'maps'. Did you mean 'map'\?"):
         Backbone(functional()).describe(["maps"])
 
 
@@ -325,7 +336,9 @@ def test_a_layer_that_cannot_be_made_anew_says_so():
     outside = keras.ops
     model = keras.Model(inputs, L.Lambda(lambda x: outside.abs(x), name="mine")(L.Rescaling(1 / 255)(inputs)))
     assert off(embedding(model), by_hand(model)) < 1e-4
-    with pytest.raises(ValueError, match=r"'mine' \(Lambda\) cannot be made anew to compute in mixed_bfloat16"):
+    with pytest.raises(
+        ValueError, match=r"'mine' \(Lambda\) cannot be made anew to compute in mixed_bfloat16"
+    ):
         embedding(model, precision="bfloat16")
 
 
@@ -342,7 +355,6 @@ def test_layers_that_cannot_be_tapped_are_not_offered():
 
 def test_the_table_of_layers_has_shapes():
     rows = layer_table(functional())
-    assert [row["layer"] for row in rows][0] == "map"
     assert rows[0] == {"layer": "map", "type": "Conv2D", "shape": (30, 30, 6), "standard": False}
     assert rows[-1] == {"layer": "scores", "type": "Dense", "shape": (4,), "standard": False}
 
@@ -452,6 +464,8 @@ def test_the_digest_sees_the_code_of_the_users_own_layers():
 def test_the_digest_sees_what_a_cast_casts_to():
     def model(dtype):
         inputs = keras.Input((SIDE, SIDE, 3))
-        return keras.Model(inputs, conv(name="map")(keras.ops.cast(keras.ops.cast(inputs / 9, dtype), "float32")))
+        return keras.Model(
+            inputs, conv(name="map")(keras.ops.cast(keras.ops.cast(inputs / 9, dtype), "float32"))
+        )
 
     assert digest(model("int32")) != digest(model("float16"))

@@ -122,7 +122,9 @@ def test_random_weights_are_the_same_in_every_process(name, fresh):
 
 
 def test_random_weights_are_the_same_with_and_without_the_top():
-    bare, topped = (Backbone("mobilenet_0.25", None, 64).describe([tap]) for tap in ("conv_pw_5_relu", "reshape"))
+    bare, topped = (
+        Backbone("mobilenet_0.25", None, 64).describe([tap]) for tap in ("conv_pw_5_relu", "reshape")
+    )
     both = Backbone("mobilenet_0.25", None, 64).describe(["conv_pw_5_relu", "reshape"])
     assert both.taps == (*bare.taps, *topped.taps)
 
@@ -136,13 +138,13 @@ def test_building_leaves_the_random_state_of_python_and_numpy_alone(tmp_path):
     model = build(NETWORKS["mobilenet_0.25"], 32)
     model.save(tmp_path / "model.keras")
     random.seed(5)
-    before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    before = random.getstate(), np.random.get_state()[1].tolist()
     for given in ({"model": "mobilenet_v3_small", "weights": None}, {"model": tmp_path / "model.keras"}):
         backbone = Backbone(**given, image_size=32, precision="bfloat16")
         description = backbone.describe()
         backbone.skeleton()
         backbone.compile([(description.taps[0], "avg")], description)(pictures(1, 32))
-    assert before == (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
+    assert before == (random.getstate(), np.random.get_state()[1].tolist())
 
 
 # --- one row, whatever its company ---------------------------------------------------------------------
@@ -230,7 +232,9 @@ def test_too_large_for_float16_is_an_error_that_says_so():
     inputs = keras.Input((8, 8, 3))
     outputs = keras.layers.Rescaling(1000.0)(keras.layers.Rescaling(1.0)(inputs))
     cnn = CNNFeatures(keras.Model(inputs, outputs), precision="float16", cache=None)
-    with pytest.raises(FloatingPointError, match="not finite under precision='float16'.*Use precision='float32'"):
+    with pytest.raises(
+        FloatingPointError, match=r"not finite under precision='float16'.*Use precision='float32'"
+    ):
         cnn.fit_transform(np.full((1, 8, 8, 3), 255, "uint8"))
 
 
@@ -266,7 +270,9 @@ def test_a_literal_normalization_takes_the_place_of_what_is_in_the_network(name,
     ours = cnn.fit_transform(X)
     assert cnn.recipes_[0]["normalization"] == [list(MEAN), list(STD)]
     x = ((X / 255 - np.array(MEAN)) / np.array(STD)).astype("float32")
-    first = next(layer for layer in model.layers if isinstance(layer, (keras.layers.Conv2D, keras.Sequential)))
+    first = next(
+        layer for layer in model.layers if isinstance(layer, (keras.layers.Conv2D, keras.Sequential))
+    )
     if any(layer.name == "stem_conv_pad" for layer in model.layers):
         first = model.get_layer("stem_conv_pad")
     by_hand = keras.Model(first.input, model.output)
@@ -329,7 +335,9 @@ def test_pretrained_efficientnet_is_rescaled_twice_as_keras_does(no_weights, mon
     cnn = CNNFeatures("efficientnet_b0", image_size=size, cache=None)
     assert off(cnn.fit_transform(X), by_hand) < 1e-4
     by_path = CNNFeatures("efficientnet_b0", weights=file, image_size=size, cache=None)
-    assert off(by_path.fit_transform(X), model(X.astype("float32"), training=False).numpy().mean((1, 2))) < 1e-4
+    assert (
+        off(by_path.fit_transform(X), model(X.astype("float32"), training=False).numpy().mean((1, 2))) < 1e-4
+    )
     assert off(by_path.transform(X), by_hand) > 1e-2
     assert by_path.recipes_[0]["digest"] != cnn.recipes_[0]["digest"]
 
@@ -512,7 +520,10 @@ def test_fully_connected_taps_load_the_top(tmp_path):
     names = cnn.get_feature_names_out()
     assert names[[0, 512, -1]].tolist() == ["block5_pool_avg_000", "fc1_0000", "predictions_999"]
     # the bottom alone has the same digest, so what one has stored serves the other
-    assert Backbone("vgg16", tmp_path / "made.weights.h5", 32).describe().taps[0].digest == cnn.recipes_[0]["digest"]
+    assert (
+        Backbone("vgg16", tmp_path / "made.weights.h5", 32).describe().taps[0].digest
+        == cnn.recipes_[0]["digest"]
+    )
 
 
 def test_an_unknown_layer_is_told_with_its_neighbours():
@@ -525,5 +536,5 @@ def test_an_unknown_layer_is_told_with_its_neighbours():
 
 
 def test_images_smaller_than_a_network_can_take_are_an_error():
-    with pytest.raises(ValueError, match="inception_v3 cannot take images of 40x40 pixels: .*75"):
+    with pytest.raises(ValueError, match=r"inception_v3 cannot take images of 40x40 pixels: .*75"):
         Backbone("inception_v3", None, 40).describe()

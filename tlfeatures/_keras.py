@@ -152,14 +152,21 @@ def _compile_tensorflow(model: Any, outputs: Callable[..., list[Any]], precision
     switch = tf.config.experimental
     matters = bool(tf.config.list_physical_devices("GPU"))
 
+    traces: dict[tuple[int, ...], Any] = {}  # our own: TensorFlow warns of "retracing" where it keeps them
+
+    def compute(batch: np.ndarray) -> list[np.ndarray]:
+        if batch.shape not in traces:
+            traces[batch.shape] = run.get_concrete_function(tf.TensorSpec(batch.shape, tf.uint8))
+        return [y.numpy() for y in traces[batch.shape](tf.constant(batch))]
+
     def call(batch: np.ndarray) -> list[np.ndarray]:
         if not matters:
-            return [y.numpy() for y in run(tf.constant(batch))]
+            return compute(batch)
         with _tf32_lock:
             held = switch.tensor_float_32_execution_enabled()
             switch.enable_tensor_float_32_execution(precision != "float32")
             try:
-                return [y.numpy() for y in run(tf.constant(batch))]
+                return compute(batch)
             finally:
                 switch.enable_tensor_float_32_execution(held)
 

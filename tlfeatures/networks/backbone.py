@@ -288,7 +288,7 @@ class Backbone:
                 graph = self._load(None)[1]
                 return graph.operations, graph.taps
             whole, bottom = (self._application(top) for top in (True, False))
-        return whole.operations | bottom.operations, whole.taps | bottom.taps
+        return bottom.operations | whole.operations, bottom.taps | whole.taps
 
     def _load(self, layers: Sequence[str] | None) -> tuple[_Variant, Graph]:
         """The first variant that has all of ``layers``; nothing is fetched to find out."""
@@ -314,7 +314,14 @@ class Backbone:
                 return variant, _cached(_models, identity, _MODELS_KEPT, lambda g=graph: g)
         if problem is not None:
             raise problem
-        absent = next(layer for layer in layers or () if layer not in known)
+        absent = next((layer for layer in layers or () if layer not in known), None)
+        if absent is None:  # each is somewhere, but no variant has all
+            behind = next(layer for layer in layers or () if layer not in self._application(top=False).taps)
+            before = next(layer for layer in layers or () if layer not in graph.taps)
+            raise ValueError(
+                f"{behind!r} is in the network with its top, {before!r} in the one without; take one at a time and "
+                "join them with scikit-learn's FeatureUnion."
+            )
         listing = f"`tlfeatures layers {self.spec.name}` for all of them" if self.spec else ""
         raise UnknownNameError.of(f"layer of {self.name}", absent, known, listing)
 

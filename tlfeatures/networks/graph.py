@@ -97,6 +97,8 @@ def tap_digest(model: Any) -> str:
             h.update(repr((function.__qualname__, *_code(function.__code__))).encode())
     for variable in model.weights:
         value = np.ascontiguousarray(keras().ops.convert_to_numpy(variable))
+        if value.dtype.kind in "iu":  # counters: 64 bits on some backends, 32 on others
+            value = value.astype(np.int64)
         h.update(f"|{value.dtype.str}{value.shape}|".encode())
         h.update(value.reshape(-1).view(np.uint8).data)
     return h.hexdigest()

@@ -1,0 +1,86 @@
+"""Real images through real weights: what plain Keras gave when the golden file was made."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.networks import off
+from tlfeatures import CNNFeatures
+
+NAME = "mobilenet_0.75"
+LAYERS = ["conv_pw_5_relu", "conv_pw_11_relu", "conv_pw_13_relu"]
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own
+
+
+@pytest.fixture(scope="module")
+def golden(shared, keras_home):
+    """Arrays by "<layer>/<pooling>", and the paths that they belong to."""
+    if not any(keras_home.glob("models/mobilenet_7_5*")):
+        pytest.skip("needs the weights of ../shared/keras")
+    with np.load(shared / "golden" / f"{NAME}_imagenet.npz") as file:
+        arrays = dict(file)
+    paths = [str(shared / str(path)) for path in arrays.pop("paths")]
+    assert len(paths) == 61
+    assert {name.split("/")[0] for name in arrays} == set(LAYERS)
+    return arrays, paths
+
+
+@pytest.mark.parametrize("decode", ["scaled", "exact"])
+def test_embeddings_are_the_golden_ones(golden, decode):
+    arrays, paths = golden
+    cnn = CNNFeatures(NAME, layer=LAYERS, pooling="avgmax", decode=decode, cache=None)
+    got = cnn.fit_transform(paths)
+    at = 0
+    for layer in LAYERS:
+        for pooling in ("avg", "max"):
+            want = arrays[f"{layer}/{pooling}"]
+            place = slice(at, at := at + want.shape[1])
+            assert off(got[:, place], want) < 1e-3, (layer, pooling)
+    assert at == got.shape[1]
+
+
+def test_the_last_layer_and_the_average_are_the_defaults(golden, store):
+    arrays, paths = golden
+    some = slice(0, 9)
+    cnn = CNNFeatures(NAME, cache=store)
+    assert off(cnn.fit_transform(paths[some]), arrays["conv_pw_13_relu/avg"][some]) < 1e-3
+    # the maximum came along, and is read back as golden as it was
+    cnn.set_params(pooling="max")
+    assert off(cnn.fit_transform(paths[some]), arrays["conv_pw_13_relu/max"][some]) < 1e-3
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16", "tf32"])
+def test_lower_precision_stays_close(golden, precision):
+    arrays, paths = golden
+    want = arrays["conv_pw_13_relu/avg"][::8]
+    got = CNNFeatures(NAME, precision=precision, cache=None).fit_transform(paths[::8])
+    cosine = (got * want).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(want, axis=1)
+    assert cosine.min() > 0.99
+
+
+def test_batches_and_order_change_nothing(golden):
+    arrays, paths = golden
+    order = np.random.default_rng(1).permutation(61)[:20]
+    got = CNNFeatures(NAME, batch_size=7, cache=None, n_jobs=1).fit_transform([paths[i] for i in order])
+    assert off(got, arrays["conv_pw_13_relu/avg"][order]) < 1e-3
+
+
+def test_the_same_file_under_its_path_is_the_same_network(golden, keras_home):
+    file = next(keras_home.glob("models/mobilenet_7_5*no_top.h5"))
+    by_name, by_path = (CNNFeatures(NAME, weights=w, cache=None).fit(["x.jpg"]) for w in ("imagenet", file))
+    assert by_name.recipes_ == by_path.recipes_
+
+
+def test_with_the_top_the_classes_are_sensible(golden, keras_home):
+    """The network was trained on 1,000 classes: most photographs of cats are called cats."""
+    if not any(p for p in keras_home.glob("models/mobilenet_7_5*_tf.h5")):
+        pytest.skip("needs the weights with the top")
+    _, paths = golden
+    cats = [path for path in paths if "/cats/" in path]
+    scores = CNNFeatures(NAME, layer="predictions", cache=None).fit_transform(cats)
+    np.testing.assert_allclose(scores.sum(1), 1, rtol=1e-4)
+    cat_classes = range(281, 286)  # tabby, tiger cat, Persian, Siamese, Egyptian
+    assert len(cats) >= 5
+    assert np.isin(scores.argmax(1), cat_classes).mean() > 0.5

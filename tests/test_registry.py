@@ -1,0 +1,232 @@
+"""The table of networks is what Keras has: its builders, its weights files, its layers."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+
+import pytest
+
+from tests.networks import build
+from tlfeatures import list_layers, list_models
+from tlfeatures.errors import UnknownNameError
+from tlfeatures.networks import layer_table
+from tlfeatures.networks.backbone import Backbone
+from tlfeatures.networks.graph import Graph
+from tlfeatures.registry import NETWORKS, find_network
+
+KERAS = {name: spec for name, spec in NETWORKS.items() if not spec.bundled}
+LEAST = {"inception_v3": 75, "inception_resnet_v2": 75, "xception": 71}  # pixels; all others take 32
+# 3 to 15 s to build each; `TLFEATURES_ALL_NETWORKS=1 pytest tests/test_registry.py` takes them too
+LARGE = {
+    "resnet101_v2", "resnet152", "resnet152_v2", "densenet169", "densenet201", "inception_resnet_v2",
+    "nasnet_large", "mobilenet_v2_0.5", "mobilenet_v2_0.75", "mobilenet_v2_1.3", "mobilenet_v2_1.4",
+    "efficientnet_b2", "efficientnet_b3", "efficientnet_b4", "efficientnet_b5", "efficientnet_b6",
+    "efficientnet_b7", "efficientnet_v2_b3", "efficientnet_v2_s", "efficientnet_v2_m", "efficientnet_v2_l",
+    "convnext_base", "convnext_large", "convnext_xlarge",
+}  # fmt: skip
+large = pytest.mark.skipif(
+    not os.environ.get("TLFEATURES_ALL_NETWORKS"), reason="builds slowly; TLFEATURES_ALL_NETWORKS=1 runs it"
+)
+
+
+def test_every_builder_of_keras_has_a_row():
+    import keras
+
+    exported = {name for name, value in vars(keras.applications).items() if inspect.isfunction(value)}
+    assert exported == {spec.builder for spec in KERAS.values()}
+    for spec in KERAS.values():
+        assert callable(getattr(keras.applications, spec.module).preprocess_input)
+
+
+def test_every_width_with_weights_has_a_row():
+    """Of the networks that come in several widths."""
+    widths = {}
+    for spec in KERAS.values():
+        kwargs = dict(spec.kwargs)
+        if "alpha" in kwargs:
+            kind = spec.builder + (" minimalistic" if kwargs.get("minimalistic") else "")
+            widths.setdefault(kind, set()).add(kwargs["alpha"])
+    assert widths == {
+        "MobileNet": {0.25, 0.5, 0.75, 1.0},
+        "MobileNetV2": {0.35, 0.5, 0.75, 1.0, 1.3, 1.4},
+        "MobileNetV3Large": {0.75, 1.0},
+        "MobileNetV3Small": {0.75, 1.0},
+        "MobileNetV3Large minimalistic": {1.0},
+        "MobileNetV3Small minimalistic": {1.0},
+    }
+
+
+def test_rows_are_complete_and_frozen():
+    assert list_models() == list(NETWORKS)
+    for name, spec in NETWORKS.items():
+        assert spec.name == name == name.lower()
+        assert 4 <= len(spec.taps) <= 7 and len(set(spec.taps)) == len(spec.taps)
+        assert spec.licence and spec.image_size >= 96
+        assert spec.image_size in (spec.weight_sizes or (spec.image_size,))
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            spec.name = "other"
+
+
+# --- names ---------------------------------------------------------------------------------------------
+
+
+def spellings(spec):
+    for name in (spec.name, *spec.aliases):
+        yield from (name, name.upper(), name.title(), name.replace("_", ""), name.replace("_", "-"))
+
+
+def test_no_spelling_means_two_networks():
+    meant = {}
+    for spec in NETWORKS.values():
+        for spelling in spellings(spec):
+            assert find_network(spelling) is spec, spelling
+            assert meant.setdefault(spelling, spec.name) == spec.name
+
+
+def test_the_names_of_keras_are_understood():
+    for spec in KERAS.values():
+        plain = not dict(spec.kwargs) or (dict(spec.kwargs)["alpha"] == 1.0 and "minimal" not in spec.name)
+        if plain:
+            assert find_network(spec.builder) is spec
+        if spec.module == spec.builder.lower():
+            assert find_network(spec.module).module == spec.module
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("vgg", r"Unknown network 'vgg'. Did you mean 'vgg19' or 'vgg16'\? See `tlfeatures models`"),
+        ("mobilenet_0.7", r"Unknown network 'mobilenet_0.7'. Did you mean 'mobilenet_0.75'"),
+        ("ResNet51", r"Did you mean 'resnet50'"),
+        ("", r"Unknown network ''. See `tlfeatures models` for all of them"),
+    ],
+)
+def test_an_unknown_name_is_told_with_its_neighbours(name, told):
+    with pytest.raises(UnknownNameError, match=told) as caught:
+        find_network(name)
+    assert isinstance(caught.value, ValueError)
+
+
+# --- weights -------------------------------------------------------------------------------------------
+
+
+class Asked(Exception):
+    """Stands for the download that it interrupts."""
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The file and address that Keras asks for, given a row."""
+
+    def refuse(fname, origin, **options):
+        raise Asked(fname, origin)
+
+    def ask(spec, top, size):
+        import keras
+
+        builder = getattr(keras.applications, spec.builder)
+        with pytest.raises(Asked) as caught:
+            builder(include_top=top, input_shape=(*size, 3), **dict(spec.kwargs))
+        return caught.value.args
+
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", refuse)
+    return ask
+
+
+def one_of_each_family():
+    """The cheapest name of each module, for the files with and without top; size variants for MobileNets."""
+    for name in (
+        "vgg16", "vgg19", "resnet50", "resnet50_v2", "inception_v3", "xception", "densenet121", "nasnet_mobile",
+        "mobilenet_v3_small", "mobilenet_v3_small_0.75", "mobilenet_v3_large_minimalistic", "efficientnet_b0",
+        "efficientnet_v2_b0", "convnext_tiny",
+    ):  # fmt: skip
+        size = NETWORKS[name].image_size
+        yield from ((name, top, (size, size)) for top in (False, True))
+    for name in ("mobilenet", "mobilenet_0.25"):
+        yield from ((name, False, (size, size)) for size in (128, 160, 192, 224, 96))
+    for name in ("mobilenet_v2", "mobilenet_v2_1.4"):
+        yield from ((name, False, (size, size)) for size in (96, 128, 224, 100))
+    yield from [("mobilenet_0.5", True, (128, 128)), ("mobilenet_v2_0.35", True, (96, 96))]
+    yield from [("mobilenet", False, (160, 192)), ("mobilenet_v2", False, (96, 128))]
+
+
+@pytest.mark.filterwarnings("ignore:`input_shape` is undefined")
+@pytest.mark.parametrize(("name", "top", "size"), one_of_each_family())
+def test_weights_are_the_file_that_keras_asks_for(name, top, size, asked):
+    spec = NETWORKS[name]
+    file, url = spec.weights_file(top=top, image_size=size), spec.weights_url(top=top, image_size=size)
+    assert (file, url) == asked(spec, top, size)
+
+
+@large
+@pytest.mark.filterwarnings("ignore:`input_shape` is undefined")
+@pytest.mark.parametrize("name", sorted(KERAS.keys() - {name for name, *_ in one_of_each_family()}))
+def test_weights_of_all_other_networks_too(name, asked):
+    spec, size = NETWORKS[name], (NETWORKS[name].image_size,) * 2
+    for top in (False, True):
+        file, url = spec.weights_file(top=top, image_size=size), spec.weights_url(top=top, image_size=size)
+        assert (file, url) == asked(spec, top, size)
+
+
+def test_no_two_networks_share_a_weights_file():
+    files = {}
+    for spec in KERAS.values():
+        for size in spec.weight_sizes or (spec.image_size,):
+            for top in (False, True):
+                file = spec.weights_file(top=top, image_size=(size, size))
+                assert files.setdefault(file, (spec.name, size, top)) == (spec.name, size, top)
+                assert spec.weights_url(top=top, image_size=(size, size)).startswith(
+                    "https://storage.googleapis.com/"
+                )
+
+
+# --- taps ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=large if name in LARGE else ()) for name in KERAS])
+def test_taps_are_there_early_to_late_and_end_with_the_output(name):
+    spec = NETWORKS[name]
+    model = build(spec, LEAST.get(name, 32))
+    graph = Graph.of(model, canonical=True)
+    assert set(spec.taps) <= set(graph.taps)
+    order = list(graph.operations)
+    assert sorted(spec.taps, key=order.index) == list(spec.taps)
+    assert graph.taps[spec.taps[-1]] is model.outputs[0]
+    shapes = [graph.taps[tap].shape for tap in spec.taps]
+    assert all(len(shape) == 4 for shape in shapes)
+    sides = [shape[1] for shape in shapes]
+    assert sides == sorted(sides, reverse=True)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "efficientnet_b0", "xception", "vgg16"])
+def test_taps_are_there_with_the_top_too(name):
+    """Keras numbers some of them; the top must not shift the numbers."""
+    spec, size = NETWORKS[name], LEAST.get(name, 32)
+    bottom, whole = (Graph.of(build(spec, size, top), canonical=True) for top in (False, True))
+    for tap in spec.taps:
+        assert bottom.taps[tap].shape == whole.taps[tap].shape
+    assert list(bottom.operations) == list(whole.operations)[: len(bottom.operations)]
+
+
+def test_layers_are_listed_in_order_with_the_top():
+    layers = list_layers("VGG16")
+    assert layers[:3] == ["block1_conv1", "block1_conv2", "block1_pool"]
+    assert layers[-5:] == ["block5_pool", "flatten", "fc1", "fc2", "predictions"]
+    rows = {row["layer"]: row for row in layer_table("vgg16", image_size=64)}
+    assert (rows["block5_pool"]["type"], rows["block5_pool"]["shape"]) == ("MaxPooling2D", (2, 2, 512))
+    assert rows["fc2"] == {"layer": "fc2", "type": "Dense", "shape": (4096,), "standard": False}
+    assert tuple(layer for layer in rows if rows[layer]["standard"]) == NETWORKS["vgg16"].taps
+
+
+def test_layers_that_only_the_bottom_or_only_the_top_has_are_all_listed():
+    """ConvNeXt ends otherwise without its top; no one network has both ends."""
+    listed = list_layers("convnext_tiny")
+    assert {"layer_normalization", "convnext_tiny_head_layernorm", "convnext_tiny_head_dense"} <= set(listed)
+    backbone = Backbone("convnext_tiny", None, 32)
+    told = (
+        r"'convnext_tiny_head_dense' is in the network with its top, 'layer_normalization' in the one without"
+    )
+    with pytest.raises(ValueError, match=told):
+        backbone.describe(["layer_normalization", "convnext_tiny_head_dense"])
