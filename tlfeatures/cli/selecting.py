@@ -344,6 +344,8 @@ def _about(search: FeatureSearchCV, source: str, images: Source, output: str | N
 
 
 def _show(search: FeatureSearchCV, about: dict[str, Any]) -> None:
+    from tlfeatures.report.summaries import ceiling
+
     classes = (
         f" in {count(len(search.classes_), 'class', 'classes')}" if about["task"] == "classification" else ""
     )
@@ -354,10 +356,11 @@ def _show(search: FeatureSearchCV, about: dict[str, Any]) -> None:
         f"{count(computed, 'pass', 'passes')} of an image through a network, {seconds:.1f} s in all.\n"
     )
     rows = [[row[name] for name in _COLUMNS] for row in about["top"]]
-    show_table([about["scoring"], *_COLUMNS[1:]], rows, best=0 if rows and search.rule == "best" else None)
+    places = search.table()["candidate"].tolist()
+    show_table([about["scoring"], *_COLUMNS[1:]], rows, best=places.index(search.best_index_))
     best, score = about["best"], about["best"]["score"]
-    params = ", ".join(f"{shown(str(value))}" for value in _listed(best["params"]))
-    low, high = best["ci"]
+    params = ", ".join(shown(value) for value in _listed(best["params"]))
+    low, high = best["ci"][0], ceiling(best["ci"][1], about["scoring"])
     tell(f"\n{params}", style="bold")
     tell(
         f"{about['folds']}-fold {about['scoring']}: {score:.4f}, 95% interval {low:.4f} to {high:.4f}.",

@@ -17,8 +17,6 @@ from tlfeatures.report.page import Picture
 
 __all__ = ["Book"]
 
-_UP_TO_ONE = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "precision", "recall", "jaccard", "r2", "R2")
-
 
 class Book:
     """One report in the making.
@@ -64,10 +62,6 @@ class Book:
     def from_files(self) -> bool:
         """Whether the images are files."""
         return not any(re.fullmatch(r"X\[\d+\]", str(name)) for name in self.oof["image"])
-
-    def ceiling(self, score: float) -> float:
-        """``score``, or 1 where nothing above it can be had: an interval may reach beyond."""
-        return min(score, 1.0) if self.scoring.startswith(_UP_TO_ONE) else score
 
     def save(self, name: str, frame: pd.DataFrame) -> pd.DataFrame:
         """Write a table, and give it back."""

@@ -14,16 +14,19 @@ __all__ = [
     "Flat",
     "Series",
     "calibration",
+    "ceiling",
     "commonest_confusions",
     "confusion",
     "flatten",
     "layer_series",
     "per_class",
+    "plain",
     "worst",
 ]
 
 _TSNE_ROWS = 1000  # some five seconds; more images are shown by PCA
 _MAP_ROWS = 5000
+_UP_TO_ONE = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "precision", "recall", "jaccard", "r2")
 
 
 @dataclass(frozen=True)
@@ -245,6 +248,17 @@ def flatten(X: np.ndarray) -> Flat:
         tsne = TSNE(2, init="pca", perplexity=min(30, max(5, len(Z) / 10)), random_state=0, n_jobs=1)
         xy = tsne.fit_transform(Z.astype(np.float32))
     return Flat(xy, rows, "t-SNE", "Neighbours are alike; distances between far groups mean nothing.")
+
+
+def ceiling(score: float, scoring: str) -> float:
+    """``score``, or 1 where the score named cannot be higher: an interval may reach beyond it.
+
+    Examples
+    --------
+    >>> ceiling(1.02, "accuracy"), ceiling(1.02, "explained")
+    (1.0, 1.02)
+    """
+    return min(score, 1.0) if scoring.lower().startswith(_UP_TO_ONE) else score
 
 
 def plain(value: Any) -> Any:
