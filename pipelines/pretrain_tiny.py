@@ -17,28 +17,26 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import multiprocessing
 import os
 import platform
 import subprocess
 import sys
+import textwrap
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from drawn_pictures import KINDS, draw
-from PIL import Image, ImageFilter
+from drawn_pictures import KINDS
+from tiny_pictures import MIXED, PHOTOGRAPHS, SCENES, SHARD, SIZE, Pictures, make_pictures
 
 from tlfeatures._keras import keras, to_numpy
 from tlfeatures.networks import tiny
 
 ROOT = Path(__file__).parents[1]
-SIZE, SHARD = 96, 2000
-MIXED, SCENES = 24, 12  # shards of each kind
 FIRST = 14  # epochs on the mixed pictures, before the scenes join
 # the teacher's layer, the student's that learns it, how far both are pooled, and whether a linear map predicts
 LESSONS = (
@@ -48,232 +46,6 @@ LESSONS = (
     ("conv_pw_9_relu", "block9_add", 2, True),
     ("conv_pw_11_relu", "block10_pw_relu", 2, True),
 )
-PHOTOGRAPHS = {  # and how often each is used: scenes more than textures and instruments
-    "sklearn/datasets/images": {"china.jpg": 4, "flower.jpg": 3},
-    "skimage/data": {
-        "astronaut.png": 4, "brick.png": 1, "camera.png": 2, "cell.png": 0.5, "chelsea.png": 4, "clock_motion.png": 1,
-        "coffee.png": 4, "coins.png": 1, "grass.png": 1, "gravel.png": 1, "hubble_deep_field.jpg": 0.7, "ihc.png": 1,
-        "moon.png": 0.5, "motorcycle_left.png": 4, "page.png": 0.7, "retina.jpg": 0.7, "rocket.jpg": 2,
-        "text.png": 0.7,
-    },
-}  # fmt: skip
-
-
-# -- pictures ------------------------------------------------------------------------------------
-
-
-def photographs() -> list[Image.Image]:
-    """The photographs, none of them downloaded."""
-    import skimage
-    import sklearn
-
-    roots = {"sklearn": Path(sklearn.__file__).parents[1], "skimage": Path(skimage.__file__).parents[1]}
-    return [
-        Image.open(roots[folder.split("/")[0]] / folder / name).convert("RGB")
-        for folder, names in PHOTOGRAPHS.items()
-        for name in names
-    ]
-
-
-def crop(rng: np.random.Generator, image: Image.Image, least: float) -> Image.Image:
-    """A random part of an image, sometimes turned, at the student's size."""
-    width, height = image.size
-    area = width * height * np.exp(rng.uniform(np.log(least), 0))
-    aspect = np.exp(rng.uniform(-0.35, 0.35))
-    w, h = min(np.sqrt(area * aspect), width), min(np.sqrt(area / aspect), height)
-    x, y = rng.uniform(0, width - w), rng.uniform(0, height - h)
-    box = (x, y, x + w, y + h)
-    if rng.random() < 0.25:  # turn a larger part, and keep its middle
-        image = image.resize((128, 128), Image.Resampling.BILINEAR, box)
-        image = image.rotate(
-            rng.uniform(-180, 180) if rng.random() < 0.3 else rng.normal(0, 15), Image.Resampling.BILINEAR
-        )
-        return image.crop((16, 16, 112, 112))
-    return image.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box)
-
-
-def degrade(rng: np.random.Generator, image: Image.Image) -> Image.Image:
-    """Sometimes the look of a thumbnail: few pixels enlarged, or blur."""
-    chance = rng.random()
-    if chance < 0.25:
-        side = int(np.exp(rng.uniform(np.log(8), np.log(64))))
-        filters = (
-            Image.Resampling.BILINEAR,
-            Image.Resampling.BILINEAR,
-            Image.Resampling.BICUBIC,
-            Image.Resampling.NEAREST,
-        )
-        return image.resize((side, side), Image.Resampling.BILINEAR).resize(
-            (SIZE, SIZE), filters[rng.integers(4)]
-        )
-    return image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.5))) if chance < 0.35 else image
-
-
-def jitter(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
-    """Change brightness, contrast, saturation and tint of float pixels in [0, 1]."""
-    grey = pixels.mean(-1, keepdims=True)
-    chance = rng.random()
-    saturation = 0.0 if chance < 0.12 else rng.uniform(0.4, 1.6)
-    pixels = grey + saturation * (pixels - grey)
-    if rng.random() < 0.1:
-        pixels = pixels[..., rng.permutation(3)]
-    if rng.random() < 0.04:
-        pixels = 1 - pixels
-    tint = 1 + rng.normal(0, 0.08, 3) * (chance < 0.6)
-    mean = pixels.mean()
-    return ((pixels - mean) * rng.uniform(0.6, 1.6) + mean) * tint * rng.uniform(0.7, 1.4)
-
-
-def mix(rng: np.random.Generator, pixels: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Sometimes another picture shines through, or fills a rectangle or a blob."""
-    chance = rng.random()
-    if chance < 0.12:  # mixup
-        share = rng.uniform(0.15, 0.5)
-        return (1 - share) * pixels + share * other
-    if chance < 0.24:  # cutmix
-        (y0, y1), (x0, x1) = np.sort(rng.integers(0, SIZE + 1, (2, 2)), axis=1)
-        pixels = pixels.copy()
-        pixels[y0:y1, x0:x1] = other[y0:y1, x0:x1]
-    elif chance < 0.40:
-        mask = (
-            draw(rng, SIZE, str(rng.choice(["limbs", "shapes", "strokes", "text"]))).mean(-1, keepdims=True)
-            / 255
-        )
-        mask = np.clip((mask - np.median(mask)) * 8 + rng.uniform(0, 1), 0, 1)
-        pixels = (1 - mask) * pixels + mask * other
-    return pixels
-
-
-def pictures(seed: int, shard: int) -> np.ndarray:
-    """The pictures of a shard, uint8 (SHARD, SIZE, SIZE, 3); the same in any process."""
-    rng = np.random.default_rng([seed, shard])
-    photos = photographs()
-    weights = np.array([w for names in PHOTOGRAPHS.values() for w in names.values()])
-    drawn = [Image.fromarray(draw(rng, 160)) for _ in range(SHARD // 12)]
-    parts = []
-    for _ in range(SHARD):
-        if rng.random() < 0.55:
-            image = crop(rng, photos[rng.choice(len(photos), p=weights / weights.sum())], 0.015)
-        else:
-            image = crop(rng, drawn[rng.integers(len(drawn))], 0.12)
-        parts.append(np.asarray(image, np.float32) / 255)
-    out = np.empty((SHARD, SIZE, SIZE, 3), np.uint8)
-    for i, part in enumerate(parts):
-        pixels = np.clip(jitter(rng, mix(rng, part, parts[rng.integers(SHARD)])), 0, 1)
-        image = degrade(rng, Image.fromarray((pixels * 255).astype(np.uint8)))
-        out[i] = np.asarray(image)[:, :: rng.choice([-1, 1])]
-    return out
-
-
-def warp(rng: np.random.Generator, image: Image.Image) -> Image.Image:
-    """A random part of an image, seen from a random side."""
-    width, height = image.size
-    side = np.sqrt(np.exp(rng.uniform(np.log(0.06), 0)))
-    w, h = side * width, side * height
-    x, y = rng.uniform(0, width - w), rng.uniform(0, height - h)
-    image = image.resize((144, 144), Image.Resampling.BILINEAR, (x, y, x + w, y + h))
-    corners = np.array([[0, 0], [0, 144], [144, 144], [144, 0]]) + rng.uniform(0, 36, (4, 2)) * [
-        [1, 1], [1, -1], [-1, -1], [-1, 1],
-    ]  # fmt: skip
-    return image.transform(
-        (SIZE, SIZE), Image.Transform.QUAD, corners.ravel().tolist(), Image.Resampling.BILINEAR
-    )
-
-
-def scenes(seed: int, shard: int) -> np.ndarray:
-    """A shard that looks more like photographs: warped scenes, some in the colours of another."""
-    rng = np.random.default_rng([seed, shard])
-    weights = np.array([w for names in PHOTOGRAPHS.values() for w in names.values()])
-    photos, weights = photographs(), np.where(weights >= 2, weights, 0.15)
-    drawn = [Image.fromarray(draw(rng, 160)) for _ in range(SHARD // 20)]
-    parts = []
-    for _ in range(SHARD):
-        photo = rng.random() < 0.85
-        image = (
-            photos[rng.choice(len(photos), p=weights / weights.sum())] if photo else rng.choice(len(drawn))
-        )
-        parts.append(np.asarray(warp(rng, image if photo else drawn[image]), np.float32) / 255)
-    out = np.empty((SHARD, SIZE, SIZE, 3), np.uint8)
-    for i, pixels in enumerate(parts):
-        pixels = mix(rng, pixels, parts[rng.integers(SHARD)])
-        if rng.random() < 0.4:
-            palette, share = parts[rng.integers(SHARD)], rng.uniform(0, 1)
-            standard = (pixels - pixels.mean((0, 1))) / (pixels.std((0, 1)) + 0.05)
-            recoloured = standard * palette.std((0, 1)) + palette.mean((0, 1))
-            pixels = (1 - share) * pixels + share * recoloured
-        if rng.random() < 0.6:
-            grey = pixels.mean(-1, keepdims=True)
-            pixels = grey + rng.uniform(0.6, 1.4) * (pixels - grey)
-            pixels = (pixels - 0.5) * rng.uniform(0.7, 1.4) + 0.5 + rng.uniform(-0.2, 0.2)
-        image = Image.fromarray((np.clip(pixels, 0, 1) * 255).astype(np.uint8))
-        out[i] = np.asarray(degrade(rng, image) if rng.random() < 0.4 else image)
-    return out
-
-
-def make_pictures(folder: Path, shards: int, seed: int, workers: int) -> None:
-    """Write the shards that are not there yet: mixed pictures, then scenes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = [i for i in range(shards) if not (folder / f"images-{i:03d}.npy").exists()]
-    start = time.monotonic()
-    # forked processes and TensorFlow do not mix
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-
-        def submit(i: int) -> Any:
-            return pool.submit(pictures if i < MIXED else scenes, seed, i)
-
-        futures = {i: submit(i) for i in missing[: workers + 1]}
-        for done, i in enumerate(missing, start=1):
-            save(folder / f"images-{i:03d}.npy", futures.pop(i).result())
-            for following in missing[done + workers : done + workers + 1]:
-                futures[following] = submit(following)
-            rate = done * SHARD / (time.monotonic() - start)
-            left = (len(missing) - done) * SHARD / rate
-            say(f"pictures: shard {i + 1} of {shards}, {rate:.0f} pictures/s, {left / 60:.0f} min left")
-
-
-def say(text: str) -> None:
-    """Print, also into a file that someone watches."""
-    print(text, flush=True)
-
-
-def save(path: Path, array: np.ndarray) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        np.save(file, array)
-    os.replace(part, path)
-
-
-class Pictures:
-    """The shards, read through memory maps."""
-
-    def __init__(self, folder: Path, shards: int) -> None:
-        self.shards = [np.load(folder / f"images-{i:03d}.npy", mmap_mode="r") for i in range(shards)]
-
-    def __len__(self) -> int:
-        return len(self.shards) * SHARD
-
-    def take(self, rows: np.ndarray) -> np.ndarray:
-        """Pictures by their numbers, as the networks want them."""
-        pixels = np.stack([self.shards[j // SHARD][j % SHARD] for j in rows])
-        return tiny.preprocess_input(pixels.astype(np.float32))
-
-    def batches(self, seed: int, epoch: int, steps: int, size: int) -> Iterator[np.ndarray]:
-        """One epoch: random pictures, half of them mirrored; later epochs have more scenes than others."""
-        rng = np.random.default_rng([seed, 1_000_000 + epoch])
-        mixed = MIXED * SHARD
-        for _ in range(steps):
-            if epoch < FIRST:
-                rows = rng.choice(mixed, size, replace=False)
-            else:
-                rows = np.where(
-                    rng.random(size) < 0.6,
-                    rng.integers(mixed, len(self), size),
-                    rng.integers(mixed, size=size),
-                )
-            x, mirrored = self.take(rows), rng.random(size) < 0.5
-            x[mirrored] = x[mirrored, :, ::-1]
-            yield x
 
 
 # -- training ------------------------------------------------------------------------------------
@@ -331,8 +103,9 @@ def train(folder: Path, pictures: Pictures, args: argparse.Namespace) -> tuple[A
     student = make_student(pictures)
     steps = args.steps
     first = FIRST * steps
+    warmup = min(500, first // 10)
     early = k.optimizers.schedules.CosineDecay(
-        1e-4, first - 500, 1e-3, warmup_target=args.rate, warmup_steps=500
+        1e-4, first - warmup, 1e-3, warmup_target=args.rate, warmup_steps=warmup
     )
     late = k.optimizers.schedules.CosineDecay(args.rate / 2, args.epochs * steps - first, 1e-3)
 
@@ -354,14 +127,15 @@ def train(folder: Path, pictures: Pictures, args: argparse.Namespace) -> tuple[A
     state["runs"] += state["epoch"] < last
     for epoch in range(state["epoch"], last):
         start, losses = time.monotonic(), []
-        for step, x in enumerate(ahead(pictures.batches(args.seed, epoch, steps, args.batch_size)), start=1):
+        batches = pictures.batches(args.seed, epoch, steps, args.batch_size, 0.6 * (epoch >= FIRST))
+        for step, x in enumerate(ahead(batches), start=1):
             losses.append(float(student.train_on_batch(x)))
             if step % 50 == 0:
                 speed = step * args.batch_size / (time.monotonic() - start)
                 left = ((args.epochs - epoch) * steps - step) * args.batch_size / speed
                 loss = np.mean(losses[-50:])
-                say(f"epoch {epoch + 1} of {args.epochs}, step {step} of {steps}: loss {loss:.4f}, "
-                    f"{speed:.0f} pictures/s, {left / 60:.0f} min left")  # fmt: skip
+                print(f"epoch {epoch + 1} of {args.epochs}, step {step} of {steps}: loss {loss:.4f}, "
+                    f"{speed:.0f} pictures/s, {left / 60:.0f} min left", flush=True)  # fmt: skip
         state |= {
             "epoch": epoch + 1, "seconds": state["seconds"] + time.monotonic() - start, "loss": float(np.mean(losses)),
         }  # fmt: skip
@@ -424,7 +198,8 @@ No data set. {pictures:,} pictures of 96x96: crops, turned, mirrored, recoloured
   `datasets/images/README.txt`);
 - photographs that scikit-image {skimage} carries, public domain or CC0 by its documentation where it names a licence:
   {photographs};
-- pictures drawn by formula (`pipelines/drawn_pictures.py`): {kinds}. Its text has letters and no digits.
+- pictures drawn by formula (`pipelines/drawn_pictures.py`): {kinds}.
+  The text has letters and no digits.
 
 The pictures themselves are not in the weights' file. The hand signs, pets and digits below were not trained on; they
 were looked at while the network was designed, to choose between designs.
@@ -432,7 +207,8 @@ were looked at while the network was designed, to choose between designs.
 ## Procedure
 
 `python pipelines/pretrain_tiny.py`, seed {seed}: the student learns the feature maps of the teacher, Keras's MobileNet
-0.75 with its ImageNet weights (Apache-2.0), fed the same pixels: {lessons}.
+0.75 with its ImageNet weights (Apache-2.0), fed the same pixels:
+  {lessons}.
 Squared error at each place and of the averages over places, each in units of the channel's deviation; AdamW, {steps:,}
 steps of {batch} pictures. The first {first:,} steps see {mixed:,} mixed pictures, with a cosine schedule from {rate:g};
 those after them see warped scenes from the photographs ({scenes:,} pictures) 6 times in 10, with a cosine schedule from
@@ -458,6 +234,11 @@ ImageNet's classes, and where those matter the teacher is far better. Never use 
 
 Apache-2.0, as the teacher's.
 """
+
+
+def wrapped(names: Iterable[str]) -> str:
+    """Names with commas, in lines that go on two spaces in."""
+    return textwrap.fill(", ".join(names), 110, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def write_card(path: Path, digest: str, state: dict, args: argparse.Namespace) -> None:
@@ -488,10 +269,10 @@ def write_card(path: Path, digest: str, state: dict, args: argparse.Namespace) -
         scenes=SCENES * SHARD,
         first=FIRST * args.steps,
         skimage=version("scikit-image"),
-        photographs=", ".join(f"`{name}`" for name in PHOTOGRAPHS["skimage/data"]),
-        kinds=", ".join(KINDS),
+        photographs=wrapped(f"`{name}`" for name in PHOTOGRAPHS["skimage/data"]),
+        kinds=wrapped(KINDS),
         seed=args.seed,
-        lessons=", ".join(f"`{mine}` gives `{layer}`" for layer, mine, _, _ in LESSONS),
+        lessons=wrapped(f"`{mine}` gives `{layer}`" for layer, mine, _, _ in LESSONS),
         steps=state["epoch"] * args.steps,
         batch=args.batch_size,
         rate=args.rate,
