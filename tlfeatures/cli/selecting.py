@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -355,9 +356,7 @@ def _show(search: FeatureSearchCV, about: dict[str, Any]) -> None:
         f"{count(about['images'], 'image')}{classes}, {count(about['candidates'], 'candidate')}; "
         f"{count(computed, 'pass', 'passes')} of an image through a network, {seconds:.1f} s in all.\n"
     )
-    rows = [[row[name] for name in _COLUMNS] for row in about["top"]]
-    places = search.table()["candidate"].tolist()
-    show_table([about["scoring"], *_COLUMNS[1:]], rows, best=places.index(search.best_index_))
+    _show_top(search, about)
     best, score = about["best"], about["best"]["score"]
     params = ", ".join(shown(value) for value in _listed(best["params"]))
     low, high = best["ci"][0], ceiling(best["ci"][1], about["scoring"])
@@ -373,6 +372,22 @@ def _show(search: FeatureSearchCV, about: dict[str, Any]) -> None:
         tell(f"{sentence} ({shown(figures)})")
     if about["output"]:
         tell(f"Saved {os.path.join(about['output'], 'index.html')} and {_PIPE}.")
+
+
+def _show_top(search: FeatureSearchCV, about: dict[str, Any]) -> None:
+    """The best candidates; what is the same for all is left to the line on the winner."""
+    table = search.table()
+    names = [
+        name for name in ("network", "image_size", "resize", "layer", "pooling") if table[name].nunique() > 1
+    ]
+    rows = []
+    for row in about["top"]:
+        settings = ",".join(f"{key}={value}" for key, value in json.loads(row["settings"]).items())
+        head = f"{row['head']} {settings}".strip()
+        rows.append([row["score"], row["se"], *(row[name] for name in names), head, row["width"]])
+    titles = [about["scoring"], "se", *("size" if name == "image_size" else name for name in names)]
+    best = table["candidate"].tolist().index(search.best_index_)
+    show_table([*titles, "head", "features"], rows, best=best)
 
 
 def _listed(params: dict[str, Any]) -> Iterator[str]:
