@@ -83,9 +83,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def study(args: argparse.Namespace, console: Console) -> None:
     """Embed, search, score, save, predict."""
     from sklearn.metrics import accuracy_score
-    from threadpoolctl import threadpool_limits
 
-    from tlfeatures.heads import make_head
+    from tlfeatures.heads import blas_threads, make_head
 
     heads = [make_head(name) for name in args.heads]
     train, test = read(args.source)
@@ -101,7 +100,7 @@ def study(args: argparse.Namespace, console: Console) -> None:
     console.print(f"every picture in the store, layers: {len(cnn.layers_)}; {embedding:.1f} s")
 
     rows, start = stored(cnn), time.perf_counter()
-    with threadpool_limits(1, user_api="blas"):  # matrices this small are slower on several threads
+    with blas_threads(len(y), cnn.n_features_out_):
         search = make_search(cnn, args, heads, y).fit(X, y)
     table = tabulate(search)
     seconds = time.perf_counter() - start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,15 +15,17 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, SVR
+from threadpoolctl import threadpool_limits
 
 from tlfeatures.errors import UnknownNameError
 
-__all__ = ["Task", "head_grid", "infer_task", "list_heads", "make_head"]
+__all__ = ["Task", "blas_threads", "head_grid", "infer_task", "list_heads", "make_head"]
 
 Task = Literal["classification", "regression"]
 
 # On standardized embeddings the best penalty was near 300 for 300 to 1,000 images, and grows with them.
 _ALPHAS = np.logspace(0, 6, 13)
+_MANY_VALUES = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -236,6 +239,22 @@ def infer_task(y: Iterable[Any]) -> Task:
     if (values != np.round(values)).any():
         return "regression"
     return "regression" if len(np.unique(values)) > max(20, len(values) / 5) else "classification"
+
+
+def blas_threads(rows: int, columns: int) -> AbstractContextManager[Any]:
+    """A context with one BLAS thread for small embeddings: there, threads wait for each other more than they work.
+
+    Parameters
+    ----------
+    rows, columns : int
+        Of the matrix that heads are fitted on. From 16 million values on nothing is changed.
+
+    Examples
+    --------
+    >>> with blas_threads(1000, 768):
+    ...     _ = make_head("ridge").fit([[0.0], [1.0], [2.0]], [0, 1, 1])
+    """
+    return threadpool_limits(1 if rows * columns < _MANY_VALUES else None, user_api="blas")
 
 
 def _is_missing(value: Any) -> bool:

@@ -68,7 +68,7 @@ def fit(
     predictions, that joblib.load brings back in any process that has tlfeatures.
     """
     from tlfeatures.cli.outputs import check_output
-    from tlfeatures.heads import infer_task, make_head
+    from tlfeatures.heads import blas_threads, infer_task, make_head
 
     if output is not None:
         check_output(output, (".joblib", ".pkl"), force)
@@ -89,8 +89,9 @@ def fit(
     if not kept:
         raise BadArgument(f"None of the images of {source!r} could be read.")
     features, y, used = result.features[kept], y[kept], images.take(kept)
-    scores = _cross_validate(head, task, features, y, used.groups, cv, scoring)
-    fitted = make_head(head, task).fit(features, y)
+    with blas_threads(*features.shape):
+        scores = _cross_validate(head, task, features, y, used.groups, cv, scoring)
+        fitted = make_head(head, task).fit(features, y)
     if output is not None:
         cnn.set_params(verbose=0)
         _save(output, cnn, fitted)

@@ -15,6 +15,7 @@ from scipy.stats import spearmanr
 
 from tlfeatures.errors import DuplicateImagesWarning
 from tlfeatures.fingerprints import array_key
+from tlfeatures.heads import blas_threads
 from tlfeatures.selection.advice import advise, learning_curve
 from tlfeatures.selection.candidates import Embedding
 from tlfeatures.selection.choice import choose, nested_choice
@@ -79,6 +80,11 @@ class Run:
 
     def execute(self) -> dict[str, Any]:
         """Run all steps; the attributes."""
+        with blas_threads(len(self.rows), max(e.width for e in self.embeddings)):
+            self._execute()
+        return self.found
+
+    def _execute(self) -> None:
         with self._step("look for copies of images"):
             self._find_duplicates()
         self._make_folds()
@@ -91,7 +97,6 @@ class Run:
             self._look_closer()
         with self._step("score with copies kept together"):
             self._weigh_duplicates()
-        return self.found
 
     def matrix(self, embedding: Embedding) -> np.ndarray:
         """Rows of an embedding."""
