@@ -83,16 +83,20 @@ def held_keys(paths: Iterable[Any]) -> list[bytes | None]:
     """
     keys: list[bytes | None] = []
     for path in paths:
-        keys.append(None)
-        if not isinstance(path, (str, os.PathLike)) or (held := _memo.get(os.fspath(path))) is None:
-            continue
-        try:
-            stat = os.stat(path)
-        except OSError:
-            continue
-        if held[0] == (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns):
-            keys[-1] = held[1]
+        held = _memo.get(path if type(path) is str else _name(path))
+        if held is not None:
+            try:
+                stat = os.stat(path)
+                if held[0] != (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns):
+                    held = None
+            except OSError:
+                held = None
+        keys.append(held and held[1])
     return keys
+
+
+def _name(path: Any) -> Any:
+    return os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
 
 
 def read_file(path: str | os.PathLike[str]) -> tuple[bytes, bytes]:

@@ -140,6 +140,8 @@ class Images:
             raise ImageInputError(
                 "Found array with 0 sample(s) (shape=(0,)) while a minimum of 1 is required."
             )
+        if set(map(type, items)) == {str}:  # the usual case, met by every fit of a search
+            return cls(items, np.arange(len(items)), checked=False)
         for i, item in enumerate(items):
             if not _is_image_like(item):
                 mend = " Use np.asarray(X)." if isinstance(item, (list, tuple)) else ""
