@@ -116,7 +116,7 @@ def speeds(sides: dict[str, tuple[int, object]], rounds: int) -> dict[str, list[
 
 def small(folder: str, weights: str, quick: bool) -> dict[str, float]:
     """500-pixel photographs."""
-    n, few, rounds = (32, 2, 1) if quick else (1024, 48, 5)
+    n, few, rounds = (32, 2, 1) if quick else (1024, 48, 4)
     paths = photographs(os.path.join(folder, "small"), n)
     few_paths = paths[:few]
     part = photographs(os.path.join(folder, "part"), n // 2)
@@ -209,8 +209,8 @@ def main() -> None:
         if given.quick:
             figures |= heavy("vgg19", paths[:4], folder, 1, 4, 32)
         else:
-            figures |= heavy("resnet50", paths[:320], folder, 3, 32, 224)
-            figures |= heavy("vgg19", paths[:96], folder, 3, 16, 224)
+            figures |= heavy("resnet50", paths[:384], folder, 3, 32, 224)
+            figures |= heavy("vgg19", paths[:64], folder, 3, 16, 224)
     report("extract", given, figures, TARGETS, network="mobilenet_0.75", image_size=224, batch_size=BATCH)
 
 
