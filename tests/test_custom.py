@@ -327,7 +327,7 @@ def test_weights_are_not_taken_for_a_model_that_has_its_own():
 
 
 def test_an_unknown_layer_of_a_model():
-    with pytest.raises(UnknownNameError, match=r"Unknown layer of keras.Model 'maps'. Did you mean 'map'\?"):
+    with pytest.raises(UnknownNameError, match=r"Unknown layer of keras.Model 'maps'. Did you mean 'map'"):
         Backbone(functional()).describe(["maps"])
 
 

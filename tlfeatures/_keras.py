@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
+import math
 import os
 import random
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from tlfeatures.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = [
     "PRECISIONS",
@@ -137,7 +139,7 @@ def _values(variables: list[Any]) -> list[np.ndarray]:
 def _compile_tensorflow(model: Any, outputs: Callable[..., list[Any]], precision: str) -> Callable[..., Any]:
     import tensorflow as tf
 
-    size = sum(int(np.prod(v.shape)) * 4 for v in model.variables)
+    size = sum(math.prod(v.shape) * 4 for v in model.variables)
 
     # constants made inside the function fold into the graph; captured from outside they do not
     @tf.function(autograph=False)
@@ -175,6 +177,7 @@ def _compile_tensorflow(model: Any, outputs: Callable[..., list[Any]], precision
 
 def _compile_jax(model: Any, outputs: Callable[..., list[Any]], precision: str) -> Callable[..., Any]:
     import jax
+    import numpy as np
 
     trainable = [v.value for v in model.trainable_variables]
     fixed = [v.value for v in model.non_trainable_variables]
