@@ -8,8 +8,8 @@ import numpy as np
 FAMILIES = {
     "vgg16": 48,
     "vgg19": 48,
-    "resnet50": 48,
-    "resnet50_v2": 48,
+    "resnet50": 64,
+    "resnet50_v2": 64,
     "inception_v3": 75,
     "inception_resnet_v2": 75,
     "xception": 71,
@@ -25,10 +25,13 @@ FAMILIES = {
 
 
 def pictures(n, size, seed=0):
-    """Smooth colour fields with noise: uint8 (n, size, size, 3), no two alike."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.uniform(0, 255, (n, 4, 4, 3)).repeat(-(-size // 4), axis=1).repeat(-(-size // 4), axis=2)
-    return np.clip(coarse[:, :size, :size] + rng.normal(0, 20, (n, size, size, 3)), 0, 255).astype("uint8")
+    """Smooth colour fields with noise: uint8 (n, size, size, 3), no two alike; more begin with the same."""
+    made = []
+    for i in range(n):
+        rng = np.random.default_rng([seed, i])
+        coarse = rng.uniform(0, 255, (4, 4, 3)).repeat(-(-size // 4), axis=0).repeat(-(-size // 4), axis=1)
+        made.append(coarse[:size, :size] + rng.normal(0, 20, (size, size, 3)))
+    return np.clip(made, 0, 255).astype("uint8")
 
 
 def build(spec, size, top=False, **options):
@@ -63,6 +66,8 @@ def give_weights(model, x, seed=0):
             value = rng.uniform(0.3, 0.6, shape)
         elif kind == "gamma":
             value = rng.uniform(0.6, 1.2, shape)
+        elif kind == "beta":  # above zero, where rectifiers let rounding errors grow less
+            value = rng.normal(0.8, 0.4, shape)
         elif kind in ("count", "moving_mean", "moving_variance"):
             continue
         elif len(shape) < 2:
@@ -83,9 +88,10 @@ def give_weights(model, x, seed=0):
     model(x, training=True)
     for layer, momentum in zip(normalizations, momenta, strict=True):
         layer.momentum = momentum
-        variance = numbers(layer.moving_variance)
-        variance = np.maximum(variance * rng.uniform(0.7, 1.4, variance.shape), 0.3 * variance.mean())
-        layer.moving_variance.assign(variance)
+        mean, variance = numbers(layer.moving_mean), numbers(layer.moving_variance)
+        # channels that hardly vary would be blown up, and rounding errors with them
+        least = np.maximum(0.5 * variance.mean(), 0.5 * mean**2)
+        layer.moving_variance.assign(np.maximum(variance * rng.uniform(0.7, 1.4, variance.shape), least))
 
 
 def numbers(y):

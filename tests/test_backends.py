@@ -143,8 +143,7 @@ def test_a_row_does_not_depend_on_its_company(other):
     np.testing.assert_array_equal(got["again"], got["all"])  # read back
     width = got["turned"].shape[1]
     assert off(got["turned"], got["all"][::-1][:5, -width:]) < 1e-5
-    # on torch another batch size is another order of sums, and random weights enlarge what that changes
-    assert off(got["one by one"], got["all"][:2, -width:]) < 5e-5
+    assert off(got["one by one"], got["all"][:2, -width:]) < 1e-5
     if "golden" in got:
         assert off(got["golden alone"], got["golden"][:2]) < 1e-5
 
@@ -153,7 +152,7 @@ def test_a_row_does_not_depend_on_its_company(other):
 def test_bfloat16_is_close(other):
     a, b = other[0]["bfloat16"], other[0]["all"][:, -other[0]["bfloat16"].shape[1] :]
     assert off(a, b) > 1e-4
-    assert ((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min() > 0.95
+    assert ((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min() > 0.99
 
 
 @pytest.mark.parametrize("other", BACKENDS, indirect=True)
