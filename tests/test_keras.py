@@ -77,15 +77,14 @@ def test_an_absent_keras_is_told_with_its_install_line(monkeypatch):
 
 
 def test_channels_first_is_refused():
-    before = keras().config.image_data_format()
-    keras().config.set_image_data_format("channels_first")
+    config = keras().config
+    before = config.image_data_format()
+    config.set_image_data_format("channels_first")
     try:
         with pytest.raises(ValueError, match="image_data_format='channels_first'; tlfeatures needs"):
-            Backbone("mobilenet_0.25", None, 32).describe()
+            keras()
     finally:
-        import keras as module
-
-        module.config.set_image_data_format(before)
+        config.set_image_data_format(before)
 
 
 def test_a_global_policy_of_the_users_changes_no_embedding():
