@@ -281,3 +281,88 @@ def test_an_unknown_layer_is_told_with_its_neighbours():
 def test_images_smaller_than_a_network_can_take_are_an_error():
     with pytest.raises(ValueError, match=r"inception_v3 cannot take images of 40x40 pixels: .*75"):
         Backbone("inception_v3", None, 40).describe()
+
+
+# --- which of two files --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_files(no_weights):
+    """The two ImageNet files of a network with other weights in each; both models, bottom first."""
+    spec, models = NETWORKS["mobilenet_0.25"], []
+    for top in (False, True):
+        model = build(spec, 32, top=top)
+        give_weights(model, preprocess(spec, pictures(8, 32)), seed=int(top))
+        save_as_keras_does(model, no_weights / spec.weights_file(top=top, image_size=(32, 32)))
+        models.append(model)
+    forget()
+    return models
+
+
+def forget():
+    """As a new process would."""
+    from tlfeatures.networks import backbone
+
+    for held in (backbone._notes, backbone._models, backbone._compiled):
+        held.clear()
+
+
+def tapped(model, layer):
+    import keras
+
+    y = keras.Model(model.input, model.get_layer(layer).output)(preprocess(NETWORKS["mobilenet_0.25"], X32))
+    return numbers(y).mean((1, 2))
+
+
+X32 = pictures(2, 32)
+EARLY, TOP = "conv_pw_5_relu", "reshape"
+
+
+def test_the_file_without_the_top_serves_wherever_it_can_whatever_was_asked_before(two_files, store):
+    options = {"image_size": 32, "cache": store}
+    both = CNNFeatures("mobilenet_0.25", layer=[EARLY, TOP], **options).fit(X32)
+    alone = CNNFeatures("mobilenet_0.25", layer=EARLY, **options).fit(X32)
+    forget()
+    fresh = CNNFeatures("mobilenet_0.25", layer=EARLY, image_size=32, cache=None).fit(X32)
+    assert alone.recipes_ == fresh.recipes_ != both.recipes_[:1]
+    assert off(alone.transform(X32), tapped(two_files[0], EARLY)) < 1e-4
+
+
+def test_rows_are_filled_from_the_file_that_their_recipe_means(two_files, store):
+    """Only the early layer is missing, which either network could give."""
+    options = {"image_size": 32, "cache": store}
+    CNNFeatures("mobilenet_0.25", layer=TOP, **options).fit_transform(X32)
+    both = CNNFeatures("mobilenet_0.25", layer=[EARLY, TOP], **options).fit_transform(X32)
+    assert off(both[:, :-1000], tapped(two_files[1], EARLY)) < 1e-4
+
+
+@pytest.mark.parametrize("layer", [EARLY, TOP, [EARLY, TOP]])
+def test_a_second_process_needs_no_keras(layer, two_files, store, tmp_path, no_weights):
+    CNNFeatures("mobilenet_0.25", layer=layer, image_size=32, cache=store).fit_transform(X32)
+    np.save(tmp_path / "X.npy", X32)
+    code = """
+        import sys
+        import numpy as np
+        from tlfeatures import CNNFeatures
+        layer = sys.argv[3:] if len(sys.argv) > 4 else sys.argv[3]
+        cnn = CNNFeatures("mobilenet_0.25", layer=layer, image_size=32, cache=sys.argv[1])
+        print(cnn.fit_transform(np.load(sys.argv[2])).shape, "keras" in sys.modules)
+    """
+    env = {**os.environ, "KERAS_HOME": str(no_weights.parent)}
+    names = [layer] if isinstance(layer, str) else layer
+    told = run(code, str(store.root), str(tmp_path / "X.npy"), *names, env=env)
+    assert told.split(") ")[1].strip() == "False"
+
+
+def test_a_file_with_the_top_given_by_its_path_needs_no_keras_the_second_time(
+    two_files, store, no_weights, monkeypatch
+):
+    path = next(no_weights.glob("*_tf.h5"))
+    options = {"weights": path, "image_size": 32, "cache": store}
+    first = CNNFeatures("mobilenet_0.25", layer=EARLY, **options).fit_transform(X32)
+    assert off(first, tapped(two_files[1], EARLY)) < 1e-4
+    forget()
+    monkeypatch.setattr(Backbone, "_load", lambda *args: pytest.fail("loads the network"))
+    np.testing.assert_array_equal(
+        CNNFeatures("mobilenet_0.25", layer=EARLY, **options).fit_transform(X32), first
+    )

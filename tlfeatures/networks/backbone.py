@@ -58,6 +58,7 @@ class Description:
     image_size: tuple[int, int]
     normalization: Any
     taps: tuple[Tap, ...]
+    top: bool = True  # of the network with its top, whose file may hold other weights than the one without
 
 
 @dataclass(frozen=True)
@@ -173,18 +174,30 @@ class Backbone:
             layers = self.spec.taps[-1:]
         for variant in self._variants():
             note = self._held_note(variant.key, store)
-            if note and set(layers or (note["default"],)) <= set(note["taps"]):
-                return self._description(note, layers)
+            if note is None:
+                break
+            wanted = set(layers or (note["default"],))
+            if wanted <= set(note["taps"]):
+                return self._description(note, layers, variant.top)
+            if wanted <= set(note["layers"]):
+                break
         with _lock:
-            variant, graph = self._load(layers)
+            variant, graph, passed = self._load(layers)
             note = self._make_note(graph, layers)
+        for unfit, has in passed:  # so that next time it is passed over without a look
+            if unfit.key is not None and self._held_note(unfit.key, store) is None:
+                self._keep_note(unfit.key, {**note, "layers": has, "taps": {}}, store)
         if variant.key is not None:
             held = self._held_note(variant.key, store)
             note["taps"] = {**(held["taps"] if held else {}), **note["taps"]}
-            _notes[str(variant.key)] = note
-            if store is not None:
-                store.put_sidecar(variant.key, note)
-        return self._description(note, layers)
+            self._keep_note(variant.key, note, store)
+        return self._description(note, layers, variant.top)
+
+    @staticmethod
+    def _keep_note(key: dict[str, Any], note: dict[str, Any], store: Any) -> None:
+        _notes[str(key)] = note
+        if store is not None:
+            store.put_sidecar(key, note)
 
     @staticmethod
     def _held_note(key: dict[str, Any] | None, store: Any) -> dict[str, Any] | None:
@@ -206,9 +219,10 @@ class Backbone:
                 (shape,) = tapped.compute_output_shape((1, *size, 3))
             taps[layer] = [[int(n) for n in shape[1:]], tap_digest(tapped)]
         own = self._own_normalization(graph.model) if self.normalization == "auto" else None
-        return {"default": default, "size": list(size), "normalization": own, "taps": taps}
+        about = {"default": default, "size": list(size), "normalization": own}
+        return {**about, "layers": list(graph.taps), "taps": taps}
 
-    def _description(self, note: dict[str, Any], layers: Sequence[str] | None) -> Description:
+    def _description(self, note: dict[str, Any], layers: Sequence[str] | None, top: bool) -> Description:
         taps = [
             Tap(layer, tuple(note["taps"][layer][0]), note["taps"][layer][1])
             for layer in layers or (note["default"],)
@@ -218,7 +232,7 @@ class Backbone:
         )
         normalization = note["normalization"] if mean_std == "auto" else mean_std
         return Description(
-            self.spec.name if self.spec else "custom", tuple(note["size"]), normalization, tuple(taps)
+            self.spec.name if self.spec else "custom", tuple(note["size"]), normalization, tuple(taps), top
         )
 
     def _variants(self) -> Iterator[_Variant]:
@@ -227,7 +241,7 @@ class Backbone:
             "keras": keras_version(),
             "bare": self.normalization != "auto",
             "size": self.image_size,
-            "version": 2,
+            "version": 3,
         }
         if self.model is not None:
             yield _Variant(True, None, None)
@@ -265,15 +279,16 @@ class Backbone:
                 _compiled,
                 json.dumps(identity),
                 _COMPILED_KEPT,
-                lambda: self._compile(outputs, layers, description.normalization),
+                lambda: self._compile(outputs, layers, description),
             )
 
     def _compile(
-        self, outputs: Sequence[tuple[Tap, str]], layers: list[str], normalization: Any
+        self, outputs: Sequence[tuple[Tap, str]], layers: list[str], description: Description
     ) -> Callable[..., list[np.ndarray]]:
-        tapped = with_policy(self._tapped(self._load(layers)[1], layers), PRECISIONS[self.precision])
+        graph = self._load(layers, description.top)[1]
+        tapped = with_policy(self._tapped(graph, layers), PRECISIONS[self.precision])
         places = [(layers.index(tap.layer), part) for tap, part in outputs]
-        normalize = _normalizer(normalization)
+        normalize = _normalizer(description.normalization)
         return compile_frozen(
             tapped, normalize, lambda ys: [pool(ys[i], part) for i, part in places], self.precision
         )
@@ -290,28 +305,38 @@ class Backbone:
             whole, bottom = (self._application(top) for top in (True, False))
         return bottom.operations | whole.operations, bottom.taps | whole.taps
 
-    def _load(self, layers: Sequence[str] | None) -> tuple[_Variant, Graph]:
-        """The first variant that has all of ``layers``; nothing is fetched to find out."""
+    def _load(
+        self, layers: Sequence[str] | None, top: bool | None = None
+    ) -> tuple[_Variant, Graph, list[tuple[_Variant, list[str]]]]:
+        """The first variant that has all of ``layers``; nothing is fetched to find out.
+
+        Also the variants passed over with the layers that they have; none where the file does not fit.
+        """
         problem: WeightsError | None = None
         known: dict[str, None] = {}
+        passed: list[tuple[_Variant, list[str]]] = []
         for variant in self._variants():
+            if top not in (None, variant.top):
+                continue
             identity = (
                 f"{variant} {self.name} {self.spec and self._spec_size()} {self.normalization == 'auto'}"
             )
             graph = self._held(variant, identity)
             known |= dict.fromkeys(graph.taps)
             if not set(layers or ()) <= set(graph.taps):
+                passed.append((variant, list(graph.taps)))
                 continue
             if self.spec is None or identity in _models:
-                return variant, graph
+                return variant, graph, passed
             try:
                 self._fill(variant, graph)
             except WeightsError as error:
                 if self.weights == "imagenet":
                     raise
                 problem = problem or error  # the file may be that of the other variant
+                passed.append((variant, []))
             else:
-                return variant, _cached(_models, identity, _MODELS_KEPT, lambda g=graph: g)
+                return variant, _cached(_models, identity, _MODELS_KEPT, lambda g=graph: g), passed
         if problem is not None:
             raise problem
         absent = next((layer for layer in layers or () if layer not in known), None)
