@@ -36,16 +36,18 @@ def photographs(
     quality: int = 90,
     classes: int = 0,
     seed: int = 0,
+    grain: float = 5,
 ) -> list[str]:
     """Write ``count`` JPEG files of ``size`` (width, height): crops of scikit-learn's two photographs.
 
-    With the noise of a sensor, so that the files are as large as a camera's. With ``classes``, file i
+    ``grain`` is the noise of a sensor, in grey levels: with it the files are as large as a camera's; with
+    little, as a telephone's that smooths its pictures. With ``classes``, file i
     has a tint and a place of class ``i % classes``, which a network tells apart, though not always.
     """
     from sklearn.datasets import load_sample_images
 
     sources = [Image.fromarray(image) for image in load_sample_images().images]
-    grain = np.random.default_rng(seed).normal(0, 5, (size[1] + 64, size[0] + 64, 1)).astype("f4")
+    noise = np.random.default_rng(seed).normal(0, grain, (size[1] + 64, size[0] + 64, 1)).astype("f4")
     os.makedirs(folder, exist_ok=True)
 
     def write(i: int) -> str:
@@ -61,7 +63,7 @@ def photographs(
         pixels = np.asarray(image, "f4")
         tint = np.random.default_rng([seed, kind]).uniform(0.75, 1.2, 3) + rng.normal(0, 0.06, 3)
         top, left = rng.integers(64, size=2)
-        pixels = pixels * tint.astype("f4") + grain[top : top + size[1], left : left + size[0]]
+        pixels = pixels * tint.astype("f4") + noise[top : top + size[1], left : left + size[0]]
         path = os.path.join(folder, f"{i:05}.jpg")
         Image.fromarray(pixels.clip(0, 255).astype("u1")).save(path, quality=quality)
         return path

@@ -28,7 +28,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedShuffleSplit
 from sklearn.pipeline import Pipeline
 
 from tlfeatures import CNNFeatures, FeatureSearchCV
-from tlfeatures.heads import head_grid, make_head
+from tlfeatures.heads import blas_threads, head_grid, make_head
 from tlfeatures.selection.fits import evaluate
 
 LAYERS = [f"conv_pw_{i}_relu" for i in (3, 5, 7, 9, 11, 13)]
@@ -114,7 +114,8 @@ def speed(quick: bool, folder: str) -> dict[str, float]:
     scorer = check_scoring(make_head("svm"))
     ready, warm = [], []
     for _ in range(1 if quick else 3):
-        ready.append(seconds(lambda: [evaluate(M, y, search.folds_, used, scorer) for M in matrices]))
+        with blas_threads(len(y), max(M.shape[1] for M in matrices)):  # as the search has it
+            ready.append(seconds(lambda: [evaluate(M, y, search.folds_, used, scorer) for M in matrices]))
         warm.append(seconds(lambda: search.fit(X, y)))
         if search.timings_["computed"].sum():
             raise SystemError("a warm search ran a network")
@@ -195,12 +196,12 @@ def main() -> None:
             figures |= speed(given.quick, folder)
         if given.part != "speed":
             weights = mobilenet_weights(folder)
-            n, rng = (96 if given.quick else 480), np.random.default_rng(0)
+            n = 96 if given.quick else 480
             sets = {
                 "digits": lambda: (*digits(160 if given.quick else 900), 64),
-                "textures": lambda: (*textures(n, rng), 64),
-                "shapes": lambda: (*shapes(n, rng), 64),
-                "noises": lambda: (*noises(n, rng), 64),
+                "textures": lambda: (*textures(n, np.random.default_rng(0)), 64),
+                "shapes": lambda: (*shapes(n, np.random.default_rng(1)), 64),
+                "noises": lambda: (*noises(n, np.random.default_rng(2)), 64),
             }
             if given.quick:
                 sets = {name: sets[name] for name in ("digits", "textures")}

@@ -25,7 +25,6 @@ BACKENDS = [
     for name in ("jax", "torch")
 ]
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own
 
 # what each backend computes; the arguments are a folder and, where it is here, the golden file
 WORK = """

@@ -20,8 +20,6 @@ L = keras.layers
 SIDE = 32
 X = pictures(3, SIDE)
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own
-
 
 def embedding(model, **options):
     return CNNFeatures(model, cache=None, **options).fit_transform(X)

@@ -11,8 +11,6 @@ from tlfeatures import CNNFeatures
 NAME = "mobilenet_0.75"
 LAYERS = ["conv_pw_5_relu", "conv_pw_11_relu", "conv_pw_13_relu"]
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own
-
 
 @pytest.fixture(scope="module")
 def golden(shared, keras_home):

@@ -40,8 +40,6 @@ SEVERAL = (
     "efficientnet_v2_b0", "convnext_tiny",
 )  # fmt: skip
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own
-
 
 @pytest.fixture(scope="module")
 def fresh():

@@ -22,7 +22,6 @@ from tlfeatures import EmbeddingStore, select
 from tlfeatures.errors import ImageReadError
 from tlfeatures.report import figures, reproduce, summaries, write_report
 
-pytestmark = pytest.mark.filterwarnings("ignore::tlfeatures.errors.RandomWeightsWarning")
 NASTY = '<script>alert(1)</script> & "é$x$" 日本 a rather long name'
 
 
@@ -582,8 +581,8 @@ def real(tmp_path_factory):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         search = select(
-            paths, labels, groups=groups, models="mobilenet_0.25", weights=None, image_sizes=[32], resize="stretch",
-            layers=["conv_pw_1_relu", "conv_pw_5_relu", ["conv_pw_1_relu", "conv_pw_5_relu"]], poolings="avg",
+            paths, labels, groups=groups, models="tiny", image_sizes=[32], resize="stretch",
+            layers=["block3_pw_relu", "block5_pw_relu", ["block3_pw_relu", "block5_pw_relu"]], poolings="avg",
             heads={"ridge": None, "logreg": {"C": [0.1, 1.0]}}, cv=3, cache=store,
         )  # fmt: skip
     page = search.report(root / "report")

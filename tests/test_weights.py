@@ -16,8 +16,6 @@ from tlfeatures.networks.backbone import Backbone
 from tlfeatures.networks.weights import fetch_weights
 from tlfeatures.registry import NETWORKS
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own
-
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):

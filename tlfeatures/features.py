@@ -101,16 +101,14 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
 
     Examples
     --------
-    >>> import numpy as np, warnings
+    >>> import numpy as np
     >>> from tlfeatures import CNNFeatures
     >>> X = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype="uint8")
-    >>> cnn = CNNFeatures("mobilenet_0.25", weights=None, image_size=32, cache=None)
-    >>> with warnings.catch_warnings():
-    ...     warnings.simplefilter("ignore")  # random weights
-    ...     cnn.fit_transform(X).shape
-    (3, 256)
+    >>> cnn = CNNFeatures("tiny", image_size=32, cache=None)
+    >>> cnn.fit_transform(X).shape
+    (3, 320)
     >>> cnn.get_feature_names_out()[:2].tolist()
-    ['conv_pw_13_relu_avg_000', 'conv_pw_13_relu_avg_001']
+    ['block10_pw_relu_avg_000', 'block10_pw_relu_avg_001']
     """
 
     def __init__(
@@ -188,7 +186,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             batch = context.subcontext(task_name="batch").call_on_fit_task_begin(estimator=self)
             batch.call_on_fit_task_end(estimator=self)
 
-        features = self._extract(X, plan, on_batch).features
+        features = self._extract(X, plan, on_batch=on_batch).features
         self._fix(plan)
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return features
@@ -210,10 +208,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         RecipeMismatchError
             When parameters, weights or the decoder are not those of `fit`.
         """
-        check_is_fitted(self, "recipes_")
-        plan = self._plan()
-        _refuse_other(self.recipes_, [column.recipe for column in plan.columns])
-        return self._extract(X, plan).features
+        return embed(self, X).features
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Names of the columns: layer, pooling and a zero-padded number.
@@ -273,17 +268,15 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         self.n_features_out_ = plan.width
         self.recipes_ = [column.recipe for column in plan.columns]
 
-    def _extract(self, X: Any, plan: Plan, on_batch: Any = None) -> Extracted:
-        return extract(
-            X,
-            plan,
-            store=EmbeddingStore.resolve(self.cache),
-            batch_size=self.batch_size,
-            n_threads=None if self.n_jobs == -1 else self.n_jobs,
-            on_error=self.on_error,
-            on_batch=on_batch,
-            verbose=self.verbose,
-        )
+    def _extract(self, X: Any, plan: Plan, **how: Any) -> Extracted:
+        usual = {
+            "store": EmbeddingStore.resolve(self.cache),
+            "batch_size": self.batch_size,
+            "n_threads": None if self.n_jobs == -1 else self.n_jobs,
+            "on_error": self.on_error,
+            "verbose": self.verbose,
+        }
+        return extract(X, plan, **usual | how)
 
     def __sklearn_clone__(self) -> CNNFeatures:
         if not is_model(self.model):
@@ -303,6 +296,14 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         tags.input_tags.string = True
         tags.transformer_tags.preserves_dtype = []
         return tags
+
+
+def embed(cnn: CNNFeatures, X: Any, **how: Any) -> Extracted:
+    """What `transform` gives, with an account of every image; ``how`` is for `tlfeatures.extract.extract`."""
+    check_is_fitted(cnn, "recipes_")
+    plan = cnn._plan()
+    _refuse_other(cnn.recipes_, [column.recipe for column in plan.columns])
+    return cnn._extract(X, plan, **how)
 
 
 def _refuse_other(fitted: list[dict[str, Any]], now: list[dict[str, Any]]) -> None:

@@ -100,22 +100,9 @@ def labels_of(source: Source, name: str, target: str | None) -> np.ndarray:
 
 def extract_images(cnn: CNNFeatures, images: Any, on_failure: str = "warn") -> Extracted:
     """Embeddings, NaN where an image cannot be read; under the recipe of `fit` if there was one."""
-    from tlfeatures.extract import extract
-    from tlfeatures.features import _refuse_other
-    from tlfeatures.store import EmbeddingStore
+    from tlfeatures.features import embed
 
-    plan = cnn._plan()
-    if hasattr(cnn, "recipes_"):
-        _refuse_other(cnn.recipes_, [column.recipe for column in plan.columns])
-    return extract(
-        images,
-        plan,
-        store=EmbeddingStore.resolve(cnn.cache),
-        batch_size=cnn.batch_size,
-        on_error="nan",
-        on_failure=on_failure,
-        verbose=cnn.verbose,
-    )
+    return embed(cnn, images, on_error="nan", on_failure=on_failure)
 
 
 def paths_of(source: Source) -> list[str]:

@@ -321,7 +321,7 @@ class Run:
             f"other away. With such images kept together {effect}. dedupe_groups=True keeps them together throughout; "
             "see duplicates_ for which they are.",
             DuplicateImagesWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
