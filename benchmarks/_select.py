@@ -1,8 +1,8 @@
 """What the search over networks, layers and heads costs, and how good its choice is.
 
-    python benchmarks/select.py [--quick] [--json PATH] [--part speed|regret]
+    python benchmarks/select.py [--quick] [--json PATH] [--part speed|regret] [--image-size 224]
 
-speed   two networks x six layers x two poolings x three heads with their grids x five folds on SIGNS at 64:
+speed   two networks x six layers x two poolings x three heads with their grids x five folds on SIGNS:
         cold (empty store), warm (a new search on that store), ready (the same fits on matrices at hand), and
         naive: scikit-learn's GridSearchCV over a pipeline without a store, a few fits measured and multiplied
 regret  repeated halves of each data set: the held-out score of what the search chose, against that of the one
@@ -92,7 +92,7 @@ def noises(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return (128 + rng.uniform(25, 45, (n, 1, 1)) * field).clip(0, 255).astype(np.uint8), y
 
 
-def speed(quick: bool, folder: str) -> dict[str, float]:
+def speed(quick: bool, folder: str, size: int) -> dict[str, float]:
     """Cold, warm, ready and naive."""
     if SIGNS.is_dir() and not quick:
         X, y = signs()
@@ -103,7 +103,7 @@ def speed(quick: bool, folder: str) -> dict[str, float]:
     models = ["mobilenet_0.25" if quick else "mobilenet_0.5", "mobilenet_0.75"]
     common = {"weights": None, "cache": os.path.join(folder, "store")}  # only time counts here
     search = FeatureSearchCV(
-        models, layers=LAYERS, poolings=("avg", "max"), image_sizes=[64], resize="stretch", heads=heads, cv=FOLDS,
+        models, layers=LAYERS, poolings=("avg", "max"), image_sizes=[size], resize="stretch", heads=heads, cv=FOLDS,
         **common,
     )  # fmt: skip
     cold = seconds(lambda: search.fit(X, y))
@@ -124,7 +124,7 @@ def speed(quick: bool, folder: str) -> dict[str, float]:
     for model in models:
         for layer in (LAYERS[0], LAYERS[-1]):
             for head in heads:
-                cnn = CNNFeatures(model, layer=layer, image_size=64, weights=None, cache=None)
+                cnn = CNNFeatures(model, layer=layer, image_size=size, weights=None, cache=None)
                 pipe = Pipeline([("cnn", cnn), *make_head(head).steps])
                 grid = {k: [v[len(v) // 2]] for k, v in head_grid(head).items()}
                 one = GridSearchCV(pipe, grid, cv=search.folds_[:1], refit=False)
@@ -183,6 +183,7 @@ def main() -> None:
     """Run all, print a table, write JSON."""
     parser = arguments(__doc__, "select")
     parser.add_argument("--part", choices=["speed", "regret"], help="only this one")
+    parser.add_argument("--image-size", type=int, default=224, help="speed: pixels")
     parser.add_argument("--only", help="regret: data sets, separated by commas")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--rule", default="best", choices=["best", "1se"])
@@ -193,7 +194,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
         if given.part != "regret":
-            figures |= speed(given.quick, folder)
+            figures |= speed(given.quick, folder, 64 if given.quick else given.image_size)
         if given.part != "speed":
             weights = mobilenet_weights(folder)
             n = 96 if given.quick else 480

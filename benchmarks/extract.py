@@ -230,7 +230,7 @@ def main() -> None:
         if given.quick:
             figures |= heavy("vgg19", paths[:4], folder, 1, 4, 32)
         else:
-            figures |= heavy("resnet50", paths[:384], folder, 3, 32, 224)
+            figures |= heavy("resnet50", paths[:256], folder, 5, 32, 224)
             figures |= heavy("vgg19", paths[:64], folder, 3, 16, 224)
     report("extract", given, figures, TARGETS, network="mobilenet_0.75", image_size=224, batch_size=BATCH)
 
