@@ -185,6 +185,7 @@ def main() -> None:
     parser.add_argument("--part", choices=["speed", "regret"], help="only this one")
     parser.add_argument("--image-size", type=int, default=224, help="speed: pixels")
     parser.add_argument("--only", help="regret: data sets, separated by commas")
+    parser.add_argument("--images", type=int, default=960, help="regret: of each made domain")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--rule", default="best", choices=["best", "1se"])
     given = parser.parse_args()
@@ -197,7 +198,8 @@ def main() -> None:
             figures |= speed(given.quick, folder, 64 if given.quick else given.image_size)
         if given.part != "speed":
             weights = mobilenet_weights(folder)
-            n = 96 if given.quick else 480
+            notes["weights"] = os.path.basename(weights)  # "random" where ImageNet's are not on this machine
+            n = 96 if given.quick else given.images
             sets = {
                 "digits": lambda: (*digits(160 if given.quick else 900), 64),
                 "textures": lambda: (*textures(n, np.random.default_rng(0)), 64),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,7 +40,8 @@ class Regime:
     Attributes
     ----------
     domain : {"similar", "dissimilar"}
-        "dissimilar" when an earlier layer beats the last by more than its standard error.
+        "dissimilar" when an earlier layer beats the last by more than twice its standard error: the
+        best of many layers beats one by chance more often than not.
     data : {"small", "large"}
         "small" when the last doubling of the training images gained more than its standard error.
     recommendation : {"linear head", "earlier layers", "fine-tune the top", "fine-tune all"}
@@ -83,7 +85,10 @@ def learning_curve(
             continue
         pairs = [(rows, test) for rows, (_, test) in zip(taken, folds, strict=True)]
         sizes.append(round(np.mean([len(rows) for rows in taken])))
-        scores.append(evaluate(X, y, pairs, [one], scorer)[0].test[0])
+        with warnings.catch_warnings():
+            # a part may hold little more than one image a class: scikit-learn then takes classes for numbers
+            warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+            scores.append(evaluate(X, y, pairs, [one], scorer)[0].test[0])
     return LearningCurve(np.array(sizes, int), np.array(scores).reshape(len(sizes), len(folds)))
 
 
@@ -131,7 +136,7 @@ def advise(
     if last.any() and early.any() and np.isfinite(means[last]).any() and np.isfinite(means[early]).any():
         a, b = (int(np.flatnonzero(mask)[means[mask].argmax()]) for mask in (early, last))
         gain, error = paired(scores[a], scores[b])
-        dissimilar = gain > error
+        dissimilar = gain > 2 * error
         evidence.append(
             (
                 "Earlier layers win: the images are unlike those the network was trained on."
