@@ -31,7 +31,7 @@ FLOORS: dict[str, set[str]] = {
     "features": {"extract"},
     "heads": set(),
     "transferability": set(),
-    "finetune": {"images", "networks"},
+    "finetune": {"images", "networks", "extract"},  # its first stage trains on stored embeddings
     "report": set(),
     "selection": {"features", "heads", "transferability", "report"},
     "jobs": {"extract"},

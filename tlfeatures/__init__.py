@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tlfeatures.features import CNNFeatures
+    from tlfeatures.finetune import FineTuneClassifier, FineTuneRegressor
     from tlfeatures.images import check_images
     from tlfeatures.networks import list_layers, list_models
     from tlfeatures.selection import FeatureSearchCV, select
@@ -22,6 +23,8 @@ __all__ = [
     "CNNFeatures",
     "EmbeddingStore",
     "FeatureSearchCV",
+    "FineTuneClassifier",
+    "FineTuneRegressor",
     "__version__",
     "check_images",
     "list_layers",
@@ -33,6 +36,8 @@ _HOME = {
     "CNNFeatures": "features",
     "EmbeddingStore": "store",
     "FeatureSearchCV": "selection",
+    "FineTuneClassifier": "finetune",
+    "FineTuneRegressor": "finetune",
     "check_images": "images",
     "list_layers": "networks",
     "list_models": "networks",

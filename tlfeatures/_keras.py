@@ -21,10 +21,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PRECISIONS",
+    "compile_forward",
     "compile_frozen",
+    "compile_training",
     "is_model",
     "keras",
     "keras_version",
+    "precise",
+    "seeded_random_state",
     "to_numpy",
     "untouched_random_state",
     "weights_folders",
@@ -90,6 +94,14 @@ def untouched_random_state() -> Iterator[None]:
         yield
     finally:
         random.setstate(state)
+
+
+@contextlib.contextmanager
+def seeded_random_state(seed: int) -> Iterator[None]:
+    """Initializers and random layers made inside draw their seeds from ``seed``; Python's generator is put back."""
+    with untouched_random_state():
+        random.seed(seed)
+        yield
 
 
 def compile_frozen(
@@ -216,3 +228,125 @@ def _compile_torch(model: Any, outputs: Callable[..., list[Any]], precision: str
                 matmul.allow_tf32, cudnn.allow_tf32 = held
 
     return call
+
+
+# -- training: pure functions of lists of tensors, so that a snapshot is a list that somebody keeps ------------
+
+
+def compile_training(
+    objective: Callable[..., tuple[Any, Any]], update: Callable[..., tuple[list[Any], list[Any]]]
+) -> Callable[..., tuple[list[Any], list[Any], Any, Any]]:
+    """Compile one step of gradient descent.
+
+    Parameters
+    ----------
+    objective : callable
+        ``(trainable, fixed, *batch)`` to ``(loss, rest)``.
+    update : callable
+        ``(trainable, gradients, moments, rate, step)`` to ``(trainable, moments)``.
+
+    Returns
+    -------
+    callable
+        ``(trainable, fixed, moments, rate, step, *batch)`` to ``(trainable, moments, loss, rest)``; lists of the
+        backend's tensors, and numpy arrays for the batch.
+    """
+    backend = keras().backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        @tf.function(autograph=False)
+        def run(trainable: Any, fixed: Any, moments: Any, rate: Any, step: Any, *batch: Any) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(trainable)
+                loss, rest = objective(trainable, fixed, *batch)
+            gradients = tape.gradient(loss, trainable, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            return *update(trainable, gradients, moments, rate, step), loss, rest
+
+        return lambda t, f, m, rate, step, *batch: run(
+            t, f, m, tf.constant(rate, tf.float32), tf.constant(step, tf.float32), *map(tf.constant, batch)
+        )
+    if backend == "jax":
+        import jax
+
+        slope = jax.value_and_grad(objective, has_aux=True)
+
+        @jax.jit
+        def descend(trainable: Any, fixed: Any, moments: Any, rate: Any, step: Any, *batch: Any) -> Any:
+            (loss, rest), gradients = slope(trainable, fixed, *batch)
+            return *update(trainable, gradients, moments, rate, step), loss, rest
+
+        return descend
+    import torch
+
+    def climb_down(trainable: Any, fixed: Any, moments: Any, rate: Any, step: Any, *batch: Any) -> Any:
+        leaves = [value.detach().requires_grad_() for value in trainable]
+        with torch.enable_grad():
+            loss, rest = objective(leaves, fixed, *map(keras().ops.convert_to_tensor, batch))
+            found = torch.autograd.grad(loss, leaves, allow_unused=True)
+        with torch.no_grad():
+            gradients = [torch.zeros_like(v) if g is None else g for g, v in zip(found, leaves, strict=True)]
+            leaves = [value.detach() for value in leaves]
+            rest = [value.detach() for value in rest]
+            return *update(leaves, gradients, moments, rate, step), loss.detach(), rest
+
+    return climb_down
+
+
+def compile_forward(forward: Callable[..., Any]) -> Callable[..., np.ndarray]:
+    """Compile ``forward(trainable, fixed, x)`` to one array, for weights that change between calls."""
+    backend = keras().backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        run = tf.function(forward, autograph=False)
+        return lambda trainable, fixed, x: run(trainable, fixed, tf.constant(x)).numpy()
+    if backend == "jax":
+        import jax
+        import numpy as np
+
+        run = jax.jit(forward)
+        return lambda trainable, fixed, x: np.asarray(run(trainable, fixed, x))
+    import torch
+
+    def call(trainable: Any, fixed: Any, x: Any) -> np.ndarray:
+        with torch.inference_mode():
+            return forward(trainable, fixed, keras().ops.convert_to_tensor(x)).cpu().numpy()
+
+    return call
+
+
+@contextlib.contextmanager
+def precise(precision: str) -> Iterator[None]:
+    """IEEE float32 on GPUs, or TF32 where ``precision`` allows it, for what runs inside; put back afterwards."""
+    fast, backend = precision != "float32", keras().backend.backend()
+    if backend == "jax":
+        import jax
+
+        with jax.default_matmul_precision("default" if fast else "highest"):
+            yield
+        return
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        switch = tf.config.experimental
+        holders = [(switch.tensor_float_32_execution_enabled, switch.enable_tensor_float_32_execution)]
+        matters = bool(tf.config.list_physical_devices("GPU"))
+    else:
+        import torch
+
+        places = torch.backends.cuda.matmul, torch.backends.cudnn
+        holders = [(lambda p=p: p.allow_tf32, lambda on, p=p: setattr(p, "allow_tf32", on)) for p in places]
+        matters = torch.cuda.is_available()
+    if not matters:
+        yield
+        return
+    with _tf32_lock:
+        before = [get() for get, _ in holders]
+        for _, put in holders:
+            put(fast)
+        try:
+            yield
+        finally:
+            for (_, put), value in zip(holders, before, strict=True):
+                put(value)

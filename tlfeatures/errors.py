@@ -10,12 +10,14 @@ __all__ = [
     "ImageInputError",
     "ImageReadError",
     "MissingDependencyError",
+    "OutOfMemoryError",
     "RandomWeightsWarning",
     "RecipeMismatchError",
     "SourceError",
     "StoreError",
     "StoreWarning",
     "TLFeaturesError",
+    "TrainingStoppedWarning",
     "UnknownNameError",
     "UnreadableImagesWarning",
     "WeightsError",
@@ -83,6 +85,10 @@ class MissingDependencyError(TLFeaturesError, ImportError):
     """An optional package is absent; the message holds its install line."""
 
 
+class OutOfMemoryError(TLFeaturesError, MemoryError):
+    """Training needs more memory than there is; says which batch size to try."""
+
+
 class RandomWeightsWarning(UserWarning):
     """The network has random weights: its embeddings are not pretrained."""
 
@@ -97,3 +103,7 @@ class UnreadableImagesWarning(UserWarning):
 
 class DuplicateImagesWarning(UserWarning):
     """Copies of images fall into different folds, so a score is too good to be true."""
+
+
+class TrainingStoppedWarning(UserWarning):
+    """Training stopped before its end; says why, and which weights were restored."""

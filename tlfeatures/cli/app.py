@@ -10,6 +10,7 @@ from tlfeatures import __version__
 from tlfeatures.cli.demo import demo
 from tlfeatures.cli.embedding import embed
 from tlfeatures.cli.evaluating import evaluate
+from tlfeatures.cli.finetuning import finetune
 from tlfeatures.cli.fitting import fit
 from tlfeatures.cli.listing import layers, models
 from tlfeatures.cli.predicting import predict
@@ -48,7 +49,7 @@ def _options(
     """
 
 
-for command in (models, layers, embed, fit, select, evaluate, predict):
+for command in (models, layers, embed, fit, select, finetune, evaluate, predict):
     app.command()(command)
 app.add_typer(cache, name="cache")
 app.command()(demo)

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -187,6 +188,9 @@ def _is_ours(path: str) -> bool:
                 return _MARK in file.attrs
         if suffix == ".parquet":
             return _MARK.encode() in (_pyarrow(path).read_schema(path).metadata or {})
+        if suffix == ".keras-bundle":
+            with zipfile.ZipFile(path) as file:
+                return json.loads(file.read("about.json"))["format"].startswith(f"{_MARK}.")
         with open(path, "rb") as file:
             head = file.read(64)
         if suffix == ".csv":

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 Pipe = Annotated[
     str,
-    typer.Argument(metavar="PIPE", help="File that `fit` saved. Loading it runs code: only files you trust."),
+    typer.Argument(
+        metavar="PIPE",
+        help="File that `fit` or `finetune` saved. Loading a .joblib runs code: only files you trust.",
+    ),
 ]
 CacheAgain = Annotated[
     str | None,
@@ -44,6 +47,7 @@ class Fitted:
         import joblib
         from sklearn.pipeline import Pipeline
 
+        from tlfeatures.cli.finetuning import read_bundle
         from tlfeatures.features import CNNFeatures
         from tlfeatures.sources.source import near_text, siblings
 
@@ -54,7 +58,7 @@ class Fitted:
             near = near_text(os.path.basename(path), siblings(path))
             raise BadArgument(f"No such file: {path!r}; {expected}.{near}")
         try:
-            held = joblib.load(path)
+            held = read_bundle(path) if path.endswith(".keras-bundle") else joblib.load(path)
         except OSError:
             raise
         except Exception as error:  # a damaged pickle may raise anything

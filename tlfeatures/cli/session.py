@@ -17,7 +17,7 @@ from typing import Any
 
 from tlfeatures import _keras
 from tlfeatures.cli.terminal import warn
-from tlfeatures.errors import UnreadableImagesWarning
+from tlfeatures.errors import OutOfMemoryError, UnreadableImagesWarning
 
 __all__ = ["BadArgument", "report_error", "session"]
 
@@ -69,7 +69,7 @@ def _command_of(error: Any) -> str:
 
 
 def _text(error: Exception) -> str:
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) and not isinstance(error, OutOfMemoryError):
         return "out of memory; a smaller --batch-size needs less"
     if isinstance(error, OSError) and error.strerror:  # without "[Errno 13]"
         name = "" if error.filename is None else f": {os.fsdecode(error.filename)!r}"

@@ -293,6 +293,20 @@ class Backbone:
             tapped, normalize, lambda ys: [pool(ys[i], part) for i, part in places], self.precision
         )
 
+    def shared(self, description: Description) -> tuple[Any, dict[str, str]]:
+        """The model from normalized pixels to the taps of a description, and the canonical names of its operations.
+
+        It is the process's own: copy it before anything in it changes.
+        """
+        layers = list(dict.fromkeys(tap.layer for tap in description.taps))
+        with _lock:
+            graph = self._load(layers, description.top)[1]
+            return self._tapped(graph, layers), {o.name: name for name, o in graph.operations.items()}
+
+    def normalizer(self, description: Description) -> Callable[[Any], Any]:
+        """The function from uint8 pixels to the network's input."""
+        return _normalizer(description.normalization)
+
     def skeleton(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Operations, and the outputs that can be tapped, by name from the input on, with the top.
 

@@ -1,0 +1,842 @@
+"""The fine-tune stage: scikit-learn's contract, what is trained, and what outlives a crash."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import warnings
+import zipfile
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.base import clone
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.validation import validate_data
+
+from tlfeatures import CNNFeatures, FineTuneClassifier, FineTuneRegressor
+from tlfeatures.errors import (
+    ImageReadError,
+    OutOfMemoryError,
+    RecipeMismatchError,
+    StoreWarning,
+    TrainingStoppedWarning,
+    UnknownNameError,
+    UnreadableImagesWarning,
+)
+from tlfeatures.finetune import Augmenter, checkpoint, draw_augmentations, draw_curves
+from tlfeatures.finetune.loop import epoch_order, rate_at
+from tlfeatures.finetune.split import split_validation
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::tlfeatures.errors.RandomWeightsWarning"),
+    pytest.mark.filterwarnings("ignore:.*neither starts with a Rescaling"),
+]
+TINY = {"model": "tiny", "image_size": 32}
+QUICK = {**TINY, "start": "linear", "epochs": 0, "validation_fraction": 0, "random_state": 0}
+TOP = {**TINY, "train_from": "block10_dw", "start": "linear", "epochs": 2, "random_state": 0}
+
+
+def shapes(n=24, seed=0):
+    """Three kinds of pictures, and what they are called."""
+    rng = np.random.default_rng(seed)
+    y = np.array(["bars", "disc", "flat"])[np.arange(n) % 3]
+    yy, xx = np.mgrid[:32, :32]
+    masks = {"bars": xx // 4 % 2, "disc": (yy - 16) ** 2 + (xx - 16) ** 2 < 100, "flat": np.zeros((32, 32))}
+    X = np.stack([masks[kind][..., None] * rng.uniform(60, 200, 3) for kind in y])
+    return np.clip(X + rng.normal(30, 12, X.shape), 0, 255).astype("uint8"), y
+
+
+X, Y = shapes()
+
+
+@pytest.fixture(autouse=True)
+def no_store(monkeypatch, tmp_path):
+    monkeypatch.setenv("TLFEATURES_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def tuned():
+    """A classifier whose last block was trained."""
+    return FineTuneClassifier(**TOP, cache=None).fit(X, Y)
+
+
+def custom(size=16, normalized=True, batchnorm=True):
+    """A network of two blocks, made here."""
+    import keras
+
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    x = pixels = keras.Input((size, size, 3))
+    if normalized:
+        x = layers.Rescaling(1 / 255)(x)
+    for i in (1, 2):
+        x = layers.Conv2D(8, 3, strides=2, padding="same", name=f"conv{i}")(x)
+        if batchnorm:
+            x = layers.BatchNormalization(name=f"bn{i}", momentum=0.5)(x)
+        x = layers.ReLU(name=f"relu{i}")(x)
+    return keras.Model(pixels, x, name="small")
+
+
+def weights_of(network):
+    import keras
+
+    return {v.path: keras.ops.convert_to_numpy(v) for v in network.weights}
+
+
+def changed(before, after):
+    """Layers of which a weight is another."""
+    pairs = zip(before.items(), after.items(), strict=True)
+    return {path.split("/")[0] for (path, a), (_, b) in pairs if not np.array_equal(a, b)}
+
+
+# -- scikit-learn's contract -----------------------------------------------------------------
+
+
+class _Flat:
+    """Takes flat rows of any numbers, so that scikit-learn's own checks can feed it."""
+
+    def _pixels(self, X, reset, **kwargs):
+        X = validate_data(self, X, reset=reset, **kwargs)
+        X = X[0] if isinstance(X, tuple) else X
+        return np.clip(128 + 32 * X, 0, 255).astype(np.uint8).reshape(len(X), 1, -1, 1)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = True
+        tags.input_tags.one_d_array = tags.input_tags.three_d_array = tags.input_tags.string = False
+        return tags
+
+
+class FlatClassifier(_Flat, FineTuneClassifier):
+    def __init__(self, class_weight=None, random_state=0):
+        super().__init__(**{**QUICK, "random_state": random_state}, class_weight=class_weight, cache=None)
+
+    def fit(self, X, y, sample_weight=None):
+        return super().fit(self._pixels(X, True, y=y), y, sample_weight)
+
+    def predict(self, X):
+        return super().predict(self._pixels(X, False))
+
+    def predict_proba(self, X):
+        return super().predict_proba(self._pixels(X, False))
+
+
+class FlatRegressor(_Flat, FineTuneRegressor):
+    def __init__(self, random_state=0):
+        super().__init__(**{**QUICK, "random_state": random_state}, cache=None)
+
+    def fit(self, X, y, sample_weight=None):
+        return super().fit(self._pixels(X, True, y=y, y_numeric=True), y, sample_weight)
+
+    def predict(self, X):
+        return super().predict(self._pixels(X, False))
+
+
+CHECKS = {
+    "check_estimator_cloneable", "check_no_attributes_set_in_init", "check_estimator_repr",
+    "check_parameters_default_constructible", "check_get_params_invariance", "check_set_params",
+    "check_fit_score_takes_y", "check_dont_overwrite_attributes", "check_estimators_unfitted",
+    "check_classifiers_one_label", "check_classifiers_classes", "check_classifiers_regression_target",
+    "check_estimators_pickle", "check_fit_idempotent", "check_dict_unchanged", "check_fit_check_is_fitted",
+    "check_estimators_nan_inf", "check_supervised_y_no_nan", "check_supervised_y_2d", "check_n_features_in",
+    "check_sample_weights_not_overwritten", "check_sample_weights_list", "check_sample_weights_pandas_series",
+    "check_methods_subset_invariance", "check_requires_y_none", "check_estimators_dtypes",
+}  # fmt: skip
+
+
+@parametrize_with_checks([FlatClassifier(), FlatRegressor()])
+def test_scikit_learn_checks(estimator, check):
+    if check.func.__name__ not in CHECKS:
+        pytest.skip("of the checks that fit, the telling ones run")
+    check(estimator)
+
+
+def test_the_doors_of_scikit_learn(tuned):
+    assert clone(tuned).get_params() == tuned.get_params()
+    assert not hasattr(clone(tuned), "history_")
+    np.testing.assert_array_equal(tuned.classes_, ["bars", "disc", "flat"])
+    proba = tuned.predict_proba(X)
+    assert proba.shape == (24, 3) and proba.dtype == np.float64
+    np.testing.assert_allclose(proba.sum(1), 1)
+    assert tuned.score(X, Y) > 0.9
+    assert list(tuned.history_.columns[:4]) == ["stage", "epoch", "loss", "accuracy"]
+
+
+def test_searches_and_pipelines():
+    clf = FineTuneClassifier(**QUICK)
+    assert cross_val_score(clf, X, Y, cv=2).mean() > 0.8
+    search = GridSearchCV(Pipeline([("tune", clf)]), {"tune__pooling": ["avg", "max"]}, cv=2).fit(X, Y)
+    assert search.best_estimator_["tune"].classes_.tolist() == ["bars", "disc", "flat"]
+
+
+def test_a_pickle_works_in_another_process_without_the_network(tuned, tmp_path):
+    joblib.dump((tuned, X), tmp_path / "clf.joblib")
+    code = f"""
+        import joblib
+        clf, X = joblib.load({str(tmp_path / "clf.joblib")!r})
+        clf.model = "there is none"
+        print(clf.predict_proba(X).tolist())
+    """
+    out = python(code)
+    np.testing.assert_allclose(json.loads(out), tuned.predict_proba(X), atol=1e-6)
+    again = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(tuned))))  # pickled before it was used
+    np.testing.assert_allclose(again.predict_proba(X), tuned.predict_proba(X), atol=1e-6)
+
+
+def python(code, **env):
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True, text=True, env={**os.environ, **env}, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_weights_of_images_and_classes():
+    some = np.arange(24) >= 6
+    left_out = FineTuneClassifier(**QUICK).fit(X[some], Y[some]).predict_proba(X)
+    weighted = FineTuneClassifier(**QUICK).fit(X, Y, sample_weight=some.astype(float)).predict_proba(X)
+    np.testing.assert_allclose(weighted, left_out, atol=2e-3)
+    rare = np.r_[0:24:3, 1, 2, 4, 5]  # eight bars, two discs, two flat
+    plain, balanced, by_hand = (
+        FineTuneClassifier(**QUICK, class_weight=w).fit(X[rare], Y[rare]).predict_proba(X[rare])
+        for w in (None, "balanced", {"bars": 12 / 3 / 8, "disc": 2.0, "flat": 2.0})
+    )
+    np.testing.assert_allclose(balanced, by_hand, atol=1e-6)
+    assert abs(balanced - plain).max() > 1e-3
+
+
+# -- from a pipeline -------------------------------------------------------------------------
+
+NUMBERS = np.linspace(3, 40, 24) + X.mean((1, 2, 3)) / 5
+
+
+@pytest.mark.parametrize(
+    ("head", "y", "cnn"),
+    [
+        (make_pipeline(StandardScaler(), LogisticRegression()), Y, {}),
+        (LogisticRegression(C=100, max_iter=5000), Y, {"pooling": "avgmax"}),
+        (make_pipeline(StandardScaler(), LogisticRegression()), Y == "disc", {"pooling": "gem"}),
+        (make_pipeline(StandardScaler(), Ridge()), NUMBERS, {"layer": ["block3_pw_relu", "block10_pw_relu"]}),
+        (make_pipeline(StandardScaler(), LinearRegression()), NUMBERS, {"pooling": "max"}),
+        (make_pipeline(StandardScaler(with_mean=False), Ridge(100)), NUMBERS, {"pooling": "flatten"}),
+    ],
+    ids=[
+        "logistic",
+        "bare, avgmax",
+        "two classes, gem",
+        "ridge, two layers",
+        "least squares, max",
+        "flatten",
+    ],
+)
+def test_before_the_first_step_the_network_predicts_what_the_pipeline_predicts(head, y, cnn):
+    pipe = Pipeline([("cnn", CNNFeatures(**TINY, **cnn)), ("head", clone(head))]).fit(X, y)
+    cls = FineTuneRegressor if y is NUMBERS else FineTuneClassifier
+    tuned = cls.from_pipeline(pipe, train_from="block9_dw", epochs=0, random_state=0).fit(X, y)
+    new = shapes(9, seed=5)[0]
+    if y is NUMBERS:
+        np.testing.assert_allclose(tuned.predict(new), pipe.predict(new), atol=1e-4 * NUMBERS.std())
+    else:
+        np.testing.assert_allclose(tuned.predict_proba(new), pipe.predict_proba(new), atol=1e-4)
+        np.testing.assert_array_equal(tuned.predict(new), pipe.predict(new))
+    assert len(tuned.history_) == 0
+    trained = clone(tuned).set_params(epochs=1).fit(X, y)  # a clone starts from the same pipeline
+    assert trained.history_["stage"].tolist() == ["network", "network"]
+
+
+@pytest.mark.parametrize("head", [SVC(), RandomForestClassifier(5, random_state=0)], ids=["svm", "forest"])
+def test_another_head_is_replaced_by_a_linear_one_and_this_is_said(head):
+    pipe = Pipeline([("cnn", CNNFeatures(**TINY)), ("scale", StandardScaler()), ("head", head)]).fit(X, Y)
+    with pytest.warns(UserWarning, match=f"{type(head).__name__} is no linear model"):
+        tuned = FineTuneClassifier.from_pipeline(pipe, epochs=0, validation_fraction=0, random_state=0)
+    tuned.fit(X, Y)
+    expected = tuned.start_pipeline_.predict_proba(pipe["cnn"].transform(X).astype(float))
+    np.testing.assert_allclose(tuned.predict_proba(X), expected, atol=1e-4)
+
+
+def test_pipelines_that_do_not_fit():
+    pipe = Pipeline([("cnn", CNNFeatures(**TINY)), ("head", LogisticRegression())])
+    with pytest.raises(ValueError, match="begins with CNNFeatures"):
+        FineTuneClassifier.from_pipeline(SVC())
+    with pytest.raises(ValueError, match="not fitted"):
+        FineTuneClassifier.from_pipeline(pipe)
+    search = GridSearchCV(pipe, {"head__C": [1, 10]}, cv=2).fit(X, Y)
+    tuned = FineTuneClassifier.from_pipeline(search, epochs=0, random_state=0)
+    with pytest.raises(ValueError, match=r"fitted on \['bars', 'disc', 'flat'\], and y holds"):
+        tuned.fit(X, np.where(Y == "disc", "disc", "other"))
+    with pytest.raises(ValueError, match="predicts classes, which FineTuneRegressor does not"):
+        FineTuneRegressor.from_pipeline(search)
+    with pytest.raises(ValueError, match="takes 320 features and this network gives 640"):
+        clone(tuned).set_params(pooling="avgmax").fit(X, Y)
+    with pytest.raises(ValueError, match="no hidden layers"):
+        clone(tuned).set_params(head=[8]).fit(X, Y)
+
+
+# -- what is trained -------------------------------------------------------------------------
+
+
+def test_stored_embeddings_train_the_same_head_as_the_network_in_the_loop():
+    """The tutorials' recipe in plain Keras, with the same first weights and the same batches."""
+    import keras
+
+    given = {
+        **TINY,
+        "head": [16],
+        "pooling": "max",
+        "schedule": "constant",
+        "weight_decay": 0,
+        "batch_size": 8,
+    }
+    given |= {"validation_fraction": 0, "random_state": 3}
+    start = FineTuneClassifier(**given, epochs=0).fit(X, Y)
+    ours = FineTuneClassifier(**given, epochs=6).fit(X, Y)
+    untrained = start.predict_proba(X)
+    network, head = start.network_, start._live().head
+    network.trainable = False
+    x = keras.Input((32, 32, 3))
+    loop = keras.Model(x, head(keras.layers.GlobalMaxPooling2D()(network(x))))
+    loop.compile(keras.optimizers.Adam(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    codes = np.unique(Y, return_inverse=True)[1]
+    for epoch in range(1, 7):
+        order = epoch_order(3, 0, epoch, np.arange(24))
+        for rows in np.split(order, 3):
+            loop.train_on_batch(X[rows].astype("float32"), codes[rows])
+    theirs = keras.ops.convert_to_numpy(keras.ops.softmax(loop(X.astype("float32"))))
+    np.testing.assert_allclose(ours.predict_proba(X), theirs, atol=1e-3)
+    assert abs(ours.predict_proba(X) - untrained).max() > 0.1
+
+
+def test_layers_before_the_cut_do_not_change():
+    model = custom()
+    before = weights_of(model)
+    given = {
+        "model": model,
+        "train_from": "conv2",
+        "head_epochs": 1,
+        "epochs": 2,
+        "random_state": 0,
+        "validation_fraction": 0,
+    }
+    clf = FineTuneClassifier(**given).fit(X[:, :16, :16], Y)
+    assert changed(before, weights_of(clf.network_)) == {"conv2"}
+    assert changed(before, weights_of(model)) == set()  # the user's own
+    clf = FineTuneClassifier(**{**given, "train_batchnorm": True}).fit(X[:, :16, :16], Y)
+    assert changed(before, weights_of(clf.network_)) == {"conv2", "bn2"}
+    clf = FineTuneClassifier(**{**given, "train_from": "all"}).fit(X[:, :16, :16], Y)
+    assert changed(before, weights_of(clf.network_)) == {"conv1", "conv2"}
+    clf = FineTuneClassifier(**{**given, "train_from": 1}).fit(X[:, :16, :16], Y)
+    assert changed(before, weights_of(clf.network_)) == {"conv2"}
+    clf = FineTuneClassifier(**{**given, "train_from": "head"}).fit(X[:, :16, :16], Y)
+    assert changed(before, weights_of(clf.network_)) == set()
+
+
+def test_each_layer_has_its_rate():
+    """The first step of Adam is the learning rate itself, wherever the gradient is not next to nothing."""
+    model = custom(batchnorm=False)
+    before = weights_of(model)
+    clf = FineTuneClassifier(
+        model, train_from="all", start="linear", epochs=1, batch_size=24, schedule="constant", weight_decay=0,
+        learning_rate=0.01, layer_decay=0.1, validation_fraction=0, random_state=0,
+    ).fit(X[:, :16, :16], Y)  # fmt: skip
+    after = weights_of(clf.network_)
+    steps = {path: abs(after[path] - before[path]).max() for path in before}
+    assert steps["conv2/kernel"] == pytest.approx(0.01, rel=1e-3)
+    assert steps["conv1/kernel"] == pytest.approx(0.001, rel=1e-3)
+
+
+def test_weight_decay_shrinks_kernels_only():
+    given = {
+        **TINY,
+        "head": (),
+        "epochs": 1,
+        "learning_rate": 1e-12,
+        "schedule": "constant",
+        "random_state": 0,
+    }
+    plain, decayed = (
+        FineTuneClassifier(**given, weight_decay=wd, batch_size=24, validation_fraction=0).fit(X, Y)
+        for wd in (0, 1e11)
+    )
+    kernel, bias = plain._live().head.get_weights()
+    kernel_2, bias_2 = decayed._live().head.get_weights()
+    np.testing.assert_allclose(kernel_2, 0.9 * kernel, rtol=1e-4)
+    np.testing.assert_array_equal(bias, bias_2)
+
+
+def test_heads_of_the_tutorials():
+    import keras
+
+    def build(x):
+        return keras.layers.Dense(8, "relu")(keras.layers.Flatten()(keras.layers.Conv2D(4, 1)(x)))
+
+    for head, pooling in (([16], "max"), ([16, 0.5], "flatten"), ([16, 16, 8], "avg"), (build, "avg")):
+        clf = FineTuneClassifier(**TINY, head=head, pooling=pooling, epochs=2, random_state=0).fit(X, Y)
+        assert clf.predict_proba(X).shape == (24, 3)
+        again = clone(clf).fit(X, Y)
+        np.testing.assert_array_equal(again.predict_proba(X), clf.predict_proba(X))
+    reg = FineTuneRegressor(**TINY, head=[16], pooling="flatten", epochs=2, random_state=0).fit(X, NUMBERS)
+    assert reg.predict(X).shape == (24,) and "val_mae" in reg.history_
+
+
+def test_the_same_seed_gives_the_same_network_and_another_one_another():
+    given = {
+        **TOP,
+        "augment": {"crop": 3, "flip": "horizontal", "rotation": 0.1},
+        "head": [8, 0.5],
+        "start": None,
+    }
+    one, same = (FineTuneClassifier(**given, head_epochs=2).fit(X, Y) for _ in range(2))
+    np.testing.assert_array_equal(one.predict_proba(X), same.predict_proba(X))
+    np.testing.assert_array_equal(one.history_["loss"], same.history_["loss"])
+    other = FineTuneClassifier(**{**given, "random_state": 1}, head_epochs=2).fit(X, Y)
+    assert abs(one.predict_proba(X) - other.predict_proba(X)).max() > 1e-3
+
+
+def test_normalization_by_the_data():
+    clf = FineTuneClassifier(**{**TOP, "epochs": 0}, normalization="data", validation_fraction=0).fit(X, Y)
+    mean, std = clf.normalization_
+    np.testing.assert_allclose(mean, X.mean((0, 1, 2)) / 255, rtol=1e-6)
+    np.testing.assert_allclose(std, X.std((0, 1, 2)) / 255, rtol=1e-6)
+    features = CNNFeatures(**TINY, normalization=(mean, std)).fit_transform(X)
+    expected = clf.start_pipeline_.predict_proba(features.astype(float))
+    np.testing.assert_allclose(clf.predict_proba(X), expected, atol=1e-4)
+
+
+def test_best_epoch_and_early_stopping():
+    given = {**TINY, "head": [8], "epochs": 40, "learning_rate": 0.3, "schedule": "constant", "patience": 2}
+    clf = FineTuneClassifier(**given, validation_fraction=0.3, random_state=0).fit(X, Y)
+    rows = clf.history_
+    score = list(zip(rows["val_accuracy"], -rows["val_loss"], strict=True))
+    assert clf.best_epoch_ == rows["epoch"][score.index(max(score))]
+    assert len(rows) == clf.best_epoch_ + 2 < 40
+    _, validation = split_validation(np.unique(Y, return_inverse=True)[1], clf.classes_, None, 0.3, [0, 3])
+    p = clf.predict_proba(X[validation])[
+        np.arange(len(validation)), np.searchsorted(clf.classes_, Y[validation])
+    ]
+    assert -np.log(p).mean() == pytest.approx(rows["val_loss"][clf.best_epoch_ - 1], rel=1e-3)
+
+
+def test_validation_keeps_classes_and_groups():
+    codes, groups = np.arange(60) % 3, np.arange(60) // 4
+    classes = np.array(["a", "b", "c"])
+    train, validation = split_validation(codes, classes, None, 0.2, [0])
+    assert sorted([*train, *validation]) == list(range(60))
+    np.testing.assert_array_equal(np.bincount(codes[validation]), [4, 4, 4])
+    train, validation = split_validation(codes, classes, groups, 0.2, [0])
+    assert not set(groups[train]) & set(groups[validation]) and 8 <= len(validation) <= 16
+    with pytest.raises(ValueError, match="of one group"):
+        split_validation(codes, classes, groups * 0, 0.2, [0])
+    with pytest.raises(ValueError, match=r"Class 'c' has one image.*validation_fraction=0"):
+        split_validation(np.array([0, 0, 1, 1, 2]), classes, None, 0.2, [0])
+
+
+def test_schedules():
+    assert [rate_at("step", d) for d in (0, 0.49, 0.5, 0.76)] == [1.0, 1.0, 0.1, 0.01]
+    rates = [rate_at("cosine", d) for d in np.linspace(0, 1, 50)]
+    assert max(rates) == pytest.approx(1, abs=0.01) and rates[-1] == pytest.approx(0, abs=1e-9)
+    assert rate_at("constant", 0.9) == 1.0
+
+
+# -- augmentation ----------------------------------------------------------------------------
+
+
+def test_views_are_seeded_and_off_when_predicting():
+    views = Augmenter({"crop": 4, "flip": "horizontal", "rotation": 0.05, "color": 0.3, "zoom": 0.1})
+    first = views(X[:4], [1, 2])
+    assert first.shape == (4, 32, 32, 3) and first.dtype == np.uint8
+    views(X[:4], [9])
+    np.testing.assert_array_equal(first, views(X[:4], [1, 2]))
+    assert (first != views(X[:4], [1, 3])).any() and (first[0] != X[0]).any()
+    assert abs(first.mean() - X[:4].mean()) < 60  # still pictures
+    clf = FineTuneClassifier(**QUICK, augment={"crop": 4}).fit(X, Y)
+    np.testing.assert_array_equal(
+        clf.predict_proba(X), FineTuneClassifier(**QUICK).fit(X, Y).predict_proba(X)
+    )
+    averaged = clf.set_params(tta=3).predict_proba(X)
+    assert (averaged != clf.set_params(tta=0).predict_proba(X)).any()
+    np.testing.assert_array_equal(averaged, clf.set_params(tta=3).predict_proba(X))
+    with pytest.raises(ValueError, match="set augment"):
+        clf.set_params(augment=None).predict_proba(X)
+
+
+def test_a_flip_is_a_flip_and_a_crop_a_crop():
+    views = Augmenter({"flip": "horizontal"})(X[:8], [0])
+    turned = [bool((v == x[:, ::-1]).all()) for v, x in zip(views, X, strict=False)]
+    assert all(t or (v == x).all() for t, v, x in zip(turned, views, X, strict=False)) and 0 < sum(turned) < 8
+    view = Augmenter({"crop": 2})(X[:1], [0])[0]
+    wide = np.pad(X[0], ((2, 2), (2, 2), (0, 0)), mode="reflect")
+    assert any((view == wide[i : i + 32, j : j + 32]).all() for i in range(5) for j in range(5))
+
+
+def test_any_random_layer_of_keras():
+    views = Augmenter({"RandomTranslation": {"height_factor": 0.2, "width_factor": 0.2}})
+    assert (views(X[:2], [0]) != X[:2]).any()
+    with pytest.raises(UnknownNameError, match="'flip'"):
+        Augmenter({"flips": "horizontal"})
+    with pytest.raises(ValueError, match="expected None or a dict"):
+        FineTuneClassifier(**QUICK, augment="flip").fit(X, Y)
+
+
+def test_views_reach_the_head_when_it_is_all_that_is_trained():
+    given = {**TINY, "epochs": 2, "random_state": 0, "validation_fraction": 0}
+    plain, varied = (FineTuneClassifier(**given, augment=a).fit(X, Y).history_ for a in (None, {"crop": 8}))
+    assert (plain["loss"] != varied["loss"]).all()
+
+
+# -- checkpoints -----------------------------------------------------------------------------
+
+TRAIN = """
+import sys, numpy as np
+from tlfeatures import FineTuneClassifier
+from tlfeatures.finetune import loop
+from tests.test_finetune import X, Y, custom
+save = loop._save
+def slow(learner, stage, checkpoints, course):
+    save(learner, stage, checkpoints, course)
+    if len(sys.argv) > 2:
+        print(stage.name, course.epoch, flush=True)
+        import time; time.sleep(0.3)
+loop._save = slow
+clf = FineTuneClassifier(custom(), train_from="conv2", head=[8, 0.3], head_epochs=2, epochs=4, augment={"crop": 2},
+                         train_batchnorm=True, checkpoint_dir=sys.argv[1], random_state=0, cache=None)
+clf.fit(X[:, :16, :16], Y)
+np.save(sys.argv[1] + "/final.npy", np.concatenate([w.ravel() for w in clf._live().model.get_weights()]))
+"""
+
+
+def test_kill_9_and_going_on_gives_the_same_weights(tmp_path):
+    def start(folder, *more):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        return subprocess.Popen(
+            [sys.executable, "-c", TRAIN, str(tmp_path / folder), *more],
+            stdout=subprocess.PIPE, text=True, cwd=os.path.dirname(os.path.dirname(__file__)),
+        )  # fmt: skip
+
+    whole = start("whole")
+    killed = start("killed", "slowly")
+    for line in killed.stdout:
+        if line.split() == ["network", "2"]:
+            killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL and not (tmp_path / "killed" / "final.npy").exists()
+    again = start("killed", "slowly")
+    seen = [line.split() for line in again.stdout]
+    assert seen == [["network", "3"], ["network", "4"]]
+    assert again.wait() == 0 and whole.wait() == 0
+    a, b = (np.load(tmp_path / folder / "final.npy") for folder in ("whole", "killed"))
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+
+
+def test_a_checkpoint_is_for_the_very_same_training(tmp_path):
+    given = {**TINY, "head": [8], "epochs": 2, "checkpoint_dir": tmp_path / "kept", "random_state": 0}
+
+    def fit(y=Y, **more):
+        FineTuneClassifier(**{**given, **more}).fit(X, y)
+        return len(list((tmp_path / "kept").iterdir()))
+
+    assert fit() == fit() == fit(verbose=1, n_jobs=1) == 1
+    assert fit(learning_rate=0.01) == 2
+    assert fit(random_state=1) == 3
+    assert fit(y=np.roll(Y, 1)) == 4
+    assert fit(pooling="max") == 5
+    with pytest.raises(ValueError, match="random_state is None"):
+        fit(random_state=None)
+
+
+def test_a_damaged_checkpoint_is_no_checkpoint(tmp_path):
+    given = {**TINY, "head": [8], "epochs": 2, "checkpoint_dir": tmp_path / "kept", "random_state": 0}
+    expected = FineTuneClassifier(**given).fit(X, Y).predict_proba(X)
+    (path,) = (tmp_path / "kept").glob("*/head.checkpoint")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.warns(StoreWarning, match="damaged"):
+        clf = FineTuneClassifier(**given).fit(X, Y)
+    np.testing.assert_array_equal(clf.predict_proba(X), expected)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    given = {**TINY, "head": [8], "epochs": 3, "checkpoint_dir": tmp_path / "kept", "random_state": 0}
+    expected = FineTuneClassifier(**{**given, "checkpoint_dir": None}).fit(X, Y).predict_proba(X)
+    sync, calls = os.fsync, []
+
+    def full(fd):
+        calls.append(fd)
+        if len(calls) > 3:  # file and folder of the first epoch, and the file of the second
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(fd)
+
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    with pytest.raises(OSError, match=r"epoch 2: No space left on device.*before it is intact") as caught:
+        monkeypatch.setattr(checkpoint, "_sync_folder", lambda folder: calls.append(0))
+        calls.append(0)
+        FineTuneClassifier(**given).fit(X, Y)
+    assert caught.value.errno == errno.ENOSPC
+    (path,) = (tmp_path / "kept").rglob("*.*")
+    assert checkpoint.read_arrays(path)[0]["epoch"] == 1
+    monkeypatch.undo()
+    np.testing.assert_array_equal(FineTuneClassifier(**given).fit(X, Y).predict_proba(X), expected)
+
+
+# -- bad input -------------------------------------------------------------------------------
+
+
+def test_bad_labels():
+    with pytest.raises(ValueError, match="one class, 'disc'"):
+        FineTuneClassifier(**QUICK).fit(X[:4], ["disc"] * 4)
+    with pytest.raises(ValueError, match="Class 'odd' has one image"):
+        FineTuneClassifier(**{**QUICK, "validation_fraction": 0.1}).fit(X, np.r_[["odd"], Y[1:]])
+    assert FineTuneClassifier(**QUICK).fit(X, np.r_[["odd"], Y[1:]]).predict(X[:1]) == ["odd"]
+    with pytest.raises(ValueError, match="24 images and 23 labels"):
+        FineTuneClassifier(**QUICK).fit(X, Y[1:])
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        FineTuneRegressor(**QUICK).fit(X, np.r_[np.nan, NUMBERS[1:]])
+    with pytest.raises(ValueError, match="'dogs'"):
+        FineTuneClassifier(**QUICK, class_weight={"dogs": 2}).fit(X, Y)
+    with pytest.raises(ValueError, match="negative"):
+        FineTuneClassifier(**QUICK).fit(X, Y, sample_weight=-np.ones(24))
+
+
+@pytest.mark.parametrize(
+    ("params", "text"),
+    [
+        ({"train_from": "blok10_dw"}, "Did you mean 'block10_dw'"),
+        ({"train_from": 99}, "has 6 blocks|blocks before the head"),
+        ({"train_from": 1.5}, "a number of blocks"),
+        ({"epochs": -1}, "epochs=-1"),
+        ({"learning_rate": 0}, "learning_rate=0; expected a number above 0"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"schedule": "cosin"}, "'cosine'"),
+        ({"validation_fraction": 1}, "validation_fraction=1"),
+        ({"validation_fraction": 0, "patience": 3}, "patience needs validation"),
+        ({"start": "nearest"}, "start='nearest'"),
+        ({"start": None, "head": ["big"]}, r"head=\['big'\]"),
+        ({"start": None, "head": lambda x: x}, "expected a vector"),
+        ({"on_error": "nan"}, "'drop'"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_bad_parameters(params, text):
+    with pytest.raises(ValueError, match=text):
+        FineTuneClassifier(**{**TOP, **params}).fit(X, Y)
+
+
+@pytest.fixture
+def files(tmp_path):
+    paths = [str(tmp_path / f"{i}.png") for i in range(24)]
+    for path, picture in zip(paths, X, strict=True):
+        Image.fromarray(picture).save(path)
+    return paths
+
+
+def test_unreadable_images(files):
+    open(files[5], "w").close()
+    with pytest.raises(ImageReadError, match=r"5\.png.*on_error='drop'"):
+        FineTuneClassifier(**TOP).fit(files, Y)
+    with pytest.warns(UnreadableImagesWarning, match="1 of 24 images could not be read and are left out"):
+        clf = FineTuneClassifier(**TOP, on_error="drop").fit(files, Y)
+    rest = np.arange(24) != 5
+    expected = FineTuneClassifier(**TOP).fit(X[rest], Y[rest])
+    np.testing.assert_allclose(clf.predict_proba(X), expected.predict_proba(X), atol=1e-6)
+    with pytest.raises(ImageReadError, match=r"5\.png"):
+        clf.predict(files)
+
+
+def test_an_image_that_goes_bad_while_training(files, monkeypatch):
+    from tlfeatures.finetune import loop, pixels
+
+    monkeypatch.setattr(pixels, "KEPT_BYTES", 0)  # decoded anew in every epoch
+    expected = FineTuneClassifier(**TOP).fit(files, Y).predict_proba(X)
+    monkeypatch.setattr(pixels, "KEPT_BYTES", 1 << 30)
+    np.testing.assert_array_equal(FineTuneClassifier(**TOP).fit(files, Y).predict_proba(X), expected)
+    monkeypatch.setattr(pixels, "KEPT_BYTES", 0)
+    epoch = loop._epoch
+
+    def spoil(learner, data, stage, number):
+        if number == 2:
+            open(files[7], "w").close()
+        return epoch(learner, data, stage, number)
+
+    monkeypatch.setattr(loop, "_epoch", spoil)
+    with pytest.raises(ImageReadError, match=r"7\.png.*no longer be read while training"):
+        FineTuneClassifier(**TOP, n_jobs=1).fit(files, Y)
+
+
+def test_a_loss_that_is_no_number():
+    with pytest.raises(
+        FloatingPointError, match=r"learning rate of 1e\+30; try 1e\+29.*nothing to go back to"
+    ):
+        FineTuneClassifier(**TINY, head=[8], learning_rate=1e30, epochs=3, random_state=0).fit(X, Y)
+    given = {**TOP, "learning_rate": 1e30}
+    with pytest.warns(TrainingStoppedWarning, match="weights are those of epoch 0"):
+        clf = FineTuneClassifier(**given).fit(X, Y)
+    expected = FineTuneClassifier(**{**TOP, "epochs": 0}).fit(X, Y)
+    np.testing.assert_array_equal(clf.predict_proba(X), expected.predict_proba(X))
+
+
+def test_out_of_memory_says_which_batch_size_to_try(monkeypatch):
+    from tlfeatures.finetune import learner
+
+    def full(*args):
+        raise RuntimeError("RESOURCE_EXHAUSTED: OOM when allocating tensor with shape[32,112,112,64]")
+
+    monkeypatch.setattr(learner, "compile_training", lambda *a: full)
+    with pytest.raises(OutOfMemoryError, match=r"batch_size=32.*Try batch_size=16") as caught:
+        FineTuneClassifier(**TOP).fit(X, Y)
+    assert isinstance(caught.value, MemoryError)
+
+
+# -- saved, and used again -------------------------------------------------------------------
+
+
+def test_a_bundle_of_what_changed(tuned, tmp_path):
+    path = tmp_path / "clf.keras-bundle"
+    tuned.save(path)
+    whole = tmp_path / "whole.keras-bundle"
+    tuned.save(whole, whole=True)
+    assert path.stat().st_size < 0.7 * whole.stat().st_size
+    for each in (path, whole):
+        code = f"""
+            import numpy as np
+            from tlfeatures import FineTuneClassifier
+            from tests.test_finetune import X
+            clf = FineTuneClassifier.load({str(each)!r})
+            print(clf.predict_proba(X).tolist())
+        """
+        out = python(code, PYTHONPATH=os.path.dirname(os.path.dirname(__file__)))
+        np.testing.assert_allclose(json.loads(out), tuned.predict_proba(X), atol=1e-6)
+    clf = FineTuneClassifier.load(path)
+    assert clf.get_params() == {**tuned.get_params()}
+    pd.testing.assert_frame_equal(clf.history_, tuned.history_)
+    assert clf.predict(X).tolist() == tuned.predict(X).tolist()
+    clf.save(tmp_path / "again.keras-bundle")
+    ours, theirs = (checkpoint.read_arrays(p) for p in (path, tmp_path / "again.keras-bundle"))
+    assert all((a == b).all() for a, b in zip(ours[1], theirs[1], strict=True))
+    assert {k: ours[0][k] for k in ("params", "fitted", "changed")} == {
+        k: theirs[0][k] for k in ("params", "fitted", "changed")
+    }
+    with pytest.raises(ValueError, match=r"holds a FineTuneClassifier; load it by FineTuneClassifier\.load"):
+        FineTuneRegressor.load(path)
+
+
+def test_a_bundle_refuses_another_network(tuned, tmp_path):
+    tuned.save(tmp_path / "clf.keras-bundle")
+    with pytest.raises(RecipeMismatchError, match="belongs to another network"):
+        FineTuneClassifier.load(tmp_path / "clf.keras-bundle", weights=None)
+    reg = FineTuneRegressor(custom(), epochs=1, random_state=0, cache=None).fit(X[:, :16, :16], NUMBERS)
+    with pytest.raises(ValueError, match="pass whole=True"):
+        reg.save(tmp_path / "reg.keras-bundle")
+    reg.save(tmp_path / "reg.keras-bundle", whole=True)
+    again = FineTuneRegressor.load(tmp_path / "reg.keras-bundle")
+    np.testing.assert_allclose(again.predict(X[:, :16, :16]), reg.predict(X[:, :16, :16]), rtol=1e-5)
+
+
+def test_a_bundle_runs_no_code(tuned, tmp_path):
+    path = tmp_path / "clf.keras-bundle"
+    tuned.save(path, whole=True)
+    about, arrays = checkpoint.read_arrays(path)
+    for evil in (
+        {"class_name": "Lambda", "module": "keras.layers", "config": {}, "registered_name": None},
+        {"class_name": "function", "module": "builtins", "config": "eval", "registered_name": "function"},
+        {"class_name": "Popen", "module": "subprocess", "config": {"args": "ls"}, "registered_name": None},
+        {"class_name": "get_file", "module": "keras.utils", "config": {}, "registered_name": None},
+        {"class_name": "Mine", "module": None, "config": {}, "registered_name": "Custom>Mine"},
+    ):
+        layers = json.loads(json.dumps(about["trunk"]))
+        layers["config"]["layers"][3] = {**layers["config"]["layers"][3], **evil}
+        checkpoint.write_arrays(path, {**about, "trunk": layers}, arrays)
+        with pytest.raises(ValueError, match="may run code of its own"):
+            FineTuneClassifier.load(path)
+
+
+def test_a_damaged_bundle(tuned, tmp_path):
+    path = tmp_path / "clf.keras-bundle"
+    tuned.save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match="damaged or of another make"):
+        FineTuneClassifier.load(path)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("about.json", "{}")
+    with pytest.raises(ValueError, match="no bundle of this format"):
+        FineTuneClassifier.load(path)
+    with pytest.raises(FileNotFoundError):
+        FineTuneClassifier.load(tmp_path / "none.keras-bundle")
+
+
+def test_the_network_is_a_feature_extractor_again(tuned, store):
+    ours = CNNFeatures(tuned.network_, cache=store)
+    plain = CNNFeatures(**TINY, cache=store)
+    features = ours.fit_transform(X)
+    assert features.shape == (24, 320) and (features != plain.fit_transform(X)).any()
+    assert ours.recipes_[0]["digest"] != plain.recipes_[0]["digest"]
+    proba = tuned.head_.predict_proba(features)
+    np.testing.assert_allclose(proba, tuned.predict_proba(X), atol=1e-5)
+    early = {"layer": "block3_pw_relu", "cache": store}  # before the cut nothing changed
+    np.testing.assert_allclose(
+        CNNFeatures(tuned.network_, **early).fit_transform(X),
+        CNNFeatures(**TINY, **early).fit_transform(X),
+        atol=1e-5,
+    )
+
+
+def test_pictures_of_a_training(tuned):
+    assert draw_curves(tuned.history_).startswith(b"\x89PNG")
+    sheet = draw_augmentations(X[:2], {"flip": "horizontal"}, views=3)
+    import io
+
+    assert Image.open(io.BytesIO(sheet)).size == (4 * 36 - 4, 2 * 36 - 4)
+
+
+@pytest.mark.parametrize("network", ["vgg16", "resnet50_v2", "efficientnet_b0", "mobilenet_v3_small"])
+def test_normalization_of_families(network):
+    """Turned channels, other scales, and networks inside networks: epochs=0 is the frozen pipeline."""
+    given = {"model": network, "weights": None, "image_size": 32}
+    clf = FineTuneClassifier(**{**QUICK, **given}).fit(X, Y)
+    features = CNNFeatures(**given).fit_transform(X)
+    expected = clf.start_pipeline_.predict_proba(features.astype(float))
+    np.testing.assert_allclose(clf.predict_proba(X), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_other_backends(backend, tuned):
+    pytest.importorskip(backend)
+    code = """
+        from tests.test_finetune import *
+        clf = FineTuneClassifier(**TOP, cache=None).fit(X, Y)
+        print(clf.predict_proba(X).tolist())
+    """
+    out = python(code, KERAS_BACKEND=backend, PYTHONPATH=os.path.dirname(os.path.dirname(__file__)))
+    np.testing.assert_allclose(json.loads(out.splitlines()[-1]), tuned.predict_proba(X), atol=1e-3)
+
+
+def test_mixed_precision():
+    clf = FineTuneClassifier(**TOP, precision="bfloat16").fit(X, Y)
+    assert clf.score(X, Y) > 0.9 and clf.history_["loss"].iloc[-1] < 0.5
+
+
+def test_signs_learn(shared):
+    table = pd.read_csv(shared / "data/signs/signs.csv")
+    part = table[table.split == "train"].groupby("label").head(20)
+    paths = [str(shared / "data/signs" / path) for path in part.path]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        clf = FineTuneClassifier(
+            "mobilenet_0.75", image_size=64, train_from="conv_pw_12", start="linear", epochs=2, random_state=0
+        ).fit(paths, part.label)
+    assert clf.score(paths, part.label) > 0.95

@@ -1,0 +1,15 @@
+"""The Keras fine-tune stage, for when frozen is not enough."""
+
+from tlfeatures.finetune.augment import Augmenter, draw_augmentations
+from tlfeatures.finetune.bundle import load_bundle
+from tlfeatures.finetune.curves import draw_curves
+from tlfeatures.finetune.estimators import FineTuneClassifier, FineTuneRegressor
+
+__all__ = [
+    "Augmenter",
+    "FineTuneClassifier",
+    "FineTuneRegressor",
+    "draw_augmentations",
+    "draw_curves",
+    "load_bundle",
+]

@@ -1,0 +1,166 @@
+"""Augmentation: random views of pictures, seeded, by numpy for crops and by Keras's own layers for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tlfeatures._keras import keras, seeded_random_state
+from tlfeatures.errors import UnknownNameError
+
+__all__ = ["Augmenter", "check_augment", "draw_augmentations"]
+
+_SHORT = {
+    "flip": "RandomFlip",
+    "rotation": "RandomRotation",
+    "zoom": "RandomZoom",
+    "brightness": "RandomBrightness",
+    "contrast": "RandomContrast",
+    "saturation": "RandomSaturation",
+    "hue": "RandomHue",
+}
+_COLOURS = ("brightness", "contrast", "saturation", "hue")
+_RANGED = ("RandomBrightness", "RandomContrast", "RandomSaturation", "RandomHue", "RandomColorJitter",
+           "RandomErasing", "RandomGrayscale", "RandomGaussianBlur", "RandomSharpness", "RandomPosterization",
+           "RandomColorDegeneration", "RandomInvert")  # fmt: skip
+
+
+def check_augment(augment: Any) -> dict[str, Any]:
+    """The steps of an augmentation, in order; empty for None.
+
+    Raises
+    ------
+    UnknownNameError
+        When Keras has no such layer.
+    ValueError
+        When it is no mapping, or a value is not of its kind.
+    """
+    if augment is None:
+        return {}
+    if not isinstance(augment, Mapping):
+        raise ValueError(
+            f"augment={augment!r}; expected None or a dict such as {{'crop': 4, 'flip': 'horizontal', "
+            "'rotation': 0.05, 'color': 0.2}, which may also name layers of Keras: {'RandomErasing': {'factor': 0.5}}."
+        )
+    steps: dict[str, Any] = {}
+    for name, value in augment.items():
+        if name == "color":
+            small = float(value)
+            kinds = _COLOURS if hasattr(keras().layers, "RandomSaturation") else _COLOURS[:2]
+            steps |= {f"color/{kind}": small / 5 if kind == "hue" else small for kind in kinds}
+        elif name == "crop":
+            if int(value) != value or value < 1:
+                raise ValueError(f"augment['crop']={value!r}; expected the pixels of padding, such as 4.")
+            steps[name] = int(value)
+        elif name in _SHORT or (name.startswith("Random") and hasattr(keras().layers, name)):
+            steps[name] = value
+        else:
+            known = [n for n in dir(keras().layers) if n.startswith("Random")]
+            raise UnknownNameError.of("augmentation", name, ["crop", "color", *_SHORT, *known])
+    return steps
+
+
+class Augmenter:
+    """Random views of uint8 pictures; the same seed gives the same views.
+
+    Parameters
+    ----------
+    augment : dict
+        Name to strength. "crop": pixels of padding before a random crop of the old size; "flip": "horizontal",
+        "vertical" or both by "horizontal_and_vertical"; "rotation": part of a full turn; "zoom", "brightness",
+        "contrast", "saturation", "hue": part; "color": the last four together. Any "Random..." layer of Keras by its
+        name with a dict of its arguments.
+
+    Examples
+    --------
+    >>> X = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype="uint8")
+    >>> views = Augmenter({"crop": 2})(X, seed=[0, 1])
+    >>> views.shape, views.dtype, bool((views == Augmenter({"crop": 2})(X, seed=[0, 1])).all())
+    ((2, 8, 8, 3), dtype('uint8'), True)
+    """
+
+    def __init__(self, augment: Any) -> None:
+        self.steps = check_augment(augment)
+        self._layers: list[Any] | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.steps)
+
+    def __call__(self, batch: np.ndarray, seed: list[int]) -> np.ndarray:
+        """Views of a batch (b, h, w, 3), as uint8."""
+        if self._layers is None:
+            with seeded_random_state(0):
+                self._layers = [_layer(n, value) for n, value in self.steps.items() if n != "crop"]
+        rng = np.random.default_rng(seed)
+        if pad := self.steps.get("crop"):
+            batch = _crop(batch, pad, rng)
+        if not self._layers:
+            return batch
+        x = batch.astype(np.float32)
+        for layer in self._layers:
+            for variable in layer.variables:
+                if "seed_generator" in variable.path:
+                    variable.assign(rng.integers(0, 2**32, variable.shape, dtype=np.uint32))
+            x = layer(x, training=True)
+        return np.clip(np.rint(keras().ops.convert_to_numpy(x)), 0, 255).astype(np.uint8)
+
+
+def _layer(name: str, value: Any) -> Any:
+    kind = name.removeprefix("color/")
+    make = getattr(keras().layers, _SHORT.get(kind, kind))
+    given = dict(value) if isinstance(value, Mapping) else {"mode" if kind == "flip" else "factor": value}
+    if kind == "zoom" and "factor" in given:
+        given["height_factor"] = given.pop("factor")
+    if kind in ("rotation", "zoom"):
+        given.setdefault("fill_mode", "reflect")
+    if make.__name__ in _RANGED:
+        given.setdefault("value_range", (0, 255))
+    if kind in ("saturation",) and isinstance(given["factor"], float):  # 0.5 is Keras's "as it is"
+        given["factor"] = (0.5 - given["factor"] / 2, 0.5 + given["factor"] / 2)
+    try:
+        return make(**given)
+    except TypeError:
+        given.pop("value_range", None)
+        return make(**given)
+
+
+def _crop(batch: np.ndarray, pad: int, rng: np.random.Generator) -> np.ndarray:
+    n, height, width, _ = batch.shape
+    wide = np.pad(
+        batch,
+        ((0, 0), (pad, pad), (pad, pad), (0, 0)),
+        mode="reflect" if pad < min(height, width) else "edge",
+    )
+    offsets = rng.integers(0, 2 * pad + 1, (n, 2))
+    return np.stack(
+        [p[i : i + height, j : j + width] for p, (i, j) in zip(wide, offsets.tolist(), strict=True)]
+    )
+
+
+def draw_augmentations(pictures: np.ndarray, augment: Any, seed: int = 0, views: int = 7) -> bytes:
+    """A PNG file: each picture in a row of its own, as it is and then its random views.
+
+    Parameters
+    ----------
+    pictures : ndarray of uint8, shape (n, h, w, 3)
+    augment : dict, as :class:`Augmenter` takes it
+    seed, views : int
+    """
+    import io
+
+    from PIL import Image
+
+    augmenter = Augmenter(augment)
+    columns = [pictures, *(augmenter(pictures, [seed, view]) for view in range(views))]
+    n, height, width, _ = pictures.shape
+    gap = 4
+    sheet = np.full((n * (height + gap) - gap, len(columns) * (width + gap) - gap, 3), 255, np.uint8)
+    for j, column in enumerate(columns):
+        for i, picture in enumerate(column):
+            top, left = i * (height + gap), j * (width + gap)
+            sheet[top : top + height, left : left + width] = picture
+    held = io.BytesIO()
+    Image.fromarray(sheet).save(held, "PNG")
+    return held.getvalue()

@@ -1,0 +1,124 @@
+"""Checkpoints: complete or absent, found again only by the very same training."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tlfeatures.errors import StoreWarning
+
+__all__ = ["Checkpoints", "read_arrays", "write_arrays"]
+
+
+def write_arrays(path: str | os.PathLike[str], about: dict[str, Any], arrays: list[np.ndarray]) -> None:
+    """Write a zip of one JSON text and arrays; ``path`` changes only when all of it is on the disk.
+
+    Raises
+    ------
+    OSError
+        The disk is full, or the folder cannot be written to; what was at ``path`` is still there.
+    """
+    path = os.path.realpath(path)
+    temporary = f"{path}.{os.urandom(6).hex()}.tmp"
+    try:
+        with open(temporary, "xb") as file:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as held:
+                held.writestr(
+                    zipfile.ZipInfo("about.json"), json.dumps(about)
+                )  # without the time: same bytes
+                for i, array in enumerate(arrays):
+                    with held.open(zipfile.ZipInfo(f"{i:05}.npy"), "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(os.path.dirname(path))
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """What :func:`write_arrays` wrote; checksums are verified and nothing is executed.
+
+    Raises
+    ------
+    ValueError
+        When the file is damaged or of another make.
+    """
+    try:
+        with zipfile.ZipFile(path) as held:
+            about = json.loads(held.read("about.json"))
+            arrays = []
+            for name in sorted(n for n in held.namelist() if n.endswith(".npy")):
+                with held.open(name) as member:
+                    arrays.append(np.lib.format.read_array(member, allow_pickle=False))
+                    member.read()  # the end, where the checksum is compared
+        if not isinstance(about, dict):
+            raise ValueError("about.json holds no object")
+        return about, arrays
+    except (zipfile.BadZipFile, KeyError, EOFError, ValueError, NotImplementedError) as error:
+        raise ValueError(f"{os.fspath(path)!r} is damaged or of another make: {error}") from error
+
+
+def _sync_folder(folder: str) -> None:
+    with contextlib.suppress(OSError):  # not every file system can
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+class Checkpoints:
+    """The checkpoints of one training, in a folder named by the digest of all that decides its outcome.
+
+    Parameters
+    ----------
+    root : path
+    digest : str
+    """
+
+    def __init__(self, root: str | os.PathLike[str], digest: str) -> None:
+        self.folder = Path(os.path.expanduser(root)) / digest
+
+    def save(self, stage: str, about: dict[str, Any], arrays: list[np.ndarray]) -> None:
+        """Keep the state after an epoch; it takes the place of the one before.
+
+        Raises
+        ------
+        OSError
+            Says what to do; the checkpoint before is intact.
+        """
+        path = self.folder / f"{stage}.checkpoint"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for old in self.folder.glob(f"{stage}.checkpoint.*.tmp"):  # of a process that was killed
+                old.unlink(missing_ok=True)
+            write_arrays(path, about, arrays)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"Cannot write the checkpoint of epoch {about['epoch']}: {error.strerror or error}. The one before it "
+                "is intact; make room and fit again to go on from there, or pass checkpoint_dir=None",
+                str(path),
+            ) from error
+
+    def load(self, stage: str) -> tuple[dict[str, Any], list[np.ndarray]] | None:
+        """The state after the last epoch that was saved; None when there is none that is whole."""
+        path = self.folder / f"{stage}.checkpoint"
+        if not path.is_file():
+            return None
+        try:
+            return read_arrays(path)
+        except ValueError as error:
+            warnings.warn(f"{error}. This stage starts anew.", StoreWarning, stacklevel=4)
+            return None

@@ -1,0 +1,59 @@
+"""Curves of a training."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+__all__ = ["draw_curves"]
+
+_TRAIN, _VALIDATION = "#0072B2", "#D55E00"  # Okabe and Ito 2008
+
+
+def draw_curves(history: Any) -> bytes:
+    """A PNG file with the loss and the accuracy, or the error, over the epochs of all stages.
+
+    Parameters
+    ----------
+    history : DataFrame
+        ``history_`` of a fitted estimator.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas
+    >>> row = {"stage": "head", "epoch": 1, "loss": 1.0, "accuracy": 0.5, "val_loss": np.nan, "val_accuracy": np.nan}
+    >>> draw_curves(pandas.DataFrame([row]))[:4]
+    b'\\x89PNG'
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    metric = "accuracy" if "accuracy" in history else "mae"
+    figure = Figure(figsize=(5.2, 5.2), dpi=150, layout="constrained")
+    steps = range(1, len(history) + 1)
+    for axes, name in zip(figure.subplots(2, 1, sharex=True), ("loss", metric), strict=True):
+        axes.plot(steps, history[name], color=_TRAIN, marker="o", markersize=3, label="training")
+        if history[f"val_{name}"].notna().any():
+            values = history[f"val_{name}"]
+            axes.plot(
+                steps, values, color=_VALIDATION, linestyle="--", marker="s", markersize=3, label="validation"
+            )
+        if name == "loss" and (history["loss"].dropna() > 0).all():
+            axes.set_yscale("log")
+        stages = history["stage"].tolist()
+        for i in range(1, len(stages)):
+            if stages[i] != stages[i - 1]:
+                axes.axvline(i + 0.5, color="#767676", linewidth=0.8)
+                axes.annotate(
+                    f" {stages[i]}", (i + 0.5, 1), xycoords=("data", "axes fraction"), va="top", fontsize=8
+                )
+        axes.set_ylabel("mean absolute error" if name == "mae" else name)
+        axes.grid(color="#e4e4e4", linewidth=0.7)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(frameon=False, fontsize=8)
+    axes.set_xlabel("epoch, of all stages")
+    held = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(held, metadata={"Software": None})
+    return held.getvalue()

@@ -1,0 +1,166 @@
+"""One step of training as a pure function: AdamW with a rate for each layer, and what the loss is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tlfeatures._keras import compile_forward, compile_training, keras, precise, to_numpy
+
+__all__ = ["Learner"]
+
+_BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-7  # as Keras's Adam
+_HALF_SCALE = 1024.0  # gradients of float16 networks would vanish without
+
+
+class Learner:
+    """A model with the weights that it has now.
+
+    Weights are lists of the backend's tensors, which nobody writes to: whoever keeps a list has a snapshot.
+
+    Parameters
+    ----------
+    model : keras.Model
+        To logits of classes, or to one standardized number. What is not trainable stays as it is.
+    classes : bool
+    factors : dict of str to float
+        By layer, what the learning rate is multiplied with; 1 for those not in it.
+    weight_decay : float
+        Decoupled (Loshchilov and Hutter 2019), on kernels only.
+    precision : str
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        classes: bool,
+        factors: Mapping[str, float] | None = None,
+        weight_decay: float = 0.0,
+        precision: str = "float32",
+    ) -> None:
+        self.model, self.classes, self.precision = model, classes, precision
+        self.weight_decay = weight_decay
+        self._scale = _HALF_SCALE if precision == "float16" else 1.0
+        trained, kept = model.trainable_variables, model.non_trainable_variables
+        owners = {id(v): layer.name for layer in model.layers for v in getattr(layer, "variables", ())}
+        self._factors = [(factors or {}).get(owners.get(id(v), ""), 1.0) for v in trained]
+        self._decayed = [len(v.shape) > 1 for v in trained]
+        self._seeds = [i for i, v in enumerate(kept) if "seed_generator" in v.path]
+        moving = {
+            id(v)
+            for layer in model.layers
+            if "BatchNormalization" in type(layer).__name__ and layer.trainable
+            for v in layer.non_trainable_variables
+        }
+        self._moving = [i for i, v in enumerate(kept) if id(v) in moving]
+        self._variables = [*trained, *(kept[i] for i in self._moving)]
+        self._fixed = [_tensor(to_numpy(v)) for v in kept]
+        self._n = len(trained)
+        self.weights = [_tensor(to_numpy(v)) for v in self._variables]
+        self.moments = [keras().ops.zeros_like(w) for w in self.weights[: self._n]] * 2
+        self.step = 0
+        self._descend = compile_training(self._objective, self._update)
+        self._forward = compile_forward(self._call)
+
+    # -- what is compiled --------------------------------------------------------------------
+
+    def _objective(self, trainable: Any, fixed: Any, x: Any, y: Any, w: Any, seeds: Any) -> Any:
+        ops = keras().ops
+        fixed = list(fixed)
+        for i, place in enumerate(self._seeds):
+            fixed[place] = seeds[i]
+        z, fixed = self.model.stateless_call(trainable, fixed, ops.cast(x, "float32"), training=True)
+        z = ops.cast(z, "float32")
+        each, right = self._judge(y, z)
+        loss = ops.sum(w * each)
+        return loss * self._scale, [loss, ops.sum(w * right), *(fixed[i] for i in self._moving)]
+
+    def _judge(self, y: Any, z: Any) -> tuple[Any, Any]:
+        """Loss of each row, and what the history shows beside it: right or wrong, or the distance."""
+        ops = keras().ops
+        if self.classes:
+            each = keras().losses.sparse_categorical_crossentropy(y, z, from_logits=True)
+            return each, ops.cast(ops.equal(ops.cast(ops.argmax(z, -1), "int32"), y), "float32")
+        off = z[:, 0] - y
+        return ops.square(off), ops.abs(off)
+
+    def _update(self, trainable: Any, gradients: Any, moments: Any, rate: Any, step: Any) -> Any:
+        ops = keras().ops
+        first, second = moments[: self._n], moments[self._n :]
+        pace = rate * ops.sqrt(1.0 - _BETA_2**step) / (1.0 - _BETA_1**step)
+        weights, ms, vs = [], [], []
+        for i, (w, g) in enumerate(zip(trainable, gradients, strict=True)):
+            g = ops.cast(g, w.dtype) / self._scale
+            m = first[i] + (g - first[i]) * (1 - _BETA_1)
+            v = second[i] + (ops.square(g) - second[i]) * (1 - _BETA_2)
+            factor = self._factors[i]
+            if self.weight_decay and self._decayed[i]:
+                w = w - w * (rate * factor * self.weight_decay)
+            weights.append(w - m * (pace * factor) / (ops.sqrt(v) + _EPSILON))
+            ms.append(m)
+            vs.append(v)
+        return weights, ms + vs
+
+    def _call(self, weights: Any, fixed: Any, x: Any) -> Any:
+        ops = keras().ops
+        z, _ = self.model.stateless_call(*self._split(weights, fixed), ops.cast(x, "float32"), training=False)
+        return ops.cast(z, "float32")
+
+    def _split(self, weights: Any, fixed: Any) -> tuple[list[Any], list[Any]]:
+        fixed = list(fixed)
+        for place, value in zip(self._moving, weights[self._n :], strict=True):
+            fixed[place] = value
+        return list(weights[: self._n]), fixed
+
+    # -- what the loop uses ------------------------------------------------------------------
+
+    def train(
+        self, x: np.ndarray, y: np.ndarray, w: np.ndarray, rate: float, rng: np.random.Generator
+    ) -> tuple[float, float]:
+        """One step; the loss, and the sum of what is right, both weighted by ``w``."""
+        seeds = rng.integers(0, 2**32, (len(self._seeds), 2), dtype=np.uint32)
+        trainable, fixed = self._split(self.weights, self._fixed)
+        self.step += 1
+        with precise(self.precision):
+            trainable, self.moments, _, (loss, right, *moving) = self._descend(
+                trainable, fixed, self.moments, np.float32(rate), np.float32(self.step), x, y, w, seeds
+            )
+            self.weights = [*trainable, *moving]
+            return float(loss), float(right)
+
+    def outputs(self, x: np.ndarray) -> np.ndarray:
+        """Outputs of the model as it is now, in inference mode."""
+        with precise(self.precision):
+            return self._forward(self.weights, self._fixed, x)
+
+    def losses(self, z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As in training, of outputs that are there: the loss of each row, and right or wrong, or the distance."""
+        if not self.classes:
+            off = z[:, 0].astype(np.float64) - y
+            return off**2, np.abs(off)
+        z = z.astype(np.float64)
+        top = z.max(axis=1, keepdims=True)
+        with np.errstate(invalid="ignore"):  # no number: the loop sees to it
+            each = np.log(np.exp(z - top).sum(1)) + top[:, 0] - z[np.arange(len(y)), y]
+        return each, (z.argmax(1) == y).astype(float)
+
+    @staticmethod
+    def arrays(tensors: list[Any]) -> list[np.ndarray]:
+        """Tensors as arrays, for a checkpoint."""
+        return [keras().ops.convert_to_numpy(t) for t in tensors]
+
+    @staticmethod
+    def tensors(arrays: list[np.ndarray]) -> list[Any]:
+        """Arrays as tensors."""
+        return [_tensor(a) for a in arrays]
+
+    def write_back(self) -> None:
+        """Give the model's variables the weights."""
+        for variable, value in zip(self._variables, self.weights, strict=True):
+            variable.assign(value)
+
+
+def _tensor(array: np.ndarray) -> Any:
+    return keras().ops.convert_to_tensor(np.ascontiguousarray(array), dtype=str(array.dtype))

@@ -1,0 +1,119 @@
+"""What a training leaves behind: a network and a head that predict, and that can be written down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from tlfeatures._keras import compile_frozen, keras, to_numpy, untouched_random_state
+from tlfeatures.errors import ImageReadError
+from tlfeatures.finetune.network import join
+from tlfeatures.images import Decoder, Images, decode_batches
+
+__all__ = ["Net"]
+
+
+@dataclass
+class Net:
+    """A trained network with its head.
+
+    Attributes
+    ----------
+    trunk : keras.Model
+        From pixels in 0..255 to the taps; its normalization is in it.
+    head : keras.Model
+        From the embedding to the outputs.
+    columns : list of (int, str)
+        Output of the trunk and pooling of each part of the embedding.
+    decoding : dict
+        Arguments of :class:`~tlfeatures.images.Decoder`.
+    precision : str
+    """
+
+    trunk: Any
+    head: Any
+    columns: list[tuple[int, str]]
+    decoding: dict[str, Any]
+    precision: str
+
+    @cached_property
+    def model(self) -> Any:
+        """From pixels to the head's outputs."""
+        return join(self.trunk, self.columns, self.head)
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """How an image becomes pixels."""
+        return Decoder(**{**self.decoding, "image_size": tuple(self.decoding["image_size"])})
+
+    @cached_property
+    def _run(self) -> Callable[[np.ndarray], list[np.ndarray]]:
+        ops = keras().ops
+        return compile_frozen(
+            self.model, lambda x: ops.cast(x, "float32"), lambda ys: [ops.cast(y, "float32") for y in ys],
+            self.precision,
+        )  # fmt: skip
+
+    def outputs(
+        self,
+        images: Images,
+        batch_size: int,
+        n_threads: int | None = None,
+        views: Callable[[np.ndarray, int], list[np.ndarray]] | None = None,
+    ) -> np.ndarray:
+        """Outputs of the head for images, float64 (n, k).
+
+        Parameters
+        ----------
+        views : callable, optional
+            (pixels, batch number) to further views of them; outputs are (views + 1, n, k) then.
+        """
+        found = []
+        size = min(batch_size, len(images))
+        for i, (part, _, batch, errors) in enumerate(
+            decode_batches(images, np.arange(len(images)), self.decoder, size, n_threads)
+        ):
+            for row, reason in errors.items():
+                raise ImageReadError(images.name(row), reason)
+            here = np.resize(np.arange(len(part)), size)
+            seen = [batch, *(views(batch, i) if views else ())]
+            found.append([self._run(view[here])[0][: len(part)] for view in seen])
+        return np.stack([np.concatenate(each) for each in zip(*found, strict=True)]).astype(np.float64)
+
+    # -- as data -----------------------------------------------------------------------------
+
+    def to_parts(self) -> tuple[dict[str, Any], list[np.ndarray]]:
+        """A JSON object and arrays, from which :meth:`from_parts` makes it again."""
+        about = {
+            "trunk": json.loads(self.trunk.to_json()),
+            "head": json.loads(self.head.to_json()),
+            "columns": [list(column) for column in self.columns],
+            "decoding": self.decoding,
+            "precision": self.precision,
+            "trunk_weights": len(self.trunk.weights),
+        }
+        return about, [to_numpy(v) for v in (*self.trunk.weights, *self.head.weights)]
+
+    @classmethod
+    def from_parts(cls, about: dict[str, Any], arrays: list[np.ndarray]) -> Net:
+        """Make it again."""
+        n = about["trunk_weights"]
+        trunk, head = cls.model_from(about["trunk"], arrays[:n]), cls.model_from(about["head"], arrays[n:])
+        return cls(
+            trunk, head, [(i, part) for i, part in about["columns"]], about["decoding"], about["precision"]
+        )
+
+    @staticmethod
+    def model_from(config: dict[str, Any], arrays: list[np.ndarray]) -> Any:
+        """A model of Keras from its configuration and weights."""
+        with untouched_random_state():
+            model = keras().models.model_from_json(json.dumps(config))
+        model.set_weights(arrays)
+        for layer in model.layers:  # Normalization computes from its weights
+            getattr(layer, "finalize_state", lambda: None)()
+        return model

@@ -1,0 +1,203 @@
+"""A copy of a network that may change: normalization inside, its layers in a row, and which of them are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+
+from tlfeatures._keras import PRECISIONS, keras, untouched_random_state
+from tlfeatures.errors import UnknownNameError
+from tlfeatures.extract import Plan
+from tlfeatures.networks.graph import walk
+from tlfeatures.pooling import pool
+
+__all__ = ["Trunk", "block_starts", "first_trained", "freeze", "join", "rate_factors"]
+
+
+@dataclass
+class Trunk:
+    """A network of its own from pixels (0..255, RGB) to the taps of a plan.
+
+    Attributes
+    ----------
+    model : keras.Model
+        Flat: models inside models are spread out. Its outputs are the taps, in the plan's order.
+    layers : dict of str to operation
+        By the name that `tlfeatures layers` shows, from the input on; without the normalization.
+    shapes : dict of str to tuple
+        Output of each of these, without the batch axis.
+    """
+
+    model: Any
+    layers: dict[str, Any]
+    shapes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, plan: Plan) -> Trunk:
+        """Copy the network of a plan, with its weights."""
+        shared, canonical = plan.backbone.shared(plan.description)
+        policy = PRECISIONS[plan.backbone.precision]
+        pixels = keras().Input((*plan.description.image_size, 3), name="pixels")
+        made: dict[str, tuple[Any, Any]] = {}
+        with untouched_random_state():
+            entry = _normalized(pixels, plan.backbone.normalizer(plan.description), shared)
+            outputs = _spread(shared, entry, policy, made)
+        layers = {canonical.get(name, name): operation for name, (operation, _) in made.items()}
+        model = keras().Model(pixels, outputs, name=f"finetuned_{shared.name}")
+        shapes = {canonical.get(name, name): _shape(y) for name, (_, y) in made.items()}
+        return cls(model, layers, shapes)
+
+
+def _shape(y: Any) -> tuple[int | None, ...]:
+    return tuple(getattr(y, "shape", (None,)))[1:]
+
+
+def _normalized(pixels: Any, normalize: Callable[[Any], Any], model: Any) -> Any:
+    """``normalize`` as layers: in all networks it is affine, with the channels turned or not."""
+    layers = keras().layers
+    unit = np.concatenate([np.zeros((1, 3)), np.eye(3)]).astype(np.float32).reshape(4, 1, 1, 3)
+    found = np.asarray(keras().ops.convert_to_numpy(normalize(unit * 255)), np.float64).reshape(4, 3)
+    offset, matrix = found[0], (found[1:] - found[0]) / 255  # row i: what one more of colour i adds
+    turned = abs(np.diag(matrix)[[0, 2]]).max() == 0
+    if turned:
+        offset, matrix = offset[::-1], matrix[:, ::-1]
+    scale = np.diag(matrix)
+    if not (np.allclose(scale, 1) and np.allclose(offset, 0)):
+        pixels = layers.Rescaling(scale.tolist(), offset.tolist(), dtype="float32", name="normalization_in")(
+            pixels
+        )
+    return keras().ops.flip(pixels, axis=-1) if turned else pixels
+
+
+def _spread(model: Any, x: Any, policy: str, made: dict[str, tuple[Any, Any]]) -> Any:
+    """Rebuild ``model`` on ``x`` out of copies of its layers, with their weights, and models inside it likewise."""
+    originals = {operation.name: operation for operation in model.operations}
+    copies: dict[str, str] = {}
+
+    def copy(operation: Any) -> Any:
+        if hasattr(operation, "operations"):
+            return operation  # spread out when it is called
+        config = operation.get_config()
+        if getattr(operation, "dtype_policy", None) is not None:
+            config["dtype"] = policy
+        if operation.name in made and "name" in config:
+            config["name"] = f"{model.name}_{operation.name}"
+        try:
+            new = type(operation).from_config(config)
+        except Exception as error:
+            raise ValueError(
+                f"Layer {operation.name!r} ({type(operation).__name__}) cannot be made anew for fine-tuning: "
+                f"{' '.join(str(error).split())[:200]}. Give its class get_config and a dtype argument."
+            ) from error
+        copies[new.name] = operation.name
+        return new
+
+    def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        if hasattr(operation, "operations"):
+            return _spread(operation, args[0], policy, made)
+        y = operation(*args, **kwargs)
+        original = originals[copies.get(operation.name, operation.name)]
+        if getattr(original, "weights", None):
+            operation.set_weights(original.get_weights())
+            for layer in (operation, *(walk(operation) if hasattr(operation, "layers") else ())):
+                getattr(layer, "finalize_state", lambda: None)()  # Normalization computes from its weights
+        made[operation.name] = operation, y
+        return y
+
+    outputs: list[Any] = []
+
+    def remember(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        y = call(operation, *args, **kwargs)
+        outputs.append((operation.name, y))
+        return y
+
+    keras().models.clone_model(model, input_tensors=x, clone_function=copy, call_function=remember)
+    by_original = {copies.get(name, name): y for name, y in outputs}
+    wanted = [by_original[tensor._keras_history.operation.name] for tensor in model.outputs]
+    return wanted if len(wanted) > 1 else wanted[0]
+
+
+def join(trunk: Any, columns: list[tuple[int, str]], head: Any) -> Any:
+    """One model from pixels to the head's output; ``columns`` are an output of the trunk and its pooling each."""
+    parts = [pool(trunk.outputs[place], part) for place, part in columns]
+    vector = parts[0] if len(parts) == 1 else keras().ops.concatenate(parts, axis=-1)
+    return keras().Model(trunk.inputs[0], head(vector), name="finetuned")
+
+
+def block_starts(trunk: Trunk, taps: tuple[str, ...] = ()) -> list[str]:
+    """First layer of each block, early to late.
+
+    A block of a named network ends at a standard tap; one of another network where the feature map shrinks.
+    """
+    names = list(trunk.layers)
+    ends = [tap for tap in taps if tap in names]
+    if ends:
+        places = [0, *(names.index(end) + 1 for end in ends)]
+        return [names[place] for place in places if place < len(names)]
+    starts, size = names[:1], None
+    for name in names:
+        shape = trunk.shapes[name]
+        area = shape[0] * shape[1] if len(shape) == 3 and None not in shape[:2] else None
+        if area is not None:
+            if size is not None and area < size:
+                starts.append(name)
+            size = area if size is None else min(size, area)
+    return list(dict.fromkeys(starts))
+
+
+def first_trained(trunk: Trunk, train_from: Any, taps: tuple[str, ...], network: str) -> int:
+    """Place of the first trained layer; the number of layers when none is.
+
+    Raises
+    ------
+    UnknownNameError
+        No such layer before the head; says the nearest.
+    ValueError
+        Neither a layer, "head", "all", nor a number of blocks.
+    """
+    names = list(trunk.layers)
+    if isinstance(train_from, str):
+        if train_from in ("head", "all"):
+            return len(names) if train_from == "head" else 0
+        if train_from not in trunk.layers:
+            raise UnknownNameError.of(
+                f"layer of {network} between its input and the head",
+                train_from,
+                [*names, "head", "all"],
+                f"`tlfeatures layers {network}`, or pass 'head', 'all' or a number of blocks",
+            )
+        return names.index(train_from)
+    starts = block_starts(trunk, taps)
+    if not isinstance(train_from, Integral) or isinstance(train_from, bool):
+        raise ValueError(
+            f"train_from={train_from!r}; expected the name of a layer, 'head', 'all', or a number of blocks."
+        )
+    if not 0 <= train_from <= len(starts):
+        raise ValueError(
+            f"train_from={train_from}, but {network} has {len(starts)} blocks before the head, which begin with "
+            f"{', '.join(starts)}. Expected a number from 0 (the head alone) to {len(starts)} (all)."
+        )
+    return names.index(starts[-int(train_from)]) if train_from else len(names)
+
+
+def freeze(trunk: Trunk, first: int, train_batchnorm: bool) -> None:
+    """Let the layers from place ``first`` on be trained, and no others; batch normalization only where asked."""
+    for layer in trunk.model.layers:
+        layer.trainable = False
+    for operation in list(trunk.layers.values())[first:]:
+        if not hasattr(operation, "trainable"):
+            continue
+        operation.trainable = train_batchnorm or "BatchNormalization" not in type(operation).__name__
+
+
+def rate_factors(trunk: Trunk, taps: tuple[str, ...], decay: float) -> dict[str, float]:
+    """What the learning rate of each layer is multiplied with: ``decay`` once for each block above its own."""
+    starts, factors, block = block_starts(trunk, taps), {}, -1
+    for name, operation in trunk.layers.items():
+        block += name in starts
+        factors[operation.name] = decay ** (len(starts) - 1 - block)
+    return factors
