@@ -4,8 +4,9 @@
 
 signs     hand signs at 64x64: the frozen pipeline that cross-validation chooses, the network trained on from three
           layers, and the tutorial's recipe (global max pooling, Dense(128), 20 epochs, frozen); seeds 0 to 2
-times     that recipe on stored embeddings and with the network in the loop of plain Keras: the same head, first weights
-          and batches; each side cold, in a process of its own, pictures of the loop in memory beforehand
+times     that recipe on stored embeddings and with the network in the loop, of plain Keras and as tlfeatures compiles
+          it: the same head, first weights and batches; each side cold, in a process of its own, the pictures of the
+          loops decoded beforehand
 lengths   pets with lengths in cm drawn for them: R2 of the ridge head, the frozen Dense(256) head on the flattened map
           and the fine-tuned network; seeds 0 to 2
 """
@@ -30,7 +31,14 @@ PETS = SIGNS.parent / "pets"
 # mean and standard deviation in cm; a cat is as long as the tutorial's
 LENGTHS = {"cats": (46.0, 3.0), "dogs": (75.0, 12.0), "horses": (240.0, 15.0)}
 CUTS = ("conv_dw_6", "all", "conv_pw_12")
-TUNED = {"start": "linear", "learning_rate": 1e-3, "augment": {"crop": 4}}
+# chosen on a quarter of the training pictures, held out
+TUNED = {
+    "start": "linear",
+    "learning_rate": 5e-4,
+    "epochs": 40,
+    "augment": {"crop": 4},
+    "validation_fraction": 0,
+}
 RECIPE = {
     "pooling": "max",
     "head": [128],
@@ -43,8 +51,10 @@ TARGETS = {
     "signs_gain_over_frozen": (">=", 0.0),
     "times_224_ratio": ("<=", 0.1),
     "times_64_ratio": ("<=", 0.25),
-    "times_224_largest_difference": ("<=", 1e-3),
-    "times_64_largest_difference": ("<=", 1e-3),
+    "times_224_difference_to_own_loop": ("<=", 1e-3),
+    "times_64_difference_to_own_loop": ("<=", 1e-3),
+    "times_224_difference_to_loop": ("<=", 1e-3),
+    "times_64_difference_to_loop": ("<=", 1e-3),
 }
 
 
@@ -88,16 +98,16 @@ def run_signs(quick: bool, folder: str, seeds: range) -> dict[str, float]:
     search = GridSearchCV(Pipeline([("cnn", cnn), ("head", make_head("svm"))]), grid, cv=3 if quick else 5)
     frozen = search.fit(X, y).score(Xt, yt)
     found = {"signs_frozen": frozen}
-    given = {**network(quick, 64), "epochs": 2 if quick else 20}
+    given, tuned = network(quick, 64), {**TUNED, **({"epochs": 2} if quick else {})}
     rows: dict[str, list[float]] = {}
     for seed in seeds:
         for cut in ("block8_dw",) if quick else CUTS:
             start = time.perf_counter()
-            clf = FineTuneClassifier(**given, **TUNED, train_from=cut, random_state=seed).fit(X, y)
+            clf = FineTuneClassifier(**given, **tuned, train_from=cut, random_state=seed).fit(X, y)
             name = "conv_dw_6" if quick else cut
             rows.setdefault(f"signs_finetuned_{name}_s", []).append(time.perf_counter() - start)
             rows.setdefault(f"signs_finetuned_{name}", []).append(clf.score(Xt, yt))
-        clf = FineTuneClassifier(**given, **RECIPE, random_state=seed).fit(X, y)
+        clf = FineTuneClassifier(**given, **RECIPE, epochs=2 if quick else 20, random_state=seed).fit(X, y)
         rows.setdefault("signs_tutorials_recipe", []).append(clf.score(Xt, yt))
     for name, values in rows.items():
         found[name] = float(np.mean(values))
@@ -112,17 +122,21 @@ def run_times(quick: bool, folder: str) -> dict[str, float]:
     found: dict[str, float] = {}
     for size in (64, 224):
         given = {"quick": quick, "size": size, "folder": folder}
-        loop, stored = (child(__file__, task, **given) for task in ("loop", "stored"))
-        a, b = (np.array(side.pop("proba")) for side in (loop, stored))
-        found |= {f"times_{size}_loop_s": loop["s"], f"times_{size}_stored_s": stored["s"]}
-        found[f"times_{size}_ratio"] = stored["s"] / loop["s"]
-        found[f"times_{size}_largest_difference"] = float(abs(a - b).max())
+        sides = {task: child(__file__, task, **given) for task in ("loop", "own_loop", "stored")}
+        stored = sides["stored"]
+        for name, side in sides.items():
+            found[f"times_{size}_{name}_s"] = side["s"]
+            if side is not stored:
+                off = np.subtract(side["proba"], stored["proba"])
+                found[f"times_{size}_difference_to_{name}"] = float(abs(off).max())
+        found[f"times_{size}_ratio"] = stored["s"] / sides["loop"]["s"]
+        found[f"times_{size}_ratio_to_own_loop"] = stored["s"] / sides["own_loop"]["s"]
         found[f"times_{size}_accuracy"] = stored["accuracy"]
     return found
 
 
 def in_child(task: str, quick: bool, size: int, folder: str) -> dict[str, Any]:
-    """One side: "stored" or "loop"."""
+    """One side: "stored", "loop" or "own_loop"."""
     import keras
 
     from tlfeatures import FineTuneClassifier
@@ -147,8 +161,13 @@ def in_child(task: str, quick: bool, size: int, folder: str) -> dict[str, Any]:
 
     pixels, new = decode(X), decode(Xt)
     network_, head = untrained.network_, untrained._live().head
+    codes = np.unique(y, return_inverse=True)[1].astype(np.int32)
+    if task == "own_loop":
+        start = time.perf_counter()
+        train_in_own_loop(untrained, head, pixels, codes, epochs)
+        s = time.perf_counter() - start
+        return {"s": s, "proba": untrained.predict_proba(Xt).tolist()}
     network_.trainable = False
-    codes = np.unique(y, return_inverse=True)[1]
     start = time.perf_counter()
     x = keras.Input((side, side, 3))
     model = keras.Model(x, head(keras.layers.GlobalMaxPooling2D()(network_(x))))
@@ -166,6 +185,28 @@ def in_child(task: str, quick: bool, size: int, folder: str) -> dict[str, Any]:
     return {"s": s, "proba": (proba / proba.sum(1, keepdims=True)).tolist()}
 
 
+def train_in_own_loop(clf: Any, head: Any, pixels: np.ndarray, codes: np.ndarray, epochs: int) -> None:
+    """The same training, with the compiled frozen network run on every batch."""
+    from tlfeatures.extract import Plan
+    from tlfeatures.finetune.learner import Learner
+    from tlfeatures.finetune.loop import Data, Stage, run_stage
+    from tlfeatures.networks import Backbone
+
+    plan = Plan.make(Backbone(clf.model, image_size=clf.image_size), None, "max")
+    run = plan.backbone.compile([(column.tap, column.part) for column in plan.columns], plan.description)
+
+    def batches(rows: np.ndarray, size: int, epoch: int | None) -> Any:
+        for i in range(0, len(rows), size):
+            part = rows[i : i + size]
+            yield part, run(pixels[np.resize(part, size)])[0][: len(part)]
+
+    n, learner = len(codes), Learner(head, classes=True)
+    size = min(32, n)
+    data = Data(batches, codes, np.ones(n), np.arange(n), np.arange(0))
+    run_stage(learner, data, Stage("head", 0, epochs, 1e-3, "constant", size, 0))
+    learner.write_back()
+
+
 def run_lengths(quick: bool, folder: str, seeds: range) -> dict[str, float]:
     """R2 on a quarter of the pets, means over the seeds."""
     from sklearn.model_selection import train_test_split
@@ -180,7 +221,7 @@ def run_lengths(quick: bool, folder: str, seeds: range) -> dict[str, float]:
     else:
         paths = sorted(str(path) for path in PETS.glob("*/*"))
         kinds = np.array([Path(path).parent.name for path in paths])
-    given, epochs = network(quick, 160), 2 if quick else 20
+    given, epochs = network(quick, 224), 2 if quick else 20
     rows: dict[str, list[float]] = {"ridge": [], "dense_256": [], "finetuned": []}
     for seed in seeds:
         rng = np.random.default_rng(seed)

@@ -23,7 +23,7 @@ from tlfeatures.finetune.net import Net
 from tlfeatures.finetune.network import Trunk, first_trained, freeze, join, rate_factors
 from tlfeatures.finetune.pixels import Pixels
 from tlfeatures.finetune.split import split_validation, training_weights
-from tlfeatures.fingerprints import recipe_digest
+from tlfeatures.fingerprints import array_key, recipe_digest
 from tlfeatures.images import Images
 from tlfeatures.networks import Backbone
 from tlfeatures.networks.graph import tap_digest
@@ -267,7 +267,7 @@ class Training:
                 "params": json.loads(json.dumps(params, default=repr)),
                 "recipes": [column.recipe for column in self.plan.columns],
                 "head": tap_digest(self.head),  # its first weights, and so the seed
-                "data": [None if a is None else recipe_digest([str(a.dtype), a.tolist()]) for a in arrays],
+                "data": [None if a is None else array_key(a).hex() for a in arrays],
                 "classes": None if self.classes is None else [str(c) for c in self.classes.tolist()],
                 "seed": self.seed,
                 "keras": keras_version(),
