@@ -114,6 +114,9 @@ class FineTune(BaseEstimator):
         the pipeline predicts. For every other head a linear one is fitted on the stored embeddings when `fit` is
         called, with a warning: then ``epochs=0`` predicts what that one (``start_pipeline_``) predicts.
 
+        All images are trained on and the last epoch is kept (``validation_fraction=0``), for the pipeline's head has
+        seen them all, and on images that it knows the first epoch would look best.
+
         Parameters
         ----------
         pipeline : fitted sklearn.pipeline.Pipeline, or a fitted search over one
@@ -154,7 +157,8 @@ class FineTune(BaseEstimator):
             )
             start = "linear"
         held = steps[0].get_params(deep=False)
-        return cls(**{**{name: held[name] for name in _SHARED}, "start": start, **params})
+        given = {name: held[name] for name in _SHARED} | {"start": start, "validation_fraction": 0.0}
+        return cls(**{**given, **params})
 
     @property
     def network_(self) -> Any:
