@@ -134,7 +134,13 @@ def compile_frozen(
         y, _ = model.stateless_call(trainable, fixed, before(x), training=False)
         return after(y if isinstance(y, (list, tuple)) else [y])
 
-    return compiler[backend](model, outputs, precision)
+    run = compiler[backend](model, outputs)
+
+    def call(batch: np.ndarray) -> list[np.ndarray]:
+        with precise(precision):
+            return run(batch)
+
+    return call
 
 
 def to_numpy(variable: Any) -> np.ndarray:
@@ -148,7 +154,7 @@ def _values(variables: list[Any]) -> list[np.ndarray]:
     return [to_numpy(variable) for variable in variables]
 
 
-def _compile_tensorflow(model: Any, outputs: Callable[..., list[Any]], precision: str) -> Callable[..., Any]:
+def _compile_tensorflow(model: Any, outputs: Callable[..., list[Any]]) -> Callable[..., Any]:
     import tensorflow as tf
 
     size = sum(math.prod(v.shape) * 4 for v in model.variables)
@@ -163,69 +169,36 @@ def _compile_tensorflow(model: Any, outputs: Callable[..., list[Any]], precision
             groups = _values(model.trainable_variables), _values(model.non_trainable_variables)
         return outputs(*([tf.constant(v) for v in g] for g in groups), x)
 
-    switch = tf.config.experimental
-    matters = bool(tf.config.list_physical_devices("GPU"))
-
     traces: dict[tuple[int, ...], Any] = {}  # our own: TensorFlow warns of "retracing" where it keeps them
 
-    def compute(batch: np.ndarray) -> list[np.ndarray]:
+    def call(batch: np.ndarray) -> list[np.ndarray]:
         if batch.shape not in traces:
             traces[batch.shape] = run.get_concrete_function(tf.TensorSpec(batch.shape, tf.uint8))
         return [y.numpy() for y in traces[batch.shape](tf.constant(batch))]
 
-    def call(batch: np.ndarray) -> list[np.ndarray]:
-        if not matters:
-            return compute(batch)
-        with _tf32_lock:
-            held = switch.tensor_float_32_execution_enabled()
-            switch.enable_tensor_float_32_execution(precision != "float32")
-            try:
-                return compute(batch)
-            finally:
-                switch.enable_tensor_float_32_execution(held)
-
     return call
 
 
-def _compile_jax(model: Any, outputs: Callable[..., list[Any]], precision: str) -> Callable[..., Any]:
+def _compile_jax(model: Any, outputs: Callable[..., list[Any]]) -> Callable[..., Any]:
     import jax
     import numpy as np
 
     trainable = [v.value for v in model.trainable_variables]
     fixed = [v.value for v in model.non_trainable_variables]
     run = jax.jit(lambda t, f, x: outputs(t, f, x))
-    level = "highest" if precision == "float32" else "default"
-
-    def call(batch: np.ndarray) -> list[np.ndarray]:
-        with jax.default_matmul_precision(level):
-            return [np.asarray(y) for y in run(trainable, fixed, batch)]
-
-    return call
+    return lambda batch: [np.asarray(y) for y in run(trainable, fixed, batch)]
 
 
-def _compile_torch(model: Any, outputs: Callable[..., list[Any]], precision: str) -> Callable[..., Any]:
+def _compile_torch(model: Any, outputs: Callable[..., list[Any]]) -> Callable[..., Any]:
     import torch
 
     trainable = [v.value for v in model.trainable_variables]
     fixed = [v.value for v in model.non_trainable_variables]
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    matters = torch.cuda.is_available()
 
-    def run(batch: np.ndarray) -> list[np.ndarray]:
+    def call(batch: np.ndarray) -> list[np.ndarray]:
         with torch.inference_mode():
             x = keras().ops.convert_to_tensor(batch)
             return [y.detach().cpu().numpy() for y in outputs(trainable, fixed, x)]
-
-    def call(batch: np.ndarray) -> list[np.ndarray]:
-        if not matters:
-            return run(batch)
-        with _tf32_lock:
-            held = matmul.allow_tf32, cudnn.allow_tf32
-            matmul.allow_tf32 = cudnn.allow_tf32 = precision != "float32"
-            try:
-                return run(batch)
-            finally:
-                matmul.allow_tf32, cudnn.allow_tf32 = held
 
     return call
 
@@ -319,34 +292,35 @@ def compile_forward(forward: Callable[..., Any]) -> Callable[..., np.ndarray]:
 @contextlib.contextmanager
 def precise(precision: str) -> Iterator[None]:
     """IEEE float32 on GPUs, or TF32 where ``precision`` allows it, for what runs inside; put back afterwards."""
-    fast, backend = precision != "float32", keras().backend.backend()
-    if backend == "jax":
+    fast = precision != "float32"
+    if keras().backend.backend() == "jax":
         import jax
 
         with jax.default_matmul_precision("default" if fast else "highest"):
             yield
         return
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        switch = tf.config.experimental
-        holders = [(switch.tensor_float_32_execution_enabled, switch.enable_tensor_float_32_execution)]
-        matters = bool(tf.config.list_physical_devices("GPU"))
-    else:
-        import torch
-
-        places = torch.backends.cuda.matmul, torch.backends.cudnn
-        holders = [(lambda p=p: p.allow_tf32, lambda on, p=p: setattr(p, "allow_tf32", on)) for p in places]
-        matters = torch.cuda.is_available()
-    if not matters:
-        yield
-        return
-    with _tf32_lock:
-        before = [get() for get, _ in holders]
-        for _, put in holders:
+    switches = _tf32_switches()
+    with _tf32_lock if switches else contextlib.nullcontext():
+        before = [get() for get, _ in switches]
+        for _, put in switches:
             put(fast)
         try:
             yield
         finally:
-            for (_, put), value in zip(holders, before, strict=True):
+            for (_, put), value in zip(switches, before, strict=True):
                 put(value)
+
+
+def _tf32_switches() -> list[tuple[Callable[[], bool], Callable[[bool], None]]]:
+    """How to ask and to set what TensorFlow or PyTorch allow; empty without a GPU, where nothing comes of it."""
+    if keras().backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        switch = tf.config.experimental
+        found = [(switch.tensor_float_32_execution_enabled, switch.enable_tensor_float_32_execution)]
+        return found if tf.config.list_physical_devices("GPU") else []
+    import torch
+
+    places = torch.backends.cuda.matmul, torch.backends.cudnn
+    found = [(lambda p=p: p.allow_tf32, lambda on, p=p: setattr(p, "allow_tf32", on)) for p in places]
+    return found if torch.cuda.is_available() else []

@@ -1,0 +1,159 @@
+"""How fast the device at hand runs heavy networks in each precision, and how near it stays to the CPU.
+
+    python benchmarks/precision.py [--quick] [--json PATH]
+
+ours      uint8 batches in main memory to embeddings, as `CNNFeatures` runs the network
+bare      Keras's own predict_on_batch on preprocessed float batches that are on the device already
+files     JPEG files of 500 pixels to embeddings, without a store
+decode    decoding alone, with the same threads: where it is below `ours`, it is what the files wait for
+apart     largest difference of an embedding to float32 on the CPU, over the largest value
+
+ResNet50 and VGG19 at 224 with random weights, the same on every device and backend (KERAS_BACKEND). Sides take turns;
+figures are medians. Without a GPU "tf32" is float32, and bfloat16 may be slower than it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import warnings
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+from _common import arguments, interleaved, median_ratio, photographs, report, seconds
+
+BATCHES = {"resnet50": 64, "vgg19": 64}
+PRECISIONS = ("float32", "tf32", "bfloat16")
+# a mantissa of 10 bits, and of 7, through many layers
+TARGETS = {"float32_apart": ("<=", 1e-4), "tf32_apart": ("<=", 1e-2), "bfloat16_apart": ("<=", 5e-2)}
+
+
+def compiled(name: str, precision: str, size: int):
+    """The network as `CNNFeatures` runs it."""
+    from tlfeatures.extract import Plan
+    from tlfeatures.networks import Backbone
+
+    backbone = Backbone(name, None, size, "auto", precision)
+    plan = Plan.make(backbone, None, "avg")
+    return backbone.compile([(c.tap, c.part) for c in plan.columns], plan.description)
+
+
+def bare(name: str, precision: str, size: int):
+    """Keras's network, its batches made ready, and the context that it runs in."""
+    import keras
+
+    from tlfeatures._keras import PRECISIONS as POLICIES
+
+    build, module = {
+        "resnet50": (keras.applications.ResNet50, keras.applications.resnet),
+        "vgg19": (keras.applications.VGG19, keras.applications.vgg19),
+    }[name]
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(POLICIES[precision])
+    try:
+        model = build(include_top=False, weights=None, input_shape=(size, size, 3), pooling="avg")
+    finally:
+        keras.config.set_dtype_policy(before)
+    return model, lambda batch: keras.ops.convert_to_tensor(module.preprocess_input(batch.astype("f4")))
+
+
+def measure(name: str, precision: str, paths: list[str], size: int, batch: int, rounds: int) -> dict:
+    """Images a second of each side."""
+    from tlfeatures import CNNFeatures
+    from tlfeatures._keras import precise
+    from tlfeatures.images import Decoder, decode_batches
+
+    n = len(paths) // batch * batch
+    ready = [found[2] for found in decode_batches(paths, range(n), Decoder((size, size)), batch)]
+    network, (model, prepare) = compiled(name, precision, size), bare(name, precision, size)
+    on_device = [prepare(each) for each in ready]
+    cnn = CNNFeatures(name, weights=None, image_size=size, batch_size=batch, precision=precision, cache=None)
+
+    def predict() -> None:
+        with precise(precision):
+            for each in on_device:
+                model.predict_on_batch(each)
+
+    def decode() -> None:
+        for _ in decode_batches(paths, range(n), Decoder((size, size)), batch):
+            pass
+
+    sides = {
+        "ours": lambda: [network(each) for each in ready],
+        "bare": predict,
+        "files": lambda: cnn.fit_transform(paths[:n]),
+        "decode": decode,
+    }
+    for work in sides.values():  # compile
+        work()
+    found = interleaved({k: lambda work=work: n / seconds(work) for k, work in sides.items()}, rounds)
+    return {
+        **{f"{side}_images_per_s": statistics.median(values) for side, values in found.items()},
+        "of_bare": median_ratio(found["ours"], found["bare"]),
+        "embeddings": np.concatenate([network(each)[0] for each in ready[:1]]),
+    }
+
+
+def on_the_cpu(name: str, paths: list[str], size: int, batch: int, folder: str) -> np.ndarray:
+    """Embeddings of the first batch in float32, in a process that sees no accelerator."""
+    out = os.path.join(folder, f"{name}.npy")
+    command = [sys.executable, __file__, "--child", json.dumps([name, paths[:batch], size, batch, out])]
+    hidden = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+    subprocess.run(command, check=True, env={**os.environ, **hidden})
+    return np.load(out)
+
+
+def main() -> None:
+    """Run all, print a table, write JSON."""
+    parser = arguments(__doc__, "precision")
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")  # random weights
+    if given.child:
+        from tlfeatures.images import Decoder, decode_batches
+
+        name, paths, size, batch, out = json.loads(given.child)
+        pixels = next(iter(decode_batches(paths, range(batch), Decoder((size, size)), batch)))[2]
+        np.save(out, compiled(name, "float32", size)(pixels)[0])
+        return
+    import keras
+
+    size, rounds, networks = (224, 3, BATCHES) if not given.quick else (32, 1, {"vgg19": 4})
+    figures, targets = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        paths = photographs(os.path.join(folder, "images"), 8 if given.quick else given.images)
+        for name, batch in networks.items():
+            expected = on_the_cpu(name, paths, size, batch, folder)
+            for precision in PRECISIONS:
+                found = measure(name, precision, paths, size, batch, rounds)
+                apart = np.abs(found.pop("embeddings") - expected).max() / np.abs(expected).max()
+                found["apart"] = float(apart)
+                figures |= {f"{name}_{precision}_{key}": value for key, value in found.items()}
+                targets[f"{name}_{precision}_apart"] = TARGETS[f"{precision}_apart"]
+    report("precision", given, figures, targets, backend=keras.backend.backend(), device=device())
+
+
+def device() -> str:
+    """What the network runs on."""
+    import keras
+
+    kinds = [kind for kind in ("gpu", "tpu") if _count(keras, kind)]
+    return kinds[0] if kinds else "cpu"
+
+
+def _count(keras, kind: str) -> int:
+    try:
+        return len(keras.distribution.list_devices(kind))
+    except (RuntimeError, ValueError):
+        return 0
+
+
+if __name__ == "__main__":
+    main()
