@@ -43,10 +43,11 @@ from tlfeatures.errors import (
     UnreadableImagesWarning,
 )
 from tlfeatures.heads import head_grid, list_heads, make_head
+from tlfeatures.selection import run
 from tlfeatures.selection.advice import LearningCurve, advise
 from tlfeatures.selection.candidates import plan_passes
 from tlfeatures.selection.choice import choose, interval, nested_choice
-from tlfeatures.selection.duplicates import find_duplicates
+from tlfeatures.selection.duplicates import find_duplicates, move_together
 from tlfeatures.selection.fits import Head, _Fold, evaluate, ridge_path
 from tlfeatures.selection.folds import check_groups, check_labels, make_folds
 
@@ -562,7 +563,7 @@ def test_copies_in_different_folds_are_told_with_what_they_are_worth(store):
     X, y = np.concatenate([X, X]), np.concatenate([y, y])
     options = SMALL | {"heads": {"knn": {"n_neighbors": [1]}}, "layers": LAYERS[:1]}
     with pytest.warns(
-        DuplicateImagesWarning, match=r"24 pairs in all are exact.*dedupe_groups=True"
+        DuplicateImagesWarning, match=r"of 24 pair.* 24 are exact.*dedupe_groups=True"
     ) as caught:
         search = FeatureSearchCV(**options, cache=store).fit(X, y)
     found = search.duplicates_
@@ -577,6 +578,61 @@ def test_copies_in_different_folds_are_told_with_what_they_are_worth(store):
     assert together.best_score_ < search.best_score_ - 0.15
     for train, test in together.folds_:
         assert not set(train % 24) & set(test % 24)
+
+
+def test_the_price_of_one_copy_is_not_that_of_a_new_shuffle(data, store):
+    X, y = data[0].copy(), data[1]
+    X[1::9] = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3))  # a few that are hard
+    X[35] = X[2]
+    options = SMALL | {
+        "layers": LAYERS[1:2],
+        "poolings": "avg",
+        "heads": ["ridge"],
+        "duplicate_threshold": 0.999,
+    }
+    for seed in range(20):
+        folds = make_folds(3, y, None, "classification", seed)
+        if sum(2 in test and 35 in test for _, test in folds) == 0:
+            break
+    with pytest.warns(DuplicateImagesWarning, match="1 of 1 pair"):
+        search = FeatureSearchCV(**options, cache=store, random_state=seed).fit(X, y)
+    moved = move_together(folds, np.where(np.arange(36) == 35, 2, np.arange(36)))
+    assert [len(set(a) ^ set(b)) for (_, a), (_, b) in zip(folds, moved, strict=True)].count(1) == 2
+    expected = cross_val_score(search.best_estimator_, X, y, cv=moved).mean()
+    assert search.duplicates_.score_together == pytest.approx(expected, abs=1e-9)
+
+
+def test_images_that_all_hang_together(data, store):
+    X, y = data
+    X = np.concatenate([X, X])
+    y = np.tile(y, 2)
+    groups = np.repeat([0, 1, 2, 3], 18)  # of a class in each, and copies across: all are one
+    options = SMALL | {
+        "layers": LAYERS[:1],
+        "poolings": "avg",
+        "heads": ["ridge"],
+        "duplicate_threshold": 0.5,
+    }
+    with pytest.warns(
+        DuplicateImagesWarning, match=r"up to 72 of 72 hang together.* higher duplicate_threshold"
+    ):
+        search = FeatureSearchCV(**options, cache=store).fit(X, y, groups)
+    assert search.duplicates_.score_together is None
+    with pytest.raises(
+        ValueError, match=r"dedupe_groups=True: up to 72 of 72 .* duplicate_threshold than 0.5"
+    ):
+        FeatureSearchCV(**options, cache=store, dedupe_groups=True).fit(X, y, groups)
+
+
+def test_copies_are_looked_for_with_the_largest_network(data, store, monkeypatch):
+    seen, find = [], run.find_duplicates
+    monkeypatch.setattr(
+        run, "find_duplicates", lambda keys, X, *more: seen.append(X.shape[1]) or find(keys, X, *more)
+    )
+    options = SMALL | {"models": ["mobilenet_0.25", "tiny"], "heads": ["ridge"]}
+    layers = {"tiny": ["block9_add"], "mobilenet_0.25": LAYERS}
+    FeatureSearchCV(**options | {"layers": layers}, cache=store).fit(*data)
+    assert seen == [256]  # of tiny, with more multiplications at 32 pixels
 
 
 def test_near_copies_and_the_users_groups_hang_together():

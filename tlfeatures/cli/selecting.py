@@ -34,6 +34,7 @@ _WORDS = {
     r"\bcv=(\d+)": r"--cv \1",
     r"\bnested=True": "--nested",
     r"\bdedupe_groups=True": "--dedupe-groups",
+    r"\bduplicate_threshold\b": "--duplicate-threshold",
     r"\btask='regression'": "--task regression",
     r"\btask='classification'": "--task classification",
     r"; see duplicates_ for which they are": "; the report's tables/copies.csv names them",
@@ -104,6 +105,9 @@ def select(
     dedupe_groups: Annotated[
         bool, typer.Option("--dedupe-groups", help="Keep copies and near-copies of images in one fold.")
     ] = False,
+    duplicate_threshold: Annotated[
+        float, typer.Option(metavar="X", help="Cosine from which images count as near-copies.")
+    ] = 0.95,
     task: Annotated[
         str, typer.Option(metavar="NAME", help="classification, regression, or auto: by what the labels are.")
     ] = "auto",
@@ -160,6 +164,7 @@ def select(
         prescreen=prescreen,
         prescreen_method=prescreen_method,
         dedupe_groups=dedupe_groups,
+        duplicate_threshold=duplicate_threshold,
         task=task,
         weights=opt.parse_weights(weights),
         decode=decode,

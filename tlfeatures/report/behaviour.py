@@ -205,11 +205,14 @@ def _copies(book: Book) -> str:
     if found.score_together is not None:
         text += (
             f" With such images kept together the winner scores {found.score_together:.4f} in place of "
-            f"{found.score:.4f}."
+            f"{found.score:.4f}. dedupe_groups=True (--dedupe-groups) keeps them together throughout."
         )
-    return page.paragraph(
-        f"{text} dedupe_groups=True (--dedupe-groups) keeps them together throughout.", "warning"
-    )
+    else:
+        text += (
+            f" They cannot be kept together: up to {found.largest:,} of {len(search.rows_):,} hang together. Where they "
+            "are no copies, a higher duplicate_threshold (--duplicate-threshold) tells them apart."
+        )
+    return page.paragraph(text, "warning")
 
 
 def _prescreen(book: Book) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 
 from tlfeatures.selection.folds import Pair
 
-__all__ = ["Duplicates", "find_duplicates"]
+__all__ = ["Duplicates", "find_duplicates", "move_together"]
 
 _NEAR_ROWS = 20_000  # above it, only exact copies: the work grows with the square
 _BLOCK = 1024
@@ -39,7 +39,8 @@ class Duplicates:
     crossing : int
         Pairs that fall into different folds.
     score, score_together : float or None
-        Mean score of the winner as chosen, and with such rows kept in one fold.
+        Mean score of the winner as chosen, and with such rows moved into one fold; None where none cross, and
+        where no folds can be made so.
     """
 
     pairs: np.ndarray
@@ -51,12 +52,16 @@ class Duplicates:
     crossing: int = 0
     score: float | None = None
     score_together: float | None = None
-    note: str = field(default="")
 
     @property
     def drop(self) -> float | None:
         """How much of the score is owed to copies in other folds."""
         return None if self.score_together is None else self.score - self.score_together
+
+    @property
+    def largest(self) -> int:
+        """How many rows hang together at most."""
+        return int(np.bincount(self.groups).max())
 
     def count_crossing(self, folds: Sequence[Pair]) -> int:
         """Pairs of which one row is tested by a model that was trained on the other."""
@@ -111,6 +116,33 @@ def find_duplicates(
     together = together_groups(pairs, n, groups)
     exact = np.arange(len(pairs)) < len(copies)
     return Duplicates(pairs, np.concatenate(cosines), exact, together, threshold, searched)
+
+
+def move_together(folds: Sequence[Pair], groups: np.ndarray) -> list[Pair]:
+    """The same folds, but each group is tested where its first row was.
+
+    Raises
+    ------
+    ValueError
+        When the folds do not test every row once, and train on all others.
+
+    Examples
+    --------
+    >>> rows = np.arange(4)
+    >>> folds = [(rows[2:], rows[:2]), (rows[:2], rows[2:])]
+    >>> [test.tolist() for _, test in move_together(folds, np.array([0, 1, 2, 0]))]
+    [[0, 1, 3], [2]]
+    """
+    n = len(groups)
+    tested = np.sort(np.concatenate([test for _, test in folds]))
+    if not np.array_equal(tested, np.arange(n)) or any(len(a) + len(b) != n for a, b in folds):
+        raise ValueError("The folds are no partition of the rows.")
+    place = np.empty(n, int)
+    for i, (_, test) in enumerate(folds):
+        place[test] = i
+    _, first, codes = np.unique(groups, return_index=True, return_inverse=True)
+    place = place[first][codes]
+    return [(np.flatnonzero(place != i), np.flatnonzero(place == i)) for i in range(len(folds))]
 
 
 def together_groups(pairs: np.ndarray, n: int, groups: np.ndarray | None) -> np.ndarray:

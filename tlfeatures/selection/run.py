@@ -19,7 +19,7 @@ from tlfeatures.heads import blas_threads
 from tlfeatures.selection.advice import advise, learning_curve
 from tlfeatures.selection.candidates import Embedding
 from tlfeatures.selection.choice import choose, nested_choice
-from tlfeatures.selection.duplicates import find_duplicates
+from tlfeatures.selection.duplicates import find_duplicates, move_together
 from tlfeatures.selection.fits import Head, Scores, evaluate, predict_folds
 from tlfeatures.selection.folds import Pair, inner_folds, make_folds
 from tlfeatures.selection.matrices import Matrices
@@ -119,22 +119,28 @@ class Run:
     # -- steps -------------------------------------------------------------------------------
 
     def _find_duplicates(self) -> None:
-        network = self.embeddings[0].network  # of one network, the layer that knows most of what is shown
-        space = max(
-            (e for e in self.embeddings if e.network == network), key=lambda e: (e.depth, -len(e.layers))
-        )
+        # the last layer of the largest network, at its largest size: smaller ones take the alike for the same
+        space = max(self.embeddings, key=lambda e: (e.macs, e.depth, -len(e.layers)))
         self.duplicates = find_duplicates(
             self.matrices.keys[self.rows], self.matrix(space), self.options.duplicate_threshold, self.groups
         )
         self.found["duplicates_"] = self.duplicates
 
     def _make_folds(self) -> None:
+        self.inner: list[list[Pair]] = []
         if self.options.dedupe_groups:
             self.groups = self.duplicates.groups
-        self.folds = make_folds(self.cv, self.y, self.groups, self.task, self.seed)
-        self.inner: list[list[Pair]] = []
-        if self.options.nested:
-            self.inner = inner_folds(self.cv, self.y, self.groups, self.task, self.seed, self.folds)
+        try:
+            self.folds = make_folds(self.cv, self.y, self.groups, self.task, self.seed)
+            if self.options.nested:
+                self.inner = inner_folds(self.cv, self.y, self.groups, self.task, self.seed, self.folds)
+        except ValueError as error:
+            if not self.options.dedupe_groups:
+                raise
+            raise ValueError(
+                f"dedupe_groups=True: up to {self.duplicates.largest} of {len(self.y)} images hang together as copies "
+                f"and near-copies. {error} Or take a higher duplicate_threshold than {self.duplicates.threshold:g}."
+            ) from error
         self.pairs = [*self.folds, *(pair for folds in self.inner for pair in folds)]
         least = min(len(train) for train, _ in self.pairs)
         self.heads = [head.for_rows(least) for head in self.heads]
@@ -308,21 +314,34 @@ class Run:
         one = Head(head.name, head.task, (head.points[point],))
         found.score = self.found["best_score_"]
         try:
-            folds = make_folds(len(self.folds), self.y, found.groups, self.task, self.seed)
+            folds = self._folds_together()
+        except ValueError:
+            effect = (
+                f"no folds can be made, for up to {found.largest:,} of {len(self.y):,} hang together; where they are "
+                "no copies, a higher duplicate_threshold tells them apart"
+            )
+        else:
             scores = evaluate(self.matrix(embedding), self.y, folds, [one], self.scorer)[0].test
             found.score_together = float(scores.mean())
-            effect = f"the score is {found.score_together:.4f} in place of {found.score:.4f}"
-        except ValueError as error:
-            found.note = str(error)
-            effect = f"no folds can be made ({error})"
+            effect = (
+                f"the score is {found.score_together:.4f} in place of {found.score:.4f}. dedupe_groups=True keeps them "
+                "together throughout"
+            )
         warnings.warn(
-            f"{crossing} pairs of images that are copies or near-copies of each other (cosine >= {found.threshold:g}; "
-            f"{int(found.exact.sum())} pairs in all are exact copies) fall into different folds, where one gives the "
-            f"other away. With such images kept together {effect}. dedupe_groups=True keeps them together throughout; "
-            "see duplicates_ for which they are.",
+            f"Images and their copies or near-copies fall into different folds, where one gives the other away: "
+            f"{crossing:,} of {len(found.pairs):,} pair(s) (cosine >= {found.threshold:g}; {int(found.exact.sum()):,} "
+            f"are exact copies). With such images kept together {effect}; see duplicates_ for which they are.",
             DuplicateImagesWarning,
             stacklevel=5,
         )
+
+    def _folds_together(self) -> list[Pair]:
+        """The folds, with copies moved to one: the scores differ by the copies, and by no new shuffle."""
+        try:
+            moved = move_together(self.folds, self.duplicates.groups)
+            return make_folds(moved, self.y, None, self.task, self.seed)
+        except ValueError:  # folds that overlap, or one that lost all of a class
+            return make_folds(len(self.folds), self.y, self.duplicates.groups, self.task, self.seed)
 
 
 def _screen(
