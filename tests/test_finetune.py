@@ -353,6 +353,67 @@ def test_layers_before_the_cut_do_not_change():
     assert changed(before, weights_of(clf.network_)) == set()
 
 
+@pytest.mark.parametrize(("cut", "off"), [("conv2", True), ("conv1", False)])
+def test_dropout_and_skipped_blocks_below_the_cut_are_off(cut, off):
+    """As EfficientNet has them: a block that is left out at random, around which the cut must go."""
+    import keras
+
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    x = pixels = keras.Input((16, 16, 3))
+    x = before = layers.Conv2D(8, 3, strides=2, name="conv1")(layers.Rescaling(1 / 255)(x))
+    x = layers.Conv2D(8, 1, name="expand")(layers.BatchNormalization()(x))
+    x = layers.Add(name="add")([before, layers.Dropout(0.9, (None, 1, 1, 1), name="drop")(x)])
+    x = layers.Conv2D(8, 3, name="conv2")(x)
+    x = layers.Add(name="late")([x, layers.Cropping2D(1)(layers.Dropout(0.9)(before))])
+    clf = FineTuneClassifier(
+        keras.Model(pixels, x), train_from=cut, start="linear", epochs=1, learning_rate=1e-12, weight_decay=0,
+        validation_fraction=0, random_state=0, cache=None,
+    ).fit(X[:, :16, :16], Y)  # fmt: skip
+    proba = clf.predict_proba(X[:, :16, :16])[np.arange(24), np.searchsorted(clf.classes_, Y)]
+    seen = clf.history_["loss"].iloc[-1]
+    assert np.isclose(seen, -np.log(proba).mean(), rtol=1e-4) == off
+
+
+def test_batch_normalization_within_layers_and_in_the_head():
+    import keras
+
+    @keras.saving.register_keras_serializable("tests")
+    class Block(keras.layers.Layer):
+        def __init__(self, **given):
+            super().__init__(**given)
+            self.conv = keras.layers.Conv2D(8, 3, name="conv")
+            self.bn = keras.layers.BatchNormalization(name="bn", momentum=0.5)
+
+        def build(self, shape):
+            self.conv.build(shape)
+            self.bn.build((*shape[:-1], 8))
+
+        def call(self, x, training=None):
+            return self.bn(self.conv(x), training=training)
+
+    def head(x):
+        x = keras.layers.BatchNormalization(momentum=0.5, name="new")(x)
+        return keras.layers.GlobalMaxPooling2D()(x)
+
+    pixels = keras.Input((16, 16, 3))
+    model = keras.Model(pixels, Block(name="block")(keras.layers.Rescaling(1 / 255)(pixels)))
+    before = weights_of(model)
+    given = {"head": head, "train_from": "block", "head_epochs": 0, "epochs": 1, "validation_fraction": 0}
+    given |= {"random_state": 0, "cache": None}
+
+    def after(train_batchnorm):
+        clf = FineTuneClassifier(model, **given, train_batchnorm=train_batchnorm).fit(X[:, :16, :16], Y)
+        now = weights_of(clf.network_)
+        moved = [w.std() > 1e-6 for path, w in weights_of(clf._live().head).items() if "moving" in path]
+        return {path for path in before if not np.array_equal(before[path], now[path])}, moved
+
+    convolution = {"block/conv/kernel", "block/conv/bias"}
+    assert after(False) == (convolution, [True, True])  # the head's own is new, so it learns
+    moving = {"block/bn/beta", "block/bn/moving_mean", "block/bn/moving_variance"}
+    assert after(True)[0] >= convolution | moving
+
+
 def test_each_layer_has_its_rate():
     """The first step of Adam is the learning rate itself, wherever the gradient is not next to nothing."""
     model = custom(batchnorm=False)

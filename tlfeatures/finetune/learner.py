@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tlfeatures._keras import compile_forward, compile_training, keras, precise, to_numpy
+from tlfeatures.finetune.network import is_batchnorm
 
 __all__ = ["Learner"]
 
@@ -30,6 +31,8 @@ class Learner:
     weight_decay : float
         Decoupled (Loshchilov and Hutter 2019), on kernels only.
     precision : str
+    below : keras.Model, optional
+        Frozen, from the input to that of ``model``; always in inference mode, with its dropout off.
     """
 
     def __init__(
@@ -39,8 +42,9 @@ class Learner:
         factors: Mapping[str, float] | None = None,
         weight_decay: float = 0.0,
         precision: str = "float32",
+        below: Any = None,
     ) -> None:
-        self.model, self.classes, self.precision = model, classes, precision
+        self.model, self.below, self.classes, self.precision = model, below, classes, precision
         self.weight_decay = weight_decay
         self._scale = _HALF_SCALE if precision == "float16" else 1.0
         trained, kept = model.trainable_variables, model.non_trainable_variables
@@ -50,13 +54,14 @@ class Learner:
         self._seeds = [i for i, v in enumerate(kept) if "seed_generator" in v.path]
         moving = {
             id(v)
-            for layer in model.layers
-            if "BatchNormalization" in type(layer).__name__ and layer.trainable
+            for layer in model._flatten_layers()  # also those of the head, a model in the model
+            if is_batchnorm(layer) and layer.trainable
             for v in layer.non_trainable_variables
         }
         self._moving = [i for i, v in enumerate(kept) if id(v) in moving]
         self._variables = [*trained, *(kept[i] for i in self._moving)]
-        self._fixed = [_tensor(to_numpy(v)) for v in kept]
+        self._kept = len(kept)
+        self._fixed = [_tensor(to_numpy(v)) for v in (*kept, *(below.variables if below else ()))]
         self._n = len(trained)
         self.weights = [_tensor(to_numpy(v)) for v in self._variables]
         self.moments = [keras().ops.zeros_like(w) for w in self.weights[: self._n]] * 2
@@ -71,8 +76,7 @@ class Learner:
         fixed = list(fixed)
         for i, place in enumerate(self._seeds):
             fixed[place] = seeds[i]
-        z, fixed = self.model.stateless_call(trainable, fixed, ops.cast(x, "float32"), training=True)
-        z = ops.cast(z, "float32")
+        z, fixed = self._run(trainable, fixed, x, training=True)
         each, right = self._judge(y, z)
         loss = ops.sum(w * each)
         return loss * self._scale, [loss, ops.sum(w * right), *(fixed[i] for i in self._moving)]
@@ -104,9 +108,14 @@ class Learner:
         return weights, ms + vs
 
     def _call(self, weights: Any, fixed: Any, x: Any) -> Any:
-        ops = keras().ops
-        z, _ = self.model.stateless_call(*self._split(weights, fixed), ops.cast(x, "float32"), training=False)
-        return ops.cast(z, "float32")
+        return self._run(*self._split(weights, fixed), x, training=False)[0]
+
+    def _run(self, trainable: Any, fixed: Any, x: Any, training: bool) -> tuple[Any, Any]:
+        x = keras().ops.cast(x, "float32")
+        if self.below is not None:
+            x, _ = self.below.stateless_call([], list(fixed[self._kept :]), x, training=False)
+        z, fixed = self.model.stateless_call(trainable, list(fixed[: self._kept]), x, training=training)
+        return keras().ops.cast(z, "float32"), fixed
 
     def _split(self, weights: Any, fixed: Any) -> tuple[list[Any], list[Any]]:
         fixed = list(fixed)

@@ -147,7 +147,7 @@ def _epoch(learner: Learner, data: Data, stage: Stage, epoch: int) -> tuple[floa
     for i, (rows, x) in enumerate(data.batches(order, size, epoch)):
         rng = np.random.default_rng([stage.seed, MASKS, stage.number, epoch, i])
         rate = stage.learning_rate * rate_at(
-            stage.schedule, ((epoch - 1) * steps + i + 1) / (stage.epochs * steps)
+            stage.schedule, ((epoch - 1) * steps + i + 0.5) / (stage.epochs * steps)
         )
         w = data.weight[rows] / len(rows)
         here = (

@@ -15,7 +15,16 @@ from tlfeatures.extract import Plan
 from tlfeatures.networks.graph import walk
 from tlfeatures.pooling import pool
 
-__all__ = ["Trunk", "block_starts", "first_trained", "freeze", "join", "rate_factors"]
+__all__ = [
+    "Trunk",
+    "block_starts",
+    "divide",
+    "first_trained",
+    "freeze",
+    "is_batchnorm",
+    "join",
+    "rate_factors",
+]
 
 
 @dataclass
@@ -84,8 +93,9 @@ def _spread(model: Any, x: Any, policy: str, made: dict[str, tuple[Any, Any]]) -
         config = operation.get_config()
         if getattr(operation, "dtype_policy", None) is not None:
             config["dtype"] = policy
-        if operation.name in made and "name" in config:
-            config["name"] = f"{model.name}_{operation.name}"
+        name = f"{model.name}_{operation.name}" if operation.name in made else operation.name
+        if "name" in config:
+            config["name"] = name
         try:
             new = type(operation).from_config(config)
         except Exception as error:
@@ -93,6 +103,7 @@ def _spread(model: Any, x: Any, policy: str, made: dict[str, tuple[Any, Any]]) -
                 f"Layer {operation.name!r} ({type(operation).__name__}) cannot be made anew for fine-tuning: "
                 f"{' '.join(str(error).split())[:200]}. Give its class get_config and a dtype argument."
             ) from error
+        new.name = name  # a layer of the user's own may leave it out of its configuration
         copies[new.name] = operation.name
         return new
 
@@ -121,11 +132,29 @@ def _spread(model: Any, x: Any, policy: str, made: dict[str, tuple[Any, Any]]) -
     return wanted if len(wanted) > 1 else wanted[0]
 
 
-def join(trunk: Any, columns: list[tuple[int, str]], head: Any) -> Any:
-    """One model from pixels to the head's output; ``columns`` are an output of the trunk and its pooling each."""
+def join(trunk: Any, columns: list[tuple[int, str]], head: Any, inputs: list[Any] | None = None) -> Any:
+    """One model from pixels, or ``inputs``, to the head's output.
+
+    ``columns`` are an output of the trunk and its pooling each.
+    """
     parts = [pool(trunk.outputs[place], part) for place, part in columns]
     vector = parts[0] if len(parts) == 1 else keras().ops.concatenate(parts, axis=-1)
-    return keras().Model(trunk.inputs[0], head(vector), name="finetuned")
+    return keras().Model(trunk.inputs[0] if inputs is None else inputs, head(vector), name="finetuned")
+
+
+def divide(trunk: Trunk, first: int) -> tuple[Any, list[Any]]:
+    """What lies below the first trained layer as a model of its own, and the tensors that it hands up."""
+    trained = {id(operation) for operation in list(trunk.layers.values())[first:]}
+    above: set[int] = set()
+    cut: dict[int, Any] = {}
+    for _, nodes in sorted(trunk.model._nodes_by_depth.items(), reverse=True):  # from the input on
+        for node in nodes:
+            inputs = {id(tensor): tensor for tensor in node.input_tensors}
+            if id(node.operation) in trained or above & inputs.keys():
+                cut |= {key: tensor for key, tensor in inputs.items() if key not in above}
+                above |= {id(tensor) for tensor in node.output_tensors}
+    cut |= {id(tensor): tensor for tensor in trunk.model.outputs if id(tensor) not in above}
+    return keras().Model(trunk.model.inputs[0], list(cut.values()), name="frozen"), list(cut.values())
 
 
 def block_starts(trunk: Trunk, taps: tuple[str, ...] = ()) -> list[str]:
@@ -191,7 +220,15 @@ def freeze(trunk: Trunk, first: int, train_batchnorm: bool) -> None:
     for operation in list(trunk.layers.values())[first:]:
         if not hasattr(operation, "trainable"):
             continue
-        operation.trainable = train_batchnorm or "BatchNormalization" not in type(operation).__name__
+        operation.trainable = True
+        for layer in operation._flatten_layers():  # itself and what is in it
+            if is_batchnorm(layer) and not train_batchnorm:
+                layer.trainable = False
+
+
+def is_batchnorm(layer: Any) -> bool:
+    """Whether it normalizes by the batch while it is trained."""
+    return "BatchNormalization" in type(layer).__name__
 
 
 def rate_factors(trunk: Trunk, taps: tuple[str, ...], decay: float) -> dict[str, float]:

@@ -20,7 +20,7 @@ from tlfeatures.finetune.head import LinearStart, build_head, check_head, linear
 from tlfeatures.finetune.learner import Learner
 from tlfeatures.finetune.loop import SPLIT, VIEWS, WEIGHTS, Data, Stage, run_stage
 from tlfeatures.finetune.net import Net
-from tlfeatures.finetune.network import Trunk, first_trained, freeze, join, rate_factors
+from tlfeatures.finetune.network import Trunk, divide, first_trained, freeze, join, rate_factors
 from tlfeatures.finetune.pixels import Pixels
 from tlfeatures.finetune.split import split_validation, training_weights
 from tlfeatures.fingerprints import array_key, recipe_digest
@@ -86,14 +86,14 @@ class Training:
         self.head = build_head(given.head, self.plan.width, tap.shape, outputs, seed, start)
         self.checkpoints = self._checkpoints()
         if not self.head_alone:
-            trunk, taps = self._trunk()  # a wrong train_from must fail before the head is trained
+            trunk, first = self._trunk()  # a wrong train_from must fail before the head is trained
         if self.head_alone or start is None:
             self._train_head(given.epochs if self.head_alone else given.head_epochs)
         if self.head_alone:
             trunk = Trunk.of(self.plan)
             freeze(trunk, len(trunk.layers), False)
         else:
-            self._train_network(trunk, taps)
+            self._train_network(trunk, first)
         return Net(trunk.model, self.head, self._columns(), self._decoding(), self.plan.backbone.precision)
 
     # -- before training ---------------------------------------------------------------------
@@ -286,23 +286,27 @@ class Training:
         rate = given.learning_rate or 1e-3 if self.head_alone else given.head_learning_rate
         self._stage("head", 0, epochs, rate, learner, batches)
 
-    def _train_network(self, trunk: Trunk, taps: tuple[str, ...]) -> None:
+    def _train_network(self, trunk: Trunk, first: int) -> None:
         given = self.given
         if not given.epochs:
             return
-        factors = rate_factors(trunk, taps, given.layer_decay)
-        model = join(trunk.model, self._columns(), self.head)
+        below, cut = divide(trunk, first)
         learner = Learner(
-            model, self.classes is not None, factors, given.weight_decay, self.plan.backbone.precision
-        )
+            join(trunk.model, self._columns(), self.head, cut), self.classes is not None,
+            rate_factors(trunk, self._standard_taps, given.layer_decay), given.weight_decay,
+            self.plan.backbone.precision, below,
+        )  # fmt: skip
         self._stage("network", 1, given.epochs, given.learning_rate or 3e-4, learner, self._pictures)
 
-    def _trunk(self) -> tuple[Trunk, tuple[str, ...]]:
-        given, spec = self.given, self.plan.backbone.spec
-        trunk, taps = Trunk.of(self.plan), spec.taps if spec else ()
-        first = first_trained(trunk, given.train_from, taps, self.plan.backbone.name)
+    @property
+    def _standard_taps(self) -> tuple[str, ...]:
+        return self.plan.backbone.spec.taps if self.plan.backbone.spec else ()
+
+    def _trunk(self) -> tuple[Trunk, int]:
+        given, trunk = self.given, Trunk.of(self.plan)
+        first = first_trained(trunk, given.train_from, self._standard_taps, self.plan.backbone.name)
         freeze(trunk, first, given.train_batchnorm)
-        return trunk, taps
+        return trunk, first
 
     def _stage(
         self, name: str, number: int, epochs: int, rate: float, learner: Learner, batches: Any
