@@ -180,11 +180,12 @@ def test_copies_in_different_folds_in_words_of_the_command(run, tmp_path):
 @pytest.mark.usefixtures("no_network")
 class TestFailsAtOnce:
     def test_a_class_with_fewer_images_than_folds(self, run, photos):
-        assert the_error(run("select", photos.root, *ONE), "Class 'checks' has 4 images", "Use --cv 4") == 2
+        assert the_error(run("select", photos.root, *ONE), "than --cv 5 folds", "'checks' with 4",
+                         "use --cv 4") == 2  # fmt: skip
 
     def test_one_class_only(self, run, photos, tmp_path):
         source = manifest(photos, tmp_path / "a.csv", label="cat")
-        assert the_error(run("select", source, *ONE), "one class, cat", "another --target") == 2
+        assert the_error(run("select", source, *ONE), "one class, 'cat'", "two or more") == 2
 
     def test_labels_missing(self, run, photos, tmp_path):
         labels = [None, None, *photos.labels[2:]]
@@ -207,7 +208,7 @@ class TestFailsAtOnce:
     def test_groups_that_cannot_be_split(self, run, photos, tmp_path):
         source = manifest(photos, tmp_path / "a.csv", patient=np.arange(12) % 2)
         result = run("select", source, "--groups", "patient", *ONE, "--cv", "4")
-        assert the_error(result, "2 groups, fewer than the 4 folds of --cv", "Use --cv 2") == 2
+        assert the_error(result, "2 group(s)", "into --cv 4 folds", "use --cv 2") == 2
         source = manifest(photos, tmp_path / "b.csv", patient=[f"{label[0]}" for label in photos.labels])
         result = run("select", source, "--groups", "patient", *ONE, "--cv", "3")
         assert the_error(result, "are in one group", "divide the group") == 2
@@ -231,7 +232,9 @@ class TestFailsAtOnce:
             (["--scoring", "acuracy"], ["Did you mean 'accuracy'"]),
             (["--rule", "2se"], ["rule '2se'", "1se"]),
             (["--prescreen-method", "logm"], ["Did you mean 'logme'"]),
-            (["--task", "regression"], ["texts, such as 'checks'"]),
+            (["--task", "regression"], ["--task regression needs numbers", "such as 'checks'"]),
+            (["--task", "classes"], ["--task classes; expected 'auto', 'classification' or 'regression'"]),
+            (["--scoring", "r2"], ["'ridge' cannot be scored by 'r2'", "another scoring"]),
             (["--cv", "1"], ["--cv"]),
             (["--prescreen", "0"], ["--prescreen"]),
         ],
@@ -260,6 +263,21 @@ class TestFailsAtOnce:
             == 2
         )
         assert Path("site/index.html").read_text() == "<h1>mine</h1>"
+        for name in ("report.json", "pipeline.joblib"):
+            Path("project").mkdir(exist_ok=True)
+            Path("project", name).write_text("mine")
+            assert the_error(run("select", photos.root, *ONE, "-o", "project"), name, "--force") == 2
+            Path("project", name).unlink()
+
+    def test_a_report_among_the_images(self, run, photos):
+        for folder in (photos.root, photos.root / "new", f"{photos.root}/discs/../x/"):
+            result = run("select", photos.root, *ONE, "-o", folder)
+            assert the_error(result, "is in the folder of the images", "Name another") == 2
+
+    def test_no_hint_that_the_command_refuses(self, run, photos, tmp_path):
+        source = manifest(photos, tmp_path / "a.csv", label=["rare", *photos.labels[1:]])
+        result = run("select", source, "--target", "label", *ONE)
+        assert the_error(result, "'rare' with 1: merge or drop small classes.") == 2
 
 
 def test_a_report_is_written_over_a_report(run, photos):

@@ -48,7 +48,7 @@ from tlfeatures.selection.advice import LearningCurve, advise
 from tlfeatures.selection.candidates import plan_passes
 from tlfeatures.selection.choice import choose, interval, nested_choice
 from tlfeatures.selection.duplicates import find_duplicates, move_together
-from tlfeatures.selection.fits import Head, _Fold, evaluate, ridge_path
+from tlfeatures.selection.fits import Head, _Fold, evaluate, predict_folds, ridge_path
 from tlfeatures.selection.folds import check_groups, check_labels, make_folds
 
 pytestmark = pytest.mark.filterwarnings("ignore::tlfeatures.errors.RandomWeightsWarning")
@@ -239,6 +239,54 @@ def test_probabilities_where_the_head_has_them(warm, data):
     assert search.best_score_ == search.cv_results_["mean_test_score"].max() < 0
     with pytest.raises(ValueError, match=r"head 'svm' cannot be scored.*predict_proba"):
         search.set_params(heads=["logreg", "svm"]).fit(X, y)
+
+
+def test_a_score_that_fails_on_a_fold_or_nowhere_holds_is_named(warm, data):
+    def no_slant(estimator, X, y):
+        raise ValueError("no slant")
+
+    with pytest.raises(ValueError, match=r"head 'svm' cannot be scored on fold 0: no slant\. Leave it out"):
+        FeatureSearchCV(**SMALL, cache=warm[0], scoring=no_slant).fit(*data)
+    with pytest.raises(ValueError, match="every candidate is NaN on some fold"):
+        FeatureSearchCV(**SMALL, cache=warm[0], scoring=lambda estimator, X, y: None).fit(*data)
+
+
+def test_numbers_of_numpy(warm, data):
+    counts = {"cv": np.int64(3), "prescreen": np.int64(2), "nested": True}
+    search = FeatureSearchCV(**SMALL | counts | {"image_sizes": np.array([32])}, cache=warm[0]).fit(*data)
+    assert type(search.best_params_["image_size"]) is int and search.prescreen_["kept"].sum() == 2
+
+
+def test_grids_of_heads(warm, data):
+    def points(heads):
+        search = FeatureSearchCV(**SMALL | {"heads": heads}, cache=warm[0])
+        return [(head.name, head.points) for head in search._heads("classification", data[1])]
+
+    default = [{"C": c} for c in (0.1, 1.0, 10.0, 100.0)]
+    assert points({"svm": None}) == points(["svm"]) == [("svm", tuple(default))]
+    assert points({"svm": {}, "ridge": {}}) == [("svm", ({"C": 10.0},)), ("ridge", ({},))]
+    assert points({"svm": [{"C": [1]}, {"svm__gamma": ["auto"]}]}) == [("svm", ({"C": 1}, {"gamma": "auto"}))]
+
+
+@pytest.mark.parametrize("head", ["logreg", "svm", "ridge"])
+@pytest.mark.parametrize("classes", [3, 4])
+def test_a_fold_without_a_class_keeps_the_columns(head, classes):
+    """Shuffled splits may leave a rare class out of training and test."""
+    X, y = made(60, 20, "classification")
+    y = np.where(y >= classes, 0, y)
+    rare, rest = np.flatnonzero(y == 1), np.flatnonzero(y != 1)
+    folds = [(rest[::2], rest[1::2]), (np.r_[rare[::2], rest[1::2]], np.r_[rare[1::2], rest[::2]])]
+    one = Head(head, "classification", ({},))
+    for (train, test), (rows, guess, proba, decision) in zip(
+        folds, predict_folds(X, y, folds, one, 0), strict=True
+    ):
+        assert rows is test
+        values = proba if head == "logreg" else decision
+        assert values.shape == (len(test), classes)
+        # support vectors vote by pairs: nearly always for the largest value
+        assert np.mean(np.unique(y)[np.nanargmax(values, axis=1)] == guess) > 0.8
+        if 1 not in y[train]:
+            assert (values[:, 1] == 0).all() if head == "logreg" else np.isnan(values[:, 1]).all()
 
 
 def test_table_has_one_row_a_candidate(warm):
@@ -746,12 +794,20 @@ EIGHT = np.zeros((8, 8, 8, 3), np.uint8)
         ("aaaabbbb", None, {"cv": "five"}, r"cv='five'; expected a number of folds"),
         ("aaaabbbb", None, {"cv": [([0, 1, 2], [4])] * 2}, r"Fold 0 has no training image of class 'b'"),
         ("aaaabbbb", None, {"cv": [([0, 4, 5], [0])] * 2}, r"Fold 0 tests images that it is trained on"),
+        ("aaaabbbb", None, {"cv": [([0, 4], [1, 8])] * 2}, r"Fold 0 names rows that there are not.* from 0 to 7"),
+        ("aaaabbbb", None, {"cv": [([0, 4, 7], [1, -1])] * 2}, r"Fold 0 names rows that there are not"),
+        ("aaaabbbb", None, {"cv": [([0.0, 4.5], [1])] * 2}, r"Fold 0 names rows that there are not"),
         ("aaaabbbb", None, {"cv": LeaveOneGroupOut()}, r"cannot split these 8 images.*groups"),
         ("aaaabbbb", None, {"cv": [([0, 4], [1])] * 2, "nested": True}, r"give cv as a number or a splitter"),
         ("aaabbb" + "ab", None, {"cv": 4, "nested": True}, r"nested=True splits the training rows of fold 0"),
         ("aaaabbbb", None, {"heads": []}, r"heads=\[\]; expected names of heads: logreg"),
         ("aaaabbbb", None, {"heads": ["swm"]}, r"Did you mean 'svm'"),
         ("aaaabbbb", None, {"heads": {"svm": {"D": [1]}}}, r"Invalid parameter 'D'"),
+        ("aaaabbbb", None, {"heads": {"svm": 3}}, r"heads\['svm'\]=3; expected a grid"),
+        ("aaaabbbb", None, {"duplicate_threshold": "high"}, r"duplicate_threshold='high'"),
+        ("aaabbbcc", None, {"scoring": "roc_auc", "cv": 2}, r"'svm' cannot be scored by 'roc_auc'.*multi_class"),
+        ("aaaabbbb", None, {"scoring": "r2"}, r"'svm' cannot be scored by 'r2'"),
+        (np.arange(8) / 3, None, {"scoring": "accuracy", "heads": "ridge"}, r"'ridge' cannot be scored by 'accuracy'"),
         ("aaaabbbb", None, {"rule": "2se"}, r"Unknown rule '2se'"),
         ("aaaabbbb", None, {"prescreen": 0}, r"prescreen=0"),
         ("aaaabbbb", None, {"prescreen_method": "logm"}, r"Did you mean 'logme'"),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tlfeatures.cli import options as opt
-from tlfeatures.cli.fitting import known_score, make_folds
+from tlfeatures.cli.fitting import known_score
 from tlfeatures.cli.images import labels_of, name_unreadable, paths_of, read_images
 from tlfeatures.cli.session import BadArgument
 from tlfeatures.cli.terminal import count, show_json, show_table, shown, stderr_is_terminal, tell
@@ -35,8 +35,7 @@ _WORDS = {
     r"\bnested=True": "--nested",
     r"\bdedupe_groups=True": "--dedupe-groups",
     r"\bduplicate_threshold\b": "--duplicate-threshold",
-    r"\btask='regression'": "--task regression",
-    r"\btask='classification'": "--task classification",
+    r"\btask='(\w*)'": r"--task \1",
     r"; see duplicates_ for which they are": "; the report's tables/copies.csv names them",
     r", or pass a splitter such as ShuffleSplit": "",
     r", or another random_state": ", or another --seed",
@@ -140,16 +139,12 @@ def select(
     store. The report is a page, index.html, with PNG, CSV and JSON files; beside it stands the winner,
     fitted on all images, as a pipeline for `predict` and `evaluate`. Unreadable images are left out and named.
     """
-    from tlfeatures.heads import infer_task
     from tlfeatures.selection import FeatureSearchCV
 
     if output is not None:
-        _check_folder(output, force)
+        _check_folder(output, source, force)
     images = read_images(source, path_column, target, groups, split_column, split, default_split="train")
     y = labels_of(images, source, target)
-    make_folds(
-        infer_task(y) if task == "auto" else task, y, images.groups, cv
-    )  # errors in the command's words
     search = FeatureSearchCV(
         [os.path.abspath(name) if name.endswith(".keras") else name for name in _names("--models", models)],
         layers=_parse_layers(layers),
@@ -188,8 +183,13 @@ def select(
         _show(search, about)
 
 
-def _check_folder(path: str, force: bool) -> None:
+def _check_folder(path: str, source: str, force: bool) -> None:
     """Refuse, before any work is done, a folder in which other files would be written over."""
+    inside = os.path.join(os.path.realpath(path), "").startswith(os.path.join(os.path.realpath(source), ""))
+    if os.path.isdir(source) and inside:
+        raise BadArgument(
+            f"-o {path!r} is in the folder of the images: its pictures would be taken for more. Name another."
+        )
     if os.path.exists(path) and not os.path.isdir(path):
         raise BadArgument(f"-o {path!r} is a file; name a folder for the report.")
     above = os.path.dirname(os.path.abspath(path))
@@ -197,15 +197,23 @@ def _check_folder(path: str, force: bool) -> None:
         raise BadArgument(f"-o {path!r}: there is no folder {above!r}; make it first.")
     if not os.access(path if os.path.isdir(path) else above, os.W_OK):
         raise PermissionError(13, "No permission to write into the folder of -o", path)
-    page = os.path.join(path, "index.html")
-    if os.path.exists(page) and not force:
-        from tlfeatures.report.page import MARK
+    if force or _is_report(os.path.join(path, "index.html")):
+        return
+    for name in ("index.html", "report.json", _PIPE):
+        if os.path.lexists(file := os.path.join(path, name)):
+            raise BadArgument(
+                f"{file!r} exists and was not written by this command. Name another folder, or pass --force."
+            )
 
+
+def _is_report(page: str) -> bool:
+    from tlfeatures.report.page import MARK
+
+    try:
         with open(page, encoding="utf-8", errors="replace") as file:
-            if MARK not in file.read(2000):
-                raise BadArgument(
-                    f"{page!r} exists and was not written by this command. Name another folder, or pass --force."
-                )
+            return MARK in file.read(2000)
+    except FileNotFoundError:
+        return False
 
 
 def _names(option: str, text: str) -> list[str]:

@@ -209,8 +209,8 @@ def _copies(book: Book) -> str:
         )
     else:
         text += (
-            f" They cannot be kept together: up to {found.largest:,} of {len(search.rows_):,} hang together. Where they "
-            "are no copies, a higher duplicate_threshold (--duplicate-threshold) tells them apart."
+            f" They cannot be kept together: up to {found.largest:,} of {len(search.rows_):,} hang together. Where "
+            "they are no copies, a higher duplicate_threshold (--duplicate-threshold) tells them apart."
         )
     return page.paragraph(text, "warning")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import platform
 import shlex
 from collections.abc import Sequence
@@ -42,6 +43,7 @@ def winner_options(search: Any) -> dict[str, Any] | None:
     defaults = inspect.signature(type(search).__init__).parameters
     for name in _KEPT:
         value = getattr(search, name)
+        value = os.fspath(value) if isinstance(value, os.PathLike) else value
         if value != defaults[name].default:
             options[name] = value
     written = (str, int, float, bool, type(None))

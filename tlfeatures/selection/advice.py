@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -84,11 +85,12 @@ def learning_curve(
         if min(map(len, taken)) < least or not whole:
             continue
         pairs = [(rows, test) for rows, (_, test) in zip(taken, folds, strict=True)]
-        sizes.append(round(np.mean([len(rows) for rows in taken])))
         with warnings.catch_warnings():
             # a part may hold little more than one image a class: scikit-learn then takes classes for numbers
             warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
-            scores.append(evaluate(X, y, pairs, [one], scorer)[0].test[0])
+            with contextlib.suppress(ValueError):  # a part may be too small for the score
+                scores.append(evaluate(X, y, pairs, [one], scorer)[0].test[0])
+                sizes.append(round(np.mean([len(rows) for rows in taken])))
     return LearningCurve(np.array(sizes, int), np.array(scores).reshape(len(sizes), len(folds)))
 
 

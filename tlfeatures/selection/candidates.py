@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from numbers import Integral
 from typing import Any
 
 from tlfeatures._keras import is_model, keras_version
@@ -185,7 +186,8 @@ def _sizes(model: Any, image_sizes: Any, weights: Any, precision: str) -> list[A
             )
         spec = Backbone(model, weights, precision=precision).spec
         return [None] if spec is None else [None, _STEP * round(spec.image_size / 2 / _STEP)]
-    return [image_sizes] if isinstance(image_sizes, int) else _several(image_sizes, "image_sizes")
+    sizes = [image_sizes] if isinstance(image_sizes, Integral) else _several(image_sizes, "image_sizes")
+    return [int(size) if isinstance(size, Integral) else size for size in sizes]
 
 
 def _layer_sets(model: Any, layers: Any, backbone: Backbone) -> tuple[list[tuple[str, ...]], list[str]]:

@@ -44,11 +44,21 @@ def choose(scores: np.ndarray, costs: np.ndarray, widths: np.ndarray, rule: str)
         The highest mean; or, of those within one standard error of it, the cheapest network, then the
         smallest embedding, then the highest mean (Breiman, Friedman, Olshen and Stone 1984).
 
+    Raises
+    ------
+    ValueError
+        When every row has NaN.
+
     Notes
     -----
     Equal means are told apart by cost and width, so the order of the grid does not matter.
     """
     means = scores.mean(axis=1)
+    if np.isnan(means).all():
+        raise ValueError(
+            "The score of every candidate is NaN on some fold, so none can be chosen. Take a score that is defined "
+            "there, larger folds, or a scoring that returns numbers."
+        )
     means = np.where(np.isnan(means), -np.inf, means)
     best = int(np.lexsort((widths, costs, -means))[0])
     if rule == "best":

@@ -9,6 +9,7 @@ Ridge takes all penalties from one decomposition, and logistic regression starts
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,7 +24,7 @@ from sklearn.svm import SVC
 from tlfeatures.heads import make_head
 from tlfeatures.selection.folds import Pair
 
-__all__ = ["Head", "Scores", "evaluate", "predict_folds"]
+__all__ = ["Head", "Scores", "evaluate", "predict_folds", "try_scorer"]
 
 _DECISION_CLASSES = 100  # support vectors decide between pairs of classes: too many to list above this
 _KERNEL_ROWS = 6000  # training rows up to which a kernel matrix is kept: 0.3 GB
@@ -107,13 +108,7 @@ def evaluate(
         for head, scores in zip(heads, results, strict=True):
             for point, model, rows, seconds in _fitted(fold, head):
                 start = time.perf_counter()
-                try:
-                    scores.test[point, i] = scorer(model, rows, fold.y_test)
-                except AttributeError as error:
-                    raise ValueError(
-                        f"The head {head.name!r} cannot be scored: {error}. Leave it out, or choose a scoring that "
-                        "needs predictions only."
-                    ) from error
+                scores.test[point, i] = _score(scorer, model, rows, fold.y_test, head, f"on fold {i}")
                 scores.score_seconds[point, i] = time.perf_counter() - start
                 scores.fit_seconds[point, i] = seconds
                 if head.task == "regression":
@@ -121,17 +116,65 @@ def evaluate(
     return results
 
 
+def try_scorer(scorer: Any, name: str, heads: Sequence[Head], y: np.ndarray) -> None:
+    """Score every head once on nothing, so that a score that does not go with it or the labels fails at once.
+
+    Raises
+    ------
+    ValueError
+        Names the head, the score and what is wrong.
+    """
+    rows = np.arange(min(len(y), 20))
+    if heads[0].task == "classification":  # of each class two
+        rows = np.concatenate([np.flatnonzero(y == label)[:2] for label in np.unique(y)])
+    X = np.zeros((len(rows), 1))  # predictions are the targets' mean, which every score of numbers takes
+    for head in heads:
+        model = head.estimator(0)
+        if "n_neighbors" in model.get_params():
+            model.set_params(n_neighbors=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the zeros
+            _score(scorer, model.fit(X, y[rows]), X, y[rows], head, f"by {name!r} on these labels")
+
+
+def _score(scorer: Any, model: Any, X: np.ndarray, y: np.ndarray, head: Head, how: str) -> float:
+    try:
+        return scorer(model, X, y)
+    except (AttributeError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"The head {head.name!r} cannot be scored {how}: {str(error).rstrip('.')}. Leave it out, or choose "
+            "another scoring."
+        ) from error
+
+
 def predict_folds(
     X: np.ndarray, y: np.ndarray, folds: Sequence[Pair], head: Head, point: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]]:
-    """For each fold: test rows, predictions, probabilities and decision values, None where there are none."""
+    """For each fold: test rows, predictions, probabilities and decision values, None where there are none.
+
+    A class that the fold does not train on has the probability 0 and the decision value NaN.
+    """
     one = Head(head.name, head.task, (head.points[point],))
+    classes = np.unique(y)
     for pair in folds:
         for _, model, rows, _ in _fitted(_Fold(X, y, *pair), one):
             values = [getattr(model, way, None) for way in ("predict_proba", "decision_function")]
             if isinstance(model, SVC) and len(model.classes_) > _DECISION_CLASSES:
                 values[1] = None
-            yield pair[1], model.predict(rows), *(None if f is None else f(rows) for f in values)
+            found = [None if value is None else value(rows) for value in values]
+            if head.task == "classification" and len(model.classes_) < len(classes):
+                at = np.searchsorted(classes, model.classes_)
+                found = [_spread(v, at, len(classes), of) for v, of in zip(found, (0.0, np.nan), strict=True)]
+            yield pair[1], model.predict(rows), *found
+
+
+def _spread(values: np.ndarray | None, at: np.ndarray, classes: int, absent: float) -> np.ndarray | None:
+    """Columns of some classes among those of all."""
+    if values is None or (values.ndim == 2 and values.shape[1] != len(at)):  # decisions between pairs
+        return values
+    whole = np.full((len(values), classes), absent)
+    whole[:, at] = values if values.ndim == 2 else np.stack([-values, values], axis=1)
+    return whole
 
 
 class _Fold:

@@ -54,7 +54,8 @@ def check_labels(y: Any, n: int, task: str) -> tuple[np.ndarray, str]:
     if task == "regression":
         if values.dtype.kind not in "biuf":
             raise ValueError(
-                f"task='regression' needs numbers as labels; got {values.dtype}. Use task='classification'."
+                f"task='regression' needs numbers as labels; these are others, such as {values.tolist()[0]!r}. "
+                "Use task='classification'."
             )
         values = values.astype(float)
     if len(values) and (values == values[0]).all():
@@ -115,8 +116,7 @@ def make_folds(cv: Any, y: np.ndarray, groups: np.ndarray | None, task: str, see
         raise ValueError(
             f"cv={cv!r}; expected a number of folds, a splitter, or a list of (train, test) rows."
         )
-    folds = [(np.asarray(train), np.asarray(test)) for train, test in folds]
-    folds = [tuple(np.flatnonzero(p) if p.dtype == bool else p for p in pair) for pair in folds]
+    folds = [tuple(_rows(part, i, len(y)) for part in pair) for i, pair in enumerate(folds)]
     if len(folds) < 2:
         raise ValueError(f"cv={cv!r} gives {len(folds)} folds; expected at least 2.")
     for i, (train, test) in enumerate(folds):
@@ -182,6 +182,16 @@ def _default_folds(k: int, y: np.ndarray, groups: np.ndarray | None, task: str, 
             f"images. Use a smaller cv."
         )
     return folds
+
+
+def _rows(part: Any, i: int, n: int) -> np.ndarray:
+    """Numbers of rows, of a mask too."""
+    rows = np.asarray(part)
+    if rows.shape == (n,) and rows.dtype == bool:
+        return np.flatnonzero(rows)
+    if rows.ndim != 1 or (len(rows) and (rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= n)):
+        raise ValueError(f"Fold {i} names rows that there are not; expected whole numbers from 0 to {n - 1}.")
+    return rows.astype(int)
 
 
 def _check_fold(i: int, train: np.ndarray, test: np.ndarray, y: np.ndarray, task: str) -> None:

@@ -315,13 +315,13 @@ class Run:
         found.score = self.found["best_score_"]
         try:
             folds = self._folds_together()
+            scores = evaluate(self.matrix(embedding), self.y, folds, [one], self.scorer)[0].test
         except ValueError:
             effect = (
-                f"no folds can be made, for up to {found.largest:,} of {len(self.y):,} hang together; where they are "
+                f"no folds can be scored, for up to {found.largest:,} of {len(self.y):,} hang together; where they are "
                 "no copies, a higher duplicate_threshold tells them apart"
             )
         else:
-            scores = evaluate(self.matrix(embedding), self.y, folds, [one], self.scorer)[0].test
             found.score_together = float(scores.mean())
             effect = (
                 f"the score is {found.score_together:.4f} in place of {found.score:.4f}. dedupe_groups=True keeps them "

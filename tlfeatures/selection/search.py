@@ -6,6 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ from tlfeatures.heads import head_grid, list_heads, make_head
 from tlfeatures.images import Decoder, Images
 from tlfeatures.selection import results
 from tlfeatures.selection.candidates import plan_passes
-from tlfeatures.selection.fits import Head
+from tlfeatures.selection.fits import Head, try_scorer
 from tlfeatures.selection.folds import check_groups, check_labels, inner_folds, make_folds, random_seed
 from tlfeatures.selection.matrices import Matrices
 from tlfeatures.selection.progress import progress
@@ -37,6 +38,11 @@ __all__ = ["FeatureSearchCV", "select"]
 
 _MANY_CLASSES = 100  # above it support vectors, one machine for each pair of classes, only when asked for
 _HEADS = {"classification": ("logreg", "svm", "ridge"), "regression": ("ridge", "svr")}
+
+
+def _splits(cv: Any) -> bool:
+    """Whether it can split any rows, as a list of rows cannot."""
+    return isinstance(cv, Integral) or hasattr(cv, "split")
 
 
 def _head_has(name: str) -> Any:
@@ -69,8 +75,8 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         Ways that make no difference, as for square images, are tried once.
     heads : list of str, dict of str to grid, or None, default=None
         Names of :func:`~tlfeatures.heads.list_heads`, with their default grids, or with your own,
-        such as ``{"svm": {"C": [1, 10]}}``. None: logreg, ridge, and up to 100 classes svm; for
-        numbers ridge and svr.
+        such as ``{"svm": {"C": [1, 10]}, "ridge": None}``, where None is the default one. None: logreg,
+        ridge, and up to 100 classes svm; for numbers ridge and svr.
     cv : int, splitter, or list of (train, test), default=5
         A number of folds: shuffled, stratified by class, with groups kept together.
     scoring : str, callable or None, default=None
@@ -249,7 +255,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         if self.nested:
             inner_folds(cv, y, groups, task, seed, folds)
         heads = self._heads(task, y)
-        self.scorer_ = self._scorer(heads)
+        self.scorer_ = self._scorer(heads, y)
         store = EmbeddingStore.resolve(self.cache)
         passes = plan_passes(
             self.models, self.layers, self.poolings, self.image_sizes, self.resize, store,
@@ -279,12 +285,15 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
             self.classes_ = self.best_estimator_.classes_
         return self
 
-    def _scorer(self, heads: list[Head]) -> Any:
+    def _scorer(self, heads: list[Head], y: np.ndarray) -> Any:
         if not (self.scoring is None or isinstance(self.scoring, str) or callable(self.scoring)):
             raise ValueError(
                 f"scoring={self.scoring!r}; expected None, the name of one score, or a callable."
             )
-        return check_scoring(make_head(heads[0].name, heads[0].task), scoring=self.scoring)
+        scorer = check_scoring(make_head(heads[0].name, heads[0].task), scoring=self.scoring)
+        if isinstance(self.scoring, str):
+            try_scorer(scorer, self.scoring, heads, y)
+        return scorer
 
     def _refit(self, run: Run, y: np.ndarray) -> None:
         """Fit the winner's head on the matrix at hand; the network does not run again."""
@@ -309,13 +318,17 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         ):
             if value not in known:
                 raise UnknownNameError.of(name, value, known)
-        if self.prescreen is not None and (not isinstance(self.prescreen, int) or self.prescreen < 1):
+        if self.prescreen is not None and (not isinstance(self.prescreen, Integral) or self.prescreen < 1):
             raise ValueError(
                 f"prescreen={self.prescreen!r}; expected None or a number of embeddings, 1 or more."
             )
-        if self.nested and not (isinstance(self.cv, int) or hasattr(self.cv, "split")):
+        if not isinstance(self.duplicate_threshold, Real) or not self.duplicate_threshold > 0:
+            raise ValueError(
+                f"duplicate_threshold={self.duplicate_threshold!r}; expected a cosine, such as 0.95."
+            )
+        if self.nested and not _splits(self.cv):
             raise ValueError("nested=True splits training rows again; give cv as a number or a splitter.")
-        if self.dedupe_groups and not (isinstance(self.cv, int) or hasattr(self.cv, "split")):
+        if self.dedupe_groups and not _splits(self.cv):
             raise ValueError(
                 "dedupe_groups=True makes folds by groups; give cv as a number or a group splitter."
             )
@@ -331,11 +344,18 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         heads = []
         for name in names:
             prefix = f"{name}__"
-            grid = {key.removeprefix(prefix): v for key, v in head_grid(name, task).items()}
-            if isinstance(given, Mapping):
-                own = given[name]
-                grid = {key.removeprefix(prefix): v for key, v in (own or {}).items()}
-            head = Head(name, task, tuple(ParameterGrid(grid)))
+            usual, params = head_grid(name, task), make_head(name, task).get_params()
+            own = given[name] if isinstance(given, Mapping) else None
+            own = usual if own is None else own
+            own = [own] if isinstance(own, Mapping) else own
+            if not isinstance(own, Iterable) or not all(isinstance(one, Mapping) for one in own):
+                raise ValueError(
+                    f"heads[{name!r}]={own!r}; expected a grid such as {{'C': [1, 10]}}, or None."
+                )
+            grids = [{key.removeprefix(prefix): values for key, values in one.items()} for one in own]
+            # an empty point is written out: its name alone would stand for the default grid
+            alone = {key.removeprefix(prefix): params[key] for key in usual}
+            head = Head(name, task, tuple(point or alone for point in ParameterGrid(grids)))
             for i in range(len(head.points)):
                 head.estimator(i)  # a wrong parameter must fail now
             heads.append(head)
@@ -345,7 +365,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         self.unreadable_ = dict(sorted(errors.items()))
         self.rows_ = np.setdiff1d(np.arange(len(images)), list(errors))
         if errors:
-            if not (isinstance(cv, int) or hasattr(cv, "split")):
+            if not _splits(cv):
                 raise ValueError(
                     f"{len(errors)} images could not be read, so cv's list of rows no longer fits: leave them out "
                     "beforehand; check_images(X) names them."
