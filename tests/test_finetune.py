@@ -38,7 +38,7 @@ from tlfeatures.errors import (
     UnknownNameError,
     UnreadableImagesWarning,
 )
-from tlfeatures.finetune import Augmenter, checkpoint, draw_augmentations, draw_curves
+from tlfeatures.finetune import Augmenter, checkpoint, draw_augmentations, draw_curves, split
 from tlfeatures.finetune.loop import epoch_order, rate_at
 from tlfeatures.finetune.split import split_validation
 
@@ -557,6 +557,17 @@ def test_any_random_layer_of_keras():
     assert (views(X[:2], [0]) != X[:2]).any()
     with pytest.raises(UnknownNameError, match="'flip'"):
         Augmenter({"flips": "horizontal"})
+    with pytest.raises(ValueError, match=r"RandomCrop makes pictures of \(16, 16\) out of \(32, 32\)"):
+        Augmenter({"RandomCrop": {"height": 16, "width": 16}})(X[:2], [0])
+    for wrong in (
+        {"flip": "sideways"},
+        {"color": "much"},
+        {"crop": "4.5"},
+        {"rotation": "x"},
+        {"zoom": None},
+    ):
+        with pytest.raises(ValueError, match=rf"augment\['{next(iter(wrong))}'\]="):
+            Augmenter(wrong)
     with pytest.raises(ValueError, match="expected None or a dict"):
         FineTuneClassifier(**QUICK, augment="flip").fit(X, Y)
 
@@ -678,6 +689,52 @@ def test_bad_labels():
         FineTuneClassifier(**QUICK, class_weight={"dogs": 2}).fit(X, Y)
     with pytest.raises(ValueError, match="negative"):
         FineTuneClassifier(**QUICK).fit(X, Y, sample_weight=-np.ones(24))
+    with pytest.raises(ValueError, match="No image of class 'disc' has a sample_weight above 0"):
+        FineTuneClassifier(**QUICK).fit(X, Y, sample_weight=Y != "disc")
+    for class_weight in ("balance", [1, 2, 3], {"disc": -1}):
+        with pytest.raises(ValueError, match=r"class_weight=.*; expected"):
+            FineTuneClassifier(**QUICK, class_weight=class_weight).fit(X, Y)
+
+
+@pytest.mark.parametrize("kind", ["object", "string", "category"])
+def test_labels_of_pandas(kind):
+    y = pd.Series(Y, dtype=kind)
+    clf = FineTuneClassifier(**QUICK).fit(X, y)
+    assert clf.classes_.tolist() == ["bars", "disc", "flat"] and clf.score(X, y) > 0.9
+    with pytest.raises(ValueError, match="one class, 'disc'"):
+        clf.fit(X, pd.Series(["disc"] * 24, dtype=kind))
+    with pytest.raises(ValueError, match="Class 'odd' has one image"):
+        clone(clf).set_params(validation_fraction=0.1).fit(X, pd.Series(["odd", *Y[1:]], dtype=kind))
+    with pytest.raises(ValueError, match="NaN or None in 1 of 24 places"):
+        clf.fit(X, pd.Series([None, *Y[1:]], dtype=kind))
+    with pytest.raises(ValueError, match="groups contains NaN or None"):
+        clf.fit(X, y, groups=[None] * 24)
+    with pytest.raises(ValueError, match="y is empty"):
+        clf.fit(X[:0], y[:0])
+
+
+def test_images_without_weight_are_as_good_as_not_there():
+    few = np.arange(24) < 6
+    given = {**TOP, "validation_fraction": 0.3, "class_weight": "balanced"}
+    weighted = FineTuneClassifier(**given).fit(X, Y, sample_weight=few).predict_proba(X)
+    expected = FineTuneClassifier(**given).fit(X[few], Y[few]).predict_proba(X)
+    np.testing.assert_allclose(weighted, expected, atol=1e-6)
+    with pytest.raises(ValueError, match="images to validate on add up to nothing"):
+        split.training_weights(np.array([0, 1, 0]), np.array(["a", "b"]), {"a": 0}, None, np.array([0, 1]))
+
+
+def test_a_fit_that_fails_leaves_what_was_fitted():
+    reg = FineTuneRegressor(**QUICK).fit(X, NUMBERS)
+    before = reg.predict(X)
+    with pytest.raises(ValueError, match="start='near'"):
+        reg.set_params(start="near").fit(X, 100 * NUMBERS)
+    np.testing.assert_array_equal(reg.predict(X), before)
+
+
+def test_constant_numbers_and_little_data():
+    assert (FineTuneRegressor(**QUICK).fit(X, np.full(24, 7.0)).predict(X) == 7).all()
+    reg = FineTuneRegressor(**TINY, epochs=1, batch_size=500, random_state=0).fit(X[:2], [1.0, 2.0])
+    assert reg.predict(X[:1]).shape == (1,)
 
 
 @pytest.mark.parametrize(
@@ -824,6 +881,8 @@ def test_a_bundle_runs_no_code(tuned, tmp_path):
         {"class_name": "Popen", "module": "subprocess", "config": {"args": "ls"}, "registered_name": None},
         {"class_name": "get_file", "module": "keras.utils", "config": {}, "registered_name": None},
         {"class_name": "Mine", "module": None, "config": {}, "registered_name": "Custom>Mine"},
+        {"class_name": "StringLookup", "module": "keras.layers", "config": {"vocabulary": "/etc/passwd"}},
+        {"class_name": "run", "module": "keras.layers_of_mine", "config": {}, "registered_name": "run"},
     ):
         layers = json.loads(json.dumps(about["trunk"]))
         layers["config"]["layers"][3] = {**layers["config"]["layers"][3], **evil}
@@ -832,9 +891,13 @@ def test_a_bundle_runs_no_code(tuned, tmp_path):
             FineTuneClassifier.load(path)
 
 
+HUGE = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000000,)}"
+
+
 def test_a_damaged_bundle(tuned, tmp_path):
     path = tmp_path / "clf.keras-bundle"
     tuned.save(path)
+    about, arrays = checkpoint.read_arrays(path)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(ValueError, match="damaged or of another make"):
@@ -843,8 +906,58 @@ def test_a_damaged_bundle(tuned, tmp_path):
         file.writestr("about.json", "{}")
     with pytest.raises(ValueError, match="no bundle of this format"):
         FineTuneClassifier.load(path)
+    for members, kind, text in (
+        (
+            {"about.json": "{}", "0.npy": b"\x93NUMPY\1\0\x56\0" + HUGE.ljust(86)},
+            zipfile.ZIP_STORED,
+            "has the shape",
+        ),
+        ({"about.json": "{}", "0.npy": bytes(10**6)}, zipfile.ZIP_DEFLATED, "not stored as they are"),
+        ({"about.json": "[" * 10**5}, zipfile.ZIP_STORED, "damaged"),
+    ):
+        with zipfile.ZipFile(path, "w", kind) as file:
+            for name, content in members.items():
+                file.writestr(name, content)
+        with pytest.raises(ValueError, match=text):
+            FineTuneClassifier.load(path)
+    for key in about:
+        if key != "trunk_weights":  # only of a whole one
+            checkpoint.write_arrays(path, {k: v for k, v in about.items() if k != key}, arrays)
+            with pytest.raises(ValueError, match=r"damaged|no bundle|holds a None"):
+                FineTuneClassifier.load(path)
+    checkpoint.write_arrays(path, about, arrays[:-1])
+    with pytest.raises(ValueError, match="damaged"):
+        FineTuneClassifier.load(path)
+    with pytest.raises(TypeError, match="batchsize"):
+        FineTuneClassifier.load(path, batchsize=2)
     with pytest.raises(FileNotFoundError):
         FineTuneClassifier.load(tmp_path / "none.keras-bundle")
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_bundle_holds_what_was_fitted_whatever_is_set_later(whole, tmp_path):
+    clf = FineTuneClassifier(**{**TOP, "epochs": 1}, normalization="data", cache=None).fit(
+        X, Y.astype(object)
+    )
+    expected = clf.predict_proba(X)
+    clf.set_params(image_size=64).save(tmp_path / "clf.keras-bundle", whole=whole)
+    again = FineTuneClassifier.load(tmp_path / "clf.keras-bundle")
+    np.testing.assert_allclose(again.predict_proba(X), expected, atol=1e-6)
+    assert again.normalization_ == clf.normalization_ and again.classes_.dtype == object
+
+
+def test_a_network_with_code_of_its_own(tmp_path):
+    import keras
+
+    pixels = keras.Input((16, 16, 3))
+    x = keras.layers.Lambda(lambda t: t / 255)(pixels)
+    model = keras.Model(pixels, keras.layers.Conv2D(4, 3, name="conv")(x))
+    clf = FineTuneClassifier(model, train_from="conv", start="linear", epochs=1, random_state=0, cache=None)
+    clf.fit(X[:, :16, :16], Y)
+    clf.save(tmp_path / "clf.keras-bundle", whole=True)
+    with pytest.raises(ValueError, match="holds 'Lambda'"):
+        FineTuneClassifier.load(tmp_path / "clf.keras-bundle")
+    FineTuneClassifier.load(tmp_path / "clf.keras-bundle", trust=True)
 
 
 def test_the_network_is_a_feature_extractor_again(tuned, store):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from tlfeatures._keras import keras, seeded_random_state
+from tlfeatures._keras import keras, untouched_random_state
 from tlfeatures.errors import UnknownNameError
 
 __all__ = ["Augmenter", "check_augment", "draw_augmentations"]
@@ -21,10 +22,8 @@ _SHORT = {
     "saturation": "RandomSaturation",
     "hue": "RandomHue",
 }
+_FLIPS = ("horizontal", "vertical", "horizontal_and_vertical")
 _COLOURS = ("brightness", "contrast", "saturation", "hue")
-_RANGED = ("RandomBrightness", "RandomContrast", "RandomSaturation", "RandomHue", "RandomColorJitter",
-           "RandomErasing", "RandomGrayscale", "RandomGaussianBlur", "RandomSharpness", "RandomPosterization",
-           "RandomColorDegeneration", "RandomInvert")  # fmt: skip
 
 
 def check_augment(augment: Any) -> dict[str, Any]:
@@ -46,6 +45,8 @@ def check_augment(augment: Any) -> dict[str, Any]:
         )
     steps: dict[str, Any] = {}
     for name, value in augment.items():
+        if name in ("color", "crop") and (not isinstance(value, Real) or isinstance(value, bool)):
+            raise ValueError(f"augment[{name!r}]={value!r}; expected a number.")
         if name == "color":
             small = float(value)
             kinds = _COLOURS if hasattr(keras().layers, "RandomSaturation") else _COLOURS[:2]
@@ -54,11 +55,16 @@ def check_augment(augment: Any) -> dict[str, Any]:
             if int(value) != value or value < 1:
                 raise ValueError(f"augment['crop']={value!r}; expected the pixels of padding, such as 4.")
             steps[name] = int(value)
+        elif name == "flip" and not isinstance(value, Mapping) and value not in _FLIPS:
+            raise ValueError(f"augment['flip']={value!r}; expected one of {', '.join(map(repr, _FLIPS))}.")
         elif name in _SHORT or (name.startswith("Random") and hasattr(keras().layers, name)):
             steps[name] = value
         else:
             known = [n for n in dir(keras().layers) if n.startswith("Random")]
             raise UnknownNameError.of("augmentation", name, ["crop", "color", *_SHORT, *known])
+    for name, value in steps.items():
+        if name != "crop":
+            _layer(name, value)  # to see whether Keras takes it
     return steps
 
 
@@ -91,8 +97,7 @@ class Augmenter:
     def __call__(self, batch: np.ndarray, seed: list[int]) -> np.ndarray:
         """Views of a batch (b, h, w, 3), as uint8."""
         if self._layers is None:
-            with seeded_random_state(0):
-                self._layers = [_layer(n, value) for n, value in self.steps.items() if n != "crop"]
+            self._layers = [_layer(n, value) for n, value in self.steps.items() if n != "crop"]
         rng = np.random.default_rng(seed)
         if pad := self.steps.get("crop"):
             batch = _crop(batch, pad, rng)
@@ -104,6 +109,11 @@ class Augmenter:
                 if "seed_generator" in variable.path:
                     variable.assign(rng.integers(0, 2**32, variable.shape, dtype=np.uint32))
             x = layer(x, training=True)
+            if x.shape != batch.shape:
+                raise ValueError(
+                    f"The augmentation {type(layer).__name__} makes pictures of {tuple(x.shape[1:3])} out of "
+                    f"{batch.shape[1:3]}; expected views of the same size, as {{'crop': 4}} gives."
+                )
         return np.clip(np.rint(keras().ops.convert_to_numpy(x)), 0, 255).astype(np.uint8)
 
 
@@ -113,17 +123,15 @@ def _layer(name: str, value: Any) -> Any:
     given = dict(value) if isinstance(value, Mapping) else {"mode" if kind == "flip" else "factor": value}
     if kind == "zoom" and "factor" in given:
         given["height_factor"] = given.pop("factor")
-    if kind in ("rotation", "zoom"):
-        given.setdefault("fill_mode", "reflect")
-    if make.__name__ in _RANGED:
-        given.setdefault("value_range", (0, 255))
-    if kind in ("saturation",) and isinstance(given["factor"], float):  # 0.5 is Keras's "as it is"
+    if kind == "saturation" and isinstance(given.get("factor"), Real):  # 0.5 is Keras's "as it is"
         given["factor"] = (0.5 - given["factor"] / 2, 0.5 + given["factor"] / 2)
     try:
-        return make(**given)
-    except TypeError:
-        given.pop("value_range", None)
-        return make(**given)
+        with untouched_random_state():  # every call sets the seeds anew
+            return make(**given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"augment[{name.split('/')[0]!r}]={value!r} does not suit keras.layers.{make.__name__}: {error}"
+        ) from error
 
 
 def _crop(batch: np.ndarray, pad: int, rng: np.random.Generator) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import warnings
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ from tlfeatures.finetune.run import Training
 from tlfeatures.images import Images
 from tlfeatures.store import EmbeddingStore
 
-__all__ = ["FineTune"]
+__all__ = ["FineTune", "missing_values"]
 
 _SHARED = ("model", "layer", "pooling", "weights", "image_size", "resize", "interpolation", "decode",
            "normalization", "precision", "batch_size", "cache", "n_jobs")  # fmt: skip
@@ -222,7 +221,13 @@ class FineTune(BaseEstimator):
     # -- fitting -----------------------------------------------------------------------------
 
     def _train(
-        self, X: Any, y: np.ndarray, classes: np.ndarray | None, unit: float, sample_weight: Any, groups: Any
+        self,
+        X: Any,
+        y: np.ndarray,
+        classes: np.ndarray | None,
+        target: tuple[float, float] | None,
+        sample_weight: Any,
+        groups: Any,
     ) -> None:
         images = Images.of(X)
         self._check(images, y)
@@ -231,12 +236,15 @@ class FineTune(BaseEstimator):
             if (sample_weight < 0).any():
                 raise ValueError("sample_weight holds negative values; expected weights of 0 or more.")
         if groups is not None:
-            groups = np.unique(column_or_1d(groups), return_inverse=True)[1]
+            groups = column_or_1d(groups)
+            if missing_values(groups).any():
+                raise ValueError("groups contains NaN or None; expected a group for each image.")
+            groups = np.unique(groups, return_inverse=True)[1]
             if len(groups) != len(images):
                 raise ValueError(
                     f"groups holds {len(groups)} values for {len(images)} images; expected one for each."
                 )
-        training = Training(self, images, y, classes, unit, self._seed(), sample_weight, groups)
+        training = Training(self, images, y, classes, target, self._seed(), sample_weight, groups)
         try:
             net = training.run()
         except Exception as error:
@@ -317,7 +325,7 @@ class FineTune(BaseEstimator):
     def _live(self) -> Net:
         check_is_fitted(self, "history_")
         if self._net is None:
-            self._net = Net.from_parts(*self._parts)
+            self._net = Net.from_parts(*self._parts, trust=True)  # of a pickle, which runs code in any case
         return self._net
 
     def _outputs(self, X: Any) -> np.ndarray:
@@ -347,8 +355,8 @@ class FineTune(BaseEstimator):
     def __sklearn_clone__(self) -> Any:
         if not is_model(self.model):
             return super().__sklearn_clone__()
-        light = copy.copy(self)  # a network in memory is never changed: clones share it
-        light.model = None
+        light = type(self).__new__(type(self))  # a network in memory is never changed: clones share it
+        light.__dict__.update({**self.__dict__, "model": None})
         clone = super(FineTune, light).__sklearn_clone__()
         clone.model = self.model
         return clone
@@ -391,6 +399,13 @@ class _Head(BaseEstimator):
     def predict(self, X: Any) -> np.ndarray:
         """As the estimator's."""
         return self.whole._decide(self._z(X))
+
+
+def missing_values(values: np.ndarray) -> np.ndarray:
+    """Where a label is None or NaN."""
+    import pandas
+
+    return pandas.isna(values)
 
 
 def _frame(history: list[dict[str, Any]], classes: bool) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tlfeatures.errors import RecipeMismatchError
+from tlfeatures.errors import RecipeMismatchError, UnknownNameError
 from tlfeatures.extract import Plan
 from tlfeatures.finetune.checkpoint import read_arrays, write_arrays
 from tlfeatures.finetune.head import LinearStart
@@ -19,12 +19,13 @@ from tlfeatures.networks import Backbone
 __all__ = ["load_bundle", "save_bundle"]
 
 _FORMAT = "tlfeatures.finetune/1"
-_ROOMS = ("keras.layers", "keras.initializers", "keras.regularizers", "keras.constraints", "keras.dtype_policies",
-          "keras.activations", "keras.src.layers", "keras.src.ops", "keras.src.models.functional",
-          "keras.src.models.sequential", "keras.ops")  # fmt: skip
+_ROOMS = ("keras.layers.", "keras.initializers.", "keras.regularizers.", "keras.constraints.",
+          "keras.dtype_policies.", "keras.activations.", "keras.src.layers.", "keras.src.ops.",
+          "keras.src.models.functional.", "keras.src.models.sequential.", "keras.ops.")  # fmt: skip
 _MODELS = ("Functional", "Sequential", "Model", "DTypePolicy", "KerasTensor")
 # layers that run what a file says
-_REFUSED = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "function", "__lambda__"}
+_REFUSED = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "function", "__lambda__",
+            "StringLookup", "IntegerLookup", "IndexLookup", "TextVectorization"}  # fmt: skip  # these read files
 
 
 def save_bundle(estimator: Any, path: str | os.PathLike[str], whole: bool) -> None:
@@ -51,7 +52,7 @@ def save_bundle(estimator: Any, path: str | os.PathLike[str], whole: bool) -> No
             "classes": _plain(getattr(estimator, "classes_", None)),
             "target": getattr(estimator, "_target", None),
             "taps": estimator._taps,
-            "normalization": _plain(estimator.normalization_),
+            "normalization": estimator.normalization_,
             "layers": estimator.layers_,
             "seed": estimator.seed_,
             "best_epoch": estimator.best_epoch_,
@@ -65,29 +66,48 @@ def load_bundle(
     path: str | os.PathLike[str], *, expected: dict[str, Any], trust: bool = False, **params: Any
 ) -> Any:
     """Read a fitted estimator; see its ``load``. ``expected`` are the classes that it may be of, by name."""
-    import pandas
-
     if not os.path.isfile(path):
         raise FileNotFoundError(2, "No such bundle", os.fspath(path))
     about, arrays = read_arrays(path)
     if about.get("format") != _FORMAT:
         raise ValueError(f"{os.fspath(path)!r} is no bundle of this format: expected {_FORMAT!r}.")
-    if about["estimator"] not in expected:
+    if str(about.get("estimator")) not in expected:
         raise ValueError(
-            f"{os.fspath(path)!r} holds a {about['estimator']}; load it by {about['estimator']}.load, not as "
+            f"{os.fspath(path)!r} holds a {about.get('estimator')}; load it by {about.get('estimator')}.load, not as "
             f"{' or '.join(expected)}."
         )
+    expected[about["estimator"]](**params)  # a wrong name is the caller's, not the file's
     if not trust:
-        _check_config([about.get("trunk"), about["head"]], path)
+        _check_config([about.get("trunk"), about.get("head")], path)
+    try:
+        return _restore(about, arrays, path, expected, trust, params)
+    except (RecipeMismatchError, UnknownNameError, OSError, ImportError):
+        raise
+    except Exception as error:  # of many kinds, where a value is not what it should be
+        raise ValueError(
+            f"{os.fspath(path)!r} is damaged or of another make: {' '.join(str(error).split())[:300]}"
+        ) from error
+
+
+def _restore(
+    about: dict[str, Any],
+    arrays: list[np.ndarray],
+    path: Any,
+    expected: dict[str, Any],
+    trust: bool,
+    params: dict[str, Any],
+) -> Any:
+    import pandas
+
     given = {name: _restored(value) for name, value in about["params"].items()} | params
     estimator = expected[about["estimator"]](**given)
     fitted = about["fitted"]
     if about["whole"]:
-        net = Net.from_parts(about, arrays)
+        net = Net.from_parts(about, arrays, trust)
         if given["model"] is None:
             estimator.model = net.trunk
     else:
-        net = _completed(estimator, about, arrays, path)
+        net = _completed(estimator, about, arrays, path, trust)
     estimator._net, estimator._parts, estimator._taps = net, None, fitted["taps"]
     estimator.history_ = pandas.DataFrame(**fitted["history"])
     estimator.history_ = estimator.history_.astype(
@@ -110,11 +130,15 @@ def _changed(trunk: Any) -> list[int]:
     return [i for i, v in enumerate(trunk.weights) if id(v) in trained]
 
 
-def _completed(estimator: Any, about: dict[str, Any], arrays: list[np.ndarray], path: Any) -> Net:
+def _completed(
+    estimator: Any, about: dict[str, Any], arrays: list[np.ndarray], path: Any, trust: bool
+) -> Net:
     """The network that the bundle was trained on, with what training changed."""
     fitted, given = about["fitted"], estimator
-    normalization = fitted["normalization"] if given.normalization == "data" else given.normalization
-    backbone = Backbone(given.model, given.weights, given.image_size, normalization, given.precision)
+    by_data = isinstance(given.normalization, str) and given.normalization == "data"
+    normalization = fitted["normalization"] if by_data else given.normalization
+    image_size = tuple(about["decoding"]["image_size"])
+    backbone = Backbone(given.model, given.weights, image_size, normalization, about["precision"])
     pooling = "flatten" if callable(given.head) else given.pooling
     decoding = {k: v for k, v in about["decoding"].items() if k != "image_size"}
     plan = Plan.make(backbone, fitted["layers"], pooling, **decoding)
@@ -132,7 +156,7 @@ def _completed(estimator: Any, about: dict[str, Any], arrays: list[np.ndarray], 
     places = {id(weights[place]) for place in changed}
     for layer in trunk.layers:  # so that it is saved again as it was
         layer.trainable = any(id(v) in places for v in layer.weights)
-    head = Net.model_from(about["head"], arrays[len(changed) :])
+    head = Net.model_from(about["head"], arrays[len(changed) :], trust)
     columns = [(i, part) for i, part in about["columns"]]
     return Net(trunk, head, columns, about["decoding"], about["precision"])
 
@@ -151,7 +175,7 @@ def _check_config(config: Any, path: Any) -> None:
         return
     name, room = config.get("class_name"), config.get("module")
     if name is not None:
-        own = room is None or room in ("keras", "keras.models") or room.startswith(_ROOMS)
+        own = room is None or room in ("keras", "keras.models") or f"{room}.".startswith(_ROOMS)
         plain = room not in ("keras", "keras.models") or name in _MODELS
         registered = ">" in (config.get("registered_name") or "")
         unnamed = room is None and not name.startswith("__") and config.get("registered_name") is not None

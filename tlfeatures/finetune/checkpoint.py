@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import math
 import os
+import time
 import warnings
 import zipfile
 from pathlib import Path
@@ -15,6 +18,8 @@ import numpy as np
 from tlfeatures.errors import StoreWarning
 
 __all__ = ["Checkpoints", "read_arrays", "write_arrays"]
+
+_ABANDONED = 600  # seconds: a younger file may be that of another process that writes it now
 
 
 def write_arrays(path: str | os.PathLike[str], about: dict[str, Any], arrays: list[np.ndarray]) -> None:
@@ -54,19 +59,34 @@ def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[np.n
     ValueError
         When the file is damaged or of another make.
     """
-    try:
-        with zipfile.ZipFile(path) as held:
-            about = json.loads(held.read("about.json"))
-            arrays = []
-            for name in sorted(n for n in held.namelist() if n.endswith(".npy")):
-                with held.open(name) as member:
-                    arrays.append(np.lib.format.read_array(member, allow_pickle=False))
-                    member.read()  # the end, where the checksum is compared
-        if not isinstance(about, dict):
-            raise ValueError("about.json holds no object")
-        return about, arrays
-    except (zipfile.BadZipFile, KeyError, EOFError, ValueError, NotImplementedError) as error:
-        raise ValueError(f"{os.fspath(path)!r} is damaged or of another make: {error}") from error
+    with open(path, "rb") as file:  # what cannot be opened says so itself
+        try:
+            with zipfile.ZipFile(file) as held:
+                members = sorted(held.infolist(), key=lambda member: member.filename)
+                # nothing that grows when it is read
+                if (
+                    any(m.compress_type != zipfile.ZIP_STORED for m in members)
+                    or sum(m.file_size for m in members) > os.fstat(file.fileno()).st_size
+                ):
+                    raise ValueError("its members are not stored as they are")
+                about = json.loads(held.read("about.json"))
+                arrays = [_array(held.read(m)) for m in members if m.filename.endswith(".npy")]
+            if not isinstance(about, dict):
+                raise ValueError("about.json holds no object")
+            return about, arrays
+        except Exception as error:  # of many kinds, where bytes are not what they should be
+            raise ValueError(f"{os.fspath(path)!r} is damaged or of another make: {error}") from error
+
+
+def _array(data: bytes) -> np.ndarray:
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, fortran, dtype = read[version](file)
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data) - file.tell():
+        raise ValueError(f"an array says that it has the shape {shape} of {dtype} and has {len(data)} bytes")
+    array = np.frombuffer(data, dtype, offset=file.tell()) if math.prod(shape) else np.empty(0, dtype)
+    return array.reshape(shape, order="F" if fortran else "C")
 
 
 def _sync_folder(folder: str) -> None:
@@ -102,7 +122,8 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             for old in self.folder.glob(f"{stage}.checkpoint.*.tmp"):  # of a process that was killed
-                old.unlink(missing_ok=True)
+                if time.time() - old.stat().st_mtime > _ABANDONED:
+                    old.unlink(missing_ok=True)
             write_arrays(path, about, arrays)
         except OSError as error:
             raise OSError(

@@ -11,7 +11,7 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
-from tlfeatures.finetune.base import FineTune
+from tlfeatures.finetune.base import FineTune, missing_values
 from tlfeatures.finetune.head import LinearStart
 from tlfeatures.store import EmbeddingStore
 
@@ -215,14 +215,20 @@ class FineTuneClassifier(ClassifierMixin, FineTune):
         FineTuneClassifier
         """
         y = column_or_1d(y, warn=True)
+        if missing := int(missing_values(y).sum()):
+            raise ValueError(
+                f"y contains NaN or None in {missing} of {len(y)} places; give each image a class, or leave it out."
+            )
         check_classification_targets(y)
         classes, codes = np.unique(y, return_inverse=True)
+        if not len(classes):
+            raise ValueError("y is empty; expected a class for each image.")
         if len(classes) < 2:
             raise ValueError(
-                f"All {len(y)} images are of one class, {classes[0].item()!r}; a classifier can't be trained when only "
-                "one class is present. Give images of two classes or more."
+                f"All {len(y)} images are of one class, {classes.tolist()[0]!r}; a classifier can't be trained when "
+                "only one class is present. Give images of two classes or more."
             )
-        self._train(X, codes.astype(np.int32), classes, 1.0, sample_weight, groups)
+        self._train(X, codes.astype(np.int32), classes, None, sample_weight, groups)
         self.classes_ = classes
         return self
 
@@ -299,9 +305,9 @@ class FineTuneRegressor(RegressorMixin, FineTune):
             raise ValueError(
                 "y holds NaN or infinity, or nothing; expected one finite number for each image."
             )
-        self._target = float(y.mean()), float(y.std()) or 1.0
-        shift, unit = self._target
-        self._train(X, ((y - shift) / unit).astype(np.float32), None, unit, sample_weight, groups)
+        shift, unit = target = float(y.mean()), float(y.std()) or 1.0
+        self._train(X, ((y - shift) / unit).astype(np.float32), None, target, sample_weight, groups)
+        self._target = target
         return self
 
     def predict(self, X: Any) -> np.ndarray:

@@ -100,19 +100,23 @@ class Net:
         return about, [to_numpy(v) for v in (*self.trunk.weights, *self.head.weights)]
 
     @classmethod
-    def from_parts(cls, about: dict[str, Any], arrays: list[np.ndarray]) -> Net:
-        """Make it again."""
+    def from_parts(cls, about: dict[str, Any], arrays: list[np.ndarray], trust: bool = False) -> Net:
+        """Make it again; with ``trust`` layers may run code of their own."""
         n = about["trunk_weights"]
-        trunk, head = cls.model_from(about["trunk"], arrays[:n]), cls.model_from(about["head"], arrays[n:])
+        trunk = cls.model_from(about["trunk"], arrays[:n], trust)
         return cls(
-            trunk, head, [(i, part) for i, part in about["columns"]], about["decoding"], about["precision"]
+            trunk,
+            cls.model_from(about["head"], arrays[n:], trust),
+            [(i, part) for i, part in about["columns"]],
+            about["decoding"],
+            about["precision"],
         )
 
     @staticmethod
-    def model_from(config: dict[str, Any], arrays: list[np.ndarray]) -> Any:
+    def model_from(config: dict[str, Any], arrays: list[np.ndarray], trust: bool = False) -> Any:
         """A model of Keras from its configuration and weights."""
         with untouched_random_state():
-            model = keras().models.model_from_json(json.dumps(config))
+            model = keras().saving.deserialize_keras_object(config, safe_mode=not trust)
         model.set_weights(arrays)
         for layer in model.layers:  # Normalization computes from its weights
             getattr(layer, "finalize_state", lambda: None)()

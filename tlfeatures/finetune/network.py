@@ -96,13 +96,16 @@ def _spread(model: Any, x: Any, policy: str, made: dict[str, tuple[Any, Any]]) -
         name = f"{model.name}_{operation.name}" if operation.name in made else operation.name
         if "name" in config:
             config["name"] = name
+        own = isinstance(operation, keras().layers.Lambda)  # code that is in memory, so it has been let in
         try:
-            new = type(operation).from_config(config)
+            new = type(operation).from_config(config, **({"safe_mode": False} if own else {}))
         except Exception as error:
             raise ValueError(
                 f"Layer {operation.name!r} ({type(operation).__name__}) cannot be made anew for fine-tuning: "
                 f"{' '.join(str(error).split())[:200]}. Give its class get_config and a dtype argument."
             ) from error
+        if own:
+            new.function = operation.function  # with what it refers to
         new.name = name  # a layer of the user's own may leave it out of its configuration
         copies[new.name] = operation.name
         return new

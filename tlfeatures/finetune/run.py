@@ -44,21 +44,22 @@ class Training:
     y : ndarray
         Codes of classes, or standardized numbers.
     classes : ndarray or None
-    unit : float
-        Of one standardized number.
+    target : (float, float) or None
+        Mean and standard deviation of the numbers.
     """
 
     given: Any
     images: Images
     y: np.ndarray
     classes: np.ndarray | None
-    unit: float
+    target: tuple[float, float] | None
     seed: int
     sample_weight: np.ndarray | None
     groups: np.ndarray | None
     history: list[dict[str, Any]] = field(default_factory=list)
     start_pipeline: Any = None
     best_epoch: int = 0
+    warned: bool = False
 
     def run(self) -> Net:
         """Train."""
@@ -177,18 +178,31 @@ class Training:
             name, reason = self.images.name(first), errors[first]
             if self.given.on_error == "raise":
                 raise ImageReadError(name, f"{reason} (on_error='drop' trains without such images)")
-            warnings.warn(
+            self._warn_once(
                 f"{len(errors)} of {len(self.images)} images could not be read and are left out. The first is "
-                f"{name!r}: {reason}. See check_images(X) for all.",
-                UnreadableImagesWarning,
-                stacklevel=6,
+                f"{name!r}: {reason}. See check_images(X) for all."
             )
         rows = np.setdiff1d(np.arange(len(self.images)), np.array(sorted(errors), dtype=int))
         if not len(rows):
             raise ValueError("None of the images could be read.")
-        if self.classes is not None and (lost := set(range(len(self.classes))) - set(self.y[rows].tolist())):
-            raise ValueError(f"No image of class {self.classes[min(lost)].item()!r} could be read.")
+        self._check_classes(rows, "could be read")
+        if self.sample_weight is not None:  # no weight is as good as not there, above all when validating
+            rows = rows[self.sample_weight[rows] > 0]
+            if not len(rows):
+                raise ValueError("sample_weight is 0 everywhere; expected some weights above 0.")
+            self._check_classes(
+                rows, "has a sample_weight above 0; leave the class out, or give it some weight"
+            )
         return rows
+
+    def _warn_once(self, text: str) -> None:
+        if not self.warned:
+            warnings.warn(text, UnreadableImagesWarning, stacklevel=7)
+        self.warned = True
+
+    def _check_classes(self, rows: np.ndarray, what: str) -> None:
+        if self.classes is not None and (lost := set(range(len(self.classes))) - set(self.y[rows].tolist())):
+            raise ValueError(f"No image of class {self.classes.tolist()[min(lost)]!r} {what}.")
 
     def _split(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         groups = None if self.groups is None else self.groups[rows]
@@ -234,7 +248,7 @@ class Training:
             )
         if self.classes is not None:
             return start
-        shift, unit = self.given._target  # the network learns the standardized target
+        shift, unit = self.target  # the network learns the standardized target
         return LinearStart(start.coef / unit, (start.intercept - shift) / unit)
 
     def _fit_linear(self) -> Any:
@@ -247,7 +261,7 @@ class Training:
         if self.classes is not None:
             model, y = LogisticRegression(max_iter=2000), self.classes[self.y[self.train]]
         else:
-            shift, unit = self.given._target
+            shift, unit = self.target
             model, y = RidgeCV(alphas=np.logspace(0, 6, 13)), self.y[self.train] * unit + shift
         pipeline = make_pipeline(StandardScaler(), model)
         return pipeline.fit(X, y, **{f"{name}__sample_weight": weight for name, _ in pipeline.steps})
@@ -314,7 +328,7 @@ class Training:
         given = self.given
         stage = Stage(
             name, number, epochs, rate, given.schedule, min(given.batch_size, len(self.train)),
-            self.seed, given.patience, given.verbose, self.unit,
+            self.seed, given.patience, given.verbose, self.target[1] if self.target else 1.0,
         )  # fmt: skip
         data = Data(batches, self.y, self.weight, self.train, self.validation)
         history, self.best_epoch = run_stage(learner, data, stage, self.checkpoints)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -40,7 +42,7 @@ def split_validation(
         counts = np.bincount(y, minlength=len(classes))
         if counts.min() < 2:
             raise ValueError(
-                f"Class {classes[counts.argmin()].item()!r} has one image, so it cannot be both trained on and "
+                f"Class {classes.tolist()[counts.argmin()]!r} has one image, so it cannot be both trained on and "
                 f"validated on. {mend}"
             )
     if len(y) < 2:
@@ -95,15 +97,30 @@ def training_weights(
     if class_weight is not None:
         from sklearn.utils.class_weight import compute_class_weight
 
-        if isinstance(class_weight, dict) and (unknown := set(class_weight) - set(classes.tolist())):
-            raise ValueError(
-                f"class_weight names {sorted(map(str, unknown))}, which are no labels; the classes are "
-                f"{classes.tolist()}."
-            )
-        balance = compute_class_weight(class_weight, classes=np.arange(len(classes)), y=y[train]) if isinstance(
-            class_weight, str) else np.array([class_weight.get(c, 1.0) for c in classes.tolist()])  # fmt: skip
+        if class_weight == "balanced":
+            balance = compute_class_weight("balanced", classes=np.arange(len(classes)), y=y[train])
+        else:
+            balance = _by_class(class_weight, classes.tolist())
         weight = weight * balance[y]
-    mean = weight[train].mean()
-    if not mean > 0:
-        raise ValueError("The weights of the images to train on add up to nothing; some must be above zero.")
-    return weight / mean
+    parts = {"train": weight[train], "validate": np.delete(weight, train)}
+    for name, part in parts.items():
+        if len(part) and not part.sum() > 0:
+            raise ValueError(
+                f"The weights of the images to {name} on add up to nothing; some must be above zero."
+            )
+    return weight / weight[train].mean()
+
+
+def _by_class(class_weight: Any, classes: list[Any]) -> np.ndarray:
+    if not isinstance(class_weight, Mapping):
+        raise ValueError(
+            f"class_weight={class_weight!r}; expected None, 'balanced', or a dict from a class to its weight."
+        )
+    if unknown := set(class_weight) - set(classes):
+        raise ValueError(
+            f"class_weight names {sorted(map(str, unknown))}, which are no labels; the classes are {classes}."
+        )
+    weights = [class_weight.get(each, 1.0) for each in classes]
+    if not all(isinstance(w, Real) and np.isfinite(w) and w >= 0 for w in weights):
+        raise ValueError(f"class_weight={class_weight!r}; expected weights of 0 or more.")
+    return np.array(weights, float)
