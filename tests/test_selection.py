@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy.sparse.csgraph import connected_components
 from scipy.stats import randint, spearmanr
 from scipy.stats import t as student
 from sklearn.base import clone, is_classifier, is_regressor
@@ -681,6 +682,23 @@ def test_copies_are_looked_for_with_the_largest_network(data, store, monkeypatch
     layers = {"tiny": ["block9_add"], "mobilenet_0.25": LAYERS}
     FeatureSearchCV(**options | {"layers": layers}, cache=store).fit(*data)
     assert seen == [256]  # of tiny, with more multiplications at 32 pixels
+
+
+def test_of_a_film_only_the_nearest_pairs_are_listed():
+    rng = np.random.default_rng(0)
+    scene = np.repeat(np.arange(4), 150)
+    F = rng.normal(size=(4, 20))[scene] + 0.02 * np.cumsum(rng.normal(size=(600, 20)), axis=0)
+    keys = np.frombuffer(np.arange(1200, dtype="u8").tobytes(), "u1").reshape(-1, 16)
+    found = find_duplicates(keys, F, 0.95)
+    centred = F - F.mean(axis=0)
+    cosine = centred @ centred.T / np.linalg.norm(centred, axis=1) / np.linalg.norm(centred, axis=1)[:, None]
+    groups = connected_components(cosine >= 0.95)[1]
+    assert len(found.pairs) == 600 - len(set(groups)) < 600 < ((cosine >= 0.95).sum() - 600) / 2
+    assert len(set(zip(groups, found.groups, strict=True))) == len(set(groups)) == len(set(found.groups))
+    np.testing.assert_allclose(found.cosine, cosine[tuple(found.pairs.T)], atol=1e-5)
+    nearest = np.where(np.eye(600, dtype=bool), -1, cosine).argmax(axis=1)
+    listed = set(map(tuple, found.pairs.tolist()))
+    assert all(tuple(sorted(pair)) in listed for pair in enumerate(nearest.tolist()) if cosine[pair] > 0.95)
 
 
 def test_near_copies_and_the_users_groups_hang_together():

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
 from tlfeatures.selection.folds import Pair
 
 __all__ = ["Duplicates", "find_duplicates", "move_together"]
 
 _NEAR_ROWS = 20_000  # above it, only exact copies: the work grows with the square
-_BLOCK = 1024
+_BLOCK = 256  # rows compared with all others at a time
 
 
 @dataclass
@@ -25,7 +25,8 @@ class Duplicates:
     Attributes
     ----------
     pairs : ndarray of int, shape (p, 2)
-        Rows that are copies or near-copies of each other. Of n equal images, n - 1 pairs.
+        Rows that are copies or near-copies of each other. Of n images that hang together n - 1 pairs, the
+        nearest: a film of one scene would have millions.
     cosine : ndarray of shape (p,)
         Of the centred embeddings; 1 for exact copies.
     exact : ndarray of bool, shape (p,)
@@ -104,18 +105,32 @@ def find_duplicates(
     distinct = np.sort(first)
     searched = len(distinct) <= _NEAR_ROWS
     if searched:
-        F = features[distinct].astype(np.float32)
-        F = F - F.mean(axis=0)
-        F /= np.maximum(np.linalg.norm(F, axis=1, keepdims=True), 1e-12)
-        for start in range(0, len(F), _BLOCK):
-            cosine = F[start : start + _BLOCK] @ F[start:].T
-            i, j = np.nonzero(np.triu(cosine >= threshold, 1))
-            found.append(np.stack([distinct[start + i], distinct[start + j]], axis=1))
-            cosines.append(np.minimum(cosine[i, j], 1.0))
+        near, cosine = _nearest(features[distinct].astype(np.float32), threshold)
+        found.append(distinct[near])
+        cosines.append(cosine)
     pairs = np.concatenate(found)
     together = together_groups(pairs, n, groups)
     exact = np.arange(len(pairs)) < len(copies)
     return Duplicates(pairs, np.concatenate(cosines), exact, together, threshold, searched)
+
+
+def _nearest(F: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of rows (p, 2) from a cosine on, and their cosines: of all such pairs a spanning forest, nearest first."""
+    n = len(F)
+    F = F - F.mean(axis=0)
+    F /= np.maximum(np.linalg.norm(F, axis=1, keepdims=True), 1e-12)
+    forest = coo_array((n, n), dtype=np.float32)
+    for start in range(0, n, _BLOCK):
+        cosine = F[start : start + _BLOCK] @ F[start:].T
+        i, j = np.nonzero(np.triu(cosine >= threshold, 1))
+        if len(i):
+            # distances from 1 on: to scipy 0 is no edge
+            weights = np.concatenate([forest.data, 2 - np.minimum(cosine[i, j], 1.0)])
+            edges = np.concatenate([forest.row, start + i]), np.concatenate([forest.col, start + j])
+            forest = minimum_spanning_tree(coo_array((weights, edges), shape=(n, n))).tocoo()
+    pairs = np.sort(np.stack([forest.row, forest.col], axis=1), axis=1).astype(int)
+    order = np.lexsort(pairs.T[::-1])
+    return pairs[order], 2 - forest.data[order]
 
 
 def move_together(folds: Sequence[Pair], groups: np.ndarray) -> list[Pair]:
