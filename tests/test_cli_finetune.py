@@ -74,11 +74,12 @@ def test_the_frozen_pipeline_is_kept_unless_the_gain_exceeds_the_noise(run, phot
     assert code == 0 and "than the noise of" in out and "Saved the fine-tuned network" in out
 
 
-def test_views_are_shown(run, photos):
+def test_views_are_shown(run, photos, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", "nowhere")  # not even the weights are needed
     code, out, err = run(
         "finetune",
         photos.root,
-        *SMALL,
+        *("--model", "vgg19", "--image-size", "32"),
         "--augment",
         "crop=4,flip=horizontal,color=0.2",
         "--show-augmentations",
@@ -100,6 +101,10 @@ def test_views_are_shown(run, photos):
         (["-o", "m.zip"], ".keras-bundle"),
         (["--frozen", "smv"], "svm"),
         (["--show-augmentations", "v.png"], "needs --augment"),
+        (["--augment", "flip=sideways"], "augment['flip']='sideways'"),
+        (["--tta", "2"], "set augment, or tta=0"),
+        (["--curves", "none/c.png"], "--curves 'none/c.png': there is no folder"),
+        (["--weight-decay", "-1"], "weight_decay=-1.0; expected a number of 0 or more"),
     ],
 )
 def test_wrong_arguments(run, photos, options, text):

@@ -746,6 +746,9 @@ def test_constant_numbers_and_little_data():
         ({"epochs": -1}, "epochs=-1"),
         ({"learning_rate": 0}, "learning_rate=0; expected a number above 0"),
         ({"batch_size": 0}, "batch_size=0"),
+        ({"weight_decay": -1}, "weight_decay=-1; expected a number of 0 or more"),
+        ({"tta": 2}, "set augment, or tta=0"),
+        ({"checkpoint_dir": "/dev/null/x"}, "Cannot make the folder for checkpoints"),
         ({"schedule": "cosin"}, "'cosine'"),
         ({"validation_fraction": 1}, "validation_fraction=1"),
         ({"validation_fraction": 0, "patience": 3}, "patience needs validation"),
@@ -757,7 +760,7 @@ def test_constant_numbers_and_little_data():
     ids=lambda value: str(value)[:30],
 )
 def test_bad_parameters(params, text):
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises((ValueError, OSError), match=text):
         FineTuneClassifier(**{**TOP, **params}).fit(X, Y)
 
 

@@ -150,9 +150,11 @@ def finetune(
 
     if keep not in ("better", "finetuned", "frozen"):
         raise BadArgument(f"--keep {keep!r}; expected better, finetuned or frozen.")
-    for path, suffix in ((output, _SUFFIX), (curves, ".png"), (show_augmentations, ".png")):
+    if output is not None:
+        check_output(output, (_SUFFIX,), force)
+    for option, path in (("--curves", curves), ("--show-augmentations", show_augmentations)):
         if path is not None:
-            check_output(path, (suffix,), force or suffix == ".png")
+            check_output(path, (".png",), True, option)
     if output is not None:
         check_output(_beside(output), (".joblib",), force)
     images = read_images(source, path_column, target, groups, split_column, split, default_split="train")
@@ -185,6 +187,7 @@ def finetune(
         raise BadArgument("--balanced is for classes; these labels are numbers.")
     else:
         tuned = FineTuneRegressor(**given)
+    tuned.check_params()  # before hours of work, not after
     cnn.fit(images.images)
     result = extract_images(cnn, images.images)
     name_unreadable(paths_of(images), result.errors, "and are left out")
@@ -308,14 +311,20 @@ def _show_views(images: Any, cnn: Any, views: Any, seed: int, path: str) -> None
 
     from tlfeatures.cli.outputs import replacing
     from tlfeatures.finetune import draw_augmentations
-    from tlfeatures.images import Images, decode_batches
+    from tlfeatures.images import Decoder, Images, decode_batches
+    from tlfeatures.networks import Backbone
 
     if not views:
         raise BadArgument(
             "--show-augmentations needs --augment, such as crop=4,flip=horizontal,rotation=0.05."
         )
     rows = np.sort(np.random.default_rng(seed).permutation(len(images))[:6])
-    decoder = cnn._plan().decoder
+    network = Backbone(cnn.model, cnn.weights, cnn.image_size)
+    if network.spec:  # its size is known without its weights
+        size = network.image_size or (network.spec.image_size,) * 2
+        decoder = Decoder(size, resize=cnn.resize, interpolation=cnn.interpolation, decode=cnn.decode)
+    else:
+        decoder = cnn._plan().decoder
     batch = next(iter(decode_batches(Images.of(images.images), rows, decoder, len(rows))))[2]
     if not len(batch):
         raise BadArgument("None of the pictures that were chosen could be read.")

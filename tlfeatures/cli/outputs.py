@@ -24,7 +24,7 @@ _MANIFEST = "path,digest,label,error"
 _MARK = "tlfeatures"  # an attribute, or a key of the metadata
 
 
-def check_output(path: str, suffixes: Sequence[str], force: bool = False) -> None:
+def check_output(path: str, suffixes: Sequence[str], force: bool = False, option: str = "-o") -> None:
     """Refuse, before any work is done, what could not be written in the end.
 
     Raises
@@ -36,13 +36,13 @@ def check_output(path: str, suffixes: Sequence[str], force: bool = False) -> Non
     """
     suffix, folder = Path(path).suffix.lower(), os.path.dirname(os.path.realpath(path))
     if suffix not in suffixes:
-        raise BadArgument(f"-o {path!r} must end in {' or '.join(suffixes)}.")
+        raise BadArgument(f"{option} {path!r} must end in {' or '.join(suffixes)}.")
     if not os.path.isdir(folder):
-        raise BadArgument(f"-o {path!r}: there is no folder {folder!r}; make it first.")
+        raise BadArgument(f"{option} {path!r}: there is no folder {folder!r}; make it first.")
     if os.path.isdir(path):
-        raise BadArgument(f"-o {path!r} is a folder; name a file in it.")
+        raise BadArgument(f"{option} {path!r} is a folder; name a file in it.")
     if not os.access(folder, os.W_OK):
-        raise PermissionError(13, "No permission to write into the folder of -o", folder)
+        raise PermissionError(13, f"No permission to write into the folder of {option}", folder)
     if suffix == ".parquet":
         _pyarrow(path)
     written = [path, manifest_path(path)] if suffix == ".npy" else [path]

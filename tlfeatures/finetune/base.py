@@ -17,7 +17,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from tlfeatures._keras import is_model, keras
 from tlfeatures.errors import OutOfMemoryError, UnknownNameError
 from tlfeatures.finetune.augment import Augmenter, check_augment
-from tlfeatures.finetune.head import LinearStart, linear_start
+from tlfeatures.finetune.head import LinearStart, check_head, linear_start
 from tlfeatures.finetune.loop import SCHEDULES, TEST_VIEWS
 from tlfeatures.finetune.net import Net
 from tlfeatures.finetune.run import Training
@@ -230,7 +230,11 @@ class FineTune(BaseEstimator):
         groups: Any,
     ) -> None:
         images = Images.of(X)
-        self._check(images, y)
+        self.check_params()
+        if len(y) != len(images):
+            raise ValueError(
+                f"Got {len(images)} images and {len(y)} labels; expected one label for each image."
+            )
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, np.empty((len(images), 1)))
             if (sample_weight < 0).any():
@@ -285,11 +289,14 @@ class FineTune(BaseEstimator):
             return int(self.random_state)
         return int(check_random_state(self.random_state).randint(1 << 31))
 
-    def _check(self, images: Images, y: np.ndarray) -> None:
-        if len(y) != len(images):
-            raise ValueError(
-                f"Got {len(images)} images and {len(y)} labels; expected one label for each image."
-            )
+    def check_params(self) -> None:
+        """Look for wrong parameters without a network, as `fit` does first.
+
+        Raises
+        ------
+        ValueError
+            Says which, and what is expected.
+        """
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if (value is None and name in ("patience", "n_jobs")) or (name == "n_jobs" and value == -1):
@@ -300,12 +307,16 @@ class FineTune(BaseEstimator):
             value = getattr(self, name)
             if value is None and name == "learning_rate":
                 continue
+            positive = name in _POSITIVE
             if (
                 not isinstance(value, Real)
                 or not np.isfinite(value)
-                or not value >= (name in _POSITIVE) * 1e-300
+                or value < 0
+                or (positive and value == 0)
             ):
-                raise ValueError(f"{name}={value!r}; expected a number above 0.")
+                raise ValueError(
+                    f"{name}={value!r}; expected a number {'above 0' if positive else 'of 0 or more'}."
+                )
         if not isinstance(self.validation_fraction, Real) or not 0 <= self.validation_fraction < 1:
             raise ValueError(
                 f"validation_fraction={self.validation_fraction!r}; expected 0 (none) to below 1."
@@ -318,7 +329,9 @@ class FineTune(BaseEstimator):
             raise UnknownNameError.of("schedule", self.schedule, SCHEDULES)
         if self.on_error not in ("raise", "drop"):
             raise ValueError(f"on_error={self.on_error!r}; expected 'raise' or 'drop'.")
-        check_augment(self.augment)
+        if not check_augment(self.augment) and self.tta:
+            raise ValueError(f"tta={self.tta} averages over augmented views; set augment, or tta=0.")
+        check_head(self.head)
 
     # -- predicting --------------------------------------------------------------------------
 

@@ -105,10 +105,24 @@ class Checkpoints:
     ----------
     root : path
     digest : str
+
+    Raises
+    ------
+    OSError
+        When the folder cannot be made.
     """
 
     def __init__(self, root: str | os.PathLike[str], digest: str) -> None:
         self.folder = Path(os.path.expanduser(root)) / digest
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"Cannot make the folder for checkpoints: {error.strerror or error}. Name another one, or None for no "
+                "checkpoints",
+                str(self.folder),
+            ) from error
 
     def save(self, stage: str, about: dict[str, Any], arrays: list[np.ndarray]) -> None:
         """Keep the state after an epoch; it takes the place of the one before.
@@ -120,7 +134,6 @@ class Checkpoints:
         """
         path = self.folder / f"{stage}.checkpoint"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             for old in self.folder.glob(f"{stage}.checkpoint.*.tmp"):  # of a process that was killed
                 if time.time() - old.stat().st_mtime > _ABANDONED:
                     old.unlink(missing_ok=True)
