@@ -17,6 +17,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from sklearn.metrics import brier_score_loss, confusion_matrix, precision_recall_fscore_support
+from sklearn.model_selection import KFold, LeaveOneOut, PredefinedSplit, ShuffleSplit
 
 from tlfeatures import EmbeddingStore, select
 from tlfeatures.errors import ImageReadError
@@ -552,6 +553,51 @@ def test_the_command_says_all_that_differs():
     )  # the command has no such option
     search.scoring = len
     assert reproduce.winner_options(search) is None
+
+
+@pytest.mark.parametrize(
+    ("cv", "written"),
+    [
+        (np.int64(3), "cv=3,"),
+        (KFold(3), "cv=KFold(n_splits=3, random_state=None, shuffle=False),"),
+        (ShuffleSplit(2, random_state=0), "random_state=0,"),
+        (LeaveOneOut(), "cv=LeaveOneOut(),"),
+        (KFold(3, shuffle=True), None),  # draws other folds each time
+        (ShuffleSplit(2), None),
+        (KFold(3, shuffle=True, random_state=np.random.RandomState(0)), None),
+        (PredefinedSplit(np.arange(2000) % 2), None),  # numpy prints a part
+        (type("Mine", (KFold,), {})(3), None),
+    ],
+)
+def test_splitters_are_written_where_they_make_the_same_folds(cv, written):
+    search = Search.of(3, n=60)
+    search.cv = cv
+    options = reproduce.winner_options(search)
+    assert (options is not None) == (written is not None)
+    if written:
+        code = reproduce.python_code(options, None, True, True)
+        assert written in code and "# groups: the search's groups_" in code
+        names = {}
+        exec("\n".join(line for line in code.splitlines() if line.startswith("from sklearn")), names)
+        assert repr(eval(repr(options["cv"]), names)) == repr(options["cv"])
+
+
+def test_settings_of_heads_are_written_where_they_can_be():
+    search = Search.of(3, n=60)
+    search.best_params_ = search.best_params_ | {"head": "ridge", "ridge__alphas": np.array([1.0, 10.0])}
+    options = reproduce.winner_options(search)
+    assert options["heads"] == {"ridge": {"alphas": [[1.0, 10.0]]}}
+    assert reproduce.command(options, ["x"]) is None  # it separates values by commas itself
+    search.best_params_["ridge__alphas"] = np.asarray
+    assert reproduce.winner_options(search) is None
+
+
+def test_folds_by_copies_of_arrays_have_no_command(tmp_path):
+    search = Search.of(3, n=60)
+    search.dedupe_groups, search.groups_ = True, np.arange(60) // 2
+    write_report(search, tmp_path, source=["x.h5::images"])
+    _, _, facts = read(tmp_path)
+    assert facts["winner_command"] is None and "groups=groups" in facts["winner_code"]
 
 
 def test_what_cannot_be_written_down_is_said(tmp_path):

@@ -163,15 +163,17 @@ def again(book: Book, source: Sequence[str] | None, command: str | None) -> str:
     book.facts["command"] = command
     made = _code("The command that made this report", command)
     if options is None:
-        text = "There is no exact command: the network, score or folds were given as Python objects."
+        text = (
+            "There is no exact command: the network, score, folds or settings were given as Python objects."
+        )
         return page.section("The winner again", page.paragraph(text), made)
     grouped, manifest = search.groups_ is not None, None
     if book.from_files and len(book.oof) == len(search.rows_):
         manifest = os.path.join(book.folder, "tables", "predictions.csv")
         source = [manifest, "--path-column", "image", "--target", "true"]
         source += ["--groups", "group"] if grouped else []
-    elif source is not None and search.dedupe_groups:
-        source = [*source, "--dedupe-groups"]
+    elif search.dedupe_groups:
+        source = None  # with the winner's embedding alone other images may count as near-copies
     alone = None if source is None else reproduce.command(options, source)
     texts = book.classes is not None and book.classes.dtype.kind in "US"
     code = reproduce.python_code(options, manifest, grouped, texts)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import os
 import platform
+import re
 import shlex
 from collections.abc import Sequence
 from importlib import metadata
+from numbers import Integral
 from typing import Any
 
 from tlfeatures import __version__
@@ -24,7 +26,8 @@ _KEPT = {"scoring": "--scoring", "weights": "--weights", "interpolation": None, 
 def winner_options(search: Any) -> dict[str, Any] | None:
     """Options of a search whose only candidate is the winner; None where they cannot be written down.
 
-    That is so for a network given as an object, a callable for the score, and folds given as rows.
+    That is so for objects: a network, a callable for the score, folds given as rows, or a splitter that draws its
+    folds anew each time or is not scikit-learn's.
     """
     best = dict(search.best_params_)
     head, layer = best.pop("head"), best["layer"]
@@ -36,7 +39,7 @@ def winner_options(search: Any) -> dict[str, Any] | None:
         "image_sizes": None if best["image_size"] is None else [best["image_size"]],
         "resize": best["resize"],
         "heads": {head: grid} if grid else [head],
-        "cv": search.cv,
+        "cv": int(search.cv) if isinstance(search.cv, Integral) else search.cv,
         "task": search.task_,
         "random_state": int(search.seed_),
     }
@@ -46,13 +49,28 @@ def winner_options(search: Any) -> dict[str, Any] | None:
         value = os.fspath(value) if isinstance(value, os.PathLike) else value
         if value != defaults[name].default:
             options[name] = value
-    written = (str, int, float, bool, type(None))
-    known = isinstance(options["models"], str) and isinstance(options.get("scoring"), written)
-    return options if known and (isinstance(search.cv, int) or hasattr(search.cv, "split")) else None
+    known = isinstance(options["models"], str) and _is_plain(options.get("scoring")) and _is_plain(grid)
+    return options if known and (isinstance(options["cv"], int) or _is_written(options["cv"])) else None
 
 
 def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether Python reads back what it prints of a value."""
+    if isinstance(value, dict):
+        return _is_plain([*value, *value.values()])
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (str, int, float))
+
+
+def _is_written(cv: Any) -> bool:
+    """Whether a splitter's text says which folds it makes."""
+    ours = type(cv).__module__.startswith("sklearn.model_selection") and _is_plain(vars(cv))
+    random = getattr(cv, "shuffle", hasattr(cv, "random_state"))
+    return ours and not (random and cv.random_state is None)
 
 
 def python_code(options: dict[str, Any], manifest: str | None, grouped: bool, texts: bool) -> str:
@@ -70,8 +88,10 @@ def python_code(options: dict[str, Any], manifest: str | None, grouped: bool, te
     """
     lines = ["from tlfeatures import select", ""]
     if manifest is None:
-        known = "X, y, groups: the images, labels and groups" if grouped else "X, y: the images and labels"
-        lines += [f"# {known} that were searched, without the images that could not be read"]
+        lines += [
+            "# X, y: the images and labels that were searched, without the images that could not be read"
+        ]
+        lines += ["# groups: the search's groups_"] * grouped
     else:
         reading = f"pandas.read_csv({manifest!r}" + (", dtype={'true': str}" if texts else "")
         lines = ["import pandas", *lines, f"table = {reading}, keep_default_na=False)"]
@@ -88,13 +108,14 @@ def python_code(options: dict[str, Any], manifest: str | None, grouped: bool, te
 
 def command(options: dict[str, Any], source: Sequence[str]) -> str | None:
     """The command that finds the winner again; None where it has no word for an option."""
-    if not isinstance(options["cv"], int) or "interpolation" in options:
-        return None
     layer, heads = options["layers"][0], options["heads"]
+    values = [v for grid in (heads.values() if isinstance(heads, dict) else ()) for v in grid.values()]
+    sayable = all(re.fullmatch(r"[\w.+-]+", str(value)) for several in values for value in several)
+    if not isinstance(options["cv"], int) or "interpolation" in options or not sayable:
+        return None
     size = options["image_sizes"]
     words = ["tlfeatures", "select", *source, "--models", options["models"]]
-    if layer is not None:
-        words += ["--layers", layer if isinstance(layer, str) else "+".join(layer)]
+    words += ["--layers", layer if isinstance(layer, str) else "+".join(layer)]
     words += ["--poolings", options["poolings"]]
     words += ["--image-sizes", "default" if size is None else _size(size[0]), "--resize", options["resize"]]
     words += [
