@@ -822,6 +822,7 @@ EIGHT = np.zeros((8, 8, 8, 3), np.uint8)
         ("aaaabbbb", None, {"heads": ["swm"]}, r"Did you mean 'svm'"),
         ("aaaabbbb", None, {"heads": {"svm": {"D": [1]}}}, r"Invalid parameter 'D'"),
         ("aaaabbbb", None, {"heads": {"svm": 3}}, r"heads\['svm'\]=3; expected a grid"),
+        ("aaaabbbb", None, {"n_jobs": 0}, r"n_jobs=0; expected None, a number of processes"),
         ("aaaabbbb", None, {"duplicate_threshold": "high"}, r"duplicate_threshold='high'"),
         ("aaabbbcc", None, {"scoring": "roc_auc", "cv": 2}, r"'svm' cannot be scored by 'roc_auc'.*multi_class"),
         ("aaaabbbb", None, {"scoring": "r2"}, r"'svm' cannot be scored by 'r2'"),

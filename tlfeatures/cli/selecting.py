@@ -32,6 +32,7 @@ _PIPE = "pipeline.joblib"
 # the library's words for what the command calls otherwise
 _WORDS = {
     r"\bcv=(\d+)": r"--cv \1",
+    r"\bn_jobs=": "--jobs ",
     r"\bnested=True": "--nested",
     r"\bdedupe_groups=True": "--dedupe-groups",
     r"\bduplicate_threshold\b": "--duplicate-threshold",
@@ -358,7 +359,7 @@ def _about(search: FeatureSearchCV, source: str, images: Source, output: str | N
 
 
 def _show(search: FeatureSearchCV, about: dict[str, Any]) -> None:
-    from tlfeatures.report.summaries import ceiling
+    from tlfeatures.report.summaries import possible
 
     classes = (
         f" in {count(len(search.classes_), 'class', 'classes')}" if about["task"] == "classification" else ""
@@ -372,7 +373,7 @@ def _show(search: FeatureSearchCV, about: dict[str, Any]) -> None:
     _show_top(search, about)
     best, score = about["best"], about["best"]["score"]
     params = ", ".join(shown(value) for value in _listed(best["params"]))
-    low, high = best["ci"][0], ceiling(best["ci"][1], about["scoring"])
+    low, high = (possible(bound, about["scoring"]) for bound in best["ci"])
     tell(f"\n{params}", style="bold")
     tell(
         f"{about['folds']}-fold {about['scoring']}: {score:.4f}, 95% interval {low:.4f} to {high:.4f}.",

@@ -90,7 +90,7 @@ def mistakes(book: Book) -> str:
         lines = (
             f"true: {true}",
             f"predicted: {predicted}",
-            f"{measure}: {one.by:.3g}" if book.classes is None else f"{measure}: {one.by:.2f}",
+            f"{measure}: {one.by:.3g}",
         )
         items.append((book.thumbnail(one.row), _tail(one.image), lines))
     return page.section("Worst mistakes", page.paragraph(note, "note"), page.tiles(items))

@@ -40,9 +40,9 @@ def head(book: Book) -> str:
         images += f" in {len(book.classes):,} classes"
     if search.unreadable_:
         images += f"; {len(search.unreadable_):,} more could not be read and were left out"
-    high = summaries.ceiling(best["ci_high"], book.scoring)
+    low, high = (summaries.possible(best[end], book.scoring) for end in ("ci_low", "ci_high"))
     about = (
-        f"Mean over {search.n_splits_} folds; 95% interval {best['ci_low']:.4f} to {high:.4f}. {images}. "
+        f"Mean over {search.n_splits_} folds; 95% interval {low:.4f} to {high:.4f}. {images}. "
         f"{len(book.table):,} candidates, chosen by the rule {search.rule!r}."
     )
     winner = {name: best[name] for name in ("se", "ci_low", "ci_high", "width", "macs")}
@@ -129,7 +129,8 @@ def candidates(book: Book) -> str:
     places = sorted({*range(min(_SHOWN, len(book.table))), book.best})
     shown = book.table.iloc[places][[name for name in columns if name in book.table]]
     shown = shown.assign(settings=[_settings(text) for text in shown["settings"]]).rename(columns=names)
-    shown["to"] = [summaries.ceiling(high, book.scoring) for high in shown["to"]]
+    for name in ("95% from", "to"):
+        shown[name] = [summaries.possible(bound, book.scoring) for bound in shown[name]]
     text = f"The best {len(places):,} of {len(book.table):,}; tables/candidates.csv has all, with each fold's score."
     millions = {"million mult./image": lambda v: f"{v / 1e6:,.1f}"}
     return page.section(

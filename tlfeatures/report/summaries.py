@@ -14,19 +14,19 @@ __all__ = [
     "Flat",
     "Series",
     "calibration",
-    "ceiling",
     "commonest_confusions",
     "confusion",
     "flatten",
     "layer_series",
     "per_class",
     "plain",
+    "possible",
     "worst",
 ]
 
 _TSNE_ROWS = 1000  # some five seconds; more images are shown by PCA
 _MAP_ROWS = 5000
-_UP_TO_ONE = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "precision", "recall", "jaccard", "r2")
+_FROM_ZERO_TO_ONE = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "precision", "recall", "jaccard")
 
 
 @dataclass(frozen=True)
@@ -250,15 +250,19 @@ def flatten(X: np.ndarray) -> Flat:
     return Flat(xy, rows, "t-SNE", "Neighbours are alike; distances between far groups mean nothing.")
 
 
-def ceiling(score: float, scoring: str) -> float:
-    """``score``, or 1 where the score named cannot be higher: an interval may reach beyond it.
+def possible(bound: float, scoring: str) -> float:
+    """The end of an interval, cut where the score named cannot be.
 
     Examples
     --------
-    >>> ceiling(1.02, "accuracy"), ceiling(1.02, "explained")
-    (1.0, 1.02)
+    >>> possible(1.02, "accuracy"), possible(-0.1, "accuracy"), possible(1.02, "R2"), possible(-0.1, "r2")
+    (1.0, 0.0, 1.0, -0.1)
+    >>> possible(1.02, "explained")
+    1.02
     """
-    return min(score, 1.0) if scoring.lower().startswith(_UP_TO_ONE) else score
+    if scoring.lower().startswith(_FROM_ZERO_TO_ONE):
+        return min(max(bound, 0.0), 1.0)
+    return min(bound, 1.0) if scoring.lower() == "r2" else bound
 
 
 def plain(value: Any) -> Any:

@@ -322,6 +322,10 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
             raise ValueError(
                 f"prescreen={self.prescreen!r}; expected None or a number of embeddings, 1 or more."
             )
+        if self.n_jobs is not None and (not isinstance(self.n_jobs, Integral) or self.n_jobs == 0):
+            raise ValueError(
+                f"n_jobs={self.n_jobs!r}; expected None, a number of processes, or -1 for all cores."
+            )
         if not isinstance(self.duplicate_threshold, Real) or not self.duplicate_threshold > 0:
             raise ValueError(
                 f"duplicate_threshold={self.duplicate_threshold!r}; expected a cosine, such as 0.95."
