@@ -778,6 +778,28 @@ def test_the_learning_curve_ends_at_the_score(warm):
     assert search.regime_.evidence
 
 
+@pytest.mark.parametrize(
+    ("layers", "reaches"),
+    [
+        (["conv_pw_5_relu", "conv_pw_11_relu"], [0, 0]),  # the deepest tried is not the network's last
+        (["conv_pw_11_relu", "conv_pw_13_bn", "conv_pw_13_relu"], [0, 1, 1]),
+        (["conv_pw_5_relu", "predictions"], [0, 2]),  # later than the last feature map
+        (None, [1]),
+        ("auto", [0, 0, 0, 0, 0, 1, 1, 1]),
+    ],
+)
+def test_which_layer_is_the_last(layers, reaches):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RandomWeightsWarning)
+        (one,) = plan_passes("mobilenet_0.25", layers, "avg", None, "stretch", None, weights=None,
+                             precision="float32", interpolation="bilinear", decode="scaled")  # fmt: skip
+    assert [int(np.sign(e.reach - 1)) + 1 for e in one.embeddings] == reaches
+
+
+def test_without_the_last_layer_nothing_is_said_of_it(warm):
+    assert "not compared with the last" in warm[1].regime_.evidence[0][0]  # of layers that end early
+
+
 def test_progress_names_the_steps(warm, data, capsys):
     store, _ = warm
     FeatureSearchCV(**SMALL, cache=store, verbose=1).fit(*data)

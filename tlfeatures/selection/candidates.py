@@ -39,6 +39,8 @@ class Embedding:
         Place of the deepest layer among the standard taps (or the layers given), from 0.
     macs : int
         Multiplications of one image on the way to the deepest layer.
+    reach : float
+        They as a share of those on the way to the network's last feature map: 1 at it, less before.
     """
 
     params: dict[str, Any]
@@ -46,6 +48,7 @@ class Embedding:
     layers: tuple[str, ...]
     depth: int
     macs: int
+    reach: float
     columns: tuple[Column, ...] = field(repr=False)
 
     @property
@@ -119,20 +122,23 @@ def plan_passes(
             backbone = Backbone(model, weights, size, precision=precision)
             sets, order = _layer_sets(model, layers, backbone)
             names = list(dict.fromkeys(name for group in sets for name in group)) or None
+            end = (list(backbone.spec.taps) if backbone.spec else _stages(model) if sets else [])[-1:]
             for way in ways:
                 plan = Plan.make(backbone, names, poolings[0], store, resize=way, **decoding)
                 costs = _layer_costs(backbone, plan.description.image_size, store)
+                groups = sets or [tuple(tap.layer for tap in plan.description.taps)]
+                whole = max(costs.get(layer, 0) for layer in (end or groups[-1]))
                 found = []
-                for group in sets or [tuple(tap.layer for tap in plan.description.taps)]:
+                for group in groups:
                     for pooling in poolings:
-                        embedding = _embedding(plan, model, size, way, group, pooling, order, costs)
+                        embedding = _embedding(plan, model, size, way, group, pooling, order, costs, whole)
                         if embedding.identity not in seen:
                             seen.add(embedding.identity)
                             found.append(embedding)
                 if found:
                     union = {recipe_digest(c.recipe): c for e in found for c in e.columns}
-                    whole = Plan(plan.backbone, plan.description, plan.decoder, tuple(union.values()))
-                    passes.append(Pass(found[0].network, way, whole, tuple(found)))
+                    joint = Plan(plan.backbone, plan.description, plan.decoder, tuple(union.values()))
+                    passes.append(Pass(found[0].network, way, joint, tuple(found)))
     return passes
 
 
@@ -145,6 +151,7 @@ def _embedding(
     pooling: str,
     order: Sequence[str],
     costs: Mapping[str, int],
+    whole: int,
 ) -> Embedding:
     taps = {tap.layer: tap for tap in plan.description.taps}
     columns = tuple(
@@ -164,7 +171,7 @@ def _embedding(
     network = os.path.basename(named) if isinstance(named, str) else backbone.name
     depth = max((order.index(layer) for layer in layers if layer in order), default=0)
     macs = max(costs.get(layer, 0) for layer in layers)
-    return Embedding(params, network, layers, depth, macs, columns)
+    return Embedding(params, network, layers, depth, macs, macs / whole if whole else 1.0, columns)
 
 
 def _several(value: Any, name: str) -> list[Any]:

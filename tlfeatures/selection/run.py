@@ -259,16 +259,12 @@ class Run:
         X = self.matrix(embedding)
         self._predict(X, head, point)
         curve = learning_curve(X, self.y, self.folds, head, point, self.scorer, self.seed, self.groups)
-        deepest: dict[str, int] = {}
-        for e in self.embeddings:
-            deepest[e.network] = max(deepest.get(e.network, 0), e.depth)
-        single = np.array([len(e.layers) == 1 for e, _, _ in self.candidates])
-        last = single & np.array([e.depth == deepest[e.network] for e, _, _ in self.candidates])
+        reach = np.array([e.reach if len(e.layers) == 1 else np.nan for e, _, _ in self.candidates])
         scoring = self.options.scoring
         known = scoring is None or (isinstance(scoring, str) and scoring.startswith(_UP_TO_ONE))
         self.found["learning_curve_"] = curve
         self.found["regime_"] = advise(
-            self.scores.test, last, single & ~last, curve, [label(c) for c in self.candidates],
+            self.scores.test, reach == 1, reach < 1, curve, [label(c) for c in self.candidates],
             1.0 if known else None,
         )  # fmt: skip
 
