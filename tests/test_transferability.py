@@ -178,3 +178,15 @@ def test_unknown_names():
         transferability(np.eye(2), [0, 1], "logm")
     with pytest.raises(UnknownNameError, match="Unknown task 'ranking'"):
         logme(np.eye(2), [0, 1], "ranking")
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e8])
+def test_logme_does_not_depend_on_units(scale):
+    rng = np.random.default_rng(0)
+    F, y = rng.normal(size=(40, 60)), np.arange(40) % 3
+    F[:, 0] += y
+    numbers = F[:, 0] + rng.normal(size=40)
+    assert logme(F * scale, y) == pytest.approx(logme(F, y), rel=1e-6)
+    expected = logme(F, numbers, "regression")
+    assert logme(F * scale, numbers, "regression") == pytest.approx(expected, rel=1e-6)
+    assert logme(F, numbers * scale, "regression") == pytest.approx(expected - np.log(scale), rel=1e-6)

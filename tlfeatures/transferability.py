@@ -51,7 +51,10 @@ def logme(features: Any, y: Any, task: str = "classification") -> float:
     True
     """
     F, codes, _ = _checked(features, y, task)
-    targets = codes[:, None] if task == "regression" else np.eye(int(codes.max()) + 1)[codes]
+    # in units of their own: the evidence does not depend on that of F, and the floors below would be in its way
+    F = F / (np.sqrt(np.mean(F**2)) or 1.0)
+    unit = codes.std() if task == "regression" else 1.0
+    targets = codes[:, None] / unit if task == "regression" else np.eye(int(codes.max()) + 1)[codes]
     n = len(F)
     variances, projected = _spectrum(F, targets)
     total = (targets**2).sum(axis=0)
@@ -59,7 +62,7 @@ def logme(features: Any, y: Any, task: str = "classification") -> float:
     evidence = [
         _evidence(variances, projected[:, k], outside[k], total[k], n) for k in range(targets.shape[1])
     ]
-    return float(np.mean(evidence) / n)
+    return float(np.mean(evidence) / n - np.log(unit))
 
 
 def _spectrum(F: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
