@@ -183,7 +183,7 @@ def again(book: Book, source: Sequence[str] | None, command: str | None) -> str:
         "The winner again",
         made,
         _code("The command that finds the winner alone: the same folds, score and pipeline", alone),
-        _code("The same in Python", code),
+        _code("The code that finds the winner alone" if alone is None else "The same in Python", code),
     )
 
 
