@@ -16,6 +16,15 @@ FIGURES = {
         *("tlfeatures_images_per_s", "bound_images_per_s", "times_loop", "times_dataset", "of_bound"),
         *("large_times_dataset", "large_cosine_to_exact", "vgg19_of_network"),
     },
+    "finetune": {
+        *(
+            "signs_finetuned_conv_dw_6",
+            "signs_gain_over_frozen",
+            "signs_tutorials_recipe",
+            "lengths_finetuned_r2",
+        ),
+        *("times_64_ratio", "times_64_ratio_to_own_loop", "times_224_difference_to_own_loop"),
+    },
     "gridsearch": {"photographs_1_jobs_cold_ratio", "photographs_1_jobs_warm_ratio"},
     "memory": {"cold_beyond_result_mb", "warm_beyond_result_mb"},
     "taps": {"network_ratio", "files_ratio"},

@@ -69,7 +69,8 @@ def test_the_frozen_pipeline_is_kept_unless_the_gain_exceeds_the_noise(run, phot
     assert about["kept"] == "frozen" and about["output"] == "m.joblib"  # 6 images a fold: all is noise
     assert run("predict", "m.joblib", photos.paths[0])[0] == 0
     code, out, _ = run(
-        "finetune", photos.root, *QUICK, "--cv", "2", "-o", "m.keras-bundle", "--keep", "finetuned"
+        *("finetune", photos.root, *QUICK, "--train-from", "head", "--cv", "2", "-o", "m.keras-bundle"),
+        *("--keep", "finetuned"),
     )
     assert code == 0 and "than the noise of" in out and "Saved the fine-tuned network" in out
 

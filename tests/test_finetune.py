@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import warnings
 import zipfile
@@ -107,6 +109,14 @@ def changed(before, after):
 # -- scikit-learn's contract -----------------------------------------------------------------
 
 
+@functools.cache
+def small_file():
+    """A network that is copied and compiled in no time."""
+    path = os.path.join(tempfile.mkdtemp(dir=os.environ["HOME"]), "small.keras")
+    custom().save(path)
+    return path
+
+
 class _Flat:
     """Takes flat rows of any numbers, so that scikit-learn's own checks can feed it."""
 
@@ -124,7 +134,8 @@ class _Flat:
 
 class FlatClassifier(_Flat, FineTuneClassifier):
     def __init__(self, class_weight=None, random_state=0):
-        super().__init__(**{**QUICK, "random_state": random_state}, class_weight=class_weight, cache=None)
+        given = {**QUICK, "model": small_file(), "image_size": 16, "random_state": random_state}
+        super().__init__(**given, class_weight=class_weight, cache=None)
 
     def fit(self, X, y, sample_weight=None):
         return super().fit(self._pixels(X, True, y=y), y, sample_weight)
@@ -138,7 +149,8 @@ class FlatClassifier(_Flat, FineTuneClassifier):
 
 class FlatRegressor(_Flat, FineTuneRegressor):
     def __init__(self, random_state=0):
-        super().__init__(**{**QUICK, "random_state": random_state}, cache=None)
+        given = {**QUICK, "model": small_file(), "image_size": 16, "random_state": random_state}
+        super().__init__(**given, cache=None)
 
     def fit(self, X, y, sample_weight=None):
         return super().fit(self._pixels(X, True, y=y, y_numeric=True), y, sample_weight)
@@ -190,17 +202,8 @@ def test_searches_and_pipelines():
     assert search.best_estimator_["tune"].classes_.tolist() == ["bars", "disc", "flat"]
 
 
-def test_a_pickle_works_in_another_process_without_the_network(tuned, tmp_path):
-    joblib.dump((tuned, X), tmp_path / "clf.joblib")
-    code = f"""
-        import joblib
-        clf, X = joblib.load({str(tmp_path / "clf.joblib")!r})
-        clf.model = "there is none"
-        print(clf.predict_proba(X).tolist())
-    """
-    out = python(code)
-    np.testing.assert_allclose(json.loads(out), tuned.predict_proba(X), atol=1e-6)
-    again = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(tuned))))  # pickled before it was used
+def test_a_pickle_of_what_was_unpickled_and_not_used(tuned):
+    again = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(tuned))))
     np.testing.assert_allclose(again.predict_proba(X), tuned.predict_proba(X), atol=1e-6)
 
 
@@ -581,44 +584,52 @@ def test_views_reach_the_head_when_it_is_all_that_is_trained():
 # -- checkpoints -----------------------------------------------------------------------------
 
 TRAIN = """
-import sys, numpy as np
-from tlfeatures import FineTuneClassifier
-from tlfeatures.finetune import loop
-from tests.test_finetune import X, Y, custom
-save = loop._save
-def slow(learner, stage, checkpoints, course):
-    save(learner, stage, checkpoints, course)
-    if len(sys.argv) > 2:
-        print(stage.name, course.epoch, flush=True)
-        import time; time.sleep(0.3)
-loop._save = slow
-clf = FineTuneClassifier(custom(), train_from="conv2", head=[8, 0.3], head_epochs=2, epochs=4, augment={"crop": 2},
-                         train_batchnorm=True, checkpoint_dir=sys.argv[1], random_state=0, cache=None)
-clf.fit(X[:, :16, :16], Y)
-np.save(sys.argv[1] + "/final.npy", np.concatenate([w.ravel() for w in clf._live().model.get_weights()]))
+import sys, time
+from tests.test_finetune import *
+checkpoints_of_epochs(lambda *seen: (print(*seen, flush=True), time.sleep(0.3)))
+train(sys.argv[1])
 """
 
 
-def test_kill_9_and_going_on_gives_the_same_weights(tmp_path):
-    def start(folder, *more):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        return subprocess.Popen(
-            [sys.executable, "-c", TRAIN, str(tmp_path / folder), *more],
-            stdout=subprocess.PIPE, text=True, cwd=os.path.dirname(os.path.dirname(__file__)),
-        )  # fmt: skip
+def checkpoints_of_epochs(tell):
+    """Call ``tell`` after each checkpoint."""
+    from tlfeatures.finetune import loop
 
-    whole = start("whole")
-    killed = start("killed", "slowly")
+    save = loop._save
+
+    def told(learner, stage, checkpoints, course):
+        save(learner, stage, checkpoints, course)
+        tell(stage.name, course.epoch)
+
+    loop._save = told
+    return save
+
+
+def train(folder):
+    clf = FineTuneClassifier(
+        custom(), train_from="conv2", head=[8, 0.3], head_epochs=2, epochs=4, augment={"crop": 2},
+        train_batchnorm=True, checkpoint_dir=folder, random_state=0, cache=None,
+    ).fit(X[:, :16, :16], Y)  # fmt: skip
+    return np.concatenate([w.ravel() for w in clf._live().model.get_weights()])
+
+
+def test_kill_9_and_going_on_gives_the_same_weights(tmp_path, monkeypatch):
+    from tlfeatures.finetune import loop
+
+    killed = subprocess.Popen(
+        [sys.executable, "-c", TRAIN, str(tmp_path / "killed")],
+        stdout=subprocess.PIPE, text=True, cwd=os.path.dirname(os.path.dirname(__file__)),
+    )  # fmt: skip
     for line in killed.stdout:
         if line.split() == ["network", "2"]:
             killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL and not (tmp_path / "killed" / "final.npy").exists()
-    again = start("killed", "slowly")
-    seen = [line.split() for line in again.stdout]
-    assert seen == [["network", "3"], ["network", "4"]]
-    assert again.wait() == 0 and whole.wait() == 0
-    a, b = (np.load(tmp_path / folder / "final.npy") for folder in ("whole", "killed"))
-    np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+    assert killed.wait() == -signal.SIGKILL
+    seen = []
+    monkeypatch.setattr(loop, "_save", loop._save)  # put back in the end
+    checkpoints_of_epochs(lambda *each: seen.append(each))
+    going_on = train(tmp_path / "killed")
+    assert seen == [("network", 3), ("network", 4)]
+    np.testing.assert_allclose(going_on, train(None), rtol=0, atol=1e-6)
 
 
 def test_a_checkpoint_is_for_the_very_same_training(tmp_path):
@@ -832,19 +843,23 @@ def test_out_of_memory_says_which_batch_size_to_try(monkeypatch):
 # -- saved, and used again -------------------------------------------------------------------
 
 
-def test_a_bundle_of_what_changed(tuned, tmp_path):
+def test_pickles_and_bundles_of_what_changed(tuned, tmp_path):
     path = tmp_path / "clf.keras-bundle"
     tuned.save(path)
     whole = tmp_path / "whole.keras-bundle"
     tuned.save(whole, whole=True)
     assert path.stat().st_size < 0.7 * whole.stat().st_size
+    joblib.dump((tuned, X), tmp_path / "clf.joblib")
     code = f"""
+        import joblib
         from tlfeatures import FineTuneClassifier
-        from tests.test_finetune import X
-        print(FineTuneClassifier.load({str(whole)!r}, model="there is none").predict_proba(X).tolist())
+        pickled, X = joblib.load({str(tmp_path / "clf.joblib")!r})
+        pickled.model = "there is none"
+        loaded = FineTuneClassifier.load({str(whole)!r}, model="there is none")
+        print([clf.predict_proba(X).tolist() for clf in (pickled, loaded)])
     """
-    out = python(code, PYTHONPATH=os.path.dirname(os.path.dirname(__file__)))
-    np.testing.assert_allclose(json.loads(out), tuned.predict_proba(X), atol=1e-6)
+    for proba in json.loads(python(code)):  # in another process, and without the network
+        np.testing.assert_allclose(proba, tuned.predict_proba(X), atol=1e-6)
     np.testing.assert_allclose(
         FineTuneClassifier.load(path).predict_proba(X), tuned.predict_proba(X), atol=1e-6
     )
@@ -987,10 +1002,10 @@ def test_pictures_of_a_training(tuned):
     assert Image.open(io.BytesIO(sheet)).size == (4 * 36 - 4, 2 * 36 - 4)
 
 
-@pytest.mark.parametrize("network", ["vgg16", "efficientnet_b0"])
-def test_normalization_of_families(network):
+@pytest.mark.parametrize(("network", "layer"), [("vgg16", "block2_pool"), ("efficientnet_b0", "block2b_add")])
+def test_normalization_of_families(network, layer):
     """Turned channels, other scales, and networks inside networks: epochs=0 is the frozen pipeline."""
-    given = {"model": network, "weights": None, "image_size": 32}
+    given = {"model": network, "layer": layer, "weights": None, "image_size": 32}
     clf = FineTuneClassifier(**{**QUICK, **given}).fit(X, Y)
     features = CNNFeatures(**given).fit_transform(X)
     expected = clf.start_pipeline_.predict_proba(features.astype(float))
@@ -998,15 +1013,22 @@ def test_normalization_of_families(network):
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_other_backends(backend, tuned):
+def test_other_backends(backend, tmp_path):
     pytest.importorskip(backend)
-    code = """
-        from tests.test_finetune import *
-        clf = FineTuneClassifier(**TOP, cache=None).fit(X, Y)
-        print(clf.predict_proba(X).tolist())
+    np.savez(tmp_path / "data.npz", X=X[:, :16, :16], y=Y)
+    code = f"""
+        import numpy as np
+        from tlfeatures import FineTuneClassifier
+        data = np.load({str(tmp_path / "data.npz")!r})
+        clf = FineTuneClassifier({small_file()!r}, train_from="conv2", start="linear", epochs=2, batch_size=8,
+                                 train_batchnorm=True, random_state=0, cache=None)
+        found = clf.fit(data["X"], data["y"]).predict_proba(data["X"]).tolist()
+        print(found)
     """
-    out = python(code, KERAS_BACKEND=backend, PYTHONPATH=os.path.dirname(os.path.dirname(__file__)))
-    np.testing.assert_allclose(json.loads(out.splitlines()[-1]), tuned.predict_proba(X), atol=1e-3)
+    here: dict = {}
+    exec(textwrap.dedent(code), here)
+    out = python(code, KERAS_BACKEND=backend)
+    np.testing.assert_allclose(json.loads(out.splitlines()[-1]), here["found"], atol=1e-3)
 
 
 def test_mixed_precision():

@@ -236,9 +236,7 @@ def compile_training(
             gradients = tape.gradient(loss, trainable, unconnected_gradients=tf.UnconnectedGradients.ZERO)
             return *update(trainable, gradients, moments, rate, step), loss, rest
 
-        return lambda t, f, m, rate, step, *batch: run(
-            t, f, m, tf.constant(rate, tf.float32), tf.constant(step, tf.float32), *map(tf.constant, batch)
-        )
+        return _traced(run)
     if backend == "jax":
         import jax
 
@@ -266,14 +264,33 @@ def compile_training(
     return climb_down
 
 
+def _traced(function: Any) -> Callable[..., Any]:
+    """A ``tf.function`` of lists of tensors, which keep their shapes, and of arrays: one trace for each shape of these.
+
+    TensorFlow takes a function that is made anew for each training for one that is traced again and again, and warns.
+    """
+    import tensorflow as tf
+
+    traces: dict[tuple[Any, ...], Any] = {}
+
+    def call(*given: Any) -> Any:
+        tensors = [value if isinstance(value, list) else tf.constant(value) for value in given]
+        shapes = tuple(value.shape for value in tensors if not isinstance(value, list))
+        if shapes not in traces:
+            traces[shapes] = function.get_concrete_function(*tensors)
+        return traces[shapes](*tensors)
+
+    return call
+
+
 def compile_forward(forward: Callable[..., Any]) -> Callable[..., np.ndarray]:
     """Compile ``forward(trainable, fixed, x)`` to one array, for weights that change between calls."""
     backend = keras().backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
 
-        run = tf.function(forward, autograph=False)
-        return lambda trainable, fixed, x: run(trainable, fixed, tf.constant(x)).numpy()
+        run = _traced(tf.function(forward, autograph=False))
+        return lambda trainable, fixed, x: run(trainable, fixed, x).numpy()
     if backend == "jax":
         import jax
         import numpy as np

@@ -377,12 +377,13 @@ def read_bundle(path: str) -> Any:
 
     tuned = load_bundle(path, expected={c.__name__: c for c in (FineTuneClassifier, FineTuneRegressor)})
     layers = [y._keras_history.operation.name for y in tuned.network_.outputs]
-    decoding = {
-        name: getattr(tuned, name) for name in ("resize", "interpolation", "decode", "precision", "cache")
-    }
+    if tuned.tta:
+        warn(f"{path} was made with --tta {tuned.tta}: here each picture is seen once, as it is.")
+    net = tuned._live()
+    decoding = {name: net.decoding[name] for name in ("resize", "interpolation", "decode")}
     cnn = CNNFeatures(
         tuned.network_, layer=layers, pooling="flatten" if callable(tuned.head) else tuned.pooling,
-        batch_size=tuned.batch_size, **decoding,
+        batch_size=tuned.batch_size, precision=net.precision, cache=tuned.cache, **decoding,
     )  # fmt: skip
     cnn.fit([path])  # any list will do: it fixes the recipe
     return Pipeline([("cnn", cnn), ("head", tuned.head_)])

@@ -62,7 +62,7 @@ class FineTuneClassifier(ClassifierMixin, FineTune):
         :class:`~tlfeatures.finetune.Augmenter`. With ``train_from="head"`` every epoch then runs the frozen network;
         otherwise only the second stage sees views.
     tta : int, default=0
-        So many augmented views are averaged with the picture itself when predicting.
+        So many augmented views are averaged with the picture itself when predicting (`tlfeatures predict` does not).
     class_weight : "balanced", dict or None, default=None
     validation_fraction : float, default=0.1
         Of the images, set apart by class, and by group where `fit` gets groups; the epoch with the highest accuracy

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tlfeatures._keras import compile_frozen, keras, to_numpy, untouched_random_state
+from tlfeatures._keras import compile_frozen, is_model, keras, to_numpy, untouched_random_state
 from tlfeatures.errors import ImageReadError
 from tlfeatures.finetune.network import join
 from tlfeatures.images import Decoder, Images, decode_batches
@@ -24,8 +24,8 @@ class Net:
 
     Attributes
     ----------
-    trunk : keras.Model
-        From pixels in 0..255 to the taps; its normalization is in it.
+    made : keras.Model, or callable
+        The trunk, or what makes it when it is first needed.
     head : keras.Model
         From the embedding to the outputs.
     columns : list of (int, str)
@@ -35,11 +35,16 @@ class Net:
     precision : str
     """
 
-    trunk: Any
+    made: Any
     head: Any
     columns: list[tuple[int, str]]
     decoding: dict[str, Any]
     precision: str
+
+    @cached_property
+    def trunk(self) -> Any:
+        """The network, from pixels in 0..255 to the taps; its normalization is in it."""
+        return self.made if is_model(self.made) else self.made()
 
     @cached_property
     def model(self) -> Any:

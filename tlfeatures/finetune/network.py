@@ -21,6 +21,7 @@ __all__ = [
     "divide",
     "first_trained",
     "freeze",
+    "frozen_copy",
     "is_batchnorm",
     "join",
     "rate_factors",
@@ -227,6 +228,13 @@ def freeze(trunk: Trunk, first: int, train_batchnorm: bool) -> None:
         for layer in operation._flatten_layers():  # itself and what is in it
             if is_batchnorm(layer) and not train_batchnorm:
                 layer.trainable = False
+
+
+def frozen_copy(plan: Plan) -> Any:
+    """The network of a plan, of which nothing is trained."""
+    trunk = Trunk.of(plan)
+    freeze(trunk, len(trunk.layers), False)
+    return trunk.model
 
 
 def is_batchnorm(layer: Any) -> bool:

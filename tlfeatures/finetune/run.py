@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import warnings
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from tlfeatures.finetune.head import LinearStart, build_head, check_head, linear
 from tlfeatures.finetune.learner import Learner
 from tlfeatures.finetune.loop import SPLIT, VIEWS, WEIGHTS, Data, Stage, run_stage
 from tlfeatures.finetune.net import Net
-from tlfeatures.finetune.network import Trunk, divide, first_trained, freeze, join, rate_factors
+from tlfeatures.finetune.network import Trunk, divide, first_trained, freeze, frozen_copy, join, rate_factors
 from tlfeatures.finetune.pixels import Pixels
 from tlfeatures.finetune.split import split_validation, training_weights
 from tlfeatures.fingerprints import array_key, recipe_digest
@@ -91,11 +92,13 @@ class Training:
         if self.head_alone or start is None:
             self._train_head(given.epochs if self.head_alone else given.head_epochs)
         if self.head_alone:
-            trunk = Trunk.of(self.plan)
-            freeze(trunk, len(trunk.layers), False)
+            make = functools.partial(frozen_copy, self.plan)
+            backbone = self.plan.backbone  # ImageNet's weights are the same later on; others may not be
+            made = make if backbone.spec and backbone.weights == "imagenet" else make()
         else:
             self._train_network(trunk, first)
-        return Net(trunk.model, self.head, self._columns(), self._decoding(), self.plan.backbone.precision)
+            made = trunk.model
+        return Net(made, self.head, self._columns(), self._decoding(), self.plan.backbone.precision)
 
     # -- before training ---------------------------------------------------------------------
 
