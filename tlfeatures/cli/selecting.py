@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import json
 import os
-import re
 import shlex
-import warnings
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,18 +26,6 @@ _network = partial(typer.Option, rich_help_panel="Network")
 _SHOWN = 10
 _COLUMNS = ["score", "se", "network", "image_size", "resize", "layer", "pooling", "head", "settings", "width"]
 _PIPE = "pipeline.joblib"
-# the library's words for what the command calls otherwise
-_WORDS = {
-    r"\bcv=(\d+)": r"--cv \1",
-    r"\bn_jobs=": "--jobs ",
-    r"\bnested=True": "--nested",
-    r"\bdedupe_groups=True": "--dedupe-groups",
-    r"\bduplicate_threshold\b": "--duplicate-threshold",
-    r"\btask='(\w*)'": r"--task \1",
-    r"; see duplicates_ for which they are": "; the report's tables/copies.csv names them",
-    r", or pass a splitter such as ShuffleSplit": "",
-    r", or another random_state": ", or another --seed",
-}
 
 
 def select(
@@ -172,8 +157,7 @@ def select(
         random_state=seed,
         verbose=int(stderr_is_terminal()),
     )
-    with _in_words_of_the_command():
-        search.fit(images.images, y, images.groups)
+    search.fit(images.images, y, images.groups)
     name_unreadable(paths_of(images), search.unreadable_, "and are left out")
     about = _about(search, source, images, output)
     if output is not None:
@@ -266,30 +250,6 @@ def _literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
-
-
-@contextlib.contextmanager
-def _in_words_of_the_command() -> Iterator[None]:
-    """Errors and warnings of the search name its parameters; here they are options."""
-    with warnings.catch_warnings():
-        show = warnings.showwarning
-
-        def shown_so(message: Any, *args: Any, **kwargs: Any) -> None:
-            show(_in_words(str(message)), *args, **kwargs)
-
-        warnings.showwarning = shown_so
-        try:
-            yield
-        except ValueError as error:
-            if (text := _in_words(str(error))) != str(error):
-                raise BadArgument(text) from error
-            raise
-
-
-def _in_words(text: str) -> str:
-    for pattern, words in _WORDS.items():
-        text = re.sub(pattern, words, text)
-    return text
 
 
 def _write(search: FeatureSearchCV, folder: str, context: typer.Context) -> None:

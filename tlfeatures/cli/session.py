@@ -6,6 +6,7 @@ import contextlib
 import faulthandler
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -20,6 +21,25 @@ from tlfeatures.cli.terminal import warn
 from tlfeatures.errors import OutOfMemoryError, UnreadableImagesWarning
 
 __all__ = ["BadArgument", "report_error", "session"]
+
+# the library's words for what the command calls otherwise
+_WORDS = {
+    r"\bcv=(\d+)": r"--cv \1",
+    r"\bn_jobs=": "--jobs ",
+    r"\bbatch_size=": "--batch-size ",
+    r"\bcache=None": "--cache none",
+    r"\bdedupe_groups=True": "--dedupe-groups",
+    r"\bduplicate_threshold\b": "--duplicate-threshold",
+    r"\bnested=True": "--nested",
+    r"\bprecision='(\w*)'": r"--precision \1",
+    r"\btask='(\w*)'": r"--task \1",
+    r"\btrain_from='?([\w.]+)'?": r"--train-from \1",
+    r"\bweights=None( for random weights)?": "--weights random",
+    r"\bweights='([^'\s]*)'": r"--weights \1",
+    r"; see duplicates_ for which they are": "; the report's tables/copies.csv names them",
+    r", or pass a splitter such as ShuffleSplit": "",
+    r", or another random_state": ", or another --seed",
+}
 
 
 class BadArgument(ValueError):
@@ -36,7 +56,7 @@ def session() -> Iterator[None]:
         told: set[str] = set()
 
         def show(message: Any, *_: Any, **__: Any) -> None:
-            if (text := str(message)) not in told:
+            if (text := _in_words(str(message))) not in told:
                 told.add(text)
                 warn(text)
 
@@ -56,11 +76,21 @@ def report_error(error: Exception) -> int:
     if type(error).__name__ == "Abort":  # end of input at a question
         warn("not confirmed; --yes goes ahead without asking.", "error: ")
         return 1
-    text = _text(error)
+    text = _in_words(_text(error))
     if not isinstance(error, (ValueError, OSError, ImportError, ArithmeticError, MemoryError)):
         text = f"{type(error).__name__}: {text} (TLFEATURES_DEBUG=1 shows where)"
     warn(text, "error: ")
     return 2 if isinstance(error, ValueError) else 1
+
+
+def _in_words(text: str) -> str:
+    """
+    >>> _in_words("Pass weights='my.h5', or weights=None for random weights.")
+    'Pass --weights my.h5, or --weights random.'
+    """
+    for pattern, words in _WORDS.items():
+        text = re.sub(pattern, words, text)
+    return text
 
 
 def _command_of(error: Any) -> str:
