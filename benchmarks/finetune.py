@@ -209,7 +209,7 @@ def train_in_own_loop(clf: Any, head: Any, pixels: np.ndarray, codes: np.ndarray
             part = rows[i : i + size]
             yield part, run(pixels[np.resize(part, size)])[0][: len(part)]
 
-    n, learner = len(codes), Learner(head, classes=True)
+    n, learner = len(codes), Learner(head, classes=True, together=True)
     size = min(32, n)
     data = Data(batches, codes, np.ones(n), np.arange(n), np.arange(0))
     run_stage(learner, data, Stage("head", 0, epochs, 1e-3, "constant", size, 0))

@@ -13,6 +13,7 @@ from tlfeatures.finetune.network import is_batchnorm
 __all__ = ["Learner"]
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-7  # as Keras's Adam
+_TOGETHER = 16 << 20  # bytes of batches that go into one call
 _HALF_SCALE = 1024.0  # gradients of float16 networks would vanish without
 
 
@@ -33,6 +34,8 @@ class Learner:
     precision : str
     below : keras.Model, optional
         Frozen, from the input to that of ``model``; always in inference mode, with its dropout off.
+    together : bool
+        Many steps a call, as far as their inputs take little memory: for heads, whose step is shorter than a call.
     """
 
     def __init__(
@@ -43,9 +46,10 @@ class Learner:
         weight_decay: float = 0.0,
         precision: str = "float32",
         below: Any = None,
+        together: bool = False,
     ) -> None:
         self.model, self.below, self.classes, self.precision = model, below, classes, precision
-        self.weight_decay = weight_decay
+        self.weight_decay, self._together = weight_decay, together
         self._scale = _HALF_SCALE if precision == "float16" else 1.0
         trained, kept = model.trainable_variables, model.non_trainable_variables
         owners = {id(v): layer.name for layer in model.layers for v in getattr(layer, "variables", ())}
@@ -66,20 +70,23 @@ class Learner:
         self.weights = [_tensor(to_numpy(v)) for v in self._variables]
         self.moments = [keras().ops.zeros_like(w) for w in self.weights[: self._n]] * 2
         self.step = 0
-        self._descend = compile_training(self._objective, self._update)
+        self._descend = compile_training(self._objective, self._update, together)
         self._forward = compile_forward(self._call)
 
     # -- what is compiled --------------------------------------------------------------------
 
-    def _objective(self, trainable: Any, fixed: Any, x: Any, y: Any, w: Any, seeds: Any) -> Any:
+    def _objective(
+        self, trainable: Any, moving: Any, fixed: Any, x: Any, y: Any, w: Any, seeds: Any
+    ) -> tuple[Any, Any]:
         ops = keras().ops
-        fixed = list(fixed)
+        fixed = self._with_moving(moving, fixed)
         for i, place in enumerate(self._seeds):
             fixed[place] = seeds[i]
         z, fixed = self._run(trainable, fixed, x, training=True)
         each, right = self._judge(y, z)
         loss = ops.sum(w * each)
-        return loss * self._scale, [loss, ops.sum(w * right), *(fixed[i] for i in self._moving)]
+        shown = ops.stack([loss, ops.sum(w * right)])
+        return loss * self._scale, ([fixed[i] for i in self._moving], shown)
 
     def _judge(self, y: Any, z: Any) -> tuple[Any, Any]:
         """Loss of each row, and what the history shows beside it: right or wrong, or the distance."""
@@ -108,7 +115,8 @@ class Learner:
         return weights, ms + vs
 
     def _call(self, weights: Any, fixed: Any, x: Any) -> Any:
-        return self._run(*self._split(weights, fixed), x, training=False)[0]
+        fixed = self._with_moving(weights[self._n :], fixed)
+        return self._run(weights[: self._n], fixed, x, training=False)[0]
 
     def _run(self, trainable: Any, fixed: Any, x: Any, training: bool) -> tuple[Any, Any]:
         x = keras().ops.cast(x, "float32")
@@ -117,27 +125,37 @@ class Learner:
         z, fixed = self.model.stateless_call(trainable, list(fixed[: self._kept]), x, training=training)
         return keras().ops.cast(z, "float32"), fixed
 
-    def _split(self, weights: Any, fixed: Any) -> tuple[list[Any], list[Any]]:
+    def _with_moving(self, moving: Any, fixed: Any) -> list[Any]:
         fixed = list(fixed)
-        for place, value in zip(self._moving, weights[self._n :], strict=True):
+        for place, value in zip(self._moving, moving, strict=True):
             fixed[place] = value
-        return list(weights[: self._n]), fixed
+        return fixed
 
     # -- what the loop uses ------------------------------------------------------------------
 
+    def steps_at_once(self, x: np.ndarray) -> int:
+        """How many batches like ``x`` may go into one call."""
+        return max(1, _TOGETHER // x.nbytes) if self._together else 1
+
     def train(
-        self, x: np.ndarray, y: np.ndarray, w: np.ndarray, rate: float, rng: np.random.Generator
-    ) -> tuple[float, float]:
-        """One step; the loss, and the sum of what is right, both weighted by ``w``."""
-        seeds = rng.integers(0, 2**32, (len(self._seeds), 2), dtype=np.uint32)
-        trainable, fixed = self._split(self.weights, self._fixed)
-        self.step += 1
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        w: np.ndarray,
+        rates: np.ndarray,
+        rngs: list[np.random.Generator],
+    ) -> np.ndarray:
+        """Steps, of which each is a row: the loss, and the sum of what is right (k, 2), both weighted by ``w``."""
+        seeds = np.stack([rng.integers(0, 2**32, (len(self._seeds), 2), dtype=np.uint32) for rng in rngs])
+        weights, first = self.weights, np.float32(self.step + 1)
         with precise(self.precision):
-            trainable, self.moments, _, (loss, right, *moving) = self._descend(
-                trainable, fixed, self.moments, np.float32(rate), np.float32(self.step), x, y, w, seeds
-            )
+            trainable, moving, self.moments, shown = self._descend(
+                weights[: self._n], weights[self._n :], self.moments, self._fixed, first,
+                rates.astype(np.float32), x, y, w, seeds,
+            )  # fmt: skip
             self.weights = [*trainable, *moving]
-            return float(loss), float(right)
+            self.step += len(rates)
+            return keras().ops.convert_to_numpy(shown)
 
     def outputs(self, x: np.ndarray) -> np.ndarray:
         """Outputs of the model as it is now, in inference mode."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 import warnings
@@ -140,26 +141,38 @@ def run_stage(
 
 
 def _epoch(learner: Learner, data: Data, stage: Stage, epoch: int) -> tuple[float, float, float]:
-    n, size = len(data.train), stage.batch_size
-    steps = -(-n // size)
-    order = epoch_order(stage.seed, stage.number, epoch, data.train)
-    total = right = weight = rate = 0.0
+    losses, rights, rates, order = [], [], [], epoch_order(stage.seed, stage.number, epoch, data.train)
+    steps = _steps(data, stage, epoch, order)
+    for first in steps:
+        some = [first, *itertools.islice(steps, learner.steps_at_once(first[0]) - 1)]
+        x, y, w, rate, rngs = zip(*some, strict=True)
+        shown = learner.train(np.stack(x), np.stack(y), np.stack(w), np.array(rate), list(rngs))
+        losses, rights, rates = [*losses, *shown[:, 0]], [*rights, *shown[:, 1]], [*rates, *rate]
+        if not np.isfinite(shown[:, 0]).all():
+            i = int(np.argmin(np.isfinite(losses)))
+            raise FloatingPointError(f"the loss was {losses[i]} in step {i + 1} of epoch {epoch}")
+    n, size = len(order), stage.batch_size
+    counts = np.minimum(size, n - np.arange(0, n, size))
+    return (
+        float(np.dot(losses, counts)) / n,
+        float(np.dot(rights, counts)) / data.weight[order].sum(),
+        rates[-1],
+    )
+
+
+def _steps(data: Data, stage: Stage, epoch: int, order: np.ndarray) -> Iterator[tuple[Any, ...]]:
+    """Inputs, targets, weights, rate and generator of each step of an epoch."""
+    size = stage.batch_size
+    steps = -(-len(order) // size)
     for i, (rows, x) in enumerate(data.batches(order, size, epoch)):
-        rng = np.random.default_rng([stage.seed, MASKS, stage.number, epoch, i])
-        rate = stage.learning_rate * rate_at(
-            stage.schedule, ((epoch - 1) * steps + i + 0.5) / (stage.epochs * steps)
-        )
+        done = ((epoch - 1) * steps + i + 0.5) / (stage.epochs * steps)
         w = data.weight[rows] / len(rows)
+        w = np.concatenate([w, np.zeros(size - len(rows))]).astype(np.float32)
         here = (
             slice(None) if len(rows) == size else np.resize(np.arange(len(rows)), size)
         )  # one shape for all
-        w = np.concatenate([w, np.zeros(size - len(rows))]).astype(np.float32)
-        loss, good = learner.train(x[here], data.y[rows][here], w, rate, rng)
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss was {loss} in step {i + 1} of epoch {epoch}")
-        total, right = total + loss * len(rows), right + good * len(rows)
-        weight += data.weight[rows].sum()
-    return total / n, right / weight, rate
+        rng = np.random.default_rng([stage.seed, MASKS, stage.number, epoch, i])
+        yield x[here], data.y[rows][here], w, stage.learning_rate * rate_at(stage.schedule, done), rng
 
 
 def _validate(learner: Learner, data: Data, stage: Stage) -> tuple[float, float]:

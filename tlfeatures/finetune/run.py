@@ -298,7 +298,7 @@ class Training:
         if not epochs:
             return
         given = self.given
-        learner = Learner(self.head, self.classes is not None, weight_decay=given.weight_decay)
+        learner = Learner(self.head, self.classes is not None, weight_decay=given.weight_decay, together=True)
         batches = self._augmented_embeddings() if self.augmenter and self.head_alone else self._stored
         rate = given.learning_rate or 1e-3 if self.head_alone else given.head_learning_rate
         self._stage("head", 0, epochs, rate, learner, batches)
