@@ -332,6 +332,34 @@ def test_stored_embeddings_train_the_same_head_as_the_network_in_the_loop():
     assert abs(ours.predict_proba(X) - untrained).max() > 0.1
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_many_steps_in_a_call_are_the_steps_taken_alone(steps, monkeypatch):
+    """With all that changes from step to step: rates, masks of dropout, moving averages; the last call is shorter."""
+    import keras
+
+    from tlfeatures.finetune import learner
+
+    def head(x):
+        x = keras.layers.GlobalAveragePooling2D()(keras.layers.BatchNormalization(momentum=0.5)(x))
+        return keras.layers.Dropout(0.5)(keras.layers.Dense(16, "relu")(x))
+
+    given = {**TINY, "head": head, "epochs": 3, "batch_size": 5, "validation_fraction": 0, "random_state": 0}
+    model = custom()
+    together = FineTuneClassifier(**{**given, "model": model, "image_size": None}).fit(X[:, :16, :16], Y)
+    bytes_of_a_batch = 5 * 4 * int(np.prod(model.output.shape[1:]))
+    monkeypatch.setattr(learner, "_TOGETHER", steps * bytes_of_a_batch)
+    calls, train = [], learner.Learner.train
+    monkeypatch.setattr(
+        learner.Learner, "train", lambda self, x, *a: (calls.append(len(x)), train(self, x, *a))[1]
+    )
+    apart = FineTuneClassifier(**{**given, "model": model, "image_size": None}).fit(X[:, :16, :16], Y)
+    assert calls == 3 * ([1] * 5 if steps == 1 else [2, 2, 1])
+    columns = ["loss", "accuracy", "learning_rate"]
+    np.testing.assert_allclose(apart.history_[columns], together.history_[columns], rtol=1e-5)
+    for one, other in zip(apart._live().head.get_weights(), together._live().head.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
 def test_layers_before_the_cut_do_not_change():
     model = custom()
     before = weights_of(model)
@@ -1023,6 +1051,9 @@ def test_other_backends(backend, tmp_path):
         clf = FineTuneClassifier({small_file()!r}, train_from="conv2", start="linear", epochs=2, batch_size=8,
                                  train_batchnorm=True, random_state=0, cache=None)
         found = clf.fit(data["X"], data["y"]).predict_proba(data["X"]).tolist()
+        head = FineTuneClassifier({small_file()!r}, start="linear", epochs=3, batch_size=5, learning_rate=0.03,
+                                  random_state=0, cache=None)
+        found = [found, head.fit(data["X"], data["y"]).predict_proba(data["X"]).tolist()]
         print(found)
     """
     here: dict = {}
