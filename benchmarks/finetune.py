@@ -95,7 +95,7 @@ def run_signs(quick: bool, folder: str, seeds: range) -> dict[str, float]:
     cnn.set_params(layer=taps).fit_transform(X)  # every layer in one pass
     grid = {
         "cnn__layer": taps,
-        "cnn__pooling": ["avg", "max"],
+        "cnn__pooling": ["avg", "max", "avgmax"],
         "head": [make_head(name) for name in ("logreg", "svm", "ridge")],
     }
     search = GridSearchCV(Pipeline([("cnn", cnn), ("head", make_head("svm"))]), grid, cv=3 if quick else 5)
