@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tlfeatures._keras import compile_forward, compile_training, keras, precise, to_numpy
+from tlfeatures._keras import keras, precise, to_numpy
+from tlfeatures._keras.training import compile_forward, compile_training
 from tlfeatures.finetune.network import is_batchnorm
 
 __all__ = ["Learner"]
