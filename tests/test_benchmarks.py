@@ -23,7 +23,7 @@ FIGURES = {
             "signs_tutorials_recipe",
             "lengths_finetuned_r2",
         ),
-        *("times_64_ratio", "times_64_ratio_to_own_loop", "times_224_difference_to_own_loop"),
+        *("times_64_ratio", "times_64_ratio_to_own_loop", "times_64_difference_to_own_loop"),
     },
     "gridsearch": {"photographs_1_jobs_cold_ratio", "photographs_1_jobs_warm_ratio"},
     "precision": {"vgg19_float32_apart", "vgg19_float32_ours_images_per_s", "vgg19_float32_of_bare"},

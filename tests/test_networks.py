@@ -15,6 +15,7 @@ from tests.networks import (
     build,
     cosines,
     give_weights,
+    large,
     numbers,
     off,
     pictures,
@@ -31,8 +32,7 @@ from tlfeatures.registry import NETWORKS
 
 # families in which Keras numbers layers, so that their names depend on what was built before
 NUMBERED = (
-    "inception_v3", "inception_resnet_v2", "xception", "nasnet_mobile", "mobilenet_v3_small",
-    "efficientnet_b0", "convnext_tiny",
+    "inception_v3", "xception", "nasnet_mobile", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny",
 )  # fmt: skip
 # those that serve several tests
 SEVERAL = (
@@ -99,7 +99,9 @@ def test_every_family_is_here():
     }
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[large] * (name == "inception_resnet_v2")) for name in FAMILIES]
+)
 def test_embeddings_are_those_of_keras_by_hand(name, made, fresh):
     import keras
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import os
 
 import pytest
 
-from tests.networks import build
+from tests.networks import build, large
 from tlfeatures import list_layers, list_models
 from tlfeatures.errors import UnknownNameError
 from tlfeatures.networks import layer_table
@@ -18,7 +17,7 @@ from tlfeatures.registry import NETWORKS, find_network
 
 KERAS = {name: spec for name, spec in NETWORKS.items() if not spec.bundled}
 LEAST = {"inception_v3": 75, "inception_resnet_v2": 75, "xception": 71}  # pixels; all others take 32
-# 3 to 15 s to build each; `TLFEATURES_ALL_NETWORKS=1 pytest tests/test_registry.py` takes them too
+# 3 to 15 s to build each
 LARGE = {
     "resnet101_v2", "resnet152", "resnet152_v2", "densenet169", "densenet201", "inception_resnet_v2",
     "nasnet_large", "mobilenet_v2_0.5", "mobilenet_v2_0.75", "mobilenet_v2_1.3", "mobilenet_v2_1.4",
@@ -26,9 +25,6 @@ LARGE = {
     "efficientnet_b7", "efficientnet_v2_b3", "efficientnet_v2_s", "efficientnet_v2_m", "efficientnet_v2_l",
     "convnext_base", "convnext_large", "convnext_xlarge",
 }  # fmt: skip
-large = pytest.mark.skipif(
-    not os.environ.get("TLFEATURES_ALL_NETWORKS"), reason="builds slowly; TLFEATURES_ALL_NETWORKS=1 runs it"
-)
 
 
 def test_every_builder_of_keras_has_a_row():
