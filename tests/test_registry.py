@@ -149,7 +149,7 @@ def one_of_each_family():
 
 
 @pytest.mark.filterwarnings("ignore:`input_shape` is undefined")
-@pytest.mark.parametrize(("name", "top", "size"), one_of_each_family())
+@pytest.mark.parametrize(("name", "top", "size"), list(one_of_each_family()))
 def test_weights_are_the_file_that_keras_asks_for(name, top, size, asked):
     spec = NETWORKS[name]
     file, url = spec.weights_file(top=top, image_size=size), spec.weights_url(top=top, image_size=size)
