@@ -334,30 +334,55 @@ def test_stored_embeddings_train_the_same_head_as_the_network_in_the_loop():
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_many_steps_in_a_call_are_the_steps_taken_alone(steps, monkeypatch):
-    """With all that changes from step to step: rates, masks of dropout, moving averages; the last call is shorter."""
-    import keras
-
+    """With all that changes from step to step, rates and the masks of dropout; the last call is shorter."""
     from tlfeatures.finetune import learner
 
-    def head(x):
-        x = keras.layers.GlobalAveragePooling2D()(keras.layers.BatchNormalization(momentum=0.5)(x))
-        return keras.layers.Dropout(0.5)(keras.layers.Dense(16, "relu")(x))
-
-    given = {**TINY, "head": head, "epochs": 3, "batch_size": 5, "validation_fraction": 0, "random_state": 0}
-    model = custom()
-    together = FineTuneClassifier(**{**given, "model": model, "image_size": None}).fit(X[:, :16, :16], Y)
-    bytes_of_a_batch = 5 * 4 * int(np.prod(model.output.shape[1:]))
-    monkeypatch.setattr(learner, "_TOGETHER", steps * bytes_of_a_batch)
+    given = {**TINY, "head": [16, 0.5], "epochs": 3, "batch_size": 5, "validation_fraction": 0}
+    together = FineTuneClassifier(**given, random_state=0).fit(X, Y)
     calls, train = [], learner.Learner.train
+    monkeypatch.setattr(learner, "_TOGETHER", steps * 5 * 4 * 320)  # batches of five rows of tiny's width
     monkeypatch.setattr(
         learner.Learner, "train", lambda self, x, *a: (calls.append(len(x)), train(self, x, *a))[1]
     )
-    apart = FineTuneClassifier(**{**given, "model": model, "image_size": None}).fit(X[:, :16, :16], Y)
+    apart = FineTuneClassifier(**given, random_state=0).fit(X, Y)
     assert calls == 3 * ([1] * 5 if steps == 1 else [2, 2, 1])
     columns = ["loss", "accuracy", "learning_rate"]
     np.testing.assert_allclose(apart.history_[columns], together.history_[columns], rtol=1e-5)
     for one, other in zip(apart._live().head.get_weights(), together._live().head.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_batch_normalization_does_not_see_padding():
+    """The last batch of an epoch is shorter: its statistics are those of its own rows, as in Keras's own loop."""
+    import keras
+
+    def head(x):
+        return keras.layers.BatchNormalization(momentum=0.0, name="bn")(
+            keras.layers.GlobalAveragePooling2D()(x)
+        )
+
+    given = {"head": head, "epochs": 1, "batch_size": 20, "validation_fraction": 0, "random_state": 0}
+    model, pixels = custom(), X[:, :16, :16]
+    clf = FineTuneClassifier(model, **given).fit(pixels, Y)
+    last = epoch_order(0, 0, 1, np.arange(24))[20:]
+    expected = CNNFeatures(model, pooling="avg").fit_transform(pixels)[last].mean(0)
+    (mean,) = [w for path, w in weights_of(clf._live().head).items() if path.endswith("moving_mean")]
+    np.testing.assert_allclose(mean, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_heads_with_numbers_of_other_kinds():
+    """Another precision, and state that is a single number."""
+    import keras
+
+    def other(x):
+        x = keras.layers.Dense(16, "relu", dtype="bfloat16")(keras.layers.GlobalAveragePooling2D()(x))
+        normalization = keras.layers.Normalization(axis=-1)
+        normalization.build(x.shape)
+        return normalization(x)
+
+    given = {**TINY, "head": other, "epochs": 2, "random_state": 0}
+    assert np.isfinite(FineTuneClassifier(**given).fit(X, Y).predict_proba(X)).all()
+    assert np.isfinite(FineTuneRegressor(**given).fit(X, NUMBERS).predict(X)).all()
 
 
 def test_layers_before_the_cut_do_not_change():
@@ -844,6 +869,41 @@ def test_an_image_that_goes_bad_while_training(files, monkeypatch):
         FineTuneClassifier(**TOP, n_jobs=1).fit(files, Y)
 
 
+def test_weights_that_are_no_numbers_are_not_kept():
+    """The loss of the last step is finite, and its gradient is not."""
+    import keras
+
+    def head(x):  # the root of zero has no slope
+        x = keras.layers.GlobalAveragePooling2D()(x)
+        return keras.layers.Lambda(lambda v: keras.ops.sqrt(keras.ops.relu(v - 1e6)))(x)
+
+    given = {**TINY, "head": head, "epochs": 1, "batch_size": 24, "validation_fraction": 0, "random_state": 0}
+    FineTuneClassifier(**given).fit(X, Y)  # nothing below the root is trained
+    given |= {"train_from": "block10_dw", "head_epochs": 0}
+    with pytest.warns(
+        TrainingStoppedWarning, match=r"weights were no numbers after epoch 1.*those of epoch 0"
+    ):
+        clf = FineTuneClassifier(**given).fit(X, Y)
+    assert np.isfinite(clf.predict_proba(X)).all()
+
+
+@pytest.mark.parametrize("why", ["weight", "file"])
+def test_numbers_of_images_that_are_left_out_do_not_count(why, files):
+    given = {**TINY, "epochs": 3, "validation_fraction": 0, "random_state": 0, "on_error": "drop"}
+    paths, numbers = list(files), NUMBERS.copy()
+    without = FineTuneRegressor(**given).fit(paths[1:], numbers[1:])
+    numbers[0], weight = 1e9, np.ones(len(paths))
+    if why == "weight":
+        weight[0] = 0
+    else:
+        with open(paths[0], "wb") as file:
+            file.write(b"broken")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnreadableImagesWarning)
+        left_out = FineTuneRegressor(**given).fit(paths, numbers, sample_weight=weight)
+    assert left_out._target == without._target
+
+
 def test_a_loss_that_is_no_number():
     with pytest.raises(
         FloatingPointError, match=r"learning rate of 1e\+30; try 1e\+29.*nothing to go back to"
@@ -1054,6 +1114,9 @@ def test_other_backends(backend, tmp_path):
         head = FineTuneClassifier({small_file()!r}, start="linear", epochs=3, batch_size=5, learning_rate=0.03,
                                   random_state=0, cache=None)
         found = [found, head.fit(data["X"], data["y"]).predict_proba(data["X"]).tolist()]
+        drop = FineTuneClassifier({small_file()!r}, head=[8, 0.5], epochs=2, random_state=0, cache=None)
+        first, second = (drop.fit(data["X"], data["y"]).predict_proba(data["X"]) for _ in range(2))
+        assert np.array_equal(first, second)
         print(found)
     """
     here: dict = {}

@@ -23,7 +23,8 @@ def compile_training(
     Parameters
     ----------
     objective : callable
-        ``(trainable, moving, fixed, *batch)`` to ``(loss, (moving, shown))``; what is shown is a vector (2,).
+        ``(trainable, moving, fixed, *batch)`` to ``(loss, (moving, shown))``; what is shown is a vector (2,), and the
+        last of the batch are the seeds of random layers (n, 2).
     update : callable
         ``(trainable, gradients, moments, rate, step)`` to ``(trainable, moments)``.
     together : bool
@@ -60,7 +61,7 @@ def compile_training(
             )
             return state, ops.where(ops.equal(ops.arange(n), i)[:, None], now, held[1])
 
-        state, shown = ops.fori_loop(0, n, body, (state, ops.zeros((n, 2))))
+        state, shown = ops.fori_loop(0, n, body, (state, ops.zeros((n, 2), "float32")))
         return *state, shown
 
     if backend == "tensorflow":
@@ -95,8 +96,10 @@ def _slope(objective: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[lis
     import torch
 
     def climb(trainable: Any, *given: Any) -> tuple[list[Any], Any]:
-        leaves = [value.detach().requires_grad_() for value in trainable]
-        with torch.enable_grad():
+        leaves, seeds = [value.detach().requires_grad_() for value in trainable], given[-1]
+        with torch.enable_grad(), torch.random.fork_rng():
+            if len(seeds):  # some layers of Keras draw from the generator of PyTorch all the same
+                torch.manual_seed(int(seeds[0, 0]))
             loss, (moving, shown) = objective(leaves, *given)
             found = torch.autograd.grad(loss, leaves, allow_unused=True)
         gradients = [torch.zeros_like(v) if g is None else g for g, v in zip(found, leaves, strict=True)]

@@ -225,7 +225,6 @@ class FineTune(BaseEstimator):
         X: Any,
         y: np.ndarray,
         classes: np.ndarray | None,
-        target: tuple[float, float] | None,
         sample_weight: Any,
         groups: Any,
     ) -> None:
@@ -248,7 +247,7 @@ class FineTune(BaseEstimator):
                 raise ValueError(
                     f"groups holds {len(groups)} values for {len(images)} images; expected one for each."
                 )
-        training = Training(self, images, y, classes, target, self._seed(), sample_weight, groups)
+        training = Training(self, images, y, classes, self._seed(), sample_weight, groups)
         try:
             net = training.run()
         except Exception as error:
@@ -260,7 +259,7 @@ class FineTune(BaseEstimator):
                     "precision='bfloat16' need less too."
                 ) from error
             raise
-        self._net, self._parts = net, None
+        self._net, self._parts, self._target = net, None, training.target
         self.history_ = _frame(training.history, classes is not None)
         self.best_epoch_ = training.best_epoch
         self.normalization_ = training.plan.description.normalization

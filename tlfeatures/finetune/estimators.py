@@ -228,7 +228,7 @@ class FineTuneClassifier(ClassifierMixin, FineTune):
                 f"All {len(y)} images are of one class, {classes.tolist()[0]!r}; a classifier can't be trained when "
                 "only one class is present. Give images of two classes or more."
             )
-        self._train(X, codes.astype(np.int32), classes, None, sample_weight, groups)
+        self._train(X, codes.astype(np.int32), classes, sample_weight, groups)
         self.classes_ = classes
         return self
 
@@ -305,9 +305,7 @@ class FineTuneRegressor(RegressorMixin, FineTune):
             raise ValueError(
                 "y holds NaN or infinity, or nothing; expected one finite number for each image."
             )
-        shift, unit = target = float(y.mean()), float(y.std()) or 1.0
-        self._train(X, ((y - shift) / unit).astype(np.float32), None, target, sample_weight, groups)
-        self._target = target
+        self._train(X, y, None, sample_weight, groups)
         return self
 
     def predict(self, X: Any) -> np.ndarray:

@@ -107,10 +107,10 @@ class Learner:
             g = ops.cast(g, w.dtype) / self._scale
             m = first[i] + (g - first[i]) * (1 - _BETA_1)
             v = second[i] + (ops.square(g) - second[i]) * (1 - _BETA_2)
-            factor = self._factors[i]
+            by, fall = (ops.cast(value, w.dtype) * self._factors[i] for value in (pace, rate))
             if self.weight_decay and self._decayed[i]:
-                w = w - w * (rate * factor * self.weight_decay)
-            weights.append(w - m * (pace * factor) / (ops.sqrt(v) + _EPSILON))
+                w = w - w * (fall * self.weight_decay)
+            weights.append(w - m * by / (ops.sqrt(v) + _EPSILON))
             ms.append(m)
             vs.append(v)
         return weights, ms + vs
@@ -133,6 +133,15 @@ class Learner:
         return fixed
 
     # -- what the loop uses ------------------------------------------------------------------
+
+    @property
+    def sees_padding(self) -> bool:
+        """Whether rows without weight would count: batch normalization takes their mean too."""
+        return bool(self._moving)
+
+    def is_finite(self) -> bool:
+        """Whether all weights are numbers."""
+        return all(np.isfinite(a.astype(np.float32)).all() for a in self.arrays(self.weights))
 
     def steps_at_once(self, x: np.ndarray) -> int:
         """How many batches like ``x`` may go into one call."""
@@ -191,4 +200,4 @@ class Learner:
 
 
 def _tensor(array: np.ndarray) -> Any:
-    return keras().ops.convert_to_tensor(np.ascontiguousarray(array), dtype=str(array.dtype))
+    return keras().ops.convert_to_tensor(np.asarray(array, order="C"), dtype=str(array.dtype))

@@ -121,6 +121,8 @@ def run_stage(
             try:
                 loss, right, rate = _epoch(learner, data, stage, epoch)
                 row = _row(stage, epoch, loss, right, rate)
+                if not len(data.validation) and not learner.is_finite():  # else the validation tells
+                    raise FloatingPointError(f"the weights were no numbers after epoch {epoch}")
                 _note(course, learner, row, *_validate(learner, data, stage))
             except FloatingPointError as error:
                 problem = error
@@ -142,7 +144,7 @@ def run_stage(
 
 def _epoch(learner: Learner, data: Data, stage: Stage, epoch: int) -> tuple[float, float, float]:
     losses, rights, rates, order = [], [], [], epoch_order(stage.seed, stage.number, epoch, data.train)
-    steps = _steps(data, stage, epoch, order)
+    steps = _steps(learner, data, stage, epoch, order)
     for first in steps:
         some = [first, *itertools.islice(steps, learner.steps_at_once(first[0]) - 1)]
         x, y, w, rate, rngs = zip(*some, strict=True)
@@ -160,19 +162,20 @@ def _epoch(learner: Learner, data: Data, stage: Stage, epoch: int) -> tuple[floa
     )
 
 
-def _steps(data: Data, stage: Stage, epoch: int, order: np.ndarray) -> Iterator[tuple[Any, ...]]:
+def _steps(
+    learner: Learner, data: Data, stage: Stage, epoch: int, order: np.ndarray
+) -> Iterator[tuple[Any, ...]]:
     """Inputs, targets, weights, rate and generator of each step of an epoch."""
     size = stage.batch_size
     steps = -(-len(order) // size)
     for i, (rows, x) in enumerate(data.batches(order, size, epoch)):
         done = ((epoch - 1) * steps + i + 0.5) / (stage.epochs * steps)
-        w = data.weight[rows] / len(rows)
-        w = np.concatenate([w, np.zeros(size - len(rows))]).astype(np.float32)
-        here = (
-            slice(None) if len(rows) == size else np.resize(np.arange(len(rows)), size)
-        )  # one shape for all
+        y, w = data.y[rows], data.weight[rows] / len(rows)
+        if len(rows) < size and not learner.sees_padding:  # one shape for all
+            here = np.resize(np.arange(len(rows)), size)
+            x, y, w = x[here], y[here], np.concatenate([w, np.zeros(size - len(rows))])
         rng = np.random.default_rng([stage.seed, MASKS, stage.number, epoch, i])
-        yield x[here], data.y[rows][here], w, stage.learning_rate * rate_at(stage.schedule, done), rng
+        yield x, y, w.astype(np.float32), stage.learning_rate * rate_at(stage.schedule, done), rng
 
 
 def _validate(learner: Learner, data: Data, stage: Stage) -> tuple[float, float]:

@@ -43,20 +43,18 @@ class Training:
         Its parameters are read, and nothing is written to it.
     images : Images
     y : ndarray
-        Codes of classes, or standardized numbers.
+        Codes of classes, or numbers.
     classes : ndarray or None
-    target : (float, float) or None
-        Mean and standard deviation of the numbers.
     """
 
     given: Any
     images: Images
     y: np.ndarray
     classes: np.ndarray | None
-    target: tuple[float, float] | None
     seed: int
     sample_weight: np.ndarray | None
     groups: np.ndarray | None
+    target: tuple[float, float] | None = None  # mean and standard deviation of the numbers
     history: list[dict[str, Any]] = field(default_factory=list)
     start_pipeline: Any = None
     best_epoch: int = 0
@@ -74,6 +72,9 @@ class Training:
         self.plan = self._plan(self._normalization())
         self._check_images()
         self.train, self.validation = self._split(self.rows)
+        if self.classes is None:  # of what is learned from, not of what is left out
+            shift, unit = float(self.y[self.rows].mean()), float(self.y[self.rows].std()) or 1.0
+            self.target, self.y = (shift, unit), ((self.y - shift) / unit).astype(np.float32)
         self.weight = self._scattered(
             training_weights(
                 self.y[self.rows], self.classes, getattr(given, "class_weight", None),
@@ -298,7 +299,10 @@ class Training:
         if not epochs:
             return
         given = self.given
-        learner = Learner(self.head, self.classes is not None, weight_decay=given.weight_decay, together=True)
+        learner = Learner(
+            self.head, self.classes is not None, weight_decay=given.weight_decay,
+            together=not callable(given.head),  # XLA is slow with convolutions in a loop
+        )  # fmt: skip
         batches = self._augmented_embeddings() if self.augmenter and self.head_alone else self._stored
         rate = given.learning_rate or 1e-3 if self.head_alone else given.head_learning_rate
         self._stage("head", 0, epochs, rate, learner, batches)
