@@ -7,8 +7,10 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.base import BaseEstimator
 
 from tlfeatures.cli import main
+from tlfeatures.cli.finetuning import _compare
 from tlfeatures.finetune import FineTuneClassifier
 
 SMALL = ["--model", "tiny", "--image-size", "32"]
@@ -45,6 +47,7 @@ def test_a_bundle_is_made_and_predicts(run, photos):
     )
     assert code == 0, err
     assert "Saved the fine-tuned network: m.keras-bundle" in out
+    assert "Trained the network for 1 epoch; loss" in out
     assert Image.open("c.png").format == "PNG"
     clf = FineTuneClassifier.load("m.keras-bundle")
     code, out, err = run("predict", "m.keras-bundle", *photos.paths, "--json")
@@ -73,6 +76,33 @@ def test_the_frozen_pipeline_is_kept_unless_the_gain_exceeds_the_noise(run, phot
         *("--keep", "finetuned"),
     )
     assert code == 0 and "than the noise of" in out and "Saved the fine-tuned network" in out
+
+
+class Knowing(BaseEstimator):
+    """Reads the class off what stands for an image."""
+
+    def fit(self, X, y, groups=None):
+        return self
+
+    def predict(self, X):
+        return np.asarray(X)
+
+
+class Rows:
+    """What the command reads from a source."""
+
+    def __init__(self, images):
+        self.images, self.groups = images, None
+
+    def take(self, rows):
+        return Rows(self.images[rows])
+
+
+@pytest.mark.parametrize(("n", "kept"), [(24, "frozen"), (400, "finetuned")])
+def test_two_folds_that_agree_are_no_proof(n, kept):
+    y = np.arange(n) % 2
+    gate = _compare(Knowing(), "logreg", "classification", Rows(y), np.zeros((n, 1)), y, 2, "accuracy")
+    assert (gate["gain"], gate["keep"]) == (0.5, kept) and gate["noise"] > 0
 
 
 def test_views_are_shown(run, photos, monkeypatch):

@@ -22,6 +22,7 @@ import pytest
 from PIL import Image
 from sklearn.base import clone
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -867,6 +868,15 @@ def test_an_image_that_goes_bad_while_training(files, monkeypatch):
     monkeypatch.setattr(loop, "_epoch", spoil)
     with pytest.raises(ImageReadError, match=r"7\.png.*no longer be read while training"):
         FineTuneClassifier(**TOP, n_jobs=1).fit(files, Y)
+
+
+def test_a_training_that_never_improves_says_so():
+    given = {**TOP, "epochs": 2, "learning_rate": 0.3, "schedule": "constant"}
+    with pytest.warns(
+        ConvergenceWarning, match=r"never improved on its start.*lower learning_rate than 0\.3"
+    ):
+        clf = FineTuneClassifier(**given).fit(X, Y)
+    assert clf.best_epoch_ == 0 and clf.history_["epoch"].tolist() == [0, 1, 2]
 
 
 def test_weights_that_are_no_numbers_are_not_kept():

@@ -766,6 +766,12 @@ def test_the_four_regimes(early, curve, expected):
     assert (found.domain, found.data, found.recommendation) == expected
     assert len(found.evidence) == 3 and f"{early:.4f} (early)" in found.evidence[0][1]
     assert "with 200" in found.evidence[1][1]
+    first = found.evidence[0][0]
+    assert first.startswith("Earlier layers win" if early > 0.8 else "Earlier layers do not win")
+    equal = advise(
+        np.repeat(scores[1:], 2, 0), np.array([False, True]), np.array([True, False]), learned, ["e", "l"], 1
+    )
+    assert equal.evidence[0][0].startswith("Whether earlier layers win is open")
     done = advise(scores + 0.1, np.array([False, True]), np.array([True, False]), learned, ["e", "l"], 1.0)
     assert done.recommendation in ("earlier layers", "linear head") or early == 0.7
 

@@ -63,9 +63,15 @@ class UnknownNameError(TLFeaturesError, ValueError):
     def of(cls, kind: str, name: object, known: Iterable[str], listing: str = "") -> UnknownNameError:
         """Make the error for ``name``, with up to three near matches and where to see all names."""
         names = list(known)
-        near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.6)
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-        see = f" See {listing}." if listing else "" if len(names) > 12 else f" Known: {', '.join(names)}."
+        see = (
+            f" See {listing}."
+            if listing
+            else ""
+            if near and len(names) > 12
+            else f" Known: {', '.join(names)}."
+        )
         return cls(f"Unknown {kind} {name!r}.{hint}{see}")
 
 

@@ -228,7 +228,8 @@ def _compare(
     """Scores of both on the same folds, and which to keep.
 
     The noise is the standard error of the mean difference, corrected for the overlap of the training sets (Nadeau and
-    Bengio 2003); the gain must exceed the 95% quantile of Student's t times that.
+    Bengio 2003); the gain must exceed the 95% quantile of Student's t times that. For accuracies it is not less
+    than the standard error of McNemar's test (1947), were all images that they disagree on for the better side.
     """
     import numpy as np
     from scipy.stats import t
@@ -248,9 +249,11 @@ def _compare(
         fitted = clone(tuned).fit(part.images, y[train], groups=part.groups)
         scores["finetuned"].append(float(scorer(fitted, held.images, y[test])))
     gains = np.subtract(scores["finetuned"], scores["frozen"])
+    gain, n = float(gains.mean()), sum(len(test) for _, test in folds)
     error = math.sqrt(gains.var(ddof=1) * (1 / k + len(folds[0][1]) / len(folds[0][0])))
+    if "accuracy" in scoring:  # folds may agree by chance: what n images can tell apart at best
+        error = max(error, math.sqrt(abs(gain) / n))
     noise = float(t.ppf(0.95, k - 1) * error)
-    gain = float(gains.mean())
     return {
         "folds": k, "scoring": scoring, **scores, "gain": gain, "noise": noise,
         "keep": "finetuned" if gain > max(noise, 0.0) else "frozen",
@@ -296,9 +299,13 @@ def _show(about: dict[str, Any], frozen: str) -> None:
         beyond = "more" if gate["gain"] > gate["noise"] else "no more"
         better = _NAMES[gate["keep"]]
         tell(f"Gain {gate['gain']:+.4f}, {beyond} than the noise of {gate['noise']:.4f}: keep the {better}.")
+        if gate["keep"] == about["kept"] == "frozen" and gate["gain"] > 0:
+            tell("`--keep finetuned` trains and saves the network all the same.")
     if history := about["history"]:
-        last = history[-1]
-        tell(f"Trained {count(len(history), 'epoch')}; loss {last['loss']:.4f} in the last.")
+        stages = dict.fromkeys(row["stage"] for row in history)  # epoch 0 is the start, which nothing trained
+        trained = {name: sum(r["stage"] == name and r["epoch"] > 0 for r in history) for name in stages}
+        told = " and ".join(f"the {name} for {count(n, 'epoch')}" for name, n in trained.items())
+        tell(f"Trained {told}; loss {history[-1]['loss']:.4f} in the last.")
     if about["output"]:
         tell(f"Saved the {_NAMES[about['kept']]}: {about['output']}.")
 

@@ -31,7 +31,8 @@ def draw_curves(history: Any) -> bytes:
 
     metric = "accuracy" if "accuracy" in history else "mae"
     figure = Figure(figsize=(5.2, 5.2), dpi=150, layout="constrained")
-    steps = range(1, len(history) + 1)
+    stages, epochs = history["stage"].tolist(), history["epoch"].tolist()
+    steps = [i - (0 in epochs[: i + 1]) + 1 for i in range(len(epochs))]  # epoch 0 is where a stage starts
     for axes, name in zip(figure.subplots(2, 1, sharex=True), ("loss", metric), strict=True):
         axes.plot(steps, history[name], color=_TRAIN, marker="o", markersize=3, label="training")
         if history[f"val_{name}"].notna().any():
@@ -41,12 +42,12 @@ def draw_curves(history: Any) -> bytes:
             )
         if name == "loss" and (history["loss"].dropna() > 0).all():
             axes.set_yscale("log")
-        stages = history["stage"].tolist()
         for i in range(1, len(stages)):
             if stages[i] != stages[i - 1]:
-                axes.axvline(i + 0.5, color="#767676", linewidth=0.8)
+                at = steps[i] - 0.5 * (epochs[i] > 0)
+                axes.axvline(at, color="#767676", linewidth=0.8)
                 axes.annotate(
-                    f" {stages[i]}", (i + 0.5, 1), xycoords=("data", "axes fraction"), va="top", fontsize=8
+                    f" {stages[i]}", (at, 1), xycoords=("data", "axes fraction"), va="top", fontsize=8
                 )
         axes.set_ylabel("mean absolute error" if name == "mae" else name)
         axes.grid(color="#e4e4e4", linewidth=0.7)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 
 from tlfeatures.errors import TrainingStoppedWarning
 from tlfeatures.finetune.checkpoint import Checkpoints
@@ -137,6 +138,8 @@ def run_stage(
             show(row)
     if problem is not None:
         _give_up(problem, course, stage)
+    elif stage.number > 0 and course.epoch and course.best_epoch == 0 and len(data.validation):
+        _warn_of_no_gain(course, stage)
     if course.best is not None:
         learner.weights = course.best
     return course.history, course.best_epoch
@@ -234,8 +237,20 @@ def _give_up(problem: FloatingPointError, course: _Course, stage: Stage) -> None
             f"{why} No epoch was complete, so there is nothing to go back to."
         ) from problem
     warnings.warn(
-        f"{why} The weights are those of epoch {course.best_epoch}.", TrainingStoppedWarning, stacklevel=5
+        f"{why} The weights are those of epoch {course.best_epoch}.", TrainingStoppedWarning, stacklevel=8
     )
+
+
+def _warn_of_no_gain(course: _Course, stage: Stage) -> None:
+    start, *later = (row["val_loss"] for row in course.history)
+    if min(later) > start:
+        warnings.warn(
+            f"Training the {stage.name} never improved on its start: the validation loss was {start:.4f} before and "
+            f"{min(later):.4f} at best. The weights are those of the start; try a lower learning_rate than "
+            f"{stage.learning_rate:g}.",
+            ConvergenceWarning,
+            stacklevel=8,
+        )
 
 
 def _save(learner: Learner, stage: Stage, checkpoints: Checkpoints, course: _Course) -> None:

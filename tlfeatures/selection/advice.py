@@ -139,11 +139,15 @@ def advise(
         a, b = (int(np.flatnonzero(mask)[means[mask].argmax()]) for mask in (early, last))
         gain, error = paired(scores[a], scores[b])
         dissimilar = gain > 2 * error
+        if dissimilar:
+            finding = "Earlier layers win: the images are unlike those the network was trained on."
+        elif gain < -2 * error:
+            finding = "Earlier layers do not win: the images are like those the network was trained on."
+        else:
+            finding = "Whether earlier layers win is open: the difference may be chance."
         evidence.append(
             (
-                "Earlier layers win: the images are unlike those the network was trained on."
-                if dissimilar
-                else "Earlier layers do not win: the images are like those the network was trained on.",
+                finding,
                 f"best earlier layer {means[a]:.4f} ({names[a]}), last layer {means[b]:.4f} ({names[b]}), "
                 f"difference {gain:+.4f}, standard error {error:.4f}",
             )
