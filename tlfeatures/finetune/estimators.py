@@ -36,7 +36,7 @@ class FineTuneClassifier(ClassifierMixin, FineTune):
     head : sequence of numbers or callable, default=()
         Widths of hidden layers with ReLU, where a number below 1 is a dropout rate: ``[256, 0.5]``. Or a callable
         from a feature map (None, h, w, c) of Keras to a vector; ``pooling`` then does not matter. The output layer
-        is added to it.
+        is added to it, and regularizers of its layers do not count: ``weight_decay`` does.
     normalization : "auto", "data" or (mean, std), default="auto"
         As in `CNNFeatures`; "data" is the mean and standard deviation of the training images.
     start : None or "linear", default=None
