@@ -146,13 +146,15 @@ def run_stage(
 
 
 def _epoch(learner: Learner, data: Data, stage: Stage, epoch: int) -> tuple[float, float, float]:
-    losses, rights, rates, order = [], [], [], epoch_order(stage.seed, stage.number, epoch, data.train)
+    losses, rights, order = [], [], epoch_order(stage.seed, stage.number, epoch, data.train)
     steps = _steps(learner, data, stage, epoch, order)
     for first in steps:
         some = [first, *itertools.islice(steps, learner.steps_at_once(first[0]) - 1)]
         x, y, w, rate, rngs = zip(*some, strict=True)
         shown = learner.train(np.stack(x), np.stack(y), np.stack(w), np.array(rate), list(rngs))
-        losses, rights, rates = [*losses, *shown[:, 0]], [*rights, *shown[:, 1]], [*rates, *rate]
+        losses.extend(shown[:, 0])
+        rights.extend(shown[:, 1])
+        last = rate[-1]
         if not np.isfinite(shown[:, 0]).all():
             i = int(np.argmin(np.isfinite(losses)))
             raise FloatingPointError(f"the loss was {losses[i]} in step {i + 1} of epoch {epoch}")
@@ -161,7 +163,7 @@ def _epoch(learner: Learner, data: Data, stage: Stage, epoch: int) -> tuple[floa
     return (
         float(np.dot(losses, counts)) / n,
         float(np.dot(rights, counts)) / data.weight[order].sum(),
-        rates[-1],
+        last,
     )
 
 
