@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tlfeatures._warnings import warn
 from tlfeatures.errors import ImageReadError, UnreadableImagesWarning
 from tlfeatures.fingerprints import recipe_digest
 from tlfeatures.images import Decoder, Images, decode_batches
@@ -197,11 +197,10 @@ def extract(
     result.seconds = time.perf_counter() - start
     if result.errors:
         first = next(iter(result.errors))
-        warnings.warn(
+        warn(
             f"{len(result.errors)} of {len(images)} images could not be read; their rows are NaN. The first is "
             f"{images.name(first)!r}: {result.errors[first]}. See check_images(X) for all.",
             UnreadableImagesWarning,
-            stacklevel=3,
         )
     return result
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import warnings
 from numbers import Integral
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.utils.validation import check_is_fitted
 
 from tlfeatures._keras import is_model
+from tlfeatures._warnings import warn
 from tlfeatures.errors import RandomWeightsWarning, RecipeMismatchError
 from tlfeatures.extract import Extracted, Plan, extract
 from tlfeatures.images import Images
@@ -247,11 +247,10 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             raise ValueError(f"layer={self.layer!r}; expected None, a layer's name, or a list of names.")
         backbone = Backbone(self.model, self.weights, self.image_size, self.normalization, self.precision)
         if self.weights is None:
-            warnings.warn(
+            warn(
                 f"{backbone.name} has random weights: its embeddings are not pretrained. Leave out weights=None for "
                 "ImageNet's.",
                 RandomWeightsWarning,
-                stacklevel=3,
             )
         store = EmbeddingStore.resolve(self.cache)
         return Plan.make(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from tlfeatures._keras import is_model, keras
+from tlfeatures._warnings import warn
 from tlfeatures.errors import OutOfMemoryError, UnknownNameError
 from tlfeatures.finetune.augment import Augmenter, check_augment
 from tlfeatures.finetune.head import LinearStart, check_head, linear_start
@@ -148,11 +148,10 @@ class FineTune(BaseEstimator):
             raise ValueError(f"The pipeline predicts {kind}, which {cls.__name__} does not.")
         if start is None:
             head = " + ".join(type(step).__name__ for step in steps[1:])
-            warnings.warn(
+            warn(
                 f"The head {head} is no linear model with a softmax or a number behind a StandardScaler, so it cannot "
                 "become a dense layer. A linear head is fitted on the stored embeddings in its place.",
                 UserWarning,
-                stacklevel=2,
             )
             start = "linear"
         held = steps[0].get_params(deep=False)

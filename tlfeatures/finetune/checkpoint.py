@@ -8,13 +8,13 @@ import json
 import math
 import os
 import time
-import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tlfeatures._warnings import warn
 from tlfeatures.errors import StoreWarning
 
 __all__ = ["Checkpoints", "read_arrays", "write_arrays"]
@@ -154,5 +154,5 @@ class Checkpoints:
         try:
             return read_arrays(path)
         except ValueError as error:
-            warnings.warn(f"{error}. This stage starts anew.", StoreWarning, stacklevel=4)
+            warn(f"{error}. This stage starts anew.", StoreWarning)
             return None

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from tlfeatures._warnings import warn
 from tlfeatures.errors import TrainingStoppedWarning
 from tlfeatures.finetune.checkpoint import Checkpoints
 from tlfeatures.finetune.learner import Learner
@@ -238,20 +238,17 @@ def _give_up(problem: FloatingPointError, course: _Course, stage: Stage) -> None
         raise FloatingPointError(
             f"{why} No epoch was complete, so there is nothing to go back to."
         ) from problem
-    warnings.warn(
-        f"{why} The weights are those of epoch {course.best_epoch}.", TrainingStoppedWarning, stacklevel=8
-    )
+    warn(f"{why} The weights are those of epoch {course.best_epoch}.", TrainingStoppedWarning)
 
 
 def _warn_of_no_gain(course: _Course, stage: Stage) -> None:
     start, *later = (row["val_loss"] for row in course.history)
     if min(later) > start:
-        warnings.warn(
+        warn(
             f"Training the {stage.name} never improved on its start: the validation loss was {start:.4f} before and "
             f"{min(later):.4f} at best. The weights are those of the start; try a lower learning_rate than "
             f"{stage.learning_rate:g}.",
             ConvergenceWarning,
-            stacklevel=8,
         )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tlfeatures._keras import keras_version
+from tlfeatures._warnings import warn
 from tlfeatures.errors import ImageReadError, RandomWeightsWarning, UnreadableImagesWarning
 from tlfeatures.extract import Plan, extract
 from tlfeatures.finetune.augment import Augmenter
@@ -107,11 +108,10 @@ class Training:
         given = self.given
         backbone = Backbone(given.model, given.weights, given.image_size, normalization, given.precision)
         if given.weights is None:
-            warnings.warn(
+            warn(
                 f"{backbone.name} has random weights: there is no transfer to learn from. Leave out weights=None for "
                 "ImageNet's.",
                 RandomWeightsWarning,
-                stacklevel=5,
             )
         layers = [given.layer] if isinstance(given.layer, str) else given.layer
         pooling = "flatten" if callable(given.head) else given.pooling
@@ -201,7 +201,7 @@ class Training:
 
     def _warn_once(self, text: str) -> None:
         if not self.warned:
-            warnings.warn(text, UnreadableImagesWarning, stacklevel=7)
+            warn(text, UnreadableImagesWarning)
         self.warned = True
 
     def _check_classes(self, rows: np.ndarray, what: str) -> None:

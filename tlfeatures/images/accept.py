@@ -6,7 +6,6 @@ import contextlib
 import os
 import stat
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tlfeatures._warnings import warn
 from tlfeatures.errors import ImageInputError, ImageReadError
 from tlfeatures.fingerprints import KEY_BYTES, array_key, bytes_key, file_key, held_keys, read_file
 from tlfeatures.images import decode as _decode
@@ -131,7 +131,7 @@ class Images:
         _raise_input(value_problem(X, batch=True))
         note = depth_note(X)
         if note:
-            warnings.warn(depth_warning(note, len(X), "X[0]"), stacklevel=3)
+            warn(depth_warning(note, len(X), "X[0]"))
         return cls(X, np.arange(len(X)), checked=True)
 
     @classmethod
@@ -230,7 +230,7 @@ class Images:
         """
         key, pixels, note = self.decode_noted(i, decoder)
         if note:
-            warnings.warn(depth_warning(note, 1, self.name(i)), stacklevel=2)
+            warn(depth_warning(note, 1, self.name(i)))
         return key, pixels
 
     def decode_noted(self, i: int, decoder: Decoder) -> tuple[bytes, np.ndarray, str | None]:

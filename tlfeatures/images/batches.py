@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tlfeatures._warnings import warn
 from tlfeatures.errors import ImageReadError
 from tlfeatures.fingerprints import KEY_BYTES
 from tlfeatures.images.accept import Images, default_threads, pool
@@ -107,7 +107,7 @@ def _decode_batches(
                 part, keys, batch = part[good], keys[good], batch[good]
             yield part, keys, batch, errors
     for note, noted in notes.items():  # once, and not from a decoding thread
-        warnings.warn(depth_warning(note, len(noted), images.name(noted[0])), stacklevel=2)
+        warn(depth_warning(note, len(noted), images.name(noted[0])))
 
 
 def check_images(X: Any, n_jobs: int | None = None) -> pandas.DataFrame:

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import threading
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from tlfeatures._keras import (
     keras_version,
     untouched_random_state,
 )
+from tlfeatures._warnings import warn
 from tlfeatures.errors import UnknownNameError, WeightsError
 from tlfeatures.networks import tiny
 from tlfeatures.networks.custom import as_graph, default_tap, input_size, open_model, preprocessing_of
@@ -427,11 +427,10 @@ class Backbone:
         """What "auto" stands for, as the recipe says it."""
         module = self.spec.module if self.spec else preprocessing_of(model)
         if module is None:
-            warnings.warn(
+            warn(
                 f"The model {model.name!r} neither starts with a Rescaling or Normalization layer nor is one of "
                 "keras.applications, so its pixels enter as RGB in 0..255. If it was trained on others, pass "
                 "normalization=(mean, std).",
-                stacklevel=2,
             )
         if module in (None, "in the model"):
             return "in the model"

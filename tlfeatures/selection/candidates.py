@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -11,6 +10,7 @@ from numbers import Integral
 from typing import Any
 
 from tlfeatures._keras import is_model, keras_version
+from tlfeatures._warnings import warn
 from tlfeatures.errors import RandomWeightsWarning, UnknownNameError
 from tlfeatures.extract import Column, Plan
 from tlfeatures.fingerprints import recipe_digest
@@ -107,10 +107,9 @@ def plan_passes(
         As `CNNFeatures`; and when a part of the grid is empty.
     """
     if weights is None:
-        warnings.warn(
+        warn(
             "weights=None: the networks have random weights, and their embeddings are not pretrained.",
             RandomWeightsWarning,
-            stacklevel=4,
         )
     models, poolings, ways = (
         _several(value, name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from scipy.stats import spearmanr
 
+from tlfeatures._warnings import warn
 from tlfeatures.errors import DuplicateImagesWarning
 from tlfeatures.fingerprints import array_key
 from tlfeatures.heads import blas_threads
@@ -323,12 +323,11 @@ class Run:
                 f"the score is {found.score_together:.4f} in place of {found.score:.4f}. dedupe_groups=True keeps them "
                 "together throughout"
             )
-        warnings.warn(
+        warn(
             f"Images and their copies or near-copies fall into different folds, where one gives the other away: "
             f"{crossing:,} of {len(found.pairs):,} pair(s) (cosine >= {found.threshold:g}; {int(found.exact.sum()):,} "
             f"are exact copies). With such images kept together {effect}; see duplicates_ for which they are.",
             DuplicateImagesWarning,
-            stacklevel=5,
         )
 
     def _folds_together(self) -> list[Pair]:

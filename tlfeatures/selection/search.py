@@ -20,6 +20,7 @@ from sklearn.utils import ClassifierTags, RegressorTags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
+from tlfeatures._warnings import warn
 from tlfeatures.errors import RandomWeightsWarning, UnknownNameError, UnreadableImagesWarning
 from tlfeatures.features import CNNFeatures
 from tlfeatures.heads import head_grid, list_heads, make_head
@@ -375,11 +376,10 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
                     "beforehand; check_images(X) names them."
                 )
             first = next(iter(self.unreadable_))
-            warnings.warn(
+            warn(
                 f"{len(errors)} of {len(images)} images could not be read and are left out. The first is "
                 f"{images.name(first)!r}: {errors[first]}. See unreadable_ for all.",
                 UnreadableImagesWarning,
-                stacklevel=3,
             )
         if not len(self.rows_):
             raise ValueError("No image could be read; check_images(X) says why.")

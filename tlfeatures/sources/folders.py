@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from typing import Any
 
 import numpy as np
 
+from tlfeatures._warnings import warn
 from tlfeatures.errors import SourceError
 from tlfeatures.sources.source import SPLITS, Source, listed, settle
 
@@ -41,7 +41,7 @@ def read_folder(root: str, labels: bool) -> Source:
         return Source([os.path.join(root, n) for n in names], None, None, None, names, "flat folder", ignored)
     _say_left_out(root, files, [name for name in folders if not trees[name]])
     if len(rest) + len(splits) == 1:
-        warnings.warn(f"{root!r} holds a single class folder, {paths[0].split('/')[0]!r}.", stacklevel=3)
+        warn(f"{root!r} holds a single class folder, {paths[0].split('/')[0]!r}.")
     y = np.array([path.split("/", 1)[0] for path in paths])
     full = [os.path.join(root, path) for path in paths]
     return Source(full, y, None, None, paths, "class folders", ignored + len(files))
@@ -73,13 +73,12 @@ def _split_folders(
 
 def _say_left_out(root: str, files: list[str], empty: list[str]) -> None:
     if files:
-        warnings.warn(
+        warn(
             f"{len(files)} image(s) in {root!r} lie beside its folders and have no class: left out, "
             f"the first {files[0]!r}.",
-            stacklevel=4,
         )
     if empty:
-        warnings.warn(f"No images in the folder(s) {listed(empty)} of {root!r}: no classes.", stacklevel=4)
+        warn(f"No images in the folder(s) {listed(empty)} of {root!r}: no classes.")
 
 
 def _scan(folder: str) -> tuple[list[str], list[str], int]:

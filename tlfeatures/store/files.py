@@ -9,9 +9,9 @@ import re
 import stat
 import sys
 import time
-import warnings
 from pathlib import Path
 
+from .._warnings import warn
 from ..errors import StoreError, StoreWarning
 from ..fingerprints import bytes_key
 from .segment import MAX_FILE_BYTES, Segment, decode
@@ -49,7 +49,7 @@ def warn_once(about: str, message: str) -> None:
     """One `StoreWarning` a process for each path or cause."""
     if about not in _warned:
         _warned.add(about)
-        warnings.warn(message, StoreWarning, stacklevel=4)
+        warn(message, StoreWarning)
 
 
 def store_error(error: OSError, what: str, root: str) -> StoreError:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._warnings import warn
 from ..errors import StoreError, StoreWarning
 from .segment import check_rows
 
@@ -96,9 +96,7 @@ class StoreWriter:
             self.failed = True
             for pending in self._pending:
                 pending.clear()
-            warnings.warn(
-                f"{error}. Results are right, but will be computed again.", StoreWarning, stacklevel=3
-            )
+            warn(f"{error}. Results are right, but will be computed again.", StoreWarning)
         self._since = time.monotonic()
 
     def close(self) -> None:
@@ -115,4 +113,4 @@ class StoreWriter:
             if error is None:
                 raise
             if not isinstance(error, StoreError):  # the first error is the one to see
-                warnings.warn(str(failure), StoreWarning, stacklevel=2)
+                warn(str(failure), StoreWarning)
