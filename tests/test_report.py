@@ -659,7 +659,9 @@ def test_the_code_finds_the_winner_again(real, monkeypatch):
     for (a, b), (c, d) in zip(search.folds_, again.folds_, strict=True):
         np.testing.assert_array_equal(a, c)
         np.testing.assert_array_equal(b, d)
-    np.testing.assert_array_equal(search.predict(search.images_), again.predict(search.images_))
+    np.testing.assert_array_equal(
+        search.predict(search.fitted_images_.paths), again.predict(search.fitted_images_.paths)
+    )
 
 
 def test_a_search_that_was_pickled_can_be_reported(real, tmp_path):

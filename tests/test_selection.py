@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import warnings
+import weakref
 
 import numpy as np
 import pandas as pd
@@ -44,6 +47,7 @@ from tlfeatures.errors import (
     UnreadableImagesWarning,
 )
 from tlfeatures.heads import head_grid, list_heads, make_head
+from tlfeatures.images import Decoder, Images
 from tlfeatures.selection import run
 from tlfeatures.selection.advice import LearningCurve, advise
 from tlfeatures.selection.candidates import plan_passes
@@ -337,13 +341,47 @@ def test_clone_and_pickle(warm, data):
     twin = clone(search)
     assert twin.get_params() == search.get_params() and not hasattr(twin, "best_estimator_")
     text = pickle.dumps(search)
-    assert len(text) < 400_000
+    assert len(text) < 1_400_000  # with at most twelve thumbnails, 77 kB each
     again = pickle.loads(text)
     np.testing.assert_array_equal(again.predict(X), search.predict(X))
     assert again.table().equals(search.table())
-    with pytest.raises(ValueError, match="pickled without its images"):
-        again.embeddings()
+    np.testing.assert_array_equal(again.embeddings(), search.embeddings())
     assert is_classifier(search) and not is_regressor(search)
+
+
+@pytest.mark.parametrize("kind", ["array", "list of arrays", "PIL images"])
+def test_a_fitted_search_does_not_keep_the_images_alive(warm, data, kind):
+    X, y = data[0].copy(), data[1]
+    images = {"array": X, "list of arrays": list(X.copy()), "PIL images": list(map(Image.fromarray, X))}[kind]
+    references = [weakref.ref(image) for image in (images if isinstance(images, list) else [images])]
+    search = FeatureSearchCV(**SMALL, cache=warm[0]).fit(images, y)
+    wrong = np.flatnonzero((search.oof_["true"] != search.oof_["predicted"]).to_numpy())
+    del images
+    X = None
+    gc.collect()
+    assert not any(reference() is not None for reference in references)
+    np.testing.assert_array_equal(search.embeddings(), search.best_estimator_["cnn"].transform(data[0]))
+    kept = [i for i in range(36) if i in search.fitted_images_.thumbnails]
+    assert len(kept) == min(12, len(wrong)) and set(kept) <= set(wrong)
+    for i in kept:
+        expected = Images.of(data[0]).decode(i, Decoder((160, 160), "pad"))[1]
+        np.testing.assert_array_equal(search.thumbnail(i), expected)
+        assert search.thumbnail(i, side=20).shape == (20, 20, 3)
+    with pytest.raises(
+        ValueError, match=r"passed as an array, which the search does not keep.*X\[search.rows_"
+    ):
+        search.thumbnail(next(i for i in range(36) if i not in kept))
+
+
+def test_embeddings_after_fit_without_a_store_or_from_a_store_that_was_emptied(data, tmp_path):
+    search = FeatureSearchCV(**SMALL, cache=None).fit(*data)
+    np.testing.assert_array_equal(search.embeddings(), search.best_estimator_["cnn"].transform(data[0]))
+    search = FeatureSearchCV(**SMALL, cache=tmp_path / "store").fit(*data)
+    shutil.rmtree(tmp_path / "store")
+    with pytest.raises(
+        ValueError, match=r"store no longer has the embeddings.*transform\(X\[search.rows_\]\)"
+    ):
+        search.embeddings()
 
 
 def test_select_is_the_short_form(warm, data):

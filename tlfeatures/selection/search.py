@@ -24,8 +24,9 @@ from tlfeatures._warnings import warn
 from tlfeatures.errors import RandomWeightsWarning, UnknownNameError, UnreadableImagesWarning
 from tlfeatures.features import CNNFeatures
 from tlfeatures.heads import head_grid, list_heads, make_head
-from tlfeatures.images import Decoder, Images
+from tlfeatures.images import Images
 from tlfeatures.selection import results
+from tlfeatures.selection._fitted_images import FittedImages, worst_mistakes
 from tlfeatures.selection.candidates import plan_passes
 from tlfeatures.selection.fits import Head, try_scorer
 from tlfeatures.selection.folds import check_groups, check_labels, inner_folds, make_folds, random_seed
@@ -267,7 +268,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
                 images, passes, store, steps, batch_size=self.batch_size, on_error=self.on_error
             )
             rows = self._readable(images, matrices.errors, cv)
-            self.task_, self.seed_, self.images_ = task, seed, images.take(rows)
+            self.task_, self.seed_, images = task, seed, images.take(rows)
             y, groups = y[rows], None if groups is None else groups[rows]
             embeddings = [e for one in passes for e in one.embeddings]
             names = [images.name(row) for row in rows.tolist()]
@@ -277,13 +278,20 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
             vars(self).update(run.execute())
             start = time.perf_counter()
             steps.begin("fit the winner")
-            self._refit(run, y)
+            self._refit(run, images, y)
             self.refit_time_ = time.perf_counter() - start
         self.timings_ = pandas.DataFrame(
             [*run.timings, {"step": "fit the winner", "seconds": self.refit_time_}]
         )
         if task == "classification":
             self.classes_ = self.best_estimator_.classes_
+        worst = worst_mistakes(
+            self.oof_, self.oof_proba_, self.oof_decision_, getattr(self, "classes_", None)
+        )
+        shown = np.searchsorted(rows, self.oof_["row"].to_numpy()[worst])
+        self.fitted_images_ = FittedImages.of(
+            images, matrices.keys[rows], shown.tolist(), store, run.matrix(run.best[0])
+        )
         return self
 
     def _scorer(self, heads: list[Head], y: np.ndarray) -> Any:
@@ -296,7 +304,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
             try_scorer(scorer, self.scoring, heads, y)
         return scorer
 
-    def _refit(self, run: Run, y: np.ndarray) -> None:
+    def _refit(self, run: Run, images: Images, y: np.ndarray) -> None:
         """Fit the winner's head on the matrix at hand; the network does not run again."""
         embedding, head, point = run.best
         cnn = CNNFeatures(
@@ -305,7 +313,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         )  # fmt: skip
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RandomWeightsWarning)  # given once, at the start
-            cnn.fit(self.images_)
+            cnn.fit(images)
         fitted = (
             make_head(head.name, head.task).set_params(**head.params(point)).fit(run.matrix(embedding), y)
         )
@@ -458,7 +466,10 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         return results.table(self.candidates_, self.cv_results_)
 
     def embeddings(self) -> np.ndarray:
-        """The winner's embeddings of the images that it was fitted on, from the store.
+        """Load the best candidate's embeddings of the images that the search was fitted on.
+
+        They come from the store, or, for files, from the network. Without a store (``cache=None``) a search
+        that was fitted on arrays keeps these embeddings in memory.
 
         Returns
         -------
@@ -467,20 +478,23 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            When the search was pickled without its images.
+            When the images were arrays and the store has lost their embeddings.
         """
-        images = self._images()
-        return self.best_estimator_["cnn"].transform(images)
+        check_is_fitted(self, "best_estimator_")
+        return self.fitted_images_.load_embeddings(self.best_estimator_["cnn"])
 
     def thumbnail(self, i: int, side: int = 160) -> np.ndarray:
-        """One of the images that it was fitted on, as the networks' decoder sees it.
+        """Make a thumbnail of one of the images that the search was fitted on.
+
+        Files are read again. Of images that were passed as arrays only those with the twelve worst
+        out-of-fold predictions are kept, 160 pixels wide: the search does not hold the caller's arrays.
 
         Parameters
         ----------
         i : int
             Place in ``rows_``.
         side : int, default=160
-            Pixels; what the image does not fill is black.
+            Width and height in pixels; the image is padded with black.
 
         Returns
         -------
@@ -491,15 +505,10 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         ImageReadError
             When the file is no longer there.
         ValueError
-            When the search was pickled without its images.
+            When the image was an array and its thumbnail was not kept.
         """
-        return self._images().decode(i, Decoder((side, side), "pad"))[1]
-
-    def _images(self) -> Images:
         check_is_fitted(self, "best_estimator_")
-        if self.images_ is None:
-            raise ValueError("The search was pickled without its images, which are arrays; fit it again.")
-        return self.images_
+        return self.fitted_images_.thumbnail(int(i), side)
 
     def report(self, folder: str | os.PathLike[str]) -> Path:
         """Write tables, plots and a page that shows all of them; see :mod:`tlfeatures.report`.
@@ -518,13 +527,6 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         from tlfeatures.report import write_report
 
         return write_report(self, folder)
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(super().__getstate__())
-        images = state.get("images_")
-        if images is not None and None in images.paths():
-            state["images_"] = None  # a pickle holds paths, not pictures
-        return state
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
