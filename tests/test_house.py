@@ -32,6 +32,7 @@ FLOORS: dict[str, set[str]] = {
     "features": {"extract"},
     "heads": set(),
     "transferability": set(),
+    "skip_unreadable": set(),
     "finetune": {"images", "networks", "extract"},  # its first stage trains on stored embeddings
     "report": set(),
     "selection": {"features", "heads", "transferability", "report"},

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tlfeatures.images import check_images
     from tlfeatures.networks import list_layers, list_models
     from tlfeatures.selection import FeatureSearchCV, select
+    from tlfeatures.skip_unreadable import SkipUnreadable
     from tlfeatures.store import EmbeddingStore
 
 __version__ = "0.1.0"
@@ -25,6 +26,7 @@ __all__ = [
     "FeatureSearchCV",
     "FineTuneClassifier",
     "FineTuneRegressor",
+    "SkipUnreadable",
     "__version__",
     "check_images",
     "list_layers",
@@ -38,6 +40,7 @@ _HOME = {
     "FeatureSearchCV": "selection",
     "FineTuneClassifier": "finetune",
     "FineTuneRegressor": "finetune",
+    "SkipUnreadable": "skip_unreadable",
     "check_images": "images",
     "list_layers": "networks",
     "list_models": "networks",

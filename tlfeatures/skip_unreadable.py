@@ -1,0 +1,274 @@
+"""``SkipUnreadable``: one unreadable image costs one row, not the fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from sklearn import get_config
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone, is_classifier
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.utils import _safe_indexing, get_tags
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+__all__ = ["SkipUnreadable"]
+
+
+def _estimator_has(method: str) -> Callable[[Any], bool]:
+    return lambda self: hasattr(getattr(self, "estimator_", self.estimator), method)
+
+
+class SkipUnreadable(MetaEstimatorMixin, BaseEstimator):
+    """Fit an estimator on the rows without NaN, and predict a fixed value for the others.
+
+    ``CNNFeatures(on_error="nan")`` gives a row of NaN for an image that cannot be read. Most estimators
+    refuse NaN; this one leaves such rows out of the fit and still returns one prediction for each row,
+    so cross-validation and grid search work on folders with broken files.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A classifier or regressor.
+    unreadable_label : "auto", str or number, default="auto"
+        The prediction for a row with NaN. "auto" is a label that is not a class, so the row counts as
+        wrong: "unreadable" for text labels, and one less than the smallest class for numbers. For
+        regressors "auto" is the mean of the training targets. A class may be given too, for scores that
+        take the classes only, such as "f1" with two classes.
+
+    Attributes
+    ----------
+    estimator_ : estimator
+        Fitted on the rows without NaN.
+    classes_ : ndarray of shape (n_classes,)
+        The classes of `estimator_`; only for classifiers. Does not include `unreadable_label_`.
+    unreadable_label_ : str, number or ndarray of shape (n_outputs,)
+        The prediction for a row with NaN.
+    n_unreadable_ : int
+        Number of training rows left out.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of str, shape (n_features_in_,)
+        Only when X is a DataFrame.
+
+    Notes
+    -----
+    For a row with NaN, `predict_proba` returns equal probabilities and `decision_function` returns 0.
+    Labels with several columns are supported for regression only. Infinite values are an error.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.svm import SVC
+    >>> from tlfeatures import SkipUnreadable
+    >>> X = np.array([[0.0], [0.1], [np.nan], [0.9], [1.0]])
+    >>> clf = SkipUnreadable(SVC()).fit(X, ["cat", "cat", "cat", "dog", "dog"])
+    >>> clf.n_unreadable_
+    1
+    >>> clf.predict([[0.0], [np.nan]]).tolist()
+    ['cat', 'unreadable']
+    """
+
+    def __init__(self, estimator: Any, *, unreadable_label: Any = "auto") -> None:
+        self.estimator = estimator
+        self.unreadable_label = unreadable_label
+
+    def fit(self, X: Any, y: Any, **params: Any) -> SkipUnreadable:
+        """Fit a clone of `estimator` on the rows without NaN.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        **params : dict
+            Passed to the ``fit`` of `estimator`, such as ``sample_weight``; values with one entry per row
+            lose the entries of the rows with NaN. With metadata routing enabled, what `estimator` requests.
+
+        Returns
+        -------
+        SkipUnreadable
+
+        Raises
+        ------
+        ValueError
+            When every row has NaN, or `unreadable_label` does not suit the labels.
+        """
+        X, readable = self._split(X, reset=True)
+        if y is None:
+            raise ValueError(
+                "SkipUnreadable requires y to be passed, but the target y is None: give one label for each row."
+            )
+        y = y if hasattr(y, "iloc") else np.asarray(y)
+        if len(y) != len(readable):
+            raise ValueError(f"X has {len(readable)} rows, but y has {len(y)}; give one label for each row.")
+        if not readable.any():
+            raise ValueError(
+                f"All {len(readable)} rows of X have NaN, so there is nothing to fit on; expected at least one image "
+                "that can be read. `check_images(X)` says why each failed."
+            )
+        if get_config()["enable_metadata_routing"]:
+            params = process_routing(self, "fit", **params).estimator.fit
+        rows = np.flatnonzero(readable)
+        if len(rows) < len(readable):
+            X, y = _safe_indexing(X, rows), _safe_indexing(y, rows)
+            params = {name: _take(value, rows, len(readable)) for name, value in params.items()}
+        self.estimator_ = clone(self.estimator).fit(X, y, **params)
+        self.n_unreadable_ = int(len(readable) - len(rows))
+        self.unreadable_label_ = self._label(y)
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict; `unreadable_label_` for rows with NaN.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_outputs)
+        """
+        check_is_fitted(self, "estimator_")
+        return self._fill("predict", X, self.unreadable_label_)
+
+    @available_if(_estimator_has("predict_proba"))
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probabilities of the classes; equal for rows with NaN.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+        """
+        check_is_fitted(self, "estimator_")
+        return self._fill("predict_proba", X, np.full(len(self.classes_), 1 / len(self.classes_)))
+
+    @available_if(_estimator_has("predict_log_proba"))
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Logarithms of the probabilities of the classes; equal for rows with NaN.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+        """
+        check_is_fitted(self, "estimator_")
+        return self._fill("predict_log_proba", X, np.full(len(self.classes_), -np.log(len(self.classes_))))
+
+    @available_if(_estimator_has("decision_function"))
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Decision values of `estimator_`; 0 for rows with NaN.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_classes)
+        """
+        check_is_fitted(self, "estimator_")
+        k = len(self.classes_)
+        return self._fill("decision_function", X, np.zeros(k) if k > 2 else 0.0)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Accuracy of a classifier or R2 of a regressor, unreadable rows included.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+        sample_weight : array-like of shape (n_samples,), optional
+
+        Returns
+        -------
+        float
+        """
+        metric = accuracy_score if is_classifier(self) else r2_score
+        return metric(y, self.predict(X), sample_weight=sample_weight)
+
+    @property
+    def classes_(self) -> np.ndarray:
+        """Classes of the fitted estimator."""
+        check_is_fitted(self, "estimator_")
+        return self.estimator_.classes_
+
+    def get_metadata_routing(self) -> MetadataRouter:
+        """Say what metadata goes where; see scikit-learn's User Guide.
+
+        Returns
+        -------
+        MetadataRouter
+        """
+        return (
+            MetadataRouter(owner=self)
+            .add_self_request(self)
+            .add(estimator=self.estimator, method_mapping=MethodMapping().add(caller="fit", callee="fit"))
+        )
+
+    def _split(self, X: Any, *, reset: bool) -> tuple[Any, np.ndarray]:
+        """X as the estimator takes it, and which rows are without NaN."""
+        values = validate_data(self, X, reset=reset, accept_sparse=True, ensure_all_finite="allow-nan")
+        dense = values if isinstance(values, np.ndarray) else values.tocsr()
+        if isinstance(dense, np.ndarray):
+            readable = ~np.isnan(dense).any(axis=1) if dense.dtype.kind == "f" else np.ones(len(dense), bool)
+        else:
+            bad = np.repeat(np.arange(dense.shape[0]), np.diff(dense.indptr))[np.isnan(dense.data)]
+            readable = ~np.isin(np.arange(dense.shape[0]), bad)
+        return X if hasattr(X, "iloc") else values, readable
+
+    def _label(self, y: Any) -> Any:
+        """What to predict for a row with NaN, checked against the labels."""
+        auto = isinstance(self.unreadable_label, str) and self.unreadable_label == "auto"
+        if not is_classifier(self):
+            return np.mean(np.asarray(y, float), axis=0) if auto else self.unreadable_label
+        text = self.classes_.dtype.kind in "USO" and isinstance(self.classes_.tolist()[0], str)
+        if auto:
+            return "unreadable" if text else min(self.classes_.tolist()) - 1
+        if text != isinstance(self.unreadable_label, str):
+            kind = "text" if text else "numbers"
+            raise ValueError(
+                f"`unreadable_label` must be of the kind of the labels, which are {kind} such as "
+                f"{self.classes_.tolist()[0]!r}; got {self.unreadable_label!r}. Pass 'auto' to have one chosen."
+            )
+        return self.unreadable_label
+
+    def _fill(self, method: str, X: Any, value: Any) -> np.ndarray:
+        """Results of a method of the estimator, with ``value`` for rows with NaN."""
+        X, readable = self._split(X, reset=False)
+        if readable.all():
+            return getattr(self.estimator_, method)(X)
+        value = np.asarray(value)
+        if not readable.any():
+            return np.broadcast_to(value, (len(readable), *value.shape)).copy()
+        some = np.asarray(getattr(self.estimator_, method)(_safe_indexing(X, np.flatnonzero(readable))))
+        # probabilities stay float32: as float64 they would not sum to 1 within the tolerance of log_loss
+        dtype = some.dtype if some.dtype.kind == value.dtype.kind == "f" else np.result_type(some, value)
+        filled = np.empty((len(readable), *some.shape[1:]), dtype)
+        filled[readable], filled[~readable] = some, value
+        return filled
+
+    def __sklearn_tags__(self) -> Any:
+        tags, inner = super().__sklearn_tags__(), get_tags(self.estimator)
+        tags.estimator_type = inner.estimator_type
+        tags.classifier_tags, tags.regressor_tags = inner.classifier_tags, inner.regressor_tags
+        tags.target_tags, tags.non_deterministic = inner.target_tags, inner.non_deterministic
+        tags.input_tags.sparse, tags.input_tags.pairwise = inner.input_tags.sparse, False
+        tags.input_tags.allow_nan = True
+        if tags.classifier_tags is not None:
+            tags.classifier_tags.multi_label = False
+            tags.target_tags.multi_output = False
+        return tags
+
+
+def _take(value: Any, rows: np.ndarray, n: int) -> Any:
+    """The entries of ``rows`` where there is one for each of n rows; other values unchanged."""
+    per_row = hasattr(value, "__len__") and not isinstance(value, (str, bytes, dict)) and len(value) == n
+    return _safe_indexing(value, rows) if per_row else value
