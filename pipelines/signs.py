@@ -1,13 +1,13 @@
-"""Hand signs: which layer, pooling and head reads the digits 0 to 5 from photographs of hands?
+"""Hand signs: choose the layer, the pooling and the head that classify photographs of hand signs (0 to 5).
 
     python pipelines/signs.py FOLDER                         # all standard layers, avg and max, three heads
-    python pipelines/signs.py train_signs.h5 test_signs.h5   # the tutorial's own files
+    python pipelines/signs.py train_signs.h5 test_signs.h5   # the HDF5 files of the tutorial
     python pipelines/signs.py FOLDER --layers last --poolings avg --heads svm --predict hand.jpg
 
-The tutorial that this repeats trained a dense layer on VGG19 for 25 minutes on a CPU and read 91.67% of
-the test pictures. Here every picture goes through a small network once, all layers in one pass; the
-search that follows reads the store, and chooses by cross-validation on the training pictures alone. The
-test pictures are scored once, at the end, with what was chosen.
+The tutorial that this study repeats trains a dense layer on VGG19 for 25 minutes on a CPU and reaches a test
+accuracy of 91.67%. Here each image goes through a small network once, with all layers in one pass. The search
+reads the embeddings from the store and uses cross-validation on the training images only. The best pipeline is
+then scored once on the test images.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ SOURCE is one of
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the study; 0 when it came to its end."""
+    """Run the study and return the exit code."""
     args = parse(argv)
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RandomWeightsWarning)  # said in everything that is printed
+            warnings.simplefilter("ignore", RandomWeightsWarning)  # every output names random weights
             study(args, console)
     except (TLFeaturesError, OSError) as error:
         print(f"signs.py: {error}", file=sys.stderr)
@@ -56,48 +56,50 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
 
     def names(text: str) -> list[str]:
-        if found := [name.strip() for name in text.split(",") if name.strip()]:
-            return found
+        if values := [name.strip() for name in text.split(",") if name.strip()]:
+            return values
         raise argparse.ArgumentTypeError("expected one name or more, such as a,b")
 
     add = parser.add_argument
     add("source", nargs="*", default=["data/signs"], metavar="SOURCE", help="default: data/signs")
-    add("--model", default="mobilenet_0.75", help="a network's name, or a .keras file (default: %(default)s)")
+    add(
+        "--model", default="mobilenet_0.75", help="name of a network, or a .keras file (default: %(default)s)"
+    )
     add("--weights", default="imagenet", help="imagenet, random, or a weights file (default: %(default)s)")
-    add("--image-size", type=int, help="side in pixels (default: the network's own)")
+    add("--image-size", type=int, help="side in pixels (default: that of the network)")
     add("--layers", default="auto", help="auto (the standard taps), last, or names a,b (default: auto)")
     add("--poolings", type=names, default="avg,max", help="avg, max, avgmax, gem, flatten (default: avg,max)")
     add("--heads", type=names, default="svm,logreg,ridge", help="(default: %(default)s)")
-    add("--tune", action="store_true", help="search each head's own grid as well")
-    add("--folds", type=int, default=5, help="of the cross-validation (default: 5)")
-    add("--jobs", type=int, default=1, help="processes that search (default: 1)")
-    add("--cache", default="cache/signs", help="folder of the embeddings (default: %(default)s)")
-    add("--out", default="cache/signs", help="folder of table, picture and result (default: %(default)s)")
-    add("--predict", nargs="+", default=[], metavar="PICTURE", help="pictures to read at the end")
+    add("--tune", action="store_true", help="also search the default grid of each head")
+    add("--folds", type=int, default=5, help="number of cross-validation folds (default: 5)")
+    add("--jobs", type=int, default=1, help="number of parallel processes (default: 1)")
+    add("--cache", default="cache/signs", help="folder of the embedding store (default: %(default)s)")
+    add("--out", default="cache/signs", help="folder of the results (default: %(default)s)")
+    add("--predict", nargs="+", default=[], metavar="IMAGE", help="images to classify at the end")
     args = parser.parse_args(argv)
     if args.folds < 2:
-        parser.error(f"--folds {args.folds}: cross-validation needs 2 or more")
+        parser.error(f"--folds {args.folds}: expected at least 2")
     return args
 
 
 def study(args: argparse.Namespace, console: Console) -> None:
-    """Embed, search, score, save, predict."""
+    """Compute embeddings, search, score, save the results and predict."""
     from sklearn.metrics import accuracy_score
 
     from tlfeatures.heads import blas_threads, make_head
 
     heads = [make_head(name) for name in args.heads]
     train, test = read(args.source)
-    kind = " (random weights: no measure of the network)" if args.weights == "random" else ""
+    kind = " (random weights: the scores say nothing about the network)" if args.weights == "random" else ""
     console.print(
-        f"[bold]{args.model}{kind}[/bold], {len(train[1])} pictures to learn from, {len(test[1])} to test"
+        f"[bold]{args.model}{kind}[/bold], {len(train[1])} training images, {len(test[1])} test images"
     )
 
     start = time.perf_counter()
     cnn = features(args)
     (X, y, _), (X_test, y_test, names) = (embed(cnn, part, args.poolings, console) for part in (train, test))
     embedding = time.perf_counter() - start
-    console.print(f"every picture in the store, layers: {len(cnn.layers_)}; {embedding:.1f} s")
+    console.print(f"all images are in the store, layers: {len(cnn.layers_)}; {embedding:.1f} s")
 
     rows, start = stored(cnn), time.perf_counter()
     with blas_threads(len(y), cnn.n_features_out_):
@@ -105,18 +107,18 @@ def study(args: argparse.Namespace, console: Console) -> None:
     table = tabulate(search)
     seconds = time.perf_counter() - start
     print_table(table, f"{args.model}{kind}", console)
-    console.print(f"searched, candidates: {len(table)}, folds: {args.folds}; {seconds:.1f} s")
+    console.print(f"search finished, candidates: {len(table)}, folds: {args.folds}; {seconds:.1f} s")
     console.print(f"rows that the search added to the store: {stored(cnn) - rows}")
 
     best, predicted = table.iloc[0], search.predict(X_test)
     right, total = int((predicted == y_test).sum()), len(y_test)
     low, high = interval(right, total)
     console.print(
-        f"[bold]test: {right} of {total} right, {right / total:.2%}[/bold] (95% interval {low:.1%} to {high:.1%}) "
+        f"[bold]test: {right} of {total} correct, {right / total:.2%}[/bold] (95% interval {low:.1%} to {high:.1%}) "
         f"with {best.layer}, {best.pooling}, {best['head']}"
     )
     for i in np.flatnonzero(predicted != y_test)[:10]:
-        console.print(f"  {names[i]} is {y_test[i]}, read as {predicted[i]}", markup=False)
+        console.print(f"  {names[i]}: true label {y_test[i]}, predicted {predicted[i]}", markup=False)
 
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -131,7 +133,7 @@ def study(args: argparse.Namespace, console: Console) -> None:
         **{key: best[key] for key in ("layer", "pooling", "head")},
         "cv_accuracy": float(best.cv_accuracy),
         "test_accuracy": float(accuracy_score(y_test, predicted)),
-        "test_pictures": total,
+        "test_images": total,
         "seconds": {"embedding": embedding, "search": seconds},
     }
     (out / "result.json").write_text(json.dumps(result, indent=1))
@@ -140,12 +142,12 @@ def study(args: argparse.Namespace, console: Console) -> None:
 
 
 def read(sources: list[str]) -> list[tuple[Any, np.ndarray, list[str]]]:
-    """The training and the test pictures: images, labels and names.
+    """Read the training and the test set: images, labels and names.
 
     Raises
     ------
     SourceError
-        When nothing of what `SOURCES` lists is there.
+        When the source has none of the forms that `SOURCES` lists.
     """
     from tlfeatures.sources import read_source
 
@@ -153,7 +155,7 @@ def read(sources: list[str]) -> list[tuple[Any, np.ndarray, list[str]]]:
         raise SourceError(f"Got {len(sources)} sources; expected one, or a training and a test file.")
     if missing := [s for s in sources if not Path(s).exists()]:
         raise SourceError(
-            f"Nothing at {missing[0]!r}. Say where the pictures are: signs.py SOURCE\n{SOURCES}"
+            f"{missing[0]!r} does not exist. Pass the folder of the images: signs.py SOURCE\n{SOURCES}"
         )
     files = locate(sources)
     if len(files) == 2:
@@ -166,28 +168,28 @@ def read(sources: list[str]) -> list[tuple[Any, np.ndarray, list[str]]]:
         parts = [whole.subset("train"), whole.subset("test")]
         labels = [part.y for part in parts]
     if any(y is None for y in labels):
-        raise SourceError(f"The pictures in {sources[0]!r} have no labels.\n{SOURCES}")
-    # cross-validation wants arrays: paths as they are, pictures of an HDF5 file in memory
+        raise SourceError(f"The images in {sources[0]!r} have no labels.\n{SOURCES}")
+    # cross-validation needs arrays: of paths, or of the images of an HDF5 file
     images = [np.stack(list(map(p.images.__getitem__, range(len(p))))) for p in parts]
     return list(zip(images, labels, (part.names for part in parts), strict=True))
 
 
 def locate(sources: list[str]) -> list[str]:
-    """One source with splits, or the HDF5 arrays of training and test."""
+    """Return one source with splits, or the HDF5 arrays of the training and the test set."""
     if len(sources) == 2:
         return [f"{file}::{split}_set_x" for file, split in zip(sources, ("train", "test"), strict=True)]
     path = Path(sources[0])
     if path.suffix.lower() in (".h5", ".hdf5"):
         return locate([str(path)] * 2)
     arrays = [sorted(path.glob(f"*{split}*.h5")) for split in ("train", "test")]
-    if all(len(found) == 1 for found in arrays):
-        return locate([str(found[0]) for found in arrays])
+    if all(len(files) == 1 for files in arrays):
+        return locate([str(files[0]) for files in arrays])
     tables = sorted(path.glob("*.csv"))
     return [str(tables[0] if len(tables) == 1 else path)]
 
 
 def class_names(file: str, y: np.ndarray | None) -> np.ndarray | None:
-    """Labels of an HDF5 file, as `list_classes` names them."""
+    """Map the labels of an HDF5 file to the names in `list_classes`."""
     import h5py
 
     with h5py.File(file, "r") as f:
@@ -202,7 +204,7 @@ def class_names(file: str, y: np.ndarray | None) -> np.ndarray | None:
 
 
 def features(args: argparse.Namespace) -> Any:
-    """The extractor with all the layers asked for."""
+    """Create the transformer for all requested layers."""
     from tlfeatures import CNNFeatures
     from tlfeatures.registry import find_network
 
@@ -224,27 +226,27 @@ def features(args: argparse.Namespace) -> Any:
 def embed(
     cnn: Any, part: tuple, poolings: list[str], console: Console
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Fill the store, every layer in one pass; the pictures that could be read."""
+    """Fill the store in one pass and return the readable images."""
     images, y, names = part
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnreadableImagesWarning)  # they are named below
-        for pooling in poolings:  # avg brings max along, so the second is read from the store
+        warnings.simplefilter("ignore", UnreadableImagesWarning)  # each is printed below
+        for pooling in poolings:  # one pass stores avg and max
             rows = cnn.set_params(pooling=pooling).fit_transform(images)
     good = np.isfinite(rows[:, 0])
     for i in np.flatnonzero(~good):
-        console.print(f"  left out, cannot be read: {names[i]}", markup=False)
+        console.print(f"  skipped, unreadable: {names[i]}", markup=False)
     return images[good], y[good], [name for name, ok in zip(names, good, strict=True) if ok]
 
 
 def stored(cnn: Any) -> int:
-    """Rows in the store."""
+    """Return the number of rows in the store."""
     from tlfeatures import EmbeddingStore
 
     return sum(recipe["rows"] for recipe in EmbeddingStore.resolve(cnn.cache).info()["recipes"])
 
 
 def make_search(cnn: Any, args: argparse.Namespace, heads: list[Any], y: np.ndarray) -> Any:
-    """scikit-learn's own grid search over the pipeline from picture to label."""
+    """Create a scikit-learn grid search over the pipeline from image to label."""
     from sklearn.base import clone
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
     from sklearn.pipeline import Pipeline
@@ -255,8 +257,9 @@ def make_search(cnn: Any, args: argparse.Namespace, heads: list[Any], y: np.ndar
     if len(counts) < 2 or min(counts.values()) < args.folds:
         least = min(counts, key=counts.get)
         raise SourceError(
-            f"Class {least!s} has {counts[least]} of the training pictures, and there are {len(counts)} classes; "
-            f"{args.folds} folds need that many pictures of each of two or more. Give more pictures, or fewer --folds."
+            f"{args.folds} folds need at least two classes with {args.folds} training images each; "
+            f"got {len(counts)} classes, and class {least!s} has {counts[least]} images. "
+            "Add images or use fewer --folds."
         )
     first = clone(cnn).set_params(verbose=0, on_error="raise")
     grids = [
@@ -273,54 +276,54 @@ def make_search(cnn: Any, args: argparse.Namespace, heads: list[Any], y: np.ndar
 
 
 def tabulate(search: Any) -> Any:
-    """The candidates as a DataFrame, the chosen one first."""
+    """Return the candidates as a DataFrame, the best first."""
     import pandas as pd
 
-    found = search.cv_results_
+    results = search.cv_results_
     rows = []
     for i in np.argsort(
-        found["rank_test_score"], kind="stable"
-    ):  # of equals the first, as the search chooses
-        candidate = found["params"][i]
+        results["rank_test_score"], kind="stable"
+    ):  # the first of equal candidates, as in GridSearchCV
+        candidate = results["params"][i]
         own = {k.rpartition("__")[2]: v for k, v in candidate.items() if k.startswith("head__")}
         rows.append(
             {
                 "layer": candidate["cnn__layer"],
                 "pooling": candidate["cnn__pooling"],
                 "head": candidate["head"].steps[-1][0] + "".join(f" {k}={v:g}" for k, v in own.items()),
-                "cv_accuracy": found["mean_test_score"][i],
-                "cv_std": found["std_test_score"][i],
-                "fit_seconds": found["mean_fit_time"][i],
+                "cv_accuracy": results["mean_test_score"][i],
+                "cv_std": results["std_test_score"][i],
+                "fit_seconds": results["mean_fit_time"][i],
             }
         )
     return pd.DataFrame(rows)
 
 
 def print_table(table: Any, title: str, console: Console, most: int = 15) -> None:
-    """The best candidates."""
-    shown = Table(title=title, title_justify="left")
+    """Print the best candidates."""
+    best = Table(title=title, title_justify="left")
     for name in ("layer", "pooling", "head"):
-        shown.add_column(name)
+        best.add_column(name)
     for name in ("CV accuracy", "fit, s"):
-        shown.add_column(name, justify="right")
+        best.add_column(name, justify="right")
     for row in table.head(most).itertuples():
         accuracy = f"{row.cv_accuracy:.2%} ± {row.cv_std:.2%}"
-        shown.add_row(row.layer, row.pooling, row.head, accuracy, f"{row.fit_seconds:.2f}")
-    console.print(shown)
+        best.add_row(row.layer, row.pooling, row.head, accuracy, f"{row.fit_seconds:.2f}")
+    console.print(best)
     if len(table) > most:
         console.print(f"and {len(table) - most} more in results.csv")
 
 
 def interval(right: int, total: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a proportion."""
+    """Return the 95% Wilson interval of a proportion."""
     from scipy.stats import binomtest
 
-    found = binomtest(right, total).proportion_ci(method="wilson")
-    return found.low, found.high
+    bounds = binomtest(right, total).proportion_ci(method="wilson")
+    return bounds.low, bounds.high
 
 
 def draw_confusion(y: np.ndarray, predicted: np.ndarray, subtitle: str, path: Path) -> None:
-    """Save the counts of true against read labels as a picture."""
+    """Save the confusion matrix as an image."""
     from matplotlib.figure import Figure
     from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 
@@ -333,33 +336,33 @@ def draw_confusion(y: np.ndarray, predicted: np.ndarray, subtitle: str, path: Pa
     for text in display.text_.ravel():
         if text.get_text() == "0":
             text.set_color("0.75")
-    axes.set(xlabel="read as", ylabel="true label")
+    axes.set(xlabel="predicted label", ylabel="true label")
     axes.spines[:].set_color("0.75")
     right = int((y == predicted).sum())
-    figure.suptitle(f"Hand signs: {right} of {len(y)} test pictures right", fontsize=12)
+    figure.suptitle(f"Hand signs: {right} of {len(y)} test images correct", fontsize=12)
     axes.set_title(subtitle, fontsize=8.5, color="0.35")
     figure.savefig(path, dpi=150)
 
 
-def predict(model: Any, pictures: list[str], console: Console) -> None:
-    """Read pictures: label, and how sure the head is of it."""
+def predict(model: Any, paths: list[str], console: Console) -> None:
+    """Print the label of each image with its probability or decision margin."""
     from tlfeatures import check_images
 
-    bad = check_images(pictures).set_index("image")["reason"].to_dict() if pictures else {}
+    bad = check_images(paths).set_index("image")["reason"].to_dict() if paths else {}
     for path, reason in bad.items():
-        console.print(f"{path}: cannot be read: {reason}", markup=False)
-    readable = [path for path in pictures if path not in bad]
+        console.print(f"{path}: unreadable: {reason}", markup=False)
+    readable = [path for path in paths if path not in bad]
     if not readable:
         return
     labels = model.predict(readable)
     if hasattr(model, "predict_proba"):
-        sure = [f"probability {row.max():.3f}" for row in model.predict_proba(readable)]
+        confidences = [f"probability {row.max():.3f}" for row in model.predict_proba(readable)]
     else:
         scores = model.decision_function(readable)
         pairs = np.sort(scores if scores.ndim == 2 else np.c_[-scores, scores], axis=1)
-        sure = [f"decision margin {margin:.2f}" for margin in pairs[:, -1] - pairs[:, -2]]
-    for path, label, how in zip(readable, labels, sure, strict=True):
-        console.print(f"{path}: {label} ({how})", markup=False)
+        confidences = [f"decision margin {margin:.2f}" for margin in pairs[:, -1] - pairs[:, -2]]
+    for path, label, confidence in zip(readable, labels, confidences, strict=True):
+        console.print(f"{path}: {label} ({confidence})", markup=False)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The studies in pipelines/ run from their command line to their results."""
+"""The studies in pipelines/ run from the command line to the results."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def signs():
 
 
 def draw(labels, seed):
-    """As many bright bars on noise as the label says, of which some are hard to tell."""
+    """Draw as many bright bars on noise as the label says; some have low contrast."""
     rng = np.random.default_rng(seed)
-    pictures = rng.integers(0, 160, (len(labels), 32, 32, 3), dtype=np.uint8)
-    for picture, label in zip(pictures, labels, strict=True):
+    images = rng.integers(0, 160, (len(labels), 32, 32, 3), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
         for bar in range(label):
             left = 4 + 14 * bar + int(rng.integers(4))
-            picture[6:26, left : left + 6] = rng.integers(120, 200, 3)
-    return pictures
+            image[6:26, left : left + 6] = rng.integers(120, 200, 3)
+    return images
 
 
 Y, Y_TEST = np.arange(36) % 3, np.arange(12) % 3
@@ -51,11 +51,11 @@ X, X_TEST = draw(Y, seed=0), draw(Y_TEST, seed=1)
 
 
 def write(folder, labels_test=Y_TEST):
-    """The tutorial's two files."""
-    for split, pictures, labels in (("train", X, Y), ("test", X_TEST, labels_test)):
+    """Write the two files of the tutorial."""
+    for split, images, labels in (("train", X, Y), ("test", X_TEST, labels_test)):
         with h5py.File(folder / f"{split}_signs.h5", "w") as file:
-            file[f"{split}_set_x"] = pictures
-            file[f"{split}_set_y"] = labels[None]  # as the tutorial has them in places: (1, n)
+            file[f"{split}_set_x"] = images
+            file[f"{split}_set_y"] = labels[None]  # shape (1, n), as in some copies of the tutorial
             file["list_classes"] = np.array(CLASSES, dtype="S")
     return folder
 
@@ -67,7 +67,7 @@ def tutorial(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(signs, tutorial, tmp_path_factory):
-    """One run on an empty store: its arguments, and the folder of its store and results."""
+    """Run the study on an empty store; return the arguments and the folder of the store and the results."""
     out = tmp_path_factory.mktemp("run")
     args = [str(tutorial), *NETWORK, "--layers", ",".join(LAYERS), "--heads", "svm,ridge", "--folds", "3"]
     assert signs.main([*args, "--cache", str(out / "store"), "--out", str(out)]) == 0
@@ -75,7 +75,7 @@ def run(signs, tutorial, tmp_path_factory):
     return args, out
 
 
-def test_signs_searches_all_candidates_and_scores_what_it_chose(run):
+def test_signs_searches_all_candidates_and_scores_the_best(run):
     _, out = run
     table = pd.read_csv(out / "results.csv")
     assert len(table) == len(table.drop_duplicates(["layer", "pooling", "head"])) == 2 * 2 * 2
@@ -92,18 +92,18 @@ def test_signs_searches_all_candidates_and_scores_what_it_chose(run):
     result = json.loads((out / "result.json").read_text())
     assert [result[key] for key in ("layer", "pooling", "head")] == table.iloc[0, :3].tolist()
     assert result["test_accuracy"] == pytest.approx(accuracy)
-    assert result["test_pictures"] == 12
+    assert result["test_images"] == 12
 
 
 def test_signs_search_computes_nothing(run):
-    """Every layer and pooling of each picture is in the store once."""
+    """The store holds each layer and pooling of each image once."""
     _, out = run
     recipes = json.loads((out / "info.json").read_text())["recipes"]
-    held = {(r["recipe"]["layer"], r["recipe"]["pooling"]): (r["rows"], r["unique_rows"]) for r in recipes}
-    assert held == {(layer, pooling): (48, 48) for layer in LAYERS for pooling in ("avg", "max")}
+    rows = {(r["recipe"]["layer"], r["recipe"]["pooling"]): (r["rows"], r["unique_rows"]) for r in recipes}
+    assert rows == {(layer, pooling): (48, 48) for layer in LAYERS for pooling in ("avg", "max")}
 
 
-def test_signs_second_run_needs_no_network_and_says_the_same(run, tmp_path):
+def test_signs_second_run_imports_no_backend_and_gives_the_same_results(run, tmp_path):
     args, out = run
     script = (
         "import runpy, sys\n"
@@ -120,9 +120,9 @@ def test_signs_second_run_needs_no_network_and_says_the_same(run, tmp_path):
     pd.testing.assert_frame_equal(*tables)
 
 
-def test_signs_chooses_by_the_training_pictures_alone(signs, run, tmp_path):
+def test_signs_selects_on_the_training_images_only(signs, run, tmp_path):
     args, out = run
-    wrong = write(tmp_path, (Y_TEST + 1) % 3)  # the same pictures, all test labels wrong
+    wrong = write(tmp_path, (Y_TEST + 1) % 3)  # same images, all test labels wrong
     assert signs.main([str(wrong), *args[1:], "--cache", str(out / "store"), "--out", str(tmp_path)]) == 0
     tables = [pd.read_csv(folder / "results.csv").drop(columns="fit_seconds") for folder in (out, tmp_path)]
     pd.testing.assert_frame_equal(*tables)
@@ -131,30 +131,30 @@ def test_signs_chooses_by_the_training_pictures_alone(signs, run, tmp_path):
 
 
 def test_signs_draws_the_confusion_matrix(run):
-    with Image.open(run[1] / "confusion.png") as picture:
-        assert min(picture.size) > 500
-        pixels = np.asarray(picture.convert("L"))
+    with Image.open(run[1] / "confusion.png") as image:
+        assert min(image.size) > 500
+        pixels = np.asarray(image.convert("L"))
     assert pixels[0, 0] == 255 and pixels.min() < 80
 
 
-def test_signs_reads_pictures_named_on_the_command_line(signs, run, tmp_path, capsys):
+def test_signs_classifies_images_named_on_the_command_line(signs, run, tmp_path, capsys):
     args, out = run
-    paths = [str(tmp_path / f"my picture [{label}].png") for label in range(3)]
+    paths = [str(tmp_path / f"my image [{label}].png") for label in range(3)]
     for label, path in enumerate(paths):
-        Image.fromarray(X[label]).save(path)  # pictures that it has learnt
+        Image.fromarray(X[label]).save(path)  # training images
     absent = str(tmp_path / "absent.jpg")
-    for head, how in (("logreg", "probability 0."), ("svm", "decision margin ")):
+    for head, confidence in (("logreg", "probability 0."), ("svm", "decision margin ")):
         few = [*args[: args.index("--heads")], "--heads", head, "--poolings", "avg", "--folds", "3"]
         few += ["--cache", str(out / "store"), "--out", str(tmp_path), "--predict", absent, *paths]
         assert signs.main(few) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert f"{absent}: cannot be read: no such file" in lines
+        assert f"{absent}: unreadable: no such file" in lines
         for name, path in zip(CLASSES, paths, strict=True):
             (line,) = (line for line in lines if line.startswith(path))
-            assert line.startswith(f"{path}: {name} ({how}")
+            assert line.startswith(f"{path}: {name} ({confidence}")
 
 
-def test_signs_tunes_the_heads_and_says_where_weights_are_random(signs, run, tmp_path, capsys):
+def test_signs_tunes_the_heads_and_names_random_weights(signs, run, tmp_path, capsys):
     args, out = run
     few = [*args[: args.index("--layers")], "--layers", LAYERS[1], "--heads", "svm,ridge", "--folds", "3"]
     few += ["--poolings", "avg", "--tune", "--cache", str(out / "store"), "--out", str(tmp_path)]
@@ -164,18 +164,18 @@ def test_signs_tunes_the_heads_and_says_where_weights_are_random(signs, run, tmp
     assert sorted(heads) == ["ridge", "svm C=0.1", "svm C=1", "svm C=10", "svm C=100"]
 
 
-def test_signs_leaves_out_what_cannot_be_read(signs, run, tmp_path, capsys):
+def test_signs_skips_unreadable_images(signs, run, tmp_path, capsys):
     args, _ = run
-    for split, labels, pictures in (("train", Y, X), ("test", Y_TEST, X_TEST)):
-        for i, (label, picture) in enumerate(zip(labels, pictures, strict=True)):
+    for split, labels, images in (("train", Y, X), ("test", Y_TEST, X_TEST)):
+        for i, (label, image) in enumerate(zip(labels, images, strict=True)):
             path = tmp_path / "signs" / split / CLASSES[label] / f"{i:02d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture).save(path)
+            Image.fromarray(image).save(path)
     args = [str(tmp_path / "signs"), *args[1:], "--cache", str(tmp_path / "store"), "--out"]
     assert signs.main([*args, str(tmp_path / "whole")]) == 0
     (tmp_path / "signs" / "train" / "one" / "broken.jpg").write_bytes(b"\xff\xd8\xff torn")
     assert signs.main([*args, str(tmp_path / "torn")]) == 0
-    assert "left out, cannot be read: train/one/broken.jpg" in capsys.readouterr().out
+    assert "skipped, unreadable: train/one/broken.jpg" in capsys.readouterr().out
     folders = (tmp_path / "whole", tmp_path / "torn")
     pd.testing.assert_frame_equal(
         *(pd.read_csv(f / "results.csv").drop(columns="fit_seconds") for f in folders)
@@ -195,23 +195,23 @@ def test_signs_reads_every_layout(signs, tutorial, tmp_path, layout):
         sources = [str(tmp_path / "signs.h5")]
     elif sources is None:
         rows = []
-        for split, labels, pictures in (("train", Y, X), ("test", Y_TEST, X_TEST)):
-            for i, (label, picture) in enumerate(zip(labels, pictures, strict=True)):
-                Image.fromarray(picture).save(tmp_path / f"{split}_{i}.png")
+        for split, labels, images in (("train", Y, X), ("test", Y_TEST, X_TEST)):
+            for i, (label, image) in enumerate(zip(labels, images, strict=True)):
+                Image.fromarray(image).save(tmp_path / f"{split}_{i}.png")
                 rows.append((f"{split}_{i}.png", CLASSES[label], split))
         table = tmp_path / "signs.csv"
         pd.DataFrame(rows, columns=["path", "label", "split"]).to_csv(table, index=False)
         sources = [str(table if layout == "manifest" else tmp_path)]
-    for (images, y, names), pictures, labels in zip(
+    for (images, y, names), expected, labels in zip(
         signs.read(sources), (X, X_TEST), (Y, Y_TEST), strict=True
     ):
         assert y.tolist() == [CLASSES[i] for i in labels]
         assert len(names) == len(images)
         pixels = [np.asarray(Image.open(i)) if isinstance(i, str) else i for i in images]
-        np.testing.assert_array_equal(pixels, pictures)
+        np.testing.assert_array_equal(pixels, expected)
 
 
-def test_signs_says_what_it_expects(signs, tutorial, tmp_path, capsys, monkeypatch):
+def test_signs_error_messages(signs, tutorial, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def error(*args):
@@ -221,12 +221,12 @@ def test_signs_says_what_it_expects(signs, tutorial, tmp_path, capsys, monkeypat
         return message
 
     message = error(*NETWORK)
-    assert "Nothing at 'data/signs'" in message and "train_signs.h5" in message and "manifest" in message
+    assert "'data/signs' does not exist" in message and "train_signs.h5" in message and "manifest" in message
     train, test = (str(tutorial / f"{split}_signs.h5") for split in ("train", "test"))
     assert "No array 'train_set_x'" in error(test, train, *NETWORK)
     assert "'smv'. Did you mean 'svm'?" in error(str(tutorial), "--heads", "smv", *NETWORK)
     assert "Unknown network 'mobilnet'" in error(str(tutorial), "--model", "mobilnet")
-    assert "Class fist has 12" in error(
+    assert "class fist has 12 images" in error(
         str(tutorial), *NETWORK, "--layers", LAYERS[0], "--poolings", "avg", "--folds", "13"
     )
     assert not (tmp_path / "out").exists()
@@ -239,8 +239,8 @@ def test_signs_says_what_it_expects(signs, tutorial, tmp_path, capsys, monkeypat
         signs.read([str(tmp_path / "bad.h5")])
 
 
-def test_signs_reach_the_promised_accuracy(shared, keras_home, tmp_path):
-    """The tutorial's pictures, from process start on an empty store to the score."""
+def test_signs_reaches_the_documented_accuracy(shared, keras_home, tmp_path):
+    """The images of the tutorial, from an empty store to the score."""
     source = shared / "data" / "signs"
     if not source.is_dir() or not (keras_home / "models" / "mobilenet_7_5_224_tf_no_top.h5").is_file():
         pytest.skip("needs ../shared/data/signs and the weights in ../shared/keras")
@@ -250,5 +250,5 @@ def test_signs_reach_the_promised_accuracy(shared, keras_home, tmp_path):
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "result.json").read_text())
     assert (result["layer"], result["pooling"], result["head"]) == ("conv_pw_13_relu", "avg", "svm")
-    assert result["test_pictures"] == 120
+    assert result["test_images"] == 120
     assert result["test_accuracy"] >= 0.983

@@ -136,23 +136,23 @@ def test_better_than_random_weights():
 
 
 @pytest.fixture(scope="module")
-def drawn_pictures():
+def drawn_images():
     """The module of the pipelines that draws."""
-    path = Path(__file__).parents[1] / "pipelines" / "drawn_pictures.py"
-    spec = importlib.util.spec_from_file_location("drawn_pictures", path)
+    path = Path(__file__).parents[1] / "pipelines" / "drawn_images.py"
+    spec = importlib.util.spec_from_file_location("drawn_images", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def test_each_kind_of_drawn_picture_varies_and_can_be_drawn_again(drawn_pictures):
-    for kind in drawn_pictures.KINDS:
-        drawn = [drawn_pictures.draw(np.random.default_rng(seed), 48, kind) for seed in (0, 0, 1, 2, 3)]
+def test_each_kind_of_drawn_image_varies_and_is_reproducible(drawn_images):
+    for kind in drawn_images.KINDS:
+        drawn = [drawn_images.draw(np.random.default_rng(seed), 48, kind) for seed in (0, 0, 1, 2, 3)]
         assert {(picture.shape, picture.dtype.str) for picture in drawn} == {((48, 48, 3), "|u1")}, kind
         assert (drawn[0] == drawn[1]).all(), kind
         assert len({picture.tobytes() for picture in drawn}) == 4, kind
         assert max(picture.std() for picture in drawn) > 5, kind
 
 
-def test_no_digits_are_drawn(drawn_pictures):
-    assert not any(letter.isdigit() for letter in drawn_pictures.LETTERS)
+def test_no_digits_are_drawn(drawn_images):
+    assert not any(letter.isdigit() for letter in drawn_images.LETTERS)

@@ -1,6 +1,6 @@
-"""Pictures drawn by formula, to pretrain with: fractals, gratings, noise, shapes, limbs, strokes and text.
+"""Procedurally generated training images: fractals, gratings, noise, shapes, limbs, strokes and text.
 
-`python pipelines/drawn_pictures.py sheet.png` saves a sheet of them to look at.
+`python pipelines/drawn_images.py sheet.png` saves a contact sheet with examples of each kind.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 __all__ = ["KINDS", "draw"]
 
 Rng = np.random.Generator
-LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,;:!?&@#%()[]{}+-=<>/*"  # and no digits
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,;:!?&@#%()[]{}+-=<>/*"  # no digits: they are test data
 
 
 def draw(rng: Rng, size: int = 192, kind: str | None = None) -> np.ndarray:
-    """A picture, uint8 (size, size, 3); of a kind drawn from ``KINDS`` unless it is named."""
+    """Draw one image, uint8 of shape (size, size, 3); the kind is drawn from ``KINDS`` by default."""
     kind = kind or str(rng.choice(list(KINDS)))
     return KINDS[kind](rng, size)
 
 
-# -- parts ---------------------------------------------------------------------------------------
+# -- building blocks ---------------------------------------------------------------------------------------
 
 
 def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -33,13 +33,13 @@ def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _colour(rng: Rng) -> np.ndarray:
-    """Mostly muted, sometimes vivid."""
+    """Draw an RGB colour, usually of low saturation."""
     grey = rng.uniform(0, 255)
     return np.clip(grey + rng.normal(0, rng.choice([10, 35, 90]), 3), 0, 255)
 
 
 def _ramp(rng: Rng, t: np.ndarray, n: int = 0) -> np.ndarray:
-    """Values in [0, 1] to colours along a random palette."""
+    """Map values in [0, 1] to colours of a random palette."""
     stops = np.stack([_colour(rng) for _ in range(n or rng.integers(2, 6))])
     at = np.linspace(0, 1, len(stops))
     return np.stack([np.interp(t, at, stops[:, c]) for c in range(3)], -1).astype(np.float32)
@@ -51,7 +51,7 @@ def _unit(t: np.ndarray) -> np.ndarray:
 
 
 def _cloud(rng: Rng, size: int, slope: float | None = None) -> np.ndarray:
-    """Noise whose amplitude falls as frequency ** -slope, in [0, 1]."""
+    """Draw noise in [0, 1] with amplitude proportional to frequency ** -slope."""
     slope = rng.uniform(0.6, 2.4) if slope is None else slope
     f = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
     f[0, 0] = 1.0
@@ -60,8 +60,8 @@ def _cloud(rng: Rng, size: int, slope: float | None = None) -> np.ndarray:
     return _unit(np.fft.irfft2(spectrum, (size, size))).astype(np.float32)
 
 
-def _ground(rng: Rng, size: int) -> np.ndarray:
-    """A background: plain, a slope, or clouds."""
+def _background(rng: Rng, size: int) -> np.ndarray:
+    """Draw a background: uniform, a linear gradient, or smooth noise."""
     kind = rng.integers(4)
     if kind == 0:
         t = np.full((size, size), 0.5, np.float32)
@@ -75,14 +75,14 @@ def _ground(rng: Rng, size: int) -> np.ndarray:
 
 
 def _finish(rng: Rng, pixels: np.ndarray) -> np.ndarray:
-    """Some grain, as cameras add it."""
+    """Add sensor noise to some images, and convert to uint8."""
     if rng.random() < 0.4:
         pixels = pixels + rng.normal(0, rng.uniform(1, 12), (*pixels.shape[:2], 1))
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
 def _canvas(rng: Rng, size: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    image = Image.fromarray(_ground(rng, size).astype(np.uint8))
+    image = Image.fromarray(_background(rng, size).astype(np.uint8))
     return image, ImageDraw.Draw(image)
 
 
@@ -94,7 +94,7 @@ def _fill(rng: Rng) -> tuple[int, ...]:
 
 
 def noise(rng: Rng, size: int) -> np.ndarray:
-    """Clouds, from smooth to grainy, one palette or three independent channels."""
+    """Draw smooth to grainy noise, with one palette or three independent channels."""
     if rng.random() < 0.3:
         return _finish(rng, 255 * np.stack([_cloud(rng, size) for _ in range(3)], -1))
     t = _cloud(rng, size)
@@ -104,7 +104,7 @@ def noise(rng: Rng, size: int) -> np.ndarray:
 
 
 def gratings(rng: Rng, size: int) -> np.ndarray:
-    """Waves, stripes, checks and rings, bent by noise."""
+    """Draw waves, stripes, checkerboards and rings, distorted by noise."""
     y, x = _grid(size)
     bend = rng.choice([0, 0.05, 0.2]) * (_cloud(rng, size, 2.0) - 0.5)
     waves = []
@@ -121,7 +121,7 @@ def gratings(rng: Rng, size: int) -> np.ndarray:
 
 
 def julia(rng: Rng, size: int) -> np.ndarray:
-    """Escape times of z -> z**p + c."""
+    """Draw a Julia set: escape times of z -> z**p + c."""
     y, x = _grid(size)
     centre, zoom = rng.uniform(-0.5, 0.5, 2), np.exp(rng.uniform(np.log(0.4), np.log(3)))
     z = (zoom * (x - 0.5) + centre[0] + 1j * (zoom * (y - 0.5) + centre[1])).astype(np.complex64)
@@ -135,7 +135,7 @@ def julia(rng: Rng, size: int) -> np.ndarray:
 
 
 def attractor(rng: Rng, size: int) -> np.ndarray:
-    """An iterated function system of random affine maps, as a density on a background."""
+    """Draw the density of an iterated function system of random affine maps."""
     n, points = int(rng.integers(2, 6)), 400
     maps = rng.uniform(-1, 1, (n, 2, 2))
     maps *= rng.uniform(0.4, 0.8, (n, 1, 1)) / np.linalg.norm(maps, 2, axis=(1, 2))[:, None, None]
@@ -152,12 +152,12 @@ def attractor(rng: Rng, size: int) -> np.ndarray:
     density = np.bincount(cells[:, 0] * size + cells[:, 1], minlength=size * size).reshape(size, size)
     t = np.log1p(density).astype(np.float32)
     t = np.clip(t / np.quantile(t[t > 0], 0.9), 0, 1)[..., None]
-    return _finish(rng, (1 - t) * _ground(rng, size) + t * _ramp(rng, _cloud(rng, size, 1.8)))
+    return _finish(rng, (1 - t) * _background(rng, size) + t * _ramp(rng, _cloud(rng, size, 1.8)))
 
 
 def shapes(rng: Rng, size: int) -> np.ndarray:
-    """Polygons, stars and ellipses that cover one another, each flat, shaded or textured."""
-    pixels = _ground(rng, size)
+    """Draw overlapping polygons, stars and ellipses: flat, shaded or textured."""
+    pixels = _background(rng, size)
     y, x = _grid(size)
     count = int(np.exp(rng.uniform(np.log(1), np.log(40))))
     for _ in range(count):
@@ -188,12 +188,12 @@ def shapes(rng: Rng, size: int) -> np.ndarray:
 
 
 def limbs(rng: Rng, size: int) -> np.ndarray:
-    """A body of rounded limbs around a centre, shaded, on a background: plants, stars, creatures."""
+    """Draw a shaded body with rounded limbs on a background."""
     y, x = _grid(size)
     field = np.full((size, size), 9.0, np.float32)
 
     def capsule(ay: float, ax: float, by: float, bx: float, ra: float, rb: float) -> None:
-        """Signed distance to a stroke that tapers from one radius to another."""
+        """Add the signed distance to a tapered line segment."""
         dy, dx = by - ay, bx - ax
         t = np.clip(((y - ay) * dy + (x - ax) * dx) / (dy * dy + dx * dx + 1e-6), 0, 1)
         np.minimum(field, np.hypot(y - ay - t * dy, x - ax - t * dx) - (ra + (rb - ra) * t), out=field)
@@ -219,11 +219,11 @@ def limbs(rng: Rng, size: int) -> np.ndarray:
     if rng.random() < 0.3:
         paint = paint * (0.6 + 0.6 * _cloud(rng, size)[..., None])
     shadow = np.clip(1 - np.roll(field < 0, (6, 6), (0, 1))[..., None] * rng.choice([0, 0.35]), 0, 1)
-    return _finish(rng, (1 - alpha) * _ground(rng, size) * shadow + alpha * paint)
+    return _finish(rng, (1 - alpha) * _background(rng, size) * shadow + alpha * paint)
 
 
 def strokes(rng: Rng, size: int) -> np.ndarray:
-    """Thick curves, open and closed, by a round pen."""
+    """Draw thick open and closed curves."""
     image, pen = _canvas(rng, size)
     for _ in range(int(np.exp(rng.uniform(0, np.log(12))))):
         n = int(rng.integers(3, 7))
@@ -252,7 +252,7 @@ def strokes(rng: Rng, size: int) -> np.ndarray:
 
 
 def text(rng: Rng, size: int) -> np.ndarray:
-    """Lines or single large characters in Pillow's own font, turned a little."""
+    """Draw lines of text or single large characters in Pillow's default font, slightly rotated."""
     image, pen = _canvas(rng, size)
     for _ in range(rng.integers(1, 7)):
         points = float(np.exp(rng.uniform(np.log(9), np.log(140))))
@@ -265,7 +265,7 @@ def text(rng: Rng, size: int) -> np.ndarray:
 
 
 def cells(rng: Rng, size: int) -> np.ndarray:
-    """A plane cut by nearest points: stones, scales, tiles."""
+    """Draw a Voronoi diagram: stones, scales, tiles."""
     y, x = _grid(size)
     points = rng.uniform(0, 1, (int(np.exp(rng.uniform(np.log(6), np.log(60)))), 2)).astype(np.float32)
     stretch = rng.uniform(0.5, 2)
@@ -283,9 +283,9 @@ KINDS: dict[str, Callable[[Rng, int], np.ndarray]] = {
 
 
 def main() -> None:
-    """Save a sheet with a row of pictures of each kind."""
+    """Save a contact sheet with one row of images of each kind."""
     if len(sys.argv) != 2:
-        sys.exit("usage: python pipelines/drawn_pictures.py SHEET.png")
+        sys.exit("usage: python pipelines/drawn_images.py SHEET.png")
     rng = np.random.default_rng(0)
     rows = [np.hstack([draw(rng, kind=kind) for _ in range(10)]) for kind in KINDS]
     Image.fromarray(np.vstack(rows)).save(Path(sys.argv[1]))

@@ -1,6 +1,6 @@
-"""The pictures that pretrain "tiny": crops of photographs and of drawn pictures, changed and mixed.
+"""Training images of "tiny": augmented crops of photographs and of procedurally generated images.
 
-`python pipelines/tiny_pictures.py sheet.png` saves a sheet of both kinds to look at.
+`python pipelines/tiny_images.py sheet.png` saves a contact sheet of both kinds.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from drawn_pictures import draw
+from drawn_images import draw
 from PIL import Image, ImageFilter
 
 from tlfeatures.networks.tiny import preprocess_input
 
-__all__ = ["MIXED", "PHOTOGRAPHS", "SCENES", "SHARD", "SIZE", "Pictures", "make_pictures"]
+__all__ = ["MIXED", "PHOTOGRAPHS", "SCENES", "SHARD", "SIZE", "ImageShards", "make_shards"]
 
 SIZE, SHARD = 96, 2000
 MIXED, SCENES = 24, 12  # shards of each kind
-PHOTOGRAPHS = {  # and how often each is used: scenes more than textures and instruments
+PHOTOGRAPHS = {  # sampling weights: scenes are used more often than textures and instruments
     "sklearn/datasets/images": {"china.jpg": 4, "flower.jpg": 3},
     "skimage/data": {
         "astronaut.png": 4, "brick.png": 1, "camera.png": 2, "cell.png": 0.5, "chelsea.png": 4, "clock_motion.png": 1,
@@ -36,7 +36,7 @@ PHOTOGRAPHS = {  # and how often each is used: scenes more than textures and ins
 
 
 def photographs() -> list[Image.Image]:
-    """The photographs, none of them downloaded."""
+    """Load the photographs that scikit-learn and scikit-image ship."""
     import skimage
     import sklearn
 
@@ -49,14 +49,14 @@ def photographs() -> list[Image.Image]:
 
 
 def crop(rng: np.random.Generator, image: Image.Image, least: float) -> Image.Image:
-    """A random part of an image, sometimes turned, at the student's size."""
+    """Crop a random region, sometimes rotated, and resize it to the input size of the student."""
     width, height = image.size
     area = width * height * np.exp(rng.uniform(np.log(least), 0))
     aspect = np.exp(rng.uniform(-0.35, 0.35))
     w, h = min(np.sqrt(area * aspect), width), min(np.sqrt(area / aspect), height)
     x, y = rng.uniform(0, width - w), rng.uniform(0, height - h)
     box = (x, y, x + w, y + h)
-    if rng.random() < 0.25:  # turn a larger part, and keep its middle
+    if rng.random() < 0.25:  # rotate a larger region and keep its centre
         image = image.resize((128, 128), Image.Resampling.BILINEAR, box)
         image = image.rotate(
             rng.uniform(-180, 180) if rng.random() < 0.3 else rng.normal(0, 15), Image.Resampling.BILINEAR
@@ -66,7 +66,7 @@ def crop(rng: np.random.Generator, image: Image.Image, least: float) -> Image.Im
 
 
 def degrade(rng: np.random.Generator, image: Image.Image) -> Image.Image:
-    """Sometimes the look of a thumbnail: few pixels enlarged, or blur."""
+    """Enlarge some images from few pixels and blur others."""
     chance = rng.random()
     if chance < 0.25:
         side = int(np.exp(rng.uniform(np.log(8), np.log(64))))
@@ -98,7 +98,7 @@ def jitter(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
 
 
 def mix(rng: np.random.Generator, pixels: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Sometimes another picture shines through, or fills a rectangle or a blob."""
+    """Combine some images with another one by mixup, by CutMix, or through a drawn mask."""
     chance = rng.random()
     if chance < 0.12:  # mixup
         share = rng.uniform(0.15, 0.5)
@@ -118,7 +118,7 @@ def mix(rng: np.random.Generator, pixels: np.ndarray, other: np.ndarray) -> np.n
 
 
 def mixed(seed: int, shard: int) -> np.ndarray:
-    """The pictures of a shard, uint8 (SHARD, SIZE, SIZE, 3); the same in any process."""
+    """Make a shard of mixed images, uint8 (SHARD, SIZE, SIZE, 3); deterministic for a seed."""
     rng = np.random.default_rng([seed, shard])
     photos = photographs()
     weights = np.array([w for names in PHOTOGRAPHS.values() for w in names.values()])
@@ -139,7 +139,7 @@ def mixed(seed: int, shard: int) -> np.ndarray:
 
 
 def warp(rng: np.random.Generator, image: Image.Image) -> Image.Image:
-    """A random part of an image, seen from a random side."""
+    """Crop a random region and apply a random perspective transformation."""
     width, height = image.size
     side = np.sqrt(np.exp(rng.uniform(np.log(0.06), 0)))
     w, h = side * width, side * height
@@ -154,7 +154,7 @@ def warp(rng: np.random.Generator, image: Image.Image) -> Image.Image:
 
 
 def scenes(seed: int, shard: int) -> np.ndarray:
-    """A shard that looks more like photographs: warped scenes, some in the colours of another."""
+    """Make a shard of warped scenes, some with the colour statistics of another image."""
     rng = np.random.default_rng([seed, shard])
     weights = np.array([w for names in PHOTOGRAPHS.values() for w in names.values()])
     photos, weights = photographs(), np.where(weights >= 2, weights, 0.15)
@@ -183,12 +183,12 @@ def scenes(seed: int, shard: int) -> np.ndarray:
     return out
 
 
-def make_pictures(folder: Path, shards: int, seed: int, workers: int) -> None:
-    """Write the shards that are not there yet: mixed pictures, then scenes."""
+def make_shards(folder: Path, shards: int, seed: int, workers: int) -> None:
+    """Write the missing shards: mixed images, then scenes."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [i for i in range(shards) if not (folder / f"images-{i:03d}.npy").exists()]
     start = time.monotonic()
-    # forked processes and TensorFlow do not mix
+    # TensorFlow does not support fork
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
 
         def submit(i: int) -> Any:
@@ -202,21 +202,21 @@ def make_pictures(folder: Path, shards: int, seed: int, workers: int) -> None:
             rate = done * SHARD / (time.monotonic() - start)
             left = (len(missing) - done) * SHARD / rate
             print(
-                f"pictures: shard {i + 1} of {shards}, {rate:.0f} pictures/s, {left / 60:.0f} min left",
+                f"images: shard {i + 1} of {shards}, {rate:.0f} images/s, {left / 60:.0f} min left",
                 flush=True,
             )
 
 
 def save(path: Path, array: np.ndarray) -> None:
-    """Write a file whole or not at all."""
+    """Write an array atomically."""
     part = path.with_suffix(".part")
     with part.open("wb") as file:
         np.save(file, array)
     os.replace(part, path)
 
 
-class Pictures:
-    """The shards, read through memory maps."""
+class ImageShards:
+    """Memory-mapped shards of training images."""
 
     def __init__(self, folder: Path, shards: int) -> None:
         self.shards = [np.load(folder / f"images-{i:03d}.npy", mmap_mode="r") for i in range(shards)]
@@ -225,12 +225,12 @@ class Pictures:
         return len(self.shards) * SHARD
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """Pictures by their numbers, as the networks want them."""
+        """Return preprocessed images by index."""
         pixels = np.stack([self.shards[j // SHARD][j % SHARD] for j in rows])
         return preprocess_input(pixels.astype(np.float32))
 
     def batches(self, seed: int, epoch: int, steps: int, size: int, share: float) -> Iterator[np.ndarray]:
-        """One epoch: random pictures, half of them mirrored; ``share`` of them scenes."""
+        """Iterate over one epoch of random images, half of them flipped; ``share`` of them are scenes."""
         rng = np.random.default_rng([seed, 1_000_000 + epoch])
         first = MIXED * SHARD
         for _ in range(steps):
@@ -246,11 +246,11 @@ class Pictures:
 
 
 def main() -> None:
-    """Save a sheet of the first pictures of a shard of each kind."""
+    """Save a contact sheet with the first images of a shard of each kind."""
     if len(sys.argv) != 2:
-        sys.exit("usage: python pipelines/tiny_pictures.py SHEET.png")
-    some = np.concatenate([mixed(0, 0)[:80], scenes(0, MIXED)[:80]])
-    sheet = some.reshape(10, 16, SIZE, SIZE, 3).transpose(0, 2, 1, 3, 4).reshape(10 * SIZE, 16 * SIZE, 3)
+        sys.exit("usage: python pipelines/tiny_images.py SHEET.png")
+    examples = np.concatenate([mixed(0, 0)[:80], scenes(0, MIXED)[:80]])
+    sheet = examples.reshape(10, 16, SIZE, SIZE, 3).transpose(0, 2, 1, 3, 4).reshape(10 * SIZE, 16 * SIZE, 3)
     Image.fromarray(sheet).save(sys.argv[1])
 
 
