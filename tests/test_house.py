@@ -31,11 +31,12 @@ FLOORS: dict[str, set[str]] = {
     "extract": {"images", "networks", "store", "fingerprints"},
     "features": {"extract"},
     "heads": set(),
+    "results": set(),
     "transferability": set(),
     "skip_unreadable": set(),
     "finetune": {"images", "networks", "extract"},  # its first stage trains on stored embeddings
-    "report": set(),
-    "selection": {"features", "heads", "transferability", "report"},
+    "report": {"results"},
+    "selection": {"features", "heads", "transferability", "results", "report"},
     "jobs": {"extract"},
     "app": {"features", "report"},
 }

@@ -785,33 +785,54 @@ def test_nothing_stays_of_an_earlier_fit(warm, data):
 # -- advice --------------------------------------------------------------------------------------
 
 
+def advice(early, curve, errors, late=0.8, best_possible=1.0):
+    """Advice for an early and a late layer, and for a learning curve of two sizes."""
+    pattern = np.array([-1.0, 0.0, 1.0]) * np.sqrt(3)  # standard error of the mean: 1
+    scores = np.array([early + errors[0] * pattern, np.full(3, late)])
+    sizes = np.array([100, 200])
+    learned = LearningCurve(sizes, np.array([np.full(3, curve[0]), curve[1] + errors[1] * pattern]))
+    names = ["early", "late"]
+    return advise(scores, np.array([False, True]), np.array([True, False]), learned, names, best_possible)
+
+
 @pytest.mark.parametrize(
     ("early", "curve", "expected"),
     [
         (0.9, [0.6, 0.7], ("dissimilar", "small", "earlier layers")),
-        (0.7, [0.6, 0.7], ("similar", "small", "linear head")),
+        (0.7, [0.6, 0.7], ("similar", "small", "frozen features")),
         (0.9, [0.7, 0.7], ("dissimilar", "large", "fine-tune all")),
         (0.7, [0.7, 0.7], ("similar", "large", "fine-tune the top")),
     ],
 )
-def test_the_four_regimes(early, curve, expected):
-    wobble = np.array([-0.01, 0.0, 0.01])
-    scores = np.array([early + wobble, 0.8 + wobble[::-1] / 2])
-    learned = LearningCurve(
-        np.array([100, 200]), np.array(curve)[:, None] + np.array([wobble, wobble[::-1] / 2])
-    )
-    found = advise(scores, np.array([False, True]), np.array([True, False]), learned, ["early", "late"], 1.0)
-    assert (found.domain, found.data, found.recommendation) == expected
-    assert len(found.evidence) == 3 and f"{early:.4f} (early)" in found.evidence[0][1]
-    assert "with 200" in found.evidence[1][1]
-    first = found.evidence[0][0]
+def test_regimes_of_transfer_learning(early, curve, expected):
+    regime = advice(early, curve, (0.002, 0.002))
+    assert (regime.domain, regime.data, regime.recommendation) == expected
+    assert len(regime.evidence) == 3 and f"{early:.4f} (early)" in regime.evidence[0][1]
+    assert "with 200" in regime.evidence[1][1]
+    first = regime.evidence[0][0]
     assert first.startswith("Earlier layers win" if early > 0.8 else "Earlier layers do not win")
-    equal = advise(
-        np.repeat(scores[1:], 2, 0), np.array([False, True]), np.array([True, False]), learned, ["e", "l"], 1
-    )
-    assert equal.evidence[0][0].startswith("Whether earlier layers win is open")
-    done = advise(scores + 0.1, np.array([False, True]), np.array([True, False]), learned, ["e", "l"], 1.0)
-    assert done.recommendation in ("earlier layers", "linear head") or early == 0.7
+
+
+@pytest.mark.parametrize(("gain", "error"), [(0.020, 0.018), (0.0, 0.02), (-0.01, 0.02)])
+def test_difference_within_noise_is_open(gain, error):
+    regime = advice(0.8 + gain, [0.8, 0.8 + gain], (error, error))
+    assert regime.evidence[0][0].startswith("Whether earlier layers win is open")
+    assert regime.evidence[1][0].startswith("Whether more images would help is open")
+    assert (regime.domain, regime.data, regime.recommendation) == ("similar", "open", "frozen features")
+    assert f"difference {gain:+.4f}, standard error {error:.4f}" in regime.evidence[1][1]
+
+
+def test_recommendation_names_no_head():
+    """The best head may be an RBF kernel: "linear head" would contradict it."""
+    for early in (0.7, 0.9):
+        regime = advice(early, [0.6, 0.7], (0.002, 0.002))
+        assert "linear" not in " ".join([regime.recommendation, *map(" ".join, regime.evidence)])
+
+
+def test_nearly_perfect_score_needs_no_fine_tuning():
+    regime = advice(0.7, [0.99, 0.99], (0.0, 0.0), late=0.99)
+    assert regime.evidence[2][0] == "Little is left to gain by fine-tuning."
+    assert regime.recommendation == "frozen features"
 
 
 def test_the_learning_curve_ends_at_the_score(warm):

@@ -1,0 +1,224 @@
+"""Typed results: what a feature search measured, as data that can be read without the search itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["EmbeddingSample", "LearningCurve", "Regime", "Score", "SearchResult", "score_bounds"]
+
+_BETWEEN_0_AND_1 = (
+    "accuracy", "balanced_accuracy", "top_k_accuracy", "average_precision", "f1", "roc_auc", "precision", "recall",
+    "jaccard",
+)  # fmt: skip
+_AT_MOST_1 = ("r2", "explained_variance", "d2_", "matthews_corrcoef")
+
+
+def score_bounds(scoring: str) -> tuple[float, float]:
+    """Return the lowest and the highest value that a score can take.
+
+    Parameters
+    ----------
+    scoring : str
+        Name of one of scikit-learn's scorers. Other names have no bounds.
+
+    Returns
+    -------
+    (low, high) : tuple of float
+
+    Examples
+    --------
+    >>> score_bounds("accuracy"), score_bounds("R2"), score_bounds("neg_log_loss"), score_bounds("my_score")
+    ((0.0, 1.0), (-inf, 1.0), (-inf, 0.0), (-inf, inf))
+    """
+    name = scoring.lower()
+    if name.startswith(_BETWEEN_0_AND_1):
+        return 0.0, 1.0
+    if name.startswith(_AT_MOST_1):
+        return (-1.0 if name.startswith("matthews") else -np.inf), 1.0
+    return -np.inf, 0.0 if name.startswith("neg_") else np.inf
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean of a score over the folds with its 95% confidence interval.
+
+    Attributes
+    ----------
+    mean, low, high : float
+        Mean and ends of the interval, clipped to the values that the score can take.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """Scores of the best pipeline, fitted on part of the training images.
+
+    Attributes
+    ----------
+    sizes : ndarray of int, shape (s,)
+        Number of training images, the mean over the folds.
+    scores : ndarray of shape (s, folds)
+    """
+
+    sizes: np.ndarray
+    scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class Regime:
+    """Which of the cases of transfer learning the measurements show, and what to do next.
+
+    Attributes
+    ----------
+    domain : {"similar", "dissimilar"}
+        "dissimilar" if an earlier layer beats the last one by more than two standard errors; the
+        best of several layers beats a single one by chance more often than not.
+    data : {"small", "large", "open"}
+        "small" if the last doubling of the training images raised the score by more than two standard
+        errors, "large" if it raised the score by less than 1% with the same confidence, else "open".
+    recommendation : {"frozen features", "earlier layers", "fine-tune the top", "fine-tune all"}
+    evidence : list of (sentence, figures)
+        Each statement and the measurements behind it.
+    """
+
+    domain: str
+    data: str
+    recommendation: str
+    evidence: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class EmbeddingSample:
+    """Principal components of the best pipeline's embeddings, for a map of the images.
+
+    Attributes
+    ----------
+    rows : ndarray of int, shape (m,)
+        Positions in ``SearchResult.rows``; a random sample if there are more than 5,000 images.
+    components : ndarray of float32, shape (m, k)
+        Scores on the first k <= 50 principal components of the standardized embeddings.
+    explained_variance : float
+        Share of the variance that the first two components explain.
+    """
+
+    rows: np.ndarray
+    components: np.ndarray
+    explained_variance: float
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Everything that a feature search measured.
+
+    :meth:`tlfeatures.FeatureSearchCV.result` builds it. It holds data only: no network, no images except
+    small previews, no estimator.
+
+    Attributes
+    ----------
+    task : {"classification", "regression"}
+    scoring : str
+        Name of the score, such as "accuracy".
+    classes : ndarray or None
+        Sorted class labels; None for regression.
+    rows : ndarray of int, shape (n,)
+        Rows of ``X`` that were used.
+    score : Score
+        Score of the best pipeline. If duplicates were split between folds, this is the score with
+        duplicates kept in one fold (grouped cross-validation), when such folds can be made.
+    uncorrected_score : Score or None
+        Score on the folds as given, if it differs from ``score``.
+    candidates : pandas.DataFrame
+        One row per candidate, the best first, as :meth:`tlfeatures.FeatureSearchCV.table` returns.
+    best : int
+        Row of the chosen candidate in ``candidates``.
+    best_params : dict
+    options : dict or None
+        Parameters of a search that has the chosen candidate as its only one; None if they cannot be
+        written as text.
+    n_splits : int
+    rule : {"best", "1se"}
+    grouped_duplicates : bool
+        Whether the folds kept duplicates together from the start.
+    predictions : pandas.DataFrame
+        Out-of-fold predictions, one row per image: ``row``, ``image``, ``fold``, ``true``, ``predicted``
+        and, if there are groups, ``group``.
+    probabilities, decision_values : ndarray or None
+        Out-of-fold class probabilities and decision values, if the head has them.
+    metrics : dict of str to float
+    mistakes : pandas.DataFrame
+        The worst predictions, the worst first, with their ``margin``.
+    image_problems : pandas.DataFrame
+        ``row``, ``image``, ``problem`` ("error" or "warning") and ``reason``; images with an error were
+        left out.
+    thumbnails : mapping of int to bytes
+        JPEG previews of the rows in ``mistakes``, if the image can be read.
+    embedding_sample : EmbeddingSample
+    regime : Regime
+    learning_curve : LearningCurve
+    duplicates : Duplicates
+    nested_scores : ndarray of shape (folds,) or None
+    prescreen : pandas.DataFrame
+    prescreen_correlation : float or None
+    prescreen_method : str
+    timings : pandas.DataFrame
+    recipes : list of dict
+        Everything that determines the embeddings of the best pipeline.
+    """
+
+    task: Literal["classification", "regression"]
+    scoring: str
+    classes: np.ndarray | None
+    rows: np.ndarray
+    score: Score
+    uncorrected_score: Score | None
+    candidates: pandas.DataFrame
+    best: int
+    best_params: dict[str, Any]
+    options: dict[str, Any] | None
+    n_splits: int
+    rule: str
+    grouped_duplicates: bool
+    predictions: pandas.DataFrame
+    probabilities: np.ndarray | None
+    decision_values: np.ndarray | None
+    metrics: dict[str, float]
+    mistakes: pandas.DataFrame
+    image_problems: pandas.DataFrame
+    thumbnails: Mapping[int, bytes]
+    embedding_sample: EmbeddingSample
+    regime: Regime
+    learning_curve: LearningCurve
+    duplicates: Any
+    nested_scores: np.ndarray | None
+    prescreen: pandas.DataFrame
+    prescreen_correlation: float | None
+    prescreen_method: str
+    timings: pandas.DataFrame
+    recipes: list[dict[str, Any]]
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether the folds kept groups of images together."""
+        return "group" in self.predictions
+
+    @property
+    def from_files(self) -> bool:
+        """Whether all images are files."""
+        return not any(re.fullmatch(r"X\[\d+\]", str(name)) for name in self.predictions["image"])
+
+    @property
+    def reads_back(self) -> bool:
+        """Whether ``predictions``, written as CSV, can serve as the manifest of the same search."""
+        return self.from_files and len(self.predictions) == len(self.rows)
