@@ -22,7 +22,7 @@ from PIL import Image
 from tlfeatures.errors import ImageInputError, ImageReadError, UnknownNameError
 from tlfeatures.fingerprints import array_key, bytes_key, file_key
 from tlfeatures.images import Decoder, Images, check_images, decode_batches
-from tlfeatures.images import decode as decode_module
+from tlfeatures.images import _decode as decode_module
 
 SHARED = pathlib.Path(__file__).parents[1].parent / "shared"
 D = Decoder((8, 6))

@@ -49,7 +49,7 @@ class Fitted:
 
         from tlfeatures.cli.finetuning import read_bundle
         from tlfeatures.features import CNNFeatures
-        from tlfeatures.sources.source import near_text, siblings
+        from tlfeatures.sources import near_text, siblings
 
         expected = (
             "expected a scikit-learn Pipeline that begins with CNNFeatures, as `tlfeatures fit` saves it"

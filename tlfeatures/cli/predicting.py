@@ -88,8 +88,7 @@ def _chunks(items: list[str], path_column: str | None) -> list[tuple[Any, list[s
 
 def _sources(item: str, path_column: str | None) -> list[Any]:
     """What an item stands for, without labels; a pattern stands for images and folders only."""
-    from tlfeatures.sources import read_source
-    from tlfeatures.sources.folders import is_image_file
+    from tlfeatures.sources import is_image_file, read_source
 
     def read(path: str) -> Any:
         manifest = path_column if os.path.isfile(path) and not is_image_file(path) else None

@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 
 from tlfeatures.errors import SourceError
-from tlfeatures.sources.folders import is_image_file, read_folder
-from tlfeatures.sources.hdf5 import read_hdf5
-from tlfeatures.sources.manifests import PARQUET, read_manifest
-from tlfeatures.sources.source import ArrayOnDisk, Source, near_text, siblings
+from tlfeatures.sources._folders import is_image_file, read_folder
+from tlfeatures.sources._hdf5 import read_hdf5
+from tlfeatures.sources._manifests import PARQUET, read_manifest
+from tlfeatures.sources._source import ArrayOnDisk, Source, near_text, siblings
 
-__all__ = ["ArrayOnDisk", "Source", "read_source"]
+__all__ = ["ArrayOnDisk", "Source", "is_image_file", "near_text", "read_source", "siblings"]
 
 _HDF5 = (".h5", ".hdf5", ".hdf")
 _CSV = (".csv", ".tsv", ".txt")

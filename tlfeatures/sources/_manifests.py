@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tlfeatures.errors import MissingDependencyError, SourceError
-from tlfeatures.sources.source import Source, listed, near_text, split_name
+from tlfeatures.sources._source import Source, listed, near_text, split_name
 
 _PATH_COLUMNS = (
     "path", "file", "filename", "filepath", "image", "image_path", "img",

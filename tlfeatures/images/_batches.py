@@ -11,9 +11,9 @@ import numpy as np
 from tlfeatures._warnings import warn
 from tlfeatures.errors import ImageReadError
 from tlfeatures.fingerprints import KEY_BYTES
-from tlfeatures.images.accept import Images, default_threads, pool
-from tlfeatures.images.decode import Decoder
-from tlfeatures.images.values import depth_warning
+from tlfeatures.images._decode import Decoder
+from tlfeatures.images._images import Images, default_threads, pool
+from tlfeatures.images._pixels import depth_warning
 
 if TYPE_CHECKING:
     import pandas

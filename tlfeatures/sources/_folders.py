@@ -10,7 +10,7 @@ import numpy as np
 
 from tlfeatures._warnings import warn
 from tlfeatures.errors import SourceError
-from tlfeatures.sources.source import SPLITS, Source, listed, settle
+from tlfeatures.sources._source import SPLITS, Source, listed, settle
 
 _SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",

@@ -16,9 +16,9 @@ from PIL import Image
 from tlfeatures._warnings import warn
 from tlfeatures.errors import ImageInputError, ImageReadError
 from tlfeatures.fingerprints import KEY_BYTES, array_key, bytes_key, file_key, held_keys, read_file
-from tlfeatures.images import decode as _decode
-from tlfeatures.images.decode import Decoder, Unreadable
-from tlfeatures.images.values import (
+from tlfeatures.images import _decode
+from tlfeatures.images._decode import Decoder, Unreadable
+from tlfeatures.images._pixels import (
     depth_note,
     depth_warning,
     layout_problem,

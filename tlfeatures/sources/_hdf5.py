@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tlfeatures.errors import SourceError
-from tlfeatures.sources.source import ArrayOnDisk, Source, listed, near_text, siblings, split_name
+from tlfeatures.sources._source import ArrayOnDisk, Source, listed, near_text, siblings, split_name
 
 
 def read_hdf5(path: str, name: str, columns: dict[str, str | None], labels: bool) -> Source:

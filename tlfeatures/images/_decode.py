@@ -16,7 +16,7 @@ from PIL import ExifTags, Image
 
 from tlfeatures.errors import UnknownNameError
 from tlfeatures.fingerprints import bytes_key
-from tlfeatures.images.values import depth_note, to_uint8
+from tlfeatures.images._pixels import depth_note, to_uint8
 
 RESIZES = ("stretch", "crop", "pad")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
