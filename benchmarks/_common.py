@@ -84,8 +84,7 @@ def copies(path: str, folder: str | os.PathLike[str], count: int) -> list[str]:
 
 def mobilenet_weights(folder: str | os.PathLike[str], alpha: float = 0.75) -> str:
     """The ImageNet weights of MobileNet where they are on this machine; else random ones, written here."""
-    from tlfeatures.networks.weights import find_weights
-    from tlfeatures.registry import find_network
+    from tlfeatures.networks import find_network, find_weights
 
     found = find_weights(find_network(f"mobilenet_{alpha:g}"), top=False, image_size=(224, 224))
     if found is not None:

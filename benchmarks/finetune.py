@@ -87,7 +87,7 @@ def run_signs(quick: bool, folder: str, seeds: range) -> dict[str, float]:
 
     from tlfeatures import CNNFeatures, FineTuneClassifier
     from tlfeatures.heads import make_head
-    from tlfeatures.registry import find_network
+    from tlfeatures.networks import find_network
 
     X, y, Xt, yt = signs_data(quick, folder)
     cnn = CNNFeatures(**network(quick, 64))

@@ -30,9 +30,10 @@ from h5py import h5d, h5p, h5s, h5t
 
 from tlfeatures.errors import StoreWarning
 from tlfeatures.fingerprints import bytes_key, canonical_json, recipe_digest
-from tlfeatures.store import EmbeddingStore, index
-from tlfeatures.store.files import load_segment
-from tlfeatures.store.segment import decode, encode
+from tlfeatures.store import EmbeddingStore
+from tlfeatures.store import _index as index
+from tlfeatures.store._disk import load_segment
+from tlfeatures.store._segment import decode, encode
 
 RECIPE = {"network": "faults", "width": 64, "dtype": "float32"}
 TEXT, FOLDER = canonical_json(RECIPE), recipe_digest(RECIPE)

@@ -25,8 +25,7 @@ from sklearn.svm import SVC
 
 from tlfeatures import CNNFeatures
 from tlfeatures.errors import RandomWeightsWarning
-from tlfeatures.networks import tiny
-from tlfeatures.registry import NETWORKS
+from tlfeatures.networks import NETWORKS, tiny
 
 PETS = SIGNS.parent / "pets"
 TARGETS = {

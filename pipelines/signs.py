@@ -206,7 +206,7 @@ def class_names(file: str, y: np.ndarray | None) -> np.ndarray | None:
 def features(args: argparse.Namespace) -> Any:
     """Create the transformer for all requested layers."""
     from tlfeatures import CNNFeatures
-    from tlfeatures.registry import find_network
+    from tlfeatures.networks import find_network
 
     if args.layers == "auto":
         layers = None if args.model.endswith(".keras") else list(find_network(args.model).taps)

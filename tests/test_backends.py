@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.networks import build, give_weights, off, pictures, preprocess
-from tlfeatures.registry import NETWORKS
+from tlfeatures.networks import NETWORKS
 
 BACKENDS = [
     pytest.param(

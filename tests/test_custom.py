@@ -10,10 +10,8 @@ import pytest
 from tests.networks import build, numbers, off, pictures, preprocess
 from tlfeatures import CNNFeatures, list_layers
 from tlfeatures.errors import UnknownNameError, WeightsError
-from tlfeatures.networks import layer_table
-from tlfeatures.networks.backbone import Backbone
-from tlfeatures.networks.custom import preprocessing_of
-from tlfeatures.registry import NETWORKS
+from tlfeatures.networks import NETWORKS, Backbone, layer_table
+from tlfeatures.networks._custom import preprocessing_of
 
 keras = pytest.importorskip("keras")
 L = keras.layers

@@ -9,7 +9,7 @@ import pytest
 
 from tlfeatures.cli import demo as module
 from tlfeatures.cli import main
-from tlfeatures.registry import NETWORKS
+from tlfeatures.networks import NETWORKS
 
 
 @pytest.fixture

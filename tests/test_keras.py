@@ -13,7 +13,7 @@ import pytest
 from tests.networks import numbers, off
 from tlfeatures._keras import PRECISIONS, compile_frozen, is_model, keras, keras_version, weights_folders
 from tlfeatures.errors import MissingDependencyError
-from tlfeatures.networks.backbone import Backbone
+from tlfeatures.networks import Backbone
 
 tensorflow = pytest.mark.skipif(
     "keras().backend.backend() != 'tensorflow'", reason="the switch is that of TensorFlow"
@@ -92,7 +92,7 @@ def test_a_global_policy_of_the_users_changes_no_embedding():
     pixels = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), dtype="uint8")
 
     def embed():
-        from tlfeatures.networks import backbone
+        from tlfeatures.networks import _backbone as backbone
 
         backbone._notes.clear()
         backbone._models.clear()

@@ -26,9 +26,8 @@ from tests.networks import (
 from tlfeatures import CNNFeatures
 from tlfeatures._keras import PRECISIONS
 from tlfeatures.errors import RandomWeightsWarning
-from tlfeatures.networks.backbone import Backbone
-from tlfeatures.networks.graph import canonical_operations
-from tlfeatures.registry import NETWORKS
+from tlfeatures.networks import NETWORKS, Backbone
+from tlfeatures.networks._graph import canonical_operations
 
 # families in which Keras numbers layers, so that their names depend on what was built before
 NUMBERED = (
@@ -51,8 +50,7 @@ def fresh():
         import json, os, sys
         import keras
         from tests.networks import FAMILIES, build
-        from tlfeatures.networks.backbone import Backbone
-        from tlfeatures.registry import NETWORKS
+        from tlfeatures.networks import NETWORKS, Backbone
 
         for name in sys.argv[1:]:
             sys.stdout.flush()
@@ -246,7 +244,7 @@ def test_networks_too_large_to_freeze_give_the_same(made, monkeypatch):
     cnn = CNNFeatures(name, weights=made(name)[1], image_size=64, cache=None)
     frozen = cnn.fit_transform(X)
     monkeypatch.setattr("tlfeatures._keras._FROZEN_LIMIT", 0)
-    monkeypatch.setattr("tlfeatures.networks.backbone._compiled", OrderedDict())
+    monkeypatch.setattr("tlfeatures.networks._backbone._compiled", OrderedDict())
     assert off(cnn.fit_transform(X), frozen) < 1e-5
 
 

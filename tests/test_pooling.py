@@ -8,7 +8,7 @@ import pytest
 from tests.networks import numbers
 from tlfeatures import CNNFeatures
 from tlfeatures.errors import UnknownNameError
-from tlfeatures.pooling import POOLINGS, pool, pooling_parts, pooling_width
+from tlfeatures.networks import POOLINGS, pool, pooling_parts, pooling_width
 
 RNG = np.random.default_rng(0)
 MAPS = {rank: RNG.normal(0, 2, (*(3, 5, 4)[: rank - 1], 6)).astype("float32") for rank in (2, 3, 4)}

@@ -10,10 +10,8 @@ import pytest
 from tests.networks import build, large
 from tlfeatures import list_layers, list_models
 from tlfeatures.errors import UnknownNameError
-from tlfeatures.networks import layer_table
-from tlfeatures.networks.backbone import Backbone
-from tlfeatures.networks.graph import Graph
-from tlfeatures.registry import NETWORKS, find_network
+from tlfeatures.networks import NETWORKS, Backbone, find_network, layer_table
+from tlfeatures.networks._graph import Graph
 
 KERAS = {name: spec for name, spec in NETWORKS.items() if not spec.bundled}
 LEAST = {"inception_v3": 75, "inception_resnet_v2": 75, "xception": 71}  # pixels; all others take 32

@@ -1,4 +1,4 @@
-"""The embedding store: rows, recipes, writers, locks, sidecars and upkeep. Faults: test_store_faults."""
+"""The embedding store: rows, recipes, writers, locks, sidecars and maintenance. Faults: test_store_faults."""
 
 from __future__ import annotations
 
@@ -21,7 +21,13 @@ import pytest
 import tlfeatures
 from tlfeatures.errors import StoreWarning
 from tlfeatures.fingerprints import bytes_key, canonical_json, recipe_digest
-from tlfeatures.store import EmbeddingStore, files, index, lock, segment, upkeep, writer
+from tlfeatures.store import EmbeddingStore
+from tlfeatures.store import _disk as files
+from tlfeatures.store import _index as index
+from tlfeatures.store import _lock as lock
+from tlfeatures.store import _maintenance as maintenance
+from tlfeatures.store import _segment as segment
+from tlfeatures.store import _writer as writer
 
 RECIPE = {"network": "toy", "layer": "last", "width": 6, "dtype": "float32"}
 ROOT = Path(tlfeatures.__file__).parents[1]
@@ -407,7 +413,7 @@ def test_a_kill_loses_at_most_the_open_batch(store):
     """Promise 2, with the writer's own batches; test_store_faults kills inside publish."""
     child = python(
         """
-from tlfeatures.store import writer
+from tlfeatures.store import _writer as writer
 writer.COMMIT_BYTES = 10 * 6 * 4
 keys = np.arange(16 * 95, dtype='u4').view('u1')[:16 * 95].reshape(95, 16)
 w = EmbeddingStore(sys.argv[1]).writer({'network': 'toy', 'layer': 'last', 'width': 6, 'dtype': 'float32'})
@@ -603,7 +609,7 @@ def test_a_sidecar_that_cannot_be_written_is_no_error(tmp_path):
     assert store.get_sidecar({"a": 1}) is None
 
 
-# ---------------------------------------------------------------- upkeep
+# ---------------------------------------------------------------- maintenance
 
 
 def test_info_counts(store):
@@ -667,7 +673,7 @@ def test_compact_merges_and_drops_what_is_twice(store):
 
 
 def test_compact_bounds_the_size_of_a_segment(store, monkeypatch):
-    monkeypatch.setattr(upkeep, "TARGET_BYTES", 10_000)
+    monkeypatch.setattr(maintenance, "TARGET_BYTES", 10_000)
     keys, features = rows(1000)
     for i in range(0, 1000, 50):
         store.publish(RECIPE, keys[i : i + 50], features[i : i + 50])
@@ -684,7 +690,7 @@ def test_compact_bounds_the_size_of_a_segment(store, monkeypatch):
 def test_compact_drops_a_segment_that_others_hold_whole(store, monkeypatch):
     keys, features = rows(200)
     store.publish(RECIPE, keys, features)
-    monkeypatch.setattr(upkeep, "TARGET_BYTES", segments(store)[0].stat().st_size)
+    monkeypatch.setattr(maintenance, "TARGET_BYTES", segments(store)[0].stat().st_size)
     store.publish(RECIPE, keys[:5], features[:5])
     store.compact()
     assert len(segments(store)) == 1

@@ -21,7 +21,13 @@ import tlfeatures
 from benchmarks import store_faults as bench
 from tlfeatures.errors import StoreError, StoreWarning
 from tlfeatures.fingerprints import bytes_key
-from tlfeatures.store import EmbeddingStore, files, index, lock, segment, upkeep, writer
+from tlfeatures.store import EmbeddingStore
+from tlfeatures.store import _disk as files
+from tlfeatures.store import _index as index
+from tlfeatures.store import _lock as lock
+from tlfeatures.store import _maintenance as maintenance
+from tlfeatures.store import _segment as segment
+from tlfeatures.store import _writer as writer
 
 RECIPE = bench.RECIPE
 ROOT = Path(tlfeatures.__file__).parents[1]
@@ -153,7 +159,7 @@ def disk(**options):
     stand_in = Disk(**options)
     files._durable.clear()
     with pytest.MonkeyPatch.context() as patch:
-        for module in (files, lock, upkeep):
+        for module in (files, lock, maintenance):
             patch.setattr(module, "os", stand_in)
         with contextlib.suppress(Died):
             yield stand_in
@@ -218,7 +224,7 @@ def test_a_store_cleared_at_any_moment_of_publish(tmp_path):
             def clear(what, step=step, calls=calls, moment=moment, store=store):
                 if len(calls) == moment:
                     with pytest.MonkeyPatch.context() as patch:
-                        patch.setattr(upkeep, "os", os)
+                        patch.setattr(maintenance, "os", os)
                         EmbeddingStore(store.root).clear()
                 calls.append(what)
                 step(what)
@@ -533,7 +539,10 @@ def test_a_file_that_cannot_be_deleted_is_a_store_error_and_no_loss(store, task,
     for i in range(0, 30, 10):
         store.publish(RECIPE, keys[i : i + 10], bench.rows_of(keys[i : i + 10]))
     run = {"compact": store.compact, "prune": lambda: store.prune(0), "clear": store.clear}[task]
-    with failing("unlink", 0, code, forever=True, modules=(upkeep,)), pytest.raises(StoreError) as caught:
+    with (
+        failing("unlink", 0, code, forever=True, modules=(maintenance,)),
+        pytest.raises(StoreError) as caught,
+    ):
         run()
     assert caught.value.errno == code
     assert holds(store, keys).all()

@@ -14,8 +14,7 @@ import pytest
 from tests.networks import numbers, off, pictures
 from tlfeatures import CNNFeatures, list_layers, list_models
 from tlfeatures.errors import RandomWeightsWarning, WeightsError
-from tlfeatures.networks import Backbone, tiny
-from tlfeatures.registry import NETWORKS
+from tlfeatures.networks import NETWORKS, Backbone, tiny
 
 SPEC = NETWORKS["tiny"]
 FILE = Path(tiny.__file__).with_name(SPEC.bundled)

@@ -12,9 +12,8 @@ import pytest
 from tests.networks import build, cosines, give_weights, numbers, off, pictures, preprocess, run
 from tlfeatures import CNNFeatures
 from tlfeatures.errors import UnknownNameError, WeightsError
-from tlfeatures.networks.backbone import Backbone
-from tlfeatures.networks.weights import fetch_weights
-from tlfeatures.registry import NETWORKS
+from tlfeatures.networks import NETWORKS, Backbone
+from tlfeatures.networks._weights import fetch_weights
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +36,7 @@ def no_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     folders = [tmp_path / "keras" / "models"]
-    monkeypatch.setattr("tlfeatures.networks.weights.weights_folders", lambda: folders)
+    monkeypatch.setattr("tlfeatures.networks._weights.weights_folders", lambda: folders)
 
     def refuse(url, timeout):
         raise OSError(f"no route to {url} within {timeout} s")
@@ -108,8 +107,8 @@ def test_without_dns_the_error_comes_at_once(tmp_path):
     """The true download, in a process that cannot resolve names."""
     code = """
         import socket, sys, time
-        from tlfeatures.networks.weights import fetch_weights
-        from tlfeatures.registry import NETWORKS
+        from tlfeatures.networks._weights import fetch_weights
+        from tlfeatures.networks import NETWORKS
         from tlfeatures.errors import WeightsError
 
         def refuse(*args, **kwargs):
@@ -159,8 +158,8 @@ def test_a_download_appears_whole_or_not_at_all(no_weights, tmp_path, monkeypatc
 def test_a_weights_folder_that_cannot_be_written_leads_to_the_next(tmp_path, monkeypatch):
     blocked, free = tmp_path / "file" / "models", tmp_path / "free" / "models"
     (tmp_path / "file").touch()
-    monkeypatch.setattr("tlfeatures.networks.weights.weights_folders", lambda: [blocked, free])
-    monkeypatch.setattr("tlfeatures.networks.weights._download", lambda url, target: target)
+    monkeypatch.setattr("tlfeatures.networks._weights.weights_folders", lambda: [blocked, free])
+    monkeypatch.setattr("tlfeatures.networks._weights._download", lambda url, target: target)
     fetched = fetch_weights(NETWORKS["vgg16"], top=False, image_size=(32, 32))
     assert fetched.parent == free
 
@@ -299,7 +298,7 @@ def two_files(no_weights):
 
 def forget():
     """As a new process would."""
-    from tlfeatures.networks import backbone
+    from tlfeatures.networks import _backbone as backbone
 
     for held in (backbone._notes, backbone._models, backbone._compiled):
         held.clear()

@@ -15,8 +15,7 @@ from tlfeatures._warnings import warn
 from tlfeatures.errors import ImageReadError, UnreadableImagesWarning
 from tlfeatures.fingerprints import recipe_digest
 from tlfeatures.images import Decoder, Images, decode_batches
-from tlfeatures.networks import Backbone, Description, Tap
-from tlfeatures.pooling import pooling_parts, pooling_width
+from tlfeatures.networks import Backbone, Description, Tap, pooling_parts, pooling_width
 from tlfeatures.store import EmbeddingStore
 
 __all__ = ["Column", "Extracted", "Plan", "extract"]

@@ -35,7 +35,7 @@ def demo(
     from sklearn.svm import SVC
 
     from tlfeatures.errors import DuplicateImagesWarning
-    from tlfeatures.registry import NETWORKS
+    from tlfeatures.networks import NETWORKS
     from tlfeatures.selection import FeatureSearchCV
 
     start = time.perf_counter()

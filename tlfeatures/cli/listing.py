@@ -12,8 +12,7 @@ from tlfeatures.cli.terminal import count, show_json, show_table, tell
 
 def models(as_json: Json = False) -> None:
     """List the networks, and whether their pretrained weights are on this machine."""
-    from tlfeatures.networks.weights import find_weights
-    from tlfeatures.registry import NETWORKS
+    from tlfeatures.networks import NETWORKS, find_weights
 
     found = []
     for spec in NETWORKS.values():

@@ -12,8 +12,7 @@ import numpy as np
 from tlfeatures._keras import PRECISIONS, keras, untouched_random_state
 from tlfeatures.errors import UnknownNameError
 from tlfeatures.extract import Plan
-from tlfeatures.networks.graph import walk
-from tlfeatures.pooling import pool
+from tlfeatures.networks import pool, walk
 
 __all__ = [
     "Trunk",

@@ -27,8 +27,7 @@ from tlfeatures.finetune.pixels import Pixels
 from tlfeatures.finetune.split import split_validation, training_weights
 from tlfeatures.fingerprints import array_key, recipe_digest
 from tlfeatures.images import Images
-from tlfeatures.networks import Backbone
-from tlfeatures.networks.graph import tap_digest
+from tlfeatures.networks import Backbone, tap_digest
 from tlfeatures.store import EmbeddingStore
 
 __all__ = ["Training"]

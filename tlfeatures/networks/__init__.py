@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from tlfeatures.networks.backbone import Backbone, Description, Tap
-from tlfeatures.registry import NETWORKS
+from tlfeatures.networks._backbone import Backbone, Description, Tap
+from tlfeatures.networks._graph import tap_digest, walk
+from tlfeatures.networks._pooling import POOLINGS, pool, pooling_parts, pooling_width
+from tlfeatures.networks._registry import NETWORKS, NetworkSpec, find_network
+from tlfeatures.networks._weights import find_weights
 
-__all__ = ["Backbone", "Description", "Tap", "layer_table", "list_layers", "list_models"]
+__all__ = [
+    "NETWORKS", "POOLINGS", "Backbone", "Description", "NetworkSpec", "Tap", "find_network", "find_weights",
+    "layer_table", "list_layers", "list_models", "pool", "pooling_parts", "pooling_width", "tap_digest", "walk",
+]  # fmt: skip
 
 
 def list_models() -> list[str]:

@@ -14,8 +14,7 @@ from tlfeatures._warnings import warn
 from tlfeatures.errors import RandomWeightsWarning, UnknownNameError
 from tlfeatures.extract import Column, Plan
 from tlfeatures.fingerprints import recipe_digest
-from tlfeatures.networks import Backbone, layer_table
-from tlfeatures.pooling import pooling_parts
+from tlfeatures.networks import Backbone, layer_table, pooling_parts
 from tlfeatures.store import EmbeddingStore
 
 __all__ = ["Embedding", "Pass", "plan_passes"]

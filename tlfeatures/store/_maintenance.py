@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..fingerprints import bytes_key, recipe_digest
-from .files import (
+from tlfeatures.fingerprints import bytes_key, recipe_digest
+from tlfeatures.store._disk import (
     RECIPE_NAME,
     SEGMENT_NAME,
     TEMP_NAME,
@@ -24,9 +24,9 @@ from .files import (
     read_file,
     unlink_quietly,
 )
-from .index import open_folder, pool_map
-from .lock import flock
-from .segment import TARGET_BYTES, encode
+from tlfeatures.store._index import open_folder, pool_map
+from tlfeatures.store._lock import flock
+from tlfeatures.store._segment import TARGET_BYTES, encode
 
 SIDECAR_NAME = re.compile(r"[0-9a-f]{32}\.json")
 _OWN_NAME = re.compile(rf"{SEGMENT_NAME.pattern}|{TEMP_NAME.pattern}|recipe\.json|lock|compact\.lock")

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from h5py import h5d, h5f, h5o, h5p, h5s, h5t
 
-from ..fingerprints import KEY_BYTES, bytes_key
+from tlfeatures.fingerprints import KEY_BYTES, bytes_key
 
 __all__ = [
     "MAX_FILE_BYTES", "TARGET_BYTES", "Segment", "check_keys", "check_rows", "check_width", "decode",

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from .files import make_folder
+from tlfeatures.store._disk import make_folder
 
 try:
     import fcntl

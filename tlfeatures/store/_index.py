@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from .files import SEGMENT_NAME, is_folder, list_names, load_segment, quarantine, warn_once
-from .segment import Segment
+from tlfeatures.store._disk import SEGMENT_NAME, is_folder, list_names, load_segment, quarantine, warn_once
+from tlfeatures.store._segment import Segment
 
 __all__ = ["Folder", "first_rows", "open_folder", "pool_map"]
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from tlfeatures._keras import weights_folders
 from tlfeatures.errors import WeightsError
+from tlfeatures.networks._registry import NetworkSpec
 from tlfeatures.networks.tiny import read_arrays
-from tlfeatures.registry import NetworkSpec
 
 __all__ = ["draw_weights", "fetch_weights", "find_weights", "read_weights", "stat_of"]
 

@@ -25,11 +25,11 @@ from tlfeatures._keras import (
 from tlfeatures._warnings import warn
 from tlfeatures.errors import UnknownNameError, WeightsError
 from tlfeatures.networks import tiny
-from tlfeatures.networks.custom import as_graph, default_tap, input_size, open_model, preprocessing_of
-from tlfeatures.networks.graph import Graph, tap_digest, with_policy
-from tlfeatures.networks.weights import draw_weights, fetch_weights, find_weights, read_weights, stat_of
-from tlfeatures.pooling import pool
-from tlfeatures.registry import NetworkSpec, find_network
+from tlfeatures.networks._custom import as_graph, default_tap, input_size, open_model, preprocessing_of
+from tlfeatures.networks._graph import Graph, tap_digest, with_policy
+from tlfeatures.networks._pooling import pool
+from tlfeatures.networks._registry import NetworkSpec, find_network
+from tlfeatures.networks._weights import draw_weights, fetch_weights, find_weights, read_weights, stat_of
 
 __all__ = ["Backbone", "Description", "Tap"]
 

@@ -11,10 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+from tlfeatures.errors import StoreError, StoreWarning
+from tlfeatures.fingerprints import bytes_key
+from tlfeatures.store._segment import MAX_FILE_BYTES, Segment, decode
+
 from .._warnings import warn
-from ..errors import StoreError, StoreWarning
-from ..fingerprints import bytes_key
-from .segment import MAX_FILE_BYTES, Segment, decode
 
 __all__ = [
     "RECIPE_NAME", "SEGMENT_NAME", "TEMP_NAME", "default_root", "is_folder", "is_stale", "list_names",

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tlfeatures.errors import StoreError, StoreWarning
+from tlfeatures.store._segment import check_rows
+
 from .._warnings import warn
-from ..errors import StoreError, StoreWarning
-from .segment import check_rows
 
 if TYPE_CHECKING:
-    from . import EmbeddingStore
+    from tlfeatures.store._store import EmbeddingStore
 
 __all__ = ["StoreWriter"]
 

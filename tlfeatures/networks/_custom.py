@@ -6,8 +6,8 @@ from typing import Any
 
 from tlfeatures._keras import keras, untouched_random_state
 from tlfeatures.errors import WeightsError
-from tlfeatures.networks.graph import Graph, canonical_operations, walk
-from tlfeatures.registry import NETWORKS, NetworkSpec
+from tlfeatures.networks._graph import Graph, canonical_operations, walk
+from tlfeatures.networks._registry import NETWORKS, NetworkSpec
 
 __all__ = ["as_graph", "default_tap", "input_size", "open_model", "preprocessing_of"]
 
