@@ -41,9 +41,9 @@ from tlfeatures.errors import (
     UnknownNameError,
     UnreadableImagesWarning,
 )
-from tlfeatures.finetune import Augmenter, checkpoint, draw_augmentations, draw_curves, split
+from tlfeatures.evaluation import split_validation
+from tlfeatures.finetune import Augmenter, checkpoint, draw_augmentations, draw_curves, sample_weights
 from tlfeatures.finetune.loop import epoch_order, rate_at
-from tlfeatures.finetune.split import split_validation
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::tlfeatures.errors.RandomWeightsWarning"),
@@ -557,20 +557,6 @@ def test_best_epoch_and_early_stopping():
     assert -np.log(p).mean() == pytest.approx(rows["val_loss"][clf.best_epoch_ - 1], rel=1e-3)
 
 
-def test_validation_keeps_classes_and_groups():
-    codes, groups = np.arange(60) % 3, np.arange(60) // 4
-    classes = np.array(["a", "b", "c"])
-    train, validation = split_validation(codes, classes, None, 0.2, [0])
-    assert sorted([*train, *validation]) == list(range(60))
-    np.testing.assert_array_equal(np.bincount(codes[validation]), [4, 4, 4])
-    train, validation = split_validation(codes, classes, groups, 0.2, [0])
-    assert not set(groups[train]) & set(groups[validation]) and 8 <= len(validation) <= 16
-    with pytest.raises(ValueError, match="of one group"):
-        split_validation(codes, classes, groups * 0, 0.2, [0])
-    with pytest.raises(ValueError, match=r"Class 'c' has one image.*validation_fraction=0"):
-        split_validation(np.array([0, 0, 1, 1, 2]), classes, None, 0.2, [0])
-
-
 def test_schedules():
     assert [rate_at("step", d) for d in (0, 0.49, 0.5, 0.76)] == [1.0, 1.0, 0.1, 0.01]
     rates = [rate_at("cosine", d) for d in np.linspace(0, 1, 50)]
@@ -785,7 +771,9 @@ def test_images_without_weight_are_as_good_as_not_there():
     expected = FineTuneClassifier(**given).fit(X[few], Y[few]).predict_proba(X)
     np.testing.assert_allclose(weighted, expected, atol=1e-6)
     with pytest.raises(ValueError, match="images to validate on add up to nothing"):
-        split.training_weights(np.array([0, 1, 0]), np.array(["a", "b"]), {"a": 0}, None, np.array([0, 1]))
+        sample_weights.training_weights(
+            np.array([0, 1, 0]), np.array(["a", "b"]), {"a": 0}, None, np.array([0, 1])
+        )
 
 
 def test_a_fit_that_fails_leaves_what_was_fitted():

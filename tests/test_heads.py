@@ -5,14 +5,13 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-import pandas as pd
 import pytest
 from sklearn.base import clone
-from sklearn.datasets import load_diabetes, load_digits
+from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 
 from tlfeatures.errors import UnknownNameError
-from tlfeatures.heads import head_grid, infer_task, list_heads, make_head
+from tlfeatures.heads import head_grid, list_heads, make_head
 
 CLASSIFIERS = ["logreg", "linear_svm", "svm", "ridge", "knn"]
 REGRESSORS = ["ridge", "svr", "linear"]
@@ -173,55 +172,3 @@ def test_unknown_names():
         head_grid("svm", "regression")
     with pytest.raises(UnknownNameError, match=r"Unknown task 'classify'. Did you mean 'classification'"):
         list_heads("classify")
-
-
-@pytest.mark.parametrize(
-    ("y", "task"),
-    [
-        (["cat", "dog"], "classification"),
-        (("1.5", "2.5"), "classification"),
-        (np.array(["a", "b"], dtype=object), "classification"),
-        ([True, False], "classification"),
-        ([0, 1, 2], "classification"),
-        ([3, -1], "classification"),
-        (np.arange(100) % 20, "classification"),
-        (np.arange(100), "regression"),
-        (np.arange(5000) % 1000, "classification"),  # five images each
-        (np.arange(4000) % 1000, "regression"),
-        ([0.0, 1.0, 1.0], "classification"),
-        ([0.0, 0.5], "regression"),
-        (np.float32([1.25, 3]), "regression"),
-        (pd.Series(["x", "y"]), "classification"),
-        (pd.Series([1, 2], dtype="Int64"), "classification"),
-        (pd.Series([1.5, 2], dtype="Float64"), "regression"),
-        (pd.Series([True, False], dtype="boolean"), "classification"),
-        (pd.Series([0.5, 1.5], dtype="category"), "classification"),
-        (pd.Series([0.5, 1], dtype=object), "regression"),
-    ],
-)
-def test_infer_task(y, task):
-    assert infer_task(y) == task
-
-
-@pytest.mark.parametrize(
-    ("y", "message"),
-    [
-        ([], r"shape \(0,\)"),
-        (np.zeros((4, 1)), r"shape \(4, 1\).*one column"),
-        ([1.0, float("nan"), float("inf")], "2 of 3 labels are missing"),
-        (["a", None], "1 of 2 labels are missing"),
-        (pd.Series(["a", None, "b"]), "1 of 3 labels are missing"),
-        (pd.Series([1, None], dtype="Int64"), "1 of 2 labels are missing"),
-        (np.array(["a", 1], dtype=object), "mix text"),
-        (pd.Series(pd.to_datetime(["2020-01-01", "2021-01-01"])), "neither classes nor numbers"),
-        ([1j, 2j], "neither classes nor numbers"),
-    ],
-)
-def test_labels_that_cannot_be_learned(y, message):
-    with pytest.raises(ValueError, match=message):
-        infer_task(y)
-
-
-def test_inferring_from_real_targets():
-    assert infer_task(load_digits().target) == "classification"
-    assert infer_task(load_diabetes().target) == "regression"  # whole numbers, but hardly any twice

@@ -29,12 +29,14 @@ FLOORS: dict[str, set[str]] = {
     "extract": {"images", "networks", "store", "fingerprints"},
     "features": {"extract"},
     "heads": set(),
+    "evaluation": set(),
     "results": set(),
     "transferability": set(),
     "skip_unreadable": set(),
-    "finetune": {"images", "networks", "extract"},  # its first stage trains on stored embeddings
+    # the first stage of fine-tuning trains on stored embeddings
+    "finetune": {"images", "networks", "extract", "evaluation"},
     "report": {"results"},
-    "selection": {"features", "heads", "transferability", "results", "report"},
+    "selection": {"features", "heads", "evaluation", "transferability", "results", "report"},
     "jobs": {"extract"},
     "app": {"features", "report"},
 }

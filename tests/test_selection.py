@@ -15,9 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from scipy.sparse.csgraph import connected_components
 from scipy.stats import randint, spearmanr
-from scipy.stats import t as student
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.linear_model import RidgeClassifierCV, RidgeCV
@@ -46,15 +44,14 @@ from tlfeatures.errors import (
     UnknownNameError,
     UnreadableImagesWarning,
 )
+from tlfeatures.evaluation import keep_groups_together, make_folds
 from tlfeatures.heads import head_grid, list_heads, make_head
 from tlfeatures.images import Decoder, Images
 from tlfeatures.selection import run
 from tlfeatures.selection.advice import LearningCurve, advise
 from tlfeatures.selection.candidates import plan_passes
-from tlfeatures.selection.choice import choose, interval, nested_choice
-from tlfeatures.selection.duplicates import find_duplicates, move_together
 from tlfeatures.selection.fits import Head, _Fold, evaluate, predict_folds, ridge_path
-from tlfeatures.selection.folds import check_groups, check_labels, make_folds
+from tlfeatures.selection.rules import choose, choose_nested
 
 pytestmark = pytest.mark.filterwarnings("ignore::tlfeatures.errors.RandomWeightsWarning")
 LAYERS = ["conv_pw_1_relu", "conv_pw_5_relu", "conv_pw_11_relu"]
@@ -564,18 +561,10 @@ def test_one_standard_error_rule_by_hand():
     assert choose(scores[[0, 0, 0]], np.array([3, 1, 1]), np.array([1, 9, 2]), "best") == 2
 
 
-def test_the_confidence_interval_by_hand():
-    scores = np.array([0.8, 0.9, 1.0])
-    folds = [(np.arange(20), np.arange(20, 30))] * 3
-    low, high = interval(scores, folds)
-    reach = student.ppf(0.975, 2) * 0.1 * np.sqrt(1 / 3 + 1 / 2)
-    assert (low, high) == (pytest.approx(0.9 - reach), pytest.approx(0.9 + reach))
-
-
 def test_nested_choice_by_hand():
     outer = np.array([[0.9, 0.1], [0.2, 0.8]])
     inner = [np.array([[0.5, 0.6], [0.7, 0.7]]), np.array([[0.9, 0.9], [0.1, 0.2]])]
-    scores, choices = nested_choice(outer, inner, np.ones(2), np.ones(2), "best")
+    scores, choices = choose_nested(outer, inner, np.ones(2), np.ones(2), "best")
     assert choices == [1, 0] and scores.tolist() == [0.2, 0.1]
 
 
@@ -607,20 +596,6 @@ def test_prescreen_ranks_and_prunes(warm, data):
 
 
 # -- folds, groups, copies -----------------------------------------------------------------------
-
-
-def test_folds_are_stratified_and_keep_groups(warm):
-    y = np.repeat(["a", "b"], [40, 20])
-    folds = make_folds(5, y, None, "classification", 0)
-    assert all((y[test] == "a").sum() == 8 and len(test) == 12 for _, test in folds)
-    groups = check_groups([f"patient {i // 4}" for i in range(60)], 60)
-    for train, test in make_folds(5, y, groups, "classification", 0):
-        assert not set(groups[train]) & set(groups[test])
-    for train, test in make_folds(5, np.linspace(0, 1, 60), groups, "regression", 0):
-        assert not set(groups[train]) & set(groups[test])
-    assert sorted(np.concatenate([test for _, test in folds])) == list(range(60))
-    other = make_folds(5, y, None, "classification", 1)
-    assert any(set(a[1]) != set(b[1]) for a, b in zip(folds, other, strict=True))
 
 
 def test_groups_and_splitters_reach_the_search(warm, data):
@@ -683,7 +658,7 @@ def test_the_price_of_one_copy_is_not_that_of_a_new_shuffle(data, store):
             break
     with pytest.warns(DuplicateImagesWarning, match="1 of 1 pair"):
         search = FeatureSearchCV(**options, cache=store, random_state=seed).fit(X, y)
-    moved = move_together(folds, np.where(np.arange(36) == 35, 2, np.arange(36)))
+    moved = keep_groups_together(folds, np.where(np.arange(36) == 35, 2, np.arange(36)))
     assert [len(set(a) ^ set(b)) for (_, a), (_, b) in zip(folds, moved, strict=True)].count(1) == 2
     expected = cross_val_score(search.best_estimator_, X, y, cv=moved).mean()
     assert search.duplicates_.score_together == pytest.approx(expected, abs=1e-9)
@@ -720,36 +695,6 @@ def test_copies_are_looked_for_with_the_largest_network(data, store, monkeypatch
     layers = {"tiny": ["block9_add"], "mobilenet_0.25": LAYERS}
     FeatureSearchCV(**options | {"layers": layers}, cache=store).fit(*data)
     assert seen == [256]  # of tiny, with more multiplications at 32 pixels
-
-
-def test_of_a_film_only_the_nearest_pairs_are_listed():
-    rng = np.random.default_rng(0)
-    scene = np.repeat(np.arange(4), 150)
-    F = rng.normal(size=(4, 20))[scene] + 0.02 * np.cumsum(rng.normal(size=(600, 20)), axis=0)
-    keys = np.frombuffer(np.arange(1200, dtype="u8").tobytes(), "u1").reshape(-1, 16)
-    found = find_duplicates(keys, F, 0.95)
-    centred = F - F.mean(axis=0)
-    cosine = centred @ centred.T / np.linalg.norm(centred, axis=1) / np.linalg.norm(centred, axis=1)[:, None]
-    groups = connected_components(cosine >= 0.95)[1]
-    assert len(found.pairs) == 600 - len(set(groups)) < 600 < ((cosine >= 0.95).sum() - 600) / 2
-    assert len(set(zip(groups, found.groups, strict=True))) == len(set(groups)) == len(set(found.groups))
-    np.testing.assert_allclose(found.cosine, cosine[tuple(found.pairs.T)], atol=1e-5)
-    nearest = np.where(np.eye(600, dtype=bool), -1, cosine).argmax(axis=1)
-    listed = set(map(tuple, found.pairs.tolist()))
-    assert all(tuple(sorted(pair)) in listed for pair in enumerate(nearest.tolist()) if cosine[pair] > 0.95)
-
-
-def test_near_copies_and_the_users_groups_hang_together():
-    rng = np.random.default_rng(0)
-    F = rng.normal(size=(8, 50))
-    F[5] = F[2] + 0.01 * rng.normal(size=50)
-    keys = np.repeat(np.arange(8, dtype=np.uint8)[:, None], 16, axis=1)
-    keys[7] = keys[0]
-    found = find_duplicates(keys, F, 0.95, groups=np.array([0, 1, 2, 3, 4, 5, 5, 6]))
-    assert found.pairs.tolist() == [[0, 7], [2, 5]] and found.exact.tolist() == [True, False]
-    assert found.groups[0] == found.groups[7] and found.groups[2] == found.groups[5] == found.groups[6]
-    assert len(set(found.groups)) == 5
-    assert found.count_crossing([(np.array([0, 1, 2, 5]), np.array([3, 4, 6, 7]))]) == 1
 
 
 # -- numbers -------------------------------------------------------------------------------------
@@ -917,7 +862,7 @@ EIGHT = np.zeros((8, 8, 8, 3), np.uint8)
         ("aaaabbbb", None, {"rule": "2se"}, r"Unknown rule '2se'"),
         ("aaaabbbb", None, {"prescreen": 0}, r"prescreen=0"),
         ("aaaabbbb", None, {"prescreen_method": "logm"}, r"Did you mean 'logme'"),
-        ("aaaabbbb", None, {"task": "ranking"}, r"task='ranking'"),
+        ("aaaabbbb", None, {"task": "ranking"}, r"Unknown task 'ranking'"),
         ("aaaabbbb", None, {"task": "regression"}, r"needs numbers as labels"),
         ("aaaabbbb", None, {"models": []}, r"models=\[\]"),
         ("aaaabbbb", None, {"models": "mobilnet"}, r"Unknown network 'mobilnet'"),
@@ -987,12 +932,6 @@ def test_a_thousand_classes(store):
     search = FeatureSearchCV(**options, batch_size=256, cache=store, duplicate_threshold=1.1).fit(X, y)
     assert len(search.classes_) == 1000 and search.best_score_ > 0.05
     assert search.predict(X[:2]).tolist() == search.best_estimator_.predict(X[:2]).tolist()
-
-
-@pytest.mark.parametrize("wrap", [list, np.array, pd.Series, lambda y: pd.Series(y, dtype="category"), tuple])
-def test_labels_of_any_kind(wrap):
-    values, task = check_labels(wrap(["b", "a", "b"]), 3, "auto")
-    assert task == "classification" and values.tolist() == ["b", "a", "b"] and values.dtype.kind == "U"
 
 
 def test_many_classes_leave_support_vectors_out_unless_asked_for():

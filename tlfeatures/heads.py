@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from tlfeatures.errors import UnknownNameError
 
-__all__ = ["Task", "blas_threads", "head_grid", "infer_task", "list_heads", "make_head"]
+__all__ = ["Task", "blas_threads", "head_grid", "list_heads", "make_head"]
 
 Task = Literal["classification", "regression"]
 
@@ -191,56 +191,6 @@ def head_grid(name: str, task: Task = "classification", prefix: str = "") -> dic
     return {f"{prefix}{name}__{key}": list(values) for key, values in _find(name, task).grid.items()}
 
 
-def infer_task(y: Iterable[Any]) -> Task:
-    """Tell from the labels whether they are classes or numbers.
-
-    Strings, booleans and pandas categories are classes. Numbers with a fraction are numbers. Whole numbers
-    are classes, unless they take more than 20 values with fewer than five images each on average. Where that
-    guess is wrong, name the task instead.
-
-    Parameters
-    ----------
-    y : array-like of shape (n,)
-
-    Returns
-    -------
-    {"classification", "regression"}
-
-    Raises
-    ------
-    ValueError
-        When ``y`` is empty, has missing values or more than one column, or is neither classes nor numbers.
-
-    Examples
-    --------
-    >>> infer_task(["cat", "dog"]), infer_task([0, 1, 2]), infer_task([0.5, 1.5])
-    ('classification', 'classification', 'regression')
-    """
-    categorical = getattr(getattr(y, "dtype", None), "name", "") == "category"
-    values = np.asarray(y if hasattr(y, "__array__") else list(y))
-    if values.ndim != 1 or not len(values):
-        raise ValueError(
-            f"Labels have the shape {values.shape}; expected (n,), one for each image: "
-            "give one column, such as table['label']."
-        )
-    if missing := sum(map(_is_missing, values.tolist())):
-        raise ValueError(f"{missing} of {len(values)} labels are missing; fill them in or drop their images.")
-    if values.dtype == object:  # what pandas gives for text and for nullable numbers
-        if len({isinstance(value, str) for value in values}) == 2:
-            raise ValueError("Labels mix text with other types; turn all of them into text: y.astype(str).")
-        values = np.array(values.tolist())
-    kind = values.dtype.kind
-    if categorical or kind in "bUS":
-        return "classification"
-    if kind not in "iuf":
-        raise ValueError(
-            f"Labels of type {values.dtype} are neither classes nor numbers; give text, booleans or numbers."
-        )
-    if (values != np.round(values)).any():
-        return "regression"
-    return "regression" if len(np.unique(values)) > max(20, len(values) / 5) else "classification"
-
-
 def blas_threads(rows: int, columns: int) -> AbstractContextManager[Any]:
     """A context with one BLAS thread for small embeddings: there, threads wait for each other more than they work.
 
@@ -255,14 +205,6 @@ def blas_threads(rows: int, columns: int) -> AbstractContextManager[Any]:
     ...     _ = make_head("ridge").fit([[0.0], [1.0], [2.0]], [0, 1, 1])
     """
     return threadpool_limits(1 if rows * columns < _MANY_VALUES else None, user_api="blas")
-
-
-def _is_missing(value: Any) -> bool:
-    """None, NaN, NaT, infinity or pandas' NA, without importing pandas."""
-    try:
-        return value is None or bool(value != value) or value in (np.inf, -np.inf)
-    except TypeError:  # pandas.NA refuses to be a truth value
-        return True
 
 
 def _table(task: str) -> dict[str, _Head]:

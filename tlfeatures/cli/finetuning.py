@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tlfeatures.cli import options as opt
-from tlfeatures.cli.fitting import known_score, make_folds
+from tlfeatures.cli.fitting import known_score
 from tlfeatures.cli.images import Tally, extract_images, labels_of, name_unreadable, paths_of, read_images
 from tlfeatures.cli.session import BadArgument
 from tlfeatures.cli.terminal import count, show_json, show_table, tell, warn
@@ -145,8 +145,9 @@ def finetune(
     .joblib file beside it.
     """
     from tlfeatures.cli.outputs import check_output
+    from tlfeatures.evaluation import check_groups, check_labels, make_folds
     from tlfeatures.finetune import FineTuneClassifier, FineTuneRegressor
-    from tlfeatures.heads import infer_task, make_head
+    from tlfeatures.heads import make_head
 
     if keep not in ("better", "finetuned", "frozen"):
         raise BadArgument(f"--keep {keep!r}; expected better, finetuned or frozen.")
@@ -165,12 +166,12 @@ def finetune(
     if show_augmentations is not None:
         _show_views(images, cnn, views, seed, show_augmentations)
         return
-    y = labels_of(images, source, target)
-    task = infer_task(y) if task == "auto" else task
+    y, task = check_labels(labels_of(images, source, target), len(images), task)
     frozen = frozen or ("svm" if task == "classification" else "ridge")
     make_head(frozen, task)  # a wrong name must fail before the network runs
     scoring = known_score(scoring or ("accuracy" if task == "classification" else "r2"))
-    make_folds(task, y, images.groups, cv)
+    if cv:
+        make_folds(cv, y, check_groups(images.groups, len(images)), task, 0)
     given = {
         **{k: getattr(cnn, k) for k in ("model", "layer", "pooling", "weights", "image_size", "resize", "decode",
                                         "precision", "batch_size", "cache", "verbose")},
@@ -236,11 +237,12 @@ def _compare(
     from sklearn.base import clone
     from sklearn.metrics import get_scorer
 
+    from tlfeatures.evaluation import check_groups, make_folds
     from tlfeatures.heads import make_head
 
-    folds = make_folds(task, y, used.groups, k)
-    if not folds:
+    if not k:
         return None
+    folds = make_folds(k, y, check_groups(used.groups, len(y)), task, 0)
     scorer, scores = get_scorer(scoring), {"frozen": [], "finetuned": []}
     for train, test in folds:
         head = make_head(frozen, task).fit(features[train], y[train])

@@ -68,16 +68,18 @@ def fit(
     predictions, that joblib.load brings back in any process that has tlfeatures.
     """
     from tlfeatures.cli.outputs import check_output
-    from tlfeatures.heads import blas_threads, infer_task, make_head
+    from tlfeatures.evaluation import check_groups, check_labels, make_folds
+    from tlfeatures.heads import blas_threads, make_head
 
     if output is not None:
         check_output(output, (".joblib", ".pkl"), force)
     images = read_images(source, path_column, target, groups, split_column, split, default_split="train")
-    y = labels_of(images, source, target)
-    task = infer_task(y) if task == "auto" else task
+    y, task = check_labels(labels_of(images, source, target), len(images), task)
+    groups_of = check_groups(images.groups, len(images))
     make_head(head, task)  # a wrong name must fail before the network runs
     scoring = known_score(scoring or ("accuracy" if task == "classification" else "r2"))
-    make_folds(task, y, images.groups, cv)
+    if cv:
+        make_folds(cv, y, groups_of, task, 0)
     cnn = opt.make_cnn(
         model, layer, pooling, weights, image_size, resize, decode, precision, batch_size, cache
     )
@@ -88,9 +90,10 @@ def fit(
     kept = [row for row in range(len(images)) if row not in result.errors]
     if not kept:
         raise BadArgument(f"None of the images of {source!r} could be read.")
-    features, y, used = result.features[kept], y[kept], images.take(kept)
+    features, y = result.features[kept], y[kept]
+    groups_of = None if groups_of is None else groups_of[kept]
     with blas_threads(*features.shape):
-        scores = _cross_validate(head, task, features, y, used.groups, cv, scoring)
+        scores = _cross_validate(head, task, features, y, groups_of, cv, scoring)
         fitted = make_head(head, task).fit(features, y)
     if output is not None:
         cnn.set_params(verbose=0)
@@ -115,75 +118,18 @@ def fit(
         _show(about, tally)
 
 
-def make_folds(
-    task: str, y: np.ndarray, groups: np.ndarray | None, k: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Rows to train and to test on, k times; none for k = 0.
-
-    Shuffled with a fixed seed. Classes are spread evenly; groups stay whole.
-
-    Raises
-    ------
-    BadArgument
-        When there are fewer members than folds, or a single class.
-    """
-    import numpy as np
-    from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
-
-    classes = task == "classification"
-    if classes:
-        names, sizes = np.unique(y, return_counts=True)
-        if len(names) < 2:
-            raise BadArgument(
-                f"All {count(len(y), 'image')} are of one class, {names[0]!s}; a head needs two or more. "
-                "Give a source with more classes, or another --target."
-            )
-    elif y.dtype.kind not in "iufb":
-        raise BadArgument(
-            f"--task regression needs numbers as labels; these are texts, such as {y.tolist()[0]!r}."
-        )
-    if k == 0:
-        return []
-    if k == 1:
-        raise BadArgument("--cv 1 leaves nothing to train on; expected 2 folds or more, or 0 for none.")
-    if classes and sizes.min() < k:
-        few = int(sizes.min())
-        raise BadArgument(
-            f"Class {str(names[sizes.argmin()])!r} has {count(few, 'image')}, fewer than the {k} folds of --cv. "
-            + (f"Use --cv {few}, or add images." if few > 1 else "Add images, or use --cv 0.")
-        )
-    if len(y) < k:
-        raise BadArgument(
-            f"{count(len(y), 'image')} are fewer than the {k} folds of --cv. Use fewer, or --cv 0."
-        )
-    if groups is not None and (n := len(np.unique(groups))) < k:
-        raise BadArgument(
-            f"There are {count(n, 'group')}, fewer than the {k} folds of --cv"
-            + (f". Use --cv {n}." if n > 1 else ". Name another column with --groups, or use --cv 0.")
-        )
-    if groups is None:
-        splitter = (StratifiedKFold if classes else KFold)(k, shuffle=True, random_state=0)
-    else:
-        splitter = (StratifiedGroupKFold if classes else GroupKFold)(k, shuffle=True, random_state=0)
-    folds = list(splitter.split(np.zeros(len(y)), y, groups))
-    if classes and any(len(np.unique(y[train])) < 2 for train, _ in folds):
-        raise BadArgument(
-            "Some fold would train on one class: too few groups hold the others. Use fewer folds."
-        )
-    return folds
-
-
 def _cross_validate(
     head: str, task: str, features: np.ndarray, y: np.ndarray, groups: Any, k: int, scoring: str
 ) -> dict[str, Any] | None:
     """Scores of the folds. The network is frozen, so embeddings made beforehand leak nothing."""
     from sklearn.model_selection import cross_val_score
 
+    from tlfeatures.evaluation import make_folds
     from tlfeatures.heads import make_head
 
-    folds = make_folds(task, y, groups, k)
-    if not folds:
+    if not k:
         return None
+    folds = make_folds(k, y, groups, task, 0)
     scores = cross_val_score(
         make_head(head, task), features, y, cv=folds, scoring=scoring, error_score="raise"
     )

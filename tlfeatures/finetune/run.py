@@ -15,6 +15,7 @@ import numpy as np
 from tlfeatures._keras import keras_version
 from tlfeatures._warnings import warn
 from tlfeatures.errors import ImageReadError, RandomWeightsWarning, UnreadableImagesWarning
+from tlfeatures.evaluation import split_validation
 from tlfeatures.extract import Plan, extract
 from tlfeatures.finetune.augment import Augmenter
 from tlfeatures.finetune.checkpoint import Checkpoints
@@ -24,7 +25,7 @@ from tlfeatures.finetune.loop import SPLIT, VIEWS, WEIGHTS, Data, Stage, run_sta
 from tlfeatures.finetune.net import Net
 from tlfeatures.finetune.network import Trunk, divide, first_trained, freeze, frozen_copy, join, rate_factors
 from tlfeatures.finetune.pixels import Pixels
-from tlfeatures.finetune.split import split_validation, training_weights
+from tlfeatures.finetune.sample_weights import training_weights
 from tlfeatures.fingerprints import array_key, recipe_digest
 from tlfeatures.images import Images
 from tlfeatures.networks import Backbone, tap_digest

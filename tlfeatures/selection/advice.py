@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from tlfeatures.evaluation import Fold
 from tlfeatures.results import LearningCurve, Regime
 from tlfeatures.selection.fits import Head, evaluate
-from tlfeatures.selection.folds import Pair
 
 __all__ = ["LearningCurve", "Regime", "advise", "learning_curve"]
 
@@ -23,7 +23,7 @@ _PLATEAU = 0.01  # relative gain of the last doubling below which more images do
 def learning_curve(
     X: np.ndarray,
     y: np.ndarray,
-    folds: Sequence[Pair],
+    folds: Sequence[Fold],
     head: Head,
     point: int,
     scorer: Any,

@@ -21,8 +21,8 @@ from sklearn.metrics import mean_absolute_error
 from sklearn.preprocessing import LabelBinarizer, StandardScaler
 from sklearn.svm import SVC
 
+from tlfeatures.evaluation import Fold
 from tlfeatures.heads import make_head
-from tlfeatures.selection.folds import Pair
 
 __all__ = ["Head", "Scores", "evaluate", "predict_folds", "try_scorer"]
 
@@ -81,7 +81,7 @@ class Scores:
 
 
 def evaluate(
-    X: np.ndarray, y: np.ndarray, folds: Sequence[Pair | None], heads: Sequence[Head], scorer: Any
+    X: np.ndarray, y: np.ndarray, folds: Sequence[Fold | None], heads: Sequence[Head], scorer: Any
 ) -> list[Scores]:
     """Score every head at every point of its grid on every fold.
 
@@ -148,7 +148,7 @@ def _score(scorer: Any, model: Any, X: np.ndarray, y: np.ndarray, head: Head, ho
 
 
 def predict_folds(
-    X: np.ndarray, y: np.ndarray, folds: Sequence[Pair], head: Head, point: int
+    X: np.ndarray, y: np.ndarray, folds: Sequence[Fold], head: Head, point: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]]:
     """For each fold: test rows, predictions, probabilities and decision values, None where there are none.
 

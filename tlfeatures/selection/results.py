@@ -17,10 +17,9 @@ from sklearn.metrics import (
     root_mean_squared_error,
 )
 
+from tlfeatures.evaluation import Fold, confidence_interval, standard_error
 from tlfeatures.selection.candidates import Embedding
-from tlfeatures.selection.choice import interval, standard_error
 from tlfeatures.selection.fits import Head, Scores
-from tlfeatures.selection.folds import Pair
 
 if TYPE_CHECKING:
     import pandas
@@ -49,7 +48,7 @@ def label(candidate: Candidate) -> str:
 
 
 def cv_results(
-    candidates: Sequence[Candidate], scores: Scores, folds: Sequence[Pair], prescreen: np.ndarray
+    candidates: Sequence[Candidate], scores: Scores, folds: Sequence[Fold], prescreen: np.ndarray
 ) -> dict[str, Any]:
     """One row a candidate; ``scores`` has arrays of shape (candidates, folds)."""
     params = [parameters(c) for c in candidates]
@@ -66,7 +65,7 @@ def cv_results(
     found["params"] = params
     found |= {f"split{i}_test_score": scores.test[:, i] for i in range(len(folds))}
     means = scores.test.mean(axis=1)
-    low, high = interval(scores.test, folds)
+    low, high = confidence_interval(scores.test, folds)
     found |= {
         "mean_test_score": means,
         "std_test_score": scores.test.std(axis=1),

@@ -14,17 +14,16 @@ from scipy.stats import spearmanr
 
 from tlfeatures._warnings import warn
 from tlfeatures.errors import DuplicateImagesWarning
+from tlfeatures.evaluation import Fold, find_duplicates, keep_groups_together, make_folds, make_inner_folds
 from tlfeatures.fingerprints import array_key
 from tlfeatures.heads import blas_threads
 from tlfeatures.selection.advice import advise, learning_curve
 from tlfeatures.selection.candidates import Embedding
-from tlfeatures.selection.choice import choose, nested_choice
-from tlfeatures.selection.duplicates import find_duplicates, move_together
 from tlfeatures.selection.fits import Head, Scores, evaluate, predict_folds
-from tlfeatures.selection.folds import Pair, inner_folds, make_folds
 from tlfeatures.selection.matrices import Matrices
 from tlfeatures.selection.progress import Steps
 from tlfeatures.selection.results import Candidate, cv_results, label, metrics, parameters
+from tlfeatures.selection.rules import choose, choose_nested
 from tlfeatures.transferability import transferability
 
 __all__ = ["Run"]
@@ -127,13 +126,13 @@ class Run:
         self.found["duplicates_"] = self.duplicates
 
     def _make_folds(self) -> None:
-        self.inner: list[list[Pair]] = []
+        self.inner: list[list[Fold]] = []
         if self.options.dedupe_groups:
             self.groups = self.duplicates.groups
         try:
             self.folds = make_folds(self.cv, self.y, self.groups, self.task, self.seed)
             if self.options.nested:
-                self.inner = inner_folds(self.cv, self.y, self.groups, self.task, self.seed, self.folds)
+                self.inner = make_inner_folds(self.cv, self.y, self.groups, self.task, self.seed, self.folds)
         except ValueError as error:
             if not self.options.dedupe_groups:
                 raise
@@ -208,7 +207,7 @@ class Run:
         if self.inner:
             at = np.cumsum([k, *map(len, self.inner)])
             inner = [self.scores.test[:, a:b] for a, b in pairwise(at)]
-            nested, choices = nested_choice(self.scores.test[:, :k], inner, costs, widths, rule)
+            nested, choices = choose_nested(self.scores.test[:, :k], inner, costs, widths, rule)
             self.found["nested_scores_"] = nested
             self.found["nested_params_"] = [parameters(self.candidates[c]) for c in choices]
         # what only a fold's own prescreen kept is no candidate of the search as a whole
@@ -330,10 +329,10 @@ class Run:
             DuplicateImagesWarning,
         )
 
-    def _folds_together(self) -> list[Pair]:
+    def _folds_together(self) -> list[Fold]:
         """The folds, with copies moved to one: the scores differ by the copies, and by no new shuffle."""
         try:
-            moved = move_together(self.folds, self.duplicates.groups)
+            moved = keep_groups_together(self.folds, self.duplicates.groups)
             return make_folds(moved, self.y, None, self.task, self.seed)
         except ValueError:  # folds that overlap, or one that lost all of a class
             return make_folds(len(self.folds), self.y, self.duplicates.groups, self.task, self.seed)

@@ -22,6 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from tlfeatures._warnings import warn
 from tlfeatures.errors import RandomWeightsWarning, UnknownNameError, UnreadableImagesWarning
+from tlfeatures.evaluation import check_groups, check_labels, check_seed, make_folds, make_inner_folds
 from tlfeatures.features import CNNFeatures
 from tlfeatures.heads import head_grid, list_heads, make_head
 from tlfeatures.images import Images
@@ -29,7 +30,6 @@ from tlfeatures.selection import results
 from tlfeatures.selection._fitted_images import FittedImages, worst_mistakes
 from tlfeatures.selection.candidates import plan_passes
 from tlfeatures.selection.fits import Head, try_scorer
-from tlfeatures.selection.folds import check_groups, check_labels, inner_folds, make_folds, random_seed
 from tlfeatures.selection.matrices import Matrices
 from tlfeatures.selection.progress import progress
 from tlfeatures.selection.run import Run
@@ -98,7 +98,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
     duplicate_threshold : float, default=0.95
         Cosine, between centred embeddings, from which images count as near-copies.
     task : {"auto", "classification", "regression"}, default="auto"
-        "auto" asks :func:`~tlfeatures.heads.infer_task`.
+        "auto" asks :func:`~tlfeatures.evaluation.infer_task`.
     weights, interpolation, decode, precision, batch_size, cache
         As in :class:`~tlfeatures.CNNFeatures`.
     on_error : {"raise", "nan"}, default="raise"
@@ -128,7 +128,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
     prescreen_ : pandas.DataFrame
         One row an embedding: its score before, the best score after, and whether it was kept.
         ``prescreen_correlation_`` is Spearman's between the two.
-    duplicates_ : :class:`~tlfeatures.selection.duplicates.Duplicates`
+    duplicates_ : :class:`~tlfeatures.evaluation.Duplicates`
     learning_curve_ : :class:`~tlfeatures.selection.advice.LearningCurve`
     regime_ : :class:`~tlfeatures.selection.advice.Regime`
     oof_ : pandas.DataFrame
@@ -251,11 +251,11 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         y, task = check_labels(y, len(images), self.task)
         groups = check_groups(groups, len(images))
         cv = list(self.cv) if isinstance(self.cv, Iterator) else self.cv
-        seed = random_seed(self.random_state)
+        seed = check_seed(self.random_state)
         # what cannot work must fail before anything is computed
         folds = make_folds(cv, y, groups, task, seed)
         if self.nested:
-            inner_folds(cv, y, groups, task, seed, folds)
+            make_inner_folds(cv, y, groups, task, seed, folds)
         heads = self._heads(task, y)
         self.scorer_ = self._scorer(heads, y)
         store = EmbeddingStore.resolve(self.cache)

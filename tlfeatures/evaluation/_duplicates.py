@@ -1,4 +1,4 @@
-"""Copies and near-copies of images: which they are, and the groups that keep them together."""
+"""Duplicate and near-duplicate images, and the groups that they form."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
-from tlfeatures.selection.folds import Pair
+from tlfeatures.evaluation._folds import Fold
 
-__all__ = ["Duplicates", "find_duplicates", "move_together"]
+__all__ = ["Duplicates", "find_duplicates", "keep_groups_together"]
 
-_NEAR_ROWS = 20_000  # above it, only exact copies: the work grows with the square
+_NEAR_ROWS = 20_000  # above it only exact duplicates, because the cost grows with the square
 _BLOCK = 256  # rows compared with all others at a time
 
 
 @dataclass
 class Duplicates:
-    """What was found, and what it does to the score.
+    """Duplicate images of a data set, and their effect on the score.
 
     Attributes
     ----------
     pairs : ndarray of int, shape (p, 2)
-        Rows that are copies or near-copies of each other. Of n images that hang together n - 1 pairs, the
-        nearest: a film of one scene would have millions.
+        Rows that are duplicates or near-duplicates of each other. A duplicate group of n images contributes its
+        n - 1 nearest pairs, because a film of one scene would have millions.
     cosine : ndarray of shape (p,)
-        Of the centred embeddings; 1 for exact copies.
+        Cosine similarity of the centered embeddings; 1 for exact duplicates.
     exact : ndarray of bool, shape (p,)
-        Whether the images' digests are equal.
+        Whether the digests of both images are equal.
     groups : ndarray of int, shape (n,)
-        Equal for rows that hang together, the user's groups included.
+        Duplicate group of each row; groups given by the user that share a duplicate are merged.
     threshold : float
-        Cosine from which rows count as near-copies.
+        Cosine from which two rows count as near-duplicates.
     searched : bool
-        False when there were too many rows to look for near-copies.
+        False if there were too many rows to search for near-duplicates.
     crossing : int
-        Pairs that fall into different folds.
+        Number of pairs that fall into different folds.
     score, score_together : float or None
-        Mean score of the winner as chosen, and with such rows moved into one fold; None where none cross, and
-        where no folds can be made so.
+        Mean score of the best candidate on the original folds, and on folds that keep duplicate groups together;
+        None if no pair crosses folds, and if no such folds exist.
     """
 
     pairs: np.ndarray
@@ -56,16 +56,16 @@ class Duplicates:
 
     @property
     def drop(self) -> float | None:
-        """How much of the score is owed to copies in other folds."""
+        """Difference of the score that is due to duplicates in other folds."""
         return None if self.score_together is None else self.score - self.score_together
 
     @property
     def largest(self) -> int:
-        """How many rows hang together at most."""
+        """Size of the largest duplicate group."""
         return int(np.bincount(self.groups).max())
 
-    def count_crossing(self, folds: Sequence[Pair]) -> int:
-        """Pairs of which one row is tested by a model that was trained on the other."""
+    def count_crossing(self, folds: Sequence[Fold]) -> int:
+        """Count the pairs with one row in the test set and the other in the training set of a fold."""
         crosses = np.zeros(len(self.pairs), bool)
         for train, test in folds:
             side = np.zeros(len(self.groups), np.int8)
@@ -78,16 +78,22 @@ class Duplicates:
 def find_duplicates(
     keys: np.ndarray, features: np.ndarray, threshold: float, groups: np.ndarray | None = None
 ) -> Duplicates:
-    """Find rows of equal digest, and rows whose centred embeddings point the same way.
+    """Find images with equal digests, and images with almost the same centered embedding.
 
     Parameters
     ----------
     keys : ndarray of uint8, shape (n, 16)
+        Digests of the images.
     features : ndarray of shape (n, d)
+        Embeddings.
     threshold : float
-        Cosine from which two rows count as near-copies.
+        Cosine similarity from which two rows count as near-duplicates.
     groups : ndarray of int, shape (n,), optional
-        Rows that belong together anyway.
+        Rows that belong together in any case.
+
+    Returns
+    -------
+    Duplicates
 
     Examples
     --------
@@ -98,24 +104,24 @@ def find_duplicates(
     """
     n = len(keys)
     _, first, same = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    same = first[same.reshape(-1)]
-    copies = np.flatnonzero(same != np.arange(n))
-    found = [np.stack([same[copies], copies], axis=1)]
+    original = first[same.reshape(-1)]
+    copies = np.flatnonzero(original != np.arange(n))
+    pairs = [np.stack([original[copies], copies], axis=1)]
     cosines = [np.ones(len(copies))]
     distinct = np.sort(first)
     searched = len(distinct) <= _NEAR_ROWS
     if searched:
-        near, cosine = _nearest(features[distinct].astype(np.float32), threshold)
-        found.append(distinct[near])
+        near, cosine = _nearest_pairs(features[distinct].astype(np.float32), threshold)
+        pairs.append(distinct[near])
         cosines.append(cosine)
-    pairs = np.concatenate(found)
-    together = together_groups(pairs, n, groups)
-    exact = np.arange(len(pairs)) < len(copies)
-    return Duplicates(pairs, np.concatenate(cosines), exact, together, threshold, searched)
+    all_pairs = np.concatenate(pairs)
+    exact = np.arange(len(all_pairs)) < len(copies)
+    merged = _merge_groups(all_pairs, n, groups)
+    return Duplicates(all_pairs, np.concatenate(cosines), exact, merged, threshold, searched)
 
 
-def _nearest(F: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of rows (p, 2) from a cosine on, and their cosines: of all such pairs a spanning forest, nearest first."""
+def _nearest_pairs(F: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Find the spanning forest of all pairs above the threshold, (p, 2), and their cosines."""
     n = len(F)
     F = F - F.mean(axis=0)
     F /= np.maximum(np.linalg.norm(F, axis=1, keepdims=True), 1e-12)
@@ -124,7 +130,7 @@ def _nearest(F: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
         cosine = F[start : start + _BLOCK] @ F[start:].T
         i, j = np.nonzero(np.triu(cosine >= threshold, 1))
         if len(i):
-            # distances from 1 on: to scipy 0 is no edge
+            # distances start at 1, because SciPy takes 0 for a missing edge
             weights = np.concatenate([forest.data, 2 - np.minimum(cosine[i, j], 1.0)])
             edges = np.concatenate([forest.row, start + i]), np.concatenate([forest.col, start + j])
             forest = minimum_spanning_tree(coo_array((weights, edges), shape=(n, n))).tocoo()
@@ -133,35 +139,46 @@ def _nearest(F: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     return pairs[order], 2 - forest.data[order]
 
 
-def move_together(folds: Sequence[Pair], groups: np.ndarray) -> list[Pair]:
-    """The same folds, but each group is tested where its first row was.
+def keep_groups_together(folds: Sequence[Fold], groups: np.ndarray) -> list[Fold]:
+    """Move every group into the fold that tests its first row.
+
+    The folds change as little as possible, so a difference of scores is due to the groups and not to a new shuffle.
+
+    Parameters
+    ----------
+    folds : sequence of (train, test)
+    groups : ndarray of shape (n,)
+
+    Returns
+    -------
+    list of (train, test)
 
     Raises
     ------
     ValueError
-        When the folds do not test every row once, and train on all others.
+        If the folds do not test every row once and train on all others.
 
     Examples
     --------
     >>> rows = np.arange(4)
     >>> folds = [(rows[2:], rows[:2]), (rows[:2], rows[2:])]
-    >>> [test.tolist() for _, test in move_together(folds, np.array([0, 1, 2, 0]))]
+    >>> [test.tolist() for _, test in keep_groups_together(folds, np.array([0, 1, 2, 0]))]
     [[0, 1, 3], [2]]
     """
     n = len(groups)
     tested = np.sort(np.concatenate([test for _, test in folds]))
     if not np.array_equal(tested, np.arange(n)) or any(len(a) + len(b) != n for a, b in folds):
-        raise ValueError("The folds are no partition of the rows.")
-    place = np.empty(n, int)
+        raise ValueError("The folds are not a partition of the rows; expected each row in one test set.")
+    fold_of = np.empty(n, int)
     for i, (_, test) in enumerate(folds):
-        place[test] = i
+        fold_of[test] = i
     _, first, codes = np.unique(groups, return_index=True, return_inverse=True)
-    place = place[first][codes]
-    return [(np.flatnonzero(place != i), np.flatnonzero(place == i)) for i in range(len(folds))]
+    fold_of = fold_of[first][codes]
+    return [(np.flatnonzero(fold_of != i), np.flatnonzero(fold_of == i)) for i in range(len(folds))]
 
 
-def together_groups(pairs: np.ndarray, n: int, groups: np.ndarray | None) -> np.ndarray:
-    """Connected components of pairs and groups, shape (n,)."""
+def _merge_groups(pairs: np.ndarray, n: int, groups: np.ndarray | None) -> np.ndarray:
+    """Find the connected components of pairs and groups, shape (n,)."""
     links: list[Any] = [pairs]
     if groups is not None:
         _, first = np.unique(groups, return_index=True)

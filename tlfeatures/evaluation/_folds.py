@@ -1,0 +1,263 @@
+"""Folds of cross-validation that balance classes and keep groups together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
+
+__all__ = ["Fold", "make_folds", "make_inner_folds", "split_validation"]
+
+Fold = tuple[np.ndarray, np.ndarray]
+"""Rows to train on and rows to test on."""
+
+
+def make_folds(cv: Any, y: np.ndarray, groups: np.ndarray | None, task: str, seed: int) -> list[Fold]:
+    """Split rows into folds, and check that every fold can be trained and tested.
+
+    Parameters
+    ----------
+    cv : int, splitter or sequence of (train, test)
+        An int gives that many shuffled folds, stratified by class, with each group in one of them.
+    y : ndarray of shape (n,)
+    groups : ndarray of int, shape (n,), or None
+    task : {"classification", "regression"}
+    seed : int
+
+    Returns
+    -------
+    list of (train, test)
+        Integer row indices.
+
+    Raises
+    ------
+    ValueError
+        If the classes or the groups cannot be split in this way; the message names a ``cv`` that can.
+
+    Examples
+    --------
+    >>> y = np.array(["cat", "dog"] * 3)
+    >>> [sorted(y[test].tolist()) for _, test in make_folds(3, y, None, "classification", seed=0)]
+    [['cat', 'dog'], ['cat', 'dog'], ['cat', 'dog']]
+    """
+    if isinstance(cv, Integral) and not isinstance(cv, bool):
+        folds = _split_default(int(cv), y, groups, task, seed)
+    elif hasattr(cv, "split") and not isinstance(cv, str):
+        try:
+            folds = list(cv.split(np.zeros((len(y), 1)), y, groups))
+        except ValueError as error:
+            raise ValueError(f"cv={cv!r} cannot split these {len(y)} images: {error}") from error
+    elif isinstance(cv, Sequence) and not isinstance(cv, str):
+        folds = list(cv)
+    else:
+        raise ValueError(
+            f"cv={cv!r}; expected a number of folds, a splitter, or a list of (train, test) rows."
+        )
+    folds = [tuple(_check_rows(part, i, len(y)) for part in pair) for i, pair in enumerate(folds)]
+    if len(folds) < 2:
+        raise ValueError(f"cv={cv!r} gives {len(folds)} folds; expected at least 2.")
+    for i, (train, test) in enumerate(folds):
+        _check_fold(i, train, test, y, task)
+    return folds
+
+
+def make_inner_folds(
+    cv: Any, y: np.ndarray, groups: np.ndarray | None, task: str, seed: int, outer: Sequence[Fold]
+) -> list[list[Fold]]:
+    """Split the training rows of each outer fold again, for nested cross-validation.
+
+    Parameters
+    ----------
+    cv, y, groups, task, seed
+        As in :func:`make_folds`.
+    outer : sequence of (train, test)
+
+    Returns
+    -------
+    list of list of (train, test)
+        Folds for each outer fold, as row indices into ``y``.
+
+    Raises
+    ------
+    ValueError
+        As in :func:`make_folds`.
+
+    Examples
+    --------
+    >>> y = np.array(["cat", "dog"] * 4)
+    >>> outer = make_folds(2, y, None, "classification", seed=0)
+    >>> inner = make_inner_folds(2, y, None, "classification", 0, outer)
+    >>> [len(folds) for folds in inner], set(inner[0][0][1]) <= set(outer[0][0])
+    ([2, 2], True)
+    """
+    inner = []
+    for i, (train, _) in enumerate(outer):
+        try:
+            folds = make_folds(cv, y[train], None if groups is None else groups[train], task, seed)
+        except ValueError as error:
+            raise ValueError(f"nested=True splits the training rows of fold {i} again: {error}") from error
+        inner.append([(train[a], train[b]) for a, b in folds])
+    return inner
+
+
+def split_validation(
+    y: np.ndarray, classes: np.ndarray | None, groups: np.ndarray | None, fraction: float, seed: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split rows into training and validation rows.
+
+    Every class keeps its share, with at least one image on either side; groups stay whole.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n,)
+        Class codes, or regression targets.
+    classes : ndarray or None
+        Class names in the order of the codes; None for regression.
+    groups : ndarray of shape (n,) or None
+    fraction : float
+        Fraction of validation images; 0 for no validation.
+    seed : list of int
+
+    Returns
+    -------
+    train, validation : ndarray of int
+        Sorted row indices.
+
+    Raises
+    ------
+    ValueError
+        If a class has one image, there are too few images, or the groups cannot be split.
+
+    Examples
+    --------
+    >>> train, validation = split_validation(np.array([0, 1] * 5), np.array(["cat", "dog"]), None, 0.2, [0])
+    >>> len(train), len(validation)
+    (8, 2)
+    """
+    rows, rng = np.arange(len(y)), np.random.default_rng(seed)
+    if not fraction:
+        return rows, rows[:0]
+    fix = "Give more images, or pass validation_fraction=0 to train on all."
+    if classes is not None:
+        counts = np.bincount(y, minlength=len(classes))
+        if counts.min() < 2:
+            raise ValueError(
+                f"Class {classes.tolist()[counts.argmin()]!r} has one image, so it cannot be both trained on and "
+                f"validated on. {fix}"
+            )
+    if len(y) < 2:
+        raise ValueError(f"{len(y)} image cannot be split for validation. {fix}")
+    if groups is not None:
+        validation = _split_groups(y, classes, groups, fraction, rng, fix)
+    elif classes is None:
+        count = min(max(1, round(fraction * len(y))), len(y) - 1)
+        validation = rng.permutation(rows)[:count]
+    else:
+        parts = []
+        for code, count in enumerate(counts.tolist()):
+            of_class = rng.permutation(np.flatnonzero(y == code))
+            parts.append(of_class[: min(max(1, round(fraction * count)), count - 1)])
+        validation = np.concatenate(parts)
+    validation = np.sort(validation)
+    return np.setdiff1d(rows, validation), validation
+
+
+def _split_default(k: int, y: np.ndarray, groups: np.ndarray | None, task: str, seed: int) -> list[Fold]:
+    n = len(y)
+    if k < 2:
+        raise ValueError(f"cv={k}; expected at least 2 folds.")
+    if k > n:
+        raise ValueError(f"Cannot make cv={k} folds of {n} images; n_samples={n} should be at least cv.")
+    if groups is not None and (count := len(np.unique(groups))) < k:
+        raise ValueError(
+            f"The images are in {count} group(s), which cannot be split into cv={k} folds: "
+            + (f"use cv={count} or more groups." if count > 1 else "give two groups or more, or none.")
+        )
+    rows = np.zeros((n, 1))
+    if task == "regression":
+        splitter = (
+            KFold(k, shuffle=True, random_state=seed)
+            if groups is None
+            else GroupKFold(k, shuffle=True, random_state=seed)
+        )
+        return list(splitter.split(rows, y, groups))
+    names, codes, counts = np.unique(y, return_inverse=True, return_counts=True)
+    if groups is None:
+        if counts.min() < k:
+            few = names[counts < k]
+            raise ValueError(
+                f"{len(few)} of {len(names)} classes have fewer images than cv={k} folds, the smallest "
+                f"{names.tolist()[counts.argmin()]!r} with {counts.min()}: "
+                + (f"use cv={counts.min()}, " if counts.min() > 1 else "")
+                + "merge or drop small classes, or pass a splitter such as ShuffleSplit."
+            )
+        return list(StratifiedKFold(k, shuffle=True, random_state=seed).split(rows, codes))
+    for code, name in enumerate(names.tolist()):
+        if len(np.unique(groups[codes == code])) < 2:
+            raise ValueError(
+                f"All {counts[code]} images of class {name!r} are in one group: no fold can both learn and test it. "
+                "Drop the class, or divide the group."
+            )
+    folds = list(StratifiedGroupKFold(k, shuffle=True, random_state=seed).split(rows, codes, groups))
+    if any(len(test) == 0 for _, test in folds):  # one group may be larger than a fold
+        largest = np.bincount(groups).max()
+        raise ValueError(
+            f"The groups cannot be split into cv={k} folds with images in each: the largest has {largest} of {n} "
+            f"images. Use a smaller cv."
+        )
+    return folds
+
+
+def _check_rows(part: Any, i: int, n: int) -> np.ndarray:
+    """Convert row indices or a boolean mask to row indices."""
+    rows = np.asarray(part)
+    if rows.shape == (n,) and rows.dtype == bool:
+        return np.flatnonzero(rows)
+    if rows.ndim != 1 or (len(rows) and (rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= n)):
+        raise ValueError(f"Fold {i} names rows that there are not; expected whole numbers from 0 to {n - 1}.")
+    return rows.astype(int)
+
+
+def _check_fold(i: int, train: np.ndarray, test: np.ndarray, y: np.ndarray, task: str) -> None:
+    if not len(train) or not len(test):
+        raise ValueError(
+            f"Fold {i} has {len(train)} training and {len(test)} test images; expected some of both."
+        )
+    if np.intersect1d(train, test).size:
+        raise ValueError(f"Fold {i} tests images that it is trained on; expected separate rows.")
+    if task == "classification":
+        absent = np.setdiff1d(y[test], y[train])
+        if absent.size or (y[train] == y[train[0]]).all():
+            what = (
+                f"no training image of class {absent.tolist()[0]!r}"
+                if absent.size
+                else "one class only in training"
+            )
+            raise ValueError(
+                f"Fold {i} has {what}, so it cannot test it. Use fewer folds, more images or groups of that "
+                "class, or another random_state."
+            )
+
+
+def _split_groups(
+    y: np.ndarray,
+    classes: np.ndarray | None,
+    groups: np.ndarray,
+    fraction: float,
+    rng: np.random.Generator,
+    fix: str,
+) -> np.ndarray:
+    n = len(np.unique(groups))
+    if n < 2:
+        raise ValueError(f"All images are of one group, so none can be set apart for validation. {fix}")
+    folds = min(n, max(2, round(1 / fraction)))
+    splitter = (GroupKFold if classes is None else StratifiedGroupKFold)(
+        folds, shuffle=True, random_state=int(rng.integers(1 << 31))
+    )
+    for train, validation in splitter.split(y, y, groups):
+        if classes is None or len(np.unique(y[train])) == len(classes):
+            return validation
+    raise ValueError(f"Wherever the groups are split, a class is left without images to train on. {fix}")

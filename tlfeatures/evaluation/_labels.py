@@ -1,0 +1,196 @@
+"""Checks of labels, groups and seeds; the task that labels stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from numbers import Integral
+from typing import Any, Literal
+
+import numpy as np
+
+from tlfeatures.errors import UnknownNameError
+
+__all__ = ["check_groups", "check_labels", "check_seed", "infer_task"]
+
+Task = Literal["classification", "regression"]
+
+
+def infer_task(y: Iterable[Any]) -> Task:
+    """Infer from the labels whether the task is classification or regression.
+
+    Strings, booleans and pandas categories are classes. Floating-point numbers with a fraction are regression
+    targets. Whole numbers are classes, unless they take more than 20 values with fewer than five images each on
+    average. Pass the task explicitly where this rule is wrong.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,)
+
+    Returns
+    -------
+    {"classification", "regression"}
+
+    Raises
+    ------
+    ValueError
+        If ``y`` is empty, has missing values or several columns, or holds neither classes nor numbers.
+
+    Examples
+    --------
+    >>> infer_task(["cat", "dog"]), infer_task([0, 1, 2]), infer_task([0.5, 1.5])
+    ('classification', 'classification', 'regression')
+    """
+    categorical = getattr(getattr(y, "dtype", None), "name", "") == "category"
+    values = np.asarray(y if hasattr(y, "__array__") else list(y))
+    if values.ndim != 1 or not len(values):
+        raise ValueError(
+            f"Labels have the shape {values.shape}; expected (n,), one for each image: "
+            "give one column, such as table['label']."
+        )
+    if missing := sum(map(_is_missing, values.tolist())):
+        raise ValueError(f"{missing} of {len(values)} labels are missing; fill them in or drop their images.")
+    if values.dtype == object:  # what pandas gives for text and for nullable numbers
+        if len({isinstance(value, str) for value in values}) == 2:
+            raise ValueError("Labels mix text with other types; turn all of them into text: y.astype(str).")
+        values = np.array(values.tolist())
+    kind = values.dtype.kind
+    if categorical or kind in "bUS":
+        return "classification"
+    if kind not in "iuf":
+        raise ValueError(
+            f"Labels of type {values.dtype} are neither classes nor numbers; give text, booleans or numbers."
+        )
+    if (values != np.round(values)).any():
+        return "regression"
+    return "regression" if len(np.unique(values)) > max(20, len(values) / 5) else "classification"
+
+
+def check_labels(y: Any, n: int, task: str = "auto") -> tuple[np.ndarray, str]:
+    """Convert labels to an array and determine the task.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,) or (n, 1)
+    n : int
+        Number of images.
+    task : {"auto", "classification", "regression"}, default="auto"
+        "auto" asks :func:`infer_task`.
+
+    Returns
+    -------
+    y : ndarray of shape (n,)
+        Of dtype float64 for regression.
+    task : {"classification", "regression"}
+
+    Raises
+    ------
+    ValueError
+        If labels are missing, their number differs from ``n``, or all of them are equal.
+
+    Examples
+    --------
+    >>> check_labels(["cat", "dog", "cat"], 3)
+    (array(['cat', 'dog', 'cat'], dtype='<U3'), 'classification')
+    """
+    if y is None:
+        raise ValueError("y is None, but FeatureSearchCV requires y to be passed: one label for each image.")
+    values = y.to_numpy() if hasattr(y, "to_numpy") else np.asarray(y if hasattr(y, "__array__") else list(y))
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values.ravel()
+    if values.ndim == 1 and len(values) != n:
+        raise ValueError(f"Got {n} images but {len(values)} labels; give one label for each image.")
+    inferred = infer_task(y if values.ndim == 1 and getattr(y, "ndim", 1) == 1 else values)
+    if task == "auto":
+        task = inferred
+    elif task not in ("classification", "regression"):
+        raise UnknownNameError.of("task", task, ("auto", "classification", "regression"))
+    if values.dtype == object:
+        values = np.array(values.tolist())
+    if task == "regression":
+        if values.dtype.kind not in "biuf":
+            raise ValueError(
+                f"task='regression' needs numbers as labels; these are others, such as {values.tolist()[0]!r}. "
+                "Use task='classification'."
+            )
+        values = values.astype(float)
+    if len(values) and (values == values[0]).all():
+        what = f"class, {values.tolist()[0]!r}" if task == "classification" else f"value, {values[0]:g}"
+        raise ValueError(
+            f"All {n} labels are one {what}; expected two or more, or there is nothing to learn."
+        )
+    return values, task
+
+
+def check_groups(groups: Any, n: int) -> np.ndarray | None:
+    """Encode groups as integers.
+
+    Parameters
+    ----------
+    groups : array-like of shape (n,) or None
+        Such as patients: images of one group belong to the same fold.
+    n : int
+        Number of images.
+
+    Returns
+    -------
+    ndarray of int, shape (n,), or None
+        Codes from 0.
+
+    Raises
+    ------
+    ValueError
+        If groups are missing or their number differs from ``n``.
+
+    Examples
+    --------
+    >>> check_groups(["anna", "ben", "anna"], 3)
+    array([0, 1, 0])
+    """
+    if groups is None:
+        return None
+    values = np.asarray(groups if hasattr(groups, "__array__") else list(groups))
+    if values.shape != (n,):
+        raise ValueError(f"Got {n} images but groups of shape {values.shape}; give one group for each image.")
+    if missing := sum(map(_is_missing, values.tolist())):
+        raise ValueError(f"{missing} of {n} groups are missing; fill them in or drop their images.")
+    values = values.astype(str) if values.dtype == object else values
+    return np.unique(values, return_inverse=True)[1].reshape(-1)
+
+
+def check_seed(random_state: Any) -> int:
+    """Convert ``random_state`` to an integer seed.
+
+    Parameters
+    ----------
+    random_state : int, RandomState or None
+        None draws a seed from the operating system, so global random state is neither read nor changed.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ValueError
+        If ``random_state`` is of another type.
+
+    Examples
+    --------
+    >>> check_seed(3)
+    3
+    """
+    if random_state is None:
+        return int(np.random.SeedSequence().generate_state(1)[0])
+    if isinstance(random_state, Integral):
+        return int(random_state)
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(2**31 - 1))
+    raise ValueError(f"random_state={random_state!r}; expected None, a whole number or a RandomState.")
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a value is None, NaN, NaT, infinite or pandas.NA, without importing pandas."""
+    try:
+        return value is None or bool(value != value) or value in (np.inf, -np.inf)
+    except TypeError:  # pandas.NA has no truth value
+        return True
