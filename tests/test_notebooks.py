@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, and git holds none of their outputs."""
+"""The notebooks run from top to bottom and are committed without outputs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from PIL import Image
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 QUICKSTART = FOLDER / "quickstart.ipynb"
-BLOCKED = "http://127.0.0.1:9"  # where nobody listens: no test reaches the network
+BLOCKED = "http://127.0.0.1:9"  # nothing listens there: tests have no network access
 
 
 def run(path, folder, **environment):
-    """Execute a notebook as a fresh process would; {cell: text} and {cell: pictures}."""
+    """Execute a notebook in a fresh kernel; return {cell: text} and {cell: images}."""
     notebook = nbformat.read(path, as_version=4)
     env = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}  # figures go into the notebook
     env |= {name: BLOCKED for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
@@ -29,19 +29,19 @@ def run(path, folder, **environment):
     manager = AsyncKernelManager(kernel_name="python3")
     client = NotebookClient(notebook, km=manager, timeout=200, resources={"metadata": {"path": str(folder)}})
     client.execute(env=env)  # raises what a cell raises
-    texts, pictures = {}, {}
+    texts, images = {}, {}
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if "image/png" in data:
-                picture = Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
-                pictures.setdefault(cell.id, []).append(np.asarray(picture.convert("L")))
+                image = Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
+                images.setdefault(cell.id, []).append(np.asarray(image.convert("L")))
             else:
                 text = data.get("text/plain", "") or (
                     output.get("text", "") if output.get("name") == "stdout" else ""
                 )
                 texts[cell.id] = texts.get(cell.id, "") + text
-    return texts, pictures
+    return texts, images
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
@@ -54,17 +54,17 @@ def test_notebook_is_valid_and_has_no_outputs(path):
     assert notebook.metadata.kernelspec.name == "python3"
 
 
-def check_quickstart(texts, pictures):
-    """What a reader sees, whatever the weights."""
-    assert "600 pictures to learn from, 300 to test, 10 classes" in texts["pictures"]
+def check_quickstart(texts, images):
+    """Check the outputs that do not depend on the weights."""
+    assert "600 training images, 300 test images, 10 classes" in texts["images"]
     assert "before: 0 rows" in texts["one-pass"] and f"after: {4 * 2 * 900} rows" in texts["one-pass"]
     assert "rows added: 0" in texts["search"] and "rows added: 0" in texts["again"]
     assert "the same scores: True" in texts["again"]
-    assert sorted(pictures) == ["layers", "mistakes", "show"]
-    for (picture,) in pictures.values():
-        assert picture.shape[1] > 500 and picture.std() > 10
+    assert sorted(images) == ["layers", "mistakes", "show"]
+    for (image,) in images.values():
+        assert image.shape[1] > 500 and image.std() > 10
     accuracy = float(texts["test"].partition("embeddings: ")[2].partition("%")[0]) / 100
-    wrong = int(texts["mistakes"].partition(" of 300 are wrong")[0])
+    wrong = int(texts["mistakes"].partition(" of 300 are misclassified")[0])
     assert accuracy == pytest.approx(1 - wrong / 300, abs=1e-3)
     return accuracy
 
@@ -72,14 +72,14 @@ def check_quickstart(texts, pictures):
 def test_quickstart_with_imagenet_weights(keras_home, tmp_path):
     if not (keras_home / "models" / "mobilenet_7_5_224_tf_no_top.h5").is_file():
         pytest.skip("needs the weights in ../shared/keras")
-    texts, pictures = run(QUICKSTART, tmp_path)
+    texts, images = run(QUICKSTART, tmp_path)
     assert texts["network"].strip() == "mobilenet_0.75"
-    assert check_quickstart(texts, pictures) >= 0.95
+    assert check_quickstart(texts, images) >= 0.95
 
 
-def test_quickstart_offline_goes_on_with_tiny(tmp_path):
+def test_quickstart_falls_back_to_tiny_offline(tmp_path):
     elsewhere = {"HOME": str(tmp_path), "KERAS_HOME": str(tmp_path / "keras")}
-    texts, pictures = run(QUICKSTART, tmp_path, **elsewhere)
+    texts, images = run(QUICKSTART, tmp_path, **elsewhere)
     assert "could not be downloaded" in texts["network"]
     assert texts["network"].endswith("\ntiny\n")
-    assert check_quickstart(texts, pictures) >= 0.95
+    assert check_quickstart(texts, images) >= 0.95
