@@ -17,7 +17,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.base import clone
-from sklearn.callback import ProgressBar
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -405,11 +404,12 @@ def test_callbacks_see_the_batches(pictures, capsys):
 
         def teardown(self, estimator, context): ...
 
+    callback = pytest.importorskip("sklearn.callback", reason="scikit-learn 1.9 brought callbacks")
     recorder = Recorder()
     CNNFeatures(**NETWORK, batch_size=5, cache=None).set_callbacks(recorder).fit_transform(pictures)
     assert recorder.events == ["batch", "batch", "batch", "fit"]
     pipe = make_pipeline(CNNFeatures(**NETWORK, cache=None), SVC()).set_callbacks(
-        ProgressBar(max_propagation_depth=None)
+        callback.ProgressBar(max_propagation_depth=None)
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The estimator SVC does not support callbacks")

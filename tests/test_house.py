@@ -20,6 +20,7 @@ PACKAGE = Path(tlfeatures.__file__).parent
 FLOORS: dict[str, set[str]] = {
     "errors": set(),
     "_warnings": set(),
+    "_callbacks": set(),
     "fingerprints": set(),
     "_keras": set(),
     "images": {"fingerprints"},
@@ -27,7 +28,7 @@ FLOORS: dict[str, set[str]] = {
     "store": {"fingerprints"},
     "networks": {"_keras", "fingerprints"},
     "extract": {"images", "networks", "store", "fingerprints"},
-    "features": {"extract"},
+    "features": {"_callbacks", "extract"},
     "heads": set(),
     "evaluation": set(),
     "results": set(),

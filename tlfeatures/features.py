@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.utils.validation import check_is_fitted
 
+from tlfeatures._callbacks import CallbackSupportMixin, with_callbacks
 from tlfeatures._keras import is_model
 from tlfeatures._warnings import warn
 from tlfeatures.errors import RandomWeightsWarning, RecipeMismatchError
