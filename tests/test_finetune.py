@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import gc
 import json
 import os
 import pickle
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import tracemalloc
 import warnings
 import zipfile
 
@@ -42,8 +44,16 @@ from tlfeatures.errors import (
     UnreadableImagesWarning,
 )
 from tlfeatures.evaluation import split_validation
-from tlfeatures.finetune import Augmenter, checkpoint, draw_augmentations, draw_curves, sample_weights
+from tlfeatures.finetune import (
+    Augmenter,
+    checkpoint,
+    draw_augmentations,
+    draw_curves,
+    is_bundle,
+    sample_weights,
+)
 from tlfeatures.finetune.loop import epoch_order, rate_at
+from tlfeatures.images import Images
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::tlfeatures.errors.RandomWeightsWarning"),
@@ -279,6 +289,15 @@ def test_another_head_is_replaced_by_a_linear_one_and_this_is_said(head):
     tuned.fit(X, Y)
     expected = tuned.start_pipeline_.predict_proba(pipe["cnn"].transform(X).astype(float))
     np.testing.assert_allclose(tuned.predict_proba(X), expected, atol=1e-4)
+
+
+def test_pipelines_with_a_subclass_of_the_features():
+    class Features(CNNFeatures):
+        """A user's own."""
+
+    pipe = Pipeline([("cnn", Features(**TINY)), ("head", LogisticRegression())]).fit(X, Y)
+    tuned = FineTuneClassifier.from_pipeline(pipe, epochs=0, random_state=0).fit(X, Y)
+    np.testing.assert_allclose(tuned.predict_proba(X), pipe.predict_proba(X), atol=1e-4)
 
 
 def test_pipelines_that_do_not_fit():
@@ -961,6 +980,78 @@ def test_pickles_and_bundles_of_what_changed(tuned, tmp_path):
     }
     with pytest.raises(ValueError, match=r"holds a FineTuneClassifier; load it by FineTuneClassifier\.load"):
         FineTuneRegressor.load(path)
+
+
+def test_bundle_is_recognized_by_content(tuned, tmp_path):
+    path = tmp_path / "model.of.mine"
+    tuned.save(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.of.mine"]  # exactly the name given
+    assert is_bundle(path)
+    np.testing.assert_allclose(
+        FineTuneClassifier.load(path).predict_proba(X), tuned.predict_proba(X), atol=1e-6
+    )
+    path.write_bytes(path.read_bytes()[:1000])
+    assert is_bundle(path)  # a damaged one is still a bundle, so that loading it says what is wrong
+    joblib.dump(tuned, tmp_path / "model.keras-bundle")
+    assert not is_bundle(tmp_path / "model.keras-bundle")
+    np.savez(tmp_path / "arrays.npz", X)
+    assert not is_bundle(tmp_path / "arrays.npz")
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_bundle_with_nonfinite_weights_is_refused(tuned, tmp_path, whole, value):
+    path = tmp_path / "clf.keras-bundle"
+    tuned.save(path, whole=whole)
+    about, arrays = checkpoint.read_arrays(path)
+    arrays[0] = arrays[0].copy()
+    arrays[0].flat[0] = value
+    checkpoint.write_arrays(path, about, arrays)
+    with pytest.raises(ValueError, match=r"holds weights that are NaN or infinite.*expected finite"):
+        FineTuneClassifier.load(path)
+
+
+def test_training_digests_are_kept(tuned, tmp_path):
+    path = tmp_path / "clf.keras-bundle"
+    digests = tuned.training_digests_
+    assert digests.dtype == np.uint8 and digests.shape == (24, 16)
+    np.testing.assert_array_equal(digests, Images.of(X).keys()[0])
+    for whole in (False, True):
+        tuned.save(path, whole=whole)
+        again = FineTuneClassifier.load(path)
+        np.testing.assert_array_equal(again.training_digests_, digests)
+        about, arrays = checkpoint.read_arrays(path)
+        del about["training_digests"]  # a bundle of an older version
+        checkpoint.write_arrays(path, about, arrays[:-1])
+        older = FineTuneClassifier.load(path)
+        np.testing.assert_array_equal(older.predict_proba(X), again.predict_proba(X))
+        assert not hasattr(older, "training_digests_")
+        older.save(path, whole=whole)
+        assert not hasattr(FineTuneClassifier.load(path), "training_digests_")
+
+
+def test_training_digests_leave_out_unreadable_images(files):
+    open(files[5], "w").close()
+    with pytest.warns(UnreadableImagesWarning):
+        clf = FineTuneClassifier(**QUICK, on_error="drop").fit(files, Y)
+    expected = Images.of(files).keys()[0][np.arange(24) != 5]
+    np.testing.assert_array_equal(clf.training_digests_, expected)
+
+
+def test_unpickled_estimator_holds_its_weights_once():
+    clf = FineTuneClassifier(**TINY, head=[8000], epochs=0, random_state=0).fit(X, Y)
+    clf.predict(X)  # what is loaded once a process
+    data = pickle.dumps(clf)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        again = pickle.loads(data)
+        assert tracemalloc.get_traced_memory()[0] > 0.8 * len(data)  # arrays, until it is used
+        again.predict(X)
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < 0.5 * len(data)
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_bundle_refuses_another_network(tuned, tmp_path):

@@ -34,8 +34,8 @@ FLOORS: dict[str, set[str]] = {
     "results": set(),
     "transferability": set(),
     "skip_unreadable": set(),
-    # the first stage of fine-tuning trains on stored embeddings
-    "finetune": {"images", "networks", "extract", "evaluation"},
+    # the first stage of fine-tuning trains on stored embeddings, and it may start from a pipeline with CNNFeatures
+    "finetune": {"images", "networks", "extract", "features", "evaluation"},
     "report": {"results"},
     "selection": {"features", "heads", "evaluation", "transferability", "results", "report"},
     "jobs": {"extract"},

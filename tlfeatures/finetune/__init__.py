@@ -1,7 +1,7 @@
 """The Keras fine-tune stage, for when frozen is not enough."""
 
 from tlfeatures.finetune.augment import Augmenter, draw_augmentations
-from tlfeatures.finetune.bundle import load_bundle
+from tlfeatures.finetune.bundle import is_bundle, load_bundle
 from tlfeatures.finetune.curves import draw_curves
 from tlfeatures.finetune.estimators import FineTuneClassifier, FineTuneRegressor
 
@@ -11,5 +11,6 @@ __all__ = [
     "FineTuneRegressor",
     "draw_augmentations",
     "draw_curves",
+    "is_bundle",
     "load_bundle",
 ]

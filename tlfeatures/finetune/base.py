@@ -16,6 +16,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from tlfeatures._keras import is_model, keras
 from tlfeatures._warnings import warn
 from tlfeatures.errors import OutOfMemoryError, UnknownNameError
+from tlfeatures.features import CNNFeatures
 from tlfeatures.finetune.augment import Augmenter, check_augment
 from tlfeatures.finetune.head import LinearStart, check_head, linear_start
 from tlfeatures.finetune.loop import SCHEDULES, TEST_VIEWS
@@ -135,7 +136,7 @@ class FineTune(BaseEstimator):
         for name in ("best_pipeline_", "best_estimator_"):
             pipeline = getattr(pipeline, name, pipeline)
         steps = [step for _, step in getattr(pipeline, "steps", [])]
-        if len(steps) < 2 or type(steps[0]).__name__ != "CNNFeatures":
+        if len(steps) < 2 or not isinstance(steps[0], CNNFeatures):
             raise ValueError(
                 f"Got an object of type {type(pipeline).__name__}; expected a fitted scikit-learn Pipeline that begins "
                 "with CNNFeatures and ends with a head."
@@ -258,7 +259,8 @@ class FineTune(BaseEstimator):
                     "precision='bfloat16' need less too."
                 ) from error
             raise
-        self._net, self._parts, self._target = net, None, training.target
+        self._net, self._target = net, training.target
+        self.training_digests_ = training.digests
         self.history_ = _frame(training.history, classes is not None)
         self.best_epoch_ = training.best_epoch
         self.normalization_ = training.plan.description.normalization
@@ -335,8 +337,8 @@ class FineTune(BaseEstimator):
 
     def _live(self) -> Net:
         check_is_fitted(self, "history_")
-        if self._net is None:
-            self._net = Net.from_parts(*self._parts, trust=True)  # of a pickle, which runs code in any case
+        if isinstance(self._net, tuple):  # unpickled; a pickle runs code in any case
+            self._net = Net.from_parts(*self._net, trust=True)
         return self._net
 
     def _outputs(self, X: Any) -> np.ndarray:
@@ -359,8 +361,8 @@ class FineTune(BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        if state.get("_net") is not None:
-            state = {**state, "_net": None, "_parts": state["_net"].to_parts()}
+        if isinstance(state.get("_net"), Net):
+            state = {**state, "_net": state["_net"].to_parts()}
         return state
 
     def __sklearn_clone__(self) -> Any:

@@ -10,15 +10,16 @@ import numpy as np
 
 from tlfeatures.errors import RecipeMismatchError, UnknownNameError
 from tlfeatures.extract import Plan
-from tlfeatures.finetune.checkpoint import read_arrays, write_arrays
+from tlfeatures.finetune.checkpoint import ABOUT, read_arrays, write_arrays
 from tlfeatures.finetune.head import LinearStart
 from tlfeatures.finetune.net import Net
 from tlfeatures.finetune.network import Trunk
 from tlfeatures.networks import Backbone
 
-__all__ = ["load_bundle", "save_bundle"]
+__all__ = ["is_bundle", "load_bundle", "save_bundle"]
 
 _FORMAT = "tlfeatures.finetune/1"
+_MAGIC = b"PK\3\4"  # a zip file, whose first member has its name 30 bytes from the start
 _ROOMS = ("keras.layers.", "keras.initializers.", "keras.regularizers.", "keras.constraints.",
           "keras.dtype_policies.", "keras.activations.", "keras.src.layers.", "keras.src.ops.",
           "keras.src.models.functional.", "keras.src.models.sequential.", "keras.ops.")  # fmt: skip
@@ -26,6 +27,28 @@ _MODELS = ("Functional", "Sequential", "Model", "DTypePolicy", "KerasTensor")
 # layers that run what a file says
 _REFUSED = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "function", "__lambda__",
             "StringLookup", "IntegerLookup", "IndexLookup", "TextVectorization"}  # fmt: skip  # these read files
+
+
+def is_bundle(path: str | os.PathLike[str]) -> bool:
+    """Check by its first bytes, whatever its name, whether a file is a bundle that ``save`` wrote.
+
+    Parameters
+    ----------
+    path : str or path
+
+    Returns
+    -------
+    bool
+        True also for a bundle that is damaged further on; :func:`load_bundle` raises for it.
+
+    Raises
+    ------
+    OSError
+        When the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        start = file.read(30 + len(ABOUT))
+    return start.startswith(_MAGIC) and start.endswith(ABOUT.encode())
 
 
 def save_bundle(estimator: Any, path: str | os.PathLike[str], whole: bool) -> None:
@@ -43,8 +66,12 @@ def save_bundle(estimator: Any, path: str | os.PathLike[str], whole: bool) -> No
         changed = _changed(trunk)
         arrays = [*(arrays[i] for i in changed), *arrays[n:]]
         about["changed"] = changed
+    digests = getattr(estimator, "training_digests_", None)
+    if digests is not None:
+        arrays = [*arrays, digests]
     about |= {
         "format": _FORMAT,
+        "training_digests": digests is not None,
         "estimator": type(estimator).__name__,
         "whole": whole,
         "params": {name: _plain(value) for name, value in estimator.get_params(deep=False).items()},
@@ -77,6 +104,11 @@ def load_bundle(
             f"{' or '.join(expected)}."
         )
     expected[about["estimator"]](**params)  # a wrong name is the caller's, not the file's
+    if not all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f"):
+        raise ValueError(
+            f"{os.fspath(path)!r} holds weights that are NaN or infinite, so it can only predict NaN; expected finite "
+            "weights. Save the estimator again, or train it with a lower learning_rate."
+        )
     if not trust:
         _check_config([about.get("trunk"), about.get("head")], path)
     try:
@@ -99,6 +131,7 @@ def _restore(
 ) -> Any:
     import pandas
 
+    *arrays, digests = arrays if about.get("training_digests") else [*arrays, None]  # older bundles have none
     given = {name: _restored(value) for name, value in about["params"].items()} | params
     estimator = expected[about["estimator"]](**given)
     fitted = about["fitted"]
@@ -108,7 +141,9 @@ def _restore(
             estimator.model = net.trunk
     else:
         net = _completed(estimator, about, arrays, path, trust)
-    estimator._net, estimator._parts, estimator._taps = net, None, fitted["taps"]
+    estimator._net, estimator._taps = net, fitted["taps"]
+    if digests is not None:
+        estimator.training_digests_ = digests
     estimator.history_ = pandas.DataFrame(**fitted["history"])
     estimator.history_ = estimator.history_.astype(
         {c: float for c in estimator.history_ if c not in ("stage", "epoch")}

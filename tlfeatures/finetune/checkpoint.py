@@ -17,7 +17,9 @@ import numpy as np
 from tlfeatures._warnings import warn
 from tlfeatures.errors import StoreWarning
 
-__all__ = ["Checkpoints", "read_arrays", "write_arrays"]
+__all__ = ["ABOUT", "Checkpoints", "read_arrays", "write_arrays"]
+
+ABOUT = "about.json"  # the first member of every file
 
 _ABANDONED = 600  # seconds: a younger file may be that of another process that writes it now
 
@@ -35,9 +37,7 @@ def write_arrays(path: str | os.PathLike[str], about: dict[str, Any], arrays: li
     try:
         with open(temporary, "xb") as file:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as held:
-                held.writestr(
-                    zipfile.ZipInfo("about.json"), json.dumps(about)
-                )  # without the time: same bytes
+                held.writestr(zipfile.ZipInfo(ABOUT), json.dumps(about))  # without the time: same bytes
                 for i, array in enumerate(arrays):
                     with held.open(zipfile.ZipInfo(f"{i:05}.npy"), "w", force_zip64=True) as member:
                         np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
@@ -69,7 +69,7 @@ def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[np.n
                     or sum(m.file_size for m in members) > os.fstat(file.fileno()).st_size
                 ):
                     raise ValueError("its members are not stored as they are")
-                about = json.loads(held.read("about.json"))
+                about = json.loads(held.read(ABOUT))
                 arrays = [_array(held.read(m)) for m in members if m.filename.endswith(".npy")]
             if not isinstance(about, dict):
                 raise ValueError("about.json holds no object")

@@ -89,6 +89,8 @@ class FineTuneClassifier(ClassifierMixin, FineTune):
         Of the last stage, the one whose weights are kept.
     network_ : keras.Model
         See :attr:`network_`.
+    training_digests_ : ndarray of uint8, shape (n, 16)
+        Digests of the training and validation images, to recognize them again.
     normalization_, layers_ : what the network is fed with, and where the head stands
     start_pipeline_ : Pipeline
         The linear head that was fitted for ``start="linear"``.

@@ -153,6 +153,7 @@ class Training:
         elif self.errors is None:
             self.errors = self.pixels.unreadable()
         self.rows = self._readable()
+        self.digests = self.images.keys(self._threads)[0][self.rows]
 
     @property
     def _needs_embeddings(self) -> bool:
