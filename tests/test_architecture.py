@@ -1,4 +1,4 @@
-"""The house holds: imports point downward, heavy libraries have one door, the shop window is complete."""
+"""Imports point downward, one adapter imports the backends, and the public API is complete."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import tlfeatures
 
 PACKAGE = Path(tlfeatures.__file__).parent
 
-# Room -> the rooms it may import, lowest floor first, and with each of them what that room may import.
-# Every room may also import errors, _warnings and __init__.
-FLOORS: dict[str, set[str]] = {
+# Module or subpackage -> what it may import, lowest layer first, and with each of them what that may import.
+# All may also import errors, _warnings and __init__.
+ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "_warnings": set(),
     "_callbacks": set(),
@@ -41,17 +41,16 @@ FLOORS: dict[str, set[str]] = {
     "jobs": {"extract"},
     "app": {"features", "report"},
 }
-ALL_BELOW_CLI = set(FLOORS)
-FLOORS["cli"] = ALL_BELOW_CLI
-for below in FLOORS.values():
+ALLOWED["cli"] = set(ALLOWED)
+for below in ALLOWED.values():
     for other in sorted(below):
-        below |= FLOORS[other]  # complete already: lower floors come first
+        below |= ALLOWED[other]  # complete already: lower layers come first
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-def room_of(path: Path) -> str:
-    """``store.py`` and ``store/x.py`` are both in the room ``store``."""
+def unit_of(path: Path) -> str:
+    """The top-level module or subpackage: "store" for ``store.py`` and for ``store/x.py``."""
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
@@ -65,7 +64,7 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else ()
             parts = (*base, *(node.module.split(".") if node.module else ()))
-            # `from tlfeatures import store` imports a room, `from tlfeatures import __version__` none
+            # `from tlfeatures import store` imports a module, `from tlfeatures import __version__` none
             names |= {".".join((*parts, alias.name)) for alias in node.names}
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in {
             "import_module",
@@ -75,14 +74,14 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-def rooms_imported(path: Path) -> set[str]:
-    """The other rooms that a module imports; a public name counts as the room it comes from."""
-    rooms = {
+def units_imported(path: Path) -> set[str]:
+    """The other modules and subpackages that a file imports; a public name counts as its home module."""
+    units = {
         tlfeatures._HOME.get(n.split(".")[1], n.split(".")[1])
         for n in imported(path)
         if n.startswith("tlfeatures.")
     }
-    return {room for room in rooms if not room.startswith("__")} - {room_of(path)}
+    return {unit for unit in units if not unit.startswith("__")} - {unit_of(path)}
 
 
 def top_levels(path: Path) -> set[str]:
@@ -90,24 +89,24 @@ def top_levels(path: Path) -> set[str]:
 
 
 def test_the_table_points_downward():
-    order = list(FLOORS)
-    for room, allowed in FLOORS.items():
-        assert allowed <= set(order[: order.index(room)]), room
+    order = list(ALLOWED)
+    for unit, allowed in ALLOWED.items():
+        assert allowed <= set(order[: order.index(unit)]), unit
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_point_downward(path):
-    room = room_of(path)
-    if room == "__init__":
-        return  # the shop window shows all rooms; that it is lazy is tested below
-    assert room in FLOORS, f"{room} has no place in the house: give it one in design and here"
-    assert rooms_imported(path) <= FLOORS[room] | {"errors", "_warnings"}
+    unit = unit_of(path)
+    if unit == "__init__":
+        return  # the public API names every module; that it is lazy is tested below
+    assert unit in ALLOWED, f"{unit} has no layer: add it to the table above"
+    assert units_imported(path) <= ALLOWED[unit] | {"errors", "_warnings"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_one_door_to_the_backends_and_none_to_the_studies(path):
+def test_only_the_adapter_imports_backends_and_nothing_imports_the_studies(path):
     outside = top_levels(path)
-    if room_of(path) != "_keras":
+    if unit_of(path) != "_keras":
         assert not outside & {"keras", "tensorflow", "jax", "torch"}
     assert not outside & {"pipelines", "notebooks", "benchmarks", "tests", "conftest"}
 
@@ -122,18 +121,18 @@ def test_one_door_to_the_backends_and_none_to_the_studies(path):
         ("import_module('keras.ops')", {"keras.ops"}),
     ],
 )
-def test_no_import_escapes_the_parser(monkeypatch, source, expected):
+def test_every_form_of_import_is_parsed(monkeypatch, source, expected):
     path = PACKAGE / "probe.py"
     monkeypatch.setattr(Path, "read_text", lambda self, *args: source)
     assert imported(path) == expected
-    assert rooms_imported(path) == ({"store"} if "tlfeatures" in min(expected) else set())
+    assert units_imported(path) == ({"store"} if "tlfeatures" in min(expected) else set())
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_only_the_command_line_prints(path):
     calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
     printing = [node.lineno for node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"]
-    assert room_of(path) == "cli" or not printing
+    assert unit_of(path) == "cli" or not printing
 
 
 def test_import_is_light():
@@ -165,12 +164,12 @@ def test_public_names_resolve_and_are_documented(name):
     assert value.__module__.startswith("tlfeatures.")
 
 
-def test_shop_window_is_one_list():
+def test_the_public_api_is_one_list():
     assert set(tlfeatures.__all__) == {*tlfeatures._HOME, "__version__"}
     with pytest.raises(AttributeError, match="has no attribute 'CNNFeature'"):
         tlfeatures.CNNFeature  # noqa: B018
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_modules_say_what_they_are_for(path):
+def test_modules_have_docstrings(path):
     assert ast.get_docstring(ast.parse(path.read_text("utf-8")))
