@@ -1,4 +1,4 @@
-"""The demo: it ends, tells what it used, writes its report, and the second time computes nothing."""
+"""The demo writes its report, and a second run computes no embeddings."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from tlfeatures.networks import NETWORKS
 
 
 @pytest.fixture
-def few(monkeypatch):
-    """A sixth of the digits and one head, so that it takes a moment."""
-    whole = module._digits
-    monkeypatch.setattr(module, "_digits", lambda: tuple(a[:300] for a in whole()))
+def small_demo(monkeypatch):
+    """Use 300 digits and one head to keep the test short."""
+    all_digits = module._digits
+    monkeypatch.setattr(module, "_digits", lambda: tuple(a[:300] for a in all_digits()))
     monkeypatch.setattr(module, "_HEADS", ("linear_svm",))
 
 
-def test_demo(few, tmp_path, capsys):
+def test_second_run_reads_all_embeddings_from_the_store(small_demo, tmp_path, capsys):
     first, second = [], []
     for lines in (first, second):
         assert main(["demo", "--cache", str(tmp_path / "demo")]) == 0
         lines += capsys.readouterr().out.splitlines()
     assert any(line.startswith("300 images: 0 from the store, 300 computed in") for line in first)
     assert any(line.startswith("300 images: 300 from the store, 0 computed.") for line in second)
-    assert first[-1].endswith("Run it again: all embeddings will come from the store.")
+    assert first[-1].endswith("In the next run all embeddings will come from the store.")
     assert second[-1].endswith("All embeddings came from the store.")
     scores = [[line for line in lines if " ± " in line] for lines in (first, second)]
     assert scores[0] == scores[1]
@@ -35,10 +35,10 @@ def test_demo(few, tmp_path, capsys):
     assert sum(line.rstrip().endswith("best") for line in scores[0]) == 1
 
 
-def test_its_figures_and_files(few, tmp_path, capsys):
+def test_json_output_and_files(small_demo, tmp_path, capsys):
     assert main(["demo", "--cache", str(tmp_path / "demo"), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["best_layer"] == max(found["scores"], key=lambda row: row["score"])["layer"]
-    assert 0.8 < found["test_accuracy"] <= 1 and 0.8 < found["raw_pixels"] <= 1
-    page, plot = map(Path, found["files"])
+    output = json.loads(capsys.readouterr().out)
+    assert output["best_layer"] == max(output["scores"], key=lambda row: row["score"])["layer"]
+    assert 0.8 < output["test_accuracy"] <= 1 and 0.8 < output["raw_pixels"] <= 1
+    page, plot = map(Path, output["files"])
     assert "<html" in page.read_text() and plot.read_bytes().startswith(b"\x89PNG")

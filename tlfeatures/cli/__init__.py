@@ -8,26 +8,26 @@ from collections.abc import Sequence
 
 __all__ = ["main"]
 
-_ENDED = (130, 143)  # by Ctrl-C, by a request to end
+_INTERRUPTED = (130, 143)  # exit codes after SIGINT and SIGTERM
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command ``tlfeatures``; this is its entry point.
+    """Run the command ``tlfeatures``.
 
     Parameters
     ----------
     argv : sequence of str, optional
-        Arguments; by default those of the process.
+        Command-line arguments; by default ``sys.argv[1:]``.
 
     Returns
     -------
     int
-        Exit code: 0 done; 1 failed, or damage was found; 2 wrong arguments or input; 130 or 143 interrupted.
+        Exit code: 0 success; 1 failure, or damage was detected; 2 invalid arguments or input; 130 or 143 interrupted.
 
     Notes
     -----
-    Errors are one line on standard error. ``TLFEATURES_DEBUG=1`` adds the traceback, and shows what the
-    backends print when they start.
+    Errors are one line on standard error. ``TLFEATURES_DEBUG=1`` adds the traceback and the start-up messages
+    of the backends.
 
     Examples
     --------
@@ -48,24 +48,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as end:
         code = end.code
     except BrokenPipeError:
-        return _hush_stdout()
+        return _discard_stdout()
     except Exception as error:
         from tlfeatures.cli.session import report_error
 
         return report_error(error)
-    if code in _ENDED:
+    if code in _INTERRUPTED:
         from tlfeatures.cli.terminal import warn
 
-        warn("interrupted; what reached the store stays there, and the same command goes on from it.", "")
+        warn("interrupted; run the same command again to resume from the embeddings in the store.", "")
     return code if isinstance(code, int) else 0
 
 
-def _hush_stdout() -> int:
-    """The reader has gone (`| head`): what is still buffered must not fail at exit."""
+def _discard_stdout() -> int:
+    """Discard buffered output after a broken pipe (`| head`), so that the exit does not fail."""
     try:
         fd = os.open(os.devnull, os.O_WRONLY)
         os.dup2(fd, sys.stdout.fileno())
         os.close(fd)
-    except (OSError, ValueError, AttributeError):  # no real file behind it
+    except (OSError, ValueError, AttributeError):  # standard output is not a file
         pass
     return 1

@@ -1,4 +1,4 @@
-"""The commands, put together."""
+"""The Typer application with all commands."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Embeddings of images from frozen pretrained ConvNets: computed once, kept in a store, used by
-    scikit-learn.
+    """Embeddings of images from frozen pretrained ConvNets, for scikit-learn. Each embedding is computed once
+    and kept in a store.
 
-    SOURCE is a folder with a folder for each class, a folder with train/ and test/, a folder of images, a CSV
+    SOURCE is a folder with one subfolder per class, a folder with train/ and test/, a folder of images, a CSV
     or Parquet manifest, or an array in an HDF5 file (file.h5::dataset).
     """
 

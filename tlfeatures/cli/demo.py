@@ -1,4 +1,4 @@
-"""`demo`: the main job from end to end, offline, on images that every machine has."""
+"""`demo`: an offline example on the digits of scikit-learn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 _MODEL = "tiny"
-_SIDE = 64  # pixels: the 8 x 8 digits gain nothing from more
+_SIDE = 64  # pixels; larger sizes do not help on digits of 8 x 8 pixels
 _HEADS = ("linear_svm", "svm", "knn")
 
 
@@ -29,8 +29,8 @@ def demo(
 ) -> None:
     """Embed handwritten digits at several layers, compare heads on each layer, test the best, write a report.
 
-    Works offline: on scikit-learn's digits, with the network that comes with this package. Run it twice: the
-    second time everything comes from the store.
+    Works offline with the digits of scikit-learn and the network that is part of this package. A second run
+    reads all embeddings from the store.
     """
     from sklearn.svm import SVC
 
@@ -42,11 +42,11 @@ def demo(
     images, y = _digits()
     train, test = _hold_out(y)
     layers = list(NETWORKS[_MODEL].taps)
-    say = (lambda *_: None) if as_json else tell
-    say(f"{len(images):,} handwritten digits of 8 x 8 pixels, enlarged to {_SIDE} x {_SIDE}.")
-    say(f"Network {_MODEL}, which comes with this package, {len(layers)} layers in one pass.")
+    echo = (lambda *_: None) if as_json else tell
+    echo(f"{len(images):,} handwritten digits of 8 x 8 pixels, enlarged to {_SIDE} x {_SIDE}.")
+    echo(f"Network {_MODEL} (part of this package), {len(layers)} layers in one pass.")
     tally = _embed(images, layers, cache)
-    say(f"{tally}. Store: {cache}")
+    echo(f"{tally}. Store: {cache}")
 
     search = FeatureSearchCV(
         _MODEL,
@@ -59,7 +59,7 @@ def demo(
         verbose=int(stderr_is_terminal()),
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DuplicateImagesWarning)  # digits are alike; the report tells how much
+        warnings.simplefilter("ignore", DuplicateImagesWarning)  # the report counts them
         search.fit(images[train], y[train])
     tested = float(search.score(images[test], y[test]))
     pixels = _cross_validated(SVC(C=10), images[train].reshape(len(train), -1), y[train], search.folds_)
@@ -79,12 +79,12 @@ def demo(
         ],
         best=layers.index(best),
     )
-    tell(f"\nAn SVM on the raw pixels: {pixels:.4f}.")
-    tell(f"{best} with {search.table().iloc[0]['head']}: {tested:.4f} on {len(test)} digits that took no part in "
-         "the choice.", style="bold")  # fmt: skip
+    tell(f"\nSVM on the raw pixels: {pixels:.4f}.")
+    head = search.table().iloc[0]["head"]
+    tell(f"{best} with {head}: {tested:.4f} on {len(test)} held-out digits.", style="bold")
     tell(f"Plot: {plot}\nPage: {page}")
-    later = "Run it again: all embeddings will come" if tally.computed else "All embeddings came"
-    tell(f"{time.perf_counter() - start:.0f} s in all. {later} from the store.")
+    outlook = "In the next run all embeddings will come" if tally.computed else "All embeddings came"
+    tell(f"{time.perf_counter() - start:.0f} s in total. {outlook} from the store.")
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:
@@ -95,7 +95,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _hold_out(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to choose on, and a fifth to test the choice on."""
+    """Split the rows: 80% for the search, 20% for the final test."""
     import numpy as np
     from sklearn.model_selection import train_test_split
 
@@ -103,7 +103,7 @@ def _hold_out(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _embed(images: np.ndarray, layers: list[str], cache: str) -> Tally:
-    """One pass for all layers; the search then finds everything in the store."""
+    """Compute all layers in one pass, so that the search reads them from the store."""
     from tlfeatures.extract import Plan, extract
     from tlfeatures.networks import Backbone
     from tlfeatures.store import EmbeddingStore

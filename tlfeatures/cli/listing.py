@@ -1,4 +1,4 @@
-"""`models` and `layers`: what there is to choose from."""
+"""`models` and `layers`: list the networks and their layers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def models(as_json: Json = False) -> None:
     """List the networks, and whether their pretrained weights are on this machine."""
     from tlfeatures.networks import NETWORKS, find_weights
 
-    found = []
+    rows = []
     for spec in NETWORKS.values():
         size = (spec.image_size, spec.image_size)
-        found.append(
+        rows.append(
             {
                 "model": spec.name,
                 "image_size": spec.image_size,
@@ -28,7 +28,7 @@ def models(as_json: Json = False) -> None:
             }
         )
     if as_json:
-        show_json(found)
+        show_json(rows)
         return
     show_table(
         ("model", "pixels", "taps", "first", "last", "weights", "licence"),
@@ -39,28 +39,29 @@ def models(as_json: Json = False) -> None:
                 len(row["taps"]),
                 row["taps"][0],
                 row["taps"][-1],
-                "here" if row["weights"] or row["weights_with_top"] else "",
+                "local" if row["weights"] or row["weights_with_top"] else "",
                 row["licence"],
             )
-            for row in found
+            for row in rows
         ],
     )
-    here = sum(1 for row in found if row["weights"] or row["weights_with_top"])
+    present = sum(1 for row in rows if row["weights"] or row["weights_with_top"])
     tell(
-        f"\n{count(len(found), 'network')}; the weights of {here} are here, Keras fetches others on first use. "
-        "`tlfeatures layers MODEL` lists what can be tapped."
+        f"\n{count(len(rows), 'network')}; the weights of {present} are on this machine. "
+        "Keras downloads others on first use. "
+        "`tlfeatures layers MODEL` lists the layers of a network."
     )
 
 
 def layers(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Network, or .keras file.")],
-    every: Annotated[bool, typer.Option("--all", help="Every layer that can be tapped.")] = False,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a network, or a .keras file.")],
+    every: Annotated[bool, typer.Option("--all", help="List all layers.")] = False,
     image_size: ImageSize = None,
     as_json: Json = False,
 ) -> None:
-    """List the layers of a network: the standard taps and the fully connected ones, or all.
+    """List the layers of a network: the standard layers and the fully connected ones, or all.
 
-    Width is that of the embedding after average pooling.
+    The width is the number of features after average pooling.
     """
     from tlfeatures.networks import layer_table
 
@@ -69,21 +70,21 @@ def layers(
         {**row, "width": row["shape"][-1] if row["shape"] else None, "fully_connected": _is_connected(row)}
         for row in table
     ]
-    some = [row for row in rows if row["standard"] or row["fully_connected"]]
+    selected = [row for row in rows if row["standard"] or row["fully_connected"]]
     if as_json:
         show_json(rows)
         return
     if not any(row["standard"] for row in rows):
-        every = True  # a file of the user's own has no standard taps
+        every = True  # a custom model has no standard layers
     show_table(
         ("layer", "type", "shape", "width", "standard"),
         [
             (row["layer"], row["type"], _shape(row["shape"]), row["width"], row["standard"])
-            for row in (rows if every else some)
+            for row in (rows if every else selected)
         ],
     )
-    if not every and len(some) < len(rows):
-        tell(f"\n{len(some)} of {count(len(rows), 'layer')}; --all lists every one.")
+    if not every and len(selected) < len(rows):
+        tell(f"\n{len(selected)} of {count(len(rows), 'layer')}; use --all to list all of them.")
 
 
 def _is_connected(row: dict[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""What is seen: results on standard output, all else on standard error."""
+"""Terminal output: results on standard output, everything else on standard error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 __all__ = ["count", "show_json", "show_table", "shown", "stderr_is_terminal", "tell", "warn"]
 
-_WIDE = 10_000  # columns where no terminal wraps the lines
+_WIDE = 10_000  # columns when the output is not a terminal
 
 
 def _console(stderr: bool = False) -> Any:
@@ -18,12 +18,12 @@ def _console(stderr: bool = False) -> Any:
 
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else _WIDE
-    # file names are no markup, no emoji and no numbers to colour
+    # file names must not be interpreted as markup or emoji
     return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
 
 
 def tell(text: str = "", style: str | None = None) -> None:
-    """Print a line of results; long ones are left to the terminal to wrap."""
+    """Print a line of results without wrapping it."""
     _console().print(text, style=style, soft_wrap=True)
 
 
@@ -39,12 +39,12 @@ def warn(text: str, kind: str = "warning: ") -> None:
 def show_table(
     columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None, best: int | None = None
 ) -> None:
-    """Print a table; numbers stand right, row ``best`` is bold."""
+    """Print a table with right-aligned numbers; row ``best`` is bold."""
     from rich import box
     from rich.table import Table
 
     rows = [list(row) for row in rows]
-    # a title would be centred over the table
+    # rich would centre a title over the table
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for j, name in enumerate(columns):
         right = any(isinstance(row[j], (int, float)) for row in rows)
@@ -67,21 +67,21 @@ def _cell(value: Any) -> str:
 
 
 def show_json(value: Any) -> None:
-    """Print a JSON text, and nothing else, on standard output."""
+    """Print ``value`` as JSON on standard output."""
     sys.stdout.write(json.dumps(value, indent=2, default=_plain) + "\n")
 
 
 def _plain(value: Any) -> Any:
-    """Numbers and arrays of numpy, and paths, as JSON has them."""
+    """Convert NumPy values and paths to JSON types."""
     if hasattr(value, "tolist"):
         return value.tolist()
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    raise TypeError(f"{type(value).__name__} is not for JSON")
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable.")
 
 
 def shown(text: str) -> str:
-    """``text`` without what could move a terminal's cursor: line ends, escapes, undecodable bytes.
+    """Escape characters that are not printable: line ends, escape sequences, undecodable bytes.
 
     >>> shown("two\\nlines")
     'two\\\\nlines'
@@ -90,7 +90,7 @@ def shown(text: str) -> str:
 
 
 def count(n: int, what: str, plural: str | None = None) -> str:
-    """A number with its noun.
+    """Format a number with its noun.
 
     >>> count(1, "image"), count(1080, "image")
     ('1 image', '1,080 images')
@@ -99,5 +99,5 @@ def count(n: int, what: str, plural: str | None = None) -> str:
 
 
 def stderr_is_terminal() -> bool:
-    """Whether progress can be shown."""
+    """Whether standard error is a terminal, so that progress can be shown."""
     return sys.stderr.isatty()
