@@ -19,6 +19,7 @@ import pytest
 
 import tlfeatures
 from benchmarks import store_faults as bench
+from tlfeatures import _files
 from tlfeatures.errors import StoreError, StoreWarning
 from tlfeatures.fingerprints import bytes_key
 from tlfeatures.store import EmbeddingStore
@@ -159,7 +160,7 @@ def disk(**options):
     stand_in = Disk(**options)
     files._durable.clear()
     with pytest.MonkeyPatch.context() as patch:
-        for module in (files, lock, maintenance):
+        for module in (_files, files, lock, maintenance):
             patch.setattr(module, "os", stand_in)
         with contextlib.suppress(Died):
             yield stand_in
@@ -241,7 +242,7 @@ def test_a_store_cleared_at_any_moment_of_publish(tmp_path):
 
 def test_power_loss_would_show_a_publish_that_does_not_sync(store, monkeypatch):
     """The stand-in for the disk can fail the tests above."""
-    monkeypatch.setattr(files, "_fsync_folder", lambda folder: None)
+    monkeypatch.setattr(_files, "sync_folder", lambda folder: None)
     with disk() as broken:
         store.publish(RECIPE, *rows(5))
     broken.lose_power(names=False)
@@ -324,7 +325,7 @@ class Failing:
 
 
 @contextlib.contextmanager
-def failing(*stand_in_options, modules=(files,), **options):
+def failing(*stand_in_options, modules=(_files, files), **options):
     stand_in = Failing(*stand_in_options, **options)
     files._durable.clear()
     with pytest.MonkeyPatch.context() as patch:
@@ -381,6 +382,7 @@ def test_a_temporary_file_that_cannot_even_be_deleted_harms_nothing(store, code,
     stand_in = Failing("fsync", 0, code)
     stand_in.unlink = no
     monkeypatch.setattr(files, "os", stand_in)
+    monkeypatch.setattr(_files, "os", stand_in)
     with pytest.raises(StoreError):
         store.publish(RECIPE, keys, bench.rows_of(keys))
     monkeypatch.undo()
@@ -393,7 +395,7 @@ def test_short_writes_are_continued(store, monkeypatch):
         def write(self, fd, data):
             return os.write(fd, data[: max(1, len(data) // 3)])
 
-    monkeypatch.setattr(files, "os", Short())
+    monkeypatch.setattr(_files, "os", Short())
     store.publish(RECIPE, *rows(50))
     monkeypatch.undo()
     assert holds(store, rows(50)[0]).all()
@@ -457,6 +459,7 @@ def test_a_read_only_store_is_read_and_told_once(store, monkeypatch, code):
     for name in ("mkdir", "makedirs", "replace", "unlink"):
         setattr(stand_in, name, refuse)
     monkeypatch.setattr(files, "os", stand_in)
+    monkeypatch.setattr(_files, "os", stand_in)
     monkeypatch.setattr(lock, "os", stand_in)
     monkeypatch.setattr(os, "utime", refuse)
     reads = []
@@ -644,6 +647,7 @@ def test_a_read_that_fails_once_is_repeated(store, monkeypatch):
         setattr(stand_in, name, once)
         with monkeypatch.context() as patch, warnings.catch_warnings():
             patch.setattr(files, "os", stand_in)
+            patch.setattr(_files, "os", stand_in)
             warnings.simplefilter("error")
             assert np.array_equal(store.get(RECIPE, keys)[0], features)
         assert len(calls) == 2
@@ -662,6 +666,7 @@ def test_a_file_that_cannot_be_read_is_missing_but_not_set_aside(store, monkeypa
     stand_in.open = fail
     with monkeypatch.context() as patch, pytest.warns(StoreWarning, match=os.strerror(code)) as told:
         patch.setattr(files, "os", stand_in)
+        patch.setattr(_files, "os", stand_in)
         for _ in range(3):
             assert not store.get(RECIPE, keys)[1].any()
     assert len(told) == 1
@@ -680,6 +685,7 @@ def test_a_folder_that_cannot_be_listed_is_told_once(store, monkeypatch):
     stand_in.listdir = fail
     with monkeypatch.context() as patch:
         patch.setattr(files, "os", stand_in)
+        patch.setattr(_files, "os", stand_in)
         with pytest.warns(StoreWarning, match="Permission denied") as told:
             for _ in range(3):
                 assert not store.get(RECIPE, keys)[1].any()

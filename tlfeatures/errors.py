@@ -9,6 +9,7 @@ __all__ = [
     "DuplicateImagesWarning",
     "ImageInputError",
     "ImageReadError",
+    "InvalidParameterError",
     "MissingDependencyError",
     "OutOfMemoryError",
     "RandomWeightsWarning",
@@ -56,11 +57,35 @@ class SourceError(TLFeaturesError, ValueError):
     """A folder, manifest or array file does not hold what was asked of it."""
 
 
-class UnknownNameError(TLFeaturesError, ValueError):
-    """A name that is not in a table; says the nearest ones."""
+class InvalidParameterError(TLFeaturesError, ValueError, TypeError):
+    """A parameter has a value that it may not have.
+
+    Parameters
+    ----------
+    message : str
+        What was expected, what was passed, and how to fix it.
+    parameter : str, optional
+        The name of the parameter; the message has it in backticks, so that a front end can replace it by what it
+        calls the parameter.
+    """
+
+    def __init__(self, message: str, parameter: str | None = None) -> None:
+        super().__init__(message)
+        self.parameter = parameter
+
+
+class UnknownNameError(InvalidParameterError):
+    """A name that is not in a table; lists the nearest names."""
 
     @classmethod
-    def of(cls, kind: str, name: object, known: Iterable[str], listing: str = "") -> UnknownNameError:
+    def of(
+        cls,
+        kind: str,
+        name: object,
+        known: Iterable[str],
+        listing: str = "",
+        parameter: str | None = None,
+    ) -> UnknownNameError:
         """Make the error for ``name``, with up to three near matches and where to see all names."""
         names = list(known)
         near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.6)
@@ -72,7 +97,7 @@ class UnknownNameError(TLFeaturesError, ValueError):
             if near and len(names) > 12
             else f" Known: {', '.join(names)}."
         )
-        return cls(f"Unknown {kind} {name!r}.{hint}{see}")
+        return cls(f"Unknown {kind} {name!r}.{hint}{see}", parameter)
 
 
 class WeightsError(TLFeaturesError, OSError):

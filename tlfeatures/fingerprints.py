@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import threading
 import time
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+
+from tlfeatures._files import Stamp, stamp
 
 __all__ = [
     "KEY_BYTES",
@@ -18,7 +19,7 @@ __all__ = [
     "bytes_key",
     "canonical_json",
     "file_key",
-    "held_keys",
+    "memoized_keys",
     "read_file",
     "recipe_digest",
 ]
@@ -26,8 +27,7 @@ __all__ = [
 KEY_BYTES = 16
 _MEMO_LIMIT = 2_000_000  # entries; about 300 bytes each
 _FRESH_NS = 2_000_000_000  # younger files may change again without a new mtime
-_memo: dict[str, tuple[tuple[int, int, int, int], bytes]] = {}
-_memo_lock = threading.Lock()
+_memo: dict[str, tuple[Stamp, bytes]] = {}  # no lock: a child forked while a thread holds one would hang
 
 
 def bytes_key(*parts: Any) -> bytes:
@@ -58,40 +58,40 @@ def array_key(array: np.ndarray) -> bytes:
 def file_key(path: str | os.PathLike[str]) -> bytes:
     """Digest of the bytes of a file; 16 bytes, memoized by path, inode, size and times.
 
-    A file that changed in the last two seconds is read anew each time: within the resolution
-    of its clock it may change again without a trace.
+    A file that changed in the last two seconds is read every time: within the resolution of the file
+    system's clock it may change again with the same times.
 
     Raises
     ------
     OSError
         When the file cannot be read.
     """
-    (held,) = held_keys([path])
-    if held is not None:
-        return held
+    (key,) = memoized_keys([path])
+    if key is not None:
+        return key
     with open(path, "rb") as f:
         before = os.fstat(f.fileno())
         key = hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=KEY_BYTES)).digest()
-        _hold(path, before, os.fstat(f.fileno()), key)
+        _memoize(path, before, os.fstat(f.fileno()), key)
     return key
 
 
-def held_keys(paths: Iterable[Any]) -> list[bytes | None]:
-    """Digests of files that have not changed since this process read them; None for all else.
+def memoized_keys(paths: Iterable[Any]) -> list[bytes | None]:
+    """Digests of files that have not changed since this process read them; None for everything else.
 
-    In a search all but the first fits find every digest here, so this loop is what a fit costs.
+    In a search all fits but the first find every digest here, so this loop is what a fit costs.
     """
     keys: list[bytes | None] = []
     for path in paths:
-        held = _memo.get(path if type(path) is str else _name(path))
-        if held is not None:
+        entry = _memo.get(path if type(path) is str else _name(path))
+        if entry is not None:
             try:
-                stat = os.stat(path)
-                if held[0] != (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns):
-                    held = None
+                status = os.stat(path)
+                if entry[0] != (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns):
+                    entry = None
             except OSError:
-                held = None
-        keys.append(held and held[1])
+                entry = None
+        keys.append(entry and entry[1])
     return keys
 
 
@@ -100,7 +100,7 @@ def _name(path: Any) -> Any:
 
 
 def read_file(path: str | os.PathLike[str]) -> tuple[bytes, bytes]:
-    """Digest and bytes of a file; the digest is not computed anew when it is held and still true.
+    """Digest and bytes of a file; a memoized digest is used if the file has not changed.
 
     Raises
     ------
@@ -109,33 +109,28 @@ def read_file(path: str | os.PathLike[str]) -> tuple[bytes, bytes]:
     """
     with open(path, "rb") as f:
         before = os.fstat(f.fileno())
-        data = f.read()
+        content = f.read()
         after = os.fstat(f.fileno())
-    held = _memo.get(os.fspath(path))
-    if held is not None and held[0] == _stamp(before) == _stamp(after):
-        return held[1], data
-    key = bytes_key(data)
-    _hold(path, before, after, key)
-    return key, data
+    entry = _memo.get(os.fspath(path))
+    if entry is not None and entry[0] == stamp(before) == stamp(after):
+        return entry[1], content
+    key = bytes_key(content)
+    _memoize(path, before, after, key)
+    return key, content
 
 
-def _stamp(stat: os.stat_result) -> tuple[int, int, int, int]:
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
-
-
-def _hold(path: str | os.PathLike[str], before: os.stat_result, after: os.stat_result, key: bytes) -> None:
-    """Memoize a digest, unless the file changed while it was read, or so lately that it may again unseen."""
-    if _stamp(before) != _stamp(after):
+def _memoize(path: str | os.PathLike[str], before: os.stat_result, after: os.stat_result, key: bytes) -> None:
+    """Keep a digest, unless the file changed while it was read or so recently that it may change again unnoticed."""
+    if stamp(before) != stamp(after):
         return
     if time.time_ns() - max(after.st_mtime_ns, after.st_ctime_ns) > _FRESH_NS:
-        with _memo_lock:
-            if len(_memo) >= _MEMO_LIMIT:
-                _memo.clear()
-            _memo[os.fspath(path)] = (_stamp(after), key)
+        if len(_memo) >= _MEMO_LIMIT:
+            _memo.clear()
+        _memo[os.fspath(path)] = (stamp(after), key)
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one JSON text of ``value``: sorted keys, no spaces, ASCII.
+    """Canonical JSON of ``value``: sorted keys, no spaces, ASCII.
 
     >>> canonical_json({"b": 1, "a": [1.5, None]})
     b'{"a":[1.5,null],"b":1}'

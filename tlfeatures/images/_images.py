@@ -15,7 +15,7 @@ from PIL import Image
 
 from tlfeatures._warnings import warn
 from tlfeatures.errors import ImageInputError, ImageReadError
-from tlfeatures.fingerprints import KEY_BYTES, array_key, bytes_key, file_key, held_keys, read_file
+from tlfeatures.fingerprints import KEY_BYTES, array_key, bytes_key, file_key, memoized_keys, read_file
 from tlfeatures.images import _decode
 from tlfeatures.images._decode import Decoder, Unreadable
 from tlfeatures.images._pixels import (
@@ -196,7 +196,7 @@ class Images:
         """Digests of all images, uint8 (n, 16), zeros where unreadable, and {row: reason} of those."""
         found, errors = [None] * len(self), {}
         if isinstance(self._data, list):
-            found = held_keys(self._data[row] for row in self._rows.tolist())
+            found = memoized_keys(self._data[row] for row in self._rows.tolist())
         todo = [i for i, key in enumerate(found) if key is None]
 
         def fill(part: list[int]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tlfeatures._files import file_stamp
 from tlfeatures._keras import (
     PRECISIONS,
     compile_frozen,
@@ -29,7 +30,7 @@ from tlfeatures.networks._custom import as_graph, default_tap, input_size, open_
 from tlfeatures.networks._graph import Graph, tap_digest, with_policy
 from tlfeatures.networks._pooling import pool
 from tlfeatures.networks._registry import NetworkSpec, find_network
-from tlfeatures.networks._weights import draw_weights, fetch_weights, find_weights, read_weights, stat_of
+from tlfeatures.networks._weights import draw_weights, fetch_weights, find_weights, read_weights
 
 __all__ = ["Backbone", "Description", "Tap"]
 
@@ -246,7 +247,7 @@ class Backbone:
         if self.model is not None:
             yield _Variant(True, None, None)
         elif self.path is not None:
-            yield _Variant(True, Path(self.path), {**key, "file": stat_of(self.path)})
+            yield _Variant(True, Path(self.path), {**key, "file": list(file_stamp(self.path))})
         else:
             key |= {"network": self.spec.name, "imagenet": self.weights == "imagenet"}
             absent = []
@@ -257,7 +258,7 @@ class Backbone:
                 if file is None and self.weights is not None:
                     absent.append(_Variant(top, None, None))
                 else:
-                    yield _Variant(top, file, {**key, "top": top, "weights": file and stat_of(file)})
+                    yield _Variant(top, file, {**key, "top": top, "weights": file and list(file_stamp(file))})
             yield from absent
 
     # -- the network itself ------------------------------------------------------------------

@@ -7,7 +7,6 @@ import hashlib
 import math
 import os
 import sys
-import tempfile
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from tlfeatures._files import atomic_write
 from tlfeatures._keras import weights_folders
 from tlfeatures.errors import WeightsError
 from tlfeatures.networks._registry import NetworkSpec
 from tlfeatures.networks.tiny import read_arrays
 
-__all__ = ["draw_weights", "fetch_weights", "find_weights", "read_weights", "stat_of"]
+__all__ = ["draw_weights", "fetch_weights", "find_weights", "read_weights"]
 
 
 def find_weights(spec: NetworkSpec, *, top: bool, image_size: tuple[int, int]) -> Path | None:
@@ -66,34 +66,25 @@ def _writable(folder: Path) -> bool:
 
 
 def _download(url: str, target: Path, timeout: float = 30.0) -> Path:
-    """Fetch ``url``; ``target`` appears complete or not at all. Fails after ``timeout`` seconds of silence."""
+    """Download ``url``; ``target`` is complete or absent. Fails after ``timeout`` seconds without data."""
     from rich.console import Console
     from rich.progress import wrap_file
 
-    with urllib.request.urlopen(url, timeout=timeout) as response:
-        total = int(response.headers["Content-Length"] or 0)
-        fd, temporary = tempfile.mkstemp(prefix=f"{target.name}.", dir=target.parent)
-        try:
-            with (
-                open(fd, "wb") as file,
-                wrap_file(
-                    response,
-                    total,
-                    description=target.name,
-                    console=Console(stderr=True),
-                    disable=not sys.stderr.isatty(),
-                ) as source,
-            ):
-                while block := source.read(1 << 20):
-                    file.write(block)
-                size = file.tell()
-            if total and size != total:
-                raise OSError(f"the connection ended after {size} of {total} bytes")
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, target)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+    with (
+        urllib.request.urlopen(url, timeout=timeout) as response,
+        atomic_write(target, sync=False) as file,
+        wrap_file(
+            response,
+            total := int(response.headers["Content-Length"] or 0),
+            description=target.name,
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+        ) as source,
+    ):
+        while block := source.read(1 << 20):
+            file.write(block)
+        if total and file.tell() != total:
+            raise OSError(f"the connection ended after {file.tell()} of {total} bytes")
     return target
 
 
@@ -142,9 +133,3 @@ def draw_weights(layers: Mapping[str, Any]) -> None:
                 shape, dtype=np.float32
             )
             variable.assign(values * np.float32(math.sqrt(2.0 / fan_in)))
-
-
-def stat_of(path: str | os.PathLike[str]) -> list[Any]:
-    """What tells a file from a changed one without reading it: path, inode, size and times."""
-    stat = os.stat(path)
-    return [os.path.realpath(path), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]

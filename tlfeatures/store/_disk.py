@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from tlfeatures import _files
 from tlfeatures.errors import StoreError, StoreWarning
 from tlfeatures.fingerprints import bytes_key
 from tlfeatures.store._segment import MAX_FILE_BYTES, Segment, decode
@@ -27,8 +28,6 @@ SEGMENT_NAME = re.compile(r"[0-9a-f]{32}\.h5")
 RECIPE_NAME = re.compile(r"[0-9a-f]{32}")
 TEMP_NAME = re.compile(r"\.tmp-[0-9a-f]{24}")
 _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-_WRITE_BYTES = 16 << 20  # at once: Linux writes less than 2 GiB, and an interrupt should not wait
 _durable: dict[Path, int] = {}  # folders whose names, and all names above, were synced: their inodes
 _warned: set[str] = set()
 
@@ -196,50 +195,14 @@ def make_folder(folder: str) -> None:
 def _publish(path: str, image: bytes) -> None:
     folder = os.path.dirname(path)
     make_folder(folder)
-    temp = os.path.join(folder, f".tmp-{os.urandom(12).hex()}")
-    try:
-        fd = os.open(temp, _WRITE | getattr(os, "O_CLOEXEC", 0), 0o600)
-        try:
-            view = memoryview(image)
-            while view:
-                view = view[os.write(fd, view[:_WRITE_BYTES]) :]
-            _fsync(fd)
-        finally:
-            os.close(fd)
-        os.replace(temp, path)
-    except BaseException:
-        unlink_quietly(temp)
-        raise
-    _fsync_folder(folder)
-    for path in (Path(folder), *Path(folder).parents):  # whoever made them may have died before its fsync
+    _files.write_file(path, image, mode=0o600)
+    for path in (Path(folder), *Path(folder).parents):  # whoever made them may have died before its sync
         inode = os.lstat(path).st_ino
         if _durable.get(path) == inode or path == path.parent:
             break
-        with contextlib.suppress(PermissionError):  # not ours, so not made just now
-            _fsync_folder(path.parent)
+        with contextlib.suppress(PermissionError):  # owned by somebody else, so not made just now
+            _files.sync_folder(path.parent)
         _durable[path] = inode
-
-
-def _fsync(fd: int) -> None:
-    if sys.platform == "darwin":
-        import fcntl
-
-        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)  # fsync alone leaves the data in the drive's cache
-    else:
-        os.fsync(fd)
-
-
-def _fsync_folder(folder: str | Path) -> None:
-    if os.name == "nt":  # folders cannot be opened there
-        return
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):  # file systems without it
-            raise
-    finally:
-        os.close(fd)
 
 
 def is_stale(path: str, age: float = 3600.0) -> bool:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from tlfeatures._files import stamp
 from tlfeatures.store._disk import SEGMENT_NAME, is_folder, list_names, load_segment, quarantine, warn_once
 from tlfeatures.store._segment import Segment
 
@@ -231,10 +232,10 @@ class Folder:
             except ValueError as error:
                 if last:
                     self._trouble(path, error)
-                    stamp = _stamp(path)
+                    before = _stamp(path)
                     quarantine(path)
-                    if _stamp(path) == stamp:
-                        self.bad[name] = stamp
+                    if _stamp(path) == before:
+                        self.bad[name] = before
             else:
                 _segments.put(path, segment)
                 return segment, False
@@ -281,8 +282,7 @@ def pool_map(function, items: list) -> Iterator:
 
 def _stamp(path: str) -> tuple[int, ...]:
     with contextlib.suppress(OSError):
-        s = os.lstat(path)
-        return s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
+        return stamp(os.lstat(path))
     return ()
 
 

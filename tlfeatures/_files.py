@@ -1,0 +1,124 @@
+"""Files that are complete or absent at all times, and stamps that tell when a file has changed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from typing import IO
+
+__all__ = ["TEMPORARY_PREFIX", "atomic_write", "file_stamp", "stamp", "sync_folder", "write_file"]
+
+TEMPORARY_PREFIX = ".tmp-"  # followed by 24 hexadecimal digits
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+_FLAGS |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+_WRITE_BYTES = 16 << 20  # per call: Linux writes less than 2 GiB at once, and an interrupt should not wait
+
+Stamp = tuple[int, int, int, int]
+
+
+def stamp(status: os.stat_result) -> Stamp:
+    """Inode, size and times (ns) of a file: equal stamps of one path mean unchanged content.
+
+    Not within the resolution of the file system's clock: a file changed twice in one tick keeps its stamp.
+    """
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def file_stamp(path: str | os.PathLike[str]) -> tuple[str, int, int, int, int]:
+    """The real path of a file and its `stamp`; does not read the file.
+
+    Raises
+    ------
+    OSError
+        When the file is absent.
+    """
+    return os.path.realpath(path), *stamp(os.stat(path))
+
+
+@contextlib.contextmanager
+def atomic_write(
+    path: str | os.PathLike[str], *, sync: bool = True, mode: int = 0o666
+) -> Iterator[IO[bytes]]:
+    """Open a temporary file beside ``path`` that replaces it when the block ends without an exception.
+
+    Parameters
+    ----------
+    path : path
+        The file to write. Resolve a symbolic link first to write to what it points to.
+    sync : bool, default=True
+        Whether content and name are on the disk when the block has ended, so that they survive power loss.
+    mode : int, default=0o666
+        Permissions, reduced by the process's umask.
+
+    Yields
+    ------
+    binary file
+
+    Raises
+    ------
+    OSError
+        As the system says; the temporary file is removed.
+    """
+    with _replacing(path, sync, mode) as fd, open(fd, "wb", closefd=False) as file:
+        yield file
+
+
+def write_file(path: str | os.PathLike[str], content: bytes, *, sync: bool = True, mode: int = 0o666) -> None:
+    """Write ``content`` to ``path`` as `atomic_write` does."""
+    with _replacing(path, sync, mode) as fd:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(fd, view[:_WRITE_BYTES]) :]
+
+
+@contextlib.contextmanager
+def _replacing(path: str | os.PathLike[str], sync: bool, mode: int) -> Iterator[int]:
+    folder = os.path.dirname(os.fspath(path))
+    temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{os.urandom(12).hex()}")
+    try:
+        fd = os.open(temporary, _FLAGS, mode)
+        try:
+            yield fd
+            if sync:
+                _sync(fd)
+        finally:
+            os.close(fd)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    if sync:
+        sync_folder(folder or os.curdir)
+
+
+def _sync(fd: int) -> None:
+    if sys.platform == "darwin":
+        import fcntl
+
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)  # fsync alone leaves the data in the drive's cache
+    else:
+        os.fsync(fd)
+
+
+def sync_folder(folder: str | os.PathLike[str]) -> None:
+    """Make the names in a folder durable, where the file system can.
+
+    Raises
+    ------
+    OSError
+        As the system says.
+    """
+    if os.name == "nt":  # folders cannot be opened there
+        return
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):  # file systems without it
+            raise
+    finally:
+        os.close(fd)
