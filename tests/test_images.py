@@ -931,6 +931,7 @@ def test_interrupted_process_ends_at_once(tmp_path):
         import os, signal, threading, time
         import numpy as np
         from tlfeatures.images import Decoder, decode_batches
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores SIGINT
         X = [np.zeros((3000, 3000, 3), np.uint8)] * 500
         threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
         try:

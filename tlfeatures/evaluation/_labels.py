@@ -7,6 +7,7 @@ from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
+from sklearn.utils import column_or_1d
 
 from tlfeatures.errors import UnknownNameError
 
@@ -93,10 +94,12 @@ def check_labels(y: Any, n: int, task: str = "auto") -> tuple[np.ndarray, str]:
     (array(['cat', 'dog', 'cat'], dtype='<U3'), 'classification')
     """
     if y is None:
-        raise ValueError("y is None, but FeatureSearchCV requires y to be passed: one label for each image.")
+        raise ValueError(
+            "This estimator requires y to be passed, but the target y is None: give one label for each image."
+        )
     values = y.to_numpy() if hasattr(y, "to_numpy") else np.asarray(y if hasattr(y, "__array__") else list(y))
     if values.ndim == 2 and values.shape[1] == 1:
-        values = values.ravel()
+        values = column_or_1d(values, warn=True)
     if values.ndim == 1 and len(values) != n:
         raise ValueError(f"Got {n} images but {len(values)} labels; give one label for each image.")
     inferred = infer_task(y if values.ndim == 1 and getattr(y, "ndim", 1) == 1 else values)
@@ -113,6 +116,15 @@ def check_labels(y: Any, n: int, task: str = "auto") -> tuple[np.ndarray, str]:
                 "Use task='classification'."
             )
         values = values.astype(float)
+    elif values.dtype.kind == "f" and (fractions := values[values != np.round(values)]).size:
+        raise ValueError(
+            f"task='classification' needs classes as labels; these are continuous numbers, such as {fractions[0]:g}. "
+            "Use task='regression', or turn them into classes."
+        )
+    if len(values) == 1:
+        raise ValueError(
+            f"Got n_samples=1 image, of label {values.tolist()[0]!r}; expected at least 2 images."
+        )
     if len(values) and (values == values[0]).all():
         what = f"class, {values.tolist()[0]!r}" if task == "classification" else f"value, {values[0]:g}"
         raise ValueError(
