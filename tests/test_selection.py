@@ -16,12 +16,18 @@ import pandas as pd
 import pytest
 from PIL import Image
 from scipy.stats import randint, spearmanr
+from sklearn import config_context
 from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.exceptions import UnsetMetadataPassedError
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.linear_model import RidgeClassifierCV, RidgeCV
-from sklearn.metrics import check_scoring, mean_absolute_error
+from sklearn.metrics import accuracy_score, check_scoring, make_scorer, mean_absolute_error
 from sklearn.model_selection import (
     GridSearchCV,
+    GroupKFold,
     HalvingGridSearchCV,
     KFold,
     LeaveOneGroupOut,
@@ -31,9 +37,11 @@ from sklearn.model_selection import (
     StratifiedKFold,
     cross_val_score,
 )
-from sklearn.pipeline import Pipeline
+from sklearn.naive_bayes import GaussianNB
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
+from sklearn.tree import DecisionTreeRegressor
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from tlfeatures import CNNFeatures, EmbeddingStore, FeatureSearchCV, select
@@ -48,9 +56,10 @@ from tlfeatures.evaluation import keep_groups_together, make_folds
 from tlfeatures.heads import head_grid, list_heads, make_head
 from tlfeatures.images import Decoder, Images
 from tlfeatures.selection import run
+from tlfeatures.selection._head_grids import Head, make_head_grids
 from tlfeatures.selection.advice import LearningCurve, advise
 from tlfeatures.selection.candidates import plan_passes
-from tlfeatures.selection.fits import Head, _Fold, evaluate, predict_folds, ridge_path
+from tlfeatures.selection.fits import _Fold, evaluate, predict_folds, ridge_path
 from tlfeatures.selection.rules import choose, choose_nested
 
 pytestmark = pytest.mark.filterwarnings("ignore::tlfeatures.errors.RandomWeightsWarning")
@@ -259,10 +268,9 @@ def test_numbers_of_numpy(warm, data):
     assert type(search.best_params_["image_size"]) is int and search.prescreen_["kept"].sum() == 2
 
 
-def test_grids_of_heads(warm, data):
+def test_grids_of_heads(data):
     def points(heads):
-        search = FeatureSearchCV(**SMALL | {"heads": heads}, cache=warm[0])
-        return [(head.name, head.points) for head in search._heads("classification", data[1])]
+        return [(head.name, head.points) for head in make_head_grids(heads, "classification", data[1], 0)]
 
     default = [{"C": c} for c in (0.1, 1.0, 10.0, 100.0)]
     assert points({"svm": None}) == points(["svm"]) == [("svm", tuple(default))]
@@ -289,6 +297,274 @@ def test_a_fold_without_a_class_keeps_the_columns(head, classes):
         assert np.mean(np.unique(y)[np.nanargmax(values, axis=1)] == guess) > 0.8
         if 1 not in y[train]:
             assert (values[:, 1] == 0).all() if head == "logreg" else np.isnan(values[:, 1]).all()
+
+
+# -- heads of one's own ---------------------------------------------------------------------------
+
+
+def test_own_heads_agree_with_scikit_learn(warm, data):
+    store, _ = warm
+    X, y = data
+    forest = RandomForestClassifier(10, random_state=3)
+    whole = make_pipeline(PCA(5, random_state=0), LinearDiscriminantAnalysis())
+    heads = {"rf": (forest, {"max_depth": [1, None]}), "lda": whole, "ridge": None, "svm": SVC(C=0.5)}
+    search = FeatureSearchCV(
+        **SMALL | {"layers": LAYERS[1:2], "poolings": "avg", "heads": heads}, cache=store
+    )
+    search.fit(X, y)
+    features = CNNFeatures(
+        "mobilenet_0.25", weights=None, image_size=32, layer=LAYERS[1], cache=store
+    ).fit_transform(X)
+    table = search.table().sort_values("candidate")
+    assert table["head"].tolist() == ["rf", "rf", "lda", "ridge", "svm"]
+    assert table["settings"].tolist() == ['{"max_depth": 1}', '{"max_depth": null}', "{}", "{}", "{}"]
+    expected = [
+        make_pipeline(StandardScaler(), clone(forest).set_params(max_depth=1)),
+        make_pipeline(StandardScaler(), forest),
+        whole,  # a pipeline gets the embedding as it is
+        make_head("ridge"),
+        make_pipeline(StandardScaler(), SVC(C=0.5)),  # in place of the named head
+    ]
+    for score, pipe in zip(table["score"], expected, strict=True):
+        assert score == pytest.approx(
+            cross_val_score(pipe, features.astype(float), y, cv=search.folds_).mean()
+        )
+    assert not hasattr(forest, "estimators_")  # the user's object is left as it was
+
+
+@pytest.mark.parametrize("standardized", [True, False])
+def test_an_own_head_can_be_the_best(warm, data, standardized):
+    store, _ = warm
+    X, y = data
+    head = GaussianNB() if standardized else make_pipeline(PCA(3, random_state=0), GaussianNB())
+    options = SMALL | {"layers": LAYERS[1:2], "poolings": "avg", "heads": {"bayes": head}}
+    search = FeatureSearchCV(**options, cache=store).fit(X, y)
+    steps = ["cnn", "scale", "bayes"] if standardized else ["cnn", "bayes"]
+    assert [name for name, _ in search.best_estimator_.steps] == steps
+    assert search.best_params_["head"] == "bayes"
+    assert search.predict_proba(X).shape == search.oof_proba_.shape == (36, 3)
+    scores = cross_val_score(clone(search.best_estimator_), X, y, cv=search.folds_)
+    assert scores.mean() == pytest.approx(search.best_score_)
+
+
+def test_random_state_reaches_own_heads_that_leave_it_open(warm, data):
+    store, _ = warm
+    heads = {"rf": RandomForestClassifier(5), "pca": make_pipeline(PCA(3, svd_solver="randomized"), SVC())}
+    options = SMALL | {"layers": LAYERS[1:2], "heads": heads}
+    one, two = (FeatureSearchCV(**options, random_state=7, cache=store).fit(*data) for _ in range(2))
+    np.testing.assert_array_equal(one.cv_results_["mean_test_score"], two.cv_results_["mean_test_score"])
+    forest, pipe = (make_head_grids(heads, "classification", data[1], 7)[i].estimator(0) for i in range(2))
+    assert forest.random_state == pipe["pca"].random_state == 7
+    assert heads["rf"].random_state is None
+    fixed = make_head_grids({"rf": RandomForestClassifier(random_state=1)}, "classification", data[1], 7)
+    assert fixed[0].estimator(0).random_state == 1
+
+
+def test_own_regressor(store):
+    X, _ = textures(n=40)
+    y = X.mean(axis=(1, 2, 3)) / 255
+    heads = {"tree": (DecisionTreeRegressor(), {"max_depth": [2, 3]})}
+    search = FeatureSearchCV(**SMALL | {"heads": heads, "layers": LAYERS[:1]}, cache=store).fit(X, y)
+    assert search.task_ == "regression" and len(search.table()) == 4
+    assert search.best_estimator_[-1].random_state == 0
+
+
+def test_an_own_head_that_cannot_be_fitted_is_named(warm, data):
+    options = SMALL | {
+        "layers": LAYERS[:1],
+        "poolings": "avg",
+        "heads": {"pca": make_pipeline(PCA(500), SVC())},
+    }
+    with pytest.raises(
+        ValueError, match=r"head 'pca' cannot be fitted on 24 images with 16 features: n_components"
+    ):
+        FeatureSearchCV(**options, cache=warm[0]).fit(*data)
+
+
+# -- sample weights and metadata routing -----------------------------------------------------------
+
+WEIGHTS = np.random.default_rng(5).uniform(0.1, 3, 36)
+ONE = SMALL | {"layers": LAYERS[1:2], "poolings": "avg"}
+
+
+@pytest.fixture
+def routing():
+    with config_context(enable_metadata_routing=True):
+        yield
+
+
+@pytest.mark.parametrize(("name", "task"), [pair for pair in TASKS if pair[0] != "knn"])
+def test_weighted_fits_agree_with_scikit_learn(warm, data, name, task):
+    store, _ = warm
+    X, y = data
+    y = y if task == "classification" else np.linspace(-1, 1, 36) + X.mean(axis=(1, 2, 3)) / 9
+    options = ONE | {"heads": {name: {}}}
+    search = FeatureSearchCV(**options, cache=store).fit(X, y, sample_weight=WEIGHTS)
+    features = search.embeddings().astype(float)
+    for i, (train, test) in enumerate(search.folds_):
+        pipe = make_head(name, task)
+        pipe.fit(features[train], y[train], **{f"{name}__sample_weight": WEIGHTS[train]})
+        score = search.cv_results_[f"split{i}_test_score"][0]
+        assert score == pytest.approx(pipe.score(features[test], y[test]), abs=1e-3)
+    pipe = make_head(name, task).fit(features, y, **{f"{name}__sample_weight": WEIGHTS})
+    ours, theirs = search.predict(X), pipe.predict(features)
+    np.testing.assert_allclose(
+        ours, theirs, atol=1e-3
+    ) if task == "regression" else np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(search.sample_weight_, WEIGHTS)
+
+
+def test_weights_change_the_search_and_reach_own_heads(warm, data):
+    store, _ = warm
+    X, y = data
+    weights = np.where(y == "slant", 1e-6, 1.0)
+    heads = {"nb": GaussianNB(), "pipe": make_pipeline(PCA(3, random_state=0), GaussianNB()), "logreg": {}}
+    search = FeatureSearchCV(**ONE | {"heads": heads}, cache=store).fit(X, y, sample_weight=weights)
+    plain = FeatureSearchCV(**ONE | {"heads": heads}, cache=store).fit(X, y)
+    assert (search.cv_results_["mean_test_score"] < plain.cv_results_["mean_test_score"]).all()
+    assert plain.sample_weight_ is None
+
+
+def test_heads_without_weights_are_named(warm, data):
+    with pytest.warns(UserWarning, match=r"`sample_weight` has no effect on the head\(s\) 'knn', 'lda'"):
+        heads = {"knn": {}, "lda": LinearDiscriminantAnalysis(), "svm": {}}
+        FeatureSearchCV(**ONE | {"heads": heads}, cache=warm[0]).fit(*data, sample_weight=WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (WEIGHTS[1:], r"must have the shape \(36,\), one weight per image; got \(35,\)"),
+        (WEIGHTS[:, None], r"got \(36, 1\)"),
+        (["a"] * 36, "must be numeric"),
+        (np.where(np.arange(36) == 3, np.nan, 1), "must be finite and at least 0"),
+        (np.where(np.arange(36) == 3, -1, 1), "must be finite and at least 0"),
+        (np.zeros(36), "not 0 for all images"),
+    ],
+)
+def test_wrong_weights_are_named_before_any_pass(data, network_calls, weights, message):
+    with pytest.raises(ValueError, match=message):
+        FeatureSearchCV(**ONE, cache=None).fit(*data, sample_weight=weights)
+    assert network_calls == []
+
+
+def test_weights_of_unreadable_images_are_dropped(files, store):
+    paths, y = files
+    with pytest.warns(UnreadableImagesWarning):
+        search = FeatureSearchCV(**ONE, cache=store, on_error="nan").fit(paths, y, sample_weight=WEIGHTS)
+    np.testing.assert_array_equal(search.sample_weight_, np.delete(WEIGHTS, 4))
+
+
+def test_weights_without_routing_reach_a_search_in_a_pipeline_and_in_a_grid(warm, data):
+    store, _ = warm
+    X, y = data
+    alone = FeatureSearchCV(**ONE, cache=store).fit(X, y, sample_weight=WEIGHTS)
+    pipe = Pipeline([("search", FeatureSearchCV(**ONE, cache=store))]).fit(
+        X, y, search__sample_weight=WEIGHTS
+    )
+    assert pipe["search"].best_score_ == alone.best_score_
+    grid = GridSearchCV(FeatureSearchCV(**ONE, cache=store), {"rule": ["best", "1se"]}, cv=alone.folds_)
+    grid.fit(X, y, sample_weight=WEIGHTS)
+    np.testing.assert_array_equal(grid.best_estimator_.sample_weight_, WEIGHTS)
+    assert alone.score(X, y, sample_weight=np.eye(36)[0]) in (0, 1)
+    with pytest.raises(ValueError, match=r"got the metadata age.*enable_metadata_routing=True"):
+        FeatureSearchCV(**ONE, cache=store).fit(X, y, age=WEIGHTS)
+
+
+@pytest.mark.usefixtures("routing")
+class TestMetadataRouting:
+    def test_pipeline(self, warm, data):
+        store, _ = warm
+        X, y = data
+        with config_context(enable_metadata_routing=False):
+            expected = FeatureSearchCV(**ONE, cache=store).fit(X, y, sample_weight=WEIGHTS)
+        search = FeatureSearchCV(**ONE, cache=store).set_fit_request(sample_weight=True)
+        pipe = Pipeline([("search", search)]).fit(X, y, sample_weight=WEIGHTS)
+        assert pipe["search"].best_score_ == expected.best_score_
+        np.testing.assert_array_equal(pipe["search"].sample_weight_, WEIGHTS)
+        unasked = FeatureSearchCV(**ONE, cache=store).set_fit_request(sample_weight=False)
+        with pytest.raises(TypeError, match="not routed to any object"):
+            Pipeline([("search", unasked)]).fit(X, y, sample_weight=WEIGHTS)
+        with pytest.raises(UnsetMetadataPassedError, match=r"set_fit_request"):
+            Pipeline([("search", FeatureSearchCV(**ONE, cache=store))]).fit(X, y, sample_weight=WEIGHTS)
+
+    def test_grid_search(self, warm, data):
+        store, _ = warm
+        X, y = data
+        search = FeatureSearchCV(**ONE, cache=store).set_fit_request(sample_weight=True)
+        search.set_score_request(sample_weight=True)
+        groups = np.arange(36) // 2
+        grid = GridSearchCV(search, {"rule": ["best", "1se"]}, cv=GroupKFold(3))
+        grid.fit(X, y, sample_weight=WEIGHTS, groups=groups)
+        np.testing.assert_array_equal(grid.best_estimator_.sample_weight_, WEIGHTS)
+        np.testing.assert_array_equal(grid.best_estimator_.groups_, groups)  # requested by default
+        train, test = next(GroupKFold(3).split(X, y, groups))
+        one = clone(search).fit(X[train], y[train], groups[train], sample_weight=WEIGHTS[train])
+        assert grid.cv_results_["split0_test_score"][0] == one.score(
+            X[test], y[test], sample_weight=WEIGHTS[test]
+        )
+
+    def test_own_heads_and_scorers_get_what_they_request(self, warm, data):
+        store, _ = warm
+        X, y = data
+        scorer = make_scorer(accuracy_score).set_score_request(sample_weight=True)
+        heads = {
+            "yes": GaussianNB().set_fit_request(sample_weight=True),
+            "no": GaussianNB().set_fit_request(sample_weight=False),
+            "pipe": make_pipeline(PCA(3), GaussianNB().set_fit_request(sample_weight=True)),
+            "svr": {"regressor__C": [1.0]},
+        }
+        search = FeatureSearchCV(**ONE | {"heads": {k: heads[k] for k in ("yes", "no", "pipe")}}, cache=store,
+                                 scoring=scorer)  # fmt: skip
+        search.fit(X, y, sample_weight=WEIGHTS)
+        features = StandardScaler().fit_transform(search.embeddings())
+        train, test = search.folds_[0]
+        features = (
+            StandardScaler().fit(search.embeddings()[train]).transform(search.embeddings()).astype(float)
+        )
+        for i, weights in enumerate((WEIGHTS[train], None)):
+            model = GaussianNB().fit(features[train], y[train], sample_weight=weights)
+            expected = accuracy_score(y[test], model.predict(features[test]), sample_weight=WEIGHTS[test])
+            assert search.cv_results_["split0_test_score"][i] == pytest.approx(expected)
+        assert search.score(X, y, sample_weight=WEIGHTS) == pytest.approx(
+            accuracy_score(y, search.predict(X), sample_weight=WEIGHTS)
+        )
+        with pytest.raises(UnsetMetadataPassedError, match=r"GaussianNB.*set_fit_request"):
+            FeatureSearchCV(**ONE | {"heads": {"nb": GaussianNB()}}, cache=store).fit(
+                X, y, sample_weight=WEIGHTS
+            )
+        with pytest.raises(UnsetMetadataPassedError, match="set_score_request"):
+            FeatureSearchCV(**ONE, scoring=make_scorer(accuracy_score), cache=store).fit(
+                X, y, sample_weight=WEIGHTS
+            )
+        numbers = np.linspace(0, 1, 36)
+        FeatureSearchCV(**ONE | {"heads": {"svr": heads["svr"]}}, cache=store).fit(
+            X, numbers, sample_weight=WEIGHTS
+        )
+
+    def test_other_metadata(self, warm, data):
+        store, _ = warm
+        X, y = data
+
+        class Aged(GaussianNB):
+            def fit(self, X, y, age=None):
+                assert age is not None and len(age) == len(X)
+                return super().fit(X, y)
+
+        head = Aged().set_fit_request(age=True)
+        search = FeatureSearchCV(**ONE | {"heads": {"aged": head}}, cache=store)
+        search.fit(X, y, age=np.arange(36))
+        assert search.get_metadata_routing().consumes("fit", ["age", "groups", "weight"]) == {"age", "groups"}
+        with pytest.raises(TypeError, match="unexpected argument"):
+            search.fit(X, y, weight=np.arange(36))
+        with pytest.raises(ValueError, match="36 images but `age` is not of that length"):
+            search.fit(X, y, age=np.arange(35))
+
+    def test_workers_see_the_routing(self, warm, data):
+        search = FeatureSearchCV(**ONE, cache=warm[0], n_jobs=2, scoring=make_scorer(accuracy_score).set_score_request(
+            sample_weight=True))  # fmt: skip
+        search.fit(*data, sample_weight=WEIGHTS)
+        assert search.best_score_ > 0
 
 
 def test_table_has_one_row_a_candidate(warm):
@@ -850,10 +1126,23 @@ EIGHT = np.zeros((8, 8, 8, 3), np.uint8)
         ("aaaabbbb", None, {"cv": LeaveOneGroupOut()}, r"cannot split these 8 images.*groups"),
         ("aaaabbbb", None, {"cv": [([0, 4], [1])] * 2, "nested": True}, r"give cv as a number or a splitter"),
         ("aaabbb" + "ab", None, {"cv": 4, "nested": True}, r"nested=True splits the training rows of fold 0"),
-        ("aaaabbbb", None, {"heads": []}, r"heads=\[\]; expected names of heads: logreg"),
+        ("aaaabbbb", None, {"heads": []}, r"`heads` must be names of heads \(logreg.*got \[\]"),
         ("aaaabbbb", None, {"heads": ["swm"]}, r"Did you mean 'svm'"),
         ("aaaabbbb", None, {"heads": {"svm": {"D": [1]}}}, r"Invalid parameter 'D'"),
         ("aaaabbbb", None, {"heads": {"svm": 3}}, r"heads\['svm'\]=3; expected a grid"),
+        ("aaaabbbb", None, {"heads": {"svm": {"C": 3}}}, r"Parameter grid for parameter 'C'|Parameter value"),
+        ("aaaabbbb", None, {"heads": SVC()}, r"must give each estimator a name; got SVC\(\)"),
+        ("aaaabbbb", None, {"heads": ["svm", SVC()]}, r"must list names; got SVC\(\)\. Pass own estimators in a dict"),
+        ("aaaabbbb", None, {"heads": {"my": SVC}}, r"must be an instance; got the class SVC\. Pass SVC\(\)"),
+        ("aaaabbbb", None, {"heads": {"my": StandardScaler()}}, r"got StandardScaler\(\) without predict"),
+        ("aaaabbbb", None, {"heads": {"my": RidgeCV()}}, r"must be a classifier for these labels; got RidgeCV\(\)"),
+        (np.arange(8) / 3, None, {"heads": {"my": SVC()}}, r"must be a regressor for these labels; got SVC\(\)"),
+        ("aaaabbbb", None, {"heads": {"my": (SVC(), {"D": [1]})}}, r"Invalid parameter 'D'"),
+        ("aaaabbbb", None, {"heads": {"my": (SVC(), {"C": [1]}, 3)}}, r"must be \(estimator, grid\); got a tuple of 3"),
+        ("aaaabbbb", None, {"heads": {"my__svm": SVC()}}, r"cannot be 'my__svm'\. Choose another name"),
+        ("aaaabbbb", None, {"heads": {"cnn": SVC()}}, r"cannot be 'cnn'"),
+        ("aaaabbbb", None, {"heads": {"swm": {"C": [1]}}}, r"Did you mean 'svm'"),
+        ("aaaabbbb", None, {"heads": {"my": SVC()}, "scoring": "roc_auc_ovr"}, r"'my' cannot be scored by"),
         ("aaaabbbb", None, {"n_jobs": 0}, r"n_jobs=0; expected None, a number of processes"),
         ("aaaabbbb", None, {"duplicate_threshold": "high"}, r"duplicate_threshold='high'"),
         ("aaabbbcc", None, {"scoring": "roc_auc", "cv": 2}, r"'svm' cannot be scored by 'roc_auc'.*multi_class"),
@@ -936,9 +1225,9 @@ def test_a_thousand_classes(store):
 
 def test_many_classes_leave_support_vectors_out_unless_asked_for():
     y = np.arange(303) % 101
-    assert [h.name for h in FeatureSearchCV()._heads("classification", y)] == ["logreg", "ridge"]
-    assert [h.name for h in FeatureSearchCV()._heads("classification", y % 100)] == ["logreg", "svm", "ridge"]
-    assert [h.name for h in FeatureSearchCV(heads="svm")._heads("classification", y)] == ["svm"]
+    assert [h.name for h in make_head_grids(None, "classification", y, 0)] == ["logreg", "ridge"]
+    assert [h.name for h in make_head_grids(None, "classification", y % 100, 0)] == ["logreg", "svm", "ridge"]
+    assert [h.name for h in make_head_grids("svm", "classification", y, 0)] == ["svm"]
 
 
 def test_weights_are_said_to_be_random_once(data, warm):

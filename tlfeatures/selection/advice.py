@@ -11,7 +11,9 @@ import numpy as np
 
 from tlfeatures.evaluation import Fold
 from tlfeatures.results import LearningCurve, Regime
-from tlfeatures.selection.fits import Head, evaluate
+from tlfeatures.selection._head_grids import Head
+from tlfeatures.selection._metadata import Metadata
+from tlfeatures.selection.fits import evaluate
 
 __all__ = ["LearningCurve", "Regime", "advise", "learning_curve"]
 
@@ -29,13 +31,14 @@ def learning_curve(
     scorer: Any,
     seed: int,
     groups: np.ndarray | None = None,
+    metadata: Metadata | None = None,
 ) -> LearningCurve:
     """Score one head, fitted on 1/16, 1/8, 1/4, 1/2 and all of each fold's training rows.
 
     Subsets are stratified by class, or consist of whole groups. A subset that lacks a class or has fewer
     than ten rows is skipped.
     """
-    one = Head(head.name, head.task, (head.points[point],))
+    one = head.at(point)
     min_rows = max(10, one.points[0].get("n_neighbors", 0))
     rng = np.random.default_rng(seed)
     orders = [
@@ -56,7 +59,7 @@ def learning_curve(
             # with little more than one image per class, scikit-learn takes the classes for numbers
             warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
             with contextlib.suppress(ValueError):  # a subset may be too small for the score
-                scores.append(evaluate(X, y, pairs, [one], scorer)[0].test[0])
+                scores.append(evaluate(X, y, pairs, [one], scorer, metadata or Metadata())[0].test[0])
                 sizes.append(round(np.mean([len(rows) for rows in subsets])))
     return LearningCurve(np.array(sizes, int), np.array(scores).reshape(len(sizes), len(folds)))
 

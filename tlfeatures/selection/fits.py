@@ -22,38 +22,14 @@ from sklearn.preprocessing import LabelBinarizer, StandardScaler
 from sklearn.svm import SVC
 
 from tlfeatures.evaluation import Fold
-from tlfeatures.heads import make_head
+from tlfeatures.selection._head_grids import Head
+from tlfeatures.selection._metadata import Metadata, fit_estimator
 
 __all__ = ["Head", "Scores", "evaluate", "predict_folds", "try_scorer"]
 
+_NO_METADATA = Metadata()
 _DECISION_CLASSES = 100  # support vectors decide between pairs of classes: too many to list above this
 _KERNEL_ROWS = 6000  # training rows up to which a kernel matrix is kept: 0.3 GB
-
-
-@dataclass(frozen=True)
-class Head:
-    """A named head and its grid; the points' names are relative to its estimator, such as "C"."""
-
-    name: str
-    task: str
-    points: tuple[dict[str, Any], ...]
-
-    def params(self, i: int) -> dict[str, Any]:
-        """Point ``i`` as parameters of a pipeline that has the head's steps."""
-        return {f"{self.name}__{key}": value for key, value in self.points[i].items()}
-
-    def for_rows(self, n: int) -> Head:
-        """Without the points that need more than ``n`` training rows."""
-        points = tuple(p for p in self.points if p.get("n_neighbors", 1) <= n)
-        if not points:
-            raise ValueError(
-                f"The head {self.name!r} needs more neighbours than the {n} training images of a fold."
-            )
-        return Head(self.name, self.task, points)
-
-    def estimator(self, i: int) -> Any:
-        """The estimator of point ``i``, without standardization."""
-        return make_head(self.name, self.task).set_params(**self.params(i))[-1]
 
 
 @dataclass
@@ -81,7 +57,12 @@ class Scores:
 
 
 def evaluate(
-    X: np.ndarray, y: np.ndarray, folds: Sequence[Fold | None], heads: Sequence[Head], scorer: Any
+    X: np.ndarray,
+    y: np.ndarray,
+    folds: Sequence[Fold | None],
+    heads: Sequence[Head],
+    scorer: Any,
+    metadata: Metadata = _NO_METADATA,
 ) -> list[Scores]:
     """Score every head at every point of its grid on every fold.
 
@@ -94,6 +75,8 @@ def evaluate(
     heads : sequence of Head
     scorer : callable (estimator, X, y) -> float
         The X that it is given is in coordinates of the fit; it must only hand it to the estimator.
+    metadata : Metadata
+        Such as sample weights, for heads and scorer.
 
     Returns
     -------
@@ -104,11 +87,13 @@ def evaluate(
     for i, pair in enumerate(folds):
         if pair is None:
             continue
-        fold = _Fold(X, y, *pair)
+        fold = _Fold(X, y, *pair, metadata)
         for head, scores in zip(heads, results, strict=True):
             for point, model, rows, seconds in _fitted(fold, head):
                 start = time.perf_counter()
-                scores.test[point, i] = _score(scorer, model, rows, fold.y_test, head, f"on fold {i}")
+                scores.test[point, i] = _score(
+                    scorer, model, rows, fold.y_test, head, f"on fold {i}", metadata.for_scorer(pair[1])
+                )
                 scores.score_seconds[point, i] = time.perf_counter() - start
                 scores.fit_seconds[point, i] = seconds
                 if head.task == "regression":
@@ -130,16 +115,24 @@ def try_scorer(scorer: Any, name: str, heads: Sequence[Head], y: np.ndarray) -> 
     X = np.zeros((len(rows), 1))  # predictions are the targets' mean, which every score of numbers takes
     for head in heads:
         model = head.estimator(0)
-        if "n_neighbors" in model.get_params():
+        if head.own_estimator is None and "n_neighbors" in model.get_params():
             model.set_params(n_neighbors=1)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the zeros
-            _score(scorer, model.fit(X, y[rows]), X, y[rows], head, f"by {name!r} on these labels")
+            warnings.simplefilter("ignore")  # about the zeros
+            try:
+                fit_estimator(head, model, X, y[rows], {})
+            except Exception:
+                if head.own_estimator is None:
+                    raise
+                continue  # an own estimator may need more rows or columns than these
+            _score(scorer, model, X, y[rows], head, f"by {name!r} on these labels", {})
 
 
-def _score(scorer: Any, model: Any, X: np.ndarray, y: np.ndarray, head: Head, how: str) -> float:
+def _score(
+    scorer: Any, model: Any, X: np.ndarray, y: np.ndarray, head: Head, how: str, params: dict[str, Any]
+) -> float:
     try:
-        return scorer(model, X, y)
+        return scorer(model, X, y, **params)
     except (AttributeError, ValueError, TypeError) as error:
         raise ValueError(
             f"The head {head.name!r} cannot be scored {how}: {str(error).rstrip('.')}. Leave it out, or choose "
@@ -148,16 +141,21 @@ def _score(scorer: Any, model: Any, X: np.ndarray, y: np.ndarray, head: Head, ho
 
 
 def predict_folds(
-    X: np.ndarray, y: np.ndarray, folds: Sequence[Fold], head: Head, point: int
+    X: np.ndarray,
+    y: np.ndarray,
+    folds: Sequence[Fold],
+    head: Head,
+    point: int,
+    metadata: Metadata = _NO_METADATA,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]]:
     """For each fold: test rows, predictions, probabilities and decision values, None where there are none.
 
     A class that the fold does not train on has the probability 0 and the decision value NaN.
     """
-    one = Head(head.name, head.task, (head.points[point],))
+    one = head.at(point)
     classes = np.unique(y)
     for pair in folds:
-        for _, model, rows, _ in _fitted(_Fold(X, y, *pair), one):
+        for _, model, rows, _ in _fitted(_Fold(X, y, *pair, metadata), one):
             values = [getattr(model, way, None) for way in ("predict_proba", "decision_function")]
             if isinstance(model, SVC) and len(model.classes_) > _DECISION_CLASSES:
                 values[1] = None
@@ -180,8 +178,17 @@ def _spread(values: np.ndarray | None, at: np.ndarray, classes: int, absent: flo
 class _Fold:
     """One split of one embedding, with what its heads share."""
 
-    def __init__(self, X: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.ndarray) -> None:
+    def __init__(
+        self,
+        X: np.ndarray,
+        y: np.ndarray,
+        train: np.ndarray,
+        test: np.ndarray,
+        metadata: Metadata = _NO_METADATA,
+    ) -> None:
+        self.rows, self.metadata = train, metadata
         self.y_train, self.y_test = y[train], y[test]
+        self.raw = X[train], X[test]
         scaler = StandardScaler().fit(X[train])
         self.train, self.test = (np.asarray(scaler.transform(X[rows]), np.float64) for rows in (train, test))
 
@@ -316,7 +323,7 @@ _MATRICES: dict[str, tuple[str, dict[str, Any]]] = {
     "svr": ("rbf", {"regressor__kernel": "precomputed"}),
     "knn": ("cosine", {"metric": "precomputed"}),
 }
-_ROTATED = {"logreg", "linear"}
+_ROTATED = {"logreg", "linear", "ridge"}
 # Parameters that do not change the matrix; a grid over others is fitted plainly.
 _HARMLESS = {
     "C", "epsilon", "class_weight", "tol", "n_neighbors", "weights", "alphas",
@@ -329,15 +336,19 @@ def _fitted(fold: _Fold, head: Head) -> Iterator[tuple[int, Any, np.ndarray, flo
 
     What is shared is counted with the first fit that needs it. An estimator may change after the next step.
     """
-    if head.name == "ridge" and head.points == ({},):
+    params = fold.metadata.for_head(head, fold.rows)
+    if head.own_estimator is not None:
+        yield from _fit_own(fold, head, params)
+        return
+    if head.name == "ridge" and head.points == ({},) and not params:
         start = time.perf_counter()
         model = ridge_path(fold, head)
         yield 0, model, fold.axes[2], time.perf_counter() - start
         return
     shared = {key for point in head.points for key in point} <= _HARMLESS
-    source, told = "", {}
+    source, extra = "", {}
     if shared and head.name in _MATRICES and fold.small:
-        source, told = _MATRICES[head.name]
+        source, extra = _MATRICES[head.name]
     elif shared and head.name in _ROTATED:
         source = "coordinates"
     order = range(len(head.points))
@@ -351,8 +362,24 @@ def _fitted(fold: _Fold, head: Head) -> Iterator[tuple[int, Any, np.ndarray, flo
         if model is not None and path:
             model.set_params(**head.points[i])
         else:
-            model = clone(head.estimator(i)).set_params(**told)
+            model = clone(head.estimator(i)).set_params(**extra)
             if path:
                 model.set_params(warm_start=True, tol=model.tol / 10)  # a near start ends early
-        model.fit(train, fold.y_train)
+        fit_estimator(head, model, train, fold.y_train, params)
+        yield i, model, test, time.perf_counter() - start
+
+
+def _fit_own(fold: _Fold, head: Head, params: dict[str, Any]) -> Iterator[tuple[int, Any, np.ndarray, float]]:
+    """Fit the user's estimator at each point."""
+    train, test = (fold.train, fold.test) if head.standardizes else fold.raw
+    for i in range(len(head.points)):
+        start = time.perf_counter()
+        model = head.estimator(i)
+        try:
+            fit_estimator(head, model, train, fold.y_train, params)
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"The head {head.name!r} cannot be fitted on {len(train)} images with {train.shape[1]} features: "
+                f"{str(error).rstrip('.')}. Change its parameters {head.points[i]}, or leave it out."
+            ) from error
         yield i, model, test, time.perf_counter() - start

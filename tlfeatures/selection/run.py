@@ -9,17 +9,19 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
 from scipy.stats import spearmanr
+from sklearn.utils.parallel import Parallel, delayed
 
 from tlfeatures._warnings import warn
 from tlfeatures.errors import DuplicateImagesWarning
 from tlfeatures.evaluation import Fold, find_duplicates, keep_groups_together, make_folds, make_inner_folds
 from tlfeatures.fingerprints import array_key
 from tlfeatures.heads import blas_threads
+from tlfeatures.selection._head_grids import Head
+from tlfeatures.selection._metadata import Metadata
 from tlfeatures.selection.advice import advise, learning_curve
 from tlfeatures.selection.candidates import Embedding
-from tlfeatures.selection.fits import Head, Scores, evaluate, predict_folds
+from tlfeatures.selection.fits import Scores, evaluate, predict_folds
 from tlfeatures.selection.matrices import Matrices
 from tlfeatures.selection.progress import Steps
 from tlfeatures.selection.results import Candidate, cv_results, label, metrics, parameters
@@ -46,6 +48,7 @@ class Run:
         Readable rows of the images.
     y : ndarray of shape (n,)
     groups : ndarray of shape (n,) or None
+    metadata : Metadata
     task : {"classification", "regression"}
     cv : int, splitter or list of folds
     seed : int
@@ -64,6 +67,7 @@ class Run:
         rows: np.ndarray,
         y: np.ndarray,
         groups: np.ndarray | None,
+        metadata: Metadata,
         task: str,
         cv: Any,
         seed: int,
@@ -73,6 +77,7 @@ class Run:
     ) -> None:
         self.options, self.matrices, self.embeddings, self.heads = options, matrices, embeddings, heads
         self.rows, self.y, self.groups, self.task = rows, y, groups, task
+        self.metadata = metadata
         self.cv, self.seed, self.scorer, self.names, self.steps = cv, seed, scorer, names, steps
         self.timings = matrices.timings
         self.found: dict[str, Any] = {}
@@ -185,7 +190,7 @@ class Run:
                 pairs = [
                     pair if wanted else None for pair, wanted in zip(self.pairs, self.wanted[i], strict=True)
                 ]
-                yield self.matrix(self.embeddings[i]), self.y, pairs, self.heads, self.scorer
+                yield self.matrix(self.embeddings[i]), self.y, pairs, self.heads, self.scorer, self.metadata
 
         self.candidates: list[Candidate] = []
         parts: list[Scores] = []
@@ -257,7 +262,9 @@ class Run:
         embedding, head, point = self.best
         X = self.matrix(embedding)
         self._predict(X, head, point)
-        curve = learning_curve(X, self.y, self.folds, head, point, self.scorer, self.seed, self.groups)
+        curve = learning_curve(
+            X, self.y, self.folds, head, point, self.scorer, self.seed, self.groups, self.metadata
+        )
         reach = np.array([e.reach if len(e.layers) == 1 else np.nan for e, _, _ in self.candidates])
         scoring = self.options.scoring
         known = scoring is None or (isinstance(scoring, str) and scoring.startswith(_UP_TO_ONE))
@@ -277,7 +284,7 @@ class Run:
             np.empty(n, self.y.dtype if self.task == "classification" else float),
         )
         values: dict[str, np.ndarray | None] = {"oof_proba_": None, "oof_decision_": None}
-        found = predict_folds(X, self.y, self.folds, head, point)
+        found = predict_folds(X, self.y, self.folds, head, point, self.metadata)
         for i, (rows, guess, *more) in enumerate(found):
             new = fold[rows] < 0
             fold[rows[new]], predicted[rows[new]] = i, guess[new]
@@ -306,11 +313,13 @@ class Run:
         if not crossing:
             return
         embedding, head, point = self.best
-        one = Head(head.name, head.task, (head.points[point],))
+        one = head.at(point)
         found.score = self.found["best_score_"]
         try:
             folds = self._folds_together()
-            scores = evaluate(self.matrix(embedding), self.y, folds, [one], self.scorer)[0].test
+            scores = evaluate(self.matrix(embedding), self.y, folds, [one], self.scorer, self.metadata)[
+                0
+            ].test
         except ValueError:
             effect = (
                 f"no folds can be scored, for up to {found.largest:,} of {len(self.y):,} hang together; where they are "

@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas
+from sklearn import config_context
 from sklearn.base import BaseEstimator, MetaEstimatorMixin
 from sklearn.metrics import check_scoring
-from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import Pipeline
 from sklearn.utils import ClassifierTags, RegressorTags
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
@@ -24,12 +25,13 @@ from tlfeatures._warnings import warn
 from tlfeatures.errors import RandomWeightsWarning, UnknownNameError, UnreadableImagesWarning
 from tlfeatures.evaluation import check_groups, check_labels, check_seed, make_folds, make_inner_folds
 from tlfeatures.features import CNNFeatures
-from tlfeatures.heads import head_grid, list_heads, make_head
 from tlfeatures.images import Images
 from tlfeatures.selection import results
 from tlfeatures.selection._fitted_images import FittedImages, worst_mistakes
+from tlfeatures.selection._head_grids import Head, make_head_grids, own_estimators
+from tlfeatures.selection._metadata import Metadata, check_sample_weight, fit_estimator, routing_enabled
 from tlfeatures.selection.candidates import plan_passes
-from tlfeatures.selection.fits import Head, try_scorer
+from tlfeatures.selection.fits import try_scorer
 from tlfeatures.selection.matrices import Matrices
 from tlfeatures.selection.progress import progress
 from tlfeatures.selection.run import Run
@@ -37,9 +39,6 @@ from tlfeatures.store import EmbeddingStore
 from tlfeatures.transferability import METHODS
 
 __all__ = ["FeatureSearchCV", "select"]
-
-_MANY_CLASSES = 100  # above it support vectors, one machine for each pair of classes, only when asked for
-_HEADS = {"classification": ("logreg", "svm", "ridge"), "regression": ("ridge", "svr")}
 
 
 def _splits(cv: Any) -> bool:
@@ -75,10 +74,14 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         "auto": the network's default size and about half of it. None: the default size.
     resize : list of str, default=("stretch", "crop")
         Ways that make no difference, as for square images, are tried once.
-    heads : list of str, dict of str to grid, or None, default=None
-        Names of :func:`~tlfeatures.heads.list_heads`, with their default grids, or with your own,
-        such as ``{"svm": {"C": [1, 10]}, "ridge": None}``, where None is the default one. None: logreg,
-        ridge, and up to 100 classes svm; for numbers ridge and svr.
+    heads : str, list of str, dict, or None, default=None
+        Names of :func:`~tlfeatures.heads.list_heads` with their default grids, or a dict. In a dict a named
+        head has a grid, or None for its default grid, and a new name has an estimator of your own, or
+        ``(estimator, grid)``: ``{"ridge": None, "svm": {"C": [1, 10]}, "rf": RandomForestClassifier(),
+        "mlp": (MLPClassifier(), {"alpha": [1e-4, 1e-2]})}``. An own estimator gets standardized embeddings,
+        as named heads do; an own `Pipeline` gets them as they are. Where its ``random_state`` is None, the
+        search sets it from its own. The default is logreg, ridge and, up to 100 classes, svm; for
+        regression ridge and svr.
     cv : int, splitter, or list of (train, test), default=5
         A number of folds: shuffled, stratified by class, with groups kept together.
     scoring : str, callable or None, default=None
@@ -107,7 +110,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
     n_jobs : int or None, default=None
         Processes for the folds. They never import Keras.
     random_state : int, RandomState or None, default=0
-        Of the shuffle of folds and of the learning curve.
+        Seed for shuffling the folds, for the learning curve, and for own heads.
     verbose : int, default=0
         Above 0, progress on standard error.
 
@@ -142,7 +145,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         Rows of X that were used; ``unreadable_`` are the others, {row: reason}.
     timings_ : pandas.DataFrame
         Seconds of each step, and images computed by each pass.
-    n_splits_, folds_, groups_, scorer_, task_, refit_time_
+    n_splits_, folds_, groups_, sample_weight_, scorer_, task_, refit_time_
 
     Raises
     ------
@@ -170,6 +173,9 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
     >>> search.best_score_, search.best_params_["layer"]
     (1.0, 'block3_pw_relu')
     """
+
+    # scikit-learn's way to request groups by default, as its group splitters do
+    __metadata_request__fit: ClassVar[dict[str, bool]] = {"groups": True}
 
     def __init__(
         self,
@@ -228,8 +234,10 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
 
     # -- fitting -----------------------------------------------------------------------------
 
-    def fit(self, X: Any, y: Any, groups: Any = None) -> FeatureSearchCV:
-        """Search, and fit the winner on all images.
+    def fit(
+        self, X: Any, y: Any, groups: Any = None, *, sample_weight: Any = None, **params: Any
+    ) -> FeatureSearchCV:
+        """Search, and fit the best pipeline on all images.
 
         Parameters
         ----------
@@ -239,6 +247,12 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
             Classes or numbers.
         groups : array-like of shape (n,), optional
             Such as patients: images of one group are never split between folds.
+        sample_weight : array-like of shape (n,), optional
+            Weights for fitting the heads; those that do not take any, such as knn, are named in a warning.
+            Standardization and the prescreen are unweighted, and so are scores, unless ``scoring`` is a scorer
+            that requests weights by scikit-learn's metadata routing.
+        **params : array-like of shape (n,)
+            Further metadata that own heads or the scorer request by scikit-learn's metadata routing.
 
         Returns
         -------
@@ -250,14 +264,16 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         images = Images.of(X)
         y, task = check_labels(y, len(images), self.task)
         groups = check_groups(groups, len(images))
+        sample_weight = check_sample_weight(sample_weight, len(images))
         cv = list(self.cv) if isinstance(self.cv, Iterator) else self.cv
         seed = check_seed(self.random_state)
         # what cannot work must fail before anything is computed
         folds = make_folds(cv, y, groups, task, seed)
         if self.nested:
             make_inner_folds(cv, y, groups, task, seed, folds)
-        heads = self._heads(task, y)
+        heads = make_head_grids(self.heads, task, y, seed)
         self.scorer_ = self._scorer(heads, y)
+        metadata = Metadata.route(self, heads, len(images), sample_weight, params)
         store = EmbeddingStore.resolve(self.cache)
         passes = plan_passes(
             self.models, self.layers, self.poolings, self.image_sizes, self.resize, store,
@@ -270,10 +286,25 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
             rows = self._readable(images, matrices.errors, cv)
             self.task_, self.seed_, images = task, seed, images.take(rows)
             y, groups = y[rows], None if groups is None else groups[rows]
+            metadata = metadata.take(rows)
+            self.sample_weight_ = None if sample_weight is None else sample_weight[rows]
             embeddings = [e for one in passes for e in one.embeddings]
-            names = [images.name(row) for row in rows.tolist()]
+            names = [images.name(i) for i in range(len(images))]
             run = Run(
-                self, matrices, embeddings, heads, rows, y, groups, task, cv, seed, self.scorer_, names, steps
+                self,
+                matrices,
+                embeddings,
+                heads,
+                rows,
+                y,
+                groups,
+                metadata,
+                task,
+                cv,
+                seed,
+                self.scorer_,
+                names,
+                steps,
             )
             vars(self).update(run.execute())
             start = time.perf_counter()
@@ -299,7 +330,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
             raise ValueError(
                 f"scoring={self.scoring!r}; expected None, the name of one score, or a callable."
             )
-        scorer = check_scoring(make_head(heads[0].name, heads[0].task), scoring=self.scoring)
+        scorer = check_scoring(Pipeline(heads[0].steps(0)), scoring=self.scoring)
         if isinstance(self.scoring, str):
             try_scorer(scorer, self.scoring, heads, y)
         return scorer
@@ -314,10 +345,11 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RandomWeightsWarning)  # given once, at the start
             cnn.fit(images)
-        fitted = (
-            make_head(head.name, head.task).set_params(**head.params(point)).fit(run.matrix(embedding), y)
-        )
-        self.best_estimator_ = Pipeline([("cnn", cnn), *fitted.steps])
+        features, (*scale, (name, estimator)) = run.matrix(embedding), head.steps(point)
+        for _, scaler in scale:
+            features = scaler.fit_transform(features)
+        fit_estimator(head, estimator, features, y, run.metadata.for_head(head, np.arange(len(y))))
+        self.best_estimator_ = Pipeline([("cnn", cnn), *scale, (name, estimator)])
 
     def _check_options(self) -> None:
         for name, value, known in (
@@ -345,34 +377,6 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
             raise ValueError(
                 "dedupe_groups=True makes folds by groups; give cv as a number or a group splitter."
             )
-
-    def _heads(self, task: str, y: np.ndarray) -> list[Head]:
-        given = self.heads
-        if given is None:
-            many = task == "classification" and len(np.unique(y)) > _MANY_CLASSES
-            given = [name for name in _HEADS[task] if not (many and name == "svm")]
-        given = [given] if isinstance(given, str) else given
-        if not isinstance(given, (Mapping, Iterable)) or not (names := list(given)):
-            raise ValueError(f"heads={self.heads!r}; expected names of heads: {', '.join(list_heads(task))}.")
-        heads = []
-        for name in names:
-            prefix = f"{name}__"
-            usual, params = head_grid(name, task), make_head(name, task).get_params()
-            own = given[name] if isinstance(given, Mapping) else None
-            own = usual if own is None else own
-            own = [own] if isinstance(own, Mapping) else own
-            if not isinstance(own, Iterable) or not all(isinstance(one, Mapping) for one in own):
-                raise ValueError(
-                    f"heads[{name!r}]={own!r}; expected a grid such as {{'C': [1, 10]}}, or None."
-                )
-            grids = [{key.removeprefix(prefix): values for key, values in one.items()} for one in own]
-            # an empty point is written out: its name alone would stand for the default grid
-            alone = {key.removeprefix(prefix): params[key] for key in usual}
-            head = Head(name, task, tuple(point or alone for point in ParameterGrid(grids)))
-            for i in range(len(head.points)):
-                head.estimator(i)  # a wrong parameter must fail now
-            heads.append(head)
-        return heads
 
     def _readable(self, images: Images, errors: dict[int, str], cv: Any) -> np.ndarray:
         self.unreadable_ = dict(sorted(errors.items()))
@@ -437,20 +441,45 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         """
         return self.best_estimator_.decision_function(X)
 
-    def score(self, X: Any, y: Any) -> float:
-        """Score of the winner, by ``scoring``.
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Score the best pipeline by ``scoring``.
 
         Parameters
         ----------
         X : images
         y : array-like of shape (n,)
+        sample_weight : array-like of shape (n,), optional
 
         Returns
         -------
         float
         """
         check_is_fitted(self, "best_estimator_")
-        return float(self.scorer_(self.best_estimator_, X, y))
+        if sample_weight is None:
+            return float(self.scorer_(self.best_estimator_, X, y))
+        # a named score is ours, and needs no request to be set
+        routing = routing_enabled() and callable(self.scoring)
+        with config_context(enable_metadata_routing=routing):
+            return float(self.scorer_(self.best_estimator_, X, y, sample_weight=sample_weight))
+
+    def get_metadata_routing(self) -> MetadataRouter:
+        """Get the metadata routing of the search, of its own heads and of its scorer.
+
+        The search itself takes ``groups`` (requested by default) and ``sample_weight`` (to be requested by
+        ``set_fit_request(sample_weight=True)``).
+
+        Returns
+        -------
+        MetadataRouter
+        """
+        router = MetadataRouter(owner=self).add_self_request(self)
+        for name, estimator in own_estimators(self.heads).items():
+            mapping = MethodMapping().add(caller="fit", callee="fit")
+            router.add(method_mapping=mapping, **{f"head_{name}": estimator})
+        if callable(self.scoring):
+            mapping = MethodMapping().add(caller="fit", callee="score").add(caller="score", callee="score")
+            router.add(scorer=self.scoring, method_mapping=mapping)
+        return router
 
     def table(self) -> pandas.DataFrame:
         """All candidates, the best first.
@@ -542,16 +571,18 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         return tags
 
 
-def select(X: Any, y: Any, *, groups: Any = None, **options: Any) -> FeatureSearchCV:
-    """Search and fit in one line: ``FeatureSearchCV(**options).fit(X, y, groups)``.
+def select(
+    X: Any, y: Any, *, groups: Any = None, sample_weight: Any = None, **options: Any
+) -> FeatureSearchCV:
+    """Search and fit in one line: ``FeatureSearchCV(**options).fit(X, y)``.
 
     Parameters
     ----------
     X : images
     y : array-like of shape (n,)
-    groups : array-like of shape (n,), optional
+    groups, sample_weight : array-like of shape (n,), optional
     **options
-        Of :class:`FeatureSearchCV`.
+        Parameters of :class:`FeatureSearchCV`.
 
     Returns
     -------
@@ -565,4 +596,4 @@ def select(X: Any, y: Any, *, groups: Any = None, **options: Any) -> FeatureSear
     Traceback (most recent call last):
     ValueError: 1 of 2 labels are missing; fill them in or drop their images.
     """
-    return FeatureSearchCV(**options).fit(X, y, groups)
+    return FeatureSearchCV(**options).fit(X, y, groups, sample_weight=sample_weight)

@@ -1,0 +1,209 @@
+"""Heads of a search and the points of their grids, from named heads and from the user's own estimators."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.model_selection import ParameterGrid
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+
+from tlfeatures.heads import head_grid, list_heads, make_head
+
+__all__ = ["Head", "make_head_grids", "own_estimators"]
+
+_DEFAULT_HEADS = {"classification": ("logreg", "svm", "ridge"), "regression": ("ridge", "svr")}
+_MANY_CLASSES = 100  # above it "svm", which trains one machine for each pair of classes, is not a default
+_RESERVED_NAMES = ("cnn", "scale", "steps", "memory", "verbose", "transform_input")
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head and the points of its grid.
+
+    Attributes
+    ----------
+    name : str
+    task : {"classification", "regression"}
+    points : tuple of dict
+        Parameters of each point, by names relative to the head's estimator, such as "C".
+    own_estimator : estimator or None
+        The user's estimator; None for a head of :func:`~tlfeatures.heads.list_heads`.
+    """
+
+    name: str
+    task: str
+    points: tuple[dict[str, Any], ...]
+    own_estimator: Any = None
+
+    def at(self, point: int) -> Head:
+        """Get the same head with one point only."""
+        return replace(self, points=(self.points[point],))
+
+    def params(self, point: int) -> dict[str, Any]:
+        """Get a point as parameters of a pipeline whose last step is the head."""
+        return {f"{self.name}__{key}": value for key, value in self.points[point].items()}
+
+    def for_rows(self, n: int) -> Head:
+        """Drop the points that need more than ``n`` training rows."""
+        if self.own_estimator is not None:
+            return self
+        points = tuple(p for p in self.points if p.get("n_neighbors", 1) <= n)
+        if not points:
+            raise ValueError(
+                f"The head {self.name!r} needs more neighbours than the {n} training images of a fold."
+            )
+        return replace(self, points=points)
+
+    @property
+    def standardizes(self) -> bool:
+        """Whether the embedding is standardized first; a pipeline of the user's gets it as it is."""
+        return not isinstance(self.own_estimator, Pipeline)
+
+    def estimator(self, point: int) -> Any:
+        """Make the unfitted estimator of a point, without standardization."""
+        if self.own_estimator is None:
+            return make_head(self.name, self.task).set_params(**self.params(point))[-1]
+        return clone(self.own_estimator).set_params(**self.points[point])
+
+    def steps(self, point: int) -> list[tuple[str, Any]]:
+        """Make the unfitted steps of a pipeline on embeddings: standardization, then the estimator."""
+        scale = [("scale", StandardScaler())] if self.standardizes else []
+        return [*scale, (self.name, self.estimator(point))]
+
+
+def make_head_grids(heads: Any, task: str, y: np.ndarray, seed: int) -> list[Head]:
+    """Make the heads of a search.
+
+    Parameters
+    ----------
+    heads : None, str, list of str, or dict of name to grid, estimator or (estimator, grid)
+        As in :class:`~tlfeatures.FeatureSearchCV`.
+    task : {"classification", "regression"}
+    y : ndarray of shape (n,)
+    seed : int
+        Set as ``random_state`` of own estimators wherever they leave it None, so that a fit can be repeated.
+
+    Raises
+    ------
+    ValueError
+        When ``heads`` is empty or of the wrong type, or when a grid has a wrong parameter.
+    UnknownNameError
+        When a name is not in ``list_heads(task)``.
+    """
+    if heads is None:
+        many = task == "classification" and len(np.unique(y)) > _MANY_CLASSES
+        heads = [name for name in _DEFAULT_HEADS[task] if not (many and name == "svm")]
+    heads = [heads] if isinstance(heads, str) else heads
+    if hasattr(heads, "fit"):
+        raise ValueError(
+            f"`heads` must give each estimator a name; got {_short(heads)}. Pass heads={{'my_head': estimator}}."
+        )
+    if not isinstance(heads, Iterable) or not (names := list(heads)):
+        raise ValueError(
+            f"`heads` must be names of heads ({', '.join(list_heads(task))}) or a dict of name to grid or estimator; "
+            f"got {heads!r}."
+        )
+    settings = dict(heads) if isinstance(heads, Mapping) else {}
+    grids = []
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(
+                f"`heads` must list names; got {_short(name)}. Pass own estimators in a dict: "
+                "heads={'my_head': estimator}."
+            )
+        value = settings.get(name)
+        estimator, grid = _split_estimator(name, value)
+        if estimator is None:
+            usual, params = head_grid(name, task), make_head(name, task).get_params()
+            # an empty point is written out, because the name alone stands for the default grid
+            default_point = {key.removeprefix(f"{name}__"): params[key] for key in usual}
+            head = Head(name, task, _points(name, usual if grid is None else grid, default_point))
+        else:
+            _check_estimator(name, estimator, task)
+            head = Head(name, task, _points(name, {} if grid is None else grid, {}), _seeded(estimator, seed))
+        for point in range(len(head.points)):
+            head.estimator(point)  # raises for a wrong parameter
+        grids.append(head)
+    return grids
+
+
+def own_estimators(heads: Any) -> dict[str, Any]:
+    """Get the user's estimators among the heads, by name."""
+    if not isinstance(heads, Mapping):
+        return {}
+    estimators = {name: _split_estimator(name, value)[0] for name, value in heads.items()}
+    return {name: estimator for name, estimator in estimators.items() if estimator is not None}
+
+
+def _split_estimator(name: str, value: Any) -> tuple[Any, Any]:
+    """Tell the estimator from the grid; either may be None."""
+    if inspect.isclass(value) or hasattr(value, "fit"):
+        return value, None
+    if isinstance(value, tuple) and value and (inspect.isclass(value[0]) or hasattr(value[0], "fit")):
+        if len(value) != 2:
+            raise ValueError(
+                f"heads[{name!r}] must be (estimator, grid); got a tuple of {len(value)}. Pass two values."
+            )
+        return value
+    return None, value
+
+
+def _check_estimator(name: str, estimator: Any, task: str) -> None:
+    if inspect.isclass(estimator):
+        raise ValueError(
+            f"heads[{name!r}] must be an instance; got the class {estimator.__name__}. "
+            f"Pass {estimator.__name__}()."
+        )
+    missing = [method for method in ("predict", "get_params", "set_params") if not hasattr(estimator, method)]
+    if missing:
+        raise ValueError(
+            f"heads[{name!r}] must be a scikit-learn estimator with fit and predict; got {_short(estimator)} "
+            f"without {', '.join(missing)}."
+        )
+    matches = is_classifier(estimator) if task == "classification" else is_regressor(estimator)
+    if not matches:
+        wanted = "classifier" if task == "classification" else "regressor"
+        raise ValueError(
+            f"heads[{name!r}] must be a {wanted} for these labels; got {_short(estimator)}. "
+            f"Pass a {wanted}, or set `task` if the labels were taken for the wrong kind."
+        )
+    if "__" in name or name in _RESERVED_NAMES:
+        raise ValueError(
+            f"heads[{name!r}]: a head's name is a step of a pipeline and cannot be {name!r}. Choose another name, "
+            "without two underscores in a row."
+        )
+
+
+def _points(name: str, grid: Any, default_point: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Expand a grid or a list of grids; names may have the head's name as their prefix."""
+    prefix = f"{name}__"
+    parts = [grid] if isinstance(grid, Mapping) else grid
+    if not isinstance(parts, Iterable) or not all(isinstance(part, Mapping) for part in parts):
+        raise ValueError(
+            f"heads[{name!r}]={grid!r}; expected a grid such as {{'C': [1, 10]}}, an estimator, "
+            "(estimator, grid), or None."
+        )
+    parts = [{key.removeprefix(prefix): values for key, values in part.items()} for part in parts]
+    return tuple(point or default_point for point in ParameterGrid(parts))
+
+
+def _seeded(estimator: Any, seed: int) -> Any:
+    """Clone an estimator and set ``random_state`` where it is None."""
+    estimator = clone(estimator)
+    unset = [
+        key
+        for key, value in sorted(estimator.get_params(deep=True).items())
+        if value is None and (key == "random_state" or key.endswith("__random_state"))
+    ]
+    return estimator.set_params(**dict.fromkeys(unset, seed))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"an object of type {type(value).__name__}"
