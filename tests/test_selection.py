@@ -1130,7 +1130,7 @@ EIGHT = np.zeros((8, 8, 8, 3), np.uint8)
         ("aaaabbbb", None, {"heads": ["swm"]}, r"Did you mean 'svm'"),
         ("aaaabbbb", None, {"heads": {"svm": {"D": [1]}}}, r"Invalid parameter 'D'"),
         ("aaaabbbb", None, {"heads": {"svm": 3}}, r"heads\['svm'\]=3; expected a grid"),
-        ("aaaabbbb", None, {"heads": {"svm": {"C": 3}}}, r"Parameter grid for parameter 'C'|Parameter value"),
+        ("aaaabbbb", None, {"heads": {"svm": {"C": 3}}}, r"values of 'C' must be a list; got 3\. Write \{'C': \[3\]\}"),
         ("aaaabbbb", None, {"heads": SVC()}, r"must give each estimator a name; got SVC\(\)"),
         ("aaaabbbb", None, {"heads": ["svm", SVC()]}, r"must list names; got SVC\(\)\. Pass own estimators in a dict"),
         ("aaaabbbb", None, {"heads": {"my": SVC}}, r"must be an instance; got the class SVC\. Pass SVC\(\)"),

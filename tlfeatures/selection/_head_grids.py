@@ -190,6 +190,12 @@ def _points(name: str, grid: Any, default_point: dict[str, Any]) -> tuple[dict[s
             "(estimator, grid), or None."
         )
     parts = [{key.removeprefix(prefix): values for key, values in part.items()} for part in parts]
+    for key, values in ((key, values) for part in parts for key, values in part.items()):
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise ValueError(
+                f"heads[{name!r}]: the values of {key!r} must be a list; got {values!r}. "
+                f"Write {{{key!r}: [{values!r}]}}."
+            )
     return tuple(point or default_point for point in ParameterGrid(parts))
 
 
