@@ -157,7 +157,7 @@ def test_an_unexpected_error_is_one_line(run, monkeypatch, photos):
     def fail(*args, **kwargs):
         raise RuntimeError("one\ntwo")
 
-    monkeypatch.setattr("tlfeatures.cli.embedding.read_images", fail)
+    monkeypatch.setattr("tlfeatures.sources.read_source", fail)
     result = run("embed", photos.root, "-o", "x.h5")
     assert result == (1, "", "error: RuntimeError: one two (TLFEATURES_DEBUG=1 shows where)\n")
     monkeypatch.setenv("TLFEATURES_DEBUG", "1")
@@ -171,7 +171,7 @@ def test_warnings_are_lines_told_once_and_the_hooks_are_put_back(run, monkeypatc
         warnings.warn("not for users", DeprecationWarning, stacklevel=1)
         raise OSError(errno.ENOSPC, "No space left on device", "some file")
 
-    monkeypatch.setattr("tlfeatures.cli.embedding.read_images", noisy)
+    monkeypatch.setattr("tlfeatures.sources.read_source", noisy)
     before = warnings.showwarning, list(warnings.filters)
     result = run("embed", "x", "-o", "x.h5")
     assert result.err == "warning: over two lines\nerror: No space left on device: 'some file'\n"

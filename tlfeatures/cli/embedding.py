@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
 from tlfeatures.cli import options as opt
-from tlfeatures.cli.images import Tally, extract_images, name_unreadable, paths_of, read_images
+from tlfeatures.cli.images import Tally, extract_images, name_unreadable, paths_of
 from tlfeatures.cli.terminal import show_json, tell
 
 _SUFFIXES = (".h5", ".parquet", ".npy")
 
 
+@dataclass(frozen=True)
+class EmbedSource(opt.TrainingSource):
+    """Images with or without labels; all splits."""
+
+    split: Annotated[
+        str, typer.Option(metavar="NAME", help="all, train, val or test.", rich_help_panel="Source")
+    ] = "all"
+
+
+@opt.expand_options
 def embed(
-    source: opt.SourceName,
+    source: EmbedSource,
     output: Annotated[
         str,
         typer.Option("--output", "-o", metavar="FILE", help=".h5, .parquet, or .npy (and .manifest.csv)."),
     ],
-    model: opt.Model = "mobilenet",
-    layer: opt.Layer = None,
-    pooling: opt.Pooling = "avg",
-    weights: opt.Weights = "imagenet",
-    image_size: opt.ImageSize = None,
-    resize: opt.Resize = "stretch",
-    decode: opt.Decode = "scaled",
-    precision: opt.Precision = "float32",
-    batch_size: opt.BatchSize = 32,
-    cache: opt.Cache = "auto",
-    path_column: opt.PathColumn = None,
-    target: opt.Target = None,
-    groups: opt.Groups = None,
-    split_column: opt.SplitColumn = None,
-    split: Annotated[
-        str, typer.Option(metavar="NAME", help="all, train, val or test.", rich_help_panel="Source")
-    ] = "all",
+    network: opt.NetworkOptions,
+    compute: opt.ComputeOptions,
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if an image cannot be read.")] = False,
     force: opt.Force = False,
     as_json: opt.Json = False,
@@ -50,10 +46,8 @@ def embed(
     from tlfeatures.cli.outputs import check_output, write_features
 
     check_output(output, _SUFFIXES, force)
-    images = read_images(source, path_column, target, groups, split_column, split)
-    cnn = opt.make_cnn(
-        model, layer, pooling, weights, image_size, resize, decode, precision, batch_size, cache
-    )
+    images = source.read()
+    cnn = opt.make_cnn(network, compute)
     cnn.fit(images.images)
     result = extract_images(cnn, images.images, on_failure="raise")
     paths, n = paths_of(images), len(images)

@@ -161,7 +161,8 @@ def finetune(
     images = read_images(source, path_column, target, groups, split_column, split, default_split="train")
     views = _parse_augment(augment)
     cnn = opt.make_cnn(
-        model, layer, pooling, weights, image_size, resize, decode, precision, batch_size, cache
+        opt.NetworkOptions(model, layer, pooling, image_size, resize),
+        opt.ComputeOptions(weights, decode, precision, batch_size, cache),
     )
     if show_augmentations is not None:
         _show_views(images, cnn, views, seed, show_augmentations)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tlfeatures.cli import options as opt
-from tlfeatures.cli.images import Tally, extract_images, labels_of, name_unreadable, paths_of, read_images
+from tlfeatures.cli.images import Tally, extract_images, name_unreadable, paths_of
 from tlfeatures.cli.session import BadArgument
 from tlfeatures.cli.terminal import count, show_json, shown, tell
 
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 _SHOWN_CLASSES = 12
 
 
+@opt.expand_options
 def fit(
-    source: opt.SourceName,
+    source: opt.TrainingSource,
+    network: opt.NetworkOptions,
+    compute: opt.ComputeOptions,
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="FILE.joblib", help="Where to save the pipeline.")
     ] = None,
@@ -39,26 +42,6 @@ def fit(
     task: Annotated[
         str, typer.Option(metavar="NAME", help="classification, regression, or auto: by what the labels are.")
     ] = "auto",
-    model: opt.Model = "mobilenet",
-    layer: opt.Layer = None,
-    pooling: opt.Pooling = "avg",
-    weights: opt.Weights = "imagenet",
-    image_size: opt.ImageSize = None,
-    resize: opt.Resize = "stretch",
-    decode: opt.Decode = "scaled",
-    precision: opt.Precision = "float32",
-    batch_size: opt.BatchSize = 32,
-    cache: opt.Cache = "auto",
-    path_column: opt.PathColumn = None,
-    target: opt.Target = None,
-    groups: opt.Groups = None,
-    split_column: opt.SplitColumn = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="train (where there are splits), val, test or all.", rich_help_panel="Source"
-        ),
-    ] = None,
     force: opt.Force = False,
     as_json: opt.Json = False,
 ) -> None:
@@ -73,23 +56,21 @@ def fit(
 
     if output is not None:
         check_output(output, (".joblib", ".pkl"), force)
-    images = read_images(source, path_column, target, groups, split_column, split, default_split="train")
-    y, task = check_labels(labels_of(images, source, target), len(images), task)
+    images = source.read()
+    y, task = check_labels(source.labels(images), len(images), task)
     groups_of = check_groups(images.groups, len(images))
     make_head(head, task)  # a wrong name must fail before the network runs
     scoring = known_score(scoring or ("accuracy" if task == "classification" else "r2"))
     if cv:
         make_folds(cv, y, groups_of, task, 0)
-    cnn = opt.make_cnn(
-        model, layer, pooling, weights, image_size, resize, decode, precision, batch_size, cache
-    )
+    cnn = opt.make_cnn(network, compute)
     cnn.fit(images.images)
     result = extract_images(cnn, images.images)
     tally = Tally.of(result)
     name_unreadable(paths_of(images), result.errors, "and are left out")
     kept = [row for row in range(len(images)) if row not in result.errors]
     if not kept:
-        raise BadArgument(f"None of the images of {source!r} could be read.")
+        raise BadArgument(f"None of the images of {source.source!r} could be read.")
     features, y = result.features[kept], y[kept]
     groups_of = None if groups_of is None else groups_of[kept]
     with blas_threads(*features.shape):
@@ -99,12 +80,12 @@ def fit(
         cnn.set_params(verbose=0)
         _save(output, cnn, fitted)
     about = {
-        "source": source,
+        "source": source.source,
         "task": task,
         "classes": _class_counts(y) if task == "classification" else None,
         "model": cnn.model,
         "layers": cnn.layers_,
-        "pooling": pooling,
+        "pooling": cnn.pooling,
         "features": features.shape[1],
         "head": head,
         **dataclasses.asdict(tally),

@@ -9,6 +9,8 @@ from tlfeatures.cli.session import BadArgument
 from tlfeatures.cli.terminal import count, shown, warn
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
 
     from tlfeatures.extract import Extracted
@@ -63,15 +65,27 @@ def read_images(
     groups: str | None = None,
     split_column: str | None = None,
     split: str | None = None,
-    default_split: str = "all",
+    default_split: str | Sequence[str] = "all",
 ) -> Source:
-    """Images of a source or of one of its splits; "all" is every split."""
+    """Images of a source or of one of its splits; "all" is every split.
+
+    ``default_split`` is used where the source has splits and none is asked for; of several, the first that
+    the source has, with a note when that is not the first.
+    """
     from tlfeatures.sources import read_source
 
     found = read_source(source, path_column=path_column, target=target, groups=groups, split=split_column)
     if split is None:
-        split = "all" if found.split is None else default_split
+        split = "all" if found.split is None else _choose_split(found, source, default_split)
     return found if split == "all" else found.subset(split)
+
+
+def _choose_split(found: Source, source: str, preferred: str | Sequence[str]) -> str:
+    preferred = [preferred] if isinstance(preferred, str) else preferred
+    present = [name for name in preferred if name == "all" or (found.split == name).any()]
+    if present and present[0] != preferred[0]:
+        warn(f"{source!r} has no {preferred[0]} split; its {present[0]} split is used.", "note: ")
+    return (present or preferred)[0]
 
 
 def labels_of(source: Source, name: str, target: str | None) -> np.ndarray:

@@ -1,11 +1,27 @@
-"""Options that several commands share, and what they mean."""
+"""Options that several commands share, in groups, and how they become an estimator.
+
+A command declares a group as one parameter::
+
+    @expand_options
+    def fit(source: TrainingSource, network: NetworkOptions, compute: ComputeOptions, cv: int = 5) -> None:
+        images = source.read()
+        cnn = make_cnn(network, compute)
+
+`expand_options` gives the command one option for each field of its groups; a subclass of a group can add
+options or override their defaults and help texts.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import inspect
 import os
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 
 import typer
 
@@ -13,7 +29,10 @@ from tlfeatures.cli.session import BadArgument
 from tlfeatures.cli.terminal import stderr_is_terminal
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tlfeatures.features import CNNFeatures
+    from tlfeatures.sources import Source
 
 _network = partial(typer.Option, rich_help_panel="Network")
 _source = partial(typer.Option, rich_help_panel="Source", metavar="NAME")
@@ -52,38 +71,144 @@ Groups = Annotated[
     str | None, _source(help="Column or dataset of what cross-validation keeps together, such as patients.")
 ]
 SplitColumn = Annotated[str | None, _source(help="Column or dataset with the splits.")]
+Split = Annotated[
+    str | None,
+    _source(help="train, val, test or all; by default train if the source has splits, otherwise all."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Write over an existing file of another make.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 
 
-def make_cnn(
-    model: str,
-    layer: str | None,
-    pooling: str,
-    weights: str,
-    image_size: str | None,
-    resize: str,
-    decode: str,
-    precision: str,
-    batch_size: int,
-    cache: str,
-) -> CNNFeatures:
-    """The transformer that the options describe; paths become absolute, so that it can be saved."""
+@dataclass(frozen=True)
+class SourceOptions:
+    """Where the images come from."""
+
+    source: SourceName
+    path_column: PathColumn = None
+    target: Target = None
+    split_column: SplitColumn = None
+    split: Split = None
+
+    default_split: ClassVar[tuple[str, ...]] = ("train",)
+    groups: ClassVar[str | None] = None
+
+    def read(self) -> Source:
+        """List the images of the source, or of the split asked for."""
+        from tlfeatures.cli.images import read_images
+
+        return read_images(
+            self.source,
+            self.path_column,
+            self.target,
+            self.groups,
+            self.split_column,
+            self.split,
+            self.default_split,
+        )
+
+    def labels(self, images: Source) -> np.ndarray:
+        """Return the labels of images that `read` returned; BadArgument when they have none."""
+        from tlfeatures.cli.images import labels_of
+
+        return labels_of(images, self.source, self.target)
+
+
+@dataclass(frozen=True)
+class TrainingSource(SourceOptions):
+    """Labelled images to train on, in groups where cross-validation needs them."""
+
+    groups: Groups = None
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """Which embedding: one network, its layers and its input."""
+
+    model: Model = "mobilenet"
+    layer: Layer = None
+    pooling: Pooling = "avg"
+    image_size: ImageSize = None
+    resize: Resize = "stretch"
+
+
+@dataclass(frozen=True)
+class ComputeOptions:
+    """How embeddings are computed and where they are stored."""
+
+    weights: Weights = "imagenet"
+    decode: Decode = "scaled"
+    precision: Precision = "float32"
+    batch_size: BatchSize = 32
+    cache: Cache = "auto"
+
+    def parameters(self) -> dict[str, Any]:
+        """Parameters of `CNNFeatures` and of `FeatureSearchCV` with these names."""
+        return {
+            "weights": parse_weights(self.weights),
+            "decode": self.decode,
+            "precision": self.precision,
+            "batch_size": self.batch_size,
+            "cache": parse_cache(self.cache),
+            "verbose": int(stderr_is_terminal()),
+        }
+
+
+def make_cnn(network: NetworkOptions, compute: ComputeOptions) -> CNNFeatures:
+    """Make the transformer that the options describe; paths become absolute, so that it can be saved."""
     from tlfeatures.features import CNNFeatures
 
     return CNNFeatures(
-        os.path.abspath(model) if model.endswith(".keras") else model,
-        layer=parse_layers(layer),
-        pooling=pooling,
-        weights=parse_weights(weights),
-        image_size=parse_image_size(image_size),
-        resize=resize,
-        decode=decode,
-        precision=precision,
-        batch_size=batch_size,
-        cache=parse_cache(cache),
-        verbose=int(stderr_is_terminal()),
+        parse_model(network.model),
+        layer=parse_layers(network.layer),
+        pooling=network.pooling,
+        image_size=parse_image_size(network.image_size),
+        resize=network.resize,
+        **compute.parameters(),
     )
+
+
+def expand_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace each parameter of a command that is annotated with a dataclass by the fields of the dataclass.
+
+    The result takes the fields as keyword arguments, with their annotations and defaults, and calls
+    ``command`` with instances of the dataclasses.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
+    parameters = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name in groups:
+            parameters += _field_parameters(groups[name])
+        else:
+            parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=hints[name]))
+
+    @functools.wraps(command)
+    def expanded(**values: Any) -> None:
+        for name, kind in groups.items():
+            values[name] = kind(**{field.name: values.pop(field.name) for field in dataclasses.fields(kind)})
+        command(**values)
+
+    expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    expanded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return expanded
+
+
+def _field_parameters(group: type) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    return [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default,
+            annotation=hints[field.name],
+        )
+        for field in dataclasses.fields(group)
+    ]
+
+
+def parse_model(text: str) -> str:
+    """Return what `CNNFeatures(model=...)` takes: a name, or the absolute path of a .keras file."""
+    return os.path.abspath(text) if text.endswith(".keras") else text
 
 
 def parse_layers(text: str | None) -> str | list[str] | None:
