@@ -1,11 +1,13 @@
-# `make demo` and `make test` need Python 3.11 to 3.13, this file and a package registry; nothing else.
-.PHONY: demo test lint format lock clean
+# Each target makes the environments that it needs from Python 3.11 to 3.13 and a package registry.
+.PHONY: demo test test-full test-oldest lint format bench lock clean
 .DELETE_ON_ERROR:
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+OLDEST := $(VENV)-oldest
+INSTALL := -m pip --disable-pip-version-check --no-input install -qq
+PYTEST := -m pytest -q -n 2 --dist loadfile
 # The constraints are made with 3.11, so it comes first. 3.14 waits for TensorFlow.
 PYTHON ?=
 PYTHONS := $(if $(PYTHON),"$(PYTHON)",python3.11 python3.12 python3.13 python3 python)
@@ -14,39 +16,63 @@ FIT := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2]
 demo: $(STAMP)
 	@$(BIN)/tlfeatures demo
 
-# pytest comes last: its closing lines are the last thing printed.
+# pytest comes last in each of these: its closing lines are the last thing printed.
 test: lint
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python $(PYTEST) -m "not slow" $(ARGS)
+
+# What is slow by nature, and PyTorch: kills, thousands of damaged files, every network, notebooks, benchmarks.
+test-full: $(STAMP)-full
+	@$(BIN)/python $(PYTEST) -m slow $(ARGS)
+
+# The lowest versions that pyproject.toml allows.
+test-oldest: $(OLDEST)/.installed
+	@$(OLDEST)/bin/python $(PYTEST) -m "not slow" $(ARGS)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check --quiet
-	@$(BIN)/ruff format --check
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/codespell
 
 format: $(STAMP)
 	@$(BIN)/ruff check --quiet --fix
 	@$(BIN)/ruff format --quiet
 
 $(STAMP): pyproject.toml constraints.txt
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { $(call make_venv,$(VENV)); }
+	@$(call make_venv,$(VENV))
 	@echo "Installing the pinned packages into $(VENV): 1 to 3 minutes, 3.5 GB."
-	@$(PIP) install -qq --constraint constraints.txt setuptools
-	@$(PIP) install -qq --constraint constraints.txt --no-build-isolation --editable '.[dev]'
-	@touch $(STAMP)
+	@$(BIN)/python $(INSTALL) --constraint constraints.txt setuptools
+	@$(BIN)/python $(INSTALL) --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+$(STAMP)-full: $(STAMP)
+	@echo "Installing PyTorch into $(VENV)."
+	@$(BIN)/python $(INSTALL) --constraint constraints.txt --no-build-isolation --editable '.[dev,torch]'
+	@touch $@
+
+$(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
+	@$(call make_venv,$(OLDEST))
+	@echo "Installing the oldest supported packages into $(OLDEST): 2 to 4 minutes, 3 GB."
+	@$(OLDEST)/bin/python $(INSTALL) --constraint constraints-oldest.txt setuptools
+	@$(OLDEST)/bin/python $(INSTALL) --constraint constraints-oldest.txt --no-build-isolation --editable '.[test]'
+	@touch $@
 
 # New versions for everything: resolve anew in a venv of its own and write down what came.
 lock:
 	@$(call make_venv,$(VENV)-lock)
 	@$(VENV)-lock/bin/python -m pip install -qq --upgrade pip setuptools
-	@$(VENV)-lock/bin/python -m pip install -qq --no-build-isolation --editable '.[dev]'
+	@$(VENV)-lock/bin/python -m pip install -qq --no-build-isolation --editable '.[dev,torch]'
 	@{ echo "# Made by 'make lock' with Python $$($(VENV)-lock/bin/python -c 'import platform; print(platform.python_version())')."; \
-	  $(VENV)-lock/bin/python -m pip freeze --all --exclude-editable --exclude pip --exclude wheel; } > constraints.tmp
+	  $(VENV)-lock/bin/python -m pip freeze --all --exclude-editable --exclude pip --exclude wheel \
+	  | sed 's/+cpu$$//'; } > constraints.tmp
 	@mv constraints.tmp constraints.txt
 	@rm -rf $(VENV)-lock
 
 clean:
-	rm -rf $(VENV) $(VENV)-lock build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-lock $(OLDEST) build dist *.egg-info .pytest_cache .ruff_cache
 
+# An environment at $(1), unless a working one is there already.
 define make_venv
+$(1)/bin/python -m pip --version >/dev/null 2>&1 && exit; \
 for python in $(PYTHONS); do \
   if "$$python" -c '$(FIT)' >/dev/null 2>&1; then "$$python" -m venv --clear $(1); exit; fi; \
 done; \

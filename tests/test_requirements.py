@@ -1,0 +1,35 @@
+"""The environment of the oldest supported versions is what pyproject.toml says."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import tlfeatures
+
+ROOT = Path(tlfeatures.__file__).parents[1]
+NOT_RUN_THERE = {"gpu", "torch", "dev"}  # gigabytes, and tools that are no part of the library
+
+
+def lowest(requirement):
+    """("numpy", (2, 0)) for "numpy>=2.0,<3"."""
+    name, version = re.match(r"([\w-]+)>=([\d.]+)", requirement).groups()
+    return name, version
+
+
+def pins(file):
+    """Version of each package that a constraints file pins."""
+    return dict(line.split("==") for line in file.read_text("utf-8").splitlines() if line[:1] not in "#")
+
+
+def test_the_oldest_environment_has_the_lowest_versions():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    requirements = list(project["dependencies"])
+    for extra, names in project["optional-dependencies"].items():
+        requirements += [] if extra in NOT_RUN_THERE else names
+    pinned = {name.lower().replace("_", "-"): v for name, v in pins(ROOT / "constraints-oldest.txt").items()}
+    floors = dict(lowest(r) for r in requirements if not r.startswith("tlfeatures["))
+    for name, version in floors.items():
+        length = version.count(".") + 1
+        assert pinned[name].split(".")[:length] == version.split("."), name
