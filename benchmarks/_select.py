@@ -29,7 +29,7 @@ from sklearn.pipeline import Pipeline
 
 from tlfeatures import CNNFeatures, FeatureSearchCV
 from tlfeatures.heads import blas_threads, head_grid, make_head
-from tlfeatures.selection.fits import evaluate
+from tlfeatures.selection._fits import evaluate
 
 LAYERS = [f"conv_pw_{i}_relu" for i in (3, 5, 7, 9, 11, 13)]
 HEADS = ["logreg", "svm", "ridge"]

@@ -62,7 +62,7 @@ def no_network(monkeypatch):
     def fail(*args, **kwargs):
         raise AssertionError("a network ran")
 
-    monkeypatch.setattr("tlfeatures.selection.matrices.extract", fail)
+    monkeypatch.setattr("tlfeatures.selection._matrices.extract", fail)
 
 
 def manifest(photos, path, **columns) -> Path:

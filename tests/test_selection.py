@@ -55,11 +55,11 @@ from tlfeatures.errors import (
 from tlfeatures.evaluation import keep_groups_together, make_folds
 from tlfeatures.heads import head_grid, list_heads, make_head
 from tlfeatures.images import Decoder, Images
-from tlfeatures.selection import run
+from tlfeatures.selection import _runner
+from tlfeatures.selection._candidates import plan_passes
+from tlfeatures.selection._fits import _Fold, evaluate, predict_folds, ridge_path
 from tlfeatures.selection._head_grids import Head, make_head_grids
 from tlfeatures.selection.advice import LearningCurve, advise
-from tlfeatures.selection.candidates import plan_passes
-from tlfeatures.selection.fits import _Fold, evaluate, predict_folds, ridge_path
 from tlfeatures.selection.rules import choose, choose_nested
 
 pytestmark = pytest.mark.filterwarnings("ignore::tlfeatures.errors.RandomWeightsWarning")
@@ -697,9 +697,9 @@ def test_without_a_store_the_winner_costs_no_further_pass(data, network_calls):
 
 
 def test_rows_lost_from_memory_come_from_the_store(data, store, monkeypatch, warm):
-    from tlfeatures.selection import matrices
+    from tlfeatures.selection import _matrices
 
-    monkeypatch.setattr(matrices, "_HELD_BYTES", 0)
+    monkeypatch.setattr(_matrices, "_HELD_BYTES", 0)
     search = FeatureSearchCV(**SMALL, cache=store).fit(*data)
     np.testing.assert_array_equal(
         search.cv_results_["mean_test_score"], warm[1].cv_results_["mean_test_score"]
@@ -963,9 +963,9 @@ def test_images_that_all_hang_together(data, store):
 
 
 def test_copies_are_looked_for_with_the_largest_network(data, store, monkeypatch):
-    seen, find = [], run.find_duplicates
+    seen, find = [], _runner.find_duplicates
     monkeypatch.setattr(
-        run, "find_duplicates", lambda keys, X, *more: seen.append(X.shape[1]) or find(keys, X, *more)
+        _runner, "find_duplicates", lambda keys, X, *more: seen.append(X.shape[1]) or find(keys, X, *more)
     )
     options = SMALL | {"models": ["mobilenet_0.25", "tiny"], "heads": ["ridge"]}
     layers = {"tiny": ["block9_add"], "mobilenet_0.25": LAYERS}

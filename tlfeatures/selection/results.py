@@ -18,9 +18,9 @@ from sklearn.metrics import (
 )
 
 from tlfeatures.evaluation import Fold, confidence_interval, standard_error
+from tlfeatures.selection._candidates import Embedding
+from tlfeatures.selection._fits import Scores
 from tlfeatures.selection._head_grids import Head
-from tlfeatures.selection.candidates import Embedding
-from tlfeatures.selection.fits import Scores
 
 if TYPE_CHECKING:
     import pandas

@@ -13,8 +13,8 @@ from tlfeatures.errors import UnreadableImagesWarning
 from tlfeatures.extract import Plan, extract
 from tlfeatures.fingerprints import recipe_digest
 from tlfeatures.images import Images
-from tlfeatures.selection.candidates import Embedding, Pass
-from tlfeatures.selection.progress import Steps
+from tlfeatures.selection._candidates import Embedding, Pass
+from tlfeatures.selection._progress import Steps
 from tlfeatures.store import EmbeddingStore
 
 __all__ = ["Matrices"]

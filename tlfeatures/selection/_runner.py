@@ -17,24 +17,24 @@ from tlfeatures.errors import DuplicateImagesWarning
 from tlfeatures.evaluation import Fold, find_duplicates, keep_groups_together, make_folds, make_inner_folds
 from tlfeatures.fingerprints import array_key
 from tlfeatures.heads import blas_threads
+from tlfeatures.selection._candidates import Embedding
+from tlfeatures.selection._fits import Scores, evaluate, predict_folds
 from tlfeatures.selection._head_grids import Head
+from tlfeatures.selection._matrices import Matrices
 from tlfeatures.selection._metadata import Metadata
+from tlfeatures.selection._progress import Steps
 from tlfeatures.selection.advice import advise, learning_curve
-from tlfeatures.selection.candidates import Embedding
-from tlfeatures.selection.fits import Scores, evaluate, predict_folds
-from tlfeatures.selection.matrices import Matrices
-from tlfeatures.selection.progress import Steps
 from tlfeatures.selection.results import Candidate, cv_results, label, metrics, parameters
 from tlfeatures.selection.rules import choose, choose_nested
 from tlfeatures.transferability import transferability
 
-__all__ = ["Run"]
+__all__ = ["SearchRunner"]
 
 # Scores of which 1 is the most that can be had
 _UP_TO_ONE = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "precision", "recall", "jaccard", "r2")
 
 
-class Run:
+class SearchRunner:
     """Carries a search out; what it finds is in ``found``, by the names of `FeatureSearchCV`'s attributes.
 
     Parameters

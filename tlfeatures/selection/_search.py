@@ -27,14 +27,14 @@ from tlfeatures.evaluation import check_groups, check_labels, check_seed, make_f
 from tlfeatures.features import CNNFeatures
 from tlfeatures.images import Images
 from tlfeatures.selection import results
+from tlfeatures.selection._candidates import plan_passes
+from tlfeatures.selection._fits import try_scorer
 from tlfeatures.selection._fitted_images import FittedImages, worst_mistakes
 from tlfeatures.selection._head_grids import Head, make_head_grids, own_estimators
+from tlfeatures.selection._matrices import Matrices
 from tlfeatures.selection._metadata import Metadata, check_sample_weight, fit_estimator, routing_enabled
-from tlfeatures.selection.candidates import plan_passes
-from tlfeatures.selection.fits import try_scorer
-from tlfeatures.selection.matrices import Matrices
-from tlfeatures.selection.progress import progress
-from tlfeatures.selection.run import Run
+from tlfeatures.selection._progress import progress
+from tlfeatures.selection._runner import SearchRunner
 from tlfeatures.store import EmbeddingStore
 from tlfeatures.transferability import METHODS
 
@@ -290,7 +290,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
             self.sample_weight_ = None if sample_weight is None else sample_weight[rows]
             embeddings = [e for one in passes for e in one.embeddings]
             names = [images.name(i) for i in range(len(images))]
-            run = Run(
+            run = SearchRunner(
                 self,
                 matrices,
                 embeddings,
@@ -335,7 +335,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
             try_scorer(scorer, self.scoring, heads, y)
         return scorer
 
-    def _refit(self, run: Run, images: Images, y: np.ndarray) -> None:
+    def _refit(self, run: SearchRunner, images: Images, y: np.ndarray) -> None:
         """Fit the winner's head on the matrix at hand; the network does not run again."""
         embedding, head, point = run.best
         cnn = CNNFeatures(
