@@ -19,8 +19,8 @@ from tlfeatures.cli import main
 from tlfeatures.cli.selecting import parse_heads
 from tlfeatures.cli.session import BadArgument
 
-SMALL = ["--models", "tiny", "--image-sizes", "32", "--resize", "stretch"]
-ONE = [*SMALL, "--layers", "block3_pw_relu", "--poolings", "avg", "--heads", "ridge"]
+SMALL = ["--model", "tiny", "--image-size", "32", "--resize", "stretch"]
+ONE = [*SMALL, "--layer", "block3_pw_relu", "--pooling", "avg", "--head", "ridge"]
 pytestmark = pytest.mark.filterwarnings("ignore::tlfeatures.errors.RandomWeightsWarning")
 
 
@@ -86,18 +86,18 @@ def the_error(result, *parts):
 
 
 def test_the_winner_is_saved_and_found_again(run, photos):
-    argv = [*SMALL, "--layers", "block3_pw_relu,block3_pw_relu+block5_pw_relu", "--poolings", "avg,max",
-            "--heads", "ridge,logreg:C=0.1/1", "--cv", "2", "--nested", "--weights", "random"]  # fmt: skip
+    argv = [*SMALL, "--layer", "block3_pw_relu,block3_pw_relu+block5_pw_relu", "--pooling", "avg,max",
+            "--head", "ridge,logreg:C=0.1/1", "--cv", "2", "--nested", "--weights", "random"]  # fmt: skip
     shown = run("select", photos.root, *argv, "-o", "report")
     assert shown.code == 0, shown.err
     assert "12 images in 3 classes, 12 candidates" in shown.out
     assert "Saved report/index.html and pipeline.joblib." in shown.out
-    assert "Nested: what is chosen without a fold scores" in shown.out
+    assert "Nested cross-validation, which scores the choice itself:" in shown.out
     facts = json.loads(Path("report/report.json").read_text("utf-8"))
     best = facts["winner"]
     assert f"2-fold accuracy: {best['score']:.4f}, 95% interval" in shown.out
     assert shlex.split(facts["command"])[:3] == ["tlfeatures", "select", str(photos.root)]
-    assert facts["command"].endswith("--cv 2 --nested --weights random")
+    assert "--cv 2 --nested --weights random" in facts["command"]
 
     evaluated = run("evaluate", "report/pipeline.joblib", photos.root, "--json")
     assert evaluated.json["evaluated"] == 12
@@ -126,7 +126,13 @@ def test_json(run, photos):
     assert found["best"]["score"] == pytest.approx(np.mean(found["best"]["scores"]))
     assert found["top"][0]["score"] == found["best"]["score"]
     assert found["scoring"] == "accuracy"
-    assert found["recommendation"] in found["evidence"][-1][0]
+    assert found["recommendation"] in (
+        "frozen features",
+        "earlier layers",
+        "fine-tune the top",
+        "fine-tune all",
+    )
+    assert found["evidence"][-1][0].startswith("Recommended: ")
     assert not list(Path().iterdir())  # no report was asked for
 
 
@@ -172,6 +178,23 @@ def test_copies_in_different_folds_in_words_of_the_command(run, tmp_path):
     together = run("select", folder, *ONE, "--cv", "2", "--dedupe-groups", "--json")
     assert together.code == 0, together.err
     assert together.json["copies"]["in_different_folds"] == 0
+
+
+def test_option_names_are_those_of_the_other_commands(run, photos):
+    plural = ["--models", "tiny", "--image-sizes", "32", "--layers", "block3_pw_relu", "--poolings", "avg"]
+    former = run(
+        "select", photos.root, *plural, "--heads", "ridge", "--resize", "stretch", "--cv", "2", "--json"
+    )
+    assert former.code == 0, former.err
+    one = run("select", photos.root, *ONE, "--cv", "2", "--json")
+    assert former.json["best"] == one.json["best"]
+    fitted = run(
+        "fit", photos.root, "--models", "tiny", "--image-size=32", "--heads=ridge", "--cv", "2", "--json"
+    )
+    assert fitted.code == 0, fitted.err
+    shown = run("select", "--help").out
+    for name in ("--model", "--layer", "--pooling", "--image-size", "--head"):
+        assert f"{name} " in shown and f"{name}s" not in shown
 
 
 # -- what is wrong -----------------------------------------------------------------------------
@@ -220,20 +243,20 @@ class TestFailsAtOnce:
     @pytest.mark.parametrize(
         ("argv", "parts"),
         [
-            (["--heads", "swm"], ["'swm'", "Did you mean 'svm'"]),
-            (["--heads", "svm:C"], ["'C' is no setting", "such as svm:C=1/10"]),
-            (["--heads", "svm:gama=1"], ["gama"]),
-            (["--heads", "svm,"], ["--heads 'svm,' holds an empty name"]),
-            (["--models", "mobilnet"], ["'mobilnet'", "Did you mean"]),
-            (["--layers", "block99_pw_relu"], ["block99_pw_relu", "Did you mean"]),
-            (["--poolings", "mean"], ["mean", "avg"]),
-            (["--image-sizes", "big"], ["big", "such as 224"]),
+            (["--head", "swm"], ["'swm'", "Did you mean 'svm'"]),
+            (["--head", "svm:C"], ["'C' is not a setting", "for example svm:C=1/10"]),
+            (["--head", "svm:gama=1"], ["gama"]),
+            (["--head", "svm,"], ["--head 'svm,' contains an empty name"]),
+            (["--model", "mobilnet"], ["'mobilnet'", "Did you mean"]),
+            (["--layer", "block99_pw_relu"], ["block99_pw_relu", "Did you mean"]),
+            (["--pooling", "mean"], ["mean", "avg"]),
+            (["--image-size", "big"], ["big", "such as 224"]),
             (["--resize", "squash"], ["squash", "crop"]),
             (["--scoring", "acuracy"], ["Did you mean 'accuracy'"]),
             (["--rule", "2se"], ["rule '2se'", "1se"]),
             (["--prescreen-method", "logm"], ["Did you mean 'logme'"]),
             (["--task", "regression"], ["--task regression needs numbers", "such as 'checks'"]),
-            (["--task", "classes"], ["--task classes; expected 'auto', 'classification' or 'regression'"]),
+            (["--task", "classes"], ["Unknown task 'classes'", "auto, classification, regression"]),
             (["--scoring", "r2"], ["'ridge' cannot be scored by 'r2'", "another scoring"]),
             (["--cv", "1"], ["--cv"]),
             (["--prescreen", "0"], ["--prescreen"]),
@@ -272,7 +295,7 @@ class TestFailsAtOnce:
     def test_a_report_among_the_images(self, run, photos):
         for folder in (photos.root, photos.root / "new", f"{photos.root}/discs/../x/"):
             result = run("select", photos.root, *ONE, "-o", folder)
-            assert the_error(result, "is in the folder of the images", "Name another") == 2
+            assert the_error(result, "is in the folder of the images", "Name another folder") == 2
 
     def test_no_hint_that_the_command_refuses(self, run, photos, tmp_path):
         source = manifest(photos, tmp_path / "a.csv", label=["rare", *photos.labels[1:]])
@@ -310,5 +333,5 @@ def test_heads(text, expected):
 
 @pytest.mark.parametrize("text", ["", "svm,,ridge", "svm:", "svm:C=", "svm:=1"])
 def test_heads_that_are_none(text):
-    with pytest.raises(BadArgument, match="--heads"):
+    with pytest.raises(BadArgument, match="--head"):
         parse_heads(text)

@@ -543,8 +543,8 @@ def test_the_command_says_all_that_differs():
                            "knn__weights": "uniform"}  # fmt: skip
     options = reproduce.winner_options(search)
     assert reproduce.command(options, ["my file.csv", "--target", "y"]) == (
-        "tlfeatures select 'my file.csv' --target y --models tiny --layers a+b --poolings gem --image-sizes 96x128 "
-        "--resize pad --heads knn:n_neighbors=3:weights=uniform --cv 5 --task classification --seed 0 "
+        "tlfeatures select 'my file.csv' --target y --model tiny --layer a+b --pooling gem --image-size 96x128 "
+        "--resize pad --head knn:n_neighbors=3:weights=uniform --cv 5 --task classification --seed 0 "
         "--scoring balanced_accuracy --weights random --precision bfloat16 -o winner"
     )
     search.interpolation = "bicubic"

@@ -20,12 +20,25 @@ from tlfeatures.cli.upkeep import cache
 
 __all__ = ["app"]
 
+# plural spellings of options, which `select` had before its options were named as those of the other commands
+_ALIASES = {
+    "models": "model",
+    "layers": "layer",
+    "poolings": "pooling",
+    "image-sizes": "image-size",
+    "heads": "head",
+}
+
+
 app = typer.Typer(
     name="tlfeatures",
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda name: _ALIASES.get(name, name),
+    },
 )
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,166 +15,176 @@ import typer
 
 from tlfeatures.cli import options as opt
 from tlfeatures.cli.fitting import known_score
-from tlfeatures.cli.images import labels_of, name_unreadable, paths_of, read_images
+from tlfeatures.cli.images import name_unreadable, paths_of
 from tlfeatures.cli.session import BadArgument
-from tlfeatures.cli.terminal import count, show_json, show_table, shown, stderr_is_terminal, tell
+from tlfeatures.cli.terminal import count, show_json, show_table, shown, tell
+from tlfeatures.results import score_bounds
 
 if TYPE_CHECKING:
     from tlfeatures.selection import FeatureSearchCV
     from tlfeatures.sources import Source
 
 _network = partial(typer.Option, rich_help_panel="Network")
-_SHOWN = 10
+_ROWS = 10  # candidates in the table on the terminal
 _COLUMNS = ["score", "se", "network", "image_size", "resize", "layer", "pooling", "head", "settings", "width"]
-_PIPE = "pipeline.joblib"
+_PIPELINE = "pipeline.joblib"
 
 
-def select(
-    context: typer.Context,
-    source: opt.SourceName,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output", "-o", metavar="DIR", help="Folder for the report and the winner's pipeline."
-        ),
-    ] = None,
-    models: Annotated[
-        str, _network("--models", "-m", metavar="NAME,...", help="See `tlfeatures models`; or .keras files.")
-    ] = "mobilenet",
-    layers: Annotated[
+@dataclass(frozen=True)
+class SearchSpace:
+    """What to search: networks, layers, poolings, sizes, ways to resize, and heads."""
+
+    model: Annotated[
+        str, _network("--model", "-m", metavar="NAME,...", help="See `tlfeatures models`; or .keras files.")
+    ] = "mobilenet"
+    layer: Annotated[
         str,
         _network(
+            "--layer",
+            "-l",
             metavar="auto|NAME,...",
-            help="auto: the standard taps, and the last two and three joined; a+b joins layers of your own.",
+            help="auto: the standard taps, and the last two and three concatenated; a+b concatenates your own.",
         ),
-    ] = "auto",
-    poolings: Annotated[
-        str, _network(metavar="NAME,...", help="avg, max, avgmax, gem or flatten.")
-    ] = "avg,max",
-    image_sizes: Annotated[
+    ] = "auto"
+    pooling: Annotated[str, _network(metavar="NAME,...", help="avg, max, avgmax, gem or flatten.")] = (
+        "avg,max"
+    )
+    image_size: Annotated[
         str,
         _network(
             metavar="auto|N,...", help="auto: the network's default and half of it; or pixels, HxW, default."
         ),
-    ] = "auto",
-    resize: Annotated[str, _network(metavar="NAME,...", help="stretch, crop or pad.")] = "stretch,crop",
-    heads: Annotated[
+    ] = "auto"
+    resize: Annotated[str, _network(metavar="NAME,...", help="stretch, crop or pad.")] = "stretch,crop"
+    head: Annotated[
         str | None,
         typer.Option(
             metavar="NAME,...",
-            help="logreg, linear_svm, svm, ridge, knn; for numbers ridge, svr, linear. svm:C=1/10 sets a grid.",
+            help="logreg, linear_svm, svm, ridge, knn; for regression ridge, svr, linear. svm:C=1/10 sets a grid.",
         ),
-    ] = None,
-    cv: Annotated[int, typer.Option(metavar="K", min=2, help="Folds of cross-validation.")] = 5,
+    ] = None
+
+    def parameters(self) -> dict[str, Any]:
+        """Parameters of `FeatureSearchCV`."""
+        return {
+            "models": [opt.parse_model(name) for name in _names("--model", self.model)],
+            "layers": _parse_layers(self.layer),
+            "poolings": _names("--pooling", self.pooling),
+            "image_sizes": _parse_sizes(self.image_size),
+            "resize": _names("--resize", self.resize),
+            "heads": parse_heads(self.head),
+        }
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How candidates are scored and how the best is chosen."""
+
+    cv: Annotated[int, typer.Option(metavar="K", min=2, help="Folds of cross-validation.")] = 5
     scoring: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Any score of scikit-learn; by default accuracy, or r2 for numbers."
+            metavar="NAME", help="Any score of scikit-learn; by default accuracy, or r2 for regression."
         ),
-    ] = None,
+    ] = None
     rule: Annotated[
         str,
         typer.Option(
             metavar="NAME", help="best; or 1se: the cheapest within one standard error of the best."
         ),
-    ] = "best",
+    ] = "best"
     nested: Annotated[
         bool, typer.Option("--nested", help="Also score the choice itself, by nested cross-validation.")
-    ] = False,
+    ] = False
     prescreen: Annotated[
         int | None,
         typer.Option(metavar="N", min=1, help="Cross-validate only the N most promising embeddings."),
-    ] = None,
-    prescreen_method: Annotated[
-        str, typer.Option(metavar="NAME", help="logme, hscore or shrunk_hscore.")
-    ] = "logme",
+    ] = None
+    prescreen_method: Annotated[str, typer.Option(metavar="NAME", help="logme, hscore or shrunk_hscore.")] = (
+        "logme"
+    )
     dedupe_groups: Annotated[
-        bool, typer.Option("--dedupe-groups", help="Keep copies and near-copies of images in one fold.")
-    ] = False,
+        bool, typer.Option("--dedupe-groups", help="Keep duplicates and near-duplicates in one fold.")
+    ] = False
     duplicate_threshold: Annotated[
-        float, typer.Option(metavar="X", help="Cosine from which images count as near-copies.")
-    ] = 0.95,
+        float, typer.Option(metavar="X", help="Cosine similarity from which images are near-duplicates.")
+    ] = 0.95
     task: Annotated[
-        str, typer.Option(metavar="NAME", help="classification, regression, or auto: by what the labels are.")
-    ] = "auto",
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the shuffle of the folds.")] = 0,
+        str,
+        typer.Option(metavar="NAME", help="classification, regression, or auto: inferred from the labels."),
+    ] = "auto"
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed for shuffling the folds.")] = 0
     jobs: Annotated[
         int | None,
         typer.Option("--jobs", "-j", metavar="N", help="Processes for the folds; -1 for all cores."),
-    ] = None,
-    weights: opt.Weights = "imagenet",
-    decode: opt.Decode = "scaled",
-    precision: opt.Precision = "float32",
-    batch_size: opt.BatchSize = 32,
-    cache: opt.Cache = "auto",
-    path_column: opt.PathColumn = None,
-    target: opt.Target = None,
-    groups: opt.Groups = None,
-    split_column: opt.SplitColumn = None,
-    split: Annotated[
+    ] = None
+
+    def parameters(self) -> dict[str, Any]:
+        """Parameters of `FeatureSearchCV`."""
+        names = (
+            "cv",
+            "rule",
+            "nested",
+            "prescreen",
+            "prescreen_method",
+            "dedupe_groups",
+            "duplicate_threshold",
+            "task",
+        )
+        return {
+            **{name: getattr(self, name) for name in names},
+            "scoring": None if self.scoring is None else known_score(self.scoring),
+            "random_state": self.seed,
+            "n_jobs": self.jobs,
+        }
+
+
+@opt.expand_options
+def select(
+    context: typer.Context,
+    source: opt.TrainingSource,
+    space: SearchSpace,
+    options: SearchOptions,
+    compute: opt.ComputeOptions,
+    output: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME", help="train (where there are splits), val, test or all.", rich_help_panel="Source"
-        ),
+        typer.Option("--output", "-o", metavar="DIR", help="Folder for the report and the best pipeline."),
     ] = None,
     force: opt.Force = False,
     as_json: opt.Json = False,
 ) -> None:
     """Find the network, size, layer, pooling and head that suit labelled images.
 
-    Every image goes through every network once for each size; interrupted, the next run goes on from the
-    store. The report is a page, index.html, with PNG, CSV and JSON files; beside it stands the winner,
-    fitted on all images, as a pipeline for `predict` and `evaluate`. Unreadable images are left out and named.
+    Every image goes through every network once for each size; after an interruption the next run resumes from
+    the store. The report is a page, index.html, with PNG, CSV and JSON files. The best pipeline, fitted on all
+    images, is saved beside it for `predict` and `evaluate`. Unreadable images are left out and named.
     """
     from tlfeatures.selection import FeatureSearchCV
 
     if output is not None:
-        _check_folder(output, source, force)
-    images = read_images(source, path_column, target, groups, split_column, split, default_split="train")
-    y = labels_of(images, source, target)
+        _check_folder(output, source.source, force)
+    images = source.read()
+    y = source.labels(images)
     search = FeatureSearchCV(
-        [os.path.abspath(name) if name.endswith(".keras") else name for name in _names("--models", models)],
-        layers=_parse_layers(layers),
-        poolings=_names("--poolings", poolings),
-        image_sizes=_parse_sizes(image_sizes),
-        resize=_names("--resize", resize),
-        heads=parse_heads(heads),
-        cv=cv,
-        scoring=None if scoring is None else known_score(scoring),
-        rule=rule,
-        nested=nested,
-        prescreen=prescreen,
-        prescreen_method=prescreen_method,
-        dedupe_groups=dedupe_groups,
-        duplicate_threshold=duplicate_threshold,
-        task=task,
-        weights=opt.parse_weights(weights),
-        decode=decode,
-        precision=precision,
-        batch_size=batch_size,
-        cache=opt.parse_cache(cache),
-        on_error="nan",
-        n_jobs=jobs,
-        random_state=seed,
-        verbose=int(stderr_is_terminal()),
+        **space.parameters(), **options.parameters(), **compute.parameters(), on_error="nan"
     )
     search.fit(images.images, y, images.groups)
     name_unreadable(paths_of(images), search.unreadable_, "and are left out")
-    about = _about(search, source, images, output)
+    summary = _summarize(search, source.source, images, output)
     if output is not None:
         _write(search, output, context)
     if as_json:
-        show_json(about)
+        show_json(summary)
     else:
-        _show(search, about)
+        _show(search, summary)
 
 
 def _check_folder(path: str, source: str, force: bool) -> None:
-    """Refuse, before any work is done, a folder in which other files would be written over."""
+    """Refuse, before any work is done, a folder in which files of others would be overwritten."""
     inside = os.path.join(os.path.realpath(path), "").startswith(os.path.join(os.path.realpath(source), ""))
     if os.path.isdir(source) and inside:
         raise BadArgument(
-            f"-o {path!r} is in the folder of the images: its pictures would be taken for more. Name another."
+            f"-o {path!r} is in the folder of the images, where its figures would count as images. Name another folder."
         )
     if os.path.exists(path) and not os.path.isdir(path):
         raise BadArgument(f"-o {path!r} is a file; name a folder for the report.")
@@ -184,7 +195,7 @@ def _check_folder(path: str, source: str, force: bool) -> None:
         raise PermissionError(13, "No permission to write into the folder of -o", path)
     if force or _is_report(os.path.join(path, "index.html")):
         return
-    for name in ("index.html", "report.json", _PIPE):
+    for name in ("index.html", "report.json", _PIPELINE):
         if os.path.lexists(file := os.path.join(path, name)):
             raise BadArgument(
                 f"{file!r} exists and was not written by this command. Name another folder, or pass --force."
@@ -204,26 +215,26 @@ def _is_report(page: str) -> bool:
 def _names(option: str, text: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     if not all(names):
-        raise BadArgument(f"{option} {text!r} holds an empty name; expected names with commas between them.")
+        raise BadArgument(f"{option} {text!r} contains an empty name; expected names separated by commas.")
     return names
 
 
 def _parse_layers(text: str) -> Any:
     if text == "auto":
         return "auto"
-    return [name.split("+") if "+" in name else name for name in _names("--layers", text)]
+    return [name.split("+") if "+" in name else name for name in _names("--layer", text)]
 
 
 def _parse_sizes(text: str) -> Any:
     if text == "auto":
         return "auto"
     return [
-        None if name == "default" else opt.parse_image_size(name) for name in _names("--image-sizes", text)
+        None if name == "default" else opt.parse_image_size(name) for name in _names("--image-size", text)
     ]
 
 
 def parse_heads(text: str | None) -> list[str] | dict[str, dict[str, list[Any]] | None] | None:
-    """Heads, with grids where they are given.
+    """Parse names of heads with optional grids.
 
     >>> parse_heads("ridge,svm:C=1/10"), parse_heads("ridge")
     ({'ridge': None, 'svm': {'C': [1, 10]}}, ['ridge'])
@@ -231,14 +242,14 @@ def parse_heads(text: str | None) -> list[str] | dict[str, dict[str, list[Any]] 
     if text is None:
         return None
     heads: dict[str, dict[str, list[Any]] | None] = {}
-    for one in _names("--heads", text):
+    for one in _names("--head", text):
         name, *settings = one.split(":")
         grid = {}
         for setting in settings:
             key, equals, values = setting.partition("=")
             if not (key and equals and values):
                 raise BadArgument(
-                    f"--heads {one!r}: {setting!r} is no setting; expected such as svm:C=1/10, values with / between."
+                    f"--head {one!r}: {setting!r} is not a setting; expected for example svm:C=1/10 for two values."
                 )
             grid[key] = [_literal(value) for value in values.split("/")]
         heads[name] = grid or None
@@ -263,17 +274,17 @@ def _write(search: FeatureSearchCV, folder: str, context: typer.Context) -> None
         search, folder, source=source, command=shlex.join(["tlfeatures", "select", *_words(context)])
     )
     search.best_estimator_[0].set_params(verbose=0)
-    with replacing(os.path.join(folder, _PIPE)) as file:
+    with replacing(os.path.join(folder, _PIPELINE)) as file:
         joblib.dump(search.best_estimator_, file)
 
 
 def _words(context: typer.Context, only: set[str] | None = None) -> list[str]:
-    """The arguments and options that were given, as they were given."""
+    """Return the arguments and options of the command line, all or only some, as the user typed them."""
     arguments, options = [], []
     for parameter in context.command.params:
         name, value = parameter.name, context.params.get(parameter.name)
-        given = getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
-        if not given or (only is not None and name not in only):
+        source = getattr(context.get_parameter_source(name), "name", "")
+        if source != "COMMANDLINE" or (only is not None and name not in only):
             continue
         if parameter.param_type_name == "argument":
             arguments.append(str(value))
@@ -284,11 +295,10 @@ def _words(context: typer.Context, only: set[str] | None = None) -> list[str]:
     return [*arguments, *options]
 
 
-def _about(search: FeatureSearchCV, source: str, images: Source, output: str | None) -> dict[str, Any]:
-    table, best = search.table(), search.best_index_
-    results, nested = search.cv_results_, getattr(search, "nested_scores_", None)
-    paths = paths_of(images)
-    copies = search.duplicates_
+def _summarize(search: FeatureSearchCV, source: str, images: Source, output: str | None) -> dict[str, Any]:
+    """Return the facts that are printed, and all of `--json`."""
+    table, paths = search.table(), paths_of(images)
+    nested = getattr(search, "nested_scores_", None)
     return {
         "source": source,
         "task": search.task_,
@@ -298,74 +308,86 @@ def _about(search: FeatureSearchCV, source: str, images: Source, output: str | N
         "candidates": len(table),
         "folds": search.n_splits_,
         "scoring": search.scoring or ("accuracy" if search.task_ == "classification" else "r2"),
-        "best": {
-            "params": search.best_params_,
-            "score": search.best_score_,
-            "ci": [float(results[f"ci_{end}_test_score"][best]) for end in ("low", "high")],
-            "features": int(results["width"][best]),
-            "scores": [float(results[f"split{i}_test_score"][best]) for i in range(search.n_splits_)],
-        },
+        "best": _summarize_best(search),
         "metrics": search.metrics_,
         "nested": None if nested is None else nested.tolist(),
         "prescreen_correlation": search.prescreen_correlation_,
-        "copies": {"pairs": len(copies.pairs), "in_different_folds": copies.crossing,
-                   "score_together": copies.score_together},
+        "copies": {
+            "pairs": len(search.duplicates_.pairs),
+            "in_different_folds": search.duplicates_.crossing,
+            "score_together": search.duplicates_.score_together,
+        },
         "recommendation": search.regime_.recommendation,
         "evidence": [list(pair) for pair in search.regime_.evidence],
-        "timings": [{k: None if v != v else v for k, v in row.items()} for row in search.timings_.to_dict("records")],
-        "top": table.head(_SHOWN)[_COLUMNS].to_dict("records"),
+        "timings": [
+            {name: None if value != value else value for name, value in row.items()}
+            for row in search.timings_.to_dict("records")
+        ],
+        "top": table.head(_ROWS)[_COLUMNS].to_dict("records"),
         "output": output,
-    }  # fmt: skip
+    }
 
 
-def _show(search: FeatureSearchCV, about: dict[str, Any]) -> None:
-    from tlfeatures.report.summaries import possible
+def _summarize_best(search: FeatureSearchCV) -> dict[str, Any]:
+    results, best = search.cv_results_, search.best_index_
+    return {
+        "params": search.best_params_,
+        "score": search.best_score_,
+        "ci": [float(results[f"ci_{end}_test_score"][best]) for end in ("low", "high")],
+        "features": int(results["width"][best]),
+        "scores": [float(results[f"split{i}_test_score"][best]) for i in range(search.n_splits_)],
+    }
 
+
+def _show(search: FeatureSearchCV, summary: dict[str, Any]) -> None:
     classes = (
-        f" in {count(len(search.classes_), 'class', 'classes')}" if about["task"] == "classification" else ""
+        f" in {count(len(search.classes_), 'class', 'classes')}"
+        if summary["task"] == "classification"
+        else ""
     )
     computed = int(search.timings_["computed"].fillna(0).sum())
     seconds = search.timings_["seconds"].sum()
     tell(
-        f"{count(about['images'], 'image')}{classes}, {count(about['candidates'], 'candidate')}; "
+        f"{count(summary['images'], 'image')}{classes}, {count(summary['candidates'], 'candidate')}; "
         f"{count(computed, 'pass', 'passes')} of an image through a network, {seconds:.1f} s in all.\n"
     )
-    _show_top(search, about)
-    best, score = about["best"], about["best"]["score"]
-    params = ", ".join(shown(value) for value in _listed(best["params"]))
-    low, high = (possible(bound, about["scoring"]) for bound in best["ci"])
+    _show_top(search, summary)
+    best = summary["best"]
+    params = ", ".join(shown(value) for value in _describe(best["params"]))
+    lowest, highest = score_bounds(summary["scoring"])
+    low, high = (min(max(bound, lowest), highest) for bound in best["ci"])
     tell(f"\n{params}", style="bold")
     tell(
-        f"{about['folds']}-fold {about['scoring']}: {score:.4f}, 95% interval {low:.4f} to {high:.4f}.",
+        f"{summary['folds']}-fold {summary['scoring']}: {best['score']:.4f}, 95% interval {low:.4f} to {high:.4f}.",
         style="bold",
     )
-    if about["nested"]:
-        mean = sum(about["nested"]) / len(about["nested"])
-        tell(f"Nested: what is chosen without a fold scores {mean:.4f} on it.")
-    for sentence, figures in about["evidence"]:
+    if summary["nested"]:
+        mean = sum(summary["nested"]) / len(summary["nested"])
+        tell(f"Nested cross-validation, which scores the choice itself: {mean:.4f}.")
+    for sentence, figures in summary["evidence"]:
         tell(f"{sentence} ({shown(figures)})")
-    if about["output"]:
-        tell(f"Saved {os.path.join(about['output'], 'index.html')} and {_PIPE}.")
+    if summary["output"]:
+        tell(f"Saved {os.path.join(summary['output'], 'index.html')} and {_PIPELINE}.")
 
 
-def _show_top(search: FeatureSearchCV, about: dict[str, Any]) -> None:
-    """The best candidates; what is the same for all is left to the line on the winner."""
+def _show_top(search: FeatureSearchCV, summary: dict[str, Any]) -> None:
+    """Print the best candidates, without the columns that are equal for all."""
     table = search.table()
     names = [
         name for name in ("network", "image_size", "resize", "layer", "pooling") if table[name].nunique() > 1
     ]
     rows = []
-    for row in about["top"]:
+    for row in summary["top"]:
         settings = ",".join(f"{key}={value}" for key, value in json.loads(row["settings"]).items())
         head = f"{row['head']} {settings}".strip()
         rows.append([row["score"], row["se"], *(row[name] for name in names), head, row["width"]])
-    titles = [about["scoring"], "se", *("size" if name == "image_size" else name for name in names)]
+    titles = [summary["scoring"], "se", *("size" if name == "image_size" else name for name in names)]
     best = table["candidate"].tolist().index(search.best_index_)
     show_table([*titles, "head", "features"], rows, best=best)
 
 
-def _listed(params: dict[str, Any]) -> Iterator[str]:
-    """The winner's parameters in words."""
+def _describe(params: dict[str, Any]) -> Iterator[str]:
+    """Describe each parameter of the best candidate in words."""
     for name, value in params.items():
         if name == "image_size":
             if value is not None:

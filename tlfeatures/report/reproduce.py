@@ -114,12 +114,12 @@ def command(options: dict[str, Any], source: Sequence[str]) -> str | None:
     if not isinstance(options["cv"], int) or "interpolation" in options or not sayable:
         return None
     size = options["image_sizes"]
-    words = ["tlfeatures", "select", *source, "--models", options["models"]]
-    words += ["--layers", layer if isinstance(layer, str) else "+".join(layer)]
-    words += ["--poolings", options["poolings"]]
-    words += ["--image-sizes", "default" if size is None else _size(size[0]), "--resize", options["resize"]]
+    words = ["tlfeatures", "select", *source, "--model", options["models"]]
+    words += ["--layer", layer if isinstance(layer, str) else "+".join(layer)]
+    words += ["--pooling", options["poolings"]]
+    words += ["--image-size", "default" if size is None else _size(size[0]), "--resize", options["resize"]]
     words += [
-        "--heads",
+        "--head",
         ",".join(_head(name, heads[name] if isinstance(heads, dict) else {}) for name in heads),
     ]
     words += ["--cv", str(options["cv"]), "--task", options["task"], "--seed", str(options["random_state"])]
