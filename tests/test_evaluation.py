@@ -1,4 +1,4 @@
-"""Labels, folds, groups, duplicates and intervals."""
+"""Labels, folds, groups, duplicates, intervals and the comparison of estimators."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.sparse.csgraph import connected_components
+from scipy.stats import binomtest, ttest_rel
 from scipy.stats import t as student
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.datasets import load_diabetes, load_digits
+from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.metrics import accuracy_score, roc_auc_score
+from sklearn.model_selection import StratifiedKFold
+from sklearn.neighbors import KNeighborsClassifier
 
+from tlfeatures import compare
 from tlfeatures.evaluation import (
     check_groups,
     check_labels,
@@ -167,3 +175,182 @@ def test_folds_that_cannot_be_made(cv, y, groups, message):
     task = "regression" if y.dtype.kind == "f" else "classification"
     with pytest.raises(ValueError, match=message):
         make_folds(cv, y, groups, task, 0)
+
+
+# -- comparison ----------------------------------------------------------------------------------
+
+
+class Guess(ClassifierMixin, BaseEstimator):
+    """Predicts the label in the first column, right with a probability that partly depends on the image.
+
+    Columns of X: label, difficulty in 0..1, row.
+    """
+
+    def __init__(self, accuracy=0.85, seed=0):
+        self.accuracy = accuracy
+        self.seed = seed
+
+    def fit(self, X, y, groups=None):
+        self.classes_, self.groups_ = np.unique(y), groups
+        self.rng_ = np.random.default_rng([self.seed, int(X[:, 2].sum())])
+        return self
+
+    def predict(self, X):
+        luck = np.where(self.rng_.random(len(X)) < 0.8, X[:, 1], self.rng_.random(len(X)))
+        return np.where(luck < self.accuracy, X[:, 0], 1 - X[:, 0])
+
+
+def guesses(n, seed=0):
+    y = np.arange(n) % 2.0
+    return np.c_[y, np.random.default_rng(seed).random(n), np.arange(n)], y
+
+
+def share_significant(n, gain, trials, **kwargs):
+    """How often a gain is significant and positive, and significant in either direction."""
+    found = []
+    for seed in range(trials):
+        X, y = guesses(n, seed)
+        pair = [Guess(0.85, 2 * seed), Guess(0.85 + gain, 2 * seed + 1)]
+        found.append(compare(pair, X, y, random_state=seed, **kwargs))
+    return np.mean([r.significant and r.difference > 0 for r in found]), np.mean(
+        [r.significant for r in found]
+    )
+
+
+@pytest.mark.parametrize("kwargs", [{"cv": 3, "n_repeats": 1}, {"cv": 2}], ids=["mcnemar", "bootstrap"])
+def test_equal_estimators_are_rarely_called_different(kwargs):
+    assert share_significant(120, 0.0, 100, **kwargs)[1] <= 0.09  # 5% and twice its standard error
+
+
+@pytest.mark.parametrize("kwargs", [{"cv": 3, "n_repeats": 1}, {"cv": 3}], ids=["mcnemar", "bootstrap"])
+def test_a_gain_of_six_points_on_200_images_is_usually_found(kwargs):
+    assert share_significant(200, 0.06, 50, **kwargs)[0] > 0.5
+
+
+def test_compare_is_mcnemar_with_one_prediction_an_image():
+    X, y = load_digits(return_X_y=True)
+    X, y = X[:600], y[:600]
+    near, linear = KNeighborsClassifier(1), LogisticRegression(C=1e-4)
+    result = compare({"linear": linear, "near": near}, X, y, cv=3)
+    assert result.test == "exact McNemar test" and result.n_repeats == 1
+    folds = list(StratifiedKFold(3, shuffle=True, random_state=0).split(X, y))
+    assert all((a[1] == b[1]).all() for a, b in zip(folds, result.folds, strict=True))
+    predictions = result.predictions.set_index("row").sort_index()
+    expected = np.empty(600, int)
+    for i, (train, test) in enumerate(folds):
+        expected[test] = near.fit(X[train], y[train]).predict(X[test])
+        assert result.scores["near"][i] == pytest.approx(accuracy_score(y[test], expected[test]))
+    np.testing.assert_array_equal(predictions["near"], expected)
+    np.testing.assert_array_equal(predictions["true"], y)
+    a, b = (predictions[name] == y for name in ("near", "linear"))
+    wins, losses = (a & ~b).sum(), (b & ~a).sum()
+    assert result.p_value == pytest.approx(binomtest(wins, wins + losses).pvalue)
+    assert result.difference == pytest.approx((wins - losses) / 600)
+    assert result.interval[0] < result.difference < result.interval[1]
+    assert result.significant == (result.p_value < 0.05) == (result.interval[0] > 0)
+    assert result.best == ("near" if result.significant else "linear")
+
+
+def test_repeated_folds_are_compared_by_image_and_groups_by_group():
+    X, y = guesses(90)
+    pair = {"a": Guess(0.7, 1), "b": Guess(0.9, 2)}
+    result = compare(pair, X, y, cv=3)
+    assert (result.n_repeats, len(result.folds), len(result.predictions)) == (4, 12, 360)
+    assert result.test == "paired bootstrap by image"
+    by_image = result.predictions.assign(
+        a=result.predictions["a"] == result.predictions["true"], b=result.predictions["b"] == result.predictions["true"]
+    ).groupby("row")[["a", "b"]].mean()  # fmt: skip
+    expected = ttest_rel(by_image["b"], by_image["a"])
+    assert result.difference == pytest.approx(by_image["b"].mean() - by_image["a"].mean())
+    assert result.p_value == pytest.approx(expected.pvalue, rel=0.5, abs=1e-4)
+    np.testing.assert_allclose(result.interval, expected.confidence_interval(), atol=0.01)
+    groups = [f"patient {i // 9}" for i in range(90)]
+    result = compare(pair, X, y, cv=3, n_repeats=1, groups=groups, attributes=["groups_"])
+    assert result.test == "paired bootstrap by group"
+    for (train, _), kept in zip(result.folds, result.attributes["b"], strict=True):
+        assert len(kept["groups_"]) == len(train)  # estimators whose `fit` takes groups get them
+    wide = compare(pair, X, y, cv=3, n_repeats=1, groups=groups, level=0.999).interval
+    assert wide[0] < result.interval[0] < result.interval[1] < wide[1]
+
+
+def test_other_scores_are_bootstrapped():
+    X, y = load_diabetes(return_X_y=True)
+    result = compare([DummyRegressor(), LinearRegression()], X, y, cv=4, n_repeats=1)
+    assert result.scoring == "r2" and result.test == "paired bootstrap by image"
+    assert result.best == "LinearRegression" and 0.3 < result.interval[0] < result.difference < 0.6
+    pooled = result.predictions
+    expected = 1 - ((pooled["LinearRegression"] - pooled["true"]) ** 2).sum() / ((y - y.mean()) ** 2).sum()
+    assert result.pooled_scores["LinearRegression"] == pytest.approx(expected)
+    X, y = guesses(60)
+    soft = LogisticRegression().fit(X[:, 1:], y)
+    result = compare([DummyClassifier(), LogisticRegression()], X, y, cv=5, n_repeats=1, scoring="roc_auc")
+    assert result.pooled_scores["LogisticRegression"] == 1.0 and result.best == "LogisticRegression"
+    assert roc_auc_score(y, soft.decision_function(X[:, 1:])) < 1
+
+
+def test_a_score_of_your_own_is_tested_over_the_folds():
+    X, y = guesses(60)
+
+    def negative_errors(estimator, X, y):
+        return -float((estimator.predict(X) != y).sum() * len(X[0]))
+
+    result = compare([Guess(0.6, 1), Guess(0.95, 2)], X, y, cv=5, scoring=negative_errors)
+    gains = result.scores["Guess 2"] - result.scores["Guess"]
+    assert result.test == "corrected resampled t-test" and result.scoring == "negative_errors"
+    error = np.std(gains, ddof=1) * np.sqrt(1 / len(gains) + 12 / 48)
+    margin = student.ppf(0.975, len(gains) - 1) * error
+    assert result.interval == (pytest.approx(gains.mean() - margin), pytest.approx(gains.mean() + margin))
+    assert result.pooled_scores["Guess"] == pytest.approx(result.scores["Guess"].mean())
+
+
+def test_several_estimators_are_compared_with_the_first_and_corrected():
+    X, y = guesses(300)
+    pair = {"base": Guess(0.8, 1), "better": Guess(0.9, 2)}
+    two = compare(pair, X, y, cv=3, n_repeats=1)
+    three = compare({**pair, "same": Guess(0.8, 3)}, X, y, cv=3, n_repeats=1)
+    assert [test.name for test in three.tests] == ["better", "same"] and three.reference == "base"
+    assert three.challenger.name == three.best == "better"
+    assert three.p_value == pytest.approx(2 * two.p_value)
+    assert three.interval[0] < two.interval[0] < two.interval[1] < three.interval[1]
+    frame = three.to_frame()
+    assert list(frame) == ["repeat", "fold", "n_train", "n_test", "base", "better", "same"]
+    np.testing.assert_array_equal(frame["better"], three.scores["better"])
+
+
+def test_identical_estimators_do_not_differ():
+    X, y = guesses(40)
+    for kwargs in ({"n_repeats": 1}, {"n_repeats": 2}, {"n_repeats": 1, "scoring": "f1"}):
+        result = compare([Guess(1.0), Guess(1.0)], X, y, cv=4, **kwargs)
+        assert (result.difference, result.p_value, result.significant) == (0.0, 1.0, False)
+        assert result.best == "Guess"
+
+
+@pytest.mark.parametrize(
+    ("estimators", "options", "message"),
+    [
+        ([Guess()], {}, "`estimators` must hold two or more; got 1"),
+        ([Guess(), Guess], {"cv": 3}, "Pass instances"),
+        ([Guess(), Guess()], {"n_repeats": 0}, "`n_repeats` must be None or an integer of at least 1; got 0"),
+        ([Guess(), Guess()], {"cv": StratifiedKFold(3), "n_repeats": 2}, "RepeatedStratifiedKFold"),
+        ([Guess(), Guess()], {"scoring": "acuracy"}, "acuracy"),
+        ([Guess(), Guess()], {"level": 95}, "`level` must be a number above 0 and below 1; got 95"),
+    ],
+)
+def test_compare_refuses(estimators, options, message):
+    with pytest.raises(ValueError, match=message):
+        compare(estimators, *guesses(20), **options)
+
+
+def test_compare_takes_regressors_and_lists():
+    class Mean(RegressorMixin, BaseEstimator):
+        def fit(self, X, y):
+            assert isinstance(X, list)
+            self.mean_ = float(np.mean(y))
+            return self
+
+        def predict(self, X):
+            return np.full(len(X), self.mean_)
+
+    paths = [f"{i}.png" for i in range(30)]
+    result = compare([Mean(), Mean()], paths, np.arange(30) + 0.5, cv=3, scoring="neg_mean_absolute_error")
+    assert result.n_repeats == 4 and result.difference == 0

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tlfeatures.evaluation import compare
     from tlfeatures.features import CNNFeatures
     from tlfeatures.finetune import FineTuneClassifier, FineTuneRegressor
     from tlfeatures.images import check_images
@@ -29,6 +30,7 @@ __all__ = [
     "SkipUnreadable",
     "__version__",
     "check_images",
+    "compare",
     "list_layers",
     "list_models",
     "select",
@@ -42,6 +44,7 @@ _HOME = {
     "FineTuneRegressor": "finetune",
     "SkipUnreadable": "skip_unreadable",
     "check_images": "images",
+    "compare": "evaluation",
     "list_layers": "networks",
     "list_models": "networks",
     "select": "selection",

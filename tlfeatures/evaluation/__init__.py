@@ -1,16 +1,21 @@
-"""Labels, folds, groups, duplicate images and confidence intervals: what every fair evaluation needs."""
+"""Labels, folds, groups, duplicate images, confidence intervals and the comparison of estimators."""
 
+from tlfeatures.evaluation._comparison import Comparison, compare
 from tlfeatures.evaluation._duplicates import Duplicates, find_duplicates, keep_groups_together
 from tlfeatures.evaluation._folds import Fold, make_folds, make_inner_folds, split_validation
 from tlfeatures.evaluation._intervals import confidence_interval, standard_error
 from tlfeatures.evaluation._labels import check_groups, check_labels, check_seed, infer_task
+from tlfeatures.evaluation._paired_tests import PairedTest
 
 __all__ = [
+    "Comparison",
     "Duplicates",
     "Fold",
+    "PairedTest",
     "check_groups",
     "check_labels",
     "check_seed",
+    "compare",
     "confidence_interval",
     "find_duplicates",
     "infer_task",

@@ -1,0 +1,422 @@
+"""Comparison of estimators on the same folds."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.metrics import check_scoring
+from sklearn.utils import _safe_indexing
+from sklearn.utils.validation import _num_samples, has_fit_parameter
+
+from tlfeatures._params import check_parameter, integer, number
+from tlfeatures.errors import InvalidParameterError
+from tlfeatures.evaluation._folds import Fold, make_folds
+from tlfeatures.evaluation._labels import check_groups, check_labels, check_seed
+from tlfeatures.evaluation._paired_tests import (
+    BOOTSTRAP,
+    MCNEMAR,
+    T_TEST,
+    PairedTest,
+    Result,
+    bootstrap_test,
+    mcnemar_test,
+    resampled_t_test,
+)
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["Comparison", "compare"]
+
+_RESPONSES = ("predict", "predict_proba", "decision_function")
+_MIN_FITS = ((100, 10), (500, 5))  # below so many images, at least so many fits of each estimator
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Result of :func:`compare`.
+
+    Attributes
+    ----------
+    scoring : str
+        Name of the score; greater is better.
+    scores : dict of str to ndarray of shape (n_folds * n_repeats,)
+        Score of each estimator on each fold.
+    pooled_scores : dict of str to float
+        Score of each estimator on all out-of-fold predictions together, which the tests compare. Mean over the
+        folds if ``tests`` holds corrected resampled t-tests.
+    predictions : DataFrame
+        One row for each out-of-fold prediction: row of the image, repeat, fold, true label, and a column with the
+        prediction of each estimator.
+    folds : list of (train, test)
+        Row indices, for all repeats.
+    n_repeats : int
+    tests : tuple of PairedTest
+        Every estimator but the first, tested against the first, which is the reference. With m of them, p-values and
+        intervals are corrected by Bonferroni's method, that is, for m tests.
+    best : str
+        The estimator with the highest pooled score among those that are significantly better than the reference; the
+        reference if there is none.
+    attributes : dict of str to list of dict
+        For each estimator and fold, the fitted attributes that were asked for.
+    """
+
+    scoring: str
+    scores: dict[str, np.ndarray]
+    pooled_scores: dict[str, float]
+    predictions: pandas.DataFrame
+    folds: list[Fold]
+    n_repeats: int
+    tests: tuple[PairedTest, ...]
+    best: str
+    attributes: dict[str, list[dict[str, Any]]]
+
+    @property
+    def reference(self) -> str:
+        """Name of the first estimator."""
+        return self.tests[0].reference
+
+    @property
+    def challenger(self) -> PairedTest:
+        """Test of the estimator with the highest pooled score besides the reference."""
+        return max(self.tests, key=lambda test: self.pooled_scores[test.name])
+
+    @property
+    def difference(self) -> float:
+        """Pooled score of the challenger minus that of the reference."""
+        return self.challenger.difference
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Confidence interval of ``difference``."""
+        return self.challenger.interval
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided p-value of ``difference``."""
+        return self.challenger.p_value
+
+    @property
+    def test(self) -> str:
+        """Name of the statistical test."""
+        return self.challenger.test
+
+    @property
+    def significant(self) -> bool:
+        """Whether ``difference`` is significant, in either direction."""
+        return self.challenger.significant
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Tabulate the scores.
+
+        Returns
+        -------
+        DataFrame
+            One row for each fold: repeat, fold, n_train, n_test, and the score of each estimator.
+        """
+        import pandas
+
+        k = len(self.folds) // self.n_repeats
+        sizes = [(i // k, i % k, len(train), len(test)) for i, (train, test) in enumerate(self.folds)]
+        frame = pandas.DataFrame(sizes, columns=["repeat", "fold", "n_train", "n_test"])
+        return frame.assign(**self.scores)
+
+
+def compare(
+    estimators: Mapping[str, Any] | Sequence[Any],
+    X: Any,
+    y: Any,
+    *,
+    cv: Any = 5,
+    n_repeats: int | None = None,
+    groups: Any = None,
+    scoring: Any = None,
+    task: str = "auto",
+    level: float = 0.95,
+    attributes: Sequence[str] = (),
+    random_state: Any = 0,
+) -> Comparison:
+    """Compare estimators on the same folds, and test whether they differ.
+
+    Every estimator is cloned and fitted on the training rows of every fold, and predicts its test rows. The pooled
+    out-of-fold predictions of the first estimator, the reference, are then compared with those of each other one:
+
+    - accuracy, no groups, one prediction for each image: exact McNemar test [1]_;
+    - all other scores of scikit-learn, groups, or repeated folds: paired bootstrap. All predictions for an image,
+      or for a group of images, are resampled together;
+    - scores that are not functions of predictions (a callable of your own): corrected resampled t-test over
+      the folds [2]_, which needs many folds to find a difference.
+
+    Parameters
+    ----------
+    estimators : dict of str to estimator, or sequence of estimators
+        Two or more; the first is the reference. In a sequence, they are named by their classes.
+    X : array-like or list of length n
+        What the estimators accept, such as images or paths of images.
+    y : array-like of shape (n,)
+    cv : int, splitter or list of (train, test), default=5
+        An int gives shuffled folds, stratified by class, with each group in one of them.
+    n_repeats : int, optional
+        How often the folds are drawn anew, if ``cv`` is an int. By default once; with fewer than 500 images as often as
+        gives 5 fits of each estimator, and with fewer than 100, where fits are cheap, 10 fits.
+    groups : array-like of shape (n,), optional
+        Such as patients. Also passed to the estimators whose ``fit`` takes groups.
+    scoring : str or callable, optional
+        As in scikit-learn; "accuracy" or "r2" by default.
+    task : {"auto", "classification", "regression"}, default="auto"
+    level : float, default=0.95
+        Confidence level of intervals; a difference is significant if its p-value is below ``1 - level``.
+    attributes : sequence of str, default=()
+        Fitted attributes to keep from each fit, such as "history_". Those that an estimator lacks are left out.
+    random_state : int, RandomState or None, default=0
+        Draws the folds and the bootstrap samples.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two estimators, or the labels, groups or folds cannot be used.
+
+    Notes
+    -----
+    The McNemar test and the bootstrap take the fitted estimators as they are: they account for the choice of test
+    images, and not for the choice of training images or for random initial weights. More repeats average over
+    these.
+
+    References
+    ----------
+    .. [1] McNemar, "Note on the sampling error of the difference between correlated proportions or percentages",
+       Psychometrika 12, 1947.
+    .. [2] Nadeau and Bengio, "Inference for the generalization error", Machine Learning 52, 2003.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.dummy import DummyClassifier
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from tlfeatures import compare
+    >>> X, y = load_iris(return_X_y=True)
+    >>> result = compare({"dummy": DummyClassifier(), "logreg": LogisticRegression(max_iter=500)}, X, y, n_repeats=1)
+    >>> result.best, result.test, result.significant
+    ('logreg', 'exact McNemar test', True)
+    >>> {name: round(score, 2) for name, score in result.pooled_scores.items()}
+    {'dummy': 0.33, 'logreg': 0.96}
+    """
+    named = _name_estimators(estimators)
+    check_parameter("level", level, [number(above=0, below=1)])
+    n = _num_samples(X)
+    y, task = check_labels(y, n, task)
+    groups, seed = check_groups(groups, n), check_seed(random_state)
+    n_repeats = _count_repeats(cv, n_repeats, n)
+    repeats = [make_folds(cv, y, groups, task, seed + i) for i in range(n_repeats)]
+    folds = [fold for repeat in repeats for fold in repeat]
+    if scoring is None:
+        scoring = "accuracy" if task == "classification" else "r2"
+    scorer = check_scoring(next(iter(named.values())), scoring=scoring)
+    runs = {
+        name: _Run.of(estimator, X, y, groups, folds, scorer, _is_from_sklearn(scoring), attributes)
+        for name, estimator in named.items()
+    }
+    pooled, tests = _test_against_first(runs, y, groups, folds, scoring, scorer, level, seed)
+    better = [test.name for test in tests if test.significant and test.difference > 0]
+    return Comparison(
+        scoring=scoring if isinstance(scoring, str) else getattr(scoring, "__name__", str(scoring)),
+        scores={name: run.scores for name, run in runs.items()},
+        pooled_scores=pooled,
+        predictions=_tabulate_predictions(runs, y, folds, n_repeats),
+        folds=folds,
+        n_repeats=n_repeats,
+        tests=tests,
+        best=max(better, key=pooled.__getitem__) if better else next(iter(named)),
+        attributes={name: run.attributes for name, run in runs.items()},
+    )
+
+
+def _name_estimators(estimators: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
+    if isinstance(estimators, Mapping):
+        named = dict(estimators)
+    else:
+        named = {}
+        for estimator in estimators:
+            name = kind = type(estimator).__name__
+            while name in named:
+                name = f"{kind} {sum(key.startswith(kind) for key in named) + 1}"
+            named[name] = estimator
+    if len(named) < 2:
+        raise InvalidParameterError(
+            f"`estimators` must hold two or more; got {len(named)}. To score a single one use "
+            "sklearn.model_selection.cross_val_score.",
+            "estimators",
+        )
+    for name, estimator in named.items():
+        if isinstance(estimator, type) or not hasattr(estimator, "fit") or not hasattr(estimator, "predict"):
+            raise InvalidParameterError(
+                f"`estimators` must have the methods fit and predict; got {estimator!r} as {name!r}. "
+                "Pass instances, such as LogisticRegression().",
+                "estimators",
+            )
+    return named
+
+
+def _count_repeats(cv: Any, n_repeats: int | None, n: int) -> int:
+    if not isinstance(cv, Integral):
+        if n_repeats not in (None, 1):
+            raise InvalidParameterError(
+                f"`n_repeats` must be None or 1 if `cv` is not a number of folds; got {n_repeats!r}. Pass a splitter "
+                "that repeats, such as RepeatedStratifiedKFold.",
+                "n_repeats",
+            )
+        return 1
+    check_parameter("n_repeats", n_repeats, [None, integer(minimum=1)])
+    if n_repeats is None:
+        min_fits = next((fits for below, fits in _MIN_FITS if n < below), 1)
+        return -(-min_fits // max(int(cv), 1))
+    return int(n_repeats)
+
+
+class _Responses:
+    """An estimator whose responses to one set of rows are remembered, so that each is computed once.
+
+    Scorers take it in place of the estimator. If ``pooled``, the rows that they pass are indices into the responses.
+    """
+
+    def __init__(self, estimator: Any, responses: dict[str, np.ndarray], pooled: bool = False) -> None:
+        self._estimator, self._responses, self._pooled = estimator, responses, pooled
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _RESPONSES:
+            return getattr(self._estimator, name)
+        if self._pooled and name not in self._responses:
+            raise AttributeError(f"No pooled responses of {name}.")
+        method = getattr(self._estimator, name)
+
+        def respond(X: Any) -> np.ndarray:
+            if self._pooled:
+                return self._responses[name][X]
+            if name not in self._responses:
+                self._responses[name] = np.asarray(method(X))
+            return self._responses[name]
+
+        respond.__name__ = name  # scikit-learn looks the method up again by its name
+        return respond
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Scores and responses of one estimator on all folds."""
+
+    scores: np.ndarray
+    pooled: _Responses
+    predictions: np.ndarray
+    attributes: list[dict[str, Any]]
+
+    @classmethod
+    def of(
+        cls,
+        estimator: Any,
+        X: Any,
+        y: np.ndarray,
+        groups: np.ndarray | None,
+        folds: Sequence[Fold],
+        scorer: Any,
+        from_responses: bool,
+        attributes: Sequence[str],
+    ) -> _Run:
+        """Fit and score the estimator on each fold."""
+        scores, parts, kept = [], [], []
+        for train, test in folds:
+            given = (
+                {"groups": groups[train]}
+                if groups is not None and has_fit_parameter(estimator, "groups")
+                else {}
+            )
+            fitted = clone(estimator).fit(_safe_indexing(X, train), y[train], **given)
+            X_test, responses = _safe_indexing(X, test), {}
+            recorded = _Responses(fitted, responses)
+            recorded.predict(X_test)
+            scores.append(float(scorer(recorded if from_responses else fitted, X_test, y[test])))
+            parts.append(responses)
+            kept.append({name: getattr(fitted, name) for name in attributes if hasattr(fitted, name)})
+        pooled = {
+            name: np.concatenate([part[name] for part in parts])
+            for name in _RESPONSES
+            if all(name in part for part in parts) and len({part[name].shape[1:] for part in parts}) == 1
+        }
+        return cls(np.array(scores), _Responses(fitted, pooled, pooled=True), pooled["predict"], kept)
+
+
+def _is_from_sklearn(scoring: Any) -> bool:
+    """Whether a score depends on the responses of the estimator alone, and not on ``X`` itself."""
+    return isinstance(scoring, str) or type(scoring).__module__.startswith("sklearn.")
+
+
+def _test_against_first(
+    runs: Mapping[str, _Run],
+    y: np.ndarray,
+    groups: np.ndarray | None,
+    folds: Sequence[Fold],
+    scoring: Any,
+    scorer: Any,
+    level: float,
+    seed: int,
+) -> tuple[dict[str, float], tuple[PairedTest, ...]]:
+    """Compute the pooled scores, and test every run against the first."""
+    rows = np.concatenate([test for _, test in folds])
+    true, units = y[rows], rows if groups is None else groups[rows]
+    once = groups is None and len(np.unique(rows)) == len(rows)
+    reference, *others = runs
+    level = 1 - (1 - level) / len(others)
+
+    def score(name: str, entries: np.ndarray) -> float:
+        try:
+            return float(scorer(runs[name].pooled, entries, true[entries]))
+        except (AttributeError, ValueError):  # such as an area under the curve without positives
+            return np.nan
+
+    def paired_test(name: str) -> tuple[str, Result]:
+        if by_fold:
+            return T_TEST, resampled_t_test(runs[name].scores - runs[reference].scores, folds, level)
+        correct, reference_correct = (runs[each].predictions == true for each in (name, reference))
+        if scoring == "accuracy" and once:
+            return MCNEMAR, mcnemar_test(correct, reference_correct, level)
+        difference: Any = lambda entries: score(name, entries) - score(reference, entries)  # noqa: E731
+        if scoring == "accuracy":
+            difference = correct.astype(float) - reference_correct
+        unit = "image" if groups is None else "group"
+        return f"{BOOTSTRAP} by {unit}", bootstrap_test(units, difference, level, seed)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of scores that are undefined on some resamples
+        pooled = (
+            {name: score(name, np.arange(len(rows))) for name in runs} if _is_from_sklearn(scoring) else {}
+        )
+        by_fold = not pooled or not np.isfinite(list(pooled.values())).all()
+        if by_fold:
+            pooled = {name: float(run.scores.mean()) for name, run in runs.items()}
+        tests = []
+        for name in others:
+            test, (difference, interval, p_value) = paired_test(name)
+            significant = p_value < 1 - level
+            corrected = min(1.0, p_value * len(others))
+            tests.append(PairedTest(name, reference, difference, interval, corrected, significant, test))
+    return pooled, tuple(tests)
+
+
+def _tabulate_predictions(
+    runs: Mapping[str, _Run], y: np.ndarray, folds: Sequence[Fold], n_repeats: int
+) -> pandas.DataFrame:
+    import pandas
+
+    k, sizes = len(folds) // n_repeats, [len(test) for _, test in folds]
+    rows, at = np.concatenate([test for _, test in folds]), np.repeat(np.arange(len(folds)), sizes)
+    frame = pandas.DataFrame({"row": rows, "repeat": at // k, "fold": at % k, "true": y[rows]})
+    return frame.assign(**{name: run.predictions for name, run in runs.items()})

@@ -1,0 +1,126 @@
+"""Paired tests of two estimators on the same folds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import binomtest
+from scipy.stats import t as student_t
+
+from tlfeatures.evaluation._folds import Fold
+
+__all__ = ["PairedTest", "bootstrap_test", "mcnemar_test", "resampled_t_test"]
+
+MCNEMAR = "exact McNemar test"
+BOOTSTRAP = "paired bootstrap"
+T_TEST = "corrected resampled t-test"
+_RESAMPLES = 1000  # give a standard error to 2%
+_SLOW_RESAMPLES = 200  # to 5%; for scores that are computed by a function
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Difference between the score of an estimator and the score of the reference.
+
+    Attributes
+    ----------
+    name, reference : str
+        The two estimators.
+    difference : float
+        Score of ``name`` minus score of ``reference``.
+    interval : tuple of float
+        Two-sided confidence interval of the difference.
+    p_value : float
+        Two-sided; the null hypothesis is that there is no difference.
+    significant : bool
+        Whether the p-value is below ``1 - level``.
+    test : str
+        "exact McNemar test", "paired bootstrap by image", "paired bootstrap by group" or
+        "corrected resampled t-test".
+    """
+
+    name: str
+    reference: str
+    difference: float
+    interval: tuple[float, float]
+    p_value: float
+    significant: bool
+    test: str
+
+
+Result = tuple[float, tuple[float, float], float]
+"""Difference, ends of its interval, p-value."""
+
+
+def mcnemar_test(correct: np.ndarray, reference_correct: np.ndarray, level: float) -> Result:
+    """Test the difference of two accuracies on the same images, with one prediction for each image.
+
+    The interval is that of Clopper and Pearson for the images on which only one of the two is correct, so it
+    excludes 0 whenever the p-value is below ``1 - level``.
+    """
+    n = len(correct)
+    wins, losses = int((correct & ~reference_correct).sum()), int((reference_correct & ~correct).sum())
+    discordant = wins + losses
+    if not discordant:
+        margin = binomtest(0, n).proportion_ci(level).high
+        return 0.0, (-margin, margin), 1.0
+    result = binomtest(wins, discordant)
+    limits = result.proportion_ci(level)
+    low, high = ((2 * limit - 1) * discordant / n for limit in (limits.low, limits.high))
+    return (wins - losses) / n, (low, high), float(result.pvalue)
+
+
+def bootstrap_test(
+    units: np.ndarray, difference: np.ndarray | Callable[[np.ndarray], float], level: float, seed: int
+) -> Result:
+    """Test a difference by resampling images or groups of images.
+
+    Parameters
+    ----------
+    units : ndarray of int, shape (m,)
+        Image or group of each of the m predictions; units are drawn with replacement.
+    difference : ndarray of shape (m,) or callable
+        Contribution of each prediction, if the difference is the mean of them; otherwise a function that computes
+        the difference from the indices of predictions.
+    level : float
+    seed : int
+
+    Notes
+    -----
+    Interval and p-value take the standard deviation of the resamples as standard error, with Student's t for the
+    number of units [1]_. Percentiles of the resamples would be too narrow for few units.
+
+    References
+    ----------
+    .. [1] Hesterberg, "What teachers should know about the bootstrap", The American Statistician 69, 2015.
+    """
+    _, codes, sizes = np.unique(units, return_inverse=True, return_counts=True)
+    n, rng = len(sizes), np.random.default_rng(seed)
+    if callable(difference):
+        observed = float(difference(np.arange(len(units))))
+        members = np.split(np.argsort(codes, kind="stable"), np.cumsum(sizes)[:-1])
+        draws = (rng.integers(n, size=n) for _ in range(_SLOW_RESAMPLES))
+        samples = np.array([difference(np.concatenate([members[i] for i in draw])) for draw in draws])
+    else:
+        observed = float(difference.mean())
+        sums = np.bincount(codes, weights=difference)
+        draws = (rng.integers(n, size=n) for _ in range(_RESAMPLES))
+        samples = np.array([sums[draw].sum() / sizes[draw].sum() for draw in draws])
+    return _student_result(observed, np.nanstd(samples) * np.sqrt(n / (n - 1)), n - 1, level)
+
+
+def _student_result(difference: float, error: float, df: int, level: float) -> Result:
+    """Interval and p-value of a difference with a standard error."""
+    margin = student_t.ppf((1 + level) / 2, df) * error
+    p_value = 2 * student_t.sf(abs(difference) / error, df) if error > 0 else float(difference == 0)
+    return difference, (float(difference - margin), float(difference + margin)), float(p_value)
+
+
+def resampled_t_test(differences: np.ndarray, folds: Sequence[Fold], level: float) -> Result:
+    """Test the mean difference of the scores of the folds, as :func:`confidence_interval` does."""
+    k = len(differences)
+    overlap = np.mean([len(test) / len(train) for train, test in folds])
+    error = float(np.std(differences, ddof=1) * np.sqrt(1 / k + overlap))
+    return _student_result(float(differences.mean()), error, k - 1, level)
