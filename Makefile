@@ -56,6 +56,11 @@ $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 	@$(OLDEST)/bin/python $(INSTALL) --constraint constraints-oldest.txt --no-build-isolation --editable '.[test]'
 	@touch $@
 
+# Every benchmark, an hour on a quiet machine; then the tables of README.md and docs/ from their figures.
+bench: $(STAMP)
+	@$(BIN)/python benchmarks/run_all.py $(ARGS)
+	@$(BIN)/python benchmarks/tables.py
+
 # New versions for everything: resolve anew in a venv of its own and write down what came.
 lock:
 	@$(call make_venv,$(VENV)-lock)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: made photographs, sides measured in turn, a table and a JSON file."""
+"""What the benchmarks share: generated photographs, alternating measurements, a table and a JSON file."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ import numpy as np
 from PIL import Image
 
 SIGNS = Path(__file__).parents[1].parent / "shared" / "data" / "signs"
+START = time.perf_counter()
+
+
+def progress(message: str) -> None:
+    """Say on standard error what is measured now, and the seconds since the start."""
+    print(f"{time.perf_counter() - START:6.0f} s  {message}", file=sys.stderr, flush=True)
 
 
 def arguments(doc: str, name: str) -> argparse.ArgumentParser:
@@ -40,10 +46,11 @@ def photographs(
 ) -> list[str]:
     """Write ``count`` JPEG files of ``size`` (width, height): crops of scikit-learn's two photographs.
 
-    ``grain`` is the noise of a sensor, in grey levels: with it the files are as large as a camera's; with
-    little, as a telephone's that smooths its pictures. With ``classes``, file i
-    has a tint and a place of class ``i % classes``, which a network tells apart, though not always.
+    ``grain`` is the sensor noise in grey levels: the default gives files as large as a camera's, a low value
+    files as large as those of a smartphone, which smooths its images. With ``classes``, the tint and the
+    source of file i depend on its class ``i % classes``, so that a network can tell most classes apart.
     """
+    progress(f"writing {count} photographs of {size[0]} x {size[1]} pixels")
     from sklearn.datasets import load_sample_images
 
     sources = [Image.fromarray(image) for image in load_sample_images().images]
@@ -72,8 +79,8 @@ def photographs(
         return list(executor.map(write, range(count)))
 
 
-def copies(path: str, folder: str | os.PathLike[str], count: int) -> list[str]:
-    """``count`` files of the same picture whose bytes all differ."""
+def write_copies(path: str, folder: str | os.PathLike[str], count: int) -> list[str]:
+    """Write ``count`` files of one image whose bytes all differ."""
     data = Path(path).read_bytes()
     os.makedirs(folder, exist_ok=True)
     paths = [os.path.join(folder, f"{i:06}.jpg") for i in range(count)]
@@ -83,12 +90,12 @@ def copies(path: str, folder: str | os.PathLike[str], count: int) -> list[str]:
 
 
 def mobilenet_weights(folder: str | os.PathLike[str], alpha: float = 0.75) -> str:
-    """The ImageNet weights of MobileNet where they are on this machine; else random ones, written here."""
+    """Path of MobileNet's ImageNet weights if they are on this machine, else of random weights."""
     from tlfeatures.networks import find_network, find_weights
 
-    found = find_weights(find_network(f"mobilenet_{alpha:g}"), top=False, image_size=(224, 224))
-    if found is not None:
-        return str(found)
+    path = find_weights(find_network(f"mobilenet_{alpha:g}"), top=False, image_size=(224, 224))
+    if path is not None:
+        return str(path)
     import keras
 
     path = os.path.join(folder, "random.weights.h5")
@@ -97,16 +104,17 @@ def mobilenet_weights(folder: str | os.PathLike[str], alpha: float = 0.75) -> st
 
 
 def interleaved(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """What each side returns, over and over in turn: a machine that slows down slows all of them."""
-    found: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(rounds):
+    """Measure the sides in turn, ``rounds`` times: a machine that slows down slows all of them."""
+    readings: dict[str, list[float]] = {name: [] for name in sides}
+    for i in range(rounds):
         for name, side in sides.items():
-            found[name].append(side())
-    return found
+            progress(f"round {i + 1} of {rounds}: {name}")
+            readings[name].append(side())
+    return readings
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """How long ``work`` takes."""
+    """Wall-clock seconds that ``work`` takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
@@ -117,24 +125,30 @@ def median_ratio(above: list[float], below: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
-def child(file: str, task: str, **given: Any) -> dict[str, float]:
-    """Run ``file --child task`` in a new process with ``given`` as JSON; what it prints last, as JSON."""
-    command = [sys.executable, file, "--child", task, "--given", json.dumps(given)]
+def child(file: str, task: str, **kwargs: Any) -> dict[str, float]:
+    """Run ``file --child task --options JSON`` in a new process; return its last line, parsed as JSON."""
+    progress(f"{task} in a new process")
+    command = [sys.executable, file, "--child", task, "--options", json.dumps(kwargs)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"{task} {given} failed:\n{done.stderr}")
+        raise SystemExit(f"{task} {kwargs} failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def report(
     name: str,
-    given: argparse.Namespace,
+    args: argparse.Namespace,
     figures: Mapping[str, float],
     targets: Mapping[str, tuple[str, float]],
     **notes: Any,
 ) -> None:
     """Print figures beside their targets, (">=" or "<=", value), and write the JSON file."""
-    where = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
+    where = {
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "seconds": round(time.perf_counter() - START),
+    }
     print(f"{name}: " + ", ".join(f"{k} {v}" for k, v in {**notes, **where}.items()) + "\n")
     for figure, value in figures.items():
         line = f"{figure:44} {value:12,.3f}"
@@ -145,11 +159,11 @@ def report(
         print(line)
     result = {
         "benchmark": name,
-        "quick": given.quick,
+        "quick": args.quick,
         **notes,
         **where,
         "targets": {figure: target for figure, target in targets.items() if figure in figures},
         "figures": figures,
     }
-    given.json.parent.mkdir(parents=True, exist_ok=True)
-    given.json.write_text(json.dumps(result, indent=2) + "\n")
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps(result, indent=2) + "\n")

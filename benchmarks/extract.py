@@ -1,19 +1,19 @@
-"""How fast JPEG files become embeddings, beside Keras's own ways and beside what the machine can do.
+"""Throughput from JPEG files to embeddings, compared with Keras's own ways and with the machine's bound.
 
     python benchmarks/extract.py [--quick] [--json PATH]
 
 loop      Keras's documented way: load_img, img_to_array, preprocess_input and predict, one image at a time
 dataset   image_dataset_from_directory, then preprocess_input and predict on each batch
-network   the bare compiled network on batches that are ready, all cores
+network   the compiled network alone on decoded batches, all cores
 decode    decoding alone, with the same threads
 bound     1 / (1 / network + 1 / decode): both at once on the same cores
 exact     tlfeatures with decode="exact"
-entropy   reading JPEG files and undoing their entropy coding alone, which no way is spared
+entropy   reading JPEG files and decoding their entropy coding alone, which every side must do
 
-The large photographs come twice: with a sensor's noise (3 MB a file), and smoothed.
+Large photographs are measured twice: with sensor noise (3 MB a file), and smoothed.
 
 Each round measures all sides in turn; figures are medians, ratios are medians of the rounds' ratios.
-tlfeatures starts each time with an empty store and without digests of files, and writes the store.
+tlfeatures starts each time with an empty store and no memoized digests, and writes the store.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def bare(**options):
 
 def ready_batches(paths: list[str], size: int = BATCH) -> list[np.ndarray]:
     """Decoded batches, whole ones only."""
-    found = decode_batches(paths, range(len(paths) // size * size), Decoder((224, 224)), size)
-    return [batch for *_, batch, _ in found]
+    readings = decode_batches(paths, range(len(paths) // size * size), Decoder((224, 224)), size)
+    return [batch for *_, batch, _ in readings]
 
 
 def decode_all(paths: list[str]) -> None:
@@ -135,13 +135,13 @@ def speeds(sides: dict[str, tuple[int, object]], rounds: int) -> dict[str, list[
 
 def small(folder: str, weights: str, quick: bool) -> dict[str, float]:
     """500-pixel photographs."""
-    n, few, rounds = (32, 2, 1) if quick else (1024, 48, 4)
+    n, few, rounds = (32, 2, 1) if quick else (1024, 32, 3)
     paths = photographs(os.path.join(folder, "small"), n)
     few_paths = paths[:few]
     part = photographs(os.path.join(folder, "part"), n // 2)
     model, network = keras_model(weights), bare(**CNN, weights=weights)
     batches = ready_batches(paths)
-    found = speeds(
+    readings = speeds(
         {
             "loop": (few, lambda: loop(model, few_paths)),
             "dataset": (len(part), lambda: dataset(model, os.path.join(folder, "part"))),
@@ -152,26 +152,26 @@ def small(folder: str, weights: str, quick: bool) -> dict[str, float]:
         },
         rounds,
     )
-    bound = [1 / (1 / c + 1 / d) for c, d in zip(found["network"], found["decode"], strict=True)]
+    bound = [1 / (1 / c + 1 / d) for c, d in zip(readings["network"], readings["decode"], strict=True)]
     expected, got = loop(model, few_paths), ours(few_paths, None, weights=weights)
     return {
         "bytes_a_file": statistics.mean(map(os.path.getsize, paths)),
-        **{f"{name}_images_per_s": statistics.median(v) for name, v in {**found, "bound": bound}.items()},
-        "times_loop": median_ratio(found["tlfeatures"], found["loop"]),
-        "times_dataset": median_ratio(found["tlfeatures"], found["dataset"]),
-        "of_bound": median_ratio(found["tlfeatures"], bound),
-        "no_store_of_bound": median_ratio(found["tlfeatures_no_store"], bound),
+        **{f"{name}_images_per_s": statistics.median(v) for name, v in {**readings, "bound": bound}.items()},
+        "times_loop": median_ratio(readings["tlfeatures"], readings["loop"]),
+        "times_dataset": median_ratio(readings["tlfeatures"], readings["dataset"]),
+        "of_bound": median_ratio(readings["tlfeatures"], bound),
+        "no_store_of_bound": median_ratio(readings["tlfeatures_no_store"], bound),
         "largest_difference_to_loop": float(np.abs(got - expected).max() / np.abs(expected).max()),
     }
 
 
 def large(name: str, grain: float, folder: str, weights: str, quick: bool) -> dict[str, float]:
     """12-megapixel photographs."""
-    n, few, size, rounds = (2, 1, (1600, 1200), 1) if quick else (96, 6, (4000, 3000), 3)
+    n, few, size, rounds = (2, 1, (1600, 1200), 1) if quick else (64, 4, (4000, 3000), 2)
     images = os.path.join(folder, name)
     paths = photographs(images, n, size, grain=grain)
     model = keras_model(weights)
-    found = speeds(
+    readings = speeds(
         {
             "loop": (few, lambda: loop(model, paths[:few])),
             "dataset": (n, lambda: dataset(model, images)),
@@ -186,10 +186,10 @@ def large(name: str, grain: float, folder: str, weights: str, quick: bool) -> di
     cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     return {
         f"{name}_bytes_a_file": statistics.mean(map(os.path.getsize, paths)),
-        **{f"{name}_{side}_images_per_s": statistics.median(v) for side, v in found.items()},
-        f"{name}_times_loop": median_ratio(found["tlfeatures"], found["loop"]),
-        f"{name}_times_exact": median_ratio(found["tlfeatures"], found["exact"]),
-        f"{name}_times_dataset": median_ratio(found["tlfeatures"], found["dataset"]),
+        **{f"{name}_{side}_images_per_s": statistics.median(v) for side, v in readings.items()},
+        f"{name}_times_loop": median_ratio(readings["tlfeatures"], readings["loop"]),
+        f"{name}_times_exact": median_ratio(readings["tlfeatures"], readings["exact"]),
+        f"{name}_times_dataset": median_ratio(readings["tlfeatures"], readings["dataset"]),
         f"{name}_cosine_to_exact": float(np.median(cosine)),
         f"{name}_least_cosine_to_exact": float(cosine.min()),
     }
@@ -202,7 +202,7 @@ def heavy(
     options = {"model": name, "weights": None, "batch_size": batch_size, "image_size": size}
     network = bare(**options)
     batches = [batch[:, :size, :size] for batch in ready_batches(paths, batch_size)]
-    found = speeds(
+    readings = speeds(
         {
             "network": (len(paths), lambda: run_all(network, batches)),
             "tlfeatures": (len(paths), lambda: ours(paths, stores, **options)),
@@ -210,29 +210,29 @@ def heavy(
         rounds,
     )
     return {
-        **{f"{name}_{side}_images_per_s": statistics.median(v) for side, v in found.items()},
-        f"{name}_of_network": median_ratio(found["tlfeatures"], found["network"]),
+        **{f"{name}_{side}_images_per_s": statistics.median(v) for side, v in readings.items()},
+        f"{name}_of_network": median_ratio(readings["tlfeatures"], readings["network"]),
     }
 
 
 def main() -> None:
     """Run all, print a table, write JSON."""
     parser = arguments(__doc__, "extract")
-    given = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         weights = mobilenet_weights(folder)
-        figures = small(folder, weights, given.quick)
-        figures |= large("large", 5, folder, weights, given.quick)
-        figures |= large("smooth", 1, folder, weights, given.quick)
+        figures = small(folder, weights, args.quick)
+        figures |= large("large", 5, folder, weights, args.quick)
+        figures |= large("smooth", 1, folder, weights, args.quick)
         paths = sorted(
             os.path.join(folder, "small", name) for name in os.listdir(os.path.join(folder, "small"))
         )
-        if given.quick:
+        if args.quick:
             figures |= heavy("vgg19", paths[:4], folder, 1, 4, 32)
         else:
-            figures |= heavy("resnet50", paths[:256], folder, 5, 32, 224)
+            figures |= heavy("resnet50", paths[:128], folder, 5, 32, 224)
             figures |= heavy("vgg19", paths[:64], folder, 3, 16, 224)
-    report("extract", given, figures, TARGETS, network="mobilenet_0.75", image_size=224, batch_size=BATCH)
+    report("extract", args, figures, TARGETS, network="mobilenet_0.75", image_size=224, batch_size=BATCH)
 
 
 if __name__ == "__main__":

@@ -255,11 +255,11 @@ def main() -> None:
     parser = arguments(__doc__, "finetune")
     parser.add_argument("--part", choices=("signs", "times", "lengths"), help="only this")
     parser.add_argument("--child", help="internal")
-    parser.add_argument("--given", type=json.loads, help="internal")
+    parser.add_argument("--options", type=json.loads, help="internal")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     if given.child:
-        sys.stdout.write(json.dumps(in_child(given.child, **given.given)) + "\n")
+        sys.stdout.write(json.dumps(in_child(given.child, **given.options)) + "\n")
         return
     seeds = range(1 if given.quick else 3)
     figures: dict[str, float] = {}

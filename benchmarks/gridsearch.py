@@ -146,11 +146,11 @@ def main() -> None:
     parser = arguments(__doc__, "gridsearch")
     parser.add_argument("--photographs", type=int, default=5000)
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    parser.add_argument("--given", help=argparse.SUPPRESS)
+    parser.add_argument("--options", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
         warnings.simplefilter("ignore")
-        options = json.loads(given.given)
+        options = json.loads(given.options)
         paths, labels = json.loads(Path(options.pop("images")).read_text())
         print(json.dumps(task(given.child, paths, labels, **options)))
         return

@@ -19,7 +19,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from _common import arguments, child, copies, mobilenet_weights, photographs, report
+from _common import arguments, child, mobilenet_weights, photographs, report, write_copies
 
 from tlfeatures import CNNFeatures
 
@@ -48,35 +48,35 @@ def main() -> None:
     parser = arguments(__doc__, "memory")
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    parser.add_argument("--given", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.child:
+    parser.add_argument("--options", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
         warnings.simplefilter("ignore")
-        print(json.dumps(embed(**json.loads(given.given))))
+        print(json.dumps(embed(**json.loads(args.options))))
         return
-    many, few = (120, 20) if given.quick else (given.images, given.images // 10)
+    many, few = (120, 20) if args.quick else (args.images, args.images // 10)
     figures, targets = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         cnn = {
             "model": "mobilenet_0.75",
             "weights": mobilenet_weights(folder),
-            "image_size": 64 if given.quick else 224,
+            "image_size": 64 if args.quick else 224,
         }
         (picture,) = photographs(os.path.join(folder, "one"), 1)
         images = os.path.join(folder, "images")
-        copies(picture, images, many)
+        write_copies(picture, images, many)
         for way in ("cold", "warm"):
-            found = {}
+            memory = {}
             for count in (few, many):
                 cache = os.path.join(folder, f"store-{count}")
-                found[count] = child(__file__, way, folder=images, count=count, cache=cache, cnn=cnn)
-                figures[f"{way}_peak_mb_{count}"] = found[count]["peak_mb"]
-            more = found[many]["peak_mb"] - found[few]["peak_mb"]
-            figures[f"{way}_result_mb"] = found[many]["result_mb"]
+                memory[count] = child(__file__, way, folder=images, count=count, cache=cache, cnn=cnn)
+                figures[f"{way}_peak_mb_{count}"] = memory[count]["peak_mb"]
+            more = memory[many]["peak_mb"] - memory[few]["peak_mb"]
+            figures[f"{way}_result_mb"] = memory[many]["result_mb"]
             figures[f"{way}_more_mb"] = more
-            figures[f"{way}_beyond_result_mb"] = more - found[many]["result_mb"]
+            figures[f"{way}_beyond_result_mb"] = more - memory[many]["result_mb"]
             targets[f"{way}_beyond_result_mb"] = ("<=", ALLOWED_MB)
-    report("memory", given, figures, targets, network="mobilenet_0.75", images=many, few=few)
+    report("memory", args, figures, targets, network="mobilenet_0.75", images=many, few=few)
 
 
 if __name__ == "__main__":

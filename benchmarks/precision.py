@@ -26,7 +26,7 @@ import warnings
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-from _common import arguments, interleaved, median_ratio, photographs, report, seconds
+from _common import arguments, interleaved, median_ratio, photographs, progress, report, seconds
 
 BATCHES = {"resnet50": 64, "vgg19": 64}
 PRECISIONS = ("float32", "tf32", "bfloat16")
@@ -70,7 +70,7 @@ def measure(name: str, precision: str, paths: list[str], size: int, batch: int, 
     from tlfeatures.images import Decoder, decode_batches
 
     n = len(paths) // batch * batch
-    ready = [found[2] for found in decode_batches(paths, range(n), Decoder((size, size)), batch)]
+    ready = [readings[2] for readings in decode_batches(paths, range(n), Decoder((size, size)), batch)]
     network, (model, prepare) = compiled(name, precision, size), bare(name, precision, size)
     on_device = [prepare(each) for each in ready]
     cnn = CNNFeatures(name, weights=None, image_size=size, batch_size=batch, precision=precision, cache=None)
@@ -92,10 +92,10 @@ def measure(name: str, precision: str, paths: list[str], size: int, batch: int, 
     }
     for work in sides.values():  # compile
         work()
-    found = interleaved({k: lambda work=work: n / seconds(work) for k, work in sides.items()}, rounds)
+    readings = interleaved({k: lambda work=work: n / seconds(work) for k, work in sides.items()}, rounds)
     return {
-        **{f"{side}_images_per_s": statistics.median(values) for side, values in found.items()},
-        "of_bare": median_ratio(found["ours"], found["bare"]),
+        **{f"{side}_images_per_s": statistics.median(values) for side, values in readings.items()},
+        "of_bare": median_ratio(readings["ours"], readings["bare"]),
         "embeddings": np.concatenate([network(each)[0] for each in ready[:1]]),
     }
 
@@ -112,32 +112,36 @@ def on_the_cpu(name: str, paths: list[str], size: int, batch: int, folder: str) 
 def main() -> None:
     """Run all, print a table, write JSON."""
     parser = arguments(__doc__, "precision")
-    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--images", type=int, help="default: 256 on a GPU or TPU, 64 on a CPU")
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    args = parser.parse_args()
     warnings.simplefilter("ignore")  # random weights
-    if given.child:
+    if args.child:
         from tlfeatures.images import Decoder, decode_batches
 
-        name, paths, size, batch, out = json.loads(given.child)
+        name, paths, size, batch, out = json.loads(args.child)
         pixels = next(iter(decode_batches(paths, range(batch), Decoder((size, size)), batch)))[2]
         np.save(out, compiled(name, "float32", size)(pixels)[0])
         return
     import keras
 
-    size, rounds, networks = (224, 3, BATCHES) if not given.quick else (32, 1, {"vgg19": 4})
+    size, rounds, networks = (224, 3, BATCHES) if not args.quick else (32, 1, {"vgg19": 4})
+    n = 8 if args.quick else args.images or (64 if device() == "cpu" else 256)
+    if device() == "cpu":
+        rounds = 1  # VGG19 alone takes minutes
     figures, targets = {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        paths = photographs(os.path.join(folder, "images"), 8 if given.quick else given.images)
+        paths = photographs(os.path.join(folder, "images"), n)
         for name, batch in networks.items():
             expected = on_the_cpu(name, paths, size, batch, folder)
-            for precision in PRECISIONS[:1] if given.quick else PRECISIONS:
-                found = measure(name, precision, paths, size, batch, rounds)
-                apart = np.abs(found.pop("embeddings") - expected).max() / np.abs(expected).max()
-                found["apart"] = float(apart)
-                figures |= {f"{name}_{precision}_{key}": value for key, value in found.items()}
+            for precision in PRECISIONS[:1] if args.quick else PRECISIONS:
+                progress(f"{name} in {precision}")
+                readings = measure(name, precision, paths, size, batch, rounds)
+                apart = np.abs(readings.pop("embeddings") - expected).max() / np.abs(expected).max()
+                readings["apart"] = float(apart)
+                figures |= {f"{name}_{precision}_{key}": value for key, value in readings.items()}
                 targets[f"{name}_{precision}_apart"] = TARGETS[f"{precision}_apart"]
-    report("precision", given, figures, targets, backend=keras.backend.backend(), device=device())
+    report("precision", args, figures, targets, backend=keras.backend.backend(), device=device())
 
 
 def device() -> str:

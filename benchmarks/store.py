@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from _common import arguments, child, report
+from _common import arguments, child, progress, report
 
 from tlfeatures.store import EmbeddingStore
 
@@ -105,11 +105,11 @@ def read(task: str, root: str, rows: int) -> dict[str, float]:
         raise SystemExit("rows are missing")
     if task == "gather":
         start = time.perf_counter()
-        gathered, found = store.get(RECIPE, keys[order])
+        gathered, present = store.get(RECIPE, keys[order])
         result["gather_s"] = time.perf_counter() - start
         place = np.argsort(order)
         wanted = next(features for _, features in blocks(rows))
-        if not found.all() or not np.array_equal(gathered[place[: len(wanted)]], wanted):
+        if not present.all() or not np.array_equal(gathered[place[: len(wanted)]], wanted):
             raise SystemExit("rows differ")
     return result
 
@@ -128,12 +128,13 @@ def main() -> None:
     """Run all, print a table, write JSON."""
     parser = arguments(__doc__, "store")
     parser.add_argument("--folder", help="where to write 2.5 GB; by default the system's temporary folder")
-    given = parser.parse_args()
-    rows, large = (5_000, 20_000) if given.quick else (100_000, 1_000_000)
-    folder = tempfile.mkdtemp(dir=given.folder)
+    args = parser.parse_args()
+    rows, large = (5_000, 20_000) if args.quick else (100_000, 1_000_000)
+    folder = tempfile.mkdtemp(dir=args.folder)
     figures = {}
     try:
         root = os.path.join(folder, "small")
+        progress(f"writing {rows} rows")
         figures["write_s"] = write(root, rows)
         figures["plain_write_s"] = write_plain(root, rows)
         cold, plain_cold = (reading(task, root, rows, True) for task in ("gather", "plain"))
@@ -157,6 +158,7 @@ def main() -> None:
         figures["compacted_open_s"] = compacted["open_s"]
         figures["compacted_gather_rows_per_s"] = rows / compacted["gather_s"]
         root = os.path.join(folder, "large")
+        progress(f"writing {large} rows")
         figures["large_write_s"] = write(root, large)
         cold, warm = (reading("open", root, large, c, repeats=3) for c in (True, False))
         figures |= {
@@ -167,7 +169,7 @@ def main() -> None:
         }
     finally:
         shutil.rmtree(folder)
-    report("store", given, figures, TARGETS, rows=rows, large=large, width=WIDTH)
+    report("store", args, figures, TARGETS, rows=rows, large=large, width=WIDTH)
 
 
 if __name__ == "__main__":

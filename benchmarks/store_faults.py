@@ -1,4 +1,4 @@
-"""What the embedding store bears: killed writers, damaged files and hostile files.
+"""The embedding store under killed writers, damaged files and hostile files.
 
     python benchmarks/store_faults.py [--kills 300] [--damage 3000] [--mutants 20000]
                                       [--quick] [--json PATH]
@@ -18,6 +18,7 @@ import os
 import platform
 import random
 import signal
+import sys
 import tempfile
 import time
 import warnings
@@ -41,7 +42,7 @@ REFUSAL_MS = 50.0
 
 
 def rows_of(keys: np.ndarray) -> np.ndarray:
-    """The one right row of each key, so that any row can be judged."""
+    """The expected row of each key, so that any row can be checked."""
     return np.tile(keys.astype(np.float32), 4) / 7
 
 
@@ -62,7 +63,7 @@ def kill_rounds(root: str, rounds: int, seed: int = 0) -> dict[str, int]:
         "partial_batches",
         "damaged_files",
     )
-    found = dict.fromkeys(names, 0)
+    counts = dict.fromkeys(names, 0)
     for first in range(0, rounds, 10):  # ten in one store, each upon what the last ones left
         store, acknowledged = EmbeddingStore(os.path.join(root, str(first))), {}
         for round_ in range(first, min(first + 10, rounds)):
@@ -71,22 +72,24 @@ def kill_rounds(root: str, rounds: int, seed: int = 0) -> dict[str, int]:
             for pid, _ in rng.sample(writers, 2):
                 time.sleep(rng.uniform(0.0, 0.01))
                 os.kill(pid, signal.SIGKILL)
-            index._start_anew()  # judge as a new process would
+            index._start_anew()  # count as a new process would
             for i, (pid, pipe) in enumerate(writers):
                 os.waitpid(pid, 0)
                 with os.fdopen(pipe, "rb") as f:
                     done = seen[i] + len(f.read())
-                found["kills"] += 1
-                found["published"] += done
+                counts["kills"] += 1
+                counts["published"] += done
                 acknowledged[round_, i] = done
-                _judge(store, [round_, i], done, found)
-        found["damaged_files"] += len(store.verify())
-        found["temporary_files"] += sum(1 for _ in store.root.rglob(".tmp-*"))
+                _count_faults(store, [round_, i], done, counts)
+        counts["damaged_files"] += len(store.verify())
+        counts["temporary_files"] += sum(1 for _ in store.root.rglob(".tmp-*"))
         store.compact()
-        found["damaged_files"] += len(store.verify()) + sum(r["quarantined"] for r in store.info()["recipes"])
+        counts["damaged_files"] += len(store.verify()) + sum(
+            r["quarantined"] for r in store.info()["recipes"]
+        )
         for writer, done in acknowledged.items():
-            _judge(store, list(writer), done, found)
-    return found
+            _count_faults(store, list(writer), done, counts)
+    return counts
 
 
 def _follow(pipe: int, batches: int) -> int:
@@ -94,16 +97,16 @@ def _follow(pipe: int, batches: int) -> int:
     return sum(len(os.read(pipe, 1)) for _ in range(batches))
 
 
-def _judge(store: EmbeddingStore, writer: list[int], done: int, found: dict[str, int]) -> None:
+def _count_faults(store: EmbeddingStore, writer: list[int], done: int, counts: dict[str, int]) -> None:
     """Count what is lost, wrong or partial of one writer's batches."""
     for number in range(done + 1):  # the last one was not acknowledged: all of it or nothing
         keys = batch([*writer, number], 400)
-        rows, held = store.get(RECIPE, keys)
-        found["wrong_rows"] += int((rows[held] != rows_of(keys[held])).any(1).sum())
+        rows, present = store.get(RECIPE, keys)
+        counts["wrong_rows"] += int((rows[present] != rows_of(keys[present])).any(1).sum())
         if number < done:
-            found["lost_rows"] += int((~held).sum())
+            counts["lost_rows"] += int((~present).sum())
         else:
-            found["partial_batches"] += bool(held.any() and not held.all())
+            counts["partial_batches"] += bool(present.any() and not present.all())
 
 
 def _start_writer(store: EmbeddingStore, round_: int, i: int) -> tuple[int, int]:
@@ -301,10 +304,10 @@ def crafted_rounds(root: str) -> dict[str, tuple[str, float]]:
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             start = time.perf_counter()
-            found = store.get(RECIPE, keys)[1]
+            present = store.get(RECIPE, keys)[1]
             spent = (time.perf_counter() - start) * 1000
         warned = [str(w.message) for w in told if w.category is StoreWarning]
-        refused = not found.any() and not path.exists() and len(warned) == 1
+        refused = not present.any() and not path.exists() and len(warned) == 1
         result[name] = (warned[0].split(": ", 1)[1] if refused else "ACCEPTED"), spent
     return result
 
@@ -318,16 +321,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "store_faults.json")
     parser.add_argument("--quick", action="store_true", help="a smoke test of a few seconds")
-    given = parser.parse_args()
-    if given.quick:
-        given.kills, given.damage, given.mutants = 6, 200, 200
+    args = parser.parse_args()
+    if args.quick:
+        args.kills, args.damage, args.mutants = 6, 200, 200
     with tempfile.TemporaryDirectory() as root:
+        print("crafted files", file=sys.stderr, flush=True)
         refusals = crafted_rounds(root)
+        print(f"{args.kills} kills", file=sys.stderr, flush=True)
         start = time.perf_counter()
-        kills = kill_rounds(os.path.join(root, "kills"), (given.kills + 1) // 2, given.seed)
+        kills = kill_rounds(os.path.join(root, "kills"), (args.kills + 1) // 2, args.seed)
         kills["seconds"] = round(time.perf_counter() - start, 1)
-        damage = damage_rounds(os.path.join(root, "damage"), given.damage, given.seed)
-    mutants = mutant_rounds(given.mutants, given.seed)
+        print(f"{args.damage} damaged files", file=sys.stderr, flush=True)
+        damage = damage_rounds(os.path.join(root, "damage"), args.damage, args.seed)
+    print(f"{args.mutants} mutants", file=sys.stderr, flush=True)
+    mutants = mutant_rounds(args.mutants, args.seed)
     for title, table in (("kills", kills), ("damage", damage), ("mutants", mutants)):
         print(title)
         for name, value in table.items():
@@ -350,8 +357,8 @@ def main() -> None:
             "crafted_slowest_ms": max((spent for _, spent in refusals.values()), default=0.0),
         },
     }
-    given.json.parent.mkdir(parents=True, exist_ok=True)
-    given.json.write_text(json.dumps(result, indent=2) + "\n")
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -29,13 +29,13 @@ TARGETS = {"network_ratio": ("<=", 1.10), "files_ratio": ("<=", 1.10)}
 
 def main() -> None:
     """Run all, print a table, write JSON."""
-    given = arguments(__doc__, "taps").parse_args()
-    n, rounds = (64, 1) if given.quick else (768, 9)
+    args = arguments(__doc__, "taps").parse_args()
+    n, rounds = (64, 1) if args.quick else (768, 9)
     with tempfile.TemporaryDirectory() as folder:
         cnn = {
             "model": "mobilenet_0.75",
             "weights": mobilenet_weights(folder),
-            "image_size": 64 if given.quick else 224,
+            "image_size": 64 if args.quick else 224,
         }
         paths = photographs(os.path.join(folder, "images"), n)
         backbone = Backbone(**cnn)
@@ -65,11 +65,11 @@ def main() -> None:
             warnings.simplefilter("ignore")
             for work in sides.values():
                 work()
-            found = interleaved({name: lambda w=w: seconds(w) for name, w in sides.items()}, rounds)
-    figures = {f"{name}_images_per_s": n / statistics.median(v) for name, v in found.items()}
+            readings = interleaved({name: lambda w=w: seconds(w) for name, w in sides.items()}, rounds)
+    figures = {f"{name}_images_per_s": n / statistics.median(v) for name, v in readings.items()}
     for way in ("network", "files"):
-        figures[f"{way}_ratio"] = median_ratio(found[f"{way}_six"], found[f"{way}_deepest"])
-    report("taps", given, figures, TARGETS, network="mobilenet_0.75", images=n)
+        figures[f"{way}_ratio"] = median_ratio(readings[f"{way}_six"], readings[f"{way}_deepest"])
+    report("taps", args, figures, TARGETS, network="mobilenet_0.75", images=n)
 
 
 if __name__ == "__main__":

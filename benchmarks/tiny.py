@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import SIGNS, arguments, report
+from _common import SIGNS, arguments, progress, report
 from sklearn.datasets import load_digits
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -71,42 +71,43 @@ def scores(X: Any, y: np.ndarray, test: np.ndarray | None, weights: Any) -> dict
         for pooling in (recipe["pooling"], "avgmax"):
             parts.setdefault((pooling, recipe["layer"]), []).append(block)
     svm = make_pipeline(StandardScaler(), SVC(C=10))
-    folds, found = StratifiedKFold(5, shuffle=True, random_state=0), {}
+    folds, accuracies = StratifiedKFold(5, shuffle=True, random_state=0), {}
     for (pooling, layer), columns in parts.items():
         if pooling == "max":
             continue
         part, held_out = np.hstack(columns), np.nan
         if test is not None:
             held_out = svm.fit(part[~test], y[~test]).score(part[test], y[test])
-        found[pooling, layer] = (float(cross_val_score(svm, part, y, cv=folds).mean()), float(held_out))
-    return found
+        accuracies[pooling, layer] = (float(cross_val_score(svm, part, y, cv=folds).mean()), float(held_out))
+    return accuracies
 
 
 def main() -> None:
     """Score both sides on all data, print every layer and the best."""
     parser = arguments(__doc__, "tiny")
     parser.add_argument("--weights", type=Path, help="another file than the bundled one")
-    given = parser.parse_args()
-    file = given.weights or Path(tiny.__file__).with_name(NETWORKS["tiny"].bundled)
+    args = parser.parse_args()
+    file = args.weights or Path(tiny.__file__).with_name(NETWORKS["tiny"].bundled)
     figures: dict[str, float] = {}
-    for name, X, y, test in data(given.quick):
-        for side, weights in (("", given.weights or "bundled"), ("random_", None)):
+    for name, X, y, test in data(args.quick):
+        for side, weights in (("", args.weights or "bundled"), ("random_", None)):
+            progress(f"{name}, {side.rstrip('_') or 'tiny'}")
             every = scores(X, y, test, weights)
             for pooling in ("avg", "avgmax"):
-                found = {layer: score for (p, layer), score in every.items() if p == pooling}
+                accuracies = {layer: score for (p, layer), score in every.items() if p == pooling}
                 listing = ", ".join(
                     f"{layer} {cv:.3f}" + ("" if test is None else f" (test {t:.3f})")
-                    for layer, (cv, t) in found.items()
+                    for layer, (cv, t) in accuracies.items()
                 )
                 print(f"{name}, {side.rstrip('_') or 'tiny'}, {pooling}: {listing}", flush=True)
                 stem = f"{side}{name}" + ("" if pooling == "avg" else "_avgmax")
-                figures[f"{stem}_5fold"] = max(cv for cv, _ in found.values())
+                figures[f"{stem}_5fold"] = max(cv for cv, _ in accuracies.values())
                 if test is not None:
-                    figures[f"{stem}_test"] = max(t for _, t in found.values())
-                    figures[f"{stem}_test_of_best_5fold_layer"] = max(found.values())[1]
+                    figures[f"{stem}_test"] = max(t for _, t in accuracies.values())
+                    figures[f"{stem}_test_of_best_5fold_layer"] = max(accuracies.values())[1]
     print()
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    report("tiny", given, figures, TARGETS, weights=file.name, sha256=digest)
+    report("tiny", args, figures, TARGETS, weights=file.name, sha256=digest)
 
 
 if __name__ == "__main__":

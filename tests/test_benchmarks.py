@@ -1,7 +1,8 @@
-"""Each benchmark runs, and writes the figures that it promises. The figures themselves count only in full."""
+"""Each benchmark runs and writes its figures, of which tables.py makes tables. Quick figures are too small to count."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -28,7 +29,10 @@ FIGURES = {
     "gridsearch": {"photographs_1_jobs_cold_ratio", "photographs_1_jobs_warm_ratio"},
     "precision": {"vgg19_float32_apart", "vgg19_float32_ours_images_per_s", "vgg19_float32_of_bare"},
     "memory": {"cold_beyond_result_mb", "warm_beyond_result_mb"},
+    "select": {"naive_by_warm", "warm_by_ready", "images_per_network", "digits_regret_points"},
+    "store": {"gather_rows_per_s", "large_cold_open_s"},
     "taps": {"network_ratio", "files_ratio"},
+    "tiny": {"digits_avgmax_5fold", "random_digits_avgmax_5fold"},
 }
 
 
@@ -53,6 +57,7 @@ def running(tmp_path_factory):
         run.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_quick(running, name):
     folder, runs = running
@@ -68,9 +73,57 @@ def test_quick(running, name):
         assert any(line.startswith(figure) and "target" in line for line in printed.splitlines())
 
 
+@pytest.mark.slow
 def test_embeddings_are_those_of_keras(running):
     folder, runs = running
     assert runs["extract"].wait(timeout=280) == 0
     figures = json.loads((folder / "extract.json").read_text())["figures"]
     assert figures["largest_difference_to_loop"] < 1e-4
     assert figures["large_cosine_to_exact"] > 0.999
+
+
+@pytest.fixture(scope="module")
+def tables():
+    """The module benchmarks/tables.py."""
+    spec = importlib.util.spec_from_file_location("tables", BENCHMARKS / "tables.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class AnyFigure(dict):
+    """Figures of one benchmark, all the same."""
+
+    def __missing__(self, name):
+        return 0.125
+
+
+def test_tables_are_made_from_figures(tables):
+    page = "before\n<!-- benchmark: tiny -->\n| old |\n<!-- end -->\nafter\n"
+    figures = {"tiny": AnyFigure()}
+    made = tables.fill(page, figures)
+    assert made.startswith(
+        "before\n<!-- benchmark: tiny -->\n| data | random weights, same network | tiny |\n"
+    )
+    assert "| scikit-learn's digits, 5-fold | 12.5% | 12.5% |\n<!-- end -->\nafter\n" in made
+    assert tables.fill(made, figures) == made
+
+
+def test_a_table_without_figures_stays_as_it_is(tables, capsys):
+    page = "<!-- benchmark: speed -->\n| old |\n<!-- end -->\n"
+    assert tables.fill(page, {"extract": {}}) == page
+    assert "table 'speed' stays as it is: no figure 'tlfeatures_images_per_s'" in capsys.readouterr().err
+
+
+def test_every_table_of_the_pages_can_be_made(tables):
+    root = BENCHMARKS.parent
+    pages = [root / "README.md", *root.glob("docs/**/*.md")]
+    names = [m[2] for page in pages for m in tables.BLOCK.finditer(page.read_text("utf-8"))]
+    assert sorted(set(names)) == sorted(tables.TABLES)
+    every = {
+        name: AnyFigure()
+        for name in (*FIGURES, "select_regret", *(f"finetune_{p}" for p in ("signs", "times")))
+    }
+    for name in names:
+        lines = tables.table(name, every).splitlines()
+        assert len({line.count("|") for line in lines}) == 1, name

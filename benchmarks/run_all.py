@@ -1,0 +1,77 @@
+"""Run every benchmark, each at most about five minutes, and write all figures into one JSON file.
+
+    python benchmarks/run_all.py [--quick] [--json PATH] [NAME ...]
+
+With names only these run, and their figures replace those in the file; the others stay as they are.
+``python benchmarks/tables.py`` makes the tables of README.md and docs/ from the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+RESULTS = FOLDER / "results.json"
+# name in the results -> script and its arguments
+BENCHMARKS = {
+    "extract": ["extract.py"],
+    "taps": ["taps.py"],
+    "gridsearch": ["gridsearch.py"],
+    "select": ["select.py", "--part", "speed"],
+    "select_regret": ["select.py", "--part", "regret"],
+    "finetune_times": ["finetune.py", "--part", "times"],
+    "finetune_signs": ["finetune.py", "--part", "signs"],
+    "finetune_lengths": ["finetune.py", "--part", "lengths"],
+    "tiny": ["tiny.py"],
+    "store": ["store.py"],
+    "store_faults": ["store_faults.py"],
+    "memory": ["memory.py"],
+    "precision": ["precision.py"],
+}
+
+
+def run(name: str, quick: bool) -> dict | None:
+    """Run one benchmark in a process of its own; its result, or None if it failed."""
+    script, *options = BENCHMARKS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "result.json")
+        command = [sys.executable, str(FOLDER / script), *options, "--json", str(path)]
+        start = time.perf_counter()
+        code = subprocess.run([*command, *(["--quick"] if quick else [])], check=False).returncode
+        if code:
+            print(f"{name} failed with exit status {code}.", file=sys.stderr)
+            return None
+        return {**json.loads(path.read_text("utf-8")), "seconds": round(time.perf_counter() - start)}
+
+
+def main() -> int:
+    """Run the benchmarks; the exit status is the number of those that failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: {' '.join(BENCHMARKS)}")
+    parser.add_argument("--quick", action="store_true", help="a smoke test: too small for figures that count")
+    parser.add_argument("--json", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    if unknown := set(args.names) - BENCHMARKS.keys():
+        parser.error(f"unknown benchmarks {sorted(unknown)}; choose from {', '.join(BENCHMARKS)}")
+    names = args.names or list(BENCHMARKS)
+    results = json.loads(args.json.read_text("utf-8")) if args.json.is_file() else {}
+    failed = 0
+    for i, name in enumerate(names):
+        print(f"\n{name} ({i + 1} of {len(names)})\n", flush=True)
+        result = run(name, args.quick)
+        failed += result is None
+        if result is not None:
+            results[name] = result
+            ordered = {name: results[name] for name in BENCHMARKS if name in results}
+            args.json.write_text(json.dumps(ordered, indent=1) + "\n", "utf-8")
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

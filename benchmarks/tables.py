@@ -1,0 +1,195 @@
+"""Make the tables of README.md and docs/ from ``results.json``, which ``run_all.py`` writes.
+
+    python benchmarks/tables.py [--check]
+
+A table stands between ``<!-- benchmark: NAME -->`` and ``<!-- end -->``. One whose figures are not in the
+file stays as it is. ``--check`` changes nothing and exits with 1 if a table differs from the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parent
+BLOCK = re.compile(r"(<!-- benchmark: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+SPEED = [
+    (
+        "JPEG files of 500 pixels to embeddings, MobileNet 0.75 at 224",
+        "{extract[tlfeatures_images_per_s]:.0f} images/s: {extract[times_loop]:.0f} times Keras's one-image loop, "
+        "{extract[times_dataset]:.1f} times `image_dataset_from_directory` with `predict`, {extract[of_bound]:.2f} "
+        "of what network and decoder allow together",
+        "extract",
+    ),
+    (
+        "the same from 12 megapixels",
+        "{extract[large_tlfeatures_images_per_s]:.0f} images/s at 3 MB a file and "
+        "{extract[smooth_tlfeatures_images_per_s]:.0f} at 1 MB: {extract[large_times_exact]:.1f} and "
+        "{extract[smooth_times_exact]:.1f} times exact decoding, {extract[large_times_dataset]:.1f} and "
+        "{extract[smooth_times_dataset]:.1f} times `image_dataset_from_directory`; reading the files and decoding "
+        "their entropy coding alone reaches {extract[large_entropy_images_per_s]:.0f} and "
+        "{extract[smooth_entropy_images_per_s]:.0f}",
+        "extract",
+    ),
+    (
+        "ResNet50, VGG19",
+        "{extract[resnet50_tlfeatures_images_per_s]:.0f} and {extract[vgg19_tlfeatures_images_per_s]:.1f} images/s: "
+        "{extract[resnet50_of_network]:.2f} and {extract[vgg19_of_network]:.2f} of the compiled network alone",
+        "extract",
+    ),
+    (
+        "six layers with two poolings in one pass",
+        "{taps[files_ratio]:.2f} of the time of the deepest layer alone",
+        "taps",
+    ),
+    (
+        "GridSearchCV, 24 candidates x 5 folds, photographs, two jobs",
+        "cold {gridsearch[photographs_2_jobs_cold_ratio]:.2f} of (one extraction + the search on a matrix in memory); "
+        "warm {gridsearch[photographs_2_jobs_warm_ratio]:.2f} of the search on a matrix in memory",
+        "gridsearch",
+    ),
+    (
+        "`tlfeatures select`, {select[candidates]:.0f} candidates x 5 folds on {select[images]:,.0f} hand signs at 224",
+        "{select[cold_s]:.0f} s cold, {select[warm_s]:.0f} s warm: {select[warm_by_ready]:.2f} of the same fits on "
+        "matrices in memory, {select[naive_by_warm]:.0f} times faster than scikit-learn's search without a store "
+        "({select[naive_fits_measured]:.0f} of its fits measured, the rest extrapolated)",
+        "select",
+    ),
+    (
+        "store of 512-wide rows",
+        "{store[gather_rows_per_s]:,.0f} rows/s gathered; 100,000 rows opened and verified in "
+        "{store[cold_open_s]:.1f} s from disk, a million in {store[large_cold_open_s]:.1f} s",
+        "store",
+    ),
+    (
+        "memory",
+        "20,000 images take {memory[cold_beyond_result_mb]:.0f} MB (cold) or {memory[warm_beyond_result_mb]:.0f} MB "
+        "(warm) more than 2,000, beyond the result itself",
+        "memory",
+    ),
+]
+REGRET = {
+    "signs": "hand signs",
+    "digits": "digits",
+    "pets": "pets, which ImageNet contains",
+    "textures": "drawn textures, eight angles in noise",
+    "shapes": "drawn shapes",
+    "noises": "drawn noise of several spectra",
+}
+SIGNS = {
+    "conv_pw_12": "fine-tuned from `conv_pw_12`, 40 epochs, crops",
+    "conv_dw_6": "fine-tuned from `conv_dw_6`",
+    "all": "fine-tuned as a whole",
+}
+TINY = {
+    "hand signs, 5-fold on all 1,200": "signs_avgmax_5fold",
+    "hand signs, test set of 120": "signs_avgmax_test",
+    "pets (cats, dogs, horses), 5-fold": "pets_avgmax_5fold",
+    "scikit-learn's digits, 5-fold": "digits_avgmax_5fold",
+}
+# name of a table -> its header and rows; a cell is a format string of figures by benchmark
+TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
+    "speed": (
+        ["what", "measured", "command"],
+        [[what, measured, f"`python benchmarks/{name}.py`"] for what, measured, name in SPEED],
+    ),
+    "search": (
+        ["images", "last layer", "best candidate in hindsight", "points lost by the search"],
+        [
+            [
+                title,
+                f"{{select_regret[{name}_last_layer]:.1%}}",
+                f"{{select_regret[{name}_best_fixed]:.1%}}",
+                f"{{select_regret[{name}_regret_points]:.1f}}",
+            ]
+            for name, title in REGRET.items()
+        ],
+    ),
+    "finetune": (
+        ["", "test accuracy", "seconds"],
+        [
+            [
+                "frozen: layer, pooling and head chosen by cross-validation",
+                "{finetune_signs[signs_frozen]:.1%}",
+                "",
+            ],
+            [
+                "the tutorial's recipe: frozen, global max pooling, Dense(128), 20 epochs",
+                "{finetune_signs[signs_tutorials_recipe]:.1%}",
+                "{finetune_times[times_64_stored_s]:.0f}",
+            ],
+            *(
+                [
+                    title,
+                    f"{{finetune_signs[signs_finetuned_{cut}]:.1%}}",
+                    f"{{finetune_signs[signs_finetuned_{cut}_s]:.0f}}",
+                ]
+                for cut, title in SIGNS.items()
+            ),
+        ],
+    ),
+    "stored": (
+        ["the tutorial's recipe, cold", "stored embeddings", "plain Keras, network in the loop"],
+        [
+            [
+                f"{size}x{size}",
+                f"{{finetune_times[times_{size}_stored_s]:.1f}} s",
+                f"{{finetune_times[times_{size}_loop_s]:.0f}} s",
+            ]
+            for size in (64, 224)
+        ],
+    ),
+    "tiny": (
+        ["data", "random weights, same network", "tiny"],
+        [[title, f"{{tiny[random_{key}]:.1%}}", f"{{tiny[{key}]:.1%}}"] for title, key in TINY.items()],
+    ),
+}
+
+
+def table(name: str, figures: dict[str, dict[str, float]]) -> str:
+    """One table in Markdown; KeyError names a figure that is missing."""
+    header, rows = TABLES[name]
+    lines = [header, ["---"] * len(header), *([cell.format_map(figures) for cell in row] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n".replace("|  |", "| |") for line in lines)
+
+
+def fill(text: str, figures: dict[str, dict[str, float]]) -> str:
+    """``text`` with every table whose figures are there made anew."""
+
+    def block(match: re.Match) -> str:
+        begin, name, old, end = match.groups()
+        try:
+            return begin + table(name, figures) + end
+        except KeyError as error:
+            print(f"table {name!r} stays as it is: no figure {error}", file=sys.stderr)
+            return begin + old + end
+
+    return BLOCK.sub(block, text)
+
+
+def main() -> int:
+    """Rewrite the pages, or check them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--json", type=Path, default=FOLDER / "results.json")
+    args = parser.parse_args()
+    results = json.loads(args.json.read_text("utf-8")) if args.json.is_file() else {}
+    figures = {name: result["figures"] for name, result in results.items()}
+    stale = []
+    for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]:
+        before = page.read_text("utf-8")
+        if (after := fill(before, figures)) != before:
+            stale.append(page.relative_to(ROOT))
+            if not args.check:
+                page.write_text(after, "utf-8")
+    print("\n".join(f"{'differs' if args.check else 'written'}: {page}" for page in stale))
+    return int(args.check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
