@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-large = pytest.mark.skipif(
-    not os.environ.get("TLFEATURES_ALL_NETWORKS"), reason="builds slowly; TLFEATURES_ALL_NETWORKS=1 runs it"
-)
 # the cheapest network of each module of keras.applications, and the side in pixels that it is tested at
 FAMILIES = {
     "vgg16": 48,

@@ -18,9 +18,12 @@ from tlfeatures.networks import NETWORKS
 BACKENDS = [
     pytest.param(
         name,
-        marks=pytest.mark.skipif(
-            not importlib.util.find_spec(name), reason=f"needs {name}: pip install {name}"
-        ),
+        marks=[
+            pytest.mark.skipif(
+                not importlib.util.find_spec(name), reason=f"needs {name}: pip install {name}"
+            ),
+            *([pytest.mark.slow] if name == "torch" else []),
+        ],
     )
     for name in ("jax", "torch")
 ]

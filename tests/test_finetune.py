@@ -672,6 +672,7 @@ def train(folder):
     return np.concatenate([w.ravel() for w in clf._live().model.get_weights()])
 
 
+@pytest.mark.slow
 def test_kill_9_and_going_on_gives_the_same_weights(tmp_path, monkeypatch):
     from tlfeatures.finetune import loop
 
@@ -1189,7 +1190,7 @@ def test_normalization_of_families(network, layer):
     np.testing.assert_allclose(clf.predict_proba(X), expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("backend", ["jax", "torch"])
+@pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.slow)])
 def test_other_backends(backend, tmp_path):
     pytest.importorskip(backend)
     np.savez(tmp_path / "data.npz", X=X[:, :16, :16], y=Y)

@@ -15,7 +15,6 @@ from tests.networks import (
     build,
     cosines,
     give_weights,
-    large,
     numbers,
     off,
     pictures,
@@ -98,7 +97,8 @@ def test_every_family_is_here():
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[large] * (name == "inception_resnet_v2")) for name in FAMILIES]
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name == "inception_resnet_v2")) for name in FAMILIES],
 )
 def test_embeddings_are_those_of_keras_by_hand(name, made, fresh):
     import keras

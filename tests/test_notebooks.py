@@ -69,6 +69,7 @@ def check_quickstart(texts, images):
     return accuracy
 
 
+@pytest.mark.slow
 def test_quickstart_with_imagenet_weights(keras_home, tmp_path):
     if not (keras_home / "models" / "mobilenet_7_5_224_tf_no_top.h5").is_file():
         pytest.skip("needs the weights in ../shared/keras")
@@ -77,6 +78,7 @@ def test_quickstart_with_imagenet_weights(keras_home, tmp_path):
     assert check_quickstart(texts, images) >= 0.95
 
 
+@pytest.mark.slow
 def test_quickstart_falls_back_to_tiny_offline(tmp_path):
     elsewhere = {"HOME": str(tmp_path), "KERAS_HOME": str(tmp_path / "keras")}
     texts, images = run(QUICKSTART, tmp_path, **elsewhere)

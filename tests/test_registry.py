@@ -7,7 +7,7 @@ import inspect
 
 import pytest
 
-from tests.networks import build, large
+from tests.networks import build
 from tlfeatures import list_layers, list_models
 from tlfeatures.errors import UnknownNameError
 from tlfeatures.networks import NETWORKS, Backbone, find_network, layer_table
@@ -154,7 +154,7 @@ def test_weights_are_the_file_that_keras_asks_for(name, top, size, asked):
     assert (file, url) == asked(spec, top, size)
 
 
-@large
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`input_shape` is undefined")
 @pytest.mark.parametrize("name", sorted(KERAS.keys() - {name for name, *_ in one_of_each_family()}))
 def test_weights_of_all_other_networks_too(name, asked):
@@ -179,7 +179,9 @@ def test_no_two_networks_share_a_weights_file():
 # --- taps ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=large if name in LARGE else ()) for name in KERAS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in KERAS]
+)
 def test_taps_are_there_early_to_late_and_end_with_the_output(name):
     spec = NETWORKS[name]
     model = build(spec, LEAST.get(name, 32))

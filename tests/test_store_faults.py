@@ -286,6 +286,7 @@ def figures(tmp_path_factory) -> dict:
     return json.loads(path.read_text())["figures"]
 
 
+@pytest.mark.slow
 def test_fifty_kills_of_two_writers_lose_nothing_that_was_published(figures):
     kills = figures["kills"]
     assert kills["kills"] == 50
@@ -571,6 +572,7 @@ def test_compact_on_a_failing_disk_keeps_every_row(tmp_path, code):
 # ---------------------------------------------------------------- damage (promises 3 and 4)
 
 
+@pytest.mark.slow
 def test_three_thousand_damages_are_each_detected(figures):
     assert figures["damage"] == {"damaged": 3000, "noticed": 3000}
 
@@ -698,6 +700,7 @@ def test_a_folder_that_cannot_be_listed_is_told_once(store, monkeypatch):
 # ---------------------------------------------------------------- hostile files (promises 4 and 9)
 
 
+@pytest.mark.slow
 def test_crafted_layouts_are_refused_at_once(figures):
     crafted = figures["crafted"]
     assert len(crafted) >= 30
@@ -709,6 +712,7 @@ def test_crafted_layouts_are_refused_at_once(figures):
         assert crafted[name]["reason"].startswith("features is a link"), name
 
 
+@pytest.mark.slow
 def test_random_metadata_under_a_valid_digest_crashes_nothing(figures):
     mutants = figures["mutants"]
     assert mutants["mutants"] == 2000
