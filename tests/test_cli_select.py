@@ -105,7 +105,7 @@ def test_the_winner_is_saved_and_found_again(run, photos):
     predicted = run("predict", "report/pipeline.joblib", photos.paths[0])
     assert photos.labels[0] in predicted.out
 
-    again = run(*shlex.split(facts["winner_command"])[1:], "--json")
+    again = run(*shlex.split(facts["best_command"])[1:], "--json")
     assert again.code == 0, again.err
     assert again.json["best"]["score"] == best["score"]
     assert again.json["candidates"] == 1
@@ -147,8 +147,8 @@ def test_numbers_and_groups(run, photos, tmp_path):
     assert (oof.groupby("group")["fold"].nunique() == 1).all()
     assert oof["group"].nunique() == 6
     facts = json.loads(Path("report/report.json").read_text("utf-8"))
-    assert "--groups group" in facts["winner_command"]
-    again = run(*shlex.split(facts["winner_command"])[1:], "--json")
+    assert "--groups group" in facts["best_command"]
+    again = run(*shlex.split(facts["best_command"])[1:], "--json")
     assert again.json["best"]["scores"] == result.json["best"]["scores"]
 
 
@@ -170,9 +170,9 @@ def test_copies_in_different_folds_in_words_of_the_command(run, tmp_path):
         for name in (f"{i}.png", f"copy of {i}.png"):
             Image.fromarray(pixels).save(folder / "ab"[i % 2] / name)
     result = run("select", folder, *ONE, "--cv", "2", "--json")
-    line = next(line for line in result.err.splitlines() if "fall into different folds" in line)
+    line = next(line for line in result.err.splitlines() if "split between folds" in line)
     assert line.startswith("warning: ")
-    assert "--dedupe-groups keeps them together" in line
+    assert "--dedupe-groups uses grouped folds" in line
     assert "dedupe_groups=True" not in line
     assert result.json["copies"]["in_different_folds"] > 0
     together = run("select", folder, *ONE, "--cv", "2", "--dedupe-groups", "--json")

@@ -1,14 +1,15 @@
-"""The report: what it says of a search, as page, PNG, CSV and JSON."""
+"""The report of a search: page, figures, tables and JSON file."""
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 import os
 import pickle
 import re
 import warnings
 from html.parser import HTMLParser
-from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
@@ -19,114 +20,125 @@ from PIL import Image
 from sklearn.metrics import brier_score_loss, confusion_matrix, precision_recall_fscore_support
 from sklearn.model_selection import KFold, LeaveOneOut, PredefinedSplit, ShuffleSplit
 
-from tlfeatures import EmbeddingStore, select
-from tlfeatures.errors import ImageReadError
-from tlfeatures.report import figures, reproduce, summaries, write_report
+from tlfeatures import EmbeddingStore, FeatureSearchCV, select
+from tlfeatures.cli._best_command import best_command
+from tlfeatures.evaluation import Duplicates
+from tlfeatures.report import _figures, _tables, is_report, write_report
+from tlfeatures.report._labels import Labels
+from tlfeatures.results import LearningCurve, Regime, Score, SearchResult
+from tlfeatures.selection._fitted_images import worst_predictions
+from tlfeatures.selection._result import best_options, sample_embeddings
 
-NASTY = '<script>alert(1)</script> & "é$x$" 日本 a rather long name'
+NASTY = '<script>alert(1)</script> & "é$x$" a rather long name'
+OPTIONS = {
+    "models": "tiny", "layers": ["block5_out"], "poolings": "avg", "image_sizes": [112], "resize": "crop",
+    "heads": {"svm": {"C": [1.0]}}, "cv": 5, "task": "classification", "random_state": 0,
+}  # fmt: skip
 
 
-class Search:
-    """What a report asks of a fitted search, made up."""
+def make_candidates(networks, seed=0):
+    """A table of candidates as `FeatureSearchCV.table` returns it."""
+    rng, rows = np.random.default_rng(seed), []
+    for network in networks:
+        layers = [f"block{i}_out" for i in range(1, 6)]
+        for depth, layer in [*enumerate(layers), (4, "+".join(layers[-2:])), (4, "+".join(layers[-3:]))]:
+            for size in (112, 224):
+                for head, settings in (("logreg", {"C": 1.0}), ("svm", {"C": 10.0}), ("ridge", {})):
+                    rows.append(dict(
+                        network=network, image_size=size, resize="crop", layer=layer, layers=layer.count("+") + 1,
+                        depth=depth, pooling="avg", head=head, settings=json.dumps(settings),
+                        score=0.6 + 0.05 * depth + 0.05 * rng.random(), std=0.02, se=0.01,
+                        width=64, macs=10**7 * (depth + 1), prescreen=depth + rng.random(),
+                    ))  # fmt: skip
+    table = pd.DataFrame(rows).sort_values("score", ascending=False, ignore_index=True)
+    table.insert(0, "candidate", table.index)
+    table.insert(1, "rank", table.index + 1)
+    return table.assign(ci_low=table["score"] - 0.05, ci_high=np.minimum(table["score"] + 0.5, 1))
 
-    def __init__(
-        self, scoring=None, weights="imagenet", interpolation="bilinear", decode="scaled", precision="float32"
-    ):
-        self.scoring, self.weights, self.interpolation = scoring, weights, interpolation
-        self.decode, self.precision = decode, precision
 
-    @classmethod
-    def of(cls, classes, n=60, images=None, proba=True, seed=0, networks=("tiny", "mobilenet_0.75"), folds=5):
-        """Of so many classes; 0 for numbers."""
-        self, rng = cls(), np.random.default_rng(seed)
-        names = [f"class {i:02d}" for i in range(classes)]
-        if classes:
-            names[1] = NASTY
-        self.task_ = "classification" if classes else "regression"
-        if classes:
-            self.classes_ = np.unique(names)
-            true = self.classes_[np.arange(n) % classes]
-            p = rng.dirichlet(np.full(classes, 0.3), n)
-            p[np.arange(n), np.arange(n) % classes] += 0.25
-            p /= p.sum(axis=1, keepdims=True)
-            predicted = self.classes_[p.argmax(axis=1)]
-            self.oof_proba_, self.oof_decision_ = (p, None) if proba else (None, p)
-            self.metrics_ = {"accuracy": float((true == predicted).mean())}
-        else:
-            true = rng.normal(10, 3, n)
-            predicted = true + rng.normal(size=n)
-            self.oof_proba_ = self.oof_decision_ = None
-            self.metrics_ = {"r2": 0.9, "mae": 0.8, "rmse": 1.0}
-        self.rows_ = np.arange(n) + 2  # the first two could not be read
-        self.unreadable_ = {0: "the file is empty", 1: "no such file"}
-        images = images or [f"X[{row}]" for row in self.rows_]
-        self.oof_ = pd.DataFrame({"row": self.rows_, "image": images, "fold": np.arange(n) % folds, "true": true,
-                                  "predicted": predicted})  # fmt: skip
-        rows = []
-        for network in networks:
-            layers = [f"block{i}_out" for i in range(1, 6)]
-            for depth, layer in [*enumerate(layers), (4, "+".join(layers[-2:])), (4, "+".join(layers[-3:]))]:
-                for size in (112, 224):
-                    for head, settings in (("logreg", {"C": 1.0}), ("svm", {"C": 10.0}), ("ridge", {})):
-                        rows.append(dict(
-                            network=network, image_size=size, resize="crop", layer=layer, layers=layer.count("+") + 1,
-                            depth=depth, pooling="avg", head=head, settings=json.dumps(settings),
-                            score=0.6 + 0.05 * depth + 0.05 * rng.random(), std=0.02, se=0.01,
-                            width=64, macs=10**7 * (depth + 1), prescreen=depth + rng.random(),
-                        ))  # fmt: skip
-        table = pd.DataFrame(rows).sort_values("score", ascending=False, ignore_index=True)
-        table.insert(0, "candidate", table.index)
-        table.insert(1, "rank", table.index + 1)
-        self._table = table.assign(ci_low=table["score"] - 0.05, ci_high=table["score"] + 0.5)
-        best = self._table.iloc[0]
-        self.best_index_, self.best_score_ = 0, best["score"]
-        layer = best["layer"].split("+")
-        self.best_params_ = {
-            "model": best["network"], "image_size": int(best["image_size"]), "resize": "crop",
-            "layer": layer if len(layer) > 1 else layer[0], "pooling": "avg", "head": best["head"],
-        }  # fmt: skip
-        self.best_params_ |= {f"{best['head']}__{k}": v for k, v in json.loads(best["settings"]).items()}
-        self.n_splits_, self.cv, self.rule, self.seed_ = folds, folds, "best", 0
-        self.groups_, self.dedupe_groups = None, False
-        self.nested_scores_ = np.linspace(0.7, 0.8, folds)
-        self.regime_ = SimpleNamespace(domain="similar", data="small", recommendation="linear head",
-                                       evidence=[("Earlier layers do not win.", "0.80 < 0.85")])  # fmt: skip
-        self.learning_curve_ = SimpleNamespace(
-            sizes=np.array([25, 50, 100, 200]), scores=rng.random((4, folds))
-        )
-        self.duplicates_ = SimpleNamespace(pairs=np.array([[0, 1], [4, 9]]), cosine=np.array([1.0, 0.97]),
-                                           exact=np.array([True, False]), threshold=0.95, searched=True, crossing=1,
-                                           score=0.81, score_together=0.79)  # fmt: skip
-        embeddings = table.groupby(["network", "image_size", "layer"], as_index=False)[
-            ["prescreen", "score"]
-        ].max()
-        self.prescreen_ = embeddings.assign(resize="crop", pooling="avg", kept=True)
-        self.prescreen_correlation_, self.prescreen_method = 0.83, "logme"
-        self.timings_ = pd.DataFrame([
+def jpeg(side=160):
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((side, side, 3), 90, np.uint8)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def make_result(classes, n=60, proba=True, seed=0, networks=("tiny", "mobilenet_0.75"), folds=5, names=None):
+    """A result with so many classes; 0 for regression."""
+    rng = np.random.default_rng(seed)
+    rows = np.arange(n) + 2  # the first two could not be read
+    if classes:
+        names = names or [NASTY if i == 1 else f"class {i:02d}" for i in range(classes)]
+        labels = np.unique(names)
+        codes = np.arange(n) % classes
+        p = rng.dirichlet(np.full(classes, 0.3), n)
+        p[np.arange(n), codes] += 0.25
+        p /= p.sum(axis=1, keepdims=True)
+        true, predicted = labels[codes], labels[p.argmax(axis=1)]
+        metrics = {"accuracy": float((true == predicted).mean())}
+    else:
+        labels, p, codes = None, None, rng.normal(10, 3, n)
+        true, predicted = codes, codes + rng.normal(size=n)
+        metrics = {"r2": 0.9, "mae": 0.8, "rmse": 1.0}
+    oof = pd.DataFrame({"row": rows, "image": [f"X[{row}]" for row in rows], "fold": np.arange(n) % folds,
+                        "true": true, "predicted": predicted})  # fmt: skip
+    candidates = make_candidates(networks)
+    best = candidates.iloc[0]
+    embeddings = candidates.groupby(["network", "image_size", "layer"], as_index=False)[
+        ["prescreen", "score"]
+    ].max()
+    probabilities, decisions = (p, None) if proba else (None, p)
+    mistakes = worst_predictions(oof, probabilities, decisions, labels)
+    duplicates = Duplicates(np.array([[0, 1], [4, 9]]), np.array([1.0, 0.97]), np.array([True, False]),
+                            np.arange(n), 0.95, crossing=1, score=0.81, score_together=0.79)  # fmt: skip
+    return SearchResult(
+        task="classification" if classes else "regression",
+        scoring="accuracy" if classes else "R2",
+        classes=labels,
+        rows=rows,
+        score=Score(0.79, 0.74, 1.0),
+        uncorrected_score=Score(float(best["score"]), float(best["ci_low"]), 1.0),
+        candidates=candidates,
+        best=0,
+        best_params={"model": best["network"], "head": best["head"]},
+        options=OPTIONS,
+        n_splits=folds,
+        rule="best",
+        grouped_duplicates=False,
+        predictions=oof,
+        probabilities=probabilities,
+        decision_values=decisions,
+        metrics=metrics,
+        mistakes=mistakes,
+        image_problems=pd.DataFrame(
+            [
+                (0, "a.jpg", "error", "the file is empty"),
+                (1, "b.jpg", "error", "no such file"),
+                (5, "c.jpg", "warning", "all values lie within 3 of 256 levels"),
+            ],
+            columns=["row", "image", "problem", "reason"],
+        ),
+        thumbnails={row: jpeg() for row in mistakes["row"]},
+        embedding_sample=sample_embeddings(
+            rng.normal(size=(n, 20)) + codes[:, None] * rng.normal(size=20)
+        ),
+        embedding_note="",
+        regime=Regime("similar", "small", "frozen features", [("Earlier layers do not win.", "0.80 < 0.85")]),
+        learning_curve=LearningCurve(np.array([25, 50, 100, 200]), rng.random((4, folds))),
+        duplicates=duplicates,
+        nested_scores=np.linspace(0.7, 0.8, folds),
+        prescreen=embeddings.assign(resize="crop", pooling="avg", kept=True),
+        prescreen_correlation=0.83,
+        prescreen_method="logme",
+        timings=pd.DataFrame([
             {"step": "network: tiny at 112 pixels, crop", "images": n, "computed": n, "seconds": 3.2},
             {"step": "cross-validation", "seconds": 1.5},
-        ])  # fmt: skip
-        self.best_estimator_ = [SimpleNamespace(recipes_=[{"network": "tiny", "image_size": (112, 112)}])]
-        self._X = rng.normal(size=(n, 20)) + (np.arange(n) % classes if classes else true)[
-            :, None
-        ] * rng.normal(size=20)
-        self._gone = {int(self.rows_[3])}
-        return self
-
-    def table(self):
-        return self._table.copy()
-
-    def embeddings(self):
-        return self._X
-
-    def thumbnail(self, i, side=160):
-        if self.rows_[i] in self._gone:
-            raise ImageReadError("x.jpg", "no such file")
-        return np.full((side, side, 3), i % 255, np.uint8)
+        ]),
+        recipes=[{"network": "tiny", "image_size": (112, 112)}],
+    )  # fmt: skip
 
 
 class Page(HTMLParser):
-    """Checks that tags are balanced; holds text, tags and pictures."""
+    """Checks that tags are balanced; collects text, tags and images."""
 
     VOID = ("meta", "img", "br")
 
@@ -159,20 +171,24 @@ def read(folder):
     return html, Page(html), json.loads((folder / "report.json").read_text("utf-8"))
 
 
+def write(folder, result=None, **changes):
+    """Write the report of a result, with some attributes changed, and read it."""
+    write_report(dataclasses.replace(result or make_result(3), **changes), folder)
+    return read(folder)
+
+
 @pytest.fixture(scope="module")
 def fifty(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fifty")
-    search = Search.of(50, 500)
-    write_report(
-        search, folder, source=["x.h5::images", "--target", "y"], command="tlfeatures select x.h5::images"
-    )
-    return search, folder
+    result = make_result(50, 500)
+    write_report(result, folder, command="tlfeatures select x.h5::images", best_command="tlfeatures select y")
+    return result, folder
 
 
 # -- the page ----------------------------------------------------------------------------------
 
 
-def test_the_page_needs_nothing_else(fifty):
+def test_page_is_self_contained(fifty):
     html, page, _ = read(fifty[1])
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
     assert all(
@@ -180,20 +196,28 @@ def test_the_page_needs_nothing_else(fifty):
     )
     assert not re.search(r"@import|url\(|https?://", html)
     assert '<meta name="viewport"' in html
+    assert is_report(fifty[1] / "index.html") and not is_report(fifty[1] / "report.json")
+
+
+def test_page_is_accessible(fifty):
+    html, page, _ = read(fifty[1])
+    assert '<html lang="en">' in html and page.tags.count("main") == page.tags.count("h1") == 1
     for image in page.images:
         assert image["src"].startswith("data:image/")
-        assert image["alt"]
+        assert len(image["alt"]) > 10
+    assert page.tags.count("table") == page.tags.count("caption") >= 4
+    assert html.count('<th scope="col"') == page.tags.count("th") > 20
 
 
 def test_names_are_escaped_and_shown(fifty):
-    html, page, facts = read(fifty[1])
+    html, page, summary = read(fifty[1])
     assert "<script" not in html
     assert NASTY in page
-    assert NASTY in [row["class"] for row in facts["per_class"]]
+    assert NASTY in [row["class"] for row in summary["per_class"]]
 
 
 def test_all_figures_are_files_and_on_the_page(fifty):
-    _, page, facts = read(fifty[1])
+    _, page, summary = read(fifty[1])
     names = {p.name for p in (fifty[1] / "figures").iterdir()}
     assert names == {
         "layers-tiny.png", "layers-mobilenet_0.75.png", "heads.png", "confusion.png", "per_class.png",
@@ -201,161 +225,212 @@ def test_all_figures_are_files_and_on_the_page(fifty):
     }  # fmt: skip
     plots = [image for image in page.images if image["src"].startswith("data:image/png")]
     assert len(plots) == len(names)
-    assert {f"figures/{name}" for name in names} <= set(facts["files"])
+    assert {f"figures/{name}" for name in names} <= set(summary["files"])
     for name in names:
         with Image.open(fifty[1] / "figures" / name) as image:
             assert len(np.unique(np.asarray(image.convert("L")))) > 20  # not blank
 
 
-def test_the_figures_of_the_page_are_those_of_the_search(fifty):
-    search, folder = fifty
-    _, page, facts = read(folder)
-    best = search.table().iloc[0]
+def test_page_shows_the_numbers_of_the_result(fifty):
+    result, folder = fifty
+    _, page, summary = read(folder)
     for text in (
-        f"accuracy {best['score']:.4f}",
-        f"{best['score'] - 0.05:.4f} to 1.0000",  # an interval that reaches beyond 1 is cut there
+        "accuracy 0.7900",
+        "0.7400 to 1.0000",
         "500 images in 50 classes; 2 more could not be read and were left out",
         "Earlier layers do not win.",
         "0.80 < 0.85",
-        f"scores 0.7500 ± {np.std(search.nested_scores_, ddof=1) / 5**0.5:.4f} on it",
-        "With such images kept together the winner scores 0.7900 in place of 0.8100.",
+        f"score 0.7500 ± {np.std(result.nested_scores, ddof=1) / 5**0.5:.4f} on that fold",
         "correlation (Spearman) with the final scores of 28 embeddings is +0.83: it can be trusted",
         "4.7 s in all",
+        "tlfeatures select x.h5::images",
+        "tlfeatures select y",
     ):
         assert text in page, text
-    assert facts["winner"]["score"] == best["score"]
-    assert facts["unreadable"] == {"0": "the file is empty", "1": "no such file"}
-    assert facts["timings"][1] == {
+    assert summary["best"]["score"] == 0.79
+    assert summary["unreadable"] == {"0": "the file is empty", "1": "no such file"}
+    assert summary["timings"][1] == {
         "step": "cross-validation",
         "images": None,
         "computed": None,
         "seconds": 1.5,
     }
-    assert facts["versions"]["numpy"] == np.__version__
-    assert facts["recipes"][0]["image_size"] == [112, 112]
+    assert summary["versions"]["numpy"] == np.__version__
+    assert summary["recipes"][0]["image_size"] == [112, 112]
 
 
-def test_tables_hold_everything(fifty):
-    search, folder = fifty
+def test_headline_is_the_score_corrected_for_duplicates(tmp_path):
+    html, page, summary = write(tmp_path / "a")
+    best = make_result(3).candidates.iloc[0]["score"]
+    assert "<title>tiny: accuracy 0.7900</title>" in html or "accuracy 0.7900</title>" in html
+    assert "<strong>accuracy 0.7900</strong>" in html
+    assert f"With duplicates split between folds the score is {best:.4f}." in page
+    assert f"Grouped cross-validation scores 0.7900 instead of {best:.4f}." in page
+    assert summary["best"]["uncorrected_score"] == best
+    duplicates = dataclasses.replace(make_result(3).duplicates, crossing=0, score_together=None)
+    _, page, summary = write(tmp_path / "b", uncorrected_score=None, duplicates=duplicates)
+    assert "No pair is split between folds." in page and "kept in one fold" not in page
+    assert summary["best"]["uncorrected_score"] is None
+    duplicates = dataclasses.replace(make_result(3).duplicates, groups=np.zeros(60, int), score_together=None)
+    _, page, _ = write(tmp_path / "c", uncorrected_score=None, duplicates=duplicates)
+    assert (
+        "Grouped cross-validation is not possible: the largest duplicate group has 60 of 60 images." in page
+    )
+
+
+def test_page_lists_images_with_problems(tmp_path):
+    _, page, _ = write(tmp_path / "a")
+    assert "2 could not be read and were left out; 1 carry almost no information and were used." in page
+    for text in ("a.jpg", "the file is empty", "c.jpg", "all values lie within 3 of 256 levels"):
+        assert text in page
+    assert len(pd.read_csv(tmp_path / "a/tables/image_problems.csv")) == 3
+    problems = make_result(3).image_problems
+    _, page, _ = write(tmp_path / "b", image_problems=problems.iloc[:0])
+    assert "Images with problems" not in page
+    many = pd.concat([problems] * 10).assign(image=[f"{i}.png" for i in range(30)])
+    _, page, _ = write(tmp_path / "c", image_problems=many)
+    assert "The first 20 are shown; tables/image_problems.csv lists all." in page
+    assert "19.png" in page and "20.png" not in page
+
+
+def test_tables_are_complete(fifty):
+    result, folder = fifty
     tables = {p.stem: pd.read_csv(p) for p in (folder / "tables").glob("*.csv")}
-    assert len(tables["candidates"]) == len(search.table())
-    oof = search.oof_
-    expected = confusion_matrix(oof["true"], oof["predicted"], labels=search.classes_)
+    assert len(tables["candidates"]) == len(result.candidates)
+    oof = result.predictions
+    expected = confusion_matrix(oof["true"], oof["predicted"], labels=result.classes)
     np.testing.assert_array_equal(tables["confusion"].iloc[:, 1:], expected)
     np.testing.assert_array_equal(tables["predictions"]["predicted"], oof["predicted"])
-    np.testing.assert_allclose(tables["predictions"][f"p({NASTY})"], search.oof_proba_[:, 0])
+    np.testing.assert_allclose(tables["predictions"][f"p({NASTY})"], result.probabilities[:, 0])
     assert list(tables["learning_curve"]["training_images"]) == [25, 50, 100, 200]
     assert len(tables["map"]) == 500
     assert set(tables) == {"candidates", "confusion", "predictions", "learning_curve", "map", "layers", "per_class",
-                           "calibration", "worst_mistakes", "prescreen", "timings", "copies"}  # fmt: skip
+                           "calibration", "worst_mistakes", "prescreen", "timings", "duplicates",
+                           "image_problems"}  # fmt: skip
 
 
-def test_the_twelve_worst_mistakes(fifty):
-    search, folder = fifty
+def test_twelve_worst_mistakes(fifty):
+    result, folder = fifty
     _, page, _ = read(folder)
-    p, oof = search.oof_proba_, search.oof_
-    true, guess = (np.searchsorted(search.classes_, oof[name]) for name in ("true", "predicted"))
-    lead = np.where(true == guess, -1, p[np.arange(500), guess] - p[np.arange(500), true])
+    p, oof = result.probabilities, result.predictions
+    true, predicted = (np.searchsorted(result.classes, oof[name]) for name in ("true", "predicted"))
+    margins = np.where(true == predicted, -1, p[np.arange(500), predicted] - p[np.arange(500), true])
     rows = pd.read_csv(folder / "tables" / "worst_mistakes.csv")
-    assert rows["row"].tolist() == search.rows_[np.argsort(-lead)[:12]].tolist()
-    pictures = [image for image in page.images if image["src"].startswith("data:image/jpeg")]
-    assert len(pictures) == 12
+    assert rows["row"].tolist() == result.rows[np.argsort(-margins)[:12]].tolist()
+    previews = [image for image in page.images if image["src"].startswith("data:image/jpeg")]
+    assert len(previews) == 12
 
 
-def test_a_picture_that_is_gone_leaves_its_place(tmp_path):
-    search = Search.of(3)
-    search._gone = set(search.rows_.tolist())
-    write_report(search, tmp_path)
-    _, page, _ = read(tmp_path)
-    assert "cannot be read any more" in page
+def test_image_that_can_no_longer_be_read(tmp_path):
+    _, page, _ = write(tmp_path, thumbnails={})
+    assert "can no longer be read" in page
     assert not [image for image in page.images if image["src"].startswith("data:image/jpeg")]
 
 
-def test_numbers(tmp_path):
-    search = Search.of(0)
-    write_report(search, tmp_path)
-    _, page, facts = read(tmp_path)
+def test_regression(tmp_path):
+    result = make_result(0)
+    _, page, summary = write(tmp_path, result)
     names = {p.stem for p in (tmp_path / "figures").iterdir()}
     assert {"scatter", "map", "learning_curve"} <= names
     assert not {"confusion", "per_class", "calibration"} & names
     assert "R2 0.9000, mean absolute error 0.8" in page
-    assert "per_class" not in facts
-    off = np.abs(search.oof_["true"] - search.oof_["predicted"])
+    assert "per_class" not in summary
+    errors = np.abs(result.predictions["true"] - result.predictions["predicted"])
     worst = pd.read_csv(tmp_path / "tables" / "worst_mistakes.csv")
-    np.testing.assert_allclose(worst["by"], np.sort(off)[::-1][:12])
+    np.testing.assert_allclose(worst["margin"], np.sort(errors)[::-1][:12])
 
 
-def test_a_head_without_probabilities_says_so(tmp_path):
-    search = Search.of(3, proba=False)
-    write_report(search, tmp_path)
-    _, page, _ = read(tmp_path)
-    assert "gives no probabilities" in page
+def test_head_without_probabilities(tmp_path):
+    _, page, _ = write(tmp_path, make_result(3, proba=False))
+    assert "has no probabilities" in page
     assert not (tmp_path / "figures" / "calibration.png").exists()
-    assert "lead in decision value" in page
+    assert "over the true one in decision value" in page
 
 
-def test_little_to_show(tmp_path):
-    """No mistakes, no curve, no copies, one candidate, images that are gone: said, not failed over."""
-    search = Search.of(2, n=24, networks=("tiny",))
-    search.oof_["predicted"] = search.oof_["true"]
-    search._table = search._table.iloc[:1].assign(se=np.nan)
-    search.learning_curve_ = SimpleNamespace(sizes=np.array([], int), scores=np.empty((0, 5)))
-    search.duplicates_ = SimpleNamespace(pairs=np.empty((0, 2), int), cosine=np.empty(0), exact=np.empty(0, bool),
-                                         threshold=0.95, searched=False, crossing=0, score_together=None)  # fmt: skip
-    search.prescreen_correlation_ = None
-    del search.nested_scores_
-
-    def gone():
-        raise ImageReadError("a.jpg", "no such file")
-
-    search.embeddings = gone
-    write_report(search, tmp_path)
-    _, page, _ = read(tmp_path)
-    for text in ("There are none.", "too few images for a learning curve", "There are no copies among the images.",
+def test_report_of_little(tmp_path):
+    """No mistakes, curve, duplicates, map or second candidate: the page says so."""
+    result = make_result(2, n=24, networks=("tiny",))
+    oof = result.predictions
+    duplicates = Duplicates(np.empty((0, 2), int), np.empty(0), np.empty(0, bool), np.arange(24), 0.95, False)
+    _, page, _ = write(
+        tmp_path, result, predictions=oof.assign(predicted=oof["true"]), mistakes=result.mistakes.iloc[:0],
+        candidates=result.candidates.iloc[:1].assign(se=np.nan), duplicates=duplicates, uncorrected_score=None,
+        learning_curve=LearningCurve(np.array([], int), np.empty((0, 5))), prescreen_correlation=None,
+        nested_scores=None, embedding_sample=None, embedding_note="cannot read 'a.jpg': no such file",
+    )  # fmt: skip
+    for text in ("There are no mistakes.", "too few images for a learning curve", "There are no duplicates among",
+                 "too many images to search for near-duplicates",
                  "No map of the embeddings: cannot read 'a.jpg': no such file"):  # fmt: skip
         assert text in page, text
 
 
-def test_a_second_report_replaces_the_first_and_nothing_else(tmp_path):
-    write_report(Search.of(3), tmp_path)
+def test_second_report_replaces_only_the_first(tmp_path):
+    write(tmp_path)
     (tmp_path / "figures" / "mine.png").write_bytes(b"mine")
-    facts = json.loads((tmp_path / "report.json").read_text())
-    facts["files"] += ["figures/../mine.csv", "../mine.csv", "pipeline.joblib"]
-    (tmp_path / "report.json").write_text(json.dumps(facts))
+    summary = json.loads((tmp_path / "report.json").read_text())
+    summary["files"] += ["figures/../mine.csv", "../mine.csv", "pipeline.joblib"]
+    (tmp_path / "report.json").write_text(json.dumps(summary))
     (tmp_path / "mine.csv").write_text("mine")
-    write_report(Search.of(0, networks=("tiny",)), tmp_path)
+    write(tmp_path, make_result(0, networks=("tiny",)))
     names = {p.name for p in (tmp_path / "figures").iterdir()}
     assert "mine.png" in names
     assert (tmp_path / "mine.csv").exists()
     assert not {"layers-mobilenet_0.75.png", "confusion.png"} & names
 
 
-def test_the_same_search_gives_the_same_files(tmp_path):
+def test_same_result_gives_the_same_files(tmp_path):
     for name in ("a", "b"):
-        write_report(Search.of(3, n=60), tmp_path / name)
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, options=None)
     files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.*"))
     assert len(files) > 15
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
 
 
-def test_matplotlib_is_left_as_it_was(tmp_path):
+def test_matplotlib_settings_are_restored(tmp_path):
     before = matplotlib.rcParams.copy()
     with matplotlib.rc_context({"axes.facecolor": "black", "text.color": "yellow"}):
-        write_report(Search.of(2, n=24), tmp_path / "dark")
+        write(tmp_path / "dark", make_result(2, n=24))
         assert matplotlib.rcParams["axes.facecolor"] == "black"
-    write_report(Search.of(2, n=24), tmp_path / "light")
+    write(tmp_path / "light", make_result(2, n=24))
     assert matplotlib.rcParams == before
-    assert (tmp_path / "dark/figures/heads.png").read_bytes() == (
-        tmp_path / "light/figures/heads.png"
-    ).read_bytes()
+    dark, light = ((tmp_path / name / "figures/heads.png").read_bytes() for name in ("dark", "light"))
+    assert dark == light
 
 
-# -- nothing overlaps --------------------------------------------------------------------------
+# -- class names in figures ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["日本", "قطة", "🐈", "ไทย", "\U0001f9d1\u200d\U0001f33e"])
+def test_class_names_in_any_script(tmp_path, name):
+    """Figures show the name in an installed font, or a number that the page explains; never a placeholder."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # such as matplotlib's "Glyph missing from font"
+        _, page, summary = write(tmp_path, make_result(3, names=["cat", "dog", name]))
+    assert name in page
+    labels = Labels(["cat", "dog", name])
+    assert labels("cat") == "cat"
+    assert labels(name) in (name, "#3") or "\u200d" in name
+    if labels.numbered:
+        assert labels.numbered == {"#3": name}
+        assert "Numbers in the figures stand for these classes: #3" in page
+        assert "Classes that no installed font can show have numbers; see the list." in page
+    assert name in [row["class"] for row in summary["per_class"]]
+
+
+def test_font_is_chosen_among_the_installed_ones():
+    labels = Labels(["cat", "\u2a0b"])  # a sign that DejaVu Sans has not, but another font of matplotlib's
+    assert labels.fonts[0] == "DejaVu Sans"
+    assert not any(font.startswith("Last Resort") for font in Labels(["日本"]).fonts)
+    assert Labels(["cat", "Ünï"]).fonts == ["DejaVu Sans"]
+
+
+# -- texts of figures do not overlap --------------------------------------------------------------------------
 
 
 def texts(figure):
-    """All that is written, with its boxes in pixels: (m, 4) of left, bottom, right, top."""
+    """All texts of a figure, and their boxes in pixels: (m, 4) of left, bottom, right, top."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     renderer, unseen = canvas.get_renderer(), set()
@@ -379,26 +454,32 @@ def check_apart(figure):
     assert not over.any(), [(names[i], names[j]) for i, j in np.argwhere(over)[:5]]
 
 
+def expand(counts, names):
+    """True and predicted classes that have these counts."""
+    i, j = (np.repeat(axis.ravel(), counts.ravel()) for axis in np.indices(counts.shape))
+    return names[i], names[j]
+
+
 @pytest.mark.parametrize("n", [2, 3, 12, 50])
 def test_classes_do_not_overlap(n):
     rng = np.random.default_rng(n)
     names = np.array([f"{i:02d} {NASTY}" if i % 2 else f"class {i}" for i in range(n)])
     counts = rng.integers(0, 3, (n, n)) * rng.integers(0, 2, (n, n)) + 150 * np.eye(n, dtype=int)
-    with figures.style():
-        check_apart(figures.draw_confusion(counts, names.tolist()))
-        check_apart(figures.draw_per_class(summaries.per_class(counts, names)))
+    labels = Labels(names)
+    true, predicted = expand(counts, names)
+    with labels.style():
+        check_apart(_figures.plot_confusion(counts, names.tolist(), labels))
+        check_apart(_figures.plot_class_metrics(_tables.class_metrics(true, predicted, names), labels))
 
 
 @pytest.mark.parametrize("n", [3, 7, 50])
-def test_the_names_on_the_map_do_not_overlap(n):
+def test_names_on_the_map_do_not_overlap(n):
     rng = np.random.default_rng(0)
     codes = np.arange(600) % n
-    flat = summaries.Flat(
-        rng.normal(size=(n, 2))[codes] + 0.2 * rng.normal(size=(600, 2)), np.arange(600), "PCA", ""
-    )
+    xy = rng.normal(size=(n, 2))[codes] + 0.2 * rng.normal(size=(600, 2))
     labels = np.array([f"{i:02d} a long name" for i in range(n)])[codes]
-    with figures.style():
-        figure = figures.draw_map(flat, labels, codes % 9 == 0)
+    with Labels(labels).style():
+        figure = _figures.plot_map(xy, "PCA", labels, codes % 9 == 0, Labels(labels))
         check_apart(figure)
         found, _ = texts(figure)
     assert sum("long name" in text.replace("\n", " ") for text in found) >= min(n, 40)
@@ -408,15 +489,15 @@ def test_many_classes_are_drawn_without_names():
     n = 1000
     counts = np.eye(n, dtype=int)
     counts[3, 4] = 1
-    with figures.style():
-        found, _ = texts(figures.draw_confusion(counts, [f"c{i}" for i in range(n)]))
+    names = np.array([f"c{i:03d}" for i in range(n)])
+    labels = Labels(names)
+    with labels.style():
+        found, _ = texts(_figures.plot_confusion(counts, names.tolist(), labels))
         assert len(found) <= 4
-        figure = figures.draw_per_class(
-            summaries.per_class(counts, np.array([f"c{i:03d}" for i in range(n)]))
-        )
+        figure = _figures.plot_class_metrics(_tables.class_metrics(*expand(counts, names), names), labels)
         found, _ = texts(figure)
     named = [text for text in found if text.startswith("c")]
-    assert len(named) == figures.NAMED
+    assert len(named) == _figures.MAX_NAMES
     assert {"c003 (2)", "c004 (1)"} <= set(named)  # those with mistakes
 
 
@@ -425,11 +506,11 @@ def test_layers_do_not_overlap(n):
     layers = tuple(f"conv{i}_block_with_a_long_name_out" for i in range(n))
     values = np.linspace(0.5, 0.9, n + 2)
     series = [
-        summaries.Series(f"{size} px, crop", layers, ("last 2", "last 3"), values, values / 50)
+        _tables.LayerScores("net", f"{size} px, crop", layers, ("last 2", "last 3"), values, values / 50)
         for size in range(7)
     ]
-    with figures.style():
-        figure = figures.draw_layers("a network of a very long name " * 3, series, "accuracy", (0.4, 1.0))
+    with Labels([]).style():
+        figure = _figures.plot_layers("a network of a very long name " * 3, series, "accuracy", (0.4, 1.0))
         names, boxes = texts(figure)
     assert (boxes[:, 0] >= -1).all()
     assert (boxes[:, 2] <= figure.bbox.width + 1).all()
@@ -441,42 +522,44 @@ def test_layers_do_not_overlap(n):
     assert (np.diff(sorted(ends)) > 8).all()  # pixels: a line of text
 
 
-# -- the tables behind the plots ---------------------------------------------------------------
+# -- tables behind the figures ---------------------------------------------------------------
 
 
-def test_per_class_is_that_of_scikit_learn():
+def test_class_metrics_are_those_of_scikit_learn():
     rng = np.random.default_rng(0)
     classes = np.array(["a", "b", "c", "d"])
     true, predicted = classes[rng.integers(0, 4, 80)], classes[rng.integers(0, 3, 80)]  # never "d"
-    counts = summaries.confusion(true, predicted, classes)
-    np.testing.assert_array_equal(counts, confusion_matrix(true, predicted))
-    found = summaries.per_class(counts, classes)
+    counts = confusion_matrix(true, predicted)
+    found = _tables.class_metrics(true, predicted, classes)
     p, r, f, n = precision_recall_fscore_support(true, predicted, zero_division=np.nan)
     for name, values in {"precision": p, "recall": r, "f1": f, "images": n}.items():
         np.testing.assert_allclose(found[name], values)
-    common = summaries.commonest_confusions(counts, classes, 3)
+    common = _tables.frequent_confusions(counts, classes, 3)
     wrong = np.sort((counts * (1 - np.eye(4, dtype=int))).ravel())[::-1][:3]
     assert common["images"].tolist() == wrong.tolist()
 
 
-def test_calibration_of_the_calibrated_and_of_the_too_sure():
+def test_calibration_of_calibrated_and_overconfident_probabilities():
     rng = np.random.default_rng(0)
     p = rng.dirichlet([1, 1], 4000)
     classes = np.array(["a", "b"])
     true = classes[(rng.random(4000) < p[:, 1]).astype(int)]
-    good = summaries.calibration(true, p, classes)
-    assert good.error < 0.03
-    assert good.brier == pytest.approx(2 * brier_score_loss(true == "b", p[:, 1]))
-    assert ((good.low <= good.confidence) & (good.confidence <= good.high)).mean() > 0.7
+    bins = _tables.calibration(true, p, classes)
+    errors = _tables.calibration_errors(bins, true, p, classes)
+    assert errors["expected_calibration_error"] < 0.03
+    assert errors["brier"] == pytest.approx(2 * brier_score_loss(true == "b", p[:, 1]))
+    assert bins["confidence"].between(bins["low"], bins["high"]).mean() > 0.7
     sharp = p**4 / (p**4).sum(axis=1, keepdims=True)
-    assert summaries.calibration(true, sharp, classes).error > 0.1
-    assert good.images.sum() == 4000
+    sharp_bins = _tables.calibration(true, sharp, classes)
+    errors = _tables.calibration_errors(sharp_bins, true, sharp, classes)
+    assert errors["expected_calibration_error"] > 0.1
+    assert bins["images"].sum() == 4000
     partly = p.copy()
     partly[:1000] = np.nan
-    assert summaries.calibration(true, partly, classes).images.sum() == 3000
+    assert _tables.calibration(true, partly, classes)["images"].sum() == 3000
 
 
-def test_layer_series_take_the_best_of_what_is_left_over():
+def test_layer_scores_take_the_best_candidate():
     rows = [("n", 96, "crop", "a", 1, 0, "avg", "svm", 0.5, 0.1), ("n", 96, "crop", "a", 1, 0, "max", "svm", 0.7, 0.2),
             ("n", 96, "crop", "b", 1, 1, "avg", "svm", 0.6, 0.1),
             ("n", 96, "crop", "a+b", 2, 1, "avg", "svm", 0.9, 0.1)]  # fmt: skip
@@ -493,34 +576,34 @@ def test_layer_series_take_the_best_of_what_is_left_over():
         "se",
     ]
     table = pd.DataFrame(rows, columns=columns)
-    avg, most = summaries.layer_series(table)["n"]  # one size: by pooling
-    assert (avg.name, avg.layers, avg.joined) == ("avg", ("a", "b"), ("last 2",))
+    avg, most = _tables.layer_scores(table)["n"]  # one size: by pooling
+    assert (avg.name, avg.layers, avg.combined) == ("avg", ("a", "b"), ("last 2",))
     np.testing.assert_array_equal(avg.scores, [0.5, 0.6, 0.9])
     np.testing.assert_array_equal(most.scores, [0.7, np.nan, np.nan])
     two = pd.concat([table, table.assign(image_size=224, score=table["score"] + 0.01)])
-    small, large = summaries.layer_series(two)["n"]
+    small, large = _tables.layer_scores(two)["n"]
     assert (small.name, large.name) == ("96 px", "224 px")
     np.testing.assert_allclose(large.scores, [0.71, 0.61, 0.91])
     np.testing.assert_allclose(small.errors, [0.2, 0.1, 0.1])
 
 
 @pytest.mark.parametrize("shape", [(60, 100), (60, 2), (5, 3), (3, 1), (1200, 8), (5200, 3)])
-def test_the_map_is_the_same_each_time(shape):
+def test_map_is_reproducible(shape):
     X = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    a, b = summaries.flatten(X), summaries.flatten(X)
+    a, b = (_tables.map_embeddings(sample_embeddings(X)) for _ in range(2))
     np.testing.assert_array_equal(a.xy, b.xy)
     assert a.xy.shape == (min(shape[0], 5000), 2)
     assert np.isfinite(a.xy).all()
     assert a.method == ("t-SNE" if shape == (60, 100) else "PCA")
 
 
-def test_the_map_keeps_groups_together():
+def test_map_keeps_clusters_together():
     codes = np.arange(90) % 3
     X = (
         np.random.default_rng(0).normal(size=(90, 30))
         + 3 * np.random.default_rng(1).normal(size=(3, 30))[codes]
     )
-    xy = summaries.flatten(X).xy
+    xy = _tables.map_embeddings(sample_embeddings(X)).xy
     centres = np.stack([xy[codes == i].mean(axis=0) for i in range(3)])
     nearest = np.linalg.norm(xy[:, None] - centres, axis=2).argmin(axis=1)
     assert (nearest == codes).mean() > 0.95
@@ -528,35 +611,41 @@ def test_the_map_keeps_groups_together():
 
 def test_worst_by_decision_of_two_classes():
     oof = pd.DataFrame({"true": ["a", "b", "a", "b"], "predicted": ["b", "a", "b", "b"]})
-    found = summaries.worst(oof, None, np.array([0.5, -2.0, 1.0, 3.0]), np.array(["a", "b"]))
-    assert found["at"].tolist() == [1, 2, 0]
+    worst = worst_predictions(oof, None, np.array([0.5, -2.0, 1.0, 3.0]), np.array(["a", "b"]))
+    assert worst.index.tolist() == [1, 2, 0]
 
 
-# -- the winner again --------------------------------------------------------------------------
+# -- reproducing the best pipeline ---------------------------------------------------------------
 
 
-def test_the_command_says_all_that_differs():
-    search = Search.of(3)
-    search.scoring, search.weights, search.precision = "balanced_accuracy", None, "bfloat16"
-    search.best_params_ = {"model": "tiny", "image_size": (96, 128), "resize": "pad", "layer": ["a", "b"],
-                           "pooling": "gem", "head": "knn", "knn__n_neighbors": np.int64(3),
-                           "knn__weights": "uniform"}  # fmt: skip
-    options = reproduce.winner_options(search)
-    assert reproduce.command(options, ["my file.csv", "--target", "y"]) == (
+def fake_search(best_params=None, **params):
+    """A search with a best candidate, without fitting."""
+    search = FeatureSearchCV(**params)
+    search.task_, search.seed_ = "classification", 0
+    search.best_params_ = {"model": "tiny", "image_size": 112, "layer": "block5_out", "pooling": "avg",
+                           "resize": "crop", "head": "svm", "svm__C": 1.0, **(best_params or {})}  # fmt: skip
+    return search
+
+
+def test_command_has_every_option_that_differs():
+    params = {"model": "tiny", "image_size": (96, 128), "resize": "pad", "layer": ["a", "b"], "pooling": "gem",
+              "head": "knn", "knn__n_neighbors": np.int64(3), "knn__weights": "uniform"}  # fmt: skip
+    search = fake_search(params, scoring="balanced_accuracy", weights=None, precision="bfloat16")
+    result = dataclasses.replace(make_result(3), options=best_options(search))
+    assert best_command(result, "report", ["my file.csv", "--target", "y"]) == (
         "tlfeatures select 'my file.csv' --target y --model tiny --layer a+b --pooling gem --image-size 96x128 "
         "--resize pad --head knn:n_neighbors=3:weights=uniform --cv 5 --task classification --seed 0 "
-        "--scoring balanced_accuracy --weights random --precision bfloat16 -o winner"
+        "--scoring balanced_accuracy --weights random --precision bfloat16 -o best"
     )
-    search.interpolation = "bicubic"
-    assert (
-        reproduce.command(reproduce.winner_options(search), ["x"]) is None
-    )  # the command has no such option
+    search.interpolation = "bicubic"  # the command has no such option
+    result = dataclasses.replace(result, options=best_options(search))
+    assert best_command(result, "report", ["x"]) is None
     search.scoring = len
-    assert reproduce.winner_options(search) is None
+    assert best_options(search) is None
 
 
 @pytest.mark.parametrize(
-    ("cv", "written"),
+    ("cv", "text"),
     [
         (np.int64(3), "cv=3,"),
         (KFold(3), "cv=KFold(n_splits=3, random_state=None, shuffle=False),"),
@@ -565,48 +654,41 @@ def test_the_command_says_all_that_differs():
         (KFold(3, shuffle=True), None),  # draws other folds each time
         (ShuffleSplit(2), None),
         (KFold(3, shuffle=True, random_state=np.random.RandomState(0)), None),
-        (PredefinedSplit(np.arange(2000) % 2), None),  # numpy prints a part
+        (PredefinedSplit(np.arange(2000) % 2), None),  # NumPy prints only a part
         (type("Mine", (KFold,), {})(3), None),
     ],
 )
-def test_splitters_are_written_where_they_make_the_same_folds(cv, written):
-    search = Search.of(3, n=60)
-    search.cv = cv
-    options = reproduce.winner_options(search)
-    assert (options is not None) == (written is not None)
-    if written:
-        code = reproduce.python_code(options, None, True, True)
-        assert written in code and "# groups: the search's groups_" in code
+def test_splitters_that_make_the_same_folds_are_written(tmp_path, cv, text):
+    options = best_options(fake_search(cv=cv))
+    assert (options is not None) == (text is not None)
+    grouped = make_result(3).predictions.assign(group=0)
+    _, page, summary = write(tmp_path, options=options, predictions=grouped)
+    if text is None:
+        assert "There is no exact code" in page and summary["best_code"] is None
+    else:
+        code = summary["best_code"]
+        assert text in code and "# groups: the search's groups_" in code and "groups=groups" in code
         names = {}
         exec("\n".join(line for line in code.splitlines() if line.startswith("from sklearn")), names)
         assert repr(eval(repr(options["cv"]), names)) == repr(options["cv"])
 
 
-def test_settings_of_heads_are_written_where_they_can_be():
-    search = Search.of(3, n=60)
-    search.best_params_ = search.best_params_ | {"head": "ridge", "ridge__alphas": np.array([1.0, 10.0])}
-    options = reproduce.winner_options(search)
+def test_parameters_of_heads_are_written_if_possible():
+    search = fake_search({"head": "ridge", "ridge__alphas": np.array([1.0, 10.0])})
+    options = best_options(search)
     assert options["heads"] == {"ridge": {"alphas": [[1.0, 10.0]]}}
-    assert reproduce.command(options, ["x"]) is None  # it separates values by commas itself
+    # the command line separates values by commas
+    assert best_command(dataclasses.replace(make_result(3), options=options), "report", ["x"]) is None
     search.best_params_["ridge__alphas"] = np.asarray
-    assert reproduce.winner_options(search) is None
+    assert best_options(search) is None
+    assert best_options(fake_search({"head": "my_head"})) is None  # an estimator of the user's own
 
 
-def test_folds_by_copies_of_arrays_have_no_command(tmp_path):
-    search = Search.of(3, n=60)
-    search.dedupe_groups, search.groups_ = True, np.arange(60) // 2
-    write_report(search, tmp_path, source=["x.h5::images"])
-    _, _, facts = read(tmp_path)
-    assert facts["winner_command"] is None and "groups=groups" in facts["winner_code"]
-
-
-def test_what_cannot_be_written_down_is_said(tmp_path):
-    search = Search.of(3, n=60)
-    search.cv = [(np.arange(30), np.arange(30, 60))]
-    write_report(search, tmp_path)
-    _, page, facts = read(tmp_path)
-    assert "There is no exact command" in page
-    assert "winner_command" not in facts
+def test_folds_by_duplicates_of_arrays_have_no_command():
+    result = dataclasses.replace(make_result(3), grouped_duplicates=True)
+    assert best_command(result, "report", ["x.h5::images"]) is None
+    result = dataclasses.replace(result, grouped_duplicates=False)
+    assert best_command(result, "report", ["x.h5::images"]).startswith("tlfeatures select x.h5::images")
 
 
 @pytest.fixture(scope="module")
@@ -635,21 +717,40 @@ def real(tmp_path_factory):
     return search, root, page, store
 
 
-def test_a_real_search(real):
+def test_report_of_a_real_search(real):
     search, root, path, _ = real
     assert path == root / "report" / "index.html"
-    _, page, facts = read(root / "report")
+    _, page, summary = read(root / "report")
     assert f"accuracy {search.best_score_:.4f}" in page
-    assert facts["metrics"] == search.metrics_
-    assert facts["recipes"][0]["digest"] == search.best_estimator_["cnn"].recipes_[0]["digest"]
+    assert summary["metrics"] == search.metrics_
+    assert summary["recipes"][0]["digest"] == search.best_estimator_["cnn"].recipes_[0]["digest"]
     table = pd.read_csv(root / "report/tables/predictions.csv", dtype={"true": str})
     assert table["true"].tolist() == search.oof_["true"].tolist()
     assert all(os.path.isabs(path) for path in table["image"])
 
 
-def test_the_code_finds_the_winner_again(real, monkeypatch):
+def test_intervals_stay_within_the_range_of_the_score(real):
+    search, root, _, _ = real
+    results, table = search.cv_results_, pd.read_csv(root / "report/tables/candidates.csv")
+    assert (table["ci_high"] == 1).any()  # clipped
+    assert table["ci_low"].ge(0).all() and table["ci_high"].le(1).all()
+    _, page, summary = read(root / "report")
+    for end in ("low", "high"):
+        np.testing.assert_allclose(results[f"ci_{end}_test_score"][table["candidate"]], table[f"ci_{end}"])
+        assert f"{summary['best'][f'ci_{end}']:.4f}" in page
+
+
+def test_result_of_a_search_needs_no_images(real):
+    search, _, _, _ = real
+    result = pickle.loads(pickle.dumps(search.result()))
+    assert result.score == (search.grouped_score_ or result.score)
+    assert len(result.embedding_sample.components) == 36 and not result.embedding_note
+    assert set(result.thumbnails) == set(result.mistakes["row"])
+
+
+def test_code_reproduces_the_best_pipeline(real, monkeypatch):
     search, root, _, store = real
-    code = json.loads((root / "report/report.json").read_text("utf-8"))["winner_code"]
+    code = json.loads((root / "report/report.json").read_text("utf-8"))["best_code"]
     monkeypatch.setenv("TLFEATURES_CACHE", str(store.root))
     names = {}
     exec(compile(code, "code", "exec"), names)
@@ -664,7 +765,7 @@ def test_the_code_finds_the_winner_again(real, monkeypatch):
     )
 
 
-def test_a_search_that_was_pickled_can_be_reported(real, tmp_path):
+def test_report_of_a_pickled_search(real, tmp_path):
     search = pickle.loads(pickle.dumps(real[0]))
     search.report(tmp_path)
     ours, theirs = ((folder / "figures/map.png").read_bytes() for folder in (tmp_path, real[1] / "report"))

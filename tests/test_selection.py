@@ -907,9 +907,8 @@ def test_copies_in_different_folds_are_told_with_what_they_are_worth(store):
     found = search.duplicates_
     assert len(found.pairs) == 24 and found.exact.all() and found.crossing > 10
     assert found.score == search.best_score_ and found.drop > 0.15
-    assert f"{found.score_together:.4f} in place of {found.score:.4f}" in " ".join(
-        str(w.message) for w in caught
-    )
+    message = f"Grouped cross-validation scores {found.score_together:.4f} instead of {found.score:.4f}."
+    assert message in " ".join(str(w.message) for w in caught)
     with warnings.catch_warnings():
         warnings.simplefilter("error", DuplicateImagesWarning)
         together = FeatureSearchCV(**options, dedupe_groups=True, cache=store).fit(X, y)
@@ -952,7 +951,8 @@ def test_images_that_all_hang_together(data, store):
         "duplicate_threshold": 0.5,
     }
     with pytest.warns(
-        DuplicateImagesWarning, match=r"up to 72 of 72 hang together.* higher duplicate_threshold"
+        DuplicateImagesWarning,
+        match=r"largest duplicate group has 72 of 72 images.* higher duplicate_threshold",
     ):
         search = FeatureSearchCV(**options, cache=store).fit(X, y, groups)
     assert search.duplicates_.score_together is None
@@ -1091,7 +1091,7 @@ def test_progress_names_the_steps(warm, data, capsys):
     FeatureSearchCV(**SMALL, cache=store, verbose=1).fit(*data)
     shown = capsys.readouterr()
     assert shown.out == ""
-    for text in ("mobilenet_0.25 at 32", "prescreen", "cross-validation", "6/6", "fit the winner"):
+    for text in ("mobilenet_0.25 at 32", "prescreen", "cross-validation", "6/6", "fit the best pipeline"):
         assert text in shown.err
 
 

@@ -164,7 +164,9 @@ class SearchResult:
         left out.
     thumbnails : mapping of int to bytes
         JPEG previews of the rows in ``mistakes``, if the image can be read.
-    embedding_sample : EmbeddingSample
+    embedding_sample : EmbeddingSample or None
+    embedding_note : str
+        Why there is no ``embedding_sample``, if there is none.
     regime : Regime
     learning_curve : LearningCurve
     duplicates : Duplicates
@@ -197,7 +199,8 @@ class SearchResult:
     mistakes: pandas.DataFrame
     image_problems: pandas.DataFrame
     thumbnails: Mapping[int, bytes]
-    embedding_sample: EmbeddingSample
+    embedding_sample: EmbeddingSample | None
+    embedding_note: str
     regime: Regime
     learning_curve: LearningCurve
     duplicates: Any

@@ -18,7 +18,6 @@ from tlfeatures.cli.fitting import known_score
 from tlfeatures.cli.images import name_unreadable, paths_of
 from tlfeatures.cli.session import BadArgument
 from tlfeatures.cli.terminal import count, show_json, show_table, shown, tell
-from tlfeatures.results import score_bounds
 
 if TYPE_CHECKING:
     from tlfeatures.selection import FeatureSearchCV
@@ -193,23 +192,15 @@ def _check_folder(path: str, source: str, force: bool) -> None:
         raise BadArgument(f"-o {path!r}: there is no folder {above!r}; make it first.")
     if not os.access(path if os.path.isdir(path) else above, os.W_OK):
         raise PermissionError(13, "No permission to write into the folder of -o", path)
-    if force or _is_report(os.path.join(path, "index.html")):
+    from tlfeatures.report import is_report
+
+    if force or is_report(os.path.join(path, "index.html")):
         return
     for name in ("index.html", "report.json", _PIPELINE):
         if os.path.lexists(file := os.path.join(path, name)):
             raise BadArgument(
                 f"{file!r} exists and was not written by this command. Name another folder, or pass --force."
             )
-
-
-def _is_report(page: str) -> bool:
-    from tlfeatures.report.page import MARK
-
-    try:
-        with open(page, encoding="utf-8", errors="replace") as file:
-            return MARK in file.read(2000)
-    except FileNotFoundError:
-        return False
 
 
 def _names(option: str, text: str) -> list[str]:
@@ -266,12 +257,17 @@ def _literal(text: str) -> Any:
 def _write(search: FeatureSearchCV, folder: str, context: typer.Context) -> None:
     import joblib
 
+    from tlfeatures.cli._best_command import best_command
     from tlfeatures.cli.outputs import replacing
     from tlfeatures.report import write_report
 
     source = _words(context, {"source", "path_column", "target", "groups", "split_column", "split"})
+    result = search.result()
     write_report(
-        search, folder, source=source, command=shlex.join(["tlfeatures", "select", *_words(context)])
+        result,
+        folder,
+        command=shlex.join(["tlfeatures", "select", *_words(context)]),
+        best_command=best_command(result, folder, source),
     )
     search.best_estimator_[0].set_params(verbose=0)
     with replacing(os.path.join(folder, _PIPELINE)) as file:
@@ -354,11 +350,13 @@ def _show(search: FeatureSearchCV, summary: dict[str, Any]) -> None:
     _show_top(search, summary)
     best = summary["best"]
     params = ", ".join(shown(value) for value in _describe(best["params"]))
-    lowest, highest = score_bounds(summary["scoring"])
-    low, high = (min(max(bound, lowest), highest) for bound in best["ci"])
     tell(f"\n{params}", style="bold")
+    score, (low, high), without = best["score"], best["ci"], ""
+    if (grouped := search.grouped_score_) is not None:
+        score, low, high = grouped.mean, grouped.low, grouped.high
+        without = f" Duplicates are kept in one fold; split between folds they give {best['score']:.4f}."
     tell(
-        f"{summary['folds']}-fold {summary['scoring']}: {best['score']:.4f}, 95% interval {low:.4f} to {high:.4f}.",
+        f"{summary['folds']}-fold {summary['scoring']}: {score:.4f}, 95% interval {low:.4f} to {high:.4f}.{without}",
         style="bold",
     )
     if summary["nested"]:

@@ -38,7 +38,7 @@ _WORDS = {
     r"\bvalidation_fraction=": "--validation-fraction ",
     r"\bweights=None( for random weights)?": "--weights random",
     r"\bweights='([^'\s]*)'": r"--weights \1",
-    r"; see duplicates_ for which they are": "; the report's tables/copies.csv names them",
+    r"; see duplicates_ for the pairs": "; the report's tables/duplicates.csv lists the pairs",
     r", or pass a splitter such as ShuffleSplit": "",
     r", or another random_state": ", or another --seed",
 }

@@ -1,5 +1,5 @@
-"""The report of a search: a page that shows everything, beside it the same as PNG, CSV and JSON."""
+"""Report of a feature search: an HTML page and the same content as PNG, CSV and JSON files."""
 
-from tlfeatures.report.write import write_report
+from tlfeatures.report._write import is_report, write_report
 
-__all__ = ["write_report"]
+__all__ = ["is_report", "write_report"]

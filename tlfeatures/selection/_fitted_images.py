@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas
@@ -13,8 +12,9 @@ from tlfeatures.features import CNNFeatures
 from tlfeatures.images import Decoder, Images
 from tlfeatures.store import EmbeddingStore
 
-__all__ = ["FittedImages", "worst_mistakes"]
+__all__ = ["FittedImages", "worst_predictions"]
 
+_N_WORST = 12
 _SIDE = 160  # pixels of a kept thumbnail
 
 
@@ -85,33 +85,33 @@ class FittedImages:
         return cnn.transform(self.paths)
 
 
-def worst_mistakes(
-    oof: pandas.DataFrame, proba: np.ndarray | None, decision: np.ndarray | None, classes: Any, n: int = 12
-) -> np.ndarray:
-    """Rows of ``oof`` with the n worst mistakes, the worst first.
+def worst_predictions(
+    predictions: pandas.DataFrame,
+    probabilities: np.ndarray | None,
+    decision_values: np.ndarray | None,
+    classes: np.ndarray | None,
+    n: int = _N_WORST,
+) -> pandas.DataFrame:
+    """Return the n worst predictions, the worst first.
 
-    Parameters
-    ----------
-    oof : DataFrame
-        Out-of-fold predictions, with the columns true and predicted.
-    proba, decision : ndarray or None
-        Probabilities and decision values of the same rows, where the head has them.
-    classes : ndarray or None
-        None for regression, where a mistake is measured by its absolute error.
-    n : int
+    Their ``margin`` is the lead of the predicted class over the true one in probability or, without
+    probabilities, in decision value; for regression (``classes`` None) it is the absolute error.
     """
-    true, predicted = oof["true"].to_numpy(), oof["predicted"].to_numpy()
+    true, predicted = predictions["true"].to_numpy(), predictions["predicted"].to_numpy()
     if classes is None:
-        error = np.abs(predicted - true)
-        wrong = error > 0
+        margin = np.abs(predicted - true)
+        wrong = margin > 0
     else:
-        wrong, error = true != predicted, np.zeros(len(oof))
-        values = decision if proba is None else proba
-        if values is not None and values.ndim == 1:  # the sign decides between two classes
-            error = np.abs(values)
+        wrong, margin = true != predicted, np.zeros(len(predictions))
+        values = decision_values if probabilities is None else probabilities
+        if values is not None and values.ndim == 1:  # positive values mean the second of two classes
+            margin = 2 * np.abs(values)
         elif values is not None and values.shape[1] == len(classes):
-            rows = np.arange(len(oof))
-            guess, truth = (np.searchsorted(classes, labels) for labels in (predicted, true))
-            error = values[rows, guess] - values[rows, truth]
-    mistakes = np.flatnonzero(wrong)
-    return mistakes[np.argsort(-np.nan_to_num(error[mistakes]), kind="stable")][:n]
+            rows = np.arange(len(predictions))
+            of_predicted, of_true = (
+                values[rows, np.searchsorted(classes, labels)] for labels in (predicted, true)
+            )
+            margin = of_predicted - of_true
+    worst = np.flatnonzero(wrong)
+    worst = worst[np.argsort(-np.nan_to_num(margin[worst]), kind="stable")][:n]
+    return predictions.iloc[worst].assign(margin=margin[worst])

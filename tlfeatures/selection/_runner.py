@@ -14,24 +14,30 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from tlfeatures._warnings import warn
 from tlfeatures.errors import DuplicateImagesWarning
-from tlfeatures.evaluation import Fold, find_duplicates, keep_groups_together, make_folds, make_inner_folds
+from tlfeatures.evaluation import (
+    Fold,
+    confidence_interval,
+    find_duplicates,
+    keep_groups_together,
+    make_folds,
+    make_inner_folds,
+)
 from tlfeatures.fingerprints import array_key
 from tlfeatures.heads import blas_threads
+from tlfeatures.results import Score, score_bounds
 from tlfeatures.selection._candidates import Embedding
+from tlfeatures.selection._cv_results import Candidate, cv_results, label, metrics, parameters
 from tlfeatures.selection._fits import Scores, evaluate, predict_folds
 from tlfeatures.selection._head_grids import Head
 from tlfeatures.selection._matrices import Matrices
 from tlfeatures.selection._metadata import Metadata
 from tlfeatures.selection._progress import Steps
+from tlfeatures.selection._result import scoring_name
 from tlfeatures.selection.advice import advise, learning_curve
-from tlfeatures.selection.results import Candidate, cv_results, label, metrics, parameters
 from tlfeatures.selection.rules import choose, choose_nested
 from tlfeatures.transferability import transferability
 
 __all__ = ["SearchRunner"]
-
-# Scores of which 1 is the most that can be had
-_UP_TO_ONE = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "precision", "recall", "jaccard", "r2")
 
 
 class SearchRunner:
@@ -79,6 +85,7 @@ class SearchRunner:
         self.rows, self.y, self.groups, self.task = rows, y, groups, task
         self.metadata = metadata
         self.cv, self.seed, self.scorer, self.names, self.steps = cv, seed, scorer, names, steps
+        self.bounds = score_bounds(scoring_name(options.scoring, task))
         self.timings = matrices.timings
         self.found: dict[str, Any] = {}
 
@@ -89,7 +96,7 @@ class SearchRunner:
         return self.found
 
     def _execute(self) -> None:
-        with self._step("look for copies of images"):
+        with self._step("search for duplicates"):
             self._find_duplicates()
         self._make_folds()
         with self._step(f"prescreen ({self.options.prescreen_method})", len(self.embeddings)):
@@ -99,7 +106,7 @@ class SearchRunner:
         self._choose()
         with self._step("predictions, learning curve"):
             self._look_closer()
-        with self._step("score with copies kept together"):
+        with self._step("grouped cross-validation"):
             self._weigh_duplicates()
 
     def matrix(self, embedding: Embedding) -> np.ndarray:
@@ -221,7 +228,7 @@ class SearchRunner:
         self.scores = self.scores.part(keep, k)
         best = choose(self.scores.test, costs[keep], widths[keep], rule)
         self.best = self.candidates[best]
-        results = cv_results(self.candidates, self.scores, self.folds, self.before[keep])
+        results = cv_results(self.candidates, self.scores, self.folds, self.before[keep], self.bounds)
         self.found |= {
             "cv_results_": results,
             "candidates_": self.candidates,
@@ -266,12 +273,10 @@ class SearchRunner:
             X, self.y, self.folds, head, point, self.scorer, self.seed, self.groups, self.metadata
         )
         reach = np.array([e.reach if len(e.layers) == 1 else np.nan for e, _, _ in self.candidates])
-        scoring = self.options.scoring
-        known = scoring is None or (isinstance(scoring, str) and scoring.startswith(_UP_TO_ONE))
         self.found["learning_curve_"] = curve
         self.found["regime_"] = advise(
             self.scores.test, reach == 1, reach < 1, curve, [label(c) for c in self.candidates],
-            1.0 if known else None,
+            self.bounds[1] if np.isfinite(self.bounds[1]) else None,
         )  # fmt: skip
 
     def _predict(self, X: np.ndarray, head: Head, point: int) -> None:
@@ -309,6 +314,7 @@ class SearchRunner:
 
     def _weigh_duplicates(self) -> None:
         found = self.duplicates
+        self.found["grouped_score_"] = None
         crossing = found.count_crossing(self.folds)
         if not crossing:
             return
@@ -317,24 +323,25 @@ class SearchRunner:
         found.score = self.found["best_score_"]
         try:
             folds = self._folds_together()
-            scores = evaluate(self.matrix(embedding), self.y, folds, [one], self.scorer, self.metadata)[
-                0
-            ].test
+            X = self.matrix(embedding)
+            scores = evaluate(X, self.y, folds, [one], self.scorer, self.metadata)[0].test[0]
         except ValueError:
             effect = (
-                f"no folds can be scored, for up to {found.largest:,} of {len(self.y):,} hang together; where they are "
-                "no copies, a higher duplicate_threshold tells them apart"
+                f"Grouped cross-validation is not possible: the largest duplicate group has {found.largest:,} of "
+                f"{len(self.y):,} images. If they are not duplicates, pass a higher duplicate_threshold"
             )
         else:
             found.score_together = float(scores.mean())
+            interval = np.clip(confidence_interval(scores, folds), *self.bounds)
+            self.found["grouped_score_"] = Score(found.score_together, *map(float, interval))
             effect = (
-                f"the score is {found.score_together:.4f} in place of {found.score:.4f}. dedupe_groups=True keeps them "
-                "together throughout"
+                f"Grouped cross-validation scores {found.score_together:.4f} instead of {found.score:.4f}. "
+                "dedupe_groups=True uses grouped folds throughout"
             )
         warn(
-            f"Images and their copies or near-copies fall into different folds, where one gives the other away: "
-            f"{crossing:,} of {len(found.pairs):,} pair(s) (cosine >= {found.threshold:g}; {int(found.exact.sum()):,} "
-            f"are exact copies). With such images kept together {effect}; see duplicates_ for which they are.",
+            f"Duplicate images are split between folds, so the score may be too high: {crossing:,} of "
+            f"{len(found.pairs):,} pair(s) of duplicates (cosine >= {found.threshold:g}; {int(found.exact.sum()):,} "
+            f"are exact). {effect}; see duplicates_ for the pairs.",
             DuplicateImagesWarning,
         )
 

@@ -26,14 +26,16 @@ from tlfeatures.errors import RandomWeightsWarning, UnknownNameError, Unreadable
 from tlfeatures.evaluation import check_groups, check_labels, check_seed, make_folds, make_inner_folds
 from tlfeatures.features import CNNFeatures
 from tlfeatures.images import Images
-from tlfeatures.selection import results
+from tlfeatures.results import SearchResult
+from tlfeatures.selection import _cv_results
 from tlfeatures.selection._candidates import plan_passes
 from tlfeatures.selection._fits import try_scorer
-from tlfeatures.selection._fitted_images import FittedImages, worst_mistakes
+from tlfeatures.selection._fitted_images import FittedImages, worst_predictions
 from tlfeatures.selection._head_grids import Head, make_head_grids, own_estimators
 from tlfeatures.selection._matrices import Matrices
 from tlfeatures.selection._metadata import Metadata, check_sample_weight, fit_estimator, routing_enabled
 from tlfeatures.selection._progress import progress
+from tlfeatures.selection._result import build_result
 from tlfeatures.selection._runner import SearchRunner
 from tlfeatures.store import EmbeddingStore
 from tlfeatures.transferability import METHODS
@@ -131,9 +133,14 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
     prescreen_ : pandas.DataFrame
         One row an embedding: its score before, the best score after, and whether it was kept.
         ``prescreen_correlation_`` is Spearman's between the two.
+    grouped_score_ : :class:`~tlfeatures.results.Score` or None
+        Score of the chosen candidate with duplicates kept in one fold, if the folds split some.
+    image_problems_ : pandas.DataFrame
+        ``row``, ``image``, ``problem`` ("error" or "warning") and ``reason`` of images that could not be
+        read, which were left out, and of images that carry almost no information.
     duplicates_ : :class:`~tlfeatures.evaluation.Duplicates`
-    learning_curve_ : :class:`~tlfeatures.selection.advice.LearningCurve`
-    regime_ : :class:`~tlfeatures.selection.advice.Regime`
+    learning_curve_ : :class:`~tlfeatures.results.LearningCurve`
+    regime_ : :class:`~tlfeatures.results.Regime`
     oof_ : pandas.DataFrame
         Of the chosen candidate, one row an image: ``row`` (in X), ``image``, ``fold``, ``true``,
         ``predicted``; predictions by models that were not trained on the image.
@@ -308,18 +315,18 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
             )
             vars(self).update(run.execute())
             start = time.perf_counter()
-            steps.begin("fit the winner")
+            steps.begin("fit the best pipeline")
             self._refit(run, images, y)
             self.refit_time_ = time.perf_counter() - start
         self.timings_ = pandas.DataFrame(
-            [*run.timings, {"step": "fit the winner", "seconds": self.refit_time_}]
+            [*run.timings, {"step": "fit the best pipeline", "seconds": self.refit_time_}]
         )
         if task == "classification":
             self.classes_ = self.best_estimator_.classes_
-        worst = worst_mistakes(
+        worst = worst_predictions(
             self.oof_, self.oof_proba_, self.oof_decision_, getattr(self, "classes_", None)
         )
-        shown = np.searchsorted(rows, self.oof_["row"].to_numpy()[worst])
+        shown = np.searchsorted(rows, worst["row"])
         self.fitted_images_ = FittedImages.of(
             images, matrices.keys[rows], shown.tolist(), store, run.matrix(run.best[0])
         )
@@ -380,6 +387,10 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
 
     def _readable(self, images: Images, errors: dict[int, str], cv: Any) -> np.ndarray:
         self.unreadable_ = dict(sorted(errors.items()))
+        self.image_problems_ = pandas.DataFrame(
+            [(row, images.name(row), "error", reason) for row, reason in self.unreadable_.items()],
+            columns=["row", "image", "problem", "reason"],
+        )
         self.rows_ = np.setdiff1d(np.arange(len(images)), list(errors))
         if errors:
             if not _splits(cv):
@@ -492,7 +503,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
             is its row in ``cv_results_``; ``depth`` the place of its deepest layer, from 0.
         """
         check_is_fitted(self, "best_estimator_")
-        return results.table(self.candidates_, self.cv_results_)
+        return _cv_results.table(self.candidates_, self.cv_results_)
 
     def embeddings(self) -> np.ndarray:
         """Load the best candidate's embeddings of the images that the search was fitted on.
@@ -539,23 +550,33 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         check_is_fitted(self, "best_estimator_")
         return self.fitted_images_.thumbnail(int(i), side)
 
+    def result(self) -> SearchResult:
+        """Collect everything that the search measured in one object, which the report is made from.
+
+        Returns
+        -------
+        :class:`~tlfeatures.results.SearchResult`
+            Holds no network and no estimator. Previews of the worst predictions are read from the files.
+        """
+        check_is_fitted(self, "best_estimator_")
+        return build_result(self)
+
     def report(self, folder: str | os.PathLike[str]) -> Path:
-        """Write tables, plots and a page that shows all of them; see :mod:`tlfeatures.report`.
+        """Write an HTML report with its figures and tables; see :func:`tlfeatures.report.write_report`.
 
         Parameters
         ----------
         folder : path
-            Made where it is absent.
+            Created if it does not exist.
 
         Returns
         -------
         Path
-            Of the page.
+            Path of the HTML page.
         """
-        check_is_fitted(self, "best_estimator_")
         from tlfeatures.report import write_report
 
-        return write_report(self, folder)
+        return write_report(self.result(), folder)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

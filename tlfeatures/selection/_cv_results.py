@@ -1,4 +1,4 @@
-"""What a search found, as scikit-learn's ``cv_results_`` and as tables."""
+"""Scores of the candidates as scikit-learn's ``cv_results_`` and as a table."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ Candidate = tuple[Embedding, Head, int]  # the last is the point in the head's g
 
 
 def parameters(candidate: Candidate) -> dict[str, Any]:
-    """All that tells a candidate from the others."""
+    """Return the parameters that distinguish a candidate from the others."""
     embedding, head, point = candidate
     return {**embedding.params, "head": head.name, **head.params(point)}
 
 
 def label(candidate: Candidate) -> str:
-    """A candidate's name, for people."""
+    """Return the display name of a candidate."""
     embedding, head, point = candidate
     settings = ", ".join(f"{key}={value}" for key, value in head.points[point].items())
     height, width = embedding.columns[0].recipe["image_size"]
@@ -49,25 +49,40 @@ def label(candidate: Candidate) -> str:
 
 
 def cv_results(
-    candidates: Sequence[Candidate], scores: Scores, folds: Sequence[Fold], prescreen: np.ndarray
+    candidates: Sequence[Candidate],
+    scores: Scores,
+    folds: Sequence[Fold],
+    prescreen: np.ndarray,
+    bounds: tuple[float, float],
 ) -> dict[str, Any]:
-    """One row a candidate; ``scores`` has arrays of shape (candidates, folds)."""
+    """Build ``cv_results_`` with one row per candidate.
+
+    Parameters
+    ----------
+    candidates : sequence of Candidate
+    scores : Scores
+        Arrays of shape (candidates, folds).
+    folds : sequence of (train, test)
+    prescreen : ndarray of shape (candidates,)
+    bounds : tuple of float
+        Lowest and highest value of the score, to which intervals are clipped.
+    """
     params = [parameters(c) for c in candidates]
-    found: dict[str, Any] = {}
+    columns: dict[str, Any] = {}
     for name, seconds in (("fit", scores.fit_seconds), ("score", scores.score_seconds)):
-        found |= {f"mean_{name}_time": seconds.mean(axis=1), f"std_{name}_time": seconds.std(axis=1)}
+        columns |= {f"mean_{name}_time": seconds.mean(axis=1), f"std_{name}_time": seconds.std(axis=1)}
     for name in dict.fromkeys(name for p in params for name in p):
-        column = np.ma.masked_all(len(params), dtype=object)
+        values = np.ma.masked_all(len(params), dtype=object)
         for i, p in enumerate(params):
             if name in p:
-                column.mask[i] = False
-                column.data[i] = p[name]  # a list stays one value
-        found[f"param_{name}"] = column
-    found["params"] = params
-    found |= {f"split{i}_test_score": scores.test[:, i] for i in range(len(folds))}
+                values.mask[i] = False
+                values.data[i] = p[name]  # assigned by element: a list stays one value
+        columns[f"param_{name}"] = values
+    columns["params"] = params
+    columns |= {f"split{i}_test_score": scores.test[:, i] for i in range(len(folds))}
     means = scores.test.mean(axis=1)
-    low, high = confidence_interval(scores.test, folds)
-    found |= {
+    low, high = np.clip(confidence_interval(scores.test, folds), *bounds)
+    columns |= {
         "mean_test_score": means,
         "std_test_score": scores.test.std(axis=1),
         "se_test_score": standard_error(scores.test),
@@ -79,16 +94,16 @@ def cv_results(
         "prescreen": prescreen,
     }
     if not np.isnan(scores.mae).all():
-        found |= {"mean_test_mae": scores.mae.mean(axis=1), "std_test_mae": scores.mae.std(axis=1)}
-    return found
+        columns |= {"mean_test_mae": scores.mae.mean(axis=1), "std_test_mae": scores.mae.std(axis=1)}
+    return columns
 
 
-def table(candidates: Sequence[Candidate], found: dict[str, Any]) -> pandas.DataFrame:
-    """One row a candidate, the best first."""
+def table(candidates: Sequence[Candidate], columns: dict[str, Any]) -> pandas.DataFrame:
+    """Return one row per candidate, the best first."""
     import pandas
 
     rows = {
-        "rank": found["rank_test_score"],
+        "rank": columns["rank_test_score"],
         "network": [e.network for e, _, _ in candidates],
         "image_size": [_side(e.columns[0].recipe["image_size"]) for e, _, _ in candidates],
         "resize": [e.params["resize"] for e, _, _ in candidates],
@@ -98,23 +113,23 @@ def table(candidates: Sequence[Candidate], found: dict[str, Any]) -> pandas.Data
         "pooling": [e.params["pooling"] for e, _, _ in candidates],
         "head": [h.name for _, h, _ in candidates],
         "settings": [json.dumps(h.points[i], default=str) for _, h, i in candidates],
-        "score": found["mean_test_score"],
-        "std": found["std_test_score"],
-        "se": found["se_test_score"],
-        "ci_low": found["ci_low_test_score"],
-        "ci_high": found["ci_high_test_score"],
+        "score": columns["mean_test_score"],
+        "std": columns["std_test_score"],
+        "se": columns["se_test_score"],
+        "ci_low": columns["ci_low_test_score"],
+        "ci_high": columns["ci_high_test_score"],
     }
-    if "mean_test_mae" in found:
-        rows["mae"] = found["mean_test_mae"]
+    if "mean_test_mae" in columns:
+        rows["mae"] = columns["mean_test_mae"]
     rows |= {
-        "width": found["width"],
-        "macs": found["macs"],
-        "prescreen": found["prescreen"],
-        "fit_seconds": found["mean_fit_time"],
-        "score_seconds": found["mean_score_time"],
+        "width": columns["width"],
+        "macs": columns["macs"],
+        "prescreen": columns["prescreen"],
+        "fit_seconds": columns["mean_fit_time"],
+        "score_seconds": columns["mean_score_time"],
     }
-    splits = [name for name in found if name.startswith("split")]
-    rows |= {name.removesuffix("_test_score"): found[name] for name in splits}
+    splits = [name for name in columns if name.startswith("split")]
+    rows |= {name.removesuffix("_test_score"): columns[name] for name in splits}
     frame = pandas.DataFrame(rows)
     frame.insert(0, "candidate", np.arange(len(frame)))
     return frame.sort_values(["rank", "macs", "width", "candidate"], ignore_index=True)
@@ -126,7 +141,7 @@ def _side(size: Sequence[int]) -> int | str:
 
 
 def metrics(true: np.ndarray, predicted: np.ndarray, task: str) -> dict[str, float]:
-    """Figures on predictions of rows that the models were not trained on."""
+    """Compute metrics of out-of-fold predictions."""
     if task == "regression":
         return {
             "r2": float(r2_score(true, predicted)),

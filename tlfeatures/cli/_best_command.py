@@ -1,0 +1,63 @@
+"""The command that reproduces the best pipeline of a search."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from tlfeatures.results import SearchResult
+
+__all__ = ["best_command"]
+
+_OPTIONS = {"scoring": "--scoring", "weights": "--weights", "decode": "--decode", "precision": "--precision"}
+
+
+def best_command(result: SearchResult, folder: str | os.PathLike[str], source: Sequence[str]) -> str | None:
+    """Return the `select` command whose only candidate is the best one; None if no option can express it.
+
+    Parameters
+    ----------
+    result : SearchResult
+    folder : path
+        Folder of the report: if all images are files, its ``tables/predictions.csv`` is the source.
+    source : sequence of str
+        Otherwise, the source and its options as they were passed.
+    """
+    options = result.options
+    if options is None:
+        return None
+    if result.reads_back:
+        manifest = os.path.join(folder, "tables", "predictions.csv")
+        source = [manifest, "--path-column", "image", "--target", "true"]
+        source += ["--groups", "group"] if result.has_groups else []
+    elif result.grouped_duplicates:
+        return None  # with the embedding of the best candidate alone, other images may be near-duplicates
+    layer, heads, size = options["layers"][0], options["heads"], options["image_sizes"]
+    grids = heads.values() if isinstance(heads, dict) else ()
+    values = [value for grid in grids for candidates in grid.values() for value in candidates]
+    expressible = all(re.fullmatch(r"[\w.+-]+", str(value)) for value in values)
+    if not isinstance(options["cv"], int) or "interpolation" in options or not expressible:
+        return None
+    words = ["tlfeatures", "select", *source, "--model", options["models"]]
+    words += ["--layer", layer if isinstance(layer, str) else "+".join(layer)]
+    words += ["--pooling", options["poolings"]]
+    words += ["--image-size", "default" if size is None else _format_size(size[0])]
+    words += ["--resize", options["resize"]]
+    words += ["--head", ",".join(_format_head(name, heads) for name in heads)]
+    words += ["--cv", str(options["cv"]), "--task", options["task"], "--seed", str(options["random_state"])]
+    for name, option in _OPTIONS.items():
+        if name in options:
+            words += [option, "random" if options[name] is None else str(options[name])]
+    return shlex.join([*words, "-o", "best"])
+
+
+def _format_size(size: Any) -> str:
+    return str(size) if isinstance(size, int) else "x".join(map(str, size))
+
+
+def _format_head(name: str, heads: Any) -> str:
+    grid = heads[name] if isinstance(heads, dict) else {}
+    return ":".join([name, *(f"{key}={'/'.join(map(str, values))}" for key, values in grid.items())])

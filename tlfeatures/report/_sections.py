@@ -1,0 +1,182 @@
+"""Figures and tables of the report, which the template arranges and describes."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from sklearn.metrics import confusion_matrix
+
+from tlfeatures.report import _figures, _tables
+from tlfeatures.report._labels import Labels
+from tlfeatures.results import SearchResult
+
+_PIXELS_PER_INCH = 96
+
+
+class ReportFolder:
+    """The folder of a report, to which figures and tables are written.
+
+    Parameters
+    ----------
+    path : Path
+        Created if it does not exist.
+
+    Attributes
+    ----------
+    figures : dict of str to dict
+        ``data`` (the PNG, base64) and ``width`` (pixels; None to fit the page) of each figure.
+    tables : dict of str to DataFrame
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.figures: dict[str, dict[str, Any]] = {}
+        self.tables: dict[str, pd.DataFrame] = {}
+        for part in ("figures", "tables"):
+            (path / part).mkdir(parents=True, exist_ok=True)
+
+    def save(self, name: str, frame: pd.DataFrame) -> None:
+        """Write a table as CSV."""
+        path = self.path / "tables" / f"{name}.csv"
+        frame.to_csv(path, index=False, lineterminator="\n", encoding="utf-8", errors="surrogateescape")
+        self.tables[name] = frame
+
+    def draw(self, name: str, plot: Callable[..., Figure], *args: Any) -> None:
+        """Write a figure as PNG."""
+        figure = plot(*args)
+        png = _figures.to_png(figure)
+        (self.path / "figures" / f"{name}.png").write_bytes(png)
+        inches = figure.get_figwidth()
+        # a wide figure keeps its size: scaled down to a phone, the names of fifty classes are unreadable
+        width = round(inches * _PIXELS_PER_INCH) if inches > 5.5 else None
+        self.figures[name] = {"data": base64.b64encode(png).decode(), "width": width}
+
+    def files(self) -> list[str]:
+        """Return the names of all figures and tables in the folder."""
+        parts = ("figures", "tables")
+        return sorted(f"{part}/{name}" for part in parts for name in os.listdir(self.path / part))
+
+
+def make_sections(result: SearchResult, folder: ReportFolder) -> dict[str, Any]:
+    """Write all figures and tables; return further variables of the template."""
+    labels = Labels(() if result.classes is None else result.classes)
+    for name in ("candidates", "prescreen", "timings"):
+        folder.save(name, getattr(result, name))
+    if len(result.image_problems):
+        folder.save("image_problems", result.image_problems)
+    _save_duplicates(result, folder)
+    with labels.style():
+        layers = _draw_layers(result, folder)
+        folder.draw("heads", _figures.plot_heads, result.candidates, result.scoring)
+        _draw_outcome(result, folder, labels)
+        embedding_map = _draw_curves(result, folder, labels)
+    return {
+        "labels": labels,
+        "layer_scores": layers,
+        "embedding_map": embedding_map,
+        "mistakes": _mistakes(result, folder),
+        "max_names": _figures.MAX_NAMES,
+        "max_legend": len(_figures.PALETTE),
+    }
+
+
+def _draw_layers(result: SearchResult, folder: ReportFolder) -> dict[str, list[_tables.LayerScores]]:
+    """Draw the score by layer for each network; return the scores by the name of the figure."""
+    by_network = _tables.layer_scores(result.candidates)
+    series = [one for many in by_network.values() for one in many]
+    low = np.nanmin(np.concatenate([one.scores - np.nan_to_num(one.errors) for one in series]))
+    high = np.nanmax(np.concatenate([one.scores + np.nan_to_num(one.errors) for one in series]))
+    margin = 0.04 * (high - low) or 0.02
+    by_figure, rows = {}, []
+    for network, many in by_network.items():
+        name = base = "layers-" + re.sub(r"[^A-Za-z0-9_.-]+", "_", network)[:60]
+        while name.lower() in map(str.lower, by_figure):
+            name = f"{base}-{len(by_figure)}"
+        by_figure[name] = many
+        limits = (low - margin, high + margin)
+        folder.draw(name, _figures.plot_layers, network, many, result.scoring, limits)
+        for one in many:
+            layers = zip((*one.layers, *one.combined), one.scores, one.errors, strict=True)
+            rows += [(network, one.name, *values) for values in layers]
+    folder.save("layers", pd.DataFrame(rows, columns=["network", "series", "layer", "score", "se"]))
+    return by_figure
+
+
+def _draw_outcome(result: SearchResult, folder: ReportFolder, labels: Labels) -> None:
+    """Draw the confusion matrix and the metrics of each class; for regression, the prediction errors."""
+    true, predicted = (result.predictions[name].to_numpy() for name in ("true", "predicted"))
+    if result.classes is None:
+        folder.draw("scatter", _figures.plot_prediction_errors, true, predicted)
+        return
+    counts = confusion_matrix(true, predicted, labels=result.classes)
+    index = pd.Index(result.classes, name="true \\ predicted")
+    folder.save("confusion", pd.DataFrame(counts, index, result.classes).reset_index())
+    folder.save("per_class", _tables.class_metrics(true, predicted, result.classes))
+    folder.draw("confusion", _figures.plot_confusion, counts, result.classes.tolist(), labels)
+    folder.draw("per_class", _figures.plot_class_metrics, folder.tables["per_class"], labels)
+    folder.tables["confusions"] = _tables.frequent_confusions(counts, result.classes)
+
+
+def _draw_curves(result: SearchResult, folder: ReportFolder, labels: Labels) -> _tables.EmbeddingMap | None:
+    """Draw learning curve, calibration, prescreen and map of the embeddings, if the result has them."""
+    curve, prescreen = result.learning_curve, result.prescreen
+    if len(curve.sizes):
+        splits = {f"split{i}": column for i, column in enumerate(curve.scores.T)}
+        folder.save("learning_curve", pd.DataFrame({"training_images": curve.sizes, **splits}))
+        folder.draw("learning_curve", _figures.plot_learning_curve, curve, result.scoring)
+    if result.probabilities is not None:
+        true = result.predictions["true"].to_numpy()
+        folder.save("calibration", _tables.calibration(true, result.probabilities, result.classes))
+        folder.draw("calibration", _figures.plot_calibration, folder.tables["calibration"])
+    scored = prescreen[np.isfinite(prescreen[["prescreen", "score"]]).all(axis=1)]
+    if result.prescreen_correlation is not None and len(scored) > 2:
+        folder.draw("prescreen", _figures.plot_prescreen, scored, result.scoring, result.prescreen_method)
+    if result.embedding_sample is None:
+        return None
+    embedding_map = _tables.map_embeddings(result.embedding_sample)
+    shown = result.rows[result.embedding_sample.rows]
+    frame = result.predictions.merge(
+        pd.DataFrame(embedding_map.xy, shown, ["x", "y"]), left_on="row", right_index=True
+    )
+    folder.save("map", frame[["row", "image", "true", "predicted", "x", "y"]])
+    wrong = None if result.classes is None else (frame["true"] != frame["predicted"]).to_numpy()
+    xy = frame[["x", "y"]].to_numpy()
+    folder.draw("map", _figures.plot_map, xy, embedding_map.method, frame["true"].to_numpy(), wrong, labels)
+    return embedding_map
+
+
+def _mistakes(result: SearchResult, folder: ReportFolder) -> list[dict[str, Any]]:
+    """Save all predictions; return the worst ones with previews."""
+    frame = result.predictions.copy()
+    if result.from_files:
+        frame["image"] = [os.path.abspath(name) for name in frame["image"]]
+    if result.probabilities is not None and len(result.classes) <= 100:
+        columns = [f"p({name})" for name in result.classes]
+        frame = pd.concat([frame, pd.DataFrame(result.probabilities, frame.index, columns)], axis=1)
+    folder.save("predictions", frame)
+    folder.save("worst_mistakes", result.mistakes)
+    mistakes = result.mistakes.to_dict("records")
+    for mistake in mistakes:
+        jpeg = result.thumbnails.get(mistake["row"])
+        mistake["thumbnail"] = None if jpeg is None else base64.b64encode(jpeg).decode()
+        # the last part of the path and its folder
+        mistake["image"] = "/".join(re.split(r"[\\/]", str(mistake["image"]))[-2:])
+    return mistakes
+
+
+def _save_duplicates(result: SearchResult, folder: ReportFolder) -> None:
+    pairs = result.duplicates
+    names = dict(zip(result.predictions["row"], result.predictions["image"], strict=True))
+    image, duplicate = (
+        [names.get(row, f"row {row}") for row in result.rows[side].tolist()] for side in pairs.pairs.T
+    )
+    columns = {"image": image, "duplicate": duplicate, "cosine": pairs.cosine, "exact": pairs.exact}
+    folder.save("duplicates", pd.DataFrame(columns))
