@@ -94,7 +94,7 @@ def test_the_winner_is_saved_and_found_again(run, photos):
     assert "Saved report/index.html and pipeline.joblib." in shown.out
     assert "Nested cross-validation, which scores the choice itself:" in shown.out
     facts = json.loads(Path("report/report.json").read_text("utf-8"))
-    best = facts["winner"]
+    best = facts["best"]
     assert f"2-fold accuracy: {best['score']:.4f}, 95% interval" in shown.out
     assert shlex.split(facts["command"])[:3] == ["tlfeatures", "select", str(photos.root)]
     assert "--cv 2 --nested --weights random" in facts["command"]
@@ -109,7 +109,7 @@ def test_the_winner_is_saved_and_found_again(run, photos):
     assert again.code == 0, again.err
     assert again.json["best"]["score"] == best["score"]
     assert again.json["candidates"] == 1
-    ours, theirs = (joblib.load(f"{folder}/pipeline.joblib") for folder in ("report", "winner"))
+    ours, theirs = (joblib.load(f"{folder}/pipeline.joblib") for folder in ("report", "best"))
     np.testing.assert_array_equal(ours.predict(photos.paths), theirs.predict(photos.paths))
     assert ours[0].get_params() | {"cache": None} == theirs[0].get_params() | {"cache": None}
 
@@ -175,6 +175,9 @@ def test_copies_in_different_folds_in_words_of_the_command(run, tmp_path):
     assert "--dedupe-groups uses grouped folds" in line
     assert "dedupe_groups=True" not in line
     assert result.json["copies"]["in_different_folds"] > 0
+    shown = run("select", folder, *ONE, "--cv", "2").out
+    score = result.json["copies"]["score_together"]
+    assert f"2-fold accuracy: {score:.4f}, 95% interval" in shown  # the corrected score comes first
     together = run("select", folder, *ONE, "--cv", "2", "--dedupe-groups", "--json")
     assert together.code == 0, together.err
     assert together.json["copies"]["in_different_folds"] == 0

@@ -19,6 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from sklearn.metrics import brier_score_loss, confusion_matrix, precision_recall_fscore_support
 from sklearn.model_selection import KFold, LeaveOneOut, PredefinedSplit, ShuffleSplit
+from sklearn.tree import DecisionTreeClassifier
 
 from tlfeatures import EmbeddingStore, FeatureSearchCV, select
 from tlfeatures.cli._best_command import best_command
@@ -681,7 +682,11 @@ def test_parameters_of_heads_are_written_if_possible():
     assert best_command(dataclasses.replace(make_result(3), options=options), "report", ["x"]) is None
     search.best_params_["ridge__alphas"] = np.asarray
     assert best_options(search) is None
-    assert best_options(fake_search({"head": "my_head"})) is None  # an estimator of the user's own
+    own = fake_search({"head": "tree"}, heads={"tree": DecisionTreeClassifier()})
+    assert best_options(own) is None
+    weighted = fake_search()
+    weighted.sample_weight_ = np.ones(3)
+    assert best_options(weighted) is None
 
 
 def test_folds_by_duplicates_of_arrays_have_no_command():

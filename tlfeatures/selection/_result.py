@@ -16,9 +16,9 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from tlfeatures.heads import list_heads
 from tlfeatures.results import EmbeddingSample, Score, SearchResult
 from tlfeatures.selection._fitted_images import worst_predictions
+from tlfeatures.selection._head_grids import own_estimators
 
 __all__ = [
     "best_options",
@@ -133,8 +133,8 @@ def _thumbnails(search: Any, rows: Sequence[int]) -> dict[int, bytes]:
 def best_options(search: Any) -> dict[str, Any] | None:
     """Return parameters of a search that has only the best candidate, or None if they cannot be written.
 
-    Objects cannot be written: a network or head of the user's own, a callable score, folds given as rows, a
-    splitter that is not scikit-learn's or that draws new folds each time.
+    Objects cannot be written: a network or head of the user's own, sample weights, a callable score, folds given
+    as rows, a splitter that is not scikit-learn's or that draws new folds each time.
     """
     best = dict(search.best_params_)
     head, layer = best.pop("head"), best["layer"]
@@ -162,7 +162,8 @@ def best_options(search: Any) -> dict[str, Any] | None:
             options[name] = value
     writable = (
         isinstance(options["models"], str)
-        and head in list_heads(search.task_)
+        and head not in own_estimators(search.heads)
+        and getattr(search, "sample_weight_", None) is None
         and _is_literal(options.get("scoring"))
         and _is_literal(grid)
         and (isinstance(options["cv"], int) or _is_reproducible_splitter(options["cv"]))

@@ -124,9 +124,9 @@ def advise(
         evidence.append(
             ("Little is left to gain by fine-tuning.", f"score {top:.4f} of {best_possible:g} possible")
         )
-    frozen = ("frozen features", "Recommended: keep the network frozen.")
+    advice = ("frozen features", "Recommended: frozen features.")
     if domain == "dissimilar":
-        frozen = ("earlier layers", "Recommended: keep the network frozen and include its earlier layers.")
+        advice = ("earlier layers", "Recommended: frozen features, including those of earlier layers.")
     if near_perfect:
         why = "the score is nearly perfect"
     elif data == "small":
@@ -135,10 +135,10 @@ def advise(
         why = "the measurements do not show that frozen features limit the score"
     else:
         why = "performance has plateaued with frozen features"
-        frozen = ("fine-tune the top", "Recommended: fine-tune the last layers of the network.")
+        advice = ("fine-tune the top", "Recommended: fine-tune the top layers of the network.")
         if domain == "dissimilar":
-            frozen = ("fine-tune all", "Recommended: fine-tune the whole network.")
-    recommendation, sentence = frozen
+            advice = ("fine-tune all", "Recommended: fine-tune all layers of the network.")
+    recommendation, sentence = advice
     return Regime(domain, data, recommendation, [*evidence, (sentence, why)])
 
 
