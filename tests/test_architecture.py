@@ -36,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "results": set(),
     "transferability": set(),
     "skip_unreadable": set(),
+    "calibration": {"evaluation"},
     # the first stage of fine-tuning trains on stored embeddings, and it may start from a pipeline with CNNFeatures
     "finetune": {"images", "networks", "extract", "features", "evaluation"},
     "report": {"results"},
