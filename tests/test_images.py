@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tlfeatures.errors import ImageInputError, ImageReadError, UnknownNameError
+from tlfeatures.errors import ImageInputError, ImageReadError, LowContrastImagesWarning, UnknownNameError
 from tlfeatures.fingerprints import array_key, bytes_key, file_key
 from tlfeatures.images import Decoder, Images, check_images, decode_batches
 from tlfeatures.images import _decode as decode_module
@@ -89,6 +89,7 @@ def quiet():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore", LowContrastImagesWarning)  # many tests decode images of one colour
         yield
 
 
@@ -264,26 +265,116 @@ def test_16_bit_colour_keeps_its_high_byte():
     np.testing.assert_array_equal(pixels([png(4, 4, 16, 2, rows)], Decoder((4, 4))), deep >> 8)
 
 
-@pytest.mark.parametrize(
-    "high, what, mend", [(4095, "12-bit", "X / 4095"), (255, "8-bit", "astype('uint8')")]
-)
-def test_low_range_in_16_bits_warns_with_the_mend(high, what, mend):
+@pytest.mark.parametrize("high, what", [(4095, "12-bit"), (255, "8-bit")])
+def test_16_bit_images_that_use_12_or_8_bits_warn_with_the_fix(high, what):
     deep = np.linspace(0, high, 96).astype(np.uint16).reshape(8, 12)
-    for X in ([encode(deep, "PNG")], [deep], [Image.fromarray(deep)]):
-        with pytest.warns(UserWarning, match=what) as caught:
+    for X in ([encode(deep, "PNG")], [deep], [Image.fromarray(deep)], deep[None]):
+        with pytest.warns(UserWarning, match=rf"{what} data.*pass max_value={high}") as caught:
             Images.of(X).decode(0, D)
-        assert mend in str(caught[0].message) and len(caught) == 1
-    with pytest.warns(UserWarning, match=what) as caught:
-        images = Images.of(deep[None])
-    assert len(caught) == 1 and caught[0].filename == __file__
-    images.decode(0, D)  # said once for a whole array
-    black = np.zeros((1, 8, 12), np.uint16)
-    assert pixels(black).max() == 0  # says nothing
+        assert len(caught) == 1 and caught[0].filename == __file__
+        table = check_images(X)
+        assert table["severity"].tolist() == ["warning"] and f"looks like {what} data" in table["reason"][0]
+    both = np.stack([deep, deep * (65535 // high)])
+    pixels(both)  # the array as a whole has 16 bits
+
+
+@pytest.mark.parametrize("high", [4095, 255, 1000])
+def test_max_value_scales_16_bit_images(high):
+    deep = np.linspace(0, high, 96).astype(np.uint16).reshape(8, 12)
+    expected = np.rint(deep * (255 / high))[..., None].repeat(3, axis=2)
+    decoder = Decoder((8, 12), max_value=high)
+    for X in ([encode(deep, "PNG")], [encode(deep, "TIFF")], [deep], [Image.fromarray(deep)], deep[None]):
+        np.testing.assert_allclose(pixels(X, decoder), expected, atol=1)
+    eight = np.arange(96, dtype=np.uint8).reshape(8, 12)
+    np.testing.assert_array_equal(pixels([eight], decoder)[..., 0], eight)
+    np.testing.assert_array_equal(pixels([encode(eight, "PNG")], decoder)[..., 0], eight)
+
+
+def test_values_above_max_value_are_errors_of_that_image():
+    deep = np.array([[0, 4095], [7, 4096]], np.uint16)
+    for X in ([encode(deep, "PNG")], [deep], [Image.fromarray(deep)], deep[None]):
+        with pytest.raises(
+            ImageReadError, match=r"X\[0\].*up to 4096 are above max_value=4095: pass a larger"
+        ):
+            Images.of(X).decode(0, Decoder((2, 2), max_value=4095))
+
+
+def test_max_value_enters_the_recipe_only_when_set():
+    assert "max_value" not in Decoder((8, 8)).recipe()
+    assert Decoder((8, 8), max_value=4095).recipe() == {**Decoder((8, 8)).recipe(), "max_value": 4095}
+
+
+@pytest.mark.parametrize("value", [0, -1, 65536, 1.5, True, "4095"])
+def test_bad_max_value(value):
+    with pytest.raises(ValueError, match=r"max_value must be None or an integer from 1 to 65535; got .*4095"):
+        Decoder((8, 8), max_value=value)
+
+
+def test_equal_colours_of_different_16_bit_images_have_different_keys():
+    a, b = (Image.fromarray(np.full((4, 4), value, np.uint16)) for value in (1000, 1001))
+    assert Images.of([a]).key(0) != Images.of([b]).key(0)
+
+
+PALE = {
+    "nearly black: values from 0 to 2 of 255": np.arange(64, dtype=np.uint8).reshape(8, 8) % 3,
+    "all pixels have the colour (9, 9, 9)": np.full((8, 8), 9, np.uint8),
+    "all pixels have the colour (250, 0, 0)": np.full((8, 8, 3), (250, 0, 0), np.uint8),
+    "values span 16 of 256 levels": 100 + np.arange(64, dtype=np.uint8).reshape(8, 8) // 4,
+}
+
+
+@pytest.mark.parametrize("text", PALE)
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+def test_images_without_contrast_warn(text, resize):
+    pale, good = PALE[text], QUADRANTS
+    for X in (
+        [good, pale, encode(pale, "PNG"), Image.fromarray(pale)],
+        [good, encode(pale, "PNG"), pale, pale],
+    ):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            list(decode_batches(X, range(4), Decoder((16, 48), resize), 2))
+        (warning,) = caught
+        assert warning.category is LowContrastImagesWarning and warning.filename == __file__
+        message = str(warning.message)
+        assert message.startswith("3 of 4 images span fewer than 16 of 256 levels")
+        assert f"'X[1]', 'X[2]', 'X[3]'. The first: {text}." in message and "divided by 255" in message
+
+
+def test_images_with_just_enough_contrast_do_not_warn():
+    X = [np.linspace(100, 115.99, 64).astype(np.uint8).reshape(8, 8)]
+    X[0][0, 0] = 116
+    dot = np.zeros((500, 500), np.uint8)
+    dot[77, 93] = 255  # lost by the resizing, but it is there
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for decode in ("scaled", "exact"):
+            list(decode_batches([*X, dot], range(2), Decoder((8, 8), decode=decode), 2))
+    assert check_images([*X, dot]).empty
+
+
+def test_many_images_without_contrast_are_counted_and_ten_are_named(tmp_path):
+    paths = [str(tmp_path / f"{i}.png") for i in range(13)]
+    for i, path in enumerate(paths):
+        Image.new("L", (9, 9), i).save(path)
+    with pytest.warns(LowContrastImagesWarning, match=r"^13 of 13 images.*9.png' and 3 more\. ") as caught:
+        list(decode_batches(paths, range(13), D, 4))
+    assert len(caught) == 1 and "10.png" not in str(caught[0].message)
+
+
+def test_check_images_tells_errors_from_warnings():
+    table = check_images([QUADRANTS, b"no image", np.zeros((8, 8), np.uint8), None])
+    assert table[["row", "image", "severity"]].values.tolist() == [
+        [1, "X[1]", "error"],
+        [2, "X[2]", "warning"],
+        [3, "X[3]", "error"],
+    ]
+    assert table["reason"][1] == "all pixels have the colour (0, 0, 0)"
 
 
 def test_decoding_threads_warn_once_with_a_count():
-    deep = np.full((8, 8), 3000, np.uint16)
-    X = [deep, deep, np.full((8, 8), 60000, np.uint16), deep]
+    deep = np.arange(0, 3200, 50, dtype=np.uint16).reshape(8, 8)
+    X = [deep, deep, deep * 20, deep]
     with pytest.warns(UserWarning, match=r"3 16-bit image\(s\).*first X\[0\]") as caught:
         list(decode_batches(X, range(4), D, batch_size=2, n_threads=2))
     assert len(caught) == 1
@@ -667,6 +758,29 @@ INPUT_ERRORS = {
         np.full((2, 8, 8), 300, np.int32),
         "from 300 to 300; expected 0 to 255.*astype.'uint16'",
     ),
+    "float in [-1, 1]": (np.linspace(-1, 1, 128).reshape(2, 8, 8), r"from -1 to 1;.*use \(X \+ 1\) / 2$"),
+    "float in [0, 16]": (
+        np.linspace(0, 16, 128).reshape(2, 8, 8),
+        r"from 0 to 16;.*use X / 16, or divide by the l",
+    ),
+    "float in [0, 4095]": (
+        np.linspace(0, 4000, 128).reshape(2, 8, 8),
+        r"use X / 4095, or X.astype\('uint16'\)",
+    ),
+    "float in [0, 1e6]": (np.linspace(0, 1e6, 128).reshape(2, 8, 8), r"use X / X.max\(\)$"),
+    "standardized": (
+        np.linspace(-2.11, 2.64, 128).reshape(2, 8, 8),
+        r"use \(X \+ 2.11\) / 4.75, the same for all images. If they were standardized, X \* std \+ mean",
+    ),
+    "Hounsfield": (
+        np.linspace(-1000, 3000, 128).reshape(2, 8, 8).astype(np.int16),
+        r"int16 values from -1000 to 3000; expected 0 to 255: use \(X \+ 1000\) / 4000, the same for all images.$",
+    ),
+    "int8": (np.arange(-128, 128).reshape(4, 8, 8).astype(np.int8), r"use \(X \+ 128\).astype\('uint8'\)"),
+    "int16 of 12 bits": (
+        np.arange(4096).reshape(4, 32, 32).astype(np.int16),
+        r"use X.astype\('uint16'\) with max_value=4095",
+    ),
     "int8 negative": (np.full((2, 8, 8), -1, np.int8), "from -1 to -1"),
     "complex": (np.zeros((2, 8, 8), complex), "Complex data not supported"),
     "datetime": (np.zeros((2, 8, 8), "M8[s]"), "dtype datetime64"),
@@ -725,7 +839,8 @@ def test_bad_rows_of_lists_are_errors_of_that_row():
         7: "no pixel",
     }.items():
         assert text in errors[row]
-    assert check_images(X)["row"].tolist() == list(errors)
+    table = check_images(X)
+    assert table["row"][table["severity"] == "error"].tolist() == list(errors)
 
 
 def test_rounding_beyond_the_unit_interval_is_forgiven():
@@ -998,7 +1113,7 @@ def test_check_images_of_good_ones_is_empty_and_global_state_stays():
     state = (Image.MAX_IMAGE_PIXELS, warnings.filters[:], sys.modules.get("tensorflow"))
     random = np.random.get_state()[1].tolist()
     table = check_images([PICTURE, QUADRANTS], n_jobs=2)
-    assert len(table) == 0 and table.columns.tolist() == ["row", "image", "reason"]
+    assert len(table) == 0 and table.columns.tolist() == ["row", "image", "severity", "reason"]
     assert state == (Image.MAX_IMAGE_PIXELS, warnings.filters[:], sys.modules.get("tensorflow"))
     assert random == np.random.get_state()[1].tolist()
 

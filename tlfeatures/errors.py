@@ -10,6 +10,7 @@ __all__ = [
     "ImageInputError",
     "ImageReadError",
     "InvalidParameterError",
+    "LowContrastImagesWarning",
     "MissingDependencyError",
     "OutOfMemoryError",
     "RandomWeightsWarning",
@@ -130,6 +131,10 @@ class StoreWarning(UserWarning):
 
 class UnreadableImagesWarning(UserWarning):
     """Some images could not be read; their rows are NaN."""
+
+
+class LowContrastImagesWarning(UserWarning):
+    """Some images span fewer than 16 of 256 levels; their embeddings carry next to nothing."""
 
 
 class DuplicateImagesWarning(UserWarning):

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tlfeatures._warnings import warn
 from tlfeatures.errors import ImageReadError
 from tlfeatures.fingerprints import KEY_BYTES
 from tlfeatures.images._decode import Decoder
-from tlfeatures.images._images import Images, default_threads, pool
-from tlfeatures.images._pixels import depth_warning
+from tlfeatures.images._images import Images, default_threads, pool, warn_of_notes
+from tlfeatures.images._notes import Note
 
 if TYPE_CHECKING:
     import pandas
@@ -28,8 +27,22 @@ def decode_batches(
     batch_size: int,
     n_threads: int | None = None,
     depth: int = 4,
+    notes: dict[int, Note] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, dict[int, str]]]:
     """Decode ``rows`` of ``images`` in threads, at most ``depth`` batches ahead.
+
+    Parameters
+    ----------
+    images : images, as `Images.of` takes them
+    rows : sequence of int
+    decoder : Decoder
+    batch_size : int
+    n_threads : int, optional
+        Decoding threads.
+    depth : int, default=4
+        Number of batches to decode ahead.
+    notes : dict, optional
+        Filled with {row: `Note`} of images that can be read but look wrong. None issues warnings of them at the end.
 
     Yields
     ------
@@ -48,30 +61,36 @@ def decode_batches(
 
     Examples
     --------
-    >>> X = np.zeros((5, 8, 8), "uint8")
+    >>> X = np.arange(320, dtype="uint16").reshape(5, 8, 8).astype("uint8")
     >>> [rows.tolist() for rows, *_ in decode_batches(X, range(5), Decoder((4, 4)), batch_size=2)]
     [[0, 1], [2, 3], [4]]
     """
     if batch_size < 1 or depth < 1:
         raise ValueError(f"batch_size and depth must be at least 1; got {batch_size} and {depth}.")
     return _decode_batches(
-        Images.of(images), np.asarray(rows, dtype=np.intp), decoder, int(batch_size), n_threads, depth
+        Images.of(images), np.asarray(rows, dtype=np.intp), decoder, int(batch_size), n_threads, depth, notes
     )
 
 
 def _decode_batches(
-    images: Images, rows: np.ndarray, decoder: Decoder, batch_size: int, n_threads: int | None, depth: int
+    images: Images,
+    rows: np.ndarray,
+    decoder: Decoder,
+    batch_size: int,
+    n_threads: int | None,
+    depth: int,
+    notes: dict[int, Note] | None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, dict[int, str]]]:
-    notes: dict[str, list[int]] = {}
+    noted: dict[int, Note] = {} if notes is None else notes
 
-    def work(part: np.ndarray, keys: np.ndarray, batch: np.ndarray) -> tuple[dict[int, str], list]:
-        errors, seen = {}, []
+    def work(part: np.ndarray, keys: np.ndarray, batch: np.ndarray) -> tuple[dict[int, str], dict[int, Note]]:
+        errors, seen = {}, {}
         for j, row in enumerate(part.tolist()):
             try:
-                key, batch[j], note = images.decode_noted(row, decoder)
+                key, batch[j], note = images.decode_with_note(row, decoder)
                 keys[j] = np.frombuffer(key, np.uint8)
                 if note:
-                    seen.append((note, row))
+                    seen[row] = note
             except ImageReadError as e:
                 errors[row] = e.reason
         return errors, seen
@@ -99,19 +118,18 @@ def _decode_batches(
             for future in futures:
                 bad, seen = future.result()
                 errors.update(bad)
-                for note, row in seen:
-                    notes.setdefault(note, []).append(row)
+                noted.update(seen)
             submit()
             if errors:
                 good = np.array([row not in errors for row in part.tolist()], dtype=bool)
                 part, keys, batch = part[good], keys[good], batch[good]
             yield part, keys, batch, errors
-    for note, noted in notes.items():  # once, and not from a decoding thread
-        warn(depth_warning(note, len(noted), images.name(noted[0])))
+    if notes is None:  # once, and not from a decoding thread
+        warn_of_notes(images, noted)
 
 
 def check_images(X: Any, n_jobs: int | None = None) -> pandas.DataFrame:
-    """Find the images that cannot be read, by decoding every one; no network is needed.
+    """Decode every image and report those that cannot be read or carry next to nothing; no network is needed.
 
     Parameters
     ----------
@@ -123,7 +141,9 @@ def check_images(X: Any, n_jobs: int | None = None) -> pandas.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Only the bad ones: columns ``row``, ``image`` (path or place in ``X``) and ``reason``.
+        One row for each such image, in the order of ``X``: ``row``, ``image`` (path or place in ``X``), ``severity``
+        ("error" when it cannot be read, "warning" when it spans fewer than 16 of 256 levels or holds 12-bit data in
+        16 bits) and ``reason``. Empty when all is well.
 
     Raises
     ------
@@ -132,17 +152,19 @@ def check_images(X: Any, n_jobs: int | None = None) -> pandas.DataFrame:
 
     Examples
     --------
-    >>> check_images([b"not an image"])["reason"].tolist()
-    ['not an image in a known format']
+    >>> import numpy as np
+    >>> check_images([b"not an image", np.zeros((8, 8), "uint8")])[["row", "severity", "reason"]]
+       row severity                              reason
+    0    0    error      not an image in a known format
+    1    1  warning  all pixels have the colour (0, 0, 0)
     """
     import pandas
 
-    images = Images.of(X)
+    images, notes = Images.of(X), {}
     threads = default_threads() if n_jobs is None or n_jobs < 1 else n_jobs
-    decoder = Decoder((8, 8), interpolation="nearest", decode="exact")
-    found = [
-        (row, images.name(row), reason)
-        for *_, errors in decode_batches(images, range(len(images)), decoder, 16, threads)
-        for row, reason in sorted(errors.items())
-    ]
-    return pandas.DataFrame(found, columns=["row", "image", "reason"])
+    decoder = Decoder((24, 24), interpolation="nearest", decode="exact")
+    batches = decode_batches(images, range(len(images)), decoder, 16, threads, notes=notes)
+    errors = {row: reason for *_, errors in batches for row, reason in errors.items()}
+    table = [(row, images.name(row), "error", reason) for row, reason in errors.items()]
+    table += [(row, images.name(row), "warning", note.reason) for row, note in notes.items()]
+    return pandas.DataFrame(sorted(table), columns=["row", "image", "severity", "reason"])

@@ -16,7 +16,8 @@ from PIL import ExifTags, Image
 
 from tlfeatures.errors import UnknownNameError
 from tlfeatures.fingerprints import bytes_key
-from tlfeatures.images._pixels import depth_note, to_uint8
+from tlfeatures.images._notes import Note, contrast_note, depth_note
+from tlfeatures.images._pixels import float_scaling, is_16_bit, to_uint8
 
 RESIZES = ("stretch", "crop", "pad")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
@@ -75,13 +76,16 @@ class Decoder:
         Pillow's resampling filters, which antialias (all but "nearest").
     decode : {"scaled", "exact"}
         "scaled" lets the JPEG decoder shrink by powers of two, never below twice the size needed.
+    max_value : int, optional
+        The value of 16-bit grey files and uint16 arrays that becomes 255, such as 4095 for 12-bit data. None is
+        65535. Images with larger values cannot be read. Images of 8 bits and floats are not affected.
 
     Raises
     ------
     UnknownNameError
         For a name that is none of the above.
     ValueError
-        For a size that is not two positive integers.
+        For a size that is not two positive integers, or a `max_value` that is not an integer from 1 to 65535.
 
     Notes
     -----
@@ -99,6 +103,7 @@ class Decoder:
     resize: str = "stretch"
     interpolation: str = "bilinear"
     decode: str = "scaled"
+    max_value: int | None = None
 
     def __post_init__(self) -> None:
         for kind, name, known in (
@@ -113,10 +118,18 @@ class Decoder:
         if not whole or not all(isinstance(s, (int, np.integer)) and s is not True and s > 0 for s in size):
             raise ValueError(f"image_size must be (height, width), two positive integers; got {size!r}.")
         object.__setattr__(self, "image_size", (int(size[0]), int(size[1])))
+        limit = self.max_value
+        if limit is not None:
+            if not isinstance(limit, (int, np.integer)) or limit is True or not 1 <= limit <= 65535:
+                raise ValueError(
+                    f"max_value must be None or an integer from 1 to 65535; got {limit!r}. It is the largest value "
+                    "that 16-bit images can have, such as 4095 for 12-bit data."
+                )
+            object.__setattr__(self, "max_value", int(limit))
 
     def recipe(self) -> dict[str, Any]:
         """Every field that changes pixels, as JSON values, with a digest of what this decoder gives."""
-        return {
+        recipe = {
             "image_size": list(self.image_size),
             "resize": self.resize,
             "interpolation": self.interpolation,
@@ -126,6 +139,7 @@ class Decoder:
             "colour": "rgb; alpha on white; 16 bit / 257; float * 255",
             "pixel_probe": pixel_probe(),
         }
+        return recipe if self.max_value is None else {**recipe, "max_value": self.max_value}
 
 
 @functools.cache
@@ -142,8 +156,8 @@ def pixel_probe() -> str:
     return bytes_key(*parts).hex()
 
 
-def decode_bytes(data: bytes, decoder: Decoder) -> tuple[np.ndarray, str | None]:
-    """Pixels of an encoded image, uint8 (height, width, 3), and its `depth_note`.
+def decode_bytes(data: bytes, decoder: Decoder) -> tuple[np.ndarray, Note | None]:
+    """Pixels of an encoded image, uint8 (height, width, 3), and a note if its values look wrong.
 
     Raises
     ------
@@ -155,8 +169,17 @@ def decode_bytes(data: bytes, decoder: Decoder) -> tuple[np.ndarray, str | None]
         with _giant_lock if pixels > _GIANT else contextlib.nullcontext():
             if decoder.decode == "scaled" and im.format in ("JPEG", "MPO"):
                 _draft(im, decoder)
-            rgb, note = to_rgb(im)
-            return fit(rgb, decoder), note
+            rgb, note = to_rgb(im, decoder.max_value)
+            return fit(rgb, decoder, note)
+
+
+def decode_array(a: np.ndarray, decoder: Decoder, check_depth: bool = True) -> tuple[np.ndarray, Note | None]:
+    """As `decode_bytes`, of one checked array (height, width[, 1 | 3 | 4]), with or without notes on its depth."""
+    note = _check_depth(a, decoder.max_value) if check_depth or decoder.max_value else None
+    a = np.ascontiguousarray(to_uint8(a, decoder.max_value))
+    with readable():
+        rgb = to_rgb(Image.fromarray(a[..., 0] if a.ndim == 3 and a.shape[-1] == 1 else a))[0]
+        return fit(rgb, decoder, note)
 
 
 @contextlib.contextmanager
@@ -251,21 +274,14 @@ def _draft(im: Any, decoder: Decoder) -> None:
     im.draft("RGB", need[::-1] if turned else need)
 
 
-def to_rgb(im: Image.Image) -> tuple[Image.Image, str | None]:
-    """Upright 8-bit RGB of any picture, and its `depth_note`; the picture itself stays as it is."""
+def to_rgb(im: Image.Image, max_value: int | None = None) -> tuple[Image.Image, Note | None]:
+    """Upright 8-bit RGB of any image, and a note on its depth; the image itself stays as it is."""
     im.load()
     turn, note = _TURNS.get(_orientation(im)), None
-    if im.mode.startswith("I") or im.mode == "F":
-        values = np.asarray(im)
-        low, high, limit = values.min(), values.max(), 1 if im.mode == "F" else 65535
-        if not (low >= 0 and high <= limit):  # so also for NaN
-            raise Unreadable(
-                f"{'float' if im.mode == 'F' else 'integer'} pixels from {low:g} to {high:g}; "
-                f"expected 0 to {limit}: pass them as an array scaled to [0, 1]"
-            )
-        values = values if im.mode == "F" else values.astype(np.uint16)  # "I" is a container of 16 bits
-        note = depth_note(values)
-        im = Image.fromarray(to_uint8(values))
+    if is_deep(im):
+        values = _deep_values(im)
+        note = _check_depth(values, max_value)
+        im = Image.fromarray(to_uint8(values, max_value))
     elif im.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in im.info:
         layer = im.convert("RGBA")
         im = Image.new("RGB", layer.size, (255, 255, 255))
@@ -275,10 +291,40 @@ def to_rgb(im: Image.Image) -> tuple[Image.Image, str | None]:
     return (im if turn is None else im.transpose(turn)), note
 
 
-def array_to_rgb(a: np.ndarray) -> Image.Image:
-    """RGB picture of one checked array (height, width[, 1 | 3 | 4])."""
-    a = np.ascontiguousarray(to_uint8(a))
-    return to_rgb(Image.fromarray(a[..., 0] if a.ndim == 3 and a.shape[-1] == 1 else a))[0]
+def is_deep(im: Image.Image) -> bool:
+    """Whether an image has more than 8 bits a channel."""
+    return im.mode.startswith("I") or im.mode == "F"
+
+
+def upright_values(im: Image.Image) -> np.ndarray:
+    """Values of an image with more than 8 bits, uint16 or float (height, width), upright."""
+    im.load()
+    turn = _TURNS.get(_orientation(im))
+    return _deep_values(im if turn is None else im.transpose(turn))
+
+
+def _deep_values(im: Image.Image) -> np.ndarray:
+    values = np.asarray(im)
+    low, high, limit = values.min(), values.max(), 1 if im.mode == "F" else 65535
+    if not (low >= 0 and high <= limit):  # so also for NaN
+        finite = np.isfinite(low) and np.isfinite(high)
+        raise Unreadable(
+            f"{'float' if im.mode == 'F' else 'integer'} pixels from {low:g} to {high:g}; "
+            f"expected 0 to {limit}: pass them as an array scaled to [0, 1]"
+            + (f": {float_scaling(float(low), float(high))}" if finite else "")
+        )
+    return values if im.mode == "F" else values.astype(np.uint16)  # "I" is a container of 16 bits
+
+
+def _check_depth(values: np.ndarray, max_value: int | None) -> Note | None:
+    """Note on the depth of 16-bit values; with `max_value` none may be larger."""
+    if max_value is None or not is_16_bit(values):
+        return depth_note(values)
+    if values.max() > max_value:
+        raise Unreadable(
+            f"16-bit values up to {values.max()} are above max_value={max_value}: pass a larger max_value"
+        )
+    return None
 
 
 def _scaled_size(size: tuple[int, int], decoder: Decoder) -> tuple[int, int]:
@@ -293,13 +339,26 @@ def _scaled_size(size: tuple[int, int], decoder: Decoder) -> tuple[int, int]:
     return min(width, max(1, round(size[0] * scale))), min(height, max(1, round(size[1] * scale)))
 
 
-def fit(im: Image.Image, decoder: Decoder) -> np.ndarray:
-    """Resize an RGB picture as ``decoder`` says; uint8 (height, width, 3)."""
+def fit(im: Image.Image, decoder: Decoder, note: Note | None) -> tuple[np.ndarray, Note | None]:
+    """Resize an RGB image as ``decoder`` says; uint8 (height, width, 3), and ``note`` or one on its contrast."""
+    pixels = np.asarray(_resize(im, decoder))
+    note = note or contrast_note(pixels, im)
+    height, width = decoder.image_size
+    if pixels.shape[:2] != (height, width):
+        top, left = (height - pixels.shape[0]) // 2, (width - pixels.shape[1]) // 2
+        padded = np.zeros((height, width, 3), np.uint8)
+        padded[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+        pixels = padded
+    return pixels, note
+
+
+def _resize(im: Image.Image, decoder: Decoder) -> Image.Image:
+    """``im`` in the size of ``decoder``, before any padding."""
     height, width = decoder.image_size
     method = Image.Resampling[decoder.interpolation.upper()]
     if im.size == (width, height):
-        return np.asarray(im)
-    if decoder.resize == "crop":  # from the source: a very long picture never gets huge in between
+        return im
+    if decoder.resize == "crop":  # from the source: a very long image never gets huge in between
         scale = max(width / im.size[0], height / im.size[1])
         left, top = (im.size[0] - width / scale) / 2, (im.size[1] - height / scale) / 2
         box = (
@@ -308,11 +367,5 @@ def fit(im: Image.Image, decoder: Decoder) -> np.ndarray:
             min(im.size[0], left + width / scale),
             min(im.size[1], top + height / scale),
         )
-        return np.asarray(im.resize((width, height), method, box))
-    size = _scaled_size(im.size, decoder)
-    im = im.resize(size, method)
-    if size != (width, height):
-        canvas = Image.new("RGB", (width, height))
-        canvas.paste(im, ((width - size[0]) // 2, (height - size[1]) // 2))
-        im = canvas
-    return np.asarray(im)
+        return im.resize((width, height), method, box)
+    return im.resize(_scaled_size(im.size, decoder), method)

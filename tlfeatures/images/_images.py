@@ -13,25 +13,27 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tlfeatures._warnings import warn
 from tlfeatures.errors import ImageInputError, ImageReadError
 from tlfeatures.fingerprints import KEY_BYTES, array_key, bytes_key, file_key, memoized_keys, read_file
-from tlfeatures.images import _decode
-from tlfeatures.images._decode import Decoder, Unreadable
-from tlfeatures.images._pixels import (
-    depth_note,
-    depth_warning,
-    layout_problem,
-    row_layout_problem,
-    value_problem,
+from tlfeatures.images._decode import (
+    Decoder,
+    Unreadable,
+    decode_array,
+    decode_bytes,
+    is_deep,
+    readable,
+    to_rgb,
+    upright_values,
 )
+from tlfeatures.images._notes import LOW_CONTRAST, Note, depth_note, warn_of_depth, warn_of_low_contrast
+from tlfeatures.images._pixels import layout_problem, row_layout_problem, value_problem
 
 _EXPECTED = (
     "expected a list of paths, of encoded images (bytes), of PIL images or of arrays, "
     "or one array (n, height, width[, channels])"
 )
 _MAX_FILE = 2 << 30  # bytes; no picture under the pixel limit is larger
-_picture_lock = threading.Lock()  # PIL images load lazily, and not from two threads
+_pil_lock = threading.Lock()  # PIL images load lazily, and not from two threads
 
 
 def default_threads() -> int:
@@ -62,16 +64,17 @@ class Images:
     Examples
     --------
     >>> import numpy as np
-    >>> images = Images.of(np.zeros((2, 8, 8), "uint8"))
+    >>> images = Images.of(np.arange(128, dtype="uint8").reshape(2, 8, 8))
     >>> len(images), images.name(1)
     (2, 'X[1]')
     >>> images.decode(0, Decoder((4, 4)))[1].shape
     (4, 4, 3)
     """
 
-    def __init__(self, data: Any, rows: np.ndarray, checked: bool) -> None:
+    def __init__(self, data: Any, rows: np.ndarray, checked: bool, full_depth: bool = False) -> None:
         self._data, self._rows = data, rows
         self._checked = checked  # layout and values of a whole array were seen
+        self._full_depth = full_depth  # some image of a whole 16-bit array uses more than 12 bits
 
     @classmethod
     def of(cls, X: Any) -> Images:
@@ -129,10 +132,7 @@ class Images:
             raise ImageInputError(f"Got an array of {X.dtype}; for paths use X.astype(str).")
         _raise_input(layout_problem(X.shape))
         _raise_input(value_problem(X, batch=True))
-        note = depth_note(X)
-        if note:
-            warn(depth_warning(note, len(X), "X[0]"))
-        return cls(X, np.arange(len(X)), checked=True)
+        return cls(X, np.arange(len(X)), checked=True, full_depth=depth_note(X) is None)
 
     @classmethod
     def _of_list(cls, items: list[Any]) -> Images:
@@ -161,7 +161,9 @@ class Images:
     def take(self, rows: Sequence[int] | np.ndarray) -> Images:
         """View of some rows (integers or a mask), in the order given; names stay the original ones."""
         rows = np.asarray(rows)
-        return Images(self._data, self._rows[rows if rows.size else rows.astype(int)], self._checked)
+        return Images(
+            self._data, self._rows[rows if rows.size else rows.astype(int)], self._checked, self._full_depth
+        )
 
     def paths(self) -> list[str | None]:
         """Path of each image; None where the image is not a file."""
@@ -228,48 +230,42 @@ class Images:
         ImageReadError
             With the name and the reason.
         """
-        key, pixels, note = self.decode_noted(i, decoder)
+        key, pixels, note = self.decode_with_note(i, decoder)
         if note:
-            warn(depth_warning(note, 1, self.name(i)))
+            warn_of_notes(self, {i: note})
         return key, pixels
 
-    def decode_noted(self, i: int, decoder: Decoder) -> tuple[bytes, np.ndarray, str | None]:
-        """As `decode`, with what its 16-bit range gives away in place of a warning."""
+    def decode_with_note(self, i: int, decoder: Decoder) -> tuple[bytes, np.ndarray, Note | None]:
+        """As `decode`, with what looks wrong about the values in place of a warning."""
         with self._named(i):
             item = self._data[int(self._rows[i])]
             if isinstance(item, (str, os.PathLike)):
                 _check_file(item)
-                (key, content), note = read_file(item), None
+                key, content = read_file(item)
             else:
-                key, content, note = self._content(item)
+                key, content = self._content(item)
             if isinstance(content, np.ndarray):
-                with _decode.readable():
-                    pixels = _decode.fit(_decode.array_to_rgb(content), decoder)
-            else:
-                pixels, note = _decode.decode_bytes(content, decoder)
-            return key, pixels, note
+                return key, *decode_array(content, decoder, not self._full_depth)
+            return key, *decode_bytes(content, decoder)
 
-    def _content(self, item: Any) -> tuple[bytes, Any, str | None]:
-        """Key, bytes or array, and depth note of anything but a path."""
+    def _content(self, item: Any) -> tuple[bytes, Any]:
+        """Key, and bytes or array, of anything but a path."""
         if isinstance(item, (bytes, bytearray, memoryview)):
             if not len(item):
                 raise Unreadable("the bytes are empty")
             data = bytes(item)
-            return bytes_key(data), data, None
+            return bytes_key(data), data
         if _is_missing(item):
             raise Unreadable(f"the value is missing ({item!r})")
-        note = None
         if isinstance(item, Image.Image):
-            with _picture_lock, _decode.readable():
-                rgb, note = _decode.to_rgb(item)
-                item = np.asarray(rgb)
+            with _pil_lock, readable():
+                item = upright_values(item) if is_deep(item) else np.asarray(to_rgb(item)[0])
         array = np.asarray(item)
         if not self._checked:
             problem = row_layout_problem(array.shape) or value_problem(array, batch=False)
             if problem:
                 raise Unreadable(problem)
-            note = note or depth_note(array)
-        return array_key(array), array, note
+        return array_key(array), array
 
     @contextlib.contextmanager
     def _named(self, i: int) -> Iterator[None]:
@@ -279,6 +275,14 @@ class Images:
             raise ImageReadError(self.name(i), str(e)) from e.__cause__
         except OSError as e:
             raise ImageReadError(self.name(i), _os_reason(e)) from e
+
+
+def warn_of_notes(images: Images, notes: dict[int, Note]) -> None:
+    """Issue one warning for each kind of note; {row of ``images``: note}."""
+    names = {row: images.name(row) for row in notes}
+    warn_of_depth(names, notes)
+    pale = {row: note.reason for row, note in notes.items() if note.kind == LOW_CONTRAST}
+    warn_of_low_contrast((names[row] for row in pale), pale.values(), len(images))
 
 
 def _raise_input(problem: str | None) -> None:

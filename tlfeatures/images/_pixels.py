@@ -1,10 +1,13 @@
-"""Array values of any dtype -> uint8, or a text that says why not and how to mend it."""
+"""Array values of any dtype -> uint8, or a text that says why not and what to do."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
 _SLACK = 1e-6  # resampled floats overshoot 0 and 1 by rounding
+_LIMITS = (1023, 4095, 16383, 65535)  # the largest values of 10, 12, 14 and 16 bits
 _LAYOUT = "expected (n, height, width), or (n, height, width, channels) with 1, 3 or 4 channels"
 
 
@@ -65,17 +68,41 @@ def value_problem(a: np.ndarray, *, batch: bool) -> str | None:
     if kind in "iu":
         if low >= 0 and high <= 255:
             return None
-        mend = "use X.astype('uint16')" if low >= 0 and high <= 65535 else "scale to 0..255 first"
-        return f"got {a.dtype} values from {low} to {high}; expected 0 to 255: for 16-bit pixels {mend}"
+        return f"got {a.dtype} values from {low} to {high}; expected 0 to 255: {_integer_scaling(int(low), int(high))}"
     if not (np.isfinite(low) and np.isfinite(high)):
         return _not_finite(a, batch)
     if low >= -_SLACK and high <= 1 + _SLACK:
         return None
-    more = "" if high <= 255 else " For 16-bit whole numbers use X.astype('uint16')."
     return (
         f"got {a.dtype} values from {low:g} to {high:g}; expected floats in [0, 1], or uint8 in 0..255: "
-        f"use X / 255, or X.astype('uint8').{more}"
+        f"{float_scaling(float(low), float(high))}"
     )
+
+
+def _integer_scaling(low: int, high: int) -> str:
+    """How to turn integers from ``low`` to ``high`` into pixels."""
+    if low >= 0 and high <= 65535:
+        bits = next((limit for limit in _LIMITS if high <= limit), 65535)
+        return "use X.astype('uint16')" + (f" with max_value={bits}" if bits < 65535 else "")
+    if low >= -128 and 1 < high <= 127:
+        return "use (X + 128).astype('uint8')"
+    return float_scaling(low, high)
+
+
+def float_scaling(low: float, high: float) -> str:
+    """How to bring values from ``low`` to ``high`` into [0, 1]."""
+    if low >= -_SLACK:
+        if high <= 16:
+            return f"use X / {math.ceil(high)}, or divide by the largest value possible"
+        if high <= 255:
+            return "use X / 255, or X.astype('uint8')"
+        limit = next((limit for limit in _LIMITS if high <= limit), None)
+        return f"use X / {limit}, or X.astype('uint16') for whole numbers" if limit else "use X / X.max()"
+    if low >= -1 - _SLACK and high <= 1 + _SLACK:
+        return "use (X + 1) / 2"
+    low, high = math.floor(low * 100) / 100, math.ceil(high * 100) / 100
+    undo = " If they were standardized, X * std + mean undoes that." if max(-low, high) <= 10 else ""
+    return f"use (X + {-low:g}) / {high - low:g}, the same for all images.{undo}"
 
 
 def _not_finite(a: np.ndarray, batch: bool) -> str:
@@ -89,35 +116,30 @@ def _not_finite(a: np.ndarray, batch: bool) -> str:
     )
 
 
-def _is_16_bit(a: np.ndarray) -> bool:
-    return a.dtype.kind == "u" and a.dtype.itemsize == 2  # in either byte order
+def is_16_bit(a: np.ndarray) -> bool:
+    """Whether ``a`` is unsigned with 16 bits, in either byte order."""
+    return a.dtype.kind == "u" and a.dtype.itemsize == 2
 
 
-def depth_note(a: np.ndarray) -> str | None:
-    """What the range of 16-bit values gives away: "12-bit", "8-bit" or nothing."""
-    high = int(a.max()) if _is_16_bit(a) and a.size else 0
-    return None if high == 0 or high > 4095 else "12-bit" if high > 255 else "8-bit"
+def to_uint8(a: np.ndarray, max_value: int | None = None) -> np.ndarray:
+    """Pixels of any accepted dtype as uint8; values are taken as checked.
 
-
-def depth_warning(note: str, count: int, first: str) -> str:
-    """Warning text for ``count`` pictures with the same `depth_note`."""
-    limit, mend = ("4095", "X / 4095") if note == "12-bit" else ("255", "X.astype('uint8')")
-    return (
-        f"{count} 16-bit image(s) hold no value above {limit}, the first {first}: this looks like {note} "
-        f"data and will be nearly black. Pass {mend} (as arrays) if so."
-    )
-
-
-def to_uint8(a: np.ndarray) -> np.ndarray:
-    """Pixels of any accepted dtype as uint8; values are taken as checked."""
+    Parameters
+    ----------
+    a : ndarray
+    max_value : int, optional
+        The 16-bit value that becomes 255; None is 65535.
+    """
     if a.dtype == np.uint8:
         return a
     if a.dtype.kind == "b":
         return a.astype(np.uint8) * np.uint8(255)
-    if _is_16_bit(a):
+    if is_16_bit(a):
+        limit = max_value or 65535
         wide = a.astype(np.uint32)
-        wide += 128
-        wide //= 257  # 65535 -> 255, rounded, never clipped
+        wide *= 255
+        wide += limit // 2
+        wide //= limit  # rounded, never clipped
         return wide.astype(np.uint8)
     if a.dtype.kind == "f":
         wide = a.astype(np.promote_types(a.dtype, np.float32)) * 255

@@ -1,0 +1,96 @@
+"""Notes on images that can be read but look wrong: 12-bit data in 16 bits, images without contrast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from tlfeatures._warnings import warn
+from tlfeatures.errors import LowContrastImagesWarning
+from tlfeatures.images._pixels import is_16_bit
+
+__all__ = ["LOW_CONTRAST", "Note", "contrast_note", "depth_note", "warn_of_depth", "warn_of_low_contrast"]
+
+LOW_CONTRAST = "low contrast"
+_LEAST_LEVELS = 16  # of 256; below, an image shows next to nothing
+_NAMED = 10  # images that a warning names
+
+
+class Note(NamedTuple):
+    """What looks wrong about an image that can be read.
+
+    Attributes
+    ----------
+    kind : {"8-bit", "12-bit", "low contrast"}
+    reason : str
+    """
+
+    kind: str
+    reason: str
+
+
+def depth_note(a: np.ndarray) -> Note | None:
+    """Note on 16-bit values that use 12 or 8 bits only."""
+    high = int(a.max()) if is_16_bit(a) and a.size else 0
+    if not 0 < high <= 4095:
+        return None
+    kind = "12-bit" if high > 255 else "8-bit"
+    return Note(kind, f"16-bit image without a value above {high}: this looks like {kind} data")
+
+
+def contrast_note(pixels: np.ndarray, image: Image.Image) -> Note | None:
+    """Note on an image of which no channel spans 16 levels.
+
+    Parameters
+    ----------
+    pixels : ndarray of uint8, shape (height, width, 3)
+        The resized image: a sample of it settles nearly all cases in microseconds.
+    image : PIL.Image.Image
+        The whole RGB image.
+    """
+    sample = pixels[:: len(pixels) // 24 or 1, :: pixels.shape[1] // 24 or 1]
+    if np.ptp(sample, axis=(0, 1)).max() >= _LEAST_LEVELS:
+        return None
+    lows, highs = zip(*image.getextrema(), strict=True)
+    span = max(high - low for low, high in zip(lows, highs, strict=True))
+    if span >= _LEAST_LEVELS:
+        return None
+    if span == 0:
+        return Note(LOW_CONTRAST, f"all pixels have the colour {lows}")
+    if max(highs) < _LEAST_LEVELS:
+        return Note(LOW_CONTRAST, f"nearly black: values from {min(lows)} to {max(highs)} of 255")
+    return Note(LOW_CONTRAST, f"values span {span + 1} of 256 levels")
+
+
+def warn_of_depth(names: Mapping[int, str], notes: Mapping[int, Note]) -> None:
+    """Issue one warning for each bit depth that 16-bit images seem to have.
+
+    Parameters
+    ----------
+    names : mapping of int to str
+        Name of each row in ``notes``.
+    notes : mapping of int to Note
+    """
+    for kind, limit in (("12-bit", 4095), ("8-bit", 255)):
+        rows = [row for row, note in notes.items() if note.kind == kind]
+        if rows:
+            warn(
+                f"{len(rows)} 16-bit image(s) hold no value above {limit}, the first {names[rows[0]]}: this looks like "
+                f"{kind} data and is nearly black. If so, pass max_value={limit}."
+            )
+
+
+def warn_of_low_contrast(names: Iterable[str], reasons: Iterable[str], n_images: int) -> None:
+    """Issue one warning that counts the images without contrast and names the first ten."""
+    names, reasons = list(names), list(reasons)
+    if names:
+        more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+        warn(
+            f"{len(names):,} of {n_images:,} images span fewer than {_LEAST_LEVELS} of 256 levels, so their "
+            f"embeddings carry next to nothing: {', '.join(map(repr, names[:_NAMED]))}{more}. The first: {reasons[0]}. "
+            "Label masks and pixels divided by 255 look like this: scale them to 0..255. check_images(X) lists all.",
+            LowContrastImagesWarning,
+        )
