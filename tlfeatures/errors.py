@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 __all__ = [
     "DuplicateImagesWarning",
@@ -26,6 +27,9 @@ __all__ = [
 ]
 
 
+_NAMED = 10  # images that a message names
+
+
 class TLFeaturesError(Exception):
     """Base of every error that tlfeatures raises on purpose."""
 
@@ -35,23 +39,57 @@ class ImageInputError(TLFeaturesError, ValueError):
 
 
 class ImageReadError(TLFeaturesError, OSError):
-    """One image cannot be read.
+    """One or several images cannot be read.
 
     Parameters
     ----------
     name : str
-        The path of the image, or its place in ``X``.
+        The path of the image, or its place in ``X``; of several, the first.
     reason : str
         Why it cannot be read.
+    failures : sequence of (str, str), optional
+        Name and reason of each image that cannot be read; by default the one.
+    n_images : int, optional
+        Number of images that were checked.
+    hint : str, optional
+        What to do, for the end of the message.
     """
 
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(name, reason)  # both in args, so that the error pickles
+    def __init__(
+        self,
+        name: str,
+        reason: str,
+        failures: Sequence[tuple[str, str]] = (),
+        n_images: int | None = None,
+        hint: str = "",
+    ) -> None:
         self.name = name
         self.reason = reason
+        self.failures = list(failures) or [(name, reason)]
+        self.n_images = n_images
+        self.hint = hint
+        super().__init__(self._message())
 
-    def __str__(self) -> str:
-        return f"cannot read {self.name!r}: {self.reason}"
+    @classmethod
+    def of(cls, failures: Sequence[tuple[str, str]], n_images: int, hint: str = "") -> ImageReadError:
+        """Make one error for all images that cannot be read; names the first ten."""
+        return cls(*failures[0], failures, n_images, hint)
+
+    def _message(self) -> str:
+        lines = [f"{name!r}: {reason}" for name, reason in self.failures[:_NAMED]]
+        if self.n_images is None:
+            text = f"cannot read {lines[0]}"
+        elif len(self.failures) == 1:
+            text = f"cannot read 1 of {self.n_images:,} images: {lines[0]}"
+        else:
+            text = "\n  ".join([f"cannot read {len(self.failures):,} of {self.n_images:,} images:", *lines])
+            if len(self.failures) > _NAMED:
+                text += f"\n  and {len(self.failures) - _NAMED:,} more"
+            return f"{text}\n{self.hint}".rstrip()
+        return f"{text}. {self.hint}" if self.hint else text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.name, self.reason, self.failures, self.n_images, self.hint)
 
 
 class SourceError(TLFeaturesError, ValueError):

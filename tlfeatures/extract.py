@@ -14,7 +14,7 @@ import numpy as np
 from tlfeatures._warnings import warn
 from tlfeatures.errors import ImageReadError, UnreadableImagesWarning
 from tlfeatures.fingerprints import recipe_digest
-from tlfeatures.images import Decoder, Images, decode_batches
+from tlfeatures.images import Decoder, Images, Note, decode_batches, warn_of_notes
 from tlfeatures.networks import Backbone, Description, Tap, pooling_parts, pooling_width
 from tlfeatures.store import EmbeddingStore
 
@@ -129,6 +129,9 @@ class Extracted:
     computed : int
         Images that went through the network in this call.
     seconds : float
+    low_contrast : dict
+        {row: reason} of the images that span fewer than 16 of 256 levels, as far as this call decoded them: rows
+        that come from the store are not decoded.
     """
 
     features: np.ndarray
@@ -136,6 +139,7 @@ class Extracted:
     keys: np.ndarray
     computed: int = 0
     seconds: float = 0.0
+    low_contrast: dict[int, str] = field(default_factory=dict)
 
 
 def extract(
@@ -178,7 +182,8 @@ def extract(
     Raises
     ------
     ImageReadError
-        With ``on_error="raise"``, at the first unreadable image. What was computed is in the store.
+        With ``on_error="raise"``, when an image cannot be read. What was computed until then is in the store; the
+        other images are decoded before the error is raised, so that it counts all that cannot be read.
 
     Notes
     -----
@@ -194,6 +199,7 @@ def extract(
         run.execute()
     result = Extracted(run.out, dict(sorted(run.errors.items())), run.keys, run.computed)
     result.seconds = time.perf_counter() - start
+    result.low_contrast = warn_of_notes(images, dict(sorted(run.notes.items())))
     if result.errors:
         first = next(iter(result.errors))
         warn(
@@ -224,11 +230,24 @@ class _Run:
         self.out = np.full((len(images), plan.width), np.nan, np.float32)
         self.computed = 0
         self.errors: dict[int, str] = {}
+        self.notes: dict[int, Note] = {}
         self.keys, unreadable = images.keys(n_threads)
         for row, reason in unreadable.items():
             self._fail([row], reason)
 
     def execute(self) -> None:
+        self._execute()
+        if self._refused:
+            failures = [(self.images.name(row), reason) for row, reason in sorted(self.errors.items())]
+            hint = "on_error='nan' continues with rows of NaN in their place; check_images(X) lists them all."
+            raise ImageReadError.of(failures, len(self.images), hint)
+
+    @property
+    def _refused(self) -> bool:
+        """Whether nothing more is to be computed: the other images are only decoded, to count all errors."""
+        return self.on_error == "raise" and bool(self.errors)
+
+    def _execute(self) -> None:
         todo = np.ones(len(self.images), bool)
         todo[list(self.errors)] = False
         for _ in range(_CHANGES_BORNE):
@@ -286,15 +305,15 @@ class _Run:
         once, same = rows[first[order]], rows[first][inverse.reshape(-1)]
         changed = np.zeros(len(self.images), bool)
         batch_size = min(self.batch_size, 1 << (len(once) - 1).bit_length())
-        network = None
+        network, notes = None, {}
         writing = self.store.writer([c.recipe for c in outputs], self.on_failure) if self.store else None
         with writing or contextlib.nullcontext():
             for part, keys, batch, errors in decode_batches(
-                self.images, once, self.plan.decoder, batch_size, self.n_threads
+                self.images, once, self.plan.decoder, batch_size, self.n_threads, notes=notes
             ):
                 for row, reason in errors.items():
                     self._fail(rows[same == row], reason)
-                if len(part):
+                if len(part) and not self._refused:
                     if network is None:
                         network = self.plan.backbone.compile(
                             [(c.tap, c.part) for c in outputs], self.plan.description
@@ -311,6 +330,11 @@ class _Run:
                     self.computed += len(part)
                 for hook in self.on_batch:
                     hook(len(part) + len(errors), len(once))
+        self.notes |= {
+            row: notes[first]
+            for row, first in zip(rows.tolist(), same.tolist(), strict=True)
+            if first in notes
+        }
         copies = rows != same
         changed[rows[copies & changed[same]]] = True
         copies &= ~changed[same] & np.array([row not in self.errors for row in rows.tolist()])
@@ -327,12 +351,6 @@ class _Run:
             )
 
     def _fail(self, rows: Sequence[int] | np.ndarray, reason: str) -> None:
-        if self.on_error == "raise":
-            error = ImageReadError(self.images.name(int(rows[0])), reason)
-            error.add_note(
-                "on_error='nan' keeps going with a NaN row; check_images(X) names every unreadable image."
-            )
-            raise error
         for row in rows:
             self.errors[int(row)] = reason
         self.out[rows] = np.nan

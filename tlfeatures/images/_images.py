@@ -277,12 +277,20 @@ class Images:
             raise ImageReadError(self.name(i), _os_reason(e)) from e
 
 
-def warn_of_notes(images: Images, notes: dict[int, Note]) -> None:
-    """Issue one warning for each kind of note; {row of ``images``: note}."""
+def warn_of_notes(images: Images, notes: dict[int, Note]) -> dict[int, str]:
+    """Issue one warning for each kind of note; {row: reason} of the images without contrast.
+
+    Parameters
+    ----------
+    images : Images
+    notes : dict
+        {row: `Note`}.
+    """
     names = {row: images.name(row) for row in notes}
     warn_of_depth(names, notes)
-    pale = {row: note.reason for row, note in notes.items() if note.kind == LOW_CONTRAST}
-    warn_of_low_contrast((names[row] for row in pale), pale.values(), len(images))
+    low_contrast = {row: note.reason for row, note in notes.items() if note.kind == LOW_CONTRAST}
+    warn_of_low_contrast([names[row] for row in low_contrast], low_contrast.values(), len(images))
+    return low_contrast
 
 
 def _raise_input(problem: str | None) -> None:
