@@ -328,6 +328,22 @@ def test_embed_names_ten_unreadable_images_and_strict_is_exit_code_1(run, folder
     assert run("embed", folder, "-o", "f.npy", *SMALL).code == 0
 
 
+def test_12_bit_images_by_max_value(run):
+    eight = np.random.default_rng(0).integers(0, 256, (4, 32, 32), dtype=np.uint8)
+    for folder, images in (("8", eight), ("12", (eight.astype(np.uint32) * 4095 // 255).astype(np.uint16))):
+        os.mkdir(folder)
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(f"{folder}/{i}.png")
+    result = run("embed", "12", "-o", "dark.npy", *SMALL)
+    assert result.code == 0 and "4 16-bit image(s) hold no value above 4095" in result.err
+    assert "pass --max-value 4095" in result.err
+    result = run("embed", "12", "-o", "scaled.npy", *SMALL, "--max-value", "4095")
+    assert result.code == 0 and not result.err
+    assert run("embed", "8", "-o", "eight.npy", *SMALL).code == 0
+    np.testing.assert_allclose(np.load("scaled.npy"), np.load("eight.npy"), atol=0.02)
+    assert np.abs(np.load("dark.npy") - np.load("eight.npy")).max() > 0.1
+
+
 def test_an_interrupted_run_has_its_rows_in_the_store(run, photos, monkeypatch):
     import tlfeatures.extract as extract
 

@@ -28,6 +28,7 @@ from sklearn.utils.validation import validate_data
 from tlfeatures import CNNFeatures, EmbeddingStore, extract
 from tlfeatures.errors import (
     ImageReadError,
+    LowContrastImagesWarning,
     RandomWeightsWarning,
     RecipeMismatchError,
     UnreadableImagesWarning,
@@ -295,6 +296,7 @@ MISSES = {
     "resize": "pad",
     "interpolation": "bicubic",
     "decode": "exact",
+    "max_value": 4095,
     "normalization": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "precision": "bfloat16",
     "model": "mobilenet_0.5",
@@ -332,7 +334,9 @@ def test_every_parameter_is_a_hit_or_a_miss():
 def test_an_unreadable_image_is_named_and_finished_work_kept(files, store, network_calls):
     Path(files[9]).write_bytes(Path(files[9]).read_bytes()[:300])
     cnn = CNNFeatures(**NETWORK, batch_size=4, cache=store)
-    with pytest.raises(ImageReadError, match=r"picture 9\.png.*truncated"):
+    with pytest.raises(
+        ImageReadError, match=r"1 of 12 images: .*picture 9\.png.*truncated.*on_error='nan'.*check_images"
+    ):
         cnn.fit_transform(files)
     assert {r["rows"] for r in store.info()["recipes"]} == {8}  # the two batches before it
     network_calls.clear()
@@ -343,6 +347,70 @@ def test_an_unreadable_image_is_named_and_finished_work_kept(files, store, netwo
     Path(files[3]).unlink()
     with pytest.raises(ImageReadError, match="picture 3"):
         cnn.set_params(on_error="raise").transform(files)
+
+
+def test_all_unreadable_images_are_counted_and_ten_are_named(files, store, network_calls):
+    more = [f"{files[0]}.gone.{i}" for i in range(9)]
+    for i in (2, 7, 11):
+        Path(files[i]).write_bytes(b"no image")
+    cnn = CNNFeatures(**NETWORK, batch_size=4, cache=store)
+    with pytest.raises(ImageReadError) as caught:
+        cnn.fit_transform([*files, *more])
+    error = pickle.loads(pickle.dumps(caught.value))
+    lines = str(error).splitlines()
+    assert lines[0] == "cannot read 12 of 21 images:" and lines[-2] == "  and 2 more" and len(lines) == 13
+    assert lines[1] == f"  {files[2]!r}: not an image in a known format"
+    assert lines[4] == f"  {more[0]!r}: no such file"
+    assert "on_error='nan'" in lines[-1] and "check_images(X) lists them all" in lines[-1]
+    assert len(error.failures) == 12 and error.failures[-1] == (more[-1], "no such file")
+    assert (error.name, error.reason) == error.failures[0]
+    assert not network_calls  # the error is known before the network has to run
+    good = [path for i, path in enumerate(files) if i not in (2, 7, 11)]
+    cnn.fit_transform(good)  # all in the store from now on
+    network_calls.clear()
+    with pytest.raises(ImageReadError, match="cannot read 3 of 12 images"):
+        cnn.transform(files)
+    assert not network_calls
+
+
+def test_12_bit_images_by_max_value(tmp_path):
+    eight = np.random.default_rng(0).integers(0, 256, (4, 32, 32), dtype=np.uint8)
+    twelve = ((eight.astype(np.uint32) * 4095 + 127) // 255).astype(np.uint16)
+    paths = [str(tmp_path / f"{i}.png") for i in range(4)]
+    for path, image in zip(paths, twelve, strict=True):
+        Image.fromarray(image).save(path)
+    cnn = CNNFeatures("tiny", image_size=32, cache=None)
+    expected = cnn.fit_transform(eight)
+    with pytest.warns(UserWarning, match=r"4 16-bit image\(s\).*12-bit data.*max_value=4095") as caught:
+        assert np.abs(cnn.fit_transform(twelve) - expected).max() > 0.1
+    assert len([w for w in caught if "12-bit" in str(w.message)]) == 1 and caught[0].filename == __file__
+    scaled = clone(cnn).set_params(max_value=4095)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for X in (twelve, list(twelve), paths, [Image.fromarray(image) for image in twelve]):
+            np.testing.assert_allclose(scaled.fit_transform(X), expected, atol=1e-5)
+    assert scaled.recipes_ == [{**recipe, "max_value": 4095} for recipe in cnn.recipes_]
+    with pytest.raises(
+        ImageReadError, match=r"4 of 4 images(.|\n)*above max_value=1000: pass a larger max_value"
+    ):
+        scaled.set_params(max_value=1000).fit_transform(twelve)
+
+
+def test_images_without_contrast_warn_once_when_they_are_decoded(files, store):
+    for i in (3, 8):
+        Image.new("L", (20, 20), 1).save(files[i])
+    cnn = CNNFeatures(**NETWORK, batch_size=4, cache=store)
+    with pytest.warns(
+        LowContrastImagesWarning, match=r"2 of 12 images .*picture 3\.png', .*8\.png'\."
+    ) as caught:
+        cnn.fit_transform(files)
+    assert sum(w.category is LowContrastImagesWarning for w in caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LowContrastImagesWarning)
+        cnn.transform(files)  # from the store: nothing is decoded
+        CNNFeatures(**NETWORK, cache=None).fit_transform(
+            np.random.default_rng(0).integers(0, 256, (2, 9, 9), "uint8")
+        )
 
 
 def test_an_image_replaced_between_reading_and_decoding_is_never_stored_wrong(files, store, monkeypatch):

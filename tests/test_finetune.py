@@ -1230,3 +1230,24 @@ def test_signs_learn(shared):
             "mobilenet_0.75", image_size=64, train_from="conv_pw_12", start="linear", epochs=2, random_state=0
         ).fit(paths, part.label)
     assert clf.score(paths, part.label) > 0.95
+
+
+def test_12_bit_images_by_max_value():
+    twelve = ((X.astype(np.uint32) * 4095 + 127) // 255).astype(np.uint16)[..., 0]
+    expected = FineTuneClassifier(**QUICK, cache=None).fit(X[..., 0], Y)
+    clf = FineTuneClassifier(**QUICK, cache=None, max_value=4095).fit(twelve, Y)
+    np.testing.assert_allclose(clf.predict_proba(twelve), expected.predict_proba(X[..., 0]), atol=1e-4)
+    again = pickle.loads(pickle.dumps(clf))
+    np.testing.assert_allclose(again.predict_proba(twelve), clf.predict_proba(twelve), atol=1e-6)
+
+
+def test_an_error_of_prediction_counts_all_unreadable_images(files):
+    clf = FineTuneClassifier(**QUICK).fit(X, Y)
+    for i in (3, 9):
+        open(files[i], "w").close()
+    with pytest.raises(ImageReadError, match=r"cannot read 2 of 24 images:\n.*3\.png.*\n.*9\.png"):
+        clf.predict(files)
+    with pytest.raises(
+        ImageReadError, match=r"cannot read 2 of 24 images:\n.*3\.png.*\n.*9\.png(.|\n)*on_error='drop'"
+    ):
+        FineTuneClassifier(**QUICK).fit(files, Y)

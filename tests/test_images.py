@@ -273,7 +273,7 @@ def test_16_bit_images_that_use_12_or_8_bits_warn_with_the_fix(high, what):
             Images.of(X).decode(0, D)
         assert len(caught) == 1 and caught[0].filename == __file__
         table = check_images(X)
-        assert table["severity"].tolist() == ["warning"] and f"looks like {what} data" in table["reason"][0]
+        assert table["problem"].tolist() == ["warning"] and f"looks like {what} data" in table["reason"][0]
     both = np.stack([deep, deep * (65535 // high)])
     pixels(both)  # the array as a whole has 16 bits
 
@@ -306,7 +306,9 @@ def test_max_value_enters_the_recipe_only_when_set():
 
 @pytest.mark.parametrize("value", [0, -1, 65536, 1.5, True, "4095"])
 def test_bad_max_value(value):
-    with pytest.raises(ValueError, match=r"max_value must be None or an integer from 1 to 65535; got .*4095"):
+    with pytest.raises(
+        ValueError, match=r"`max_value` must be None or an integer of .*65535; got .*4095 for 12-bit"
+    ):
         Decoder((8, 8), max_value=value)
 
 
@@ -364,7 +366,7 @@ def test_many_images_without_contrast_are_counted_and_ten_are_named(tmp_path):
 
 def test_check_images_tells_errors_from_warnings():
     table = check_images([QUADRANTS, b"no image", np.zeros((8, 8), np.uint8), None])
-    assert table[["row", "image", "severity"]].values.tolist() == [
+    assert table[["row", "image", "problem"]].values.tolist() == [
         [1, "X[1]", "error"],
         [2, "X[2]", "warning"],
         [3, "X[3]", "error"],
@@ -840,7 +842,7 @@ def test_bad_rows_of_lists_are_errors_of_that_row():
     }.items():
         assert text in errors[row]
     table = check_images(X)
-    assert table["row"][table["severity"] == "error"].tolist() == list(errors)
+    assert table["row"][table["problem"] == "error"].tolist() == list(errors)
 
 
 def test_rounding_beyond_the_unit_interval_is_forgiven():
@@ -1113,7 +1115,7 @@ def test_check_images_of_good_ones_is_empty_and_global_state_stays():
     state = (Image.MAX_IMAGE_PIXELS, warnings.filters[:], sys.modules.get("tensorflow"))
     random = np.random.get_state()[1].tolist()
     table = check_images([PICTURE, QUADRANTS], n_jobs=2)
-    assert len(table) == 0 and table.columns.tolist() == ["row", "image", "severity", "reason"]
+    assert len(table) == 0 and table.columns.tolist() == ["row", "image", "problem", "reason"]
     assert state == (Image.MAX_IMAGE_PIXELS, warnings.filters[:], sys.modules.get("tensorflow"))
     assert random == np.random.get_state()[1].tolist()
 

@@ -48,6 +48,7 @@ from tlfeatures import CNNFeatures, EmbeddingStore, FeatureSearchCV, select
 from tlfeatures.errors import (
     DuplicateImagesWarning,
     ImageReadError,
+    LowContrastImagesWarning,
     RandomWeightsWarning,
     UnknownNameError,
     UnreadableImagesWarning,
@@ -1234,6 +1235,33 @@ def test_weights_are_said_to_be_random_once(data, warm):
     with pytest.warns(RandomWeightsWarning) as caught:
         FeatureSearchCV(**SMALL | {"heads": "ridge"}, cache=warm[0]).fit(*data)
     assert sum(w.category is RandomWeightsWarning for w in caught) == 1
+
+
+def test_images_without_contrast_are_named_once(data):
+    X, y = data[0].copy(), data[1]
+    X[[4, 30]] = 7
+    search = FeatureSearchCV(**SMALL | {"heads": "ridge", "resize": ["stretch", "pad"]}, cache=None)
+    X = np.pad(X, ((0, 0), (0, 9), (0, 0), (0, 0)), mode="edge")  # so that there are two passes
+    with pytest.warns(LowContrastImagesWarning, match=r"2 of 36 images .*'X\[4\]', 'X\[30\]'\.") as caught:
+        search.fit(X, y)
+    assert sum(w.category is LowContrastImagesWarning for w in caught) == 1
+    reason = "all pixels have the colour (7, 7, 7)"
+    assert search.image_problems_.values.tolist() == [
+        [4, "X[4]", "warning", reason],
+        [30, "X[30]", "warning", reason],
+    ]
+    assert len([t for t in search.timings_["step"] if t.startswith("network")]) == 2
+
+
+def test_12_bit_images_by_max_value(data):
+    X, y = data
+    twelve = ((X[..., 0].astype(np.uint32) * 4095 + 127) // 255).astype(np.uint16)
+    few = SMALL | {"heads": ["ridge"], "layers": LAYERS[:1]}
+    search = FeatureSearchCV(**few, cache=None, max_value=4095).fit(twelve, y)
+    expected = FeatureSearchCV(**few, cache=None).fit(X[..., 0], y)
+    assert search.best_score_ == expected.best_score_
+    assert search.best_estimator_[0].max_value == 4095
+    assert (search.predict(twelve) == expected.predict(X[..., 0])).all()
 
 
 # -- scikit-learn's own searches -----------------------------------------------------------------

@@ -66,7 +66,7 @@ class Plan:
         store : EmbeddingStore or None
             Where side notes on the network are kept.
         **decoding
-            ``resize``, ``interpolation`` and ``decode`` of :class:`~tlfeatures.images.Decoder`.
+            ``resize``, ``interpolation``, ``decode`` and ``max_value`` of :class:`~tlfeatures.images.Decoder`.
         """
         pooling_parts(pooling, 4)  # a wrong name must fail before a network is loaded
         description = backbone.describe(layers, store)

@@ -55,6 +55,9 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         Pillow's filter: "nearest", "bilinear", "bicubic", "lanczos", "box" or "hamming".
     decode : {"scaled", "exact"}, default="scaled"
         "scaled" lets the JPEG decoder shrink large photographs, never below twice the size needed.
+    max_value : int or None, default=None
+        The value of 16-bit grey files and uint16 arrays that is white, such as 4095 for 12-bit data; None is 65535.
+        Images with larger values cannot be read.
     normalization : "auto" or (mean, std), default="auto"
         The network's own, or RGB triples used as ``(x / 255 - mean) / std`` in place of it.
     precision : {"float32", "tf32", "bfloat16", "float16"}, default="float32"
@@ -112,6 +115,8 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     ['block10_pw_relu_avg_000', 'block10_pw_relu_avg_001']
     """
 
+    max_value: int | None = None  # of pickles from before it was a parameter
+
     def __init__(
         self,
         model: Any = "mobilenet",
@@ -123,6 +128,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         resize: Literal["stretch", "crop", "pad"] = "stretch",
         interpolation: str = "bilinear",
         decode: Literal["scaled", "exact"] = "scaled",
+        max_value: int | None = None,
         normalization: Any = "auto",
         precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32",
         batch_size: int = 32,
@@ -139,6 +145,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         self.resize = resize
         self.interpolation = interpolation
         self.decode = decode
+        self.max_value = max_value
         self.normalization = normalization
         self.precision = precision
         self.batch_size = batch_size
@@ -261,6 +268,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             resize=self.resize,
             interpolation=self.interpolation,
             decode=self.decode,
+            max_value=self.max_value,
         )
 
     def _fix(self, plan: Plan) -> None:

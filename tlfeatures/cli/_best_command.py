@@ -12,7 +12,13 @@ from tlfeatures.results import SearchResult
 
 __all__ = ["best_command"]
 
-_OPTIONS = {"scoring": "--scoring", "weights": "--weights", "decode": "--decode", "precision": "--precision"}
+_OPTIONS = {
+    "scoring": "--scoring",
+    "weights": "--weights",
+    "decode": "--decode",
+    "max_value": "--max-value",
+    "precision": "--precision",
+}
 
 
 def best_command(result: SearchResult, folder: str | os.PathLike[str], source: Sequence[str]) -> str | None:

@@ -120,6 +120,7 @@ def finetune(
     ] = "auto",
     resize: opt.Resize = "stretch",
     decode: opt.Decode = "scaled",
+    max_value: opt.MaxValue = None,
     precision: opt.Precision = "float32",
     batch_size: Annotated[
         int, typer.Option(metavar="N", min=1, help="Images a step.", rich_help_panel="Network")
@@ -162,7 +163,7 @@ def finetune(
     views = _parse_augment(augment)
     cnn = opt.make_cnn(
         opt.NetworkOptions(model, layer, pooling, image_size, resize),
-        opt.ComputeOptions(weights, decode, precision, batch_size, cache),
+        opt.ComputeOptions(weights, decode, precision, batch_size, cache, max_value),
     )
     if show_augmentations is not None:
         _show_views(images, cnn, views, seed, show_augmentations)
@@ -175,7 +176,7 @@ def finetune(
         make_folds(cv, y, check_groups(images.groups, len(images)), task, 0)
     given = {
         **{k: getattr(cnn, k) for k in ("model", "layer", "pooling", "weights", "image_size", "resize", "decode",
-                                        "precision", "batch_size", "cache", "verbose")},
+                                        "max_value", "precision", "batch_size", "cache", "verbose")},
         "train_from": int(train_from) if train_from.isdigit() else train_from,
         "head": _parse_head(head), "start": "linear" if linear_start else None, "epochs": epochs,
         "head_epochs": head_epochs, "head_learning_rate": head_learning_rate, "learning_rate": learning_rate,
@@ -332,7 +333,7 @@ def _show_views(images: Any, cnn: Any, views: Any, seed: int, path: str) -> None
     network = Backbone(cnn.model, cnn.weights, cnn.image_size)
     if network.spec:  # its size is known without its weights
         size = network.image_size or (network.spec.image_size,) * 2
-        decoder = Decoder(size, resize=cnn.resize, interpolation=cnn.interpolation, decode=cnn.decode)
+        decoder = Decoder(size, cnn.resize, cnn.interpolation, cnn.decode, cnn.max_value)
     else:
         decoder = cnn._plan().decoder
     batch = next(iter(decode_batches(Images.of(images.images), rows, decoder, len(rows))))[2]
@@ -390,7 +391,7 @@ def read_bundle(path: str) -> Any:
     if tuned.tta:
         warn(f"{path} was made with --tta {tuned.tta}: here each picture is seen once, as it is.")
     net = tuned._live()
-    decoding = {name: net.decoding[name] for name in ("resize", "interpolation", "decode")}
+    decoding = {name: net.decoding.get(name) for name in ("resize", "interpolation", "decode", "max_value")}
     cnn = CNNFeatures(
         tuned.network_, layer=layers, pooling="flatten" if callable(tuned.head) else tuned.pooling,
         batch_size=tuned.batch_size, precision=net.precision, cache=tuned.cache, **decoding,

@@ -56,6 +56,16 @@ ImageSize = Annotated[
 ]
 Resize = Annotated[str, _network(metavar="NAME", help="stretch, crop or pad.")]
 Decode = Annotated[str, _network(metavar="NAME", help="scaled (quick on large JPEGs) or exact.")]
+MaxValue = Annotated[
+    int | None,
+    _network(
+        "--max-value",
+        metavar="N",
+        min=1,
+        max=65535,
+        help="Largest value of 16-bit images, such as 4095 for 12-bit data; by default 65535.",
+    ),
+]
 Precision = Annotated[str, _network(metavar="NAME", help="float32, tf32, bfloat16 or float16.")]
 BatchSize = Annotated[
     int, _network(metavar="N", min=1, help="Images through the network at a time; changes no result.")
@@ -140,6 +150,7 @@ class ComputeOptions:
     precision: Precision = "float32"
     batch_size: BatchSize = 32
     cache: Cache = "auto"
+    max_value: MaxValue = None
 
     def parameters(self) -> dict[str, Any]:
         """Parameters of `CNNFeatures` and of `FeatureSearchCV` with these names."""
@@ -149,6 +160,7 @@ class ComputeOptions:
             "precision": self.precision,
             "batch_size": self.batch_size,
             "cache": parse_cache(self.cache),
+            "max_value": self.max_value,
             "verbose": int(stderr_is_terminal()),
         }
 

@@ -29,6 +29,7 @@ _WORDS = {
     r"\bbatch_size=": "--batch-size ",
     r"\bcache=None": "--cache none",
     r"\bdedupe_groups=True": "--dedupe-groups",
+    r"\bmax_value=": "--max-value ",
     r"\bduplicate_threshold\b": "--duplicate-threshold",
     r"\bnested=True": "--nested",
     r"\blearning_rate\b": "--learning-rate",

@@ -27,7 +27,7 @@ from tlfeatures.store import EmbeddingStore
 
 __all__ = ["FineTune", "missing_values"]
 
-_SHARED = ("model", "layer", "pooling", "weights", "image_size", "resize", "interpolation", "decode",
+_SHARED = ("model", "layer", "pooling", "weights", "image_size", "resize", "interpolation", "decode", "max_value",
            "normalization", "precision", "batch_size", "cache", "n_jobs")  # fmt: skip
 _LEAST = {"epochs": 0, "head_epochs": 0, "batch_size": 1, "tta": 0, "patience": 1, "n_jobs": 1}
 _POSITIVE = ("learning_rate", "head_learning_rate", "layer_decay")
@@ -49,6 +49,7 @@ class FineTune(BaseEstimator):
         resize: Literal["stretch", "crop", "pad"] = "stretch",
         interpolation: str = "bilinear",
         decode: Literal["scaled", "exact"] = "scaled",
+        max_value: int | None = None,
         normalization: Any = "auto",
         precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32",
         start: LinearStart | Literal["linear"] | None = None,
@@ -82,6 +83,7 @@ class FineTune(BaseEstimator):
         self.resize = resize
         self.interpolation = interpolation
         self.decode = decode
+        self.max_value = max_value
         self.normalization = normalization
         self.precision = precision
         self.start = start

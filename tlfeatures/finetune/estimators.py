@@ -26,7 +26,8 @@ class FineTuneClassifier(ClassifierMixin, FineTune):
 
     Parameters
     ----------
-    model, layer, pooling, weights, image_size, resize, interpolation, decode, precision, cache, n_jobs
+    model, layer, pooling, weights, image_size, resize, interpolation, decode, max_value, precision, cache,
+    n_jobs
         As in :class:`~tlfeatures.CNNFeatures`; the head stands on ``layer``. "bfloat16" and "float16" train in mixed
         precision.
     train_from : str or int, default="head"
@@ -140,6 +141,7 @@ class FineTuneClassifier(ClassifierMixin, FineTune):
         resize: Literal["stretch", "crop", "pad"] = "stretch",
         interpolation: str = "bilinear",
         decode: Literal["scaled", "exact"] = "scaled",
+        max_value: int | None = None,
         normalization: Any = "auto",
         precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32",
         start: LinearStart | Literal["linear"] | None = None,
@@ -175,6 +177,7 @@ class FineTuneClassifier(ClassifierMixin, FineTune):
             resize=resize,
             interpolation=interpolation,
             decode=decode,
+            max_value=max_value,
             normalization=normalization,
             precision=precision,
             start=start,

@@ -78,16 +78,19 @@ class Net:
         views : callable, optional
             (pixels, batch number) to further views of them; outputs are (views + 1, n, k) then.
         """
-        found = []
+        found, failures = [], []
         size = min(batch_size, len(images))
         for i, (part, _, batch, errors) in enumerate(
             decode_batches(images, np.arange(len(images)), self.decoder, size, n_threads)
         ):
-            for row, reason in errors.items():
-                raise ImageReadError(images.name(row), reason)
+            failures += [(images.name(row), reason) for row, reason in errors.items()]
+            if failures:  # the other images are only decoded, so that the error counts all
+                continue
             here = np.resize(np.arange(len(part)), size)
             seen = [batch, *(views(batch, i) if views else ())]
             found.append([self._run(view[here])[0][: len(part)] for view in seen])
+        if failures:
+            raise ImageReadError.of(failures, len(images), "check_images(X) lists them all.")
         return np.stack([np.concatenate(each) for each in zip(*found, strict=True)]).astype(np.float64)
 
     # -- as data -----------------------------------------------------------------------------

@@ -46,7 +46,7 @@ class Pixels:
                 yield part, self._kept[part]
             return
         for part, _, batch, errors in decode_batches(
-            self.images, rows, self.decoder, batch_size, self.n_threads
+            self.images, rows, self.decoder, batch_size, self.n_threads, notes={}
         ):
             self._refuse(errors)
             yield part, batch
@@ -63,7 +63,9 @@ class Pixels:
         return found
 
     def _fill(self, rows: np.ndarray) -> None:
-        for part, _, batch, errors in decode_batches(self.images, rows, self.decoder, 64, self.n_threads):
+        for part, _, batch, errors in decode_batches(
+            self.images, rows, self.decoder, 64, self.n_threads, notes={}
+        ):
             self._refuse(errors)
             self._kept[part] = batch
             self._here[part] = True

@@ -118,6 +118,7 @@ class Training:
         plan = Plan.make(
             backbone, layers, pooling, self.store,
             resize=given.resize, interpolation=given.interpolation, decode=given.decode,
+            max_value=given.max_value,
         )  # fmt: skip
         if callable(given.head) and (
             len(plan.description.taps) > 1 or len(plan.description.taps[0].shape) != 3
@@ -182,7 +183,9 @@ class Training:
             first = next(iter(sorted(errors)))
             name, reason = self.images.name(first), errors[first]
             if self.given.on_error == "raise":
-                raise ImageReadError(name, f"{reason} (on_error='drop' trains without such images)")
+                failures = [(self.images.name(row), errors[row]) for row in sorted(errors)]
+                hint = "on_error='drop' trains without them; check_images(X) lists them all."
+                raise ImageReadError.of(failures, len(self.images), hint)
             self._warn_once(
                 f"{len(errors)} of {len(self.images)} images could not be read and are left out. The first is "
                 f"{name!r}: {reason}. See check_images(X) for all."
@@ -384,4 +387,5 @@ class Training:
             "resize": decoder.resize,
             "interpolation": decoder.interpolation,
             "decode": decoder.decode,
+            "max_value": decoder.max_value,
         }

@@ -141,7 +141,7 @@ def check_images(X: Any, n_jobs: int | None = None) -> pandas.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row for each such image, in the order of ``X``: ``row``, ``image`` (path or place in ``X``), ``severity``
+        One row for each such image, in the order of ``X``: ``row``, ``image`` (path or place in ``X``), ``problem``
         ("error" when it cannot be read, "warning" when it spans fewer than 16 of 256 levels or holds 12-bit data in
         16 bits) and ``reason``. Empty when all is well.
 
@@ -153,8 +153,8 @@ def check_images(X: Any, n_jobs: int | None = None) -> pandas.DataFrame:
     Examples
     --------
     >>> import numpy as np
-    >>> check_images([b"not an image", np.zeros((8, 8), "uint8")])[["row", "severity", "reason"]]
-       row severity                              reason
+    >>> check_images([b"not an image", np.zeros((8, 8), "uint8")])[["row", "problem", "reason"]]
+       row problem                              reason
     0    0    error      not an image in a known format
     1    1  warning  all pixels have the colour (0, 0, 0)
     """
@@ -167,4 +167,4 @@ def check_images(X: Any, n_jobs: int | None = None) -> pandas.DataFrame:
     errors = {row: reason for *_, errors in batches for row, reason in errors.items()}
     table = [(row, images.name(row), "error", reason) for row, reason in errors.items()]
     table += [(row, images.name(row), "warning", note.reason) for row, note in notes.items()]
-    return pandas.DataFrame(sorted(table), columns=["row", "image", "severity", "reason"])
+    return pandas.DataFrame(sorted(table), columns=["row", "image", "problem", "reason"])

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
+from tlfeatures._params import check_parameter, integer
 from tlfeatures.errors import UnknownNameError
 from tlfeatures.fingerprints import bytes_key
 from tlfeatures.images._notes import Note, contrast_note, depth_note
@@ -39,6 +40,7 @@ _TURNS = {
 }
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _GIANT = 32_000_000  # pixels; above, one picture at a time, so that threads do not multiply the memory
+_MAX_VALUE_HINT = "It is the largest value that 16-bit images can have, such as 4095 for 12-bit data."
 _giant_lock = threading.Lock()
 
 # 48 x 40 pixels, 4:2:0, quality 60: enough to tell one JPEG decoder and resizer from another.
@@ -118,14 +120,8 @@ class Decoder:
         if not whole or not all(isinstance(s, (int, np.integer)) and s is not True and s > 0 for s in size):
             raise ValueError(f"image_size must be (height, width), two positive integers; got {size!r}.")
         object.__setattr__(self, "image_size", (int(size[0]), int(size[1])))
-        limit = self.max_value
-        if limit is not None:
-            if not isinstance(limit, (int, np.integer)) or limit is True or not 1 <= limit <= 65535:
-                raise ValueError(
-                    f"max_value must be None or an integer from 1 to 65535; got {limit!r}. It is the largest value "
-                    "that 16-bit images can have, such as 4095 for 12-bit data."
-                )
-            object.__setattr__(self, "max_value", int(limit))
+        check_parameter("max_value", self.max_value, [None, integer(1, 65535, hint=_MAX_VALUE_HINT)])
+        object.__setattr__(self, "max_value", None if self.max_value is None else int(self.max_value))
 
     def recipe(self) -> dict[str, Any]:
         """Every field that changes pixels, as JSON values, with a digest of what this decoder gives."""

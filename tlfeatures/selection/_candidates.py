@@ -98,7 +98,7 @@ def plan_passes(
     weights, precision
         Of :class:`~tlfeatures.networks.Backbone`.
     **decoding
-        ``interpolation`` and ``decode``.
+        ``interpolation``, ``decode`` and ``max_value``.
 
     Raises
     ------

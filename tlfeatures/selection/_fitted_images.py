@@ -51,7 +51,9 @@ class FittedImages:
         """Make the record of ``images``; ``shown`` are the rows whose thumbnails are kept."""
         paths = images.paths()
         decoder = Decoder((_SIDE, _SIDE), "pad")
-        thumbnails = {int(row): images.decode(row, decoder)[1] for row in shown if paths[row] is None}
+        thumbnails = {
+            int(row): images.decode_with_note(row, decoder)[1] for row in shown if paths[row] is None
+        }
         keep_embeddings = store is None and None in paths
         return cls(paths, keys.copy(), thumbnails, embeddings if keep_embeddings else None)
 
@@ -66,7 +68,7 @@ class FittedImages:
                 f"Image {row} was passed as an array, which the search does not keep; thumbnails are kept only of the "
                 f"worst mistakes, rows {sorted(self.thumbnails)}. Show X[search.rows_[{row}]] instead."
             )
-        return images.decode(row, Decoder((side, side), "pad"))[1]
+        return images.decode_with_note(row, Decoder((side, side), "pad"))[1]
 
     def load_embeddings(self, cnn: CNNFeatures) -> np.ndarray:
         """Get the embeddings of all images from memory, from the store, or from the files."""

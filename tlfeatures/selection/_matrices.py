@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tlfeatures.errors import UnreadableImagesWarning
+from tlfeatures.errors import LowContrastImagesWarning, UnreadableImagesWarning
 from tlfeatures.extract import Plan, extract
 from tlfeatures.fingerprints import recipe_digest
 from tlfeatures.images import Images
@@ -39,6 +39,8 @@ class Matrices:
     ----------
     errors : dict
         {row: reason} of the images that could not be read.
+    low_contrast : dict
+        {row: reason} of the decoded images that span fewer than 16 of 256 levels.
     keys : ndarray of uint8, shape (n, 16)
     timings : list of dict
         Of each pass: ``step``, ``images``, ``computed`` and ``seconds``.
@@ -56,11 +58,11 @@ class Matrices:
         self._plans: dict[str, Plan] = {}
         self._held: dict[str, np.ndarray] = {}
         self.errors: dict[int, str] = {}
+        self.low_contrast: dict[int, str] = {}
         self.timings: list[dict[str, Any]] = []
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UnreadableImagesWarning
-            )  # the search warns once, and says what it did
+            for category in (UnreadableImagesWarning, LowContrastImagesWarning):
+                warnings.simplefilter("ignore", category)  # the search warns once, and says what it did
             for one in passes:
                 self._run(one, steps)
 
@@ -70,6 +72,7 @@ class Matrices:
         found = extract(self._images, one.plan, store=self._store, on_batch=steps.advance, **self._options)
         self.keys = found.keys
         self.errors |= found.errors
+        self.low_contrast |= found.low_contrast
         held = sum(block.nbytes for block in self._held.values())
         keep = self._store is None or held + found.features.nbytes <= _HELD_BYTES
         for column, place in zip(one.plan.columns, one.plan.slices, strict=True):

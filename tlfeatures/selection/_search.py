@@ -25,7 +25,7 @@ from tlfeatures._warnings import warn
 from tlfeatures.errors import RandomWeightsWarning, UnknownNameError, UnreadableImagesWarning
 from tlfeatures.evaluation import check_groups, check_labels, check_seed, make_folds, make_inner_folds
 from tlfeatures.features import CNNFeatures
-from tlfeatures.images import Images
+from tlfeatures.images import Images, warn_of_low_contrast
 from tlfeatures.results import SearchResult
 from tlfeatures.selection import _cv_results
 from tlfeatures.selection._candidates import plan_passes
@@ -104,7 +104,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         Cosine, between centred embeddings, from which images count as near-copies.
     task : {"auto", "classification", "regression"}, default="auto"
         "auto" asks :func:`~tlfeatures.evaluation.infer_task`.
-    weights, interpolation, decode, precision, batch_size, cache
+    weights, interpolation, decode, max_value, precision, batch_size, cache
         As in :class:`~tlfeatures.CNNFeatures`.
     on_error : {"raise", "nan"}, default="raise"
         What an unreadable image does before any fold starts: an error, or its row is left out of
@@ -137,7 +137,8 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         Score of the chosen candidate with duplicates kept in one fold, if the folds split some.
     image_problems_ : pandas.DataFrame
         ``row``, ``image``, ``problem`` ("error" or "warning") and ``reason`` of images that could not be
-        read, which were left out, and of images that carry almost no information.
+        read, which were left out, and of images that carry almost no information; the latter as far as this
+        fit decoded them: images whose embeddings are in the store are not decoded.
     duplicates_ : :class:`~tlfeatures.evaluation.Duplicates`
     learning_curve_ : :class:`~tlfeatures.results.LearningCurve`
     regime_ : :class:`~tlfeatures.results.Regime`
@@ -205,6 +206,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         weights: str | os.PathLike[str] | None = "imagenet",
         interpolation: str = "bilinear",
         decode: Literal["scaled", "exact"] = "scaled",
+        max_value: int | None = None,
         precision: str = "float32",
         batch_size: int = 32,
         cache: str | os.PathLike[str] | EmbeddingStore | None = "auto",
@@ -231,6 +233,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         self.weights = weights
         self.interpolation = interpolation
         self.decode = decode
+        self.max_value = max_value
         self.precision = precision
         self.batch_size = batch_size
         self.cache = cache
@@ -285,12 +288,13 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         passes = plan_passes(
             self.models, self.layers, self.poolings, self.image_sizes, self.resize, store,
             weights=self.weights, precision=self.precision, interpolation=self.interpolation, decode=self.decode,
+            max_value=self.max_value,
         )  # fmt: skip
         with progress(self.verbose) as steps:
             matrices = Matrices(
                 images, passes, store, steps, batch_size=self.batch_size, on_error=self.on_error
             )
-            rows = self._readable(images, matrices.errors, cv)
+            rows = self._readable(images, matrices.errors, matrices.low_contrast, cv)
             self.task_, self.seed_, images = task, seed, images.take(rows)
             y, groups = y[rows], None if groups is None else groups[rows]
             metadata = metadata.take(rows)
@@ -347,7 +351,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         embedding, head, point = run.best
         cnn = CNNFeatures(
             **embedding.params, weights=self.weights, interpolation=self.interpolation, decode=self.decode,
-            precision=self.precision, batch_size=self.batch_size, cache=self.cache,
+            max_value=self.max_value, precision=self.precision, batch_size=self.batch_size, cache=self.cache,
         )  # fmt: skip
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RandomWeightsWarning)  # given once, at the start
@@ -385,12 +389,17 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
                 "dedupe_groups=True makes folds by groups; give cv as a number or a group splitter."
             )
 
-    def _readable(self, images: Images, errors: dict[int, str], cv: Any) -> np.ndarray:
+    def _readable(
+        self, images: Images, errors: dict[int, str], low_contrast: dict[int, str], cv: Any
+    ) -> np.ndarray:
         self.unreadable_ = dict(sorted(errors.items()))
         self.image_problems_ = pandas.DataFrame(
-            [(row, images.name(row), "error", reason) for row, reason in self.unreadable_.items()],
+            [(row, images.name(row), "error", reason) for row, reason in self.unreadable_.items()]
+            + [(row, images.name(row), "warning", reason) for row, reason in sorted(low_contrast.items())],
             columns=["row", "image", "problem", "reason"],
         )
+        names = [images.name(row) for row in sorted(low_contrast)]
+        warn_of_low_contrast(names, [low_contrast[row] for row in sorted(low_contrast)], len(images))
         self.rows_ = np.setdiff1d(np.arange(len(images)), list(errors))
         if errors:
             if not _splits(cv):
