@@ -28,6 +28,7 @@ from sklearn.utils.validation import validate_data
 from tlfeatures import CNNFeatures, EmbeddingStore, extract
 from tlfeatures.errors import (
     ImageReadError,
+    InvalidParameterError,
     LowContrastImagesWarning,
     RandomWeightsWarning,
     RecipeMismatchError,
@@ -506,26 +507,46 @@ def test_html_display_and_tags(pictures):
             {"layer": "conv_pw_31_relu"},
             r"Unknown layer of mobilenet_0.25.*'conv_pw_13_relu'.*tlfeatures layers",
         ),
-        ({"layer": []}, "expected None, a layer's name, or a list"),
-        ({"pooling": "average"}, r"Unknown pooling 'average'. Did you mean 'avg'"),
-        ({"image_size": 0}, "image_size=0; expected None, a number of pixels"),
+        ({"layer": []}, "`layer` must be None, the name of a layer or a list of names; got \\[\\]."),
+        (
+            {"layer": -1},
+            r"`layer` must be None, .*; got -1. Layers are addressed by name: `tlfeatures layers NAME`",
+        ),
+        ({"layer": [0, 1]}, r"; got \[0, 1\]. Layers are addressed by name"),
+        ({"layer": 5.0}, r"`layer` must be .*; got 5.0"),
+        (
+            {"pooling": "average"},
+            r"`pooling` must be 'avg', .* or 'flatten'; got 'average'. Did you mean 'avg'",
+        ),
+        (
+            {"image_size": 0},
+            r"`image_size` must be None, an integer .* or a pair \(height, width\) .*; got 0",
+        ),
         ({"image_size": 8}, "mobilenet_0.25 cannot take images of 8x8 pixels"),
         ({"resize": "strech"}, "Did you mean 'stretch'"),
         ({"interpolation": "linear"}, "Did you mean 'bilinear'"),
-        ({"decode": "fast"}, "Unknown decode 'fast'"),
-        ({"normalization": (0.5, 0.5)}, r"expected 'auto' or a pair \(mean, std\)"),
-        ({"precision": "float64"}, "Unknown precision 'float64'"),
-        ({"batch_size": 0}, "batch_size=0; expected a whole number of at least 1"),
-        ({"n_jobs": 0}, "n_jobs=0; expected"),
-        ({"on_error": "skip"}, "on_error='skip'; expected 'raise' or 'nan'"),
-        ({"weights": "absent.h5"}, "No weights file at 'absent.h5'"),
-        ({"model": "absent.keras", "weights": "imagenet"}, "No file at 'absent.keras'"),
-        ({"model": 3}, "model is of type int; expected the name of a network"),
+        ({"decode": "fast"}, "`decode` must be 'scaled' or 'exact'; got 'fast'"),
+        (
+            {"normalization": (0.5, 0.5)},
+            r"must be 'auto' or a pair \(mean, std\) .*; got \(0.5, 0.5\). For example",
+        ),
+        ({"precision": "float64"}, "`precision` must be 'float32', .*; got 'float64'. Did you mean 'float"),
+        ({"batch_size": 0}, "`batch_size` must be an integer of at least 1; got 0."),
+        ({"n_jobs": 0}, "`n_jobs` must be None, -1 or an integer of at least 1; got 0."),
+        ({"on_error": "skip"}, "`on_error` must be 'raise' or 'nan'; got 'skip'"),
+        ({"weights": "absent.h5"}, "`weights` names a file that does not exist: 'absent.h5'"),
+        (
+            {"model": "absent.keras", "weights": "imagenet"},
+            "`model` names a file that does not exist: 'absent.keras'",
+        ),
+        ({"model": 3}, "`model` must be the name of a network, .*; got 3. See `tlfeatures models`"),
     ],
 )
 def test_bad_parameters_say_what_to_do(params, error, pictures):
-    with pytest.raises((ValueError, TypeError, OSError), match=error):
+    with pytest.raises((ValueError, TypeError, OSError), match=error) as caught:
         CNNFeatures(**NETWORK | {"cache": None} | params).fit(pictures)
+    if isinstance(caught.value, InvalidParameterError):  # by which a front end knows what to call it
+        assert caught.value.parameter in params
 
 
 def test_random_weights_warn(pictures):

@@ -21,7 +21,7 @@ from PIL import Image
 
 from tlfeatures.errors import ImageInputError, ImageReadError, LowContrastImagesWarning, UnknownNameError
 from tlfeatures.fingerprints import array_key, bytes_key, file_key
-from tlfeatures.images import Decoder, Images, check_images, decode_batches
+from tlfeatures.images import Decoder, Images, check_images, decode_batches, decoder_recipe
 from tlfeatures.images import _decode as decode_module
 
 SHARED = pathlib.Path(__file__).parents[1].parent / "shared"
@@ -1081,23 +1081,43 @@ def test_recipe_differs_in_every_field_and_is_json():
     assert json.dumps(Decoder([8, np.int64(6)]).recipe(), sort_keys=True) == texts[0]
 
 
-def test_pixel_probe_sees_another_decoder(monkeypatch):
-    assert Decoder((8, 6)).recipe()["pixel_probe"] == decode_module.pixel_probe.__wrapped__()
+def test_the_recipe_of_the_decoder_sees_another_decoder(monkeypatch):
+    before, pixels = decoder_recipe(), decode_module.probe_pixels()
+    assert before.keys() == {"pixel_probe"} and not before.keys() & Decoder((8, 6)).recipe().keys()
+    assert pixels.dtype == np.uint8 and pixels.nbytes < 8000
     resize = Image.Image.resize
 
     def off_by_one(self, *args, **kwargs):
         return resize(self, *args, **kwargs).point(lambda v: v ^ 1)
 
     monkeypatch.setattr(Image.Image, "resize", off_by_one)
-    assert decode_module.pixel_probe.__wrapped__() != Decoder((8, 6)).recipe()["pixel_probe"]
+    decode_module.probe_pixels.cache_clear()
+    try:
+        assert decoder_recipe() != before
+        assert np.abs(decode_module.probe_pixels().astype(int) - pixels).max() == 1
+    finally:
+        decode_module.probe_pixels.cache_clear()
+
+
+def test_encoded_images_are_told_from_pixels():
+    array = np.zeros((4, 4, 3), "uint8")
+    assert not Images.of(array[None]).encoded().any()
+    assert Images.of(["a.jpg", "b.jpg"]).encoded().all()
+    mixed = Images.of([array, "a.jpg", pathlib.Path("b.jpg"), b"x", Image.new("L", (2, 2)), None])
+    assert mixed.encoded().tolist() == [False, True, True, True, False, False]
+    assert mixed.take([3, 0]).encoded().tolist() == [True, False]
 
 
 @pytest.mark.parametrize(
     "field, value, text",
     [
-        ("resize", "streach", "Unknown resize 'streach'. Did you mean 'stretch'"),
+        (
+            "resize",
+            "streach",
+            "`resize` must be 'stretch', 'crop' or 'pad'; got 'streach'. Did you mean 'stretch'",
+        ),
         ("interpolation", "bilinar", "Did you mean 'bilinear'"),
-        ("decode", "fast", "Unknown decode 'fast'"),
+        ("decode", "fast", "`decode` must be 'scaled' or 'exact'; got 'fast'"),
     ],
 )
 def test_unknown_names(field, value, text):

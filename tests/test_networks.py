@@ -276,5 +276,5 @@ def test_a_literal_normalization_takes_the_place_of_what_is_in_the_network(name,
 
 @pytest.mark.parametrize("value", ["imagenet", (MEAN,), (MEAN, (1, 0, 1)), (MEAN, STD[:2]), 3, (MEAN, "abc")])
 def test_a_normalization_of_another_form_is_an_error(value):
-    with pytest.raises(ValueError, match="expected 'auto' or a pair"):
+    with pytest.raises(ValueError, match="`normalization` must be 'auto' or a pair"):
         Backbone("vgg16", normalization=value)

@@ -77,7 +77,7 @@ def test_parts_and_widths(rank):
 def test_an_unknown_pooling_is_told_with_its_neighbours(name, near):
     with pytest.raises(UnknownNameError, match=f"Unknown pooling '{name}'.*{near}"):
         pooling_parts(name, 4)
-    with pytest.raises(ValueError, match="Unknown pooling"):
+    with pytest.raises(ValueError, match="`pooling` must be "):
         CNNFeatures("vgg16", pooling=name, cache=None).fit(["x.jpg"])  # before weights are fetched
 
 

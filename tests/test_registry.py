@@ -221,8 +221,6 @@ def test_layers_that_only_the_bottom_or_only_the_top_has_are_all_listed():
     listed = list_layers("convnext_tiny")
     assert {"layer_normalization", "convnext_tiny_head_layernorm", "convnext_tiny_head_dense"} <= set(listed)
     backbone = Backbone("convnext_tiny", None, 32)
-    told = (
-        r"'convnext_tiny_head_dense' is in the network with its top, 'layer_normalization' in the one without"
-    )
+    told = r"'convnext_tiny_head_dense' is in convnext_tiny with its top, 'layer_normalization' in the one without"
     with pytest.raises(ValueError, match=told):
         backbone.describe(["layer_normalization", "convnext_tiny_head_dense"])

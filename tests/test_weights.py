@@ -223,9 +223,9 @@ def test_weights_of_another_network_are_refused(tmp_path, saved):
 @pytest.mark.parametrize(
     ("weights", "error", "told"),
     [
-        ("nowhere.h5", WeightsError, "No weights file at 'nowhere.h5'; expected 'imagenet', the path"),
-        ("ImageNet", WeightsError, "No weights file at 'ImageNet'"),
-        (3, TypeError, "weights is of type int; expected 'imagenet', a path, or None"),
+        ("nowhere.h5", WeightsError, "does not exist: 'nowhere.h5'. Expected 'imagenet', the path"),
+        ("ImageNet", WeightsError, "`weights` names a file that does not exist: 'ImageNet'"),
+        (3, TypeError, "`weights` must be 'imagenet', 'bundled', the path of .* or None; got 3."),
     ],
 )
 def test_weights_of_another_kind_are_refused(weights, error, told):
@@ -298,10 +298,11 @@ def two_files(no_weights):
 
 def forget():
     """As a new process would."""
-    from tlfeatures.networks import _backbone as backbone
+    from tlfeatures.networks import _backbone, _metadata
 
-    for held in (backbone._notes, backbone._models, backbone._compiled):
-        held.clear()
+    _metadata.forget()
+    for values in (_backbone._models, _backbone._compiled):
+        values.clear()
 
 
 def tapped(model, layer):

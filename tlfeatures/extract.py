@@ -13,15 +13,15 @@ import numpy as np
 
 from tlfeatures._warnings import warn
 from tlfeatures.errors import ImageReadError, UnreadableImagesWarning
-from tlfeatures.fingerprints import recipe_digest
-from tlfeatures.images import Decoder, Images, Note, decode_batches, warn_of_notes
+from tlfeatures.fingerprints import KEY_BYTES, recipe_digest
+from tlfeatures.images import Decoder, Images, Note, decode_batches, decoder_recipe, warn_of_notes
 from tlfeatures.networks import Backbone, Description, Tap, pooling_parts, pooling_width
 from tlfeatures.store import EmbeddingStore
 
 __all__ = ["Column", "Extracted", "Plan", "extract"]
 
-_RECIPE_FORMAT = 1
-_CHANGES_BORNE = 4  # times that a file may change while it is being read
+_RECIPE_FORMAT = 2  # rows of other formats are not found in a store, and computed again
+_MAX_CHANGES = 4  # times that a file may change while it is being read
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,8 @@ class Plan:
             "dtype": "float32",
             **self.decoder.recipe(),
         }
+        if tap.process is not None:
+            recipe["process"] = tap.process
         return Column(tap, part, recipe)
 
     @cached_property
@@ -193,13 +195,32 @@ def extract(
     """
     start = time.perf_counter()
     images = Images.of(X)
-    run = _Run(images, plan, store, int(batch_size), n_threads, on_error, on_failure)
+    result = Extracted(
+        np.full((len(images), plan.width), np.nan, np.float32),
+        {},
+        np.zeros((len(images), KEY_BYTES), np.uint8),
+    )
+    notes: dict[int, Note] = {}
     with _progress(verbose, plan) as bar:
-        run.on_batch = [hook for hook in (on_batch, bar) if hook is not None]
-        run.execute()
-    result = Extracted(run.out, dict(sorted(run.errors.items())), run.keys, run.computed)
+        hooks = [hook for hook in (on_batch, bar) if hook is not None]
+        for rows, is_encoded in _kinds(images):
+            part = images if len(rows) == len(images) else images.take(rows)
+            one = _ExtractionPass(
+                part, plan, is_encoded, store, int(batch_size), n_threads, on_error, on_failure
+            )
+            one.on_batch = [_offset(hook, result.computed) for hook in hooks]
+            one.execute()
+            if part is images:
+                result = Extracted(one.out, one.errors, one.keys, one.computed)
+                notes = one.notes
+                break
+            result.features[rows], result.keys[rows] = one.out, one.keys
+            result.errors |= {int(rows[i]): reason for i, reason in one.errors.items()}
+            notes |= {int(rows[i]): note for i, note in one.notes.items()}
+            result.computed += one.computed
+    result.errors = dict(sorted(result.errors.items()))
     result.seconds = time.perf_counter() - start
-    result.low_contrast = warn_of_notes(images, dict(sorted(run.notes.items())))
+    result.low_contrast = warn_of_notes(images, dict(sorted(notes.items())))
     if result.errors:
         first = next(iter(result.errors))
         warn(
@@ -210,13 +231,28 @@ def extract(
     return result
 
 
-class _Run:
-    """The state of one extraction."""
+def _kinds(images: Images) -> Iterator[tuple[np.ndarray, bool]]:
+    """Rows of the images that a decoder must read, and of those given as pixels: their recipes differ."""
+    encoded = images.encoded()
+    for is_encoded in (True, False):
+        rows = np.flatnonzero(encoded == is_encoded)
+        if len(rows):
+            yield rows, is_encoded
+
+
+def _offset(hook: Callable[[int, int], None], computed: int) -> Callable[[int, int], None]:
+    """``hook`` with what earlier passes computed added to the total."""
+    return lambda done, total: hook(done, computed + total)
+
+
+class _ExtractionPass:
+    """The state of one extraction, of images that are all encoded or all pixels."""
 
     def __init__(
         self,
         images: Images,
         plan: Plan,
+        is_encoded: bool,
         store: EmbeddingStore | None,
         batch_size: int,
         n_threads: int | None,
@@ -224,6 +260,7 @@ class _Run:
         on_failure: str,
     ) -> None:
         self.images, self.plan, self.store = images, plan, store
+        self.decoder_recipe = decoder_recipe() if is_encoded else {}
         self.batch_size, self.n_threads = batch_size, n_threads
         self.on_error, self.on_failure = on_error, on_failure
         self.on_batch: list[Callable[[int, int], None]] = []
@@ -250,7 +287,7 @@ class _Run:
     def _execute(self) -> None:
         todo = np.ones(len(self.images), bool)
         todo[list(self.errors)] = False
-        for _ in range(_CHANGES_BORNE):
+        for _ in range(_MAX_CHANGES):
             missing = self._load(todo)
             if not missing.any():
                 return
@@ -272,12 +309,16 @@ class _Run:
         rows = np.flatnonzero(todo)
         for i, (column, place) in enumerate(zip(self.plan.columns, self.plan.slices, strict=True)):
             if len(rows) == len(todo):
-                found = self.store.get(column.recipe, self.keys, out=self.out[:, place])[1]
+                hits = self.store.get(self._recipe(column), self.keys, out=self.out[:, place])[1]
             else:
-                values, found = self.store.get(column.recipe, self.keys[rows])
-                self.out[rows[found], place] = values[found]
-            missing[i, rows] = ~found
+                values, hits = self.store.get(self._recipe(column), self.keys[rows])
+                self.out[rows[hits], place] = values[hits]
+            missing[i, rows] = ~hits
         return missing
+
+    def _recipe(self, column: Column) -> dict[str, Any]:
+        """The recipe under which the store has a block of columns of these images."""
+        return {**column.recipe, **self.decoder_recipe}
 
     @contextlib.contextmanager
     def _flights(self, missing: np.ndarray) -> Iterator[None]:
@@ -289,7 +330,7 @@ class _Run:
                 locks = [
                     self.plan.column(c.tap, pooling_parts("avgmax", len(c.tap.shape) + 1)[0]) for c in columns
                 ]
-                recipes = {recipe_digest(c.recipe): c.recipe for c in locks}
+                recipes = {recipe_digest(recipe): recipe for recipe in map(self._recipe, locks)}
                 for digest in sorted(recipes):
                     stack.enter_context(self.store.single_flight(recipes[digest]))
             yield
@@ -306,7 +347,8 @@ class _Run:
         changed = np.zeros(len(self.images), bool)
         batch_size = min(self.batch_size, 1 << (len(once) - 1).bit_length())
         network, notes = None, {}
-        writing = self.store.writer([c.recipe for c in outputs], self.on_failure) if self.store else None
+        recipes = [self._recipe(column) for column in outputs]
+        writing = self.store.writer(recipes, self.on_failure) if self.store else None
         with writing or contextlib.nullcontext():
             for part, keys, batch, errors in decode_batches(
                 self.images, once, self.plan.decoder, batch_size, self.n_threads, notes=notes
@@ -390,7 +432,7 @@ def _progress(verbose: int, plan: Plan) -> Iterator[Callable[[int, int], None] |
             nonlocal task
             if task is None:
                 task = progress.add_task(plan.description.name, total=total, rate="")
-            progress.advance(task, done)
+            progress.update(task, advance=done, total=total)
             state = progress.tasks[0]
             speed = state.finished_speed or state.speed or state.completed / max(state.elapsed or 0, 1e-3)
             progress.update(task, rate=f"{speed:.0f} images/s")

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import copy
 import os
-from numbers import Integral
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+import PIL
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from tlfeatures._callbacks import CallbackSupportMixin, with_callbacks
 from tlfeatures._keras import is_model
+from tlfeatures._params import Constraint, boolean, check_parameters, instance_of, integer, path
 from tlfeatures._warnings import warn
 from tlfeatures.errors import RandomWeightsWarning, RecipeMismatchError
 from tlfeatures.extract import Extracted, Plan, extract
-from tlfeatures.images import Images
-from tlfeatures.networks import Backbone
+from tlfeatures.images import IMAGE_CONSTRAINTS, Images, probe_pixels
+from tlfeatures.networks import NETWORK_CONSTRAINTS, POOLINGS, Backbone
 from tlfeatures.store import EmbeddingStore
 
 __all__ = ["CNNFeatures"]
@@ -81,7 +82,9 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     n_features_out_ : int
         Width of the embedding.
     recipes_ : list of dict
-        All that decides the embedding's values, one for each layer and stored pooling.
+        Everything that decides the values of the embedding, one for each layer and stored pooling.
+    decoder_probe_ : ndarray of uint8, shape (7605,), or None
+        Pixels that the image decoder of `fit` gives for a small test image; None if `fit` got arrays only.
 
     Raises
     ------
@@ -116,6 +119,25 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     """
 
     max_value: int | None = None  # of pickles from before it was a parameter
+    _parameter_constraints: ClassVar = {
+        **NETWORK_CONSTRAINTS,
+        "layer": [
+            None,
+            Constraint("the name of a layer", lambda value: isinstance(value, str) and bool(value)),
+            Constraint(
+                "a list of names",
+                lambda value: isinstance(value, (list, tuple)) and _all_names(value),
+                hint="Layers are addressed by name: `tlfeatures layers NAME` and list_layers(model) list them.",
+            ),
+        ],
+        "pooling": list(POOLINGS),
+        **IMAGE_CONSTRAINTS,
+        "batch_size": [integer(minimum=1)],
+        "cache": ["auto", path("the path of a folder"), instance_of(EmbeddingStore), None],
+        "on_error": ["raise", "nan"],
+        "n_jobs": [None, -1, integer(minimum=1)],
+        "verbose": [boolean(), integer(minimum=0)],
+    }
 
     def __init__(
         self,
@@ -168,8 +190,8 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         CNNFeatures
         """
         context = self._init_callback_context().call_on_fit_task_begin(estimator=self, X=X, y=y)
-        Images.of(X)
-        self._fix(self._plan())
+        images = Images.of(X)
+        self._set_fitted(self._plan(), images)
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return self
 
@@ -188,14 +210,14 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         """
         context = self._init_callback_context(max_subtasks=None)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        plan = self._plan()
+        images, plan = Images.of(X), self._plan()
 
         def on_batch(done: int, total: int) -> None:
             batch = context.subcontext(task_name="batch").call_on_fit_task_begin(estimator=self)
             batch.call_on_fit_task_end(estimator=self)
 
-        features = self._extract(X, plan, on_batch=on_batch).features
-        self._fix(plan)
+        features = self._extract(images, plan, on_batch=on_batch).features
+        self._set_fitted(plan, images)
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return features
 
@@ -240,18 +262,8 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         return np.asarray(names, dtype=object)
 
     def _plan(self) -> Plan:
-        if self.on_error not in ("raise", "nan"):
-            raise ValueError(f"on_error={self.on_error!r}; expected 'raise' or 'nan'.")
-        for name in ("batch_size", "n_jobs"):
-            value = getattr(self, name)
-            least = 1 if name == "batch_size" or (isinstance(value, Integral) and value != -1) else -1
-            if not (value is None and name == "n_jobs") and (
-                not isinstance(value, Integral) or value < least
-            ):
-                raise ValueError(f"{name}={value!r}; expected a whole number of at least 1.")
+        check_parameters(self)
         layers = [self.layer] if isinstance(self.layer, str) else self.layer
-        if layers is not None and not (len(layers) and all(isinstance(layer, str) for layer in layers)):
-            raise ValueError(f"layer={self.layer!r}; expected None, a layer's name, or a list of names.")
         backbone = Backbone(self.model, self.weights, self.image_size, self.normalization, self.precision)
         if self.weights is None:
             warn(
@@ -271,10 +283,11 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             max_value=self.max_value,
         )
 
-    def _fix(self, plan: Plan) -> None:
+    def _set_fitted(self, plan: Plan, images: Images) -> None:
         self.layers_ = [tap.layer for tap in plan.description.taps]
         self.n_features_out_ = plan.width
         self.recipes_ = [column.recipe for column in plan.columns]
+        self.decoder_probe_ = probe_pixels() if images.encoded().any() else None
 
     def _extract(self, X: Any, plan: Plan, **how: Any) -> Extracted:
         usual = {
@@ -306,21 +319,37 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         return tags
 
 
-def embed(cnn: CNNFeatures, X: Any, **how: Any) -> Extracted:
-    """What `transform` gives, with an account of every image; ``how`` is for `tlfeatures.extract.extract`."""
+def _all_names(values: Any) -> bool:
+    return bool(values) and all(isinstance(value, str) and value for value in values)
+
+
+def embed(cnn: CNNFeatures, X: Any, **kwargs: Any) -> Extracted:
+    """What `transform` gives, with what became of each image; ``kwargs`` are those of `tlfeatures.extract.extract`."""
     check_is_fitted(cnn, "recipes_")
-    plan = cnn._plan()
-    _refuse_other(cnn.recipes_, [column.recipe for column in plan.columns])
-    return cnn._extract(X, plan, **how)
+    plan, images = cnn._plan(), Images.of(X)
+    _check_recipes(cnn.recipes_, [column.recipe for column in plan.columns])
+    if images.encoded().any():
+        _check_decoder(cnn.decoder_probe_)
+    return cnn._extract(images, plan, **kwargs)
 
 
-def _refuse_other(fitted: list[dict[str, Any]], now: list[dict[str, Any]]) -> None:
-    if fitted == now:
+def _check_recipes(fitted: list[dict[str, Any]], current: list[dict[str, Any]]) -> None:
+    """Refuse to compute other embeddings than those of `fit`."""
+    # code of the user's own is identified within one process only, and travels with the model
+    fitted, current = (
+        [{k: v for k, v in recipe.items() if k != "process"} for recipe in each] for each in (fitted, current)
+    )
+    if fitted == current:
         return
-    if len(fitted) != len(now):
-        changes = [f"{len(fitted)} blocks of columns became {len(now)}"]
+    if fitted[0].get("format") != current[0]["format"]:
+        raise RecipeMismatchError(
+            f"This transformer was fitted by another version of tlfeatures, under recipe format "
+            f"{fitted[0].get('format')}; this version has format {current[0]['format']}. Fit it again."
+        )
+    if len(fitted) != len(current):
+        changes = [f"{len(fitted)} blocks of columns became {len(current)}"]
     else:
-        pairs = [(a, b, k) for a, b in zip(fitted, now, strict=True) for k in sorted(a.keys() | b.keys())]
+        pairs = [(a, b, k) for a, b in zip(fitted, current, strict=True) for k in sorted(a.keys() | b.keys())]
         changes = list(
             dict.fromkeys(
                 f"{k}: {a.get(k)!r} became {b.get(k)!r}" for a, b, k in pairs if a.get(k) != b.get(k)
@@ -328,5 +357,31 @@ def _refuse_other(fitted: list[dict[str, Any]], now: list[dict[str, Any]]) -> No
         )
     raise RecipeMismatchError(
         f"transform would not give the embeddings that fit was made for: {'; '.join(changes[:4])}. Fit again, or "
-        "restore what was changed: parameters after fit, the weights file, or (pixel_probe) the installed Pillow."
+        "restore what was changed: parameters after fit, or the weights file."
     )
+
+
+_decoders_warned: set[bytes] = set()
+
+
+def _check_decoder(fitted: np.ndarray | None) -> None:
+    """Compare the installed decoder with that of `fit`; None where `fit` saw no encoded image."""
+    current = probe_pixels()
+    if fitted is None or np.array_equal(fitted, current):
+        return
+    difference = 255
+    if fitted.shape == current.shape:
+        difference = int(np.abs(fitted.astype(int) - current).max())
+    text = (
+        f"The installed image decoder (Pillow {PIL.__version__}) differs from the one of fit by up to {difference} "
+        "of 255 grey levels on a test image"
+    )
+    if difference > 1:
+        raise RecipeMismatchError(
+            f"{text}, so embeddings would differ from those of fit. Fit again, or install the Pillow of fit."
+        )
+    if fitted.tobytes() not in _decoders_warned:
+        _decoders_warned.add(fitted.tobytes())
+        warn(
+            f"{text}. Embeddings of image files differ slightly from those of fit; fit again to rule that out."
+        )

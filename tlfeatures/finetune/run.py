@@ -28,7 +28,7 @@ from tlfeatures.finetune.pixels import Pixels
 from tlfeatures.finetune.sample_weights import training_weights
 from tlfeatures.fingerprints import array_key, recipe_digest
 from tlfeatures.images import Images
-from tlfeatures.networks import Backbone, tap_digest
+from tlfeatures.networks import Backbone, model_digest
 from tlfeatures.store import EmbeddingStore
 
 __all__ = ["Training"]
@@ -288,7 +288,7 @@ class Training:
                 "estimator": type(self.given).__name__,
                 "params": json.loads(json.dumps(params, default=repr)),
                 "recipes": [column.recipe for column in self.plan.columns],
-                "head": tap_digest(self.head),  # its first weights, and so the seed
+                "head": model_digest(self.head),  # its first weights, and so the seed
                 "data": [None if a is None else array_key(a).hex() for a in arrays],
                 "classes": None if self.classes is None else [str(c) for c in self.classes.tolist()],
                 "seed": self.seed,

@@ -1,16 +1,19 @@
 """Whatever the user has -> uint8 RGB batches; bad images are named with their reason."""
 
 from tlfeatures.images._batches import check_images, decode_batches
-from tlfeatures.images._decode import Decoder
+from tlfeatures.images._decode import IMAGE_CONSTRAINTS, Decoder, decoder_recipe, probe_pixels
 from tlfeatures.images._images import Images, warn_of_notes
 from tlfeatures.images._notes import Note, warn_of_low_contrast
 
 __all__ = [
+    "IMAGE_CONSTRAINTS",
     "Decoder",
     "Images",
     "Note",
     "check_images",
     "decode_batches",
+    "decoder_recipe",
+    "probe_pixels",
     "warn_of_low_contrast",
     "warn_of_notes",
 ]

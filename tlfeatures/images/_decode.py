@@ -15,7 +15,6 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from tlfeatures._params import check_parameter, integer
-from tlfeatures.errors import UnknownNameError
 from tlfeatures.fingerprints import bytes_key
 from tlfeatures.images._notes import Note, contrast_note, depth_note
 from tlfeatures.images._pixels import float_scaling, is_16_bit, to_uint8
@@ -41,6 +40,12 @@ _TURNS = {
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _GIANT = 32_000_000  # pixels; above, one picture at a time, so that threads do not multiply the memory
 _MAX_VALUE_HINT = "It is the largest value that 16-bit images can have, such as 4095 for 12-bit data."
+IMAGE_CONSTRAINTS: dict[str, list[Any]] = {
+    "resize": list(RESIZES),
+    "interpolation": list(INTERPOLATIONS),
+    "decode": list(DECODES),
+    "max_value": [None, integer(1, 65535, hint=_MAX_VALUE_HINT)],
+}
 _giant_lock = threading.Lock()
 
 # 48 x 40 pixels, 4:2:0, quality 60: enough to tell one JPEG decoder and resizer from another.
@@ -57,6 +62,10 @@ _PROBE = base64.b85decode(
     "v?&!@nobb>0KkLIg{0^8P8>$mThEf=#sSYHsVJJ@2@CAzgmP>Pze1;W1Y&f+Wq7)p9W~8V7gP8j}(kGNJ7U~Sd93}to9Y~V#dQ%9"
     "^=F;!>W8%`ZN%QuuX}oyr&-^6Z#l63k+kxk<b6x"
 )
+
+
+# Raised when orientation, colour, transparency, 16-bit or padding rules change.
+_PIXELS_VERSION = 1
 
 
 class Unreadable(Exception):
@@ -108,48 +117,48 @@ class Decoder:
     max_value: int | None = None
 
     def __post_init__(self) -> None:
-        for kind, name, known in (
-            ("resize", self.resize, RESIZES),
-            ("interpolation", self.interpolation, INTERPOLATIONS),
-            ("decode", self.decode, DECODES),
-        ):
-            if name not in known:
-                raise UnknownNameError.of(kind, name, known)
+        for name, allowed in IMAGE_CONSTRAINTS.items():
+            check_parameter(name, getattr(self, name), allowed)
         size = self.image_size
         whole = isinstance(size, (tuple, list, np.ndarray)) and len(size) == 2
         if not whole or not all(isinstance(s, (int, np.integer)) and s is not True and s > 0 for s in size):
             raise ValueError(f"image_size must be (height, width), two positive integers; got {size!r}.")
         object.__setattr__(self, "image_size", (int(size[0]), int(size[1])))
-        check_parameter("max_value", self.max_value, [None, integer(1, 65535, hint=_MAX_VALUE_HINT)])
         object.__setattr__(self, "max_value", None if self.max_value is None else int(self.max_value))
 
     def recipe(self) -> dict[str, Any]:
-        """Every field that changes pixels, as JSON values, with a digest of what this decoder gives."""
+        """Every field that changes pixels, as JSON values.
+
+        The installed decoder, which matters for encoded images only, has a recipe of its own:
+        `decoder_recipe`.
+        """
         recipe = {
             "image_size": list(self.image_size),
             "resize": self.resize,
             "interpolation": self.interpolation,
             "decode": self.decode,
-            "pad": "black" if self.resize == "pad" else None,
-            "exif": "applied",
-            "colour": "rgb; alpha on white; 16 bit / 257; float * 255",
-            "pixel_probe": pixel_probe(),
+            "pixels": _PIXELS_VERSION,
         }
         return recipe if self.max_value is None else {**recipe, "max_value": self.max_value}
 
 
+def decoder_recipe() -> dict[str, Any]:
+    """What identifies the installed decoder: a digest of the pixels that it gives for a small JPEG file."""
+    return {"pixel_probe": bytes_key(probe_pixels().data).hex()}
+
+
 @functools.cache
-def pixel_probe() -> str:
-    """Digest of pixels that the installed Pillow and JPEG decoder give for a tiny picture."""
-    parts = []
-    for decoder in (
+def probe_pixels() -> np.ndarray:
+    """Pixels that the installed Pillow and JPEG decoder give for a small JPEG file; uint8, one row of 7,605."""
+    sizes = (
         Decoder((40, 48)),
         Decoder((13, 11)),
-        Decoder((31, 67), "crop", "bicubic"),
+        Decoder((17, 23), "crop", "bicubic"),
         Decoder((9, 9)),
-    ):
-        parts.append(decode_bytes(_PROBE, decoder)[0].tobytes())
-    return bytes_key(*parts).hex()
+    )
+    pixels = np.concatenate([decode_bytes(_PROBE, size)[0].ravel() for size in sizes])
+    pixels.setflags(write=False)
+    return pixels
 
 
 def decode_bytes(data: bytes, decoder: Decoder) -> tuple[np.ndarray, Note | None]:

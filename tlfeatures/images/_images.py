@@ -165,6 +165,16 @@ class Images:
             self._data, self._rows[rows if rows.size else rows.astype(int)], self._checked, self._full_depth
         )
 
+    def encoded(self) -> np.ndarray:
+        """Which images are files or bytes that a decoder must read, rather than pixels; bool (n,)."""
+        if not isinstance(self._data, list):
+            return np.zeros(len(self), bool)
+        items = [self._data[row] for row in self._rows.tolist()]
+        if set(map(type, items)) <= {str, bytes}:
+            return np.ones(len(self), bool)
+        kinds = (str, os.PathLike, bytes, bytearray, memoryview)
+        return np.array([isinstance(item, kinds) for item in items])
+
     def paths(self) -> list[str | None]:
         """Path of each image; None where the image is not a file."""
         return [self._path(i) for i in range(len(self))]

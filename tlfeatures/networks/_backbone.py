@@ -1,4 +1,4 @@
-"""A frozen network: known from side notes in the store, loaded only when it must run."""
+"""A frozen network: described from metadata in the store, loaded only when it must run."""
 
 from __future__ import annotations
 
@@ -23,11 +23,15 @@ from tlfeatures._keras import (
     keras_version,
     untouched_random_state,
 )
-from tlfeatures._warnings import warn
-from tlfeatures.errors import UnknownNameError, WeightsError
-from tlfeatures.networks import tiny
-from tlfeatures.networks._custom import as_graph, default_tap, input_size, open_model, preprocessing_of
-from tlfeatures.networks._graph import Graph, tap_digest, with_policy
+from tlfeatures._params import check_parameter
+from tlfeatures.errors import InvalidParameterError, UnknownNameError, WeightsError
+from tlfeatures.fingerprints import file_key
+from tlfeatures.networks import _metadata, tiny
+from tlfeatures.networks._custom import as_graph, default_tap, input_size, open_model
+from tlfeatures.networks._digests import code_identity, file_digest, model_digest, network_digest
+from tlfeatures.networks._graph import Graph, with_policy
+from tlfeatures.networks._normalization import normalizer, own_normalization
+from tlfeatures.networks._parameters import NETWORK_CONSTRAINTS, size_pair
 from tlfeatures.networks._pooling import pool
 from tlfeatures.networks._registry import NetworkSpec, find_network
 from tlfeatures.networks._weights import draw_weights, fetch_weights, find_weights, read_weights
@@ -39,36 +43,70 @@ _MODELS_KEPT, _COMPILED_KEPT = 2, 4
 _lock = threading.RLock()  # one build or compilation at a time
 _models: OrderedDict[str, Any] = OrderedDict()
 _compiled: OrderedDict[str, Callable[[np.ndarray], list[np.ndarray]]] = OrderedDict()
-_notes: dict[str, dict[str, Any]] = {}
+
+
+def _renew_lock() -> None:
+    """In a forked child: another thread may have held the lock."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 @dataclass(frozen=True)
 class Tap:
-    """An output of a network: its layer, shape without the batch axis, and digest of what computes it."""
+    """An output of a network.
+
+    Parameters
+    ----------
+    layer : str
+    shape : tuple of int
+        Without the batch axis.
+    digest : str
+        Identifies what computes it: architecture and weights.
+    process : str or None, default=None
+        Identifies code of the user's own, within this process only; None where there is none.
+    """
 
     layer: str
     shape: tuple[int, ...]
     digest: str
+    process: str | None = None
 
 
 @dataclass(frozen=True)
 class Description:
-    """What there is to know of a network without running it."""
+    """What is known of a network without running it.
+
+    Parameters
+    ----------
+    name : str
+        Canonical name, or "custom".
+    image_size : (int, int)
+        Height and width in pixels.
+    normalization : str or [mean, std]
+        As in recipes; see `normalizer`.
+    taps : tuple of Tap
+    top : bool, default=True
+        Whether it is the network with its top, whose file may hold other weights than the one without.
+    """
 
     name: str
     image_size: tuple[int, int]
     normalization: Any
     taps: tuple[Tap, ...]
-    top: bool = True  # of the network with its top, whose file may hold other weights than the one without
+    top: bool = True
 
 
 @dataclass(frozen=True)
 class _Variant:
-    """One way to have a network: with or without its top, from a file that may not be here yet."""
+    """A network with or without its top, from a file that may not be here yet."""
 
     top: bool
     file: Path | None
-    key: dict[str, Any] | None  # of its side note; None when nothing lasting identifies it
+    key: dict[str, Any] | None  # of its metadata; None when nothing lasting identifies it
 
 
 class Backbone:
@@ -104,60 +142,63 @@ class Backbone:
         normalization: Any = "auto",
         precision: str = "float32",
     ) -> None:
+        given = {
+            "model": model, "weights": weights, "image_size": image_size,
+            "normalization": normalization, "precision": precision,
+        }  # fmt: skip
+        for parameter, allowed in NETWORK_CONSTRAINTS.items():
+            check_parameter(parameter, given[parameter], allowed)
         self.spec: NetworkSpec | None = None
         self.path: str | None = None
         self.model: Any = None
         if is_model(model):
             self.model = model
-        elif isinstance(model, os.PathLike) or (isinstance(model, str) and model.endswith(".keras")):
+        elif isinstance(model, os.PathLike) or model.endswith(".keras"):
             self.path = os.fspath(model)
             if not os.path.isfile(self.path):
                 raise WeightsError(
-                    f"No file at {self.path!r}; expected a model saved by model.save('name.keras')."
+                    f"`model` names a file that does not exist: {self.path!r}. Expected a model saved by "
+                    "model.save('name.keras')."
                 )
-        elif isinstance(model, str):
-            self.spec = find_network(model)
         else:
-            raise TypeError(
-                f"model is of type {type(model).__name__}; expected the name of a network (see `tlfeatures models`), "
-                "the path of a .keras file, or a keras.Model."
-            )
+            self.spec = find_network(model)
+        self.weights = self._check_weights(weights)
+        self.image_size, self.precision = size_pair(image_size), precision
+        self.normalization = normalization
+        if not isinstance(normalization, str):
+            self.normalization = tuple(tuple(float(v) for v in triple) for triple in normalization)
+
+    def _check_weights(self, weights: Any) -> Any:
+        """``weights``, where "bundled" is "imagenet": the network's own pretrained weights."""
         if self.spec is None and weights != "imagenet":
-            raise ValueError(
-                f"weights={weights!r}, but a {_kind(self)} has weights of its own; leave `weights` out."
+            raise InvalidParameterError(
+                f"`weights` must be left out for a {self.name}, which has its own; got {weights!r}.",
+                "weights",
             )
         if weights == "bundled":
             if not self.spec.bundled:
-                raise ValueError(
-                    f"weights='bundled', but {self.spec.name!r} has none in the package; expected 'imagenet', a path "
-                    "or None. The network with bundled weights is 'tiny'."
+                raise InvalidParameterError(
+                    f"`weights` must be 'imagenet', a path or None for {self.spec.name!r}; got 'bundled'. The network "
+                    "with weights in the package is 'tiny'.",
+                    "weights",
                 )
-            weights = "imagenet"  # from here on: the network's own pretrained weights
-        if weights not in (None, "imagenet"):
-            if not isinstance(weights, (str, os.PathLike)):
-                raise TypeError(
-                    f"weights is of type {type(weights).__name__}; expected 'imagenet', a path, or None."
-                )
-            if not os.path.isfile(weights):
-                raise WeightsError(
-                    f"No weights file at {os.fspath(weights)!r}; expected 'imagenet', the path of a .weights.h5 or "
-                    ".h5 file, or None for random weights."
-                )
-        if precision not in PRECISIONS:
-            raise UnknownNameError.of("precision", precision, PRECISIONS)
-        self.weights, self.precision = weights, precision
-        self.image_size = _size(image_size)
-        self.normalization = _triples(normalization)
+            return "imagenet"
+        if weights not in (None, "imagenet") and not os.path.isfile(weights):
+            raise WeightsError(
+                f"`weights` names a file that does not exist: {os.fspath(weights)!r}. Expected 'imagenet', the path of "
+                "a .weights.h5 or .h5 file, or None for random weights."
+            )
+        return weights
 
     @property
     def name(self) -> str:
-        """Of the network, for people."""
-        return self.spec.name if self.spec else _kind(self)
+        """Name of the network for messages."""
+        return self.spec.name if self.spec else ".keras file" if self.path else "keras.Model"
 
-    # -- known without the network -----------------------------------------------------------
+    # --- known without the network
 
     def describe(self, layers: Sequence[str] | None = None, store: Any = None) -> Description:
-        """Shapes and digests of taps, from the store's side notes where it has them.
+        """Shapes and digests of taps, from the metadata in the store if it has them.
 
         Parameters
         ----------
@@ -169,47 +210,35 @@ class Backbone:
         UnknownNameError
             When the network has no such layer.
         WeightsError
-            When its weights cannot be had.
+            When its weights are not available.
         """
         if layers is None and self.spec is not None:
             layers = self.spec.taps[-1:]
         for variant in self._variants():
-            note = self._held_note(variant.key, store)
-            if note is None:
+            metadata = _metadata.load(variant.key, store)
+            if metadata is None:
                 break
-            wanted = set(layers or (note["default"],))
-            if wanted <= set(note["taps"]):
-                return self._description(note, layers, variant.top)
-            if wanted <= set(note["layers"]):
+            wanted = set(layers or (metadata["default"],))
+            if wanted <= set(metadata["taps"]):
+                return self._description(metadata, layers, variant.top)
+            if wanted <= set(metadata["layers"]):
                 break
+        if (error := self._layer_error(layers, _metadata.load(self._names_key(), store))) is not None:
+            raise error
         with _lock:
-            variant, graph, passed = self._load(layers)
-            note = self._make_note(graph, layers)
-        for unfit, has in passed:  # so that next time it is passed over without a look
-            if unfit.key is not None and self._held_note(unfit.key, store) is None:
-                self._keep_note(unfit.key, {**note, "layers": has, "taps": {}}, store)
-        if variant.key is not None:
-            held = self._held_note(variant.key, store)
-            note["taps"] = {**(held["taps"] if held else {}), **note["taps"]}
-            self._keep_note(variant.key, note, store)
-        return self._description(note, layers, variant.top)
+            variant, graph, skipped = self._load(layers, store=store)
+            metadata, lasting = self._make_metadata(graph, layers)
+        for other, names in skipped:  # so that next time it is skipped without being built
+            if other.key is not None and _metadata.load(other.key, store) is None:
+                _metadata.save(other.key, {**metadata, "layers": names, "taps": {}}, store)
+        if variant.key is not None and lasting:
+            before = _metadata.load(variant.key, store)
+            metadata["taps"] = {**(before["taps"] if before else {}), **metadata["taps"]}
+            _metadata.save(variant.key, metadata, store)
+        return self._description(metadata, layers, variant.top)
 
-    @staticmethod
-    def _keep_note(key: dict[str, Any], note: dict[str, Any], store: Any) -> None:
-        _notes[str(key)] = note
-        if store is not None:
-            store.put_sidecar(key, note)
-
-    @staticmethod
-    def _held_note(key: dict[str, Any] | None, store: Any) -> dict[str, Any] | None:
-        if key is None:
-            return None
-        note = store.get_sidecar(key) if store is not None else None
-        if note is None and (note := _notes.get(str(key))) is not None and store is not None:
-            store.put_sidecar(key, note)  # known from another store
-        return note
-
-    def _make_note(self, graph: Graph, layers: Sequence[str] | None) -> dict[str, Any]:
+    def _make_metadata(self, graph: Graph, layers: Sequence[str] | None) -> tuple[dict[str, Any], bool]:
+        """Metadata of a loaded network, and whether other processes may use it."""
         default = self.spec.taps[-1] if self.spec else default_tap(graph)
         size = self._spec_size() if self.spec else input_size(graph.model, self.image_size)
         taps = {}
@@ -218,32 +247,34 @@ class Backbone:
             shape = tapped.outputs[0].shape
             if None in shape[1:]:
                 (shape,) = tapped.compute_output_shape((1, *size, 3))
-            taps[layer] = [[int(n) for n in shape[1:]], tap_digest(tapped)]
-        own = self._own_normalization(graph.model) if self.normalization == "auto" else None
-        about = {"default": default, "size": list(size), "normalization": own}
-        return {**about, "layers": list(graph.taps), "taps": taps}
+            taps[layer] = [[int(n) for n in shape[1:]], *self._identify(layer, tapped)]
+        own = own_normalization(self.spec, graph.model) if self.normalization == "auto" else None
+        metadata = {"default": default, "size": list(size), "normalization": own}
+        lasting = all(process is None for *_, process in taps.values())
+        return {**metadata, "layers": list(graph.taps), "taps": taps}, lasting
 
-    def _description(self, note: dict[str, Any], layers: Sequence[str] | None, top: bool) -> Description:
-        taps = [
-            Tap(layer, tuple(note["taps"][layer][0]), note["taps"][layer][1])
-            for layer in layers or (note["default"],)
-        ]
-        mean_std = (
-            self.normalization if self.normalization == "auto" else [list(t) for t in self.normalization]
-        )
-        normalization = note["normalization"] if mean_std == "auto" else mean_std
-        return Description(
-            self.spec.name if self.spec else "custom", tuple(note["size"]), normalization, tuple(taps), top
-        )
+    def _identify(self, layer: str, tapped: Any) -> tuple[str, str | None]:
+        """Digest of a tap, and the identity of code of the user's own."""
+        if self.spec is not None:
+            rescaled = (
+                self.spec.entry is not None and self.normalization == "auto" and self.weights == "imagenet"
+            )
+            return network_digest(self.spec, layer, tapped, rescaled), None
+        digest = model_digest(tapped) if self.path is None else file_digest(file_key(self.path), layer)
+        return digest, code_identity(tapped)
+
+    def _description(self, metadata: dict[str, Any], layers: Sequence[str] | None, top: bool) -> Description:
+        names = layers or (metadata["default"],)
+        taps = [Tap(name, tuple(metadata["taps"][name][0]), *metadata["taps"][name][1:]) for name in names]
+        normalization = metadata["normalization"]
+        if self.normalization != "auto":
+            normalization = [list(triple) for triple in self.normalization]
+        name = self.spec.name if self.spec else "custom"
+        return Description(name, tuple(metadata["size"]), normalization, tuple(taps), top)
 
     def _variants(self) -> Iterator[_Variant]:
-        """Ways to have this network, the cheapest first; files that must be fetched come last."""
-        key = {
-            "keras": keras_version(),
-            "bare": self.normalization != "auto",
-            "size": self.image_size,
-            "version": 3,
-        }
+        """The network without and with its top, files that must be downloaded last; a model once."""
+        key = {"bare": self.normalization != "auto", "size": self.image_size}
         if self.model is not None:
             yield _Variant(True, None, None)
         elif self.path is not None:
@@ -261,18 +292,46 @@ class Backbone:
                     yield _Variant(top, file, {**key, "top": top, "weights": file and list(file_stamp(file))})
             yield from absent
 
-    # -- the network itself ------------------------------------------------------------------
+    def _names_key(self) -> dict[str, Any] | None:
+        """Key of the names of all layers, which depend on neither weights nor image size."""
+        if self.model is not None:
+            return None
+        if self.path is not None:
+            return {"names of": list(file_stamp(self.path))}
+        return {"names of": self.spec.name, "bare": self.normalization != "auto"}
+
+    def _layer_error(
+        self, layers: Sequence[str] | None, names: dict[str, list[str]] | None
+    ) -> InvalidParameterError | None:
+        """The error for layers that no variant has, or that no single one has; None if one has all, or is unknown."""
+        variants = list(names.values()) if names else []
+        if not variants or any(set(layers or ()) <= set(variant) for variant in variants):
+            return None
+        known = list(dict.fromkeys(name for variant in variants for name in variant))
+        for layer in layers or ():
+            if layer not in known:
+                listing = f"`tlfeatures layers {self.spec.name}` for all of them" if self.spec else ""
+                return UnknownNameError.of(f"layer of {self.name}", layer, known, listing, "layer")
+        in_top = next(layer for layer in layers if layer not in names["without top"])
+        in_bottom = next(layer for layer in layers if layer not in names["with top"])
+        return InvalidParameterError(
+            f"`layer` must name layers of one variant of the network: {in_top!r} is in {self.name} with its top, "
+            f"{in_bottom!r} in the one without. Use one transformer for each and scikit-learn's FeatureUnion.",
+            "layer",
+        )
+
+    # --- the network itself
 
     def compile(
         self, outputs: Sequence[tuple[Tap, str]], description: Description
-    ) -> Callable[..., list[np.ndarray]]:
-        """A function from uint8 pixels (b, h, w, 3) to float32 arrays (b, d), one for each (tap, pooling).
+    ) -> Callable[[np.ndarray], list[np.ndarray]]:
+        """Compile the function from uint8 pixels (b, h, w, 3) to float32 arrays (b, d), one per (tap, pooling).
 
-        Kept for the process by what it computes, so that clones of an estimator share it.
+        The process keeps it by what it computes, so that clones of an estimator share it.
         """
         layers = list(dict.fromkeys(tap.layer for tap, _ in outputs))
         identity = [
-            [[tap.layer, tap.digest, part] for tap, part in outputs],
+            [[tap.layer, tap.digest, tap.process, part] for tap, part in outputs],
             [description.image_size, description.normalization, self.precision, keras().backend.backend()],
         ]
         with _lock:
@@ -285,19 +344,21 @@ class Backbone:
 
     def _compile(
         self, outputs: Sequence[tuple[Tap, str]], layers: list[str], description: Description
-    ) -> Callable[..., list[np.ndarray]]:
+    ) -> Callable[[np.ndarray], list[np.ndarray]]:
         graph = self._load(layers, description.top)[1]
         tapped = with_policy(self._tapped(graph, layers), PRECISIONS[self.precision])
         places = [(layers.index(tap.layer), part) for tap, part in outputs]
-        normalize = _normalizer(description.normalization)
         return compile_frozen(
-            tapped, normalize, lambda ys: [pool(ys[i], part) for i, part in places], self.precision
+            tapped,
+            normalizer(description.normalization),
+            lambda ys: [pool(ys[i], part) for i, part in places],
+            self.precision,
         )
 
     def shared(self, description: Description) -> tuple[Any, dict[str, str]]:
-        """The model from normalized pixels to the taps of a description, and the canonical names of its operations.
+        """The model from normalized pixels to the taps of a description, and {layer name: canonical name}.
 
-        It is the process's own: copy it before anything in it changes.
+        The process shares it: copy it before changing anything in it.
         """
         layers = list(dict.fromkeys(tap.layer for tap in description.taps))
         with _lock:
@@ -306,7 +367,7 @@ class Backbone:
 
     def normalizer(self, description: Description) -> Callable[[Any], Any]:
         """The function from uint8 pixels to the network's input."""
-        return _normalizer(description.normalization)
+        return normalizer(description.normalization)
 
     def skeleton(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Operations, and the outputs that can be tapped, by name from the input on, with the top.
@@ -321,52 +382,43 @@ class Backbone:
         return bottom.operations | whole.operations, bottom.taps | whole.taps
 
     def _load(
-        self, layers: Sequence[str] | None, top: bool | None = None
+        self, layers: Sequence[str] | None, top: bool | None = None, store: Any = None
     ) -> tuple[_Variant, Graph, list[tuple[_Variant, list[str]]]]:
-        """The first variant that has all of ``layers``; nothing is fetched to find out.
+        """The first variant that has all of ``layers``; nothing is downloaded to find out.
 
-        Also the variants passed over with the layers that they have; none where the file does not fit.
+        Also the variants skipped with the names of their layers; no names where the file does not fit.
         """
         problem: WeightsError | None = None
-        known: dict[str, None] = {}
-        passed: list[tuple[_Variant, list[str]]] = []
+        names: dict[str, list[str]] = {}
+        skipped: list[tuple[_Variant, list[str]]] = []
         for variant in self._variants():
             if top not in (None, variant.top):
                 continue
             identity = (
                 f"{variant} {self.name} {self.spec and self._spec_size()} {self.normalization == 'auto'}"
             )
-            graph = self._held(variant, identity)
-            known |= dict.fromkeys(graph.taps)
+            graph = self._graph(variant, identity)
+            names["with top" if variant.top else "without top"] = list(graph.taps)
             if not set(layers or ()) <= set(graph.taps):
-                passed.append((variant, list(graph.taps)))
+                skipped.append((variant, list(graph.taps)))
                 continue
             if self.spec is None or identity in _models:
-                return variant, graph, passed
+                return variant, graph, skipped
             try:
                 self._fill(variant, graph)
             except WeightsError as error:
                 if self.weights == "imagenet":
                     raise
                 problem = problem or error  # the file may be that of the other variant
-                passed.append((variant, []))
+                skipped.append((variant, []))
             else:
-                return variant, _cached(_models, identity, _MODELS_KEPT, lambda g=graph: g), passed
-        if problem is not None:
-            raise problem
-        absent = next((layer for layer in layers or () if layer not in known), None)
-        if absent is None:  # each is somewhere, but no variant has all
-            behind = next(layer for layer in layers or () if layer not in self._application(top=False).taps)
-            before = next(layer for layer in layers or () if layer not in graph.taps)
-            raise ValueError(
-                f"{behind!r} is in the network with its top, {before!r} in the one without; take one at a time and "
-                "join them with scikit-learn's FeatureUnion."
-            )
-        listing = f"`tlfeatures layers {self.spec.name}` for all of them" if self.spec else ""
-        raise UnknownNameError.of(f"layer of {self.name}", absent, known, listing)
+                return variant, _cached(_models, identity, _MODELS_KEPT, lambda g=graph: g), skipped
+        if top is None and (key := self._names_key()) is not None:
+            _metadata.save(key, names, store)
+        raise problem or self._layer_error(layers, names)
 
-    def _held(self, variant: _Variant, identity: str) -> Graph:
-        """A variant of the network; a named one that is not held has no weights yet."""
+    def _graph(self, variant: _Variant, identity: str) -> Graph:
+        """A variant of the network, from memory if possible; a named one that was not loaded has no weights yet."""
         if self.model is not None:
             return Graph.of(as_graph(self.model), canonical=False)
         if self.path is not None:
@@ -418,83 +470,18 @@ class Backbone:
             return keras().Model(entry, outputs)
         if self.weights != "imagenet":
             return keras().Model(inputs, outputs)
-        # as Keras builds it for these weights only: the variance is divided by twice
+        # as Keras builds it for these weights only: divided by the variance twice
         again = keras().layers.Rescaling([1 / math.sqrt(std) for std in _IMAGENET_STD])(entry)
         return keras().Model(inputs, keras().Model(entry, outputs)(again))
-
-    # -- pixels ------------------------------------------------------------------------------
-
-    def _own_normalization(self, model: Any) -> str:
-        """What "auto" stands for, as the recipe says it."""
-        module = self.spec.module if self.spec else preprocessing_of(model)
-        if module is None:
-            warn(
-                f"The model {model.name!r} neither starts with a Rescaling or Normalization layer nor is one of "
-                "keras.applications, so its pixels enter as RGB in 0..255. If it was trained on others, pass "
-                "normalization=(mean, std).",
-            )
-        if module in (None, "in the model"):
-            return "in the model"
-        return tiny.__name__ if module == "tiny" else f"keras.applications.{module}"
 
     def _spec_size(self) -> tuple[int, int]:
         return self.image_size or (self.spec.image_size,) * 2
 
 
-def _cached(held: OrderedDict[str, Any], key: str, limit: int, make: Callable[[], Any]) -> Any:
-    if key not in held:
-        held[key] = make()
-        while len(held) > limit:
-            held.popitem(last=False)
-    held.move_to_end(key)
-    return held[key]
-
-
-def _kind(backbone: Backbone) -> str:
-    return ".keras file" if backbone.path else "keras.Model"
-
-
-def _normalizer(normalization: Any) -> Callable[[Any], Any]:
-    """The function from uint8 pixels to a network's input that a description names."""
-    ops = keras().ops
-    if normalization == "in the model":
-        return lambda x: ops.cast(x, "float32")
-    if isinstance(normalization, str):
-        own = normalization == tiny.__name__
-        module = tiny if own else getattr(keras().applications, normalization.rsplit(".", 1)[1])
-        return lambda x: module.preprocess_input(ops.cast(x, "float32"))
-    mean, std = (np.asarray(triple, np.float32) for triple in normalization)
-    return lambda x: (ops.cast(x, "float32") / 255.0 - mean) / std
-
-
-def _size(value: Any) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    pair = (value, value) if np.ndim(value) == 0 else tuple(value)
-    try:
-        whole = len(pair) == 2 and all(int(n) == n and n >= 1 for n in pair)
-    except (TypeError, ValueError):
-        whole = False
-    if not whole:
-        raise ValueError(f"image_size={value!r}; expected None, a number of pixels, or (height, width).")
-    return int(pair[0]), int(pair[1])
-
-
-def _triples(value: Any) -> Any:
-    if isinstance(value, str) and value == "auto":
-        return value
-    try:
-        mean, std = (tuple(float(v) for v in triple) for triple in value)
-    except (TypeError, ValueError):
-        mean = std = ()
-    if (
-        len(mean) != 3
-        or len(std) != 3
-        or not all(s > 0 for s in std)
-        or not all(map(math.isfinite, mean + std))
-    ):
-        raise ValueError(
-            f"normalization={value!r}; expected 'auto' or a pair (mean, std) of RGB triples with positive std, such as "
-            "((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))."
-        )
-    return mean, std
+def _cached(values: OrderedDict[str, Any], key: str, limit: int, make: Callable[[], Any]) -> Any:
+    if key not in values:
+        values[key] = make()
+        while len(values) > limit:
+            values.popitem(last=False)
+    values.move_to_end(key)
+    return values[key]

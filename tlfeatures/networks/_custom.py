@@ -95,12 +95,12 @@ def preprocessing_of(model: Any) -> str | None:
     Returns
     -------
     str or None
-        "in the model" where it starts with layers or arithmetic that normalize; the module of
+        "raw" where it starts with layers or arithmetic that normalize; the module of
         ``keras.applications`` where it is, or begins with, one of those networks; None where
         neither can be seen.
     """
     if _normalizes(model):
-        return "in the model"
+        return "raw"
     graphs = [each for each in (model, *walk(model)) if hasattr(each, "operations")]
     return next((spec.module for spec in map(_application, graphs) if spec is not None), None)
 

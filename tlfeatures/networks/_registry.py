@@ -47,6 +47,9 @@ class NetworkSpec:
         Licence of the pretrained weights.
     bundled : str
         File of the weights in the package, for the network that it brings along; else empty.
+    version : int
+        Architecture version: raised when the same weights come to give other numbers, in Keras or here, so that
+        stored embeddings are computed again.
     """
 
     name: str
@@ -63,6 +66,7 @@ class NetworkSpec:
     entry: str | None = None
     aliases: tuple[str, ...] = field(default=())
     bundled: str = ""
+    version: int = 1
 
     def weights_url(self, *, top: bool, image_size: tuple[int, int]) -> str:
         """Address of the ImageNet weights, with or without the top, for images of that size."""
@@ -310,5 +314,5 @@ def find_network(name: str) -> NetworkSpec:
     except KeyError:
         pass
     raise UnknownNameError.of(
-        "network", name.lower(), NETWORKS, "`tlfeatures models` for all of them"
+        "network", name.lower(), NETWORKS, "`tlfeatures models` for all of them", "model"
     ) from None

@@ -1,0 +1,48 @@
+"""From uint8 pixels to the input of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tlfeatures._keras import keras
+from tlfeatures._warnings import warn
+from tlfeatures.networks import tiny
+from tlfeatures.networks._custom import preprocessing_of
+from tlfeatures.networks._registry import NetworkSpec
+
+__all__ = ["RAW", "normalizer", "own_normalization"]
+
+RAW = "raw"  # pixels enter as they are, RGB in 0..255
+
+
+def own_normalization(spec: NetworkSpec | None, model: Any) -> str:
+    """What ``normalization="auto"`` means for a network, as its recipe has it.
+
+    Returns
+    -------
+    str
+        "raw", or the module of ``keras.applications`` whose ``preprocess_input`` applies.
+    """
+    module = spec.module if spec else preprocessing_of(model)
+    if module is None:
+        warn(
+            f"The model {model.name!r} neither starts with a Rescaling or Normalization layer nor is one of "
+            "keras.applications, so its pixels enter as RGB in 0..255. If it was trained on others, pass "
+            "normalization=(mean, std)."
+        )
+    return module or RAW
+
+
+def normalizer(normalization: Any) -> Callable[[Any], Any]:
+    """The function from uint8 pixels to a network's input that a recipe names."""
+    ops = keras().ops
+    if isinstance(normalization, str):
+        if normalization == RAW:
+            return lambda x: ops.cast(x, "float32")
+        module = tiny if normalization == "tiny" else getattr(keras().applications, normalization)
+        return lambda x: module.preprocess_input(ops.cast(x, "float32"))
+    mean, std = (np.asarray(triple, np.float32) for triple in normalization)
+    return lambda x: (ops.cast(x, "float32") / 255.0 - mean) / std
