@@ -34,6 +34,7 @@ from tlfeatures.errors import (
     RecipeMismatchError,
     UnreadableImagesWarning,
 )
+from tlfeatures.images import probe_pixels
 
 pytestmark = pytest.mark.filterwarnings("ignore::tlfeatures.errors.RandomWeightsWarning")
 NETWORK = {"model": "mobilenet_0.25", "weights": None, "image_size": 32}
@@ -279,6 +280,106 @@ def test_transform_refuses_another_recipe(pictures, store):
         cnn.set_params(resize="crop").transform(pictures)
     cnn.set_params(resize="stretch", batch_size=3, n_jobs=1, on_error="nan", verbose=0, cache=None)
     assert cnn.transform(pictures).shape == (12, 256)  # none of these is part of the recipe
+
+
+# --- the decoder of encoded images -------------------------------------------------------------------
+
+
+@pytest.fixture
+def change_decoder(monkeypatch):
+    """Change the installed decoder by so many grey levels, as another Pillow might."""
+    resize = Image.Image.resize
+
+    def change(levels):
+        def changed(self, *args, **kwargs):
+            return resize(self, *args, **kwargs).point(lambda value: value ^ levels)
+
+        monkeypatch.setattr(Image.Image, "resize", changed)
+        probe_pixels.cache_clear()
+
+    yield change
+    monkeypatch.undo()
+    probe_pixels.cache_clear()
+
+
+def test_only_encoded_images_have_the_decoder_in_their_stored_recipe(pictures, files, store):
+    CNNFeatures(**NETWORK, cache=store).fit_transform(pictures)
+    stored = [one["recipe"] for one in store.info()["recipes"]]
+    assert len(stored) == 2 and not any("pixel_probe" in recipe for recipe in stored)
+    CNNFeatures(**NETWORK, cache=store).fit_transform(files)
+    stored = [one["recipe"] for one in store.info()["recipes"]]
+    assert len(stored) == 4 and sum("pixel_probe" in recipe for recipe in stored) == 2
+
+
+def test_images_of_all_kinds_in_one_list(pictures, files, store):
+    X = [
+        pictures[0],
+        files[1],
+        Path(files[2]).read_bytes(),
+        Image.fromarray(pictures[3]),
+        Path(files[4]),
+        files[1],
+    ]
+    expected = CNNFeatures(**NETWORK, cache=None).fit_transform(pictures)[[0, 1, 2, 3, 4, 1]]
+    batches = []
+    for _ in range(2):  # computed, then read
+        result = extract.extract(
+            X, CNNFeatures(**NETWORK)._plan(), store=store, on_batch=lambda *b: batches.append(b)
+        )
+        np.testing.assert_allclose(result.features, expected, rtol=1e-5, atol=1e-6)
+        assert (result.keys != 0).any(axis=1).all()
+    assert batches == [(3, 3), (2, 5)]
+    X[0], X[1] = np.zeros((0, 0)), "absent.png"
+    with pytest.warns(UnreadableImagesWarning, match=r"2 of 6 images .* The first is 'X\[0\]'"):
+        features = CNNFeatures(**NETWORK, cache=store, on_error="nan").fit_transform(X)
+    assert np.isnan(features).all(axis=1).tolist() == [True, True, False, False, False, False]
+
+
+def test_a_decoder_within_one_grey_level_is_warned_about_once(files, store, change_decoder):
+    cnn = CNNFeatures(**NETWORK, cache=store)
+    before = cnn.fit_transform(files)
+    copy = pickle.loads(pickle.dumps(cnn))
+    change_decoder(1)
+    with pytest.warns(UserWarning, match=r"decoder \(Pillow .*\) differs .* by up to 1 of 255 grey levels"):
+        after = copy.transform(files)
+    assert 0 < np.abs(after - before).max() < 0.1 * np.abs(before).max()  # computed, not read
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="The installed image decoder")
+        np.testing.assert_array_equal(copy.transform(files), after)
+
+
+def test_a_decoder_beyond_one_grey_level_is_refused(files, pictures, store, change_decoder):
+    by_files = CNNFeatures(**NETWORK, cache=store).fit(files)
+    by_arrays = CNNFeatures(**NETWORK, cache=store).fit(pictures)
+    assert by_files.decoder_probe_.nbytes < 8000 and by_arrays.decoder_probe_ is None
+    change_decoder(4)
+    with pytest.raises(
+        RecipeMismatchError, match=r"by up to 4 of 255 grey levels .*install the Pillow of fit"
+    ):
+        by_files.transform(files)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="The installed image decoder")
+        assert by_files.transform(pictures).shape == (12, 256)  # no decoder takes part
+        assert by_arrays.transform(files).shape == (12, 256)  # there is nothing to compare with
+
+
+# --- recipes of other versions -----------------------------------------------------------------------
+
+
+def test_rows_and_transformers_of_an_older_format_are_never_misread(pictures, store, network_calls):
+    cnn = CNNFeatures(**NETWORK, cache=store)
+    expected = cnn.fit_transform(pictures)
+    for recipe in cnn.recipes_:
+        older = {**recipe, "format": 1, "pixel_probe": "0"}
+        store.publish(older, np.zeros((1, 16), "uint8"), np.zeros((1, 256), "float32"))
+    network_calls.clear()
+    np.testing.assert_array_equal(cnn.transform(pictures), expected)
+    cnn.recipes_ = [older]
+    with pytest.raises(
+        RecipeMismatchError, match=r"recipe format 1; this version has format 2. Fit it again"
+    ):
+        cnn.transform(pictures)
+    assert not network_calls
 
 
 HITS = {

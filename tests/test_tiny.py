@@ -14,6 +14,7 @@ import pytest
 from tests.networks import numbers, off, pictures
 from tlfeatures import CNNFeatures, list_layers, list_models
 from tlfeatures.errors import RandomWeightsWarning, WeightsError
+from tlfeatures.fingerprints import recipe_digest
 from tlfeatures.networks import NETWORKS, Backbone, tiny
 
 SPEC = NETWORKS["tiny"]
@@ -93,7 +94,7 @@ def test_its_embeddings_are_those_of_the_network_by_hand():
 
 
 def test_other_networks_have_none_bundled():
-    with pytest.raises(ValueError, match=r"'vgg19' has none in the package.*'tiny'"):
+    with pytest.raises(ValueError, match=r"`weights` must be .* for 'vgg19'; got 'bundled'. .*'tiny'"):
         Backbone("vgg19", "bundled")
     with pytest.raises(ValueError, match="has weights of its own"):
         Backbone(tiny.Tiny(), "bundled")
@@ -155,3 +156,10 @@ def test_each_kind_of_drawn_image_varies_and_is_reproducible(drawn_images):
 
 def test_no_digits_are_drawn(drawn_images):
     assert not any(letter.isdigit() for letter in drawn_images.LETTERS)
+
+
+def test_the_recipe_is_the_same_in_every_version_of_every_library():
+    """What this digest covers is on disk: it may change only together with the number of the recipe format."""
+    cnn = CNNFeatures("tiny", cache=None).fit(np.zeros((1, 8, 8, 3), "uint8"))
+    assert cnn.recipes_[0]["digest"] == "079493b7443bced67c70d5edf9663d25"
+    assert recipe_digest(cnn.recipes_[0]) == "f60dcc85b5a43e1e5f343b3757994b94"
