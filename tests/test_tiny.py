@@ -96,7 +96,7 @@ def test_its_embeddings_are_those_of_the_network_by_hand():
 def test_other_networks_have_none_bundled():
     with pytest.raises(ValueError, match=r"`weights` must be .* for 'vgg19'; got 'bundled'. .*'tiny'"):
         Backbone("vgg19", "bundled")
-    with pytest.raises(ValueError, match="has weights of its own"):
+    with pytest.raises(ValueError, match=r"`weights` must be left out for a keras.Model"):
         Backbone(tiny.Tiny(), "bundled")
 
 
