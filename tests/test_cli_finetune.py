@@ -1,17 +1,17 @@
-"""`tlfeatures finetune`: the gate, the files, and what predicts with them."""
+"""`tlfeatures finetune`: the comparison, the files, and predictions with them."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.base import BaseEstimator
 
 from tlfeatures.cli import main
-from tlfeatures.cli.finetuning import _compare
-from tlfeatures.finetune import FineTuneClassifier
+from tlfeatures.finetune import FineTuneClassifier, is_bundle
 
 SMALL = ["--model", "tiny", "--image-size", "32"]
 QUICK = [
@@ -47,7 +47,8 @@ def test_a_bundle_is_made_and_predicts(run, photos):
     )
     assert code == 0, err
     assert "Saved the fine-tuned network: m.keras-bundle" in out
-    assert "Trained the network for 1 epoch; loss" in out
+    assert "Trained the network for 1 epoch (final training); final loss" in out
+    assert "Best epoch of the network: 1, the last (no validation images)." in out
     assert Image.open("c.png").format == "PNG"
     clf = FineTuneClassifier.load("m.keras-bundle")
     code, out, err = run("predict", "m.keras-bundle", *photos.paths, "--json")
@@ -59,50 +60,87 @@ def test_a_bundle_is_made_and_predicts(run, photos):
     code, out, _ = run("evaluate", "m.keras-bundle", photos.root, "--json")
     assert code == 0
     assert json.loads(out)["accuracy"] == pytest.approx(clf.score(photos.paths, photos.labels))
-    assert run("finetune", photos.root, *QUICK, "--cv", "0", "-o", "m.keras-bundle")[0] == 0  # its own file
 
 
-def test_the_frozen_pipeline_is_kept_unless_the_gain_exceeds_the_noise(run, photos):
-    code, out, err = run("finetune", photos.root, *QUICK, "--cv", "2", "-o", "m.keras-bundle", "--json")
+def test_the_frozen_pipeline_is_kept_unless_the_network_is_significantly_better(run, photos):
+    code, out, err = run(
+        *("finetune", photos.root, *QUICK, "--cv", "2", "--repeats", "1", "-o", "m.keras-bundle"),
+        *("--curves", "c.png", "--json"),
+    )
     assert code == 0, err
     about = json.loads(out)
-    gate = about["comparison"]
-    assert gate["gain"] == pytest.approx(np.mean(gate["finetuned"]) - np.mean(gate["frozen"]))
-    assert about["kept"] == ("finetuned" if gate["gain"] > gate["noise"] else "frozen") == gate["keep"]
-    assert about["kept"] == "frozen" and about["output"] == "m.joblib"  # 6 images a fold: all is noise
-    assert run("predict", "m.joblib", photos.paths[0])[0] == 0
-    code, out, _ = run(
-        *("finetune", photos.root, *QUICK, "--train-from", "head", "--cv", "2", "-o", "m.keras-bundle"),
-        *("--keep", "finetuned"),
+    found = about["comparison"]
+    assert found["test"] == "exact McNemar test" and (found["folds"], found["repeats"]) == (2, 1)
+    assert found["difference"] == pytest.approx(found["pooled"]["finetuned"] - found["pooled"]["frozen"])
+    assert found["interval"][0] <= found["difference"] <= found["interval"][1]
+    assert (
+        about["kept"] == found["keep"] == "frozen" and not found["significant"]
+    )  # twelve images: all is noise
+    assert [row["epoch"] for row in about["history"]] == [0, 1]  # of the fits on the folds
+    assert about["training"]["of"] == "mean of 2 fits on the folds" and Image.open("c.png").format == "PNG"
+
+
+def test_few_images_are_split_again(run, photos):
+    code, out, err = run("finetune", photos.root, *SMALL, "--train-from", "head", "--epochs", "2", "--cv", "3",
+                         "--keep", "finetuned", "-o", "m.keras-bundle")  # fmt: skip
+    assert code == 0, err
+    assert "paired bootstrap by image, folds drawn 4 times" in out and "Difference " in out
+    assert "lowest fold" in out and "Saved the fine-tuned network: m.keras-bundle" in out
+    assert "Best epoch of the head: " in out and "; validation accuracy " in out
+
+
+def test_groups_reach_the_comparison(run, photos, tmp_path):
+    table = tmp_path / "m.csv"
+    rows = [
+        f"{path},{label},{i // 3}"
+        for i, (path, label) in enumerate(zip(photos.paths, photos.labels, strict=True))
+    ]
+    table.write_text("\n".join(["path,label,patient", *rows]))
+    code, out, err = run("finetune", table, *QUICK, "--groups", "patient", "--target", "label", "--cv", "2",
+                         "--repeats", "1", "--cache", "none", "--json")  # fmt: skip
+    assert code == 0, err
+    assert json.loads(out)["comparison"]["test"] == "paired bootstrap by group"
+
+
+# -- the file --------------------------------------------------------------------------------------
+
+
+def test_the_name_given_is_written_whatever_is_kept(run, photos):
+    assert run("fit", photos.root, *SMALL, "--cv", "0", "-o", "m.joblib")[0] == 0
+    before = Path("m.joblib").read_bytes()
+    quick = ["finetune", photos.root, *QUICK, "--cv", "2", "--repeats", "1"]
+    code, out, err = run(*quick, "-o", "m.keras-bundle")
+    assert code == 0 and "Saved the frozen pipeline: m.keras-bundle" in out, err
+    assert Path("m.joblib").read_bytes() == before
+    assert sorted(path.name for path in Path().iterdir()) == ["m.joblib", "m.keras-bundle"]
+    assert len(joblib.load("m.keras-bundle").steps) == 2
+    code, out, err = run("predict", "m.keras-bundle", photos.paths[0], "--json")
+    assert code == 0 and json.loads(out)[0]["prediction"] == photos.labels[0], err
+    code, out, err = run(*quick, "--keep", "finetuned", "-o", "n.joblib")
+    assert code == 0 and is_bundle("n.joblib"), err
+    code, out, err = run("predict", "n.joblib", photos.paths[0], "--json")
+    assert code == 0 and json.loads(out)[0]["error"] is None, err
+
+
+def test_an_existing_file_is_replaced_only_by_force(run, photos):
+    quick = ["finetune", photos.root, *QUICK, "--cv", "0", "-o", "m.keras-bundle"]
+    Path("m.keras-bundle").write_bytes(b"of an earlier run")
+    code, _, err = run(*quick)
+    assert (
+        code == 2 and "-o 'm.keras-bundle' exists. Name another file, or pass --force to replace it." in err
     )
-    assert code == 0 and "than the noise of" in out and "Saved the fine-tuned network" in out
+    assert Path("m.keras-bundle").read_bytes() == b"of an earlier run"
+    code, _, err = run(*quick, "--keep", "frozen", "--force")
+    assert code == 0 and len(joblib.load("m.keras-bundle").steps) == 2, err
+    assert run(*quick, "--force")[0] == 0 and is_bundle("m.keras-bundle")
 
 
-class Knowing(BaseEstimator):
-    """Reads the class off what stands for an image."""
-
-    def fit(self, X, y, groups=None):
-        return self
-
-    def predict(self, X):
-        return np.asarray(X)
+def test_no_curves_without_training(run, photos):
+    code, _, err = run("finetune", photos.root, *SMALL, "--cv", "0", "--keep", "frozen", "--curves", "c.png")
+    assert code == 0 and "no network was trained: c.png is not written" in err and not Path("c.png").exists()
 
 
-class Rows:
-    """What the command reads from a source."""
-
-    def __init__(self, images):
-        self.images, self.groups = images, None
-
-    def take(self, rows):
-        return Rows(self.images[rows])
-
-
-@pytest.mark.parametrize(("n", "kept"), [(24, "frozen"), (400, "finetuned")])
-def test_two_folds_that_agree_are_no_proof(n, kept):
-    y = np.arange(n) % 2
-    gate = _compare(Knowing(), "logreg", "classification", Rows(y), np.zeros((n, 1)), y, 2, "accuracy")
-    assert (gate["gain"], gate["keep"]) == (0.5, kept) and gate["noise"] > 0
+# -- options ---------------------------------------------------------------------------------------
 
 
 def test_views_are_shown(run, photos, monkeypatch):
@@ -117,7 +155,7 @@ def test_views_are_shown(run, photos, monkeypatch):
         "v.png",
     )
     assert code == 0, err
-    assert "6 pictures" in out
+    assert "Drew v.png" in out
     assert Image.open("v.png").size == (8 * 36 - 4, 6 * 36 - 4)
 
 
@@ -129,7 +167,7 @@ def test_views_are_shown(run, photos, monkeypatch):
         (["--head", "big"], "--head"),
         (["--augment", "flip"], "NAME=X"),
         (["--augment", "flap=1"], "flip"),
-        (["-o", "m.zip"], ".keras-bundle"),
+        (["-o", "m.zip"], "must end in .keras-bundle or .joblib"),
         (["--frozen", "smv"], "svm"),
         (["--show-augmentations", "v.png"], "needs --augment"),
         (["--augment", "flip=sideways"], "augment['flip']='sideways'"),

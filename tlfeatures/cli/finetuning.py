@@ -1,377 +1,291 @@
-"""`finetune`: train a network on, and keep it only where it beats the frozen one on the same folds."""
+"""`finetune`: train a network, and keep it if it is better than the frozen pipeline on the same folds."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-import os
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+import tempfile
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from tlfeatures.cli import options as opt
-from tlfeatures.cli.fitting import known_score
-from tlfeatures.cli.images import Tally, extract_images, labels_of, name_unreadable, paths_of, read_images
+from tlfeatures.cli.finetune_options import (
+    ComparisonOptions,
+    FileOptions,
+    StepOptions,
+    TrainingOptions,
+    make_finetune,
+    parse_augment,
+)
+from tlfeatures.cli.fitting import known_score, save_pipeline
+from tlfeatures.cli.images import Tally, extract_images, name_unreadable, paths_of
 from tlfeatures.cli.session import BadArgument
 from tlfeatures.cli.terminal import count, show_json, show_table, tell, warn
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas
 
-_SUFFIX = ".keras-bundle"
-_PANEL = "Training"
+    from tlfeatures.evaluation import Comparison
+
+_NAMES = {"frozen": "frozen pipeline", "finetuned": "fine-tuned network"}
+_SHOWN_FOLDS = 5
 
 
+@opt.expand_options
 def finetune(
-    source: opt.SourceName,
-    output: Annotated[
-        str | None,
-        typer.Option("--output", "-o", metavar=f"FILE{_SUFFIX}", help="Where to save what is kept."),
-    ] = None,
-    train_from: Annotated[
-        str, typer.Option(metavar="LAYER|head|all|N", help="First trained layer, or the number of blocks.")
-    ] = "head",
-    head: Annotated[
-        str, typer.Option(metavar="N,...", help="Widths of hidden layers; below 1: dropout; by default none.")
-    ] = "",
-    frozen: Annotated[
-        str, typer.Option(metavar="NAME", help="Head of the frozen pipeline to compare with, as in `fit`.")
-    ] = "",
-    cv: Annotated[int, typer.Option(metavar="K", min=0, help="Folds of the comparison; 0 for none.")] = 3,
-    scoring: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="Any score of scikit-learn; by default accuracy, or r2 for numbers."
-        ),
-    ] = None,
-    task: Annotated[
-        str, typer.Option(metavar="NAME", help="classification, regression, or auto: by what the labels are.")
-    ] = "auto",
-    epochs: Annotated[int, typer.Option(metavar="N", min=0, rich_help_panel=_PANEL)] = 20,
-    head_epochs: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Of the first stage.", rich_help_panel=_PANEL)
-    ] = 20,
-    linear_start: Annotated[
-        bool,
-        typer.Option(
-            "--linear-start", help="A fitted linear head in place of the first stage.", rich_help_panel=_PANEL
-        ),
-    ] = False,
-    head_learning_rate: Annotated[
-        float, typer.Option(metavar="X", help="Of the first stage.", rich_help_panel=_PANEL)
-    ] = 1e-3,
-    learning_rate: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X", help="By default 0.001 for the head alone, else 0.0003.", rich_help_panel=_PANEL
-        ),
-    ] = None,
-    layer_decay: Annotated[
-        float, typer.Option(metavar="X", help="Times this for each block below.", rich_help_panel=_PANEL)
-    ] = 1.0,
-    schedule: Annotated[
-        str, typer.Option(metavar="NAME", help="cosine, step or constant.", rich_help_panel=_PANEL)
-    ] = "cosine",
-    weight_decay: Annotated[float, typer.Option(metavar="X", rich_help_panel=_PANEL)] = 1e-4,
-    augment: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME=X,...",
-            help="Such as crop=4,flip=horizontal,rotation=0.05,color=0.2.",
-            rich_help_panel=_PANEL,
-        ),
-    ] = None,
-    tta: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Views averaged when predicting.", rich_help_panel=_PANEL)
-    ] = 0,
-    balanced: Annotated[
-        bool, typer.Option("--balanced", help="Every class counts alike.", rich_help_panel=_PANEL)
-    ] = False,
-    validation_fraction: Annotated[float, typer.Option(metavar="X", rich_help_panel=_PANEL)] = 0.1,
-    patience: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Epochs without gain.", rich_help_panel=_PANEL)
-    ] = None,
-    checkpoints: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Go on from here after a crash.", rich_help_panel=_PANEL)
-    ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, rich_help_panel=_PANEL)] = 0,
-    show_augmentations: Annotated[
-        str | None, typer.Option(metavar="FILE.png", help="Only draw random views of some pictures, and end.")
-    ] = None,
-    curves: Annotated[
-        str | None, typer.Option(metavar="FILE.png", help="Draw loss and accuracy over the epochs.")
-    ] = None,
-    whole: Annotated[
-        bool, typer.Option("--whole", help="Save all of the network, not only what training changed.")
-    ] = False,
-    keep: Annotated[
-        str, typer.Option(metavar="NAME", help="better, finetuned or frozen: what to save in the end.")
-    ] = "better",
-    model: opt.Model = "mobilenet",
-    layer: opt.Layer = None,
-    pooling: opt.Pooling = "avg",
-    weights: opt.Weights = "imagenet",
-    image_size: opt.ImageSize = None,
-    normalization: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME", help="auto, or data: by the images' own mean.", rich_help_panel="Network"
-        ),
-    ] = "auto",
-    resize: opt.Resize = "stretch",
-    decode: opt.Decode = "scaled",
-    max_value: opt.MaxValue = None,
-    precision: opt.Precision = "float32",
-    batch_size: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Images a step.", rich_help_panel="Network")
-    ] = 32,
-    cache: opt.Cache = "auto",
-    path_column: opt.PathColumn = None,
-    target: opt.Target = None,
-    groups: opt.Groups = None,
-    split_column: opt.SplitColumn = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="train (where there are splits), val, test or all.", rich_help_panel="Source"
-        ),
-    ] = None,
-    force: opt.Force = False,
-    as_json: opt.Json = False,
+    source: opt.TrainingSource,
+    network: opt.NetworkOptions,
+    compute: StepOptions,
+    training: TrainingOptions,
+    comparison: ComparisonOptions,
+    files: FileOptions,
 ) -> None:
     """Train the head, and the chosen top of the network, on labelled images.
 
-    The fine-tuned network is compared with the frozen pipeline on the same folds, and the frozen one is kept unless
-    the gain exceeds the noise. A kept network becomes a bundle that loads without running code; a kept pipeline, a
-    .joblib file beside it.
+    The fine-tuned network is compared with the frozen pipeline on the same folds. It is kept if it is significantly
+    better (p < 0.05); otherwise the frozen pipeline is kept. A fine-tuned network is saved as a bundle, which runs no
+    code when it is loaded; a frozen pipeline is saved by joblib.
     """
-    from tlfeatures.cli.outputs import check_output
-    from tlfeatures.evaluation import check_groups, check_labels, make_folds
-    from tlfeatures.finetune import FineTuneClassifier, FineTuneRegressor
-    from tlfeatures.heads import make_head
-
-    if keep not in ("better", "finetuned", "frozen"):
-        raise BadArgument(f"--keep {keep!r}; expected better, finetuned or frozen.")
-    if output is not None:
-        check_output(output, (_SUFFIX,), force)
-    for option, path in (("--curves", curves), ("--show-augmentations", show_augmentations)):
-        if path is not None:
-            check_output(path, (".png",), True, option)
-    if output is not None:
-        check_output(_beside(output), (".joblib",), force)
-    images = read_images(source, path_column, target, groups, split_column, split, default_split="train")
-    views = _parse_augment(augment)
-    cnn = opt.make_cnn(
-        opt.NetworkOptions(model, layer, pooling, image_size, resize),
-        opt.ComputeOptions(weights, decode, precision, batch_size, cache, max_value),
-    )
-    if show_augmentations is not None:
-        _show_views(images, cnn, views, seed, show_augmentations)
+    files.check()
+    images = source.read()
+    if files.show_augmentations is not None:
+        _draw_views(images, network, compute, training, files.show_augmentations)
         return
-    y, task = check_labels(labels_of(images, source, target), len(images), task)
-    frozen = frozen or ("svm" if task == "classification" else "ridge")
-    make_head(frozen, task)  # a wrong name must fail before the network runs
-    scoring = known_score(scoring or ("accuracy" if task == "classification" else "r2"))
-    if cv:
-        make_folds(cv, y, check_groups(images.groups, len(images)), task, 0)
-    given = {
-        **{k: getattr(cnn, k) for k in ("model", "layer", "pooling", "weights", "image_size", "resize", "decode",
-                                        "max_value", "precision", "batch_size", "cache", "verbose")},
-        "train_from": int(train_from) if train_from.isdigit() else train_from,
-        "head": _parse_head(head), "start": "linear" if linear_start else None, "epochs": epochs,
-        "head_epochs": head_epochs, "head_learning_rate": head_learning_rate, "learning_rate": learning_rate,
-        "layer_decay": layer_decay, "schedule": schedule, "weight_decay": weight_decay, "augment": views, "tta": tta,
-        "normalization": normalization, "validation_fraction": validation_fraction, "patience": patience,
-        "checkpoint_dir": checkpoints, "random_state": seed,
-    }  # fmt: skip
-    if task == "classification":
-        tuned: Any = FineTuneClassifier(**given, class_weight="balanced" if balanced else None)
-    elif balanced:
-        raise BadArgument("--balanced is for classes; these labels are numbers.")
-    else:
-        tuned = FineTuneRegressor(**given)
-    tuned.check_params()  # before hours of work, not after
-    cnn.fit(images.images)
-    result = extract_images(cnn, images.images)
-    name_unreadable(paths_of(images), result.errors, "and are left out")
-    kept = [row for row in range(len(images)) if row not in result.errors]
-    if not kept:
-        raise BadArgument(f"None of the images of {source!r} could be read.")
-    used, y, features = images.take(kept), y[kept], result.features[kept]
-    gate = _compare(tuned, frozen, task, used, features, y, cv, scoring) if keep == "better" or cv else None
-    winner = keep if keep != "better" else gate["keep"] if gate else "finetuned"
-    if winner == "finetuned":
-        tuned.fit(used.images, y, groups=used.groups)
-        if curves is not None:
-            from tlfeatures.cli.outputs import replacing
-            from tlfeatures.finetune import draw_curves
-
-            with replacing(curves) as file:
-                file.write(draw_curves(tuned.history_))
-    elif curves is not None:
-        warn(f"the frozen pipeline is kept, which has no curves: {curves} is not written.")
-    written = _save(output, winner, tuned, whole, cnn, make_head(frozen, task), features, y)
-    about = {
-        "source": source, "task": task, "model": tuned.model, "train_from": train_from, "epochs": epochs,
-        **dataclasses.asdict(Tally.of(result)),
-        "skipped": {paths_of(images)[row]: reason for row, reason in result.errors.items()},
-        "comparison": gate, "kept": winner,
-        "history": tuned.history_.to_dict("records") if winner == "finetuned" else None, "output": written,
-    }  # fmt: skip
-    if as_json:
+    about = _run(source, images, network, compute, training, comparison, files)
+    if files.as_json:
         show_json(_finite(about))
     else:
-        tell(f"{Tally.of(result)}.")
-        _show(about, frozen)
+        _show(about)
+
+
+def _run(
+    source: opt.TrainingSource,
+    images: Any,
+    network: opt.NetworkOptions,
+    compute: StepOptions,
+    training: TrainingOptions,
+    comparison: ComparisonOptions,
+    files: FileOptions,
+) -> dict[str, Any]:
+    """Compare, train and save; return what is printed."""
+    from tlfeatures.evaluation import check_groups, check_labels, make_folds
+    from tlfeatures.heads import make_head
+
+    y, task = check_labels(source.labels(images), len(images), comparison.task)
+    groups = check_groups(images.groups, len(images))
+    tuned = make_finetune(task, network, compute, training)
+    head = make_head(comparison.frozen or ("svm" if task == "classification" else "ridge"), task)
+    scoring = known_score(comparison.scoring or ("accuracy" if task == "classification" else "r2"))
+    if comparison.cv:
+        make_folds(
+            comparison.cv, y, groups, task, 0
+        )  # what cannot be split must fail before the network runs
+    cnn = opt.make_cnn(network, compute)
+    with _stored_embeddings(cnn, tuned):
+        cnn.fit(images.images)
+        extracted = extract_images(cnn, images.images)
+        name_unreadable(paths_of(images), extracted.errors, "and are left out")
+        rows = [row for row in range(len(images)) if row not in extracted.errors]
+        if not rows:
+            raise BadArgument(f"None of the images of {source.source!r} could be read.")
+        X, y = images.take(rows).images, y[rows]
+        groups = None if groups is None else groups[rows]
+        result = _compare(cnn, head, tuned, X, y, groups, scoring, comparison)
+        kept = comparison.keep
+        if kept == "better":
+            kept = result.best if result else "finetuned"
+        if kept == "finetuned":
+            tuned.fit(X, y, groups=groups)
+    history, epochs = _history(tuned, kept, result)
+    _draw_curves(history, files.curves)
+    if files.output is not None:
+        if kept == "finetuned":
+            tuned.set_params(verbose=0).save(files.output, whole=files.whole)
+        else:
+            save_pipeline(files.output, cnn.set_params(verbose=0), head.fit(extracted.features[rows], y))
+    tally = Tally.of(extracted)
+    return {
+        "source": source.source, "task": task, "model": tuned.model, "train_from": training.train_from,
+        "epochs": training.epochs, **dataclasses.asdict(tally), "summary": str(tally),
+        "skipped": {paths_of(images)[row]: reason for row, reason in extracted.errors.items()},
+        "head": head.steps[-1][0], "comparison": _describe(result, comparison.cv), "kept": kept,
+        "history": None if history is None else history.to_dict("records"),
+        "training": epochs, "output": files.output,
+    }  # fmt: skip
+
+
+@contextlib.contextmanager
+def _stored_embeddings(cnn: Any, tuned: Any) -> Iterator[None]:
+    """Keep embeddings for the time of the command where the user wants no store: the folds need them again."""
+    if cnn.cache is not None:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="tlfeatures-") as folder:
+        cnn.set_params(cache=folder)
+        tuned.set_params(cache=folder)
+        try:
+            yield
+        finally:
+            cnn.set_params(cache=None)
+            tuned.set_params(cache=None)
 
 
 def _compare(
-    tuned: Any, frozen: str, task: str, used: Any, features: np.ndarray, y: np.ndarray, k: int, scoring: str
-) -> dict[str, Any] | None:
-    """Scores of both on the same folds, and which to keep.
-
-    The noise is the standard error of the mean difference, corrected for the overlap of the training sets (Nadeau and
-    Bengio 2003); the gain must exceed the 95% quantile of Student's t times that. For accuracies it is not less
-    than the standard error of McNemar's test (1947), were all images that they disagree on for the better side.
-    """
-    import numpy as np
-    from scipy.stats import t
+    cnn: Any,
+    head: Any,
+    tuned: Any,
+    X: Any,
+    y: np.ndarray,
+    groups: np.ndarray | None,
+    scoring: str,
+    options: ComparisonOptions,
+) -> Comparison | None:
     from sklearn.base import clone
-    from sklearn.metrics import get_scorer
+    from sklearn.pipeline import Pipeline
 
-    from tlfeatures.evaluation import check_groups, make_folds
-    from tlfeatures.heads import make_head
+    from tlfeatures.evaluation import compare
 
-    if not k:
+    if not options.cv:
         return None
-    folds = make_folds(k, y, check_groups(used.groups, len(y)), task, 0)
-    scorer, scores = get_scorer(scoring), {"frozen": [], "finetuned": []}
-    for train, test in folds:
-        head = make_head(frozen, task).fit(features[train], y[train])
-        scores["frozen"].append(float(scorer(head, features[test], y[test])))
-        part, held = used.take(train), used.take(test)
-        fitted = clone(tuned).fit(part.images, y[train], groups=part.groups)
-        scores["finetuned"].append(float(scorer(fitted, held.images, y[test])))
-    gains = np.subtract(scores["finetuned"], scores["frozen"])
-    gain, n = float(gains.mean()), sum(len(test) for _, test in folds)
-    error = math.sqrt(gains.var(ddof=1) * (1 / k + len(folds[0][1]) / len(folds[0][0])))
-    if "accuracy" in scoring:  # folds may agree by chance: what n images can tell apart at best
-        error = max(error, math.sqrt(abs(gain) / n))
-    noise = float(t.ppf(0.95, k - 1) * error)
+    task = "classification" if hasattr(tuned, "predict_proba") else "regression"
+    return compare(
+        {"frozen": Pipeline([("cnn", clone(cnn).set_params(verbose=0)), ("head", head)]), "finetuned": tuned},
+        X,
+        y,
+        cv=options.cv,
+        n_repeats=options.repeats,
+        groups=groups,
+        scoring=scoring,
+        task=task,
+        attributes=("history_", "best_epoch_"),
+    )
+
+
+def _describe(result: Comparison | None, cv: int) -> dict[str, Any] | None:
+    if result is None:
+        return None
     return {
-        "folds": k, "scoring": scoring, **scores, "gain": gain, "noise": noise,
-        "keep": "finetuned" if gain > max(noise, 0.0) else "frozen",
+        "folds": cv, "repeats": result.n_repeats, "scoring": result.scoring,
+        **{name: scores.tolist() for name, scores in result.scores.items()}, "pooled": result.pooled_scores,
+        "difference": result.difference, "interval": list(result.interval), "p_value": result.p_value,
+        "test": result.test, "significant": result.significant, "keep": result.best,
     }  # fmt: skip
 
 
-def _save(
-    output: str | None,
-    winner: str,
-    tuned: Any,
-    whole: bool,
-    cnn: Any,
-    head: Any,
-    features: np.ndarray,
-    y: np.ndarray,
-) -> str | None:
-    if output is None:
-        return None
-    if winner == "finetuned":
-        tuned.set_params(verbose=0).save(output, whole=whole)
-        return output
-    import joblib
-    from sklearn.pipeline import Pipeline
+def _history(
+    tuned: Any, kept: str, result: Comparison | None
+) -> tuple[pandas.DataFrame | None, dict[str, Any] | None]:
+    """History of the final training, or the mean over the folds if there is none; and its best epochs."""
+    from tlfeatures.finetune import average_histories
 
+    if kept == "finetuned":
+        fits = [{"history_": tuned.history_, "best_epoch_": tuned.best_epoch_}]
+    elif result is not None:
+        fits = result.attributes["finetuned"]
+    else:
+        return None, None
+    history = average_histories([fit["history_"] for fit in fits])
+    metric = "accuracy" if "accuracy" in history else "mae"
+    stage = history["stage"].iloc[-1]
+    best = [fit["best_epoch_"] for fit in fits]
+    scores = [
+        _value(fit["history_"], stage, epoch, f"val_{metric}") for fit, epoch in zip(fits, best, strict=True)
+    ]
+    of = "final training" if kept == "finetuned" else f"mean of {count(len(fits), 'fit')} on the folds"
+    return history, {
+        "of": of,
+        "stage": stage,
+        "best_epochs": best,
+        "metric": metric,
+        "validation_scores": scores,
+    }
+
+
+def _value(history: pandas.DataFrame, stage: str, epoch: int, column: str) -> float | None:
+    values = history.loc[(history["stage"] == stage) & (history["epoch"] == epoch), column]
+    return float(values.iloc[0]) if len(values) and math.isfinite(values.iloc[0]) else None
+
+
+def _draw_curves(history: pandas.DataFrame | None, path: str | None) -> None:
+    if path is None:
+        return
+    if history is None:
+        warn(f"no network was trained: {path} is not written. Use --cv 2 or more, or --keep finetuned.")
+        return
+    from tlfeatures.cli.outputs import replacing
+    from tlfeatures.finetune import draw_curves
+
+    with replacing(path) as file:
+        file.write(draw_curves(history))
+
+
+def _draw_views(
+    images: Any, network: opt.NetworkOptions, compute: StepOptions, training: TrainingOptions, path: str
+) -> None:
     from tlfeatures.cli.outputs import replacing
 
-    with replacing(_beside(output)) as file:
-        joblib.dump(Pipeline([("cnn", cnn.set_params(verbose=0)), ("head", head.fit(features, y))]), file)
-    return _beside(output)
+    if not parse_augment(training.augment):
+        raise BadArgument(
+            "--show-augmentations needs --augment, such as crop=4,flip=horizontal,rotation=0.05."
+        )
+    tuned = make_finetune("classification", network, compute, training)
+    picture = tuned.draw_augmentations(images.images)
+    with replacing(path) as file:
+        file.write(picture)
+    tell(f"Drew {path}: each row is an image with augmented views of it.")
 
 
-def _beside(output: str) -> str:
-    return os.path.splitext(output)[0] + ".joblib"
-
-
-def _show(about: dict[str, Any], frozen: str) -> None:
-    if gate := about["comparison"]:
-        names = [f"fold {i + 1}" for i in range(gate["folds"])]
-        rows = []
-        for name, side in ((f"frozen, {frozen}", "frozen"), ("fine-tuned", "finetuned")):
-            rows.append([name, *gate[side], sum(gate[side]) / len(gate[side])])
-        show_table([gate["scoring"], *names, "mean"], rows, best=int(gate["keep"] == "finetuned"))
-        beyond = "more" if gate["gain"] > gate["noise"] else "no more"
-        better = _NAMES[gate["keep"]]
-        tell(f"Gain {gate['gain']:+.4f}, {beyond} than the noise of {gate['noise']:.4f}: keep the {better}.")
-        if gate["keep"] == about["kept"] == "frozen" and gate["gain"] > 0:
-            tell("`--keep finetuned` trains and saves the network all the same.")
-    if history := about["history"]:
-        stages = dict.fromkeys(row["stage"] for row in history)  # epoch 0 is the start, which nothing trained
-        trained = {name: sum(r["stage"] == name and r["epoch"] > 0 for r in history) for name in stages}
-        told = " and ".join(f"the {name} for {count(n, 'epoch')}" for name, n in trained.items())
-        tell(f"Trained {told}; loss {history[-1]['loss']:.4f} in the last.")
+def _show(about: dict[str, Any]) -> None:
+    tell(f"{about['summary']}.")
+    if about["comparison"]:
+        _show_comparison(about["comparison"], about["head"], about["kept"])
+    if about["history"]:
+        _show_history(about["history"], about["training"])
     if about["output"]:
         tell(f"Saved the {_NAMES[about['kept']]}: {about['output']}.")
 
 
-_NAMES = {"frozen": "frozen pipeline", "finetuned": "fine-tuned network"}
-
-
-def _show_views(images: Any, cnn: Any, views: Any, seed: int, path: str) -> None:
-    import numpy as np
-
-    from tlfeatures.cli.outputs import replacing
-    from tlfeatures.finetune import draw_augmentations
-    from tlfeatures.images import Decoder, Images, decode_batches
-    from tlfeatures.networks import Backbone
-
-    if not views:
-        raise BadArgument(
-            "--show-augmentations needs --augment, such as crop=4,flip=horizontal,rotation=0.05."
-        )
-    rows = np.sort(np.random.default_rng(seed).permutation(len(images))[:6])
-    network = Backbone(cnn.model, cnn.weights, cnn.image_size)
-    if network.spec:  # its size is known without its weights
-        size = network.image_size or (network.spec.image_size,) * 2
-        decoder = Decoder(size, cnn.resize, cnn.interpolation, cnn.decode, cnn.max_value)
+def _show_comparison(found: dict[str, Any], head: str, kept: str) -> None:
+    n = len(found["frozen"])
+    names = [f"fold {i + 1}" for i in range(n)] if n <= _SHOWN_FOLDS else ["lowest fold", "highest fold"]
+    rows = []
+    for name, side in ((f"frozen, {head}", "frozen"), ("fine-tuned", "finetuned")):
+        scores = found[side] if n <= _SHOWN_FOLDS else [min(found[side]), max(found[side])]
+        rows.append([name, *scores, found["pooled"][side]])
+    show_table([found["scoring"], *names, "all folds"], rows, best=int(found["keep"] == "finetuned"))
+    low, high = found["interval"]
+    repeats = f", folds drawn {found['repeats']} times" if found["repeats"] > 1 else ""
+    tell(
+        f"Difference {found['difference']:+.4f}, 95% interval {low:+.4f} to {high:+.4f}, p = {found['p_value']:.4f} "
+        f"({found['test']}{repeats})."
+    )
+    if not found["significant"]:
+        verdict = "The difference is within noise, so the frozen pipeline is preferred."
     else:
-        decoder = cnn._plan().decoder
-    batch = next(iter(decode_batches(Images.of(images.images), rows, decoder, len(rows))))[2]
-    if not len(batch):
-        raise BadArgument("None of the pictures that were chosen could be read.")
-    with replacing(path) as file:
-        file.write(draw_augmentations(batch, views, seed))
-    tell(f"{path}: {count(len(batch), 'picture')}, each in a row with random views of it.")
+        verdict = f"The {_NAMES[found['keep']]} is significantly better."
+    tell(verdict)
+    if found["keep"] == kept == "frozen" and found["difference"] > 0:
+        tell("--keep finetuned trains and saves the network all the same.")
 
 
-def _parse_head(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) if "." in part else int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise BadArgument(f"--head {text!r}; expected widths such as 128 or 256,0.5.") from None
-
-
-def _parse_augment(text: str | None) -> dict[str, Any] | None:
-    """
-    >>> _parse_augment("crop=4,flip=horizontal")
-    {'crop': 4, 'flip': 'horizontal'}
-    """
-    if not text:
-        return None
-    found: dict[str, Any] = {}
-    for part in text.split(","):
-        name, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals or not name or not value:
-            raise BadArgument(f"--augment {text!r}; expected NAME=X, such as crop=4,flip=horizontal.")
-        try:
-            found[name] = int(value) if name == "crop" else float(value)
-        except ValueError:
-            found[name] = value
-    return found
+def _show_history(history: list[dict[str, Any]], training: dict[str, Any]) -> None:
+    stages = dict.fromkeys(row["stage"] for row in history)
+    epochs = {name: sum(r["stage"] == name and r["epoch"] > 0 for r in history) for name in stages}
+    trained = " and ".join(f"the {name} for {count(n, 'epoch')}" for name, n in epochs.items())
+    tell(f"Trained {trained} ({training['of']}); final loss {history[-1]['loss']:.4f}.")
+    best, scores = training["best_epochs"], training["validation_scores"]
+    which = f"Best epoch of the {training['stage']}: {', '.join(map(str, best))}"
+    if any(score is None for score in scores):
+        tell(f"{which}, the last (no validation images).")
+    else:
+        name = "accuracy" if training["metric"] == "accuracy" else "mean absolute error"
+        tell(f"{which}; validation {name} {', '.join(f'{score:.4f}' for score in scores)}.")
 
 
 def _finite(value: Any) -> Any:
-    """NaN is not JSON."""
+    """Replace NaN and infinity, which JSON lacks, by None."""
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items()}
     if isinstance(value, list):

@@ -78,7 +78,7 @@ def fit(
         fitted = make_head(head, task).fit(features, y)
     if output is not None:
         cnn.set_params(verbose=0)
-        _save(output, cnn, fitted)
+        save_pipeline(output, cnn, fitted)
     about = {
         "source": source.source,
         "task": task,
@@ -143,7 +143,8 @@ def _class_counts(y: np.ndarray) -> dict[str, int]:
     return {str(name): int(size) for name, size in zip(names, sizes, strict=True)}
 
 
-def _save(path: str, cnn: Any, head: Any) -> None:
+def save_pipeline(path: str, cnn: Any, head: Any) -> None:
+    """Write a pipeline of a fitted transformer and a fitted head by joblib."""
     import joblib
     from sklearn.pipeline import Pipeline
 

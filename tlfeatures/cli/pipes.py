@@ -49,6 +49,7 @@ class Fitted:
 
         from tlfeatures.cli.finetuning import read_bundle
         from tlfeatures.features import CNNFeatures
+        from tlfeatures.finetune import is_bundle
         from tlfeatures.sources import near_text, siblings
 
         expected = (
@@ -58,7 +59,7 @@ class Fitted:
             near = near_text(os.path.basename(path), siblings(path))
             raise BadArgument(f"No such file: {path!r}; {expected}.{near}")
         try:
-            held = read_bundle(path) if path.endswith(".keras-bundle") else joblib.load(path)
+            held = read_bundle(path) if is_bundle(path) else joblib.load(path)
         except OSError:
             raise
         except Exception as error:  # a damaged pickle may raise anything

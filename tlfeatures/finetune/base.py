@@ -17,12 +17,13 @@ from tlfeatures._keras import is_model, keras
 from tlfeatures._warnings import warn
 from tlfeatures.errors import OutOfMemoryError, UnknownNameError
 from tlfeatures.features import CNNFeatures
-from tlfeatures.finetune.augment import Augmenter, check_augment
+from tlfeatures.finetune.augment import Augmenter, check_augment, draw_augmentations
 from tlfeatures.finetune.head import LinearStart, check_head, linear_start
 from tlfeatures.finetune.loop import SCHEDULES, TEST_VIEWS
 from tlfeatures.finetune.net import Net
 from tlfeatures.finetune.run import Training
-from tlfeatures.images import Images
+from tlfeatures.images import Decoder, Images, decode_batches
+from tlfeatures.networks import Backbone
 from tlfeatures.store import EmbeddingStore
 
 __all__ = ["FineTune", "missing_values"]
@@ -219,6 +220,43 @@ class FineTune(BaseEstimator):
         from tlfeatures.finetune.bundle import load_bundle
 
         return load_bundle(path, trust=trust, expected={cls.__name__: cls}, **params)
+
+    def draw_augmentations(self, X: Any, n_images: int = 6, views: int = 7) -> bytes:
+        """Draw some of the images, each in a row with augmented views as training sees them.
+
+        Neither a fit nor the weights of the network are needed.
+
+        Parameters
+        ----------
+        X : images, as in `CNNFeatures`
+        n_images, views : int
+            Rows, which are chosen at random, and augmented views in each.
+
+        Returns
+        -------
+        bytes
+            A PNG file.
+
+        Raises
+        ------
+        ValueError
+            If ``augment`` is None, or none of the chosen images can be read.
+        """
+        self.check_params()
+        if not self.augment:
+            raise ValueError("augment is None; expected a dict such as {'crop': 4, 'flip': 'horizontal'}.")
+        seed = self._seed()
+        images = Images.of(X)
+        rows = np.sort(np.random.default_rng(seed).permutation(len(images))[:n_images])
+        backbone = Backbone(self.model, self.weights, self.image_size)
+        known = backbone.spec and (backbone.image_size or (backbone.spec.image_size,) * 2)  # without weights
+        size = known or backbone.describe(None).image_size
+        decoding = {name: getattr(self, name) for name in ("resize", "interpolation", "decode", "max_value")}
+        decoder = Decoder(size, **decoding)
+        pixels = next(iter(decode_batches(images, rows, decoder, len(rows))))[2]
+        if not len(pixels):
+            raise ValueError(f"None of the {len(rows)} images that were chosen could be read; pass others.")
+        return draw_augmentations(pixels, self.augment, seed, views)
 
     # -- fitting -----------------------------------------------------------------------------
 

@@ -3,11 +3,38 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["draw_curves"]
+__all__ = ["average_histories", "draw_curves"]
 
 _TRAIN, _VALIDATION = "#0072B2", "#D55E00"  # Okabe and Ito 2008
+
+
+def average_histories(histories: Sequence[Any]) -> Any:
+    """Average the histories of several fits, such as those on the folds of a cross-validation.
+
+    Parameters
+    ----------
+    histories : sequence of DataFrame
+        ``history_`` of fitted estimators.
+
+    Returns
+    -------
+    DataFrame
+        One row for each stage and epoch, with the means over the fits that reached it.
+
+    Examples
+    --------
+    >>> import pandas
+    >>> first = pandas.DataFrame({"stage": ["head", "head"], "epoch": [1, 2], "loss": [1.0, 0.5]})
+    >>> second = pandas.DataFrame({"stage": ["head"], "epoch": [1], "loss": [2.0]})
+    >>> average_histories([first, second])["loss"].tolist()
+    [1.5, 0.5]
+    """
+    import pandas
+
+    return pandas.concat(histories).groupby(["stage", "epoch"], as_index=False).mean()
 
 
 def draw_curves(history: Any) -> bytes:
