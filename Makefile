@@ -32,6 +32,7 @@ lint: $(STAMP)
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/codespell
+	@$(BIN)/mypy --no-error-summary
 
 format: $(STAMP)
 	@$(BIN)/ruff check --quiet --fix

@@ -20,7 +20,7 @@ except ImportError:  # scikit-learn < 1.9
         def call_on_fit_task_end(self, **kwargs):
             return self
 
-    class CallbackSupportMixin:
+    class CallbackSupportMixin:  # type: ignore[no-redef]
         """Estimators without ``set_callbacks``: this scikit-learn has no callbacks."""
 
         def _init_callback_context(self, **kwargs):

@@ -217,6 +217,7 @@ class SkipUnreadable(MetaEstimatorMixin, BaseEstimator):
         """X as the estimator takes it, and which rows are without NaN."""
         values = validate_data(self, X, reset=reset, accept_sparse=True, ensure_all_finite="allow-nan")
         dense = values if isinstance(values, np.ndarray) else values.tocsr()
+        readable: np.ndarray
         if isinstance(dense, np.ndarray):
             readable = ~np.isnan(dense).any(axis=1) if dense.dtype.kind == "f" else np.ones(len(dense), bool)
         else:

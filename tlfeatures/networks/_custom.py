@@ -75,7 +75,8 @@ def input_size(model: Any, wanted: tuple[int, int] | None) -> tuple[int, int]:
         When the model fixes another size than ``wanted``.
     """
     own = tuple(model.inputs[0].shape[1:3])
-    size = tuple(fixed or pixels for fixed, pixels in zip(own, wanted or (224, 224), strict=True))
+    height, width = wanted or (224, 224)
+    size = own[0] or height, own[1] or width
     if wanted not in (None, size):
         raise ValueError(
             f"The model {model.name!r} takes images of {own[0]}x{own[1]} pixels, not {wanted[0]}x{wanted[1]}; leave "

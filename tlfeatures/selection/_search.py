@@ -317,7 +317,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
                 names,
                 steps,
             )
-            vars(self).update(run.execute())
+            self.__dict__.update(run.execute())
             start = time.perf_counter()
             steps.begin("fit the best pipeline")
             self._refit(run, images, y)

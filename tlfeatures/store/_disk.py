@@ -196,13 +196,13 @@ def _publish(path: str, image: bytes) -> None:
     folder = os.path.dirname(path)
     make_folder(folder)
     _files.write_file(path, image, mode=0o600)
-    for path in (Path(folder), *Path(folder).parents):  # whoever made them may have died before its sync
-        inode = os.lstat(path).st_ino
-        if _durable.get(path) == inode or path == path.parent:
+    for parent in (Path(folder), *Path(folder).parents):  # whoever made them may have died before its sync
+        inode = os.lstat(parent).st_ino
+        if _durable.get(parent) == inode or parent == parent.parent:
             break
         with contextlib.suppress(PermissionError):  # owned by somebody else, so not made just now
-            _files.sync_folder(path.parent)
-        _durable[path] = inode
+            _files.sync_folder(parent.parent)
+        _durable[parent] = inode
 
 
 def is_stale(path: str, age: float = 3600.0) -> bool:
