@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -21,3 +23,11 @@ def test_embeddings_are_the_golden_ones(case):
         expected = golden[name]
     assert off(features, expected) < 1e-3
     assert off(features[0], expected[1]) > 1e-2, "images must differ by more than the tolerance"
+
+
+def test_recipes_are_those_of_every_supported_keras(case):
+    """The same JSON file is compared under the oldest and the newest supported versions."""
+    name, _, digests = case
+    assert digests == json.loads(reference.DIGESTS.read_text("utf-8"))[name], (
+        "The recipes changed: embeddings stored before are not found any more."
+    )
