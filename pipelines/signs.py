@@ -348,7 +348,12 @@ def predict(model: Any, paths: list[str], console: Console) -> None:
     """Print the label of each image with its probability or decision margin."""
     from tlfeatures import check_images
 
-    bad = check_images(paths).set_index("image")["reason"].to_dict() if paths else {}
+    table = check_images(paths) if paths else None
+    bad = (
+        {}
+        if table is None
+        else dict(table.loc[table["problem"] == "error", ["image", "reason"]].to_numpy().tolist())
+    )
     for path, reason in bad.items():
         console.print(f"{path}: unreadable: {reason}", markup=False)
     readable = [path for path in paths if path not in bad]

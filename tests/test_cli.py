@@ -328,6 +328,17 @@ def test_embed_names_ten_unreadable_images_and_strict_is_exit_code_1(run, folder
     assert run("embed", folder, "-o", "f.npy", *SMALL).code == 0
 
 
+def test_a_manifest_without_labels_lists_its_columns(run, photos):
+    table = pd.DataFrame({"path": photos.paths, "kind": photos.labels, "patient": 1})
+    table.to_csv("table.csv", index=False)
+    result = run("fit", "table.csv", "-o", "m.joblib", *SMALL)
+    assert result.code == 2
+    assert (
+        "has no labels. Name their column with --target. Columns: 'path', 'kind', 'patient'."
+        in result.errors[0]
+    )
+
+
 def test_12_bit_images_by_max_value(run):
     eight = np.random.default_rng(0).integers(0, 256, (4, 32, 32), dtype=np.uint8)
     for folder, images in (("8", eight), ("12", (eight.astype(np.uint32) * 4095 // 255).astype(np.uint16))):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 from scipy.sparse.csgraph import connected_components
 from scipy.stats import binomtest, ttest_rel
 from scipy.stats import t as student
@@ -84,6 +85,37 @@ def test_near_duplicates_and_user_groups_are_merged():
 def test_labels_of_any_kind(wrap):
     values, task = check_labels(wrap(["b", "a", "b"]), 3, "auto")
     assert task == "classification" and values.tolist() == ["b", "a", "b"] and values.dtype.kind == "U"
+
+
+def test_labels_in_arrow_arrays():
+    pa = pytest.importorskip("pyarrow")
+    for y in (
+        pa.array(["b", "a", "b"]),
+        pa.chunked_array([["b"], ["a", "b"]]),
+        pa.array(["b", "a", "b"]).dictionary_encode(),
+    ):
+        assert check_labels(y, 3)[0].tolist() == ["b", "a", "b"] and infer_task(y) == "classification"
+    assert check_labels(pa.array([0.5, 1.5]), 2)[1] == "regression"
+    with pytest.raises(ValueError, match="1 of 2 labels are missing"):
+        check_labels(pa.array(["a", None]), 2)
+
+
+@pytest.mark.parametrize(
+    ("y", "fix"),
+    [
+        (scipy.sparse.csr_matrix([[1], [0], [2]]), r"shape \(3, 1\). Use y.toarray\(\).ravel\(\)."),
+        (
+            scipy.sparse.csr_array([[1, 0], [0, 1], [1, 0]]),
+            r"shape \(3, 2\). Use y.toarray\(\).argmax\(axis=1\).",
+        ),
+    ],
+)
+def test_sparse_labels_say_how_to_convert_them(y, fix):
+    for check in (lambda: check_labels(y, 3), lambda: infer_task(y)):
+        with pytest.raises(
+            ValueError, match=rf"y must be one label for each image; got a sparse matrix of {fix}"
+        ):
+            check()
 
 
 def test_validation_keeps_classes_and_groups():

@@ -21,6 +21,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 from PIL import Image
 from sklearn.base import clone
 from sklearn.ensemble import RandomForestClassifier
@@ -1251,3 +1252,13 @@ def test_an_error_of_prediction_counts_all_unreadable_images(files):
         ImageReadError, match=r"cannot read 2 of 24 images:\n.*3\.png.*\n.*9\.png(.|\n)*on_error='drop'"
     ):
         FineTuneClassifier(**QUICK).fit(files, Y)
+
+
+def test_labels_of_other_libraries():
+    pa = pytest.importorskip("pyarrow")
+    clf = FineTuneClassifier(**QUICK, cache=None).fit(X, pa.array(Y))
+    assert clf.classes_.tolist() == ["bars", "disc", "flat"]
+    with pytest.raises(
+        ValueError, match=r"got a sparse matrix of shape \(24, 1\). Use y.toarray\(\).ravel\(\)"
+    ):
+        FineTuneClassifier(**QUICK).fit(X, scipy.sparse.csr_matrix(np.arange(24)[:, None] % 3))

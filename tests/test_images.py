@@ -17,6 +17,7 @@ import zlib
 
 import numpy as np
 import pytest
+import scipy.sparse
 from PIL import Image
 
 from tlfeatures.errors import ImageInputError, ImageReadError, LowContrastImagesWarning, UnknownNameError
@@ -727,6 +728,11 @@ def test_large_arrays_are_not_copied():
     assert peak < 5e6
 
 
+def of_library(module, name):
+    """An object of a class as another library has it."""
+    return type(name, (), {"__module__": module, "__iter__": lambda self: iter([])})()
+
+
 INPUT_ERRORS = {
     "one path": ("a.jpg", r"one image \(the path 'a.jpg'\).*wrap it, \[X\]"),
     "one Path": (pathlib.Path("a.jpg"), "wrap it"),
@@ -792,6 +798,23 @@ INPUT_ERRORS = {
     "list with a number": (["a.jpg", 2.5], r"X\[1\] is of type float"),
     "nested lists": ([[[0, 1], [2, 3]]], r"X\[0\] is of type list.*np.asarray\(X\)"),
     "list of flat rows": ([np.zeros(4), np.zeros(4)], r"arrays of shape \(4,\)"),
+    "pairs": (
+        [("a.jpg", "cat"), ("b.jpg", "dog")],
+        r"X\[0\] is a pair, str and str.*X, y = map\(list, zip\(\*X\)\)",
+    ),
+    "sparse matrix": (
+        scipy.sparse.eye(8).tocsr(),
+        r"a sparse matrix of shape \(8, 8\).*X.toarray\(\).reshape",
+    ),
+    "DataLoader": (
+        of_library("torch.utils.data.dataloader", "DataLoader"),
+        r"a PyTorch DataLoader; .*X.dataset.samples",
+    ),
+    "Dataset": (of_library("torch.utils.data.dataset", "Dataset"), r"a PyTorch Dataset; .*y = X.targets"),
+    "Hugging Face": (
+        of_library("datasets.arrow_dataset", "Dataset"),
+        r"a Hugging Face Dataset; .*list\(X\['image'\]\)",
+    ),
     "dict": ({"a": 1}, "type dict"),
     "generator": ((x for x in ["a.jpg"]), r"generator.*list\(X\)"),
     "None": (None, "NoneType"),
@@ -871,6 +894,40 @@ def test_series_and_data_frames(tmp_path):
         Images.of(pd.DataFrame({"width": [1.5, 2.5]}))
     missing = Images.of(pd.Series([str(path), None, pd.NA], dtype=object))
     assert list(missing.keys()[1]) == [1, 2]
+
+
+def test_a_tf_data_dataset_says_what_to_pass():
+    tf = pytest.importorskip("tensorflow")
+    dataset = tf.data.Dataset.from_tensor_slices((QUADRANTS[None], [1])).batch(1)
+    with pytest.raises(
+        ImageInputError, match=r"a tf.data.Dataset; expected .*X.as_numpy_iterator\(\)"
+    ) as caught:
+        Images.of(dataset)
+    code = re.search(r"(np\.concatenate.*)\.$", str(caught.value))[1]
+    np.testing.assert_array_equal(eval(code, {"np": np, "X": dataset}), QUADRANTS[None])
+
+
+def test_arrow_tables_say_which_column():
+    pa = pytest.importorskip("pyarrow")
+    with pytest.raises(ImageInputError, match=r"table of 2 columns.*choose it, e.g. X\['path'\]"):
+        Images.of(pa.table({"path": ["a"], "label": ["b"]}))
+    with pytest.raises(ImageInputError, match=r"expected one column of images: X.column\(0\)"):
+        Images.of(pa.table({"path": ["a"]}))
+
+
+def test_arrow_arrays_of_paths(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    paths = [str(tmp_path / f"{i}.png") for i in range(2)]
+    for path in paths:
+        PICTURE.save(path)
+    for X in (pa.array(paths), pa.chunked_array([paths[:1], paths[1:]]), pa.table({"a": paths})["a"]):
+        assert Images.of(X).paths() == paths
+    assert Images.of(pa.array([encode(PICTURE, "PNG")])).decode(0, D)[1].shape == (8, 6, 3)
+
+
+@pytest.mark.parametrize("url", ["https://x.org/a.jpg", "s3://bucket/a.jpg"])
+def test_urls_say_what_to_do(url):
+    assert reason([url]) == "is a URL, not a local file: download it first and pass the local path"
 
 
 def test_mixed_lists_and_equal_content(tmp_path):

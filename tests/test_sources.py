@@ -63,7 +63,7 @@ def test_class_folders_are_labelled_by_the_first_level_in_natural_order(tmp_path
     ]
     assert found.y.tolist() == ["Cat", "Cat", "cat2", "cat10", "dog", "dog"]
     assert found.images == [os.path.join(tmp_path, name) for name in found.names]
-    assert found.groups is None and found.split is None and found.ignored == 0
+    assert found.groups is None and found.split is None and found.ignored == []
 
 
 def test_no_image_is_lost_and_nothing_else_is_taken(tmp_path):
@@ -95,15 +95,79 @@ def test_no_image_is_lost_and_nothing_else_is_taken(tmp_path):
         name = ("sniffed", "photo.jpg_large", "img.jpg?size=3", "s4", "s5", "s6", "s7")[i]
         Image.new("RGB", (4, 4)).save(tmp_path / "k" / name, fmt)
         kept.append(name)
-    found = read_source(tmp_path)
+    with pytest.warns(
+        UserWarning, match=r"3 file\(s\) in .* are not images and were ignored: .*1 without a suffix"
+    ) as caught:
+        found = read_source(tmp_path)
+    assert len(caught) == 1 and caught[0].filename == __file__
     assert sorted(found.names) == sorted([f"k/{n}" for n in kept] + ["k2/empty.jpg"])
-    assert found.ignored == len(other)
+    assert sorted(found.ignored) == sorted(f"k/{n}" for n in other)
 
 
 def test_flat_folder(tmp_path):
     fill(tmp_path, "b.jpg", "a.jpg", "notes.txt")
-    found = read_source(str(tmp_path))
-    assert (found.kind, found.names, found.y, found.ignored) == ("flat folder", ["a.jpg", "b.jpg"], None, 1)
+    with pytest.warns(UserWarning, match=r"1 file\(s\) .* ignored: 1 .txt, the first 'notes.txt'.$"):
+        found = read_source(str(tmp_path))
+    assert (found.kind, found.names, found.y) == ("flat folder", ["a.jpg", "b.jpg"], None)
+    assert found.ignored == ["notes.txt"]
+
+
+MEDICAL = {
+    "1.dcm": "pydicom.dcmread",
+    "a/1.nii.gz": "SimpleITK or nibabel",
+    "a/1.nrrd": "SimpleITK or nibabel",
+    "scan.MHA": "SimpleITK or nibabel",
+    "slide.ndpi": "OpenSlide",
+    "a/x.npy": "load them and pass them as X",
+}
+
+
+@pytest.mark.parametrize("name", MEDICAL)
+def test_files_of_other_formats_are_counted_with_a_hint(tmp_path, name):
+    fill(tmp_path, "a/1.jpg", "b/1.jpg", "b/2.txt", "b/.hidden", name)
+    with pytest.warns(UserWarning, match=r"2 file\(s\) in .* ignored: 1 \.[a-z.]+, 1 \.") as caught:
+        found = read_source(tmp_path)
+    assert MEDICAL[name] in str(caught[0].message) and len(caught) == 1
+    assert found.y.tolist() == ["a", "b"] and set(found.ignored) == {"b/2.txt", "b/.hidden", name}
+    fill(tmp_path / "only", name)
+    with pytest.raises(SourceError, match=r"No images in .*\(1 other files: 1 \..*Expected") as caught:
+        read_source(tmp_path / "only")
+    assert MEDICAL[name] in str(caught.value)
+
+
+def test_dicom_files_without_a_suffix_are_recognized(tmp_path):
+    fill(tmp_path, "a/1.jpg", "b/1.jpg")
+    for i in range(3):
+        (tmp_path / "a" / f"IM{i:04}").write_bytes(bytes(128) + b"DICM")
+    with pytest.warns(UserWarning, match=r"3 file\(s\) .* ignored: 3 .dcm, the first 'a/IM0000'.*pydicom"):
+        read_source(tmp_path)
+
+
+def test_other_files_of_split_folders_are_counted_once(tmp_path):
+    fill(
+        tmp_path,
+        "train/a/1.jpg",
+        "train/b/1.jpg",
+        "test/a/1.jpg",
+        "test/b/1.jpg",
+        "train/a/x.json",
+        "labels.csv",
+    )
+    with pytest.warns(
+        UserWarning, match=r"2 file\(s\) .* ignored: 1 .csv, 1 .json, the first 'labels.csv'"
+    ) as caught:
+        assert len(read_source(tmp_path).ignored) == 2
+    assert len(caught) == 1
+
+
+def test_urls_are_not_read(tmp_path):
+    with pytest.raises(
+        SourceError, match=r"'s3://bucket/pets' is a URL; expected a local folder or file: download"
+    ):
+        read_source("s3://bucket/pets")
+    path = write(tmp_path / "m.csv", "path,label\nhttps://x.org/1.jpg,a\nhttps://x.org/2.jpg,b\n")
+    with pytest.raises(SourceError, match=r"such as 'https://x.org/1.jpg'. URLs are not read: download"):
+        read_source(path)
 
 
 def test_images_beside_class_folders_are_left_out_with_a_warning(tmp_path):
@@ -111,7 +175,7 @@ def test_images_beside_class_folders_are_left_out_with_a_warning(tmp_path):
     with pytest.warns(UserWarning, match=r"2 image\(s\).*beside its folders.*first 'another.jpg'") as caught:
         found = read_source(tmp_path)
     assert caught[0].filename == __file__
-    assert found.names == ["cat/1.jpg", "dog/1.jpg"] and found.ignored == 2
+    assert found.names == ["cat/1.jpg", "dog/1.jpg"]
     everything = read_source(tmp_path, labels=False)
     assert everything.kind == "flat folder" and everything.y is None
     assert everything.names == ["another.jpg", "cat/1.jpg", "dog/1.jpg", "stray.jpg"]
@@ -122,7 +186,7 @@ def test_one_class_and_empty_classes_are_said(tmp_path):
     with pytest.warns(UserWarning, match=r"single class folder, 'cat'") as caught:
         assert read_source(tmp_path).y.tolist() == ["cat"]
     assert caught[0].filename == __file__
-    fill(tmp_path, "dog/1.jpg", "bird/readme.txt")
+    fill(tmp_path, "dog/1.jpg", "bird/.readme")
     with pytest.warns(UserWarning, match=r"No images in the folder.s. 'bird'") as caught:
         assert read_source(tmp_path).y.tolist() == ["cat", "dog"]
     assert caught[0].filename == __file__
@@ -170,8 +234,8 @@ def test_split_folders_beside_others(tmp_path):
         "train/b/1.jpg",
         "test/a/1.jpg",
         "test/b/1.jpg",
-        "docs/readme.txt",
-        "log.txt",
+        "docs/.readme",
+        ".log",
     )
     assert read_source(tmp_path).kind == "split folders"
     fill(tmp_path, "extra/1.jpg")
@@ -205,7 +269,7 @@ def test_empty_folder_and_no_images(tmp_path):
     with pytest.raises(SourceError, match=r"No images in .*\(0 other files\)"):
         read_source(tmp_path)
     fill(tmp_path, "a/x.txt", "b.pdf")
-    with pytest.raises(SourceError, match=r"\(2 other files\). Expected image files"):
+    with pytest.raises(SourceError, match=r"\(2 other files: 1 .pdf, 1 .txt\). Expected image files"):
         read_source(tmp_path)
 
 
@@ -247,7 +311,10 @@ def test_real_folders():
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(shared("pets").parent)
         assert read_source("pets").images[0] == os.path.join("pets", pets.names[0])
-    signs = read_source(shared("signs"))
+    with pytest.warns(
+        UserWarning, match=r"1 .csv, the first 'signs.csv'. A manifest is read when it is passed"
+    ):
+        signs = read_source(shared("signs"))
     assert signs.kind == "split folders" and signs.y is None
     assert len(signs.subset("train")) == 1080 and len(signs.subset("test")) == 120
     assert read_source(shared("signs") / "train").kind == "flat folder"
@@ -321,14 +388,16 @@ def test_label_types(images, values, want):
 @pytest.mark.parametrize("gap", ["", "nan", "NA", "None"])
 def test_missing_labels_are_counted(images, gap):
     path = write(images / "m.csv", f"path,label\nimg/1.jpg,1\nimg/2.jpg,{gap}\nimg/3.jpg,{gap}\n")
-    with pytest.raises(SourceError, match=r"2 of 3 rows .* have no value in column 'label': rows 1, 2"):
+    with pytest.raises(
+        SourceError, match=r"2 of 3 rows .* have no value in column 'label': rows 3, 4 .the header is row 1"
+    ):
         read_source(path)
     assert read_source(path, labels=False).y is None
     path = write(images / "n.csv", "path,label\nimg/1.jpg,cat\nimg/2.jpg,\n")
-    with pytest.raises(SourceError, match=r"1 of 2 rows .*'label': rows 1 "):
+    with pytest.raises(SourceError, match=r"1 of 2 rows .*'label': rows 3 "):
         read_source(path)
     path = write(images / "o.csv", "path,label\nimg/1.jpg,cat\n,dog\n")
-    with pytest.raises(SourceError, match=r"no value in column 'path': rows 1"):
+    with pytest.raises(SourceError, match=r"no value in column 'path': rows 3 "):
         read_source(path)
 
 
@@ -360,7 +429,7 @@ def test_bad_manifests(images):
         "path,label\n": "holds no rows",
         "path,label\n\n,\n": "holds no rows",
         "path,label,label\nimg/1.jpg,1,2\n": "'label' appears more than once",
-        "path,label\nimg/1.jpg,1\nimg/2,3.jpg,2\n": "Line 3 .* has 3 fields; the header has 2.*quoted",
+        "path,label\nimg/1.jpg,1\nimg/2,3.jpg,2\n": "Row 3 .* has 3 fields; the header, row 1, has 2.*quoted",
         "path\nnowhere/1.jpg\nnowhere/2.jpg\n": "None of the 2 files in column 'path'.*relative to the manifest",
         "img/1.jpg,0\nimg/2.jpg,1\n": "Columns: 'img/1.jpg', '0'",
     }.items():
@@ -375,8 +444,25 @@ def test_bad_manifests(images):
 
 
 def test_trailing_delimiters_and_short_rows(images):
-    found = read_source(write(images / "m.csv", "path,label,\nimg/1.jpg,1,\nimg/2.jpg,2\n"))
-    assert found.y.tolist() == [1, 2]
+    for header in ("path,label,", "path,label"):
+        found = read_source(write(images / "m.csv", f"{header}\nimg/1.jpg,1,\nimg/2.jpg,2\n"))
+        assert found.y.tolist() == [1, 2] and found.columns == ["path", "label"]
+
+
+def test_rows_are_counted_as_a_spreadsheet_does(images):
+    text = 'path,label\n"img/1.jpg",1\n\nimg/2.jpg,2\n,\nimg/3.jpg,\n'
+    with pytest.raises(SourceError, match=r"1 of 3 rows .*'label': rows 6 \(the header is row 1\)"):
+        read_source(write(images / "m.csv", text))
+    with pytest.raises(SourceError, match=r"Row 5 .* has 4 fields; the header, row 1, has 2"):
+        read_source(write(images / "m.csv", "path,label\nimg/1.jpg,1\n\nimg/2.jpg,2\nimg/3,4,5.jpg,2\n"))
+
+
+def test_parquet_with_its_paths_as_index(images):
+    pd = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    table = pd.DataFrame({"path": ["img/1.jpg", "img/2.jpg"], "label": ["a", "b"]})
+    table.set_index("path").to_parquet(images / "m.parquet")
+    assert read_source(images / "m.parquet").names == ["img/1.jpg", "img/2.jpg"]
 
 
 def test_parquet(images, monkeypatch):
@@ -393,7 +479,9 @@ def test_parquet(images, monkeypatch):
     found = read_source(images / "m.parquet")
     assert found.kind == "manifest" and found.y.dtype == np.int64 and found.y.tolist() == [3, 4]
     for column in ("name", "bad"):
-        with pytest.raises(SourceError, match=f"1 of 2 rows .* no value in column '{column}': rows 1"):
+        with pytest.raises(
+            SourceError, match=f"1 of 2 rows .* no value in column '{column}': rows 1 .counted from 0"
+        ):
             read_source(images / "m.parquet", target=column)
     with pytest.raises(SourceError, match=r"Column 'label' .* holds int; expected text"):
         read_source(images / "m.parquet", path_column="label")
@@ -484,14 +572,13 @@ def test_bad_hdf5(h5, tmp_path):
         read_source(tmp_path / "no.h5")
 
 
-def test_reading_sources_imports_neither_pandas_nor_keras(images):
+def test_listing_folders_imports_neither_pandas_nor_keras(images):
     import subprocess
 
-    write(images / "m.csv", "path,label\nimg/1.jpg,1\n")
     code = f"""if True:
         import sys
         from tlfeatures.sources import read_source
-        read_source({str(images / "m.csv")!r}), read_source({str(images / "img")!r})
+        read_source({str(images / "img")!r})
         print(sorted({{"keras", "tensorflow", "h5py", "pandas", "sklearn"}} & set(sys.modules)))
     """
     root = pathlib.Path(__file__).parents[1]

@@ -96,13 +96,15 @@ def labels_of(source: Source, name: str, target: str | None) -> np.ndarray:
     BadArgument
         When there are none, or gaps.
     """
+    from tlfeatures.sources import listed
+
     if source.y is None:
-        mend = {
-            "manifest": "Name their column with --target.",
-            "hdf5": "Name their dataset with --target.",
+        fix = {
+            "manifest": f"Name their column with --target. Columns: {listed(source.columns)}.",
+            "hdf5": f"Name their dataset with --target. Datasets: {listed(source.columns)}.",
             "flat folder": "Put the images of each class into a folder of its own, or write a manifest.",
         }.get(source.kind, "Expected class folders, or a manifest with a column of labels.")
-        raise BadArgument(f"{name!r} has no labels. {mend}")
+        raise BadArgument(f"{name!r} has no labels. {fix}")
     missing = [i for i, label in enumerate(source.y.tolist()) if label is None]
     if missing:
         raise BadArgument(

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from sklearn.utils import column_or_1d
 
+from tlfeatures._inputs import as_labels, is_missing
 from tlfeatures.errors import UnknownNameError
 
 __all__ = ["check_groups", "check_labels", "check_seed", "infer_task"]
@@ -41,6 +42,7 @@ def infer_task(y: Iterable[Any]) -> Task:
     >>> infer_task(["cat", "dog"]), infer_task([0, 1, 2]), infer_task([0.5, 1.5])
     ('classification', 'classification', 'regression')
     """
+    y = as_labels(y)
     categorical = getattr(getattr(y, "dtype", None), "name", "") == "category"
     values = np.asarray(y if hasattr(y, "__array__") else list(y))
     if values.ndim != 1 or not len(values):
@@ -48,7 +50,7 @@ def infer_task(y: Iterable[Any]) -> Task:
             f"Labels have the shape {values.shape}; expected (n,), one for each image: "
             "give one column, such as table['label']."
         )
-    if missing := sum(map(_is_missing, values.tolist())):
+    if missing := sum(map(_is_not_finite, values.tolist())):
         raise ValueError(f"{missing} of {len(values)} labels are missing; fill them in or drop their images.")
     if values.dtype == object:  # what pandas gives for text and for nullable numbers
         if len({isinstance(value, str) for value in values}) == 2:
@@ -97,6 +99,7 @@ def check_labels(y: Any, n: int, task: str = "auto") -> tuple[np.ndarray, str]:
         raise ValueError(
             "This estimator requires y to be passed, but the target y is None: give one label for each image."
         )
+    y = as_labels(y)
     values = y.to_numpy() if hasattr(y, "to_numpy") else np.asarray(y if hasattr(y, "__array__") else list(y))
     if values.ndim == 2 and values.shape[1] == 1:
         values = column_or_1d(values, warn=True)
@@ -163,7 +166,7 @@ def check_groups(groups: Any, n: int) -> np.ndarray | None:
     values = np.asarray(groups if hasattr(groups, "__array__") else list(groups))
     if values.shape != (n,):
         raise ValueError(f"Got {n} images but groups of shape {values.shape}; give one group for each image.")
-    if missing := sum(map(_is_missing, values.tolist())):
+    if missing := sum(map(_is_not_finite, values.tolist())):
         raise ValueError(f"{missing} of {n} groups are missing; fill them in or drop their images.")
     values = values.astype(str) if values.dtype == object else values
     return np.unique(values, return_inverse=True)[1].reshape(-1)
@@ -200,9 +203,6 @@ def check_seed(random_state: Any) -> int:
     raise ValueError(f"random_state={random_state!r}; expected None, a whole number or a RandomState.")
 
 
-def _is_missing(value: Any) -> bool:
-    """Whether a value is None, NaN, NaT, infinite or pandas.NA, without importing pandas."""
-    try:
-        return value is None or bool(value != value) or value in (np.inf, -np.inf)
-    except TypeError:  # pandas.NA has no truth value
-        return True
+def _is_not_finite(value: Any) -> bool:
+    """Whether a value is missing or infinite."""
+    return is_missing(value) or (isinstance(value, (float, np.floating)) and bool(np.isinf(value)))

@@ -13,6 +13,7 @@ from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
+from tlfeatures._inputs import is_missing
 from tlfeatures._keras import is_model, keras
 from tlfeatures._warnings import warn
 from tlfeatures.errors import OutOfMemoryError, UnknownNameError
@@ -26,7 +27,7 @@ from tlfeatures.images import Decoder, Images, decode_batches
 from tlfeatures.networks import Backbone
 from tlfeatures.store import EmbeddingStore
 
-__all__ = ["FineTune", "missing_values"]
+__all__ = ["FineTune"]
 
 _SHARED = ("model", "layer", "pooling", "weights", "image_size", "resize", "interpolation", "decode", "max_value",
            "normalization", "precision", "batch_size", "cache", "n_jobs")  # fmt: skip
@@ -280,7 +281,7 @@ class FineTune(BaseEstimator):
                 raise ValueError("sample_weight holds negative values; expected weights of 0 or more.")
         if groups is not None:
             groups = column_or_1d(groups)
-            if missing_values(groups).any():
+            if any(map(is_missing, groups.tolist())):
                 raise ValueError("groups contains NaN or None; expected a group for each image.")
             groups = np.unique(groups, return_inverse=True)[1]
             if len(groups) != len(images):
@@ -452,13 +453,6 @@ class _Head(BaseEstimator):
     def predict(self, X: Any) -> np.ndarray:
         """As the estimator's."""
         return self.whole._decide(self._z(X))
-
-
-def missing_values(values: np.ndarray) -> np.ndarray:
-    """Where a label is None or NaN."""
-    import pandas
-
-    return pandas.isna(values)
 
 
 def _frame(history: list[dict[str, Any]], classes: bool) -> Any:

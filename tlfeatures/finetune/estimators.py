@@ -11,7 +11,8 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
-from tlfeatures.finetune.base import FineTune, missing_values
+from tlfeatures._inputs import as_labels, is_missing
+from tlfeatures.finetune.base import FineTune
 from tlfeatures.finetune.head import LinearStart
 from tlfeatures.store import EmbeddingStore
 
@@ -219,8 +220,8 @@ class FineTuneClassifier(ClassifierMixin, FineTune):
         -------
         FineTuneClassifier
         """
-        y = column_or_1d(y, warn=True)
-        if missing := int(missing_values(y).sum()):
+        y = column_or_1d(as_labels(y), warn=True)
+        if missing := sum(map(is_missing, y.tolist())):
             raise ValueError(
                 f"y contains NaN or None in {missing} of {len(y)} places; give each image a class, or leave it out."
             )
@@ -305,7 +306,7 @@ class FineTuneRegressor(RegressorMixin, FineTune):
         -------
         FineTuneRegressor
         """
-        y = column_or_1d(y, warn=True, dtype=np.float64)
+        y = column_or_1d(as_labels(y), warn=True, dtype=np.float64)
         if not len(y) or not np.isfinite(y).all():
             raise ValueError(
                 "y holds NaN or infinity, or nothing; expected one finite number for each image."

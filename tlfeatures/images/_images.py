@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tlfeatures._inputs import URL_HINT, is_missing, is_url, library_types
 from tlfeatures.errors import ImageInputError, ImageReadError
 from tlfeatures.fingerprints import KEY_BYTES, array_key, bytes_key, file_key, memoized_keys, read_file
 from tlfeatures.images._decode import (
@@ -32,6 +33,26 @@ _EXPECTED = (
     "expected a list of paths, of encoded images (bytes), of PIL images or of arrays, "
     "or one array (n, height, width[, channels])"
 )
+_ARROW_ARRAYS = {"pyarrow.Array", "pyarrow.ChunkedArray"}
+_DATA_SETS = {  # class -> what it is, and how to get images or paths out of it
+    "tensorflow.DatasetV2": (
+        "tf.data.Dataset",
+        "Pass the paths that it was made of, or its batches as one array: "
+        "np.concatenate([x for x, _ in X.as_numpy_iterator()]).astype('uint8').",
+    ),
+    "torch.DataLoader": (
+        "PyTorch DataLoader",
+        "Pass the paths, for an ImageFolder [path for path, _ in X.dataset.samples], or its batches as one array: "
+        "np.concatenate([x.permute(0, 2, 3, 1).numpy() for x, _ in X]).",
+    ),
+    "torch.Dataset": (
+        "PyTorch Dataset",
+        "Pass the paths, for an ImageFolder [path for path, _ in X.samples] with y = X.targets, or a list of its "
+        "images, [image for image, _ in X].",
+    ),
+    "keras.PyDataset": ("Keras PyDataset", "Pass the paths or arrays that it was made of."),
+    "datasets.Dataset": ("Hugging Face Dataset", "Pass its column of images: list(X['image'])."),
+}
 _MAX_FILE = 2 << 30  # bytes; no picture under the pixel limit is larger
 _pil_lock = threading.Lock()  # PIL images load lazily, and not from two threads
 
@@ -83,7 +104,7 @@ class Images:
         Parameters
         ----------
         X : array-like
-            Paths, bytes, PIL images or arrays in a list, 1-D array, Series or one-column DataFrame;
+            Paths, bytes, PIL images or arrays in a list, 1-D array, Series, Arrow array or one-column DataFrame;
             or an array (n, height, width[, 1 | 3 | 4]) of uint8, uint16, bool, floats in [0, 1], or
             integers in 0..255; or an array on disk of that shape (h5py, zarr).
 
@@ -98,6 +119,9 @@ class Images:
         if isinstance(X, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)):
             what = f"the path {os.fspath(X)!r}" if isinstance(X, (str, os.PathLike)) else type(X).__name__
             raise ImageInputError(f"Got one image ({what}) where a list is expected: wrap it, [X].")
+        _refuse_other_libraries(X)
+        if library_types(X) & _ARROW_ARRAYS:
+            return cls._of_list(X.to_pylist())
         if hasattr(X, "to_numpy"):  # pandas, polars
             columns = getattr(X, "columns", None)
             if columns is not None and len(columns) != 1:
@@ -144,6 +168,11 @@ class Images:
             return cls(items, np.arange(len(items)), checked=False)
         for i, item in enumerate(items):
             if not _is_image_like(item):
+                if isinstance(item, (list, tuple)) and len(item) == 2 and _is_image_like(item[0]):
+                    raise ImageInputError(
+                        f"X[{i}] is a pair, {type(item[0]).__name__} and {type(item[1]).__name__}; expected images "
+                        "without their labels: X, y = map(list, zip(*X))."
+                    )
                 mend = " Use np.asarray(X)." if isinstance(item, (list, tuple)) else ""
                 raise ImageInputError(f"X[{i}] is of type {type(item).__name__}; {_EXPECTED}.{mend}")
         if all(isinstance(item, np.ndarray) and item.ndim < 2 for item in items):
@@ -265,7 +294,7 @@ class Images:
                 raise Unreadable("the bytes are empty")
             data = bytes(item)
             return bytes_key(data), data
-        if _is_missing(item):
+        if is_missing(item):
             raise Unreadable(f"the value is missing ({item!r})")
         if isinstance(item, Image.Image):
             with _pil_lock, readable():
@@ -303,6 +332,25 @@ def warn_of_notes(images: Images, notes: dict[int, Note]) -> dict[int, str]:
     return low_contrast
 
 
+def _refuse_other_libraries(X: Any) -> None:
+    """Raise an `ImageInputError` with the conversion for data sets and matrices of other libraries."""
+    types = library_types(X)
+    if "pyarrow.Table" in types or "pyarrow.RecordBatch" in types:
+        if X.num_columns != 1:
+            raise ImageInputError(
+                f"Got a table of {X.num_columns} columns; expected one column of images: choose it, e.g. "
+                f"X[{X.schema.names[0] if X.num_columns else 'path'!r}]."
+            )
+        raise ImageInputError("Got a table; expected one column of images: X.column(0).")
+    if hasattr(X, "toarray") and any(name.startswith("scipy.") for name in types):
+        raise ImageInputError(
+            f"Got a sparse matrix of shape {X.shape}; {_EXPECTED}. Use X.toarray().reshape(-1, height, width)."
+        )
+    for name, (what, fix) in _DATA_SETS.items():
+        if name in types:
+            raise ImageInputError(f"Got a {what}; {_EXPECTED}. {fix}")
+
+
 def _raise_input(problem: str | None) -> None:
     if problem:
         raise ImageInputError(problem[0].upper() + problem[1:])
@@ -318,18 +366,18 @@ def _is_array_on_disk(X: Any) -> bool:
 
 
 def _is_image_like(item: Any) -> bool:
-    if isinstance(item, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)) or _is_missing(item):
+    if isinstance(item, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)) or is_missing(item):
         return True
     return hasattr(item, "__array__") and not isinstance(item, (type, np.generic))
-
-
-def _is_missing(item: Any) -> bool:
-    return item is None or (isinstance(item, float) and item != item) or type(item).__name__ == "NAType"
 
 
 def _check_file(path: str | os.PathLike[str]) -> None:
     try:
         info = os.stat(path)
+    except FileNotFoundError:
+        if is_url(path):
+            raise Unreadable(f"is a URL, not a local file: {URL_HINT}") from None
+        raise
     except ValueError as e:  # a null character
         raise Unreadable(f"the path is not valid: {e}") from None
     if stat.S_ISDIR(info.st_mode):

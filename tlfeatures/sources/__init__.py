@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from tlfeatures._inputs import URL_HINT, is_url
 from tlfeatures.errors import SourceError
 from tlfeatures.sources._folders import is_image_file, read_folder
 from tlfeatures.sources._hdf5 import read_hdf5
 from tlfeatures.sources._manifests import PARQUET, read_manifest
-from tlfeatures.sources._source import ArrayOnDisk, Source, near_text, siblings
+from tlfeatures.sources._source import ArrayOnDisk, Source, listed, near_text, siblings
 
-__all__ = ["ArrayOnDisk", "Source", "is_image_file", "near_text", "read_source", "siblings"]
+__all__ = ["ArrayOnDisk", "Source", "is_image_file", "listed", "near_text", "read_source", "siblings"]
 
 _HDF5 = (".h5", ".hdf5", ".hdf")
 _CSV = (".csv", ".tsv", ".txt")
@@ -49,9 +50,9 @@ def read_source(
 
     Notes
     -----
-    Broken images stay in: what to do with them is for the extraction. In folders, files with an image
-    extension in any case count, and others if they begin as an image does; hidden files do not.
-    Images beside class folders have no class: they are left out with a warning.
+    Broken images are listed too: the extraction reports them. In folders, files with an image suffix in any case are
+    images, and so are others if they begin as an image does. Other files are ignored with a warning that counts them,
+    hidden files without. Images beside class folders have no class: they are left out with a warning.
 
     Examples
     --------
@@ -66,6 +67,11 @@ def read_source(
     """
     text = os.fspath(source)
     columns = {"path_column": path_column, "target": target, "groups": groups, "split": split}
+    if is_url(text):
+        raise SourceError(
+            f"{text!r} is a URL; expected a local folder or file: {URL_HINT}, for a bucket with `aws s3 sync`, "
+            "`gcloud storage cp -r` or rclone."
+        )
     file, separator, dataset = text.rpartition("::")
     if separator and not os.path.exists(text):
         return read_hdf5(file, dataset, columns, labels)

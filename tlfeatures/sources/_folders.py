@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,52 @@ _SUFFIXES = (
 )  # fmt: skip
 
 
+_SYSTEM_FILES = ("thumbs.db", "desktop.ini")
+_OTHER_FORMATS = {  # suffixes -> how to use such files all the same
+    (
+        ".dcm",
+        ".dicom",
+        ".ima",
+    ): "DICOM is not read: pass the arrays of pydicom, pydicom.dcmread(path).pixel_array, "
+    "or convert the files to 16-bit PNG.",
+    (
+        ".nii",
+        ".nii.gz",
+        ".nrrd",
+        ".nhdr",
+        ".mha",
+        ".mhd",
+        ".img",
+        ".hdr",
+    ): "Volumes are not read: read them with SimpleITK or nibabel and pass their slices as arrays.",
+    (
+        ".svs",
+        ".ndpi",
+        ".scn",
+        ".mrxs",
+        ".vms",
+        ".bif",
+        ".czi",
+    ): "Whole-slide images are not read: cut them into tiles with OpenSlide.",
+    (".npy", ".npz", ".mat"): "Arrays are not read from folders: load them and pass them as X.",
+    (".csv", ".tsv", ".parquet"): "A manifest is read when it is passed as the source.",
+    (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"): "Unpack archives first.",
+}
+
+
 def read_folder(root: str, labels: bool) -> Source:
-    """Images of a folder; `labels` says whether its folders are classes."""
+    """List the images of a folder; `labels` says whether its subfolders are classes."""
+    source = _read_folder(root, labels)
+    ignored = [name for name in source.ignored if not _is_hidden(name)]
+    if ignored:
+        warn(
+            f"{len(ignored):,} file(s) in {root!r} are not images and were ignored: "
+            f"{_count_suffixes(root, ignored)}, the first {ignored[0]!r}.{_hint(root, ignored)}"
+        )
+    return source
+
+
+def _read_folder(root: str, labels: bool) -> Source:
     folders, files, ignored = _scan(root)
     trees = {}
     for name in folders:
@@ -32,33 +77,34 @@ def read_folder(root: str, labels: bool) -> Source:
         return _split_folders(root, splits, rest, files, ignored, labels)
     paths = [path for name in folders for path in trees[name]]
     if not files and not paths:
+        others = f": {_count_suffixes(root, ignored)}" if ignored else ""
         raise SourceError(
-            f"No images in {root!r} ({ignored} other files). Expected image files, a folder of images for "
-            "each class, or train/ and test/ folders."
+            f"No images in {root!r} ({len(ignored)} other files{others}). Expected image files, a folder of images for "
+            f"each class, or train/ and test/ folders.{_hint(root, ignored)}"
         )
     if not paths or not labels:
         names = sorted(files + paths, key=_natural)
         return Source([os.path.join(root, n) for n in names], None, None, None, names, "flat folder", ignored)
-    _say_left_out(root, files, [name for name in folders if not trees[name]])
+    _warn_of_unlabelled(root, files, [name for name in folders if not trees[name]])
     if len(rest) + len(splits) == 1:
         warn(f"{root!r} holds a single class folder, {paths[0].split('/')[0]!r}.")
     y = np.array([path.split("/", 1)[0] for path in paths])
     full = [os.path.join(root, path) for path in paths]
-    return Source(full, y, None, None, paths, "class folders", ignored + len(files))
+    return Source(full, y, None, None, paths, "class folders", ignored)
 
 
 def _split_folders(
-    root: str, splits: dict[str, str], rest: list[str], files: list[str], ignored: int, labels: bool
+    root: str, splits: dict[str, str], rest: list[str], files: list[str], ignored: list[str], labels: bool
 ) -> Source:
     if rest or len(set(splits.values())) < len(splits):
         raise SourceError(
             f"{root!r} holds the splits {listed(splits)}"
             + (f" and beside them images in {listed(rest)}" if rest else ", two of the same kind")
-            + ". Move what is no split elsewhere, or give one split's folder as the source."
+            + ". Move what is not a split elsewhere, or give one split's folder as the source."
         )
     order = sorted(splits, key=lambda name: ("train", "val", "test").index(splits[name]))
-    parts = {name: read_folder(os.path.join(root, name), labels) for name in order}
-    _say_left_out(root, files, [])
+    parts = {name: _read_folder(os.path.join(root, name), labels) for name in order}
+    _warn_of_unlabelled(root, files, [])
     y = [label for p in parts.values() for label in (p.y.tolist() if p.y is not None else [None] * len(p))]
     return Source(
         [path for p in parts.values() for path in p.images],
@@ -67,23 +113,53 @@ def _split_folders(
         np.array([splits[name] for name, p in parts.items() for _ in range(len(p))]),
         [f"{name}/{path}" for name, p in parts.items() for path in p.names],
         "split folders",
-        ignored + len(files),
+        ignored,
     )
 
 
-def _say_left_out(root: str, files: list[str], empty: list[str]) -> None:
+def _warn_of_unlabelled(root: str, files: list[str], empty: list[str]) -> None:
     if files:
         warn(
             f"{len(files)} image(s) in {root!r} lie beside its folders and have no class: left out, "
-            f"the first {files[0]!r}.",
+            f"the first {files[0]!r}."
         )
     if empty:
         warn(f"No images in the folder(s) {listed(empty)} of {root!r}: no classes.")
 
 
-def _scan(folder: str) -> tuple[list[str], list[str], int]:
-    """Names of folders and of image files in ``folder``, in natural order, and the count of the rest."""
-    folders, files, ignored = [], [], 0
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/")) or name.lower().endswith(_SYSTEM_FILES)
+
+
+def _suffix(root: str, name: str) -> str:
+    """Suffix in lower case; ".dcm" for DICOM files without one, as scanners write them."""
+    stem, suffix = os.path.splitext(name.lower())
+    if suffix == ".gz" and stem.endswith(".nii"):
+        return ".nii.gz"
+    if not suffix:
+        try:
+            with open(os.path.join(root, name), "rb") as f:
+                suffix = ".dcm" if f.read(132)[128:] == b"DICM" else ""
+        except OSError:
+            pass
+    return suffix
+
+
+def _count_suffixes(root: str, names: list[str]) -> str:
+    """Numbers of files by suffix, such as "3 .dcm, 1 .txt", the most frequent first."""
+    counts = Counter(_suffix(root, name) or "without a suffix" for name in names).most_common()
+    return ", ".join(f"{n:,} {suffix}" for suffix, n in counts[:6]) + (", ..." if len(counts) > 6 else "")
+
+
+def _hint(root: str, names: list[str]) -> str:
+    """How to use the files of other formats among ``names``."""
+    suffixes = {_suffix(root, name) for name in names}
+    return "".join(f" {hint}" for known, hint in _OTHER_FORMATS.items() if suffixes.intersection(known))
+
+
+def _scan(folder: str) -> tuple[list[str], list[str], list[str]]:
+    """Names of folders, of image files and of other files in ``folder``, each in natural order."""
+    folders, files, ignored = [], [], []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -93,32 +169,32 @@ def _scan(folder: str) -> tuple[list[str], list[str], int]:
                 elif not entry.name.startswith(".") and is_image_file(entry.path):
                     files.append(entry.name)
                 else:
-                    ignored += 1
+                    ignored.append(entry.name)
     except OSError as e:
         raise SourceError(f"Cannot list the folder {folder!r}: {e.strerror or e}.") from e
-    return sorted(folders, key=_natural), sorted(files, key=_natural), ignored
+    return sorted(folders, key=_natural), sorted(files, key=_natural), sorted(ignored, key=_natural)
 
 
-def _walk(root: str, name: str) -> tuple[list[str], int]:
-    """Images at any depth below ``root/name``, relative to ``root``; each real folder is seen once."""
-    found, ignored, seen, stack = [], 0, {os.path.realpath(root)}, [name]
+def _walk(root: str, name: str) -> tuple[list[str], list[str]]:
+    """Images and other files at any depth below ``root/name``, relative to ``root``; each real folder once."""
+    images, ignored, seen, stack = [], [], {os.path.realpath(root)}, [name]
     while stack:
         folder = stack.pop()
         real = os.path.realpath(os.path.join(root, folder))
         if real in seen:  # a loop of symbolic links
             continue
         seen.add(real)
-        folders, files, skipped = _scan(os.path.join(root, folder))
-        ignored += skipped
-        found += [f"{folder}/{file}" for file in files]
+        folders, files, others = _scan(os.path.join(root, folder))
+        ignored += [f"{folder}/{file}" for file in others]
+        images += [f"{folder}/{file}" for file in files]
         stack += [f"{folder}/{inner}" for inner in folders]
-    return sorted(found, key=_natural), ignored
+    return sorted(images, key=_natural), sorted(ignored, key=_natural)
 
 
 def is_image_file(path: str) -> bool:
     """Whether ``path`` has an image's extension (broken or not), or begins as an image does."""
     if os.path.splitext(path)[1].lower() in _SUFFIXES:
-        return True  # broken or not
+        return True
     try:
         if not os.path.isfile(path):
             return False

@@ -33,7 +33,7 @@ def read_hdf5(path: str, name: str, columns: dict[str, str | None], labels: bool
         raise SourceError(f"Cannot read {path!r} as HDF5: {e}") from e
     split = None if split is None else np.array([split_name(s) for s in split.tolist()])
     names = [f"{name}[{i}]" for i in range(n)]
-    return Source(ArrayOnDisk(path, name), y, groups, split, names, "hdf5")
+    return Source(ArrayOnDisk(path, name), y, groups, split, names, "hdf5", columns=list(shapes))
 
 
 def _datasets(file: Any) -> dict[str, tuple[int, ...]]:

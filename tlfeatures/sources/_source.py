@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ SPLITS = {
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Images with what is known of each; row i of every field belongs to image i.
+    """Images with their labels, groups and splits; row i of every field belongs to image i.
 
     Parameters
     ----------
@@ -31,15 +31,17 @@ class Source:
         Labels: strings from class folders; numbers or strings from a manifest or a dataset. None in
         an object array where some splits have labels and others have none.
     groups : ndarray or None
-        What must not be torn apart by cross-validation, such as patients.
+        What cross-validation keeps in one fold, such as patients.
     split : ndarray of str or None
         "train", "val" or "test".
     names : list of str
-        Path relative to the source, or the like of ``"train_set_x[12]"``.
+        Paths relative to the source, or places in an array, such as ``"train_set_x[12]"``.
     kind : str
         "class folders", "flat folder", "split folders", "manifest", "hdf5" or "file".
-    ignored : int
-        Files of a folder that were left out: hidden ones and no images.
+    ignored : list of str
+        Files of a folder, relative to it, that are hidden or not images.
+    columns : list of str
+        Columns of a manifest, or datasets of an HDF5 file.
     """
 
     images: Any
@@ -48,7 +50,8 @@ class Source:
     split: np.ndarray | None
     names: list[str]
     kind: str
-    ignored: int = 0
+    ignored: list[str] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.names)

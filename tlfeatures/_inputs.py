@@ -1,0 +1,60 @@
+"""What users pass: missing values, URLs, labels and images of other libraries; nothing of these is imported."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+import numpy as np
+
+__all__ = ["URL_HINT", "as_labels", "is_missing", "is_url", "library_types"]
+
+URL_HINT = "download it first and pass the local path"
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value is None, NaN, NaT or pandas.NA.
+
+    >>> [is_missing(value) for value in (None, float("nan"), "", 0)]
+    [True, True, False, False]
+    """
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, (float, np.floating, np.datetime64, np.timedelta64)) and bool(value != value)
+
+
+def is_url(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is the address of an object elsewhere.
+
+    >>> is_url("s3://bucket/cat.jpg"), is_url("C:/cat.jpg")
+    (True, False)
+    """
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", os.fspath(path)) is not None
+
+
+def library_types(value: Any) -> set[str]:
+    """Library and name of the classes of a value, such as "torch.Tensor".
+
+    >>> "numpy.floating" in library_types(np.float64(1))
+    True
+    """
+    return {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(value).__mro__}
+
+
+def as_labels(y: Any) -> Any:
+    """``y``, with Arrow arrays as NumPy arrays.
+
+    Raises
+    ------
+    ValueError
+        If ``y`` is a sparse matrix.
+    """
+    if hasattr(y, "toarray") and "scipy" in {name.partition(".")[0] for name in library_types(y)}:
+        fix = "y.toarray().ravel()" if 1 in y.shape or len(y.shape) == 1 else "y.toarray().argmax(axis=1)"
+        raise ValueError(
+            f"y must be one label for each image; got a sparse matrix of shape {y.shape}. Use {fix}."
+        )
+    if library_types(y) & {"pyarrow.Array", "pyarrow.ChunkedArray"}:
+        return np.asarray(y.to_pylist())
+    return y
