@@ -16,7 +16,6 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
 from sklearn.calibration import CalibrationDisplay
 from sklearn.metrics import ConfusionMatrixDisplay, PredictionErrorDisplay
 from sklearn.model_selection import LearningCurveDisplay
@@ -80,12 +79,8 @@ def plot_layers(
     if len(names) > 14:
         rotation = {"rotation": 90, "ha": "center", "rotation_mode": "default"}
     axes.set_xticks(x[shown], [names[i] for i in shown], **rotation)
-    axes.set(
-        ylabel=scoring,
-        ylim=limits,
-        title=f"Score by layer: {shorten(network, 34)}",
-        xlim=(-0.5, x[-1] + 0.5),
-    )
+    axes.set(xlim=(-0.5, x[-1] + 0.5), ylim=limits, ylabel=scoring)
+    axes.set_title(f"Score by layer: {shorten(network, 34)}")
     axes.grid(False, axis="x")
     if len(series) > 1:
         _add_legend(figure, axes, 3)
@@ -210,6 +205,7 @@ def plot_prediction_errors(true: np.ndarray, predicted: np.ndarray) -> Figure:
         scatter_kwargs={"color": PALETTE[0], "alpha": alpha, "s": 20, "linewidths": 0, "label": "an image"},
         line_kwargs={"color": _GREY, "linewidth": 1, "label": "perfect prediction"},
     )
+    axes.locator_params(nbins=6)
     axes.set(xlabel="predicted", ylabel="true", title="Predicted and true values")
     _add_legend(figure, axes, 2)
     return figure
@@ -221,7 +217,7 @@ def plot_prescreen(frame: pd.DataFrame, scoring: str, method: str) -> Figure:
     for i, (network, rows) in enumerate(frame.groupby("network", sort=False)):
         axes.plot(rows["prescreen"], rows["score"], _MARKERS[i % 8], color=PALETTE[i % 7], markersize=5.5,
                   markerfacecolor=PALETTE[i % 7] if i < 7 else "none", label=shorten(network, 24))  # fmt: skip
-    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.locator_params(axis="x", nbins=6)
     axes.set(xlabel=f"prescreen ({method})", ylabel=f"best {scoring}", title="Prescreen and final score")
     _add_legend(figure, axes, 2)
     return figure
@@ -244,10 +240,8 @@ def plot_map(
     labels : Labels
     """
     figure, axes = _subplot(5.0, 4.8)
-    x, y = xy.T
-    size = 22 if len(x) <= 500 else 9
+    size, (x, y) = 22 if len(xy) <= 500 else 9, xy.T
     axes.set(xticks=[], yticks=[], title=f"Map of the embeddings ({method})")
-    axes.grid(False)
     axes.margins(0.06)
     if wrong is None:
         dots = axes.scatter(x, y, size, targets, cmap="cividis", linewidths=0)

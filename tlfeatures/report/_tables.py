@@ -180,10 +180,10 @@ def candidates_table(
 def describe(settings: str) -> str:
     """Return a head's parameters for display.
 
-    >>> describe('{"C": 1.0}')
+    >>> describe('{"regressor__C": 1.0}')
     'C=1.0'
     """
-    return ", ".join(f"{key}={value}" for key, value in json.loads(settings).items())
+    return ", ".join(f"{key.split('__')[-1]}={value}" for key, value in json.loads(settings).items())
 
 
 def to_json(value: Any) -> Any:

@@ -65,11 +65,8 @@ def write_report(
         "command": command, "best_command": best_command, "best_code": python_code(result, folder),
         "versions": versions(), "recipes": result.recipes, "files": output.files(),
     }  # fmt: skip
-    html = (
-        _environment()
-        .get_template("report.html")
-        .render(result=result, summary=summary, figures=output.figures, tables=output.tables, **variables)
-    )
+    variables |= {"result": result, "summary": summary, "figures": output.figures, "tables": output.tables}
+    html = _environment().get_template("report.html").render(variables)
     (path / "report.json").write_text(json.dumps(to_json(summary), indent=2) + "\n", "utf-8")
     page = path / "index.html"
     page.write_text(html, "utf-8", errors="backslashreplace")  # of file names that are not Unicode
@@ -86,13 +83,8 @@ def is_report(page: str | os.PathLike[str]) -> bool:
 
 
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("tlfeatures.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
+    options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
+    environment = Environment(loader=PackageLoader("tlfeatures.report"), **options)
     environment.filters |= {"cell": _format_cell, "describe": describe, "thousands": "{:,}".format}
     environment.filters["json"] = lambda value: json.dumps(to_json(value), indent=2)
     environment.globals |= {"candidates_table": candidates_table, "zip": zip}
@@ -111,7 +103,7 @@ def _format_cell(value: Any, template: str | None = None) -> str:
 def _summarize(result: SearchResult, tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
     """Return the numbers of the report, for ``report.json`` and the template."""
     regime, duplicates, nested = result.regime, result.duplicates, result.nested_scores
-    errors = result.image_problems[result.image_problems["problem"] == "error"]
+    errors = result.image_problems[result.image_problems["severity"] == "error"]
     best = result.candidates.iloc[result.best]
     summary = {
         "best": {
