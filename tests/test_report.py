@@ -116,7 +116,7 @@ def make_result(classes, n=60, proba=True, seed=0, networks=("tiny", "mobilenet_
                 (1, "b.jpg", "error", "no such file"),
                 (5, "c.jpg", "warning", "all values lie within 3 of 256 levels"),
             ],
-            columns=["row", "image", "severity", "reason"],
+            columns=["row", "image", "problem", "reason"],
         ),
         thumbnails={row: jpeg() for row in mistakes["row"]},
         embedding_sample=sample_embeddings(

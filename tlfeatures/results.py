@@ -160,7 +160,7 @@ class SearchResult:
     mistakes : pandas.DataFrame
         The worst predictions, the worst first, with their ``margin``.
     image_problems : pandas.DataFrame
-        ``row``, ``image``, ``severity`` ("error" or "warning") and ``reason``; images with an error were
+        ``row``, ``image``, ``problem`` ("error" or "warning") and ``reason``; images with an error were
         left out.
     thumbnails : mapping of int to bytes
         JPEG previews of the rows in ``mistakes``, if the image can be read.

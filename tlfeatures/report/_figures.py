@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 from sklearn.calibration import CalibrationDisplay
 from sklearn.metrics import ConfusionMatrixDisplay, PredictionErrorDisplay
 from sklearn.model_selection import LearningCurveDisplay
@@ -205,7 +206,8 @@ def plot_prediction_errors(true: np.ndarray, predicted: np.ndarray) -> Figure:
         scatter_kwargs={"color": PALETTE[0], "alpha": alpha, "s": 20, "linewidths": 0, "label": "an image"},
         line_kwargs={"color": _GREY, "linewidth": 1, "label": "perfect prediction"},
     )
-    axes.locator_params(nbins=6)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(6))
     axes.set(xlabel="predicted", ylabel="true", title="Predicted and true values")
     _add_legend(figure, axes, 2)
     return figure

@@ -103,7 +103,7 @@ def _format_cell(value: Any, template: str | None = None) -> str:
 def _summarize(result: SearchResult, tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
     """Return the numbers of the report, for ``report.json`` and the template."""
     regime, duplicates, nested = result.regime, result.duplicates, result.nested_scores
-    errors = result.image_problems[result.image_problems["severity"] == "error"]
+    errors = result.image_problems[result.image_problems["problem"] == "error"]
     best = result.candidates.iloc[result.best]
     summary = {
         "best": {

@@ -136,7 +136,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
     grouped_score_ : :class:`~tlfeatures.results.Score` or None
         Score of the chosen candidate with duplicates kept in one fold, if the folds split some.
     image_problems_ : pandas.DataFrame
-        ``row``, ``image``, ``severity`` ("error" or "warning") and ``reason`` of images that could not be
+        ``row``, ``image``, ``problem`` ("error" or "warning") and ``reason`` of images that could not be
         read, which were left out, and of images that carry almost no information; the latter as far as this
         fit decoded them: images whose embeddings are in the store are not decoded.
     duplicates_ : :class:`~tlfeatures.evaluation.Duplicates`
@@ -396,7 +396,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         self.image_problems_ = pandas.DataFrame(
             [(row, images.name(row), "error", reason) for row, reason in self.unreadable_.items()]
             + [(row, images.name(row), "warning", reason) for row, reason in sorted(low_contrast.items())],
-            columns=["row", "image", "severity", "reason"],
+            columns=["row", "image", "problem", "reason"],
         )
         names = [images.name(row) for row in sorted(low_contrast)]
         warn_of_low_contrast(names, [low_contrast[row] for row in sorted(low_contrast)], len(images))
