@@ -6,8 +6,8 @@ speed   two networks x six layers x two poolings x three heads with their grids 
         cold (empty store), warm (a new search on that store), ready (the same fits on matrices at hand), and
         naive: scikit-learn's GridSearchCV over a pipeline without a store, a few fits measured and multiplied
 regret  repeated halves of each data set: the held-out score of what the search chose, against that of the one
-        candidate that does best on average over all halves; digits, SIGNS, pets and three made domains.
-        A made domain counts only where its last layer alone stays below 95%.
+        candidate that does best on average over all halves; digits, SIGNS, pets and three drawn domains.
+        A drawn domain counts only where its last layer alone stays below 95%.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from __future__ import annotations
 import csv
 import os
 import tempfile
-import time
 import warnings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-from _common import SIGNS, arguments, mobilenet_weights, photographs, report, seconds
+from _common import SIGNS, arguments, mobilenet_weights, photographs, progress, report, seconds
 from sklearn.datasets import load_digits
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import GridSearchCV, StratifiedShuffleSplit
@@ -34,7 +33,7 @@ from tlfeatures.selection._fits import evaluate
 LAYERS = [f"conv_pw_{i}_relu" for i in (3, 5, 7, 9, 11, 13)]
 HEADS = ["logreg", "svm", "ridge"]
 FOLDS = 5
-COUNTS = 0.95  # a made domain is too easy where the last layer alone does better
+COUNTS = 0.95  # a drawn domain is too easy where the last layer alone does better
 TARGETS = {"naive_by_warm": (">=", 20), "warm_by_ready": ("<=", 1.2), "images_per_network": ("<=", 1.0)}
 
 
@@ -52,7 +51,7 @@ def pets() -> tuple[list[str], np.ndarray]:
 
 
 def digits(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's digits as grey pictures of 8 x 8."""
+    """scikit-learn's digits as grey images of 8 x 8."""
     X, y = load_digits(return_X_y=True)
     return (X[:n].reshape(-1, 8, 8) * 15.9).astype(np.uint8), y[:n]
 
@@ -106,6 +105,7 @@ def speed(quick: bool, folder: str, size: int) -> dict[str, float]:
         models, layers=LAYERS, poolings=("avg", "max"), image_sizes=[size], resize="stretch", heads=heads, cv=FOLDS,
         **common,
     )  # fmt: skip
+    progress("cold")
     cold = seconds(lambda: search.fit(X, y))
     passes = search.timings_["computed"].sum() / len(set(map(bytes, search.embeddings()))) / len(models)
     unique = {id(e): e for e, _, _ in search.candidates_}.values()
@@ -115,6 +115,7 @@ def speed(quick: bool, folder: str, size: int) -> dict[str, float]:
     ready, warm = [], []
     for _ in range(1 if quick else 3):
         with blas_threads(len(y), max(M.shape[1] for M in matrices)):  # as the search has it
+            progress("ready, then warm")
             ready.append(seconds(lambda: [evaluate(M, y, search.folds_, used, scorer) for M in matrices]))
         warm.append(seconds(lambda: search.fit(X, y)))
         if search.timings_["computed"].sum():
@@ -125,6 +126,7 @@ def speed(quick: bool, folder: str, size: int) -> dict[str, float]:
         for layer in (LAYERS[0], LAYERS[-1]):
             for head in heads:
                 cnn = CNNFeatures(model, layer=layer, image_size=size, weights=None, cache=None)
+                progress(f"without a store: {model}, {layer}, {head}")
                 pipe = Pipeline([("cnn", cnn), *make_head(head).steps])
                 grid = {k: [v[len(v) // 2]] for k, v in head_grid(head).items()}
                 one = GridSearchCV(pipe, grid, cv=search.folds_[:1], refit=False)
@@ -156,6 +158,7 @@ def regret(
         "cv": 5,
     }  # fmt: skip
     # one search whose folds are the halves scores every fixed candidate on every held-out half
+    progress(f"{name}: every candidate on {repeats} halves")
     whole = FeatureSearchCV(**options | {"cv": splits}).fit(X, y)
     keep = whole.rows_
     X, y = ([X[i] for i in keep] if isinstance(X, list) else X[keep]), y[keep]
@@ -167,6 +170,7 @@ def regret(
     losses = []
     best = int(fixed.mean(axis=1).argmax())
     for i, (train, _) in enumerate(whole.folds_):
+        progress(f"{name}: search {i + 1} of {repeats}")
         part = [X[j] for j in train] if isinstance(X, list) else X[train]
         choice = FeatureSearchCV(**options).fit(part, y[train]).best_params_
         losses.append(fixed[best, i] - fixed[params.index(tuple(map(str, choice.values()))), i])
@@ -185,40 +189,39 @@ def main() -> None:
     parser.add_argument("--part", choices=["speed", "regret"], help="only this one")
     parser.add_argument("--image-size", type=int, default=224, help="speed: pixels")
     parser.add_argument("--only", help="regret: data sets, separated by commas")
-    parser.add_argument("--images", type=int, default=960, help="regret: of each made domain")
-    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--images", type=int, default=960, help="regret: of each drawn domain")
+    parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--rule", default="best", choices=["best", "1se"])
-    given = parser.parse_args()
-    repeats = 2 if given.quick else given.repeats
+    args = parser.parse_args()
+    repeats = 2 if args.quick else args.repeats
     figures: dict[str, float] = {}
-    notes, start = {}, time.perf_counter()
+    notes = {}
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
-        if given.part != "regret":
-            figures |= speed(given.quick, folder, 64 if given.quick else given.image_size)
-        if given.part != "speed":
+        if args.part != "regret":
+            figures |= speed(args.quick, folder, 64 if args.quick else args.image_size)
+        if args.part != "speed":
             weights = mobilenet_weights(folder)
             notes["weights"] = os.path.basename(weights)  # "random" where ImageNet's are not on this machine
-            n = 96 if given.quick else given.images
+            n = 96 if args.quick else args.images
             sets = {
-                "digits": lambda: (*digits(160 if given.quick else 900), 64),
+                "digits": lambda: (*digits(160 if args.quick else 900), 64),
                 "textures": lambda: (*textures(n, np.random.default_rng(0)), 64),
                 "shapes": lambda: (*shapes(n, np.random.default_rng(1)), 64),
                 "noises": lambda: (*noises(n, np.random.default_rng(2)), 64),
             }
-            if given.quick:
+            if args.quick:
                 sets = {name: sets[name] for name in ("digits", "textures")}
             elif SIGNS.is_dir():
                 sets |= {"signs": lambda: (*signs(), 64), "pets": lambda: (*pets(), 224)}
-            for name in given.only.split(",") if given.only else sets:
+            for name in args.only.split(",") if args.only else sets:
                 X, y, size = sets[name]()
-                figures |= regret(name, X, y, weights, folder, repeats, size, given.rule)
-    targets = dict(TARGETS) if not given.quick else {}
+                figures |= regret(name, X, y, weights, folder, repeats, size, args.rule)
+    targets = dict(TARGETS) if not args.quick else {}
     counting = [k.removesuffix("_counts") for k, v in figures.items() if k.endswith("_counts") and v]
-    for name in [] if given.quick else counting:
+    for name in [] if args.quick else counting:
         targets[f"{name}_regret_points"] = ("<=", 2.0 if name == "pets" else 1.0)
-    notes["seconds"] = round(time.perf_counter() - start)
-    report("select", given, figures, targets, repeats=repeats, rule=given.rule, **notes)
+    report("select", args, figures, targets, repeats=repeats, rule=args.rule, **notes)
 
 
 if __name__ == "__main__":

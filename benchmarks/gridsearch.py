@@ -3,7 +3,7 @@
     python benchmarks/gridsearch.py [--quick] [--json PATH]
 
 24 candidates x 5 folds: six layers of MobileNet 0.75 x avg and max x two of an SVM's C, on the training
-images of SIGNS (RBF kernel; left out where ../shared is absent) and on made photographs of 500 pixels
+images of SIGNS (RBF kernel; left out where ../shared is absent) and on generated photographs of 500 pixels
 (linear kernel).
 
 extract   CNNFeatures(layer=[all], pooling="avgmax", cache=None), once: the ready matrix
@@ -11,7 +11,7 @@ ready     the search where the step before the SVM takes rows of that matrix out
 cold      the one call with all layers into an empty store, then the search with CNNFeatures
 warm      that search again, on the store that cold left
 
-Each reading is made in a new process, timed after its imports. Ready and warm take turns, and the medians count.
+Each side runs in a new process and is timed after its imports. Ready and warm alternate; figures are medians.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from _common import SIGNS, arguments, child, mobilenet_weights, photographs, report
+from _common import SIGNS, arguments, child, mobilenet_weights, photographs, progress, report
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
@@ -65,17 +65,17 @@ def search(step, X, y, layers: list[str], head: tuple[str, list[float]], n_jobs:
     (c,) = (name for name in pipe.get_params() if name.endswith("__C"))
     grid = {"cnn__layer": layers, "cnn__pooling": ["avg", "max"], c: head[1]}
     start = time.perf_counter()
-    found = GridSearchCV(pipe, grid, cv=5, n_jobs=n_jobs).fit(X, y)
+    fitted = GridSearchCV(pipe, grid, cv=5, n_jobs=n_jobs).fit(X, y)
     return {
         "seconds": time.perf_counter() - start,
-        "score": float(found.cv_results_["mean_test_score"].mean()),
+        "score": float(fitted.cv_results_["mean_test_score"].mean()),
     }
 
 
 def task(
     name: str, paths: list[str], labels: list, ready: str, cache: str, cnn: dict, **how
 ) -> dict[str, float]:
-    """One reading; in a new process. ``how`` is what `search` is given."""
+    """Measure one side in this new process; ``how`` are arguments of `search`."""
     start = time.perf_counter()
     if name == "extract":
         extractor = CNNFeatures(layer=how["layers"], pooling="avgmax", cache=None, **cnn)
@@ -91,8 +91,8 @@ def task(
     if name == "cold":
         CNNFeatures(layer=how["layers"], cache=cache, **cnn).fit_transform(paths)
     first = time.perf_counter() - start
-    found = search(CNNFeatures(cache=cache, **cnn), paths, labels, **how)
-    return {**found, "seconds": first + found["seconds"], "first": first}
+    figures = search(CNNFeatures(cache=cache, **cnn), paths, labels, **how)
+    return {**figures, "seconds": first + figures["seconds"], "first": first}
 
 
 def signs() -> tuple[list[str], list[str]]:
@@ -116,18 +116,20 @@ def measure(
             return child(__file__, name, **common, cache=cache, n_jobs=n_jobs)
 
         for i in range(rounds):
+            progress(f"round {i + 1} of {rounds}, {len(paths)} images")
             one = read("extract")["seconds"]
             run = {"extract_s": one}
             for n_jobs in jobs:
                 cache = os.path.join(folder, f"store-{n_jobs}-{i}")
                 cold = read("cold", cache, n_jobs)
                 pairs = [(read("ready", cache, n_jobs), read("warm", cache, n_jobs)) for _ in range(turns)]
-                if len({found["score"] for found in (cold, *sum(pairs, ()))}) > 1:
+                if len({reading["score"] for reading in (cold, *sum(pairs, ()))}) > 1:
                     raise SystemExit(f"The scores differ: {cold}, {pairs}")
                 ready, warm = (
-                    statistics.median(found["seconds"] for found in side) for side in zip(*pairs, strict=True)
+                    statistics.median(reading["seconds"] for reading in side)
+                    for side in zip(*pairs, strict=True)
                 )
-                found = {
+                figures = {
                     "ready_s": ready,
                     "first_call_s": cold["first"],
                     "cold_s": cold["seconds"],
@@ -135,7 +137,7 @@ def measure(
                     "cold_ratio": cold["seconds"] / (one + ready),
                     "warm_ratio": warm / ready,
                 }
-                run |= {f"{n_jobs}_jobs_{name}": value for name, value in found.items()}
+                run |= {f"{n_jobs}_jobs_{name}": value for name, value in figures.items()}
             runs.append({**run, "mean_score": cold["score"]})
     middle = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
     return {"images": len(paths), **middle}
@@ -144,33 +146,33 @@ def measure(
 def main() -> None:
     """Run all, print a table, write JSON."""
     parser = arguments(__doc__, "gridsearch")
-    parser.add_argument("--photographs", type=int, default=5000)
+    parser.add_argument("--photographs", type=int, default=1500)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--options", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.child:
+    args = parser.parse_args()
+    if args.child:
         warnings.simplefilter("ignore")
-        options = json.loads(given.options)
+        options = json.loads(args.options)
         paths, labels = json.loads(Path(options.pop("images")).read_text())
-        print(json.dumps(task(given.child, paths, labels, **options)))
+        print(json.dumps(task(args.child, paths, labels, **options)))
         return
     figures, notes, sets = {}, {}, {}
     with tempfile.TemporaryDirectory() as folder:
         cnn = {"model": "mobilenet_0.75", "weights": mobilenet_weights(folder), "image_size": 224}
-        layers, jobs, n, turns = LAYERS, [1, 2], given.photographs, 3
-        if given.quick:
+        layers, jobs, n, turns = LAYERS, [1, 2], args.photographs, 2
+        if args.quick:
             cnn["image_size"], layers, jobs, n, turns = 64, LAYERS[-1:], [1], 40, 1
         elif SIGNS.is_dir():
-            sets["signs"] = signs(), 2
+            sets["signs"] = signs(), 1
         else:
             notes["signs"] = "left out: ../shared/data/signs is absent"
         labels = [i % 4 for i in range(n)]
         sets["photographs"] = (photographs(os.path.join(folder, "images"), n, classes=4), labels), 1
         for name, (images, rounds) in sets.items():
-            found = measure(*images, cnn, jobs, rounds, turns, layers=layers, head=HEADS[name])
-            figures |= {f"{name}_{key}": value for key, value in found.items()}
+            measured = measure(*images, cnn, jobs, rounds, turns, layers=layers, head=HEADS[name])
+            figures |= {f"{name}_{key}": value for key, value in measured.items()}
     targets = {k: ("<=", COLD if "cold" in k else WARM) for k in figures if k.endswith("_ratio")}
-    report("gridsearch", given, figures, targets, candidates=4 * len(layers), folds=5, **notes)
+    report("gridsearch", args, figures, targets, candidates=4 * len(layers), folds=5, **notes)
 
 
 if __name__ == "__main__":
