@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -32,9 +33,11 @@ from tlfeatures.errors import (
     LowContrastImagesWarning,
     RandomWeightsWarning,
     RecipeMismatchError,
+    UnknownNameError,
     UnreadableImagesWarning,
 )
 from tlfeatures.images import probe_pixels
+from tlfeatures.networks import Backbone, _metadata
 
 pytestmark = pytest.mark.filterwarnings("ignore::tlfeatures.errors.RandomWeightsWarning")
 NETWORK = {"model": "mobilenet_0.25", "weights": None, "image_size": 32}
@@ -93,8 +96,6 @@ def files(tmp_path, pictures):
 @pytest.fixture
 def network_calls(monkeypatch):
     """How many images go through a network in this process."""
-    from tlfeatures.networks import Backbone
-
     calls = []
     compile_ = Backbone.compile
 
@@ -223,6 +224,47 @@ def test_a_parallel_search_runs_each_image_once_and_a_second_one_needs_no_networ
     layers = ("conv_pw_13_relu", "conv_pw_3_relu")
     assert sorted(rows) == [(layer, pooling, 12, 12) for layer in layers for pooling in ("avg", "max")]
     assert search() == [scores, False]
+
+
+FORKED = """
+import sys, warnings
+warnings.simplefilter("ignore")
+import joblib, numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from tlfeatures import CNNFeatures
+from tlfeatures.errors import ForkedProcessError
+
+X, y = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype="uint8"), np.arange(8) % 2
+cnn = CNNFeatures("tiny", image_size=32, cache=sys.argv[1])
+cnn.fit_transform(X)  # a network runs in the parent process
+with joblib.parallel_config("multiprocessing", n_jobs=2):
+    print(len(cross_val_score(make_pipeline(cnn, LogisticRegression()), X, y, cv=2, error_score="raise")))
+    for other in (cnn.set_params(cache=None), cnn.set_params(model="mobilenet_0.25", weights=None)):
+        try:
+            cross_val_score(make_pipeline(other, LogisticRegression()), X, y, cv=2, error_score="raise")
+        except ForkedProcessError as error:
+            print(error)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("backend", ["TensorFlow", "JAX"])
+def test_workers_forked_after_a_network_ran_are_refused_unless_all_rows_are_stored(backend, tmp_path):
+    """They would wait forever for threads that only the parent has."""
+    pytest.importorskip(backend.lower())
+    env = {**os.environ, "KERAS_BACKEND": backend.lower()}
+    argv = [sys.executable, "-c", FORKED, str(tmp_path)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=200, env=env)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3, done.stderr[-2000:]
+    assert lines[0] == "2"  # all rows came from the store
+    for line in lines[1:]:
+        assert line.startswith(
+            f"A network cannot run in this process: it was forked after {backend} had started"
+        )
+        assert 'joblib.parallel_config(backend="loky")' in line
 
 
 def test_one_call_with_all_layers_makes_the_search_free(files, store, network_calls):
@@ -382,6 +424,51 @@ def test_rows_and_transformers_of_an_older_format_are_never_misread(pictures, st
     assert not network_calls
 
 
+# --- wrong names of layers --------------------------------------------------------------------------
+
+
+def test_a_grid_of_wrong_layers_builds_the_network_once(pictures, store, monkeypatch):
+    builds = []
+    application = Backbone._application
+    monkeypatch.setattr(
+        Backbone, "_application", lambda self, top: builds.append(top) or application(self, top)
+    )
+    _metadata.forget()
+    for cache in (None, store, store.root / "other"):
+        for i in range(20):
+            for size in (32, 48):
+                cnn = CNNFeatures(
+                    **NETWORK | {"image_size": size}, layer=f"conv_pw_{i + 90}_relu", cache=cache
+                )
+                with pytest.raises(UnknownNameError, match=r"Unknown layer of mobilenet_0.25 .*Did you mean"):
+                    cnn.fit(pictures)
+    assert builds == [False, True]
+    mixed = CNNFeatures(**NETWORK, layer=["conv_pw_1_relu", "conv_pw_99_relu"], cache=store)
+    with pytest.raises(UnknownNameError, match="conv_pw_99_relu"):
+        mixed.fit(pictures)
+    assert len(builds) == 2
+    assert CNNFeatures(**NETWORK, layer="conv_pw_1_relu", cache=store).fit(pictures).layers_ == [
+        "conv_pw_1_relu"
+    ]
+
+
+def test_a_wrong_layer_is_refused_in_a_new_process_without_keras(pictures, store):
+    with pytest.raises(UnknownNameError):
+        CNNFeatures(**NETWORK, layer="conv", cache=store).fit(pictures)
+    code = """
+import sys
+import numpy as np
+from tlfeatures import CNNFeatures
+try:
+    CNNFeatures("mobilenet_0.25", weights=None, layer="conv", cache=sys.argv[1]).fit(np.zeros((1, 32, 32, 3), "uint8"))
+except ValueError as error:
+    print(error, "keras" in sys.modules)
+"""
+    argv = [sys.executable, "-W", "ignore", "-c", code, str(store.root)]
+    out = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    assert out.startswith("Unknown layer of mobilenet_0.25 'conv'") and out.strip().endswith("False")
+
+
 HITS = {
     "batch_size": 5,
     "n_jobs": 1,
@@ -537,8 +624,6 @@ def test_an_image_replaced_between_reading_and_decoding_is_never_stored_wrong(fi
 
 
 def test_an_image_replaced_by_another_of_the_same_size_and_time(tmp_path, store):
-    import os
-
     path = tmp_path / "a.bmp"  # uncompressed: equal sizes
     cnn = CNNFeatures(**NETWORK, cache=store)
     features = []

@@ -786,6 +786,23 @@ class Opens:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs inotify")
+@pytest.mark.parametrize("recipe", [b'{"network":"toy"}', b"[6]", b"{", b"\xff", b"[" * 100_000])
+def test_a_crafted_recipe_stops_nothing(store, recipe):
+    """With valid digests, but without a width, or no recipe at all."""
+    image = segment.encode(recipe, rows(2)[0], np.zeros((2, 6), "f4"))
+    folder = store.root / "v1" / bytes_key(recipe).hex()
+    folder.mkdir(parents=True)
+    (folder / f"{bytes_key(image).hex()}.h5").write_bytes(image)
+    (folder / "recipe.json").write_bytes(recipe)
+    assert len(store.verify()) == (1 if recipe.startswith(b'{"') else 2)
+    with pytest.warns(StoreWarning, match="is unreadable"):
+        (one,) = store.info()["recipes"]
+    assert (one["rows"], one["quarantined"]) == (0, 1)
+    assert one["recipe"] in (None, {"network": "toy"})
+    store.compact()
+    assert store.clear()["removed_files"] == 2
+
+
 def test_no_crafted_file_makes_the_store_open_another_file(tmp_path):
     outside = tmp_path / "outside.h5"
     with h5py.File(outside, "w") as file:

@@ -93,8 +93,18 @@ def test_weights_that_cannot_be_fetched_say_what_to_put_where(no_weights):
         f"Expected the file vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5 in {no_weights}",
         "https://storage.googleapis.com/tensorflow/keras-applications/vgg19/vgg19_weights_tf_dim",
         "KERAS_HOME", "weights='path/to/file'", "weights=None",
+        "Networks whose weights are on this machine: 'tiny'.",
     ):  # fmt: skip
         assert part in str(caught.value)
+
+
+def test_the_error_names_the_networks_whose_weights_are_here(no_weights):
+    no_weights.mkdir(parents=True)
+    for name in ("mobilenet_0.5", "resnet50"):
+        spec = NETWORKS[name]
+        (no_weights / spec.weights_file(top=name == "resnet50", image_size=(spec.image_size,) * 2)).touch()
+    with pytest.raises(WeightsError, match=r"this machine: 'resnet50', 'mobilenet_0.5', 'tiny'\.$"):
+        fetch_weights(NETWORKS["vgg19"], top=False, image_size=(32, 32))
 
 
 def test_a_path_is_not_offered_where_keras_would_build_another_network(no_weights):

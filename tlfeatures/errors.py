@@ -8,6 +8,7 @@ from typing import Any
 
 __all__ = [
     "DuplicateImagesWarning",
+    "ForkedProcessError",
     "ImageInputError",
     "ImageReadError",
     "InvalidParameterError",
@@ -153,6 +154,10 @@ class StoreError(TLFeaturesError, OSError):
 
 class MissingDependencyError(TLFeaturesError, ImportError):
     """An optional package is absent; the message holds its install line."""
+
+
+class ForkedProcessError(TLFeaturesError, RuntimeError):
+    """A network cannot run in a process that was forked after a network ran in its parent."""
 
 
 class OutOfMemoryError(TLFeaturesError, MemoryError):

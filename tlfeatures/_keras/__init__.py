@@ -1,4 +1,4 @@
-"""The only door to keras: backend, precision, compilation, and Keras's state left as it was."""
+"""The only module that imports keras: backend, precision, compilation; Keras's global state stays as it was."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ import importlib.metadata
 import math
 import os
 import random
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from tlfeatures.errors import MissingDependencyError
+from tlfeatures.errors import ForkedProcessError, MissingDependencyError
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
     "PRECISIONS",
+    "check_fork",
     "compile_frozen",
     "is_model",
     "keras",
@@ -62,6 +64,47 @@ def keras() -> ModuleType:
             "Change it in ~/.keras/keras.json or by keras.config.set_image_data_format('channels_last')."
         )
     return keras
+
+
+_forked_after: str | None = None  # backend that had started in the parent of this process
+
+
+def check_fork() -> None:
+    """Refuse to run a network in a process in which it would never end.
+
+    Raises
+    ------
+    ForkedProcessError
+        When this process was forked after its parent had started TensorFlow or JAX: their threads do not exist
+        here, and work given to them waits for ever.
+    """
+    if _forked_after is not None:
+        raise ForkedProcessError(
+            f"A network cannot run in this process: it was forked after {_forked_after} had started in its parent "
+            "process, and would wait forever. Use worker processes that are not forked: joblib's default backend "
+            '(joblib.parallel_config(backend="loky") in place of "multiprocessing"), or multiprocessing with the '
+            '"spawn" context. Or compute the embeddings first, with CNNFeatures(...).fit_transform(X) and a cache: '
+            "workers that find all rows in the store need no network."
+        )
+
+
+def _started_backend() -> str | None:
+    """Backend whose threads run in this process, whoever started it; imports nothing."""
+    context = getattr(sys.modules.get("tensorflow.python.eager.context"), "_context", None)
+    if getattr(context, "_context_handle", None) is not None:
+        return "TensorFlow"
+    if getattr(sys.modules.get("jax._src.xla_bridge"), "_backends", None):
+        return "JAX"
+    return None
+
+
+def _remember_backend() -> None:
+    global _forked_after
+    _forked_after = _started_backend() or _forked_after
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_remember_backend)
 
 
 @functools.cache  # asked for by every fit, and half a millisecond each
@@ -132,9 +175,11 @@ def compile_frozen(
         y, _ = model.stateless_call(trainable, fixed, before(x), training=False)
         return after(y if isinstance(y, (list, tuple)) else [y])
 
+    check_fork()
     run = compiler[backend](model, outputs)
 
     def call(batch: np.ndarray) -> list[np.ndarray]:
+        check_fork()
         with precise(precision):
             return run(batch)
 

@@ -17,6 +17,7 @@ import numpy as np
 from tlfeatures._files import file_stamp
 from tlfeatures._keras import (
     PRECISIONS,
+    check_fork,
     compile_frozen,
     is_model,
     keras,
@@ -435,6 +436,7 @@ class Backbone:
 
     def _application(self, top: bool) -> Graph:
         """A network of ``keras.applications`` without weights."""
+        check_fork()
         spec, size = self.spec, self._spec_size()
         options = dict(spec.kwargs) | (dict(spec.options) if self.normalization != "auto" else {})
         build = getattr(tiny if spec.bundled else keras().applications, spec.builder, None)

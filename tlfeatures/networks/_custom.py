@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tlfeatures._keras import keras, untouched_random_state
+from tlfeatures._keras import check_fork, keras, untouched_random_state
 from tlfeatures.errors import WeightsError
 from tlfeatures.networks._graph import Graph, canonical_operations, walk
 from tlfeatures.networks._registry import NETWORKS, NetworkSpec
@@ -20,6 +20,7 @@ def open_model(path: str) -> Any:
     WeightsError
         When it is no such file, is damaged, or needs code of its own.
     """
+    check_fork()
     try:
         with untouched_random_state():
             return keras().saving.load_model(path, compile=False)

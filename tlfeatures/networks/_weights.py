@@ -17,10 +17,10 @@ import numpy as np
 from tlfeatures._files import atomic_write
 from tlfeatures._keras import weights_folders
 from tlfeatures.errors import WeightsError
-from tlfeatures.networks._registry import NetworkSpec
+from tlfeatures.networks._registry import NETWORKS, NetworkSpec
 from tlfeatures.networks.tiny import read_arrays
 
-__all__ = ["draw_weights", "fetch_weights", "find_weights", "read_weights"]
+__all__ = ["available_networks", "draw_weights", "fetch_weights", "find_weights", "read_weights"]
 
 
 def find_weights(spec: NetworkSpec, *, top: bool, image_size: tuple[int, int]) -> Path | None:
@@ -55,8 +55,21 @@ def fetch_weights(spec: NetworkSpec, *, top: bool, image_size: tuple[int, int]) 
             f"The ImageNet weights of {spec.name!r} are not on this machine and could not be downloaded "
             f"({type(error).__name__}: {' '.join(str(error).split())[:200]}). Expected the file {name} in {folder}. "
             f"To work offline, fetch {url} on another machine and copy it there (KERAS_HOME sets the folder "
-            f"above `models`), {by_path}or pass weights=None for random weights."
+            f"above `models`), {by_path}or pass weights=None for random weights. Networks whose weights are on this "
+            f"machine: {', '.join(map(repr, available_networks()))}."
         ) from error
+
+
+def available_networks() -> list[str]:
+    """Names of the networks whose pretrained weights, for their default image size, are on this machine."""
+    return [
+        spec.name
+        for spec in NETWORKS.values()
+        if any(
+            find_weights(spec, top=top, image_size=(spec.image_size,) * 2) is not None
+            for top in (False, True)
+        )
+    ]
 
 
 def _writable(folder: Path) -> bool:

@@ -194,6 +194,8 @@ def _recipe(folder: str) -> dict[str, Any] | None:
 
 def _check_recipe(path: str) -> dict[str, Any]:
     recipe = json.loads(read_file(path, _JSON_BYTES))
+    if not isinstance(recipe, dict):
+        raise ValueError("it is not a JSON object")
     if recipe_digest(recipe) != os.path.basename(os.path.dirname(path)):
         raise ValueError("it does not have the digest of its folder")
     return recipe

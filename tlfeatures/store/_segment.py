@@ -120,9 +120,18 @@ def decode(image: bytes, folder: str) -> Segment:
         raise ValueError("it holds another recipe than its folder")
     if keys.shape[1] != KEY_BYTES or len(keys) != len(features):
         raise ValueError(f"keys of shape {keys.shape} do not fit features of shape {features.shape}")
-    if features.shape[1] != json.loads(recipe)["width"]:  # the text is ours: its digest is the folder's name
+    if features.shape[1] != _recipe_width(recipe):
         raise ValueError(f"its rows hold {features.shape[1]} numbers, not the width of the recipe")
     return Segment(keys, features, recipe, len(image))
+
+
+def _recipe_width(text: bytes) -> Any:
+    """The width that a recipe names; None where it names none, as only a crafted one does."""
+    try:
+        recipe = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("its recipe is nested too deeply") from error
+    return recipe.get("width") if isinstance(recipe, dict) else None
 
 
 def _parsed(image: bytes) -> dict[bytes, tuple[int, int, int]]:
