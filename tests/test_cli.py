@@ -360,8 +360,8 @@ def test_an_interrupted_run_has_its_rows_in_the_store(run, photos, monkeypatch):
 
     whole, stop = extract.decode_batches, [True]
 
-    def interrupted(*args):
-        for i, batch in enumerate(whole(*args)):
+    def interrupted(*args, **kwargs):
+        for i, batch in enumerate(whole(*args, **kwargs)):
             if i == 2 and stop.pop():
                 raise KeyboardInterrupt
             yield batch
@@ -476,7 +476,7 @@ def test_fit_prints_mean_and_spread_and_folds(run, photos):
     result = run("fit", photos.root, *SMALL, "--cv", 2, "--scoring", "balanced_accuracy")
     assert "checks 4, discs 4, stripes 4" in result.out
     line = next(line for line in result.out.splitlines() if line.startswith("2-fold balanced_accuracy: "))
-    mean, _, spread, *folds = line.split(": ")[1].split()
+    mean, _, spread, *folds = line.removesuffix(", duplicates kept together").split(": ")[1].split()
     scores = [float(score.strip("()")) for score in folds]
     assert len(scores) == 2
     assert [float(mean), float(spread)] == pytest.approx([np.mean(scores), np.std(scores)], abs=1e-3)
@@ -502,7 +502,8 @@ def test_a_cold_start_shows_no_noise_of_the_backend(run, photos):
     assert run("fit", photos.root, *SMALL, "--cv", 0, "-o", "p.joblib").code == 0
     done = command("predict", "p.joblib", photos.paths[0], "--cache", "none", "--json")
     assert json.loads(done.stdout)[0]["prediction"] == photos.labels[0]
-    assert done.stderr == ""
+    assert done.stderr.startswith("note: p.joblib is a pickle")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -574,8 +575,9 @@ def test_numbers_as_labels(run, photos, tmp_path):
     target = [x + 0.5 for x in range(12)]
     table = manifest(tmp_path / "m.csv", path=photos.paths, age=target)
     argv = ("fit", table, *SMALL, "--target", "age", "--cv", 3, "-o", "p.joblib")
-    assert "Unknown regression head 'svm'" in run(*argv).errors[0]
-    fitted = run(*argv, "--head", "ridge", "--json").json
+    assert "Unknown regression head 'svm'" in run(*argv, "--head", "svm").errors[0]
+    fitted = run(*argv, "--json").json
+    assert fitted["head"] == "ridge"
     assert (fitted["task"], fitted["cv"]["scoring"], fitted["classes"]) == ("regression", "r2", None)
     figures = run("evaluate", "p.joblib", table, "--target", "age", "--json").json
     predictions = joblib.load("p.joblib").predict(photos.paths)
@@ -584,7 +586,7 @@ def test_numbers_as_labels(run, photos, tmp_path):
     assert "predicts numbers" in run("evaluate", "p.joblib", photos.root).errors[0]
     row = run("predict", "p.joblib", photos.paths[0], "--json").json[0]
     assert row["prediction"] == pytest.approx(predictions[0], rel=1e-4)
-    assert row["score"] is None
+    assert list(row) == ["path", "prediction", "error"]
 
 
 def test_groups_are_used(run, photos, tmp_path):
@@ -650,13 +652,13 @@ def test_predict_takes_files_folders_patterns_manifests_and_arrays(run, saved, p
     result = run("predict", saved, *items, "-o", "out.csv")
     assert result.code == 0
     rows = rows_of("out.csv")
-    assert list(rows[0]) == ["path", "prediction", "score", "error"]
+    assert list(rows[0]) == ["path", "prediction", "probability", "error"]
     assert len(rows) == 1 + 16 + 5 + 2 + 2 + 1
     assert rows[0] == rows[-1]
     assert (rows[0]["path"], rows[0]["prediction"]) == (photos.paths[5], photos.labels[5])
     bad = [row for row in rows if row["error"]]
     assert [Path(row["path"]).name for row in bad] == ["text.jpg", "a zero.png", "cut.jpg"]
-    assert {(row["prediction"], row["score"]) for row in bad} == {("", "")}
+    assert {(row["prediction"], row["probability"]) for row in bad} == {("", "")}
     assert [row["path"] for row in rows[-3:-1]] == ["X[0]", "X[1]"]
     assert run("predict", saved, *items, "--json").json[0]["prediction"] == photos.labels[5]
     table = run("predict", saved, photos.paths[5]).out
@@ -666,19 +668,116 @@ def test_predict_takes_files_folders_patterns_manifests_and_arrays(run, saved, p
 
 @pytest.mark.parametrize("head", ["svm", "logreg", "knn", "ridge"])
 @pytest.mark.parametrize("classes", [2, 3])
-def test_the_score_is_that_of_the_predicted_class(run, photos, tmp_path, head, classes):
+def test_predict_gives_calibrated_probabilities(run, photos, tmp_path, head, classes):
     labels = [name if classes == 3 or name == "discs" else "others" for name in photos.labels]
     table = manifest(tmp_path / "m.csv", path=photos.paths, label=labels)
     assert run("fit", table, *SMALL, "--cv", 0, "--head", head, "-o", "p.joblib").code == 0
-    rows = run("predict", "p.joblib", table, "--json").json
     pipe = joblib.load("p.joblib")
-    if hasattr(pipe, "predict_proba"):
-        expected = pipe.predict_proba(photos.paths).max(axis=1)
-    else:
+    proba = pipe.predict_proba(photos.paths)
+    X = pipe[0].transform(photos.paths)
+    alone = make_head(head).fit(X, labels)
+    rows = run("predict", "p.joblib", table, "--proba", "--json").json
+    assert [row["prediction"] for row in rows] == alone.predict(X).tolist()
+    columns = [f"proba_{name}" for name in pipe.classes_]
+    assert list(rows[0]) == ["path", "prediction", "probability", "error", *columns]
+    np.testing.assert_allclose([[row[name] for name in columns] for row in rows], proba, rtol=1e-3)
+    expected = [row[f"proba_{row['prediction']}"] for row in rows]
+    assert [row["probability"] for row in rows] == expected
+    assert all(0 < p < 1 for p in expected)
+
+
+def test_heads_without_probabilities_have_a_decision_value(run, photos):
+    for classes in (2, 3):
+        y = [name if classes == 3 or name == "discs" else "others" for name in photos.labels]
+        pipe = Pipeline([("net", CNNFeatures(**CNN)), ("svc", SVC())]).fit(photos.paths, y)
+        joblib.dump(pipe, "p.joblib")
+        rows = run("predict", "p.joblib", *photos.paths, "--json").json
+        assert list(rows[0]) == ["path", "prediction", "decision", "error"]
         values = pipe.decision_function(photos.paths)
         expected = np.abs(values) if classes == 2 else values.max(axis=1)
-    np.testing.assert_allclose([row["score"] for row in rows], expected, rtol=1e-4)
-    assert [row["prediction"] for row in rows] == pipe.predict(photos.paths).tolist()
+        np.testing.assert_allclose([row["decision"] for row in rows], expected, rtol=1e-4)
+        result = run("predict", "p.joblib", *photos.paths, "--proba")
+        assert result.code == 2
+        assert "--proba needs class probabilities, which 'p.joblib' does not have" in result.errors[0]
+
+
+def test_predict_exits_with_1_when_images_fail(run, saved, photos, tmp_path):
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("not an image")
+    good = photos.paths[0]
+    assert run("predict", saved, good).code == 0
+    assert run("predict", saved, good, "--strict").code == 0
+    assert run("predict", saved, good, bad).code == 0
+    assert run("predict", saved, good, bad, "--strict").code == 1
+    failed = run("predict", saved, bad, "--proba", "--json")
+    assert (failed.code, failed.json[0]["prediction"], failed.json[0]["proba_discs"]) == (1, None, None)
+
+
+def test_evaluate_says_how_many_images_were_used_for_training(run, photos, tmp_path):
+    split = ["train"] * 9 + ["test"] * 3
+    table = manifest(tmp_path / "m.csv", path=photos.paths, label=photos.labels, split=split)
+    assert run("fit", table, *SMALL, "--cv", 0, "-o", "p.joblib").code == 0
+    digests = joblib.load("p.joblib").training_digests_
+    assert (digests.dtype, digests.shape) == (np.uint8, (9, 16))
+    seen = run("evaluate", "p.joblib", table, "--split", "all", "--json")
+    assert seen.json["used_for_training"] == 9
+    assert "9 of 12 images were used for training" in seen.err
+    unseen = run("evaluate", "p.joblib", table, "--json")
+    assert unseen.json["used_for_training"] == 0
+    assert "used for training" not in unseen.err
+    pipe = joblib.load("p.joblib")
+    del pipe.training_digests_
+    joblib.dump(pipe, "old.joblib")
+    assert run("evaluate", "old.joblib", table, "--json").json["used_for_training"] is None
+
+
+def test_evaluate_uses_val_where_there_is_no_test(run, saved, photos, tmp_path):
+    for i, (path, label) in enumerate(zip(photos.paths, photos.labels, strict=True)):
+        target = tmp_path / "split" / ("train" if i < 6 else "val") / label / Path(path).name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    result = run("evaluate", saved, tmp_path / "split", "--json")
+    assert result.json["evaluated"] == 6
+    assert "has no test split; its val split is used" in result.err
+
+
+def test_saved_files_are_recognized_by_their_content(run, saved, photos):
+    pipe = joblib.load(saved)
+    for i, how in enumerate((0, "zlib", ("gzip", 3), "bz2", "lzma", "xz")):
+        name = f"model {i}.keras-bundle"
+        joblib.dump(pipe, name, compress=how)
+        result = run("predict", name, photos.paths[0], "--json")
+        assert result.code == 0, result.err
+        assert result.json[0]["prediction"] == photos.labels[0]
+        assert result.err.count("loading a pickle can run code") == 1
+    for data in (b"", b"x\x9cnothing", b"\x1f\x8bnothing", b"BZhnothing", Path(photos.paths[0]).read_bytes()):
+        Path("other.joblib").write_bytes(data)
+        result = run("predict", "other.joblib", photos.paths[0])
+        assert result.code == 2
+        assert "is neither a pickle of joblib nor a bundle" in result.errors[0]
+        assert "run code" not in result.err
+
+
+def test_fit_keeps_duplicates_together_and_names_labels_that_conflict(run, folder):
+    clean = run("fit", folder, *SMALL, "--cv", 2, "--json")
+    assert clean.json["cv"]["duplicates"]["exact"] == 0
+    assert clean.json["label_conflicts"] == []
+    assert "different labels" not in clean.err
+    for image in sorted(folder.rglob("*.*")):
+        for i in range(3):
+            shutil.copy(image, image.with_name(f"copy {i} {image.name}"))
+    stray = next((folder / "discs").iterdir())
+    shutil.copy(stray, folder / "checks" / "stray.jpg")
+    result = run("fit", folder, *SMALL, "--cv", 2, "--json")
+    scores = result.json["cv"]
+    assert scores["duplicates"]["exact"] == 37
+    assert scores["mean"] == np.mean(scores["scores"]) != np.mean(scores["uncorrected"])
+    assert "37 exact" in result.err
+    assert "the score is given with duplicates kept together" in result.err
+    assert "4 pairs of identical images with different labels:" in result.err
+    assert "stray.jpg (checks) and " in result.err
+    assert Path(result.json["label_conflicts"][0][0]).name == "stray.jpg"
+    assert "duplicates kept together" in run("fit", folder, *SMALL, "--cv", 2).out
 
 
 def test_pipelines_made_in_python_serve_too(run, photos):
@@ -692,6 +791,7 @@ def test_pipelines_made_in_python_serve_too(run, photos):
 
 def test_predict_refuses(run, saved, photos):
     Path("junk.joblib").write_bytes(b"not a pickle")
+    Path("cut.joblib").write_bytes(Path(saved).read_bytes()[:900])
     joblib.dump({"a": 1}, "dict.joblib")
     joblib.dump(make_head("svm"), "head.joblib")
     Path("mine.csv").write_text("path,label\nx.jpg,cat\n")
@@ -699,7 +799,8 @@ def test_predict_refuses(run, saved, photos):
     for argv, text in (
         (("absent.joblib", picture), "No such file: 'absent.joblib'"),
         (("p.jobli", picture), "Did you mean 'p.joblib'"),
-        (("junk.joblib", picture), "Cannot load 'junk.joblib'"),
+        (("junk.joblib", picture), "Cannot load 'junk.joblib': it is neither a pickle"),
+        (("cut.joblib", picture), "Cannot load 'cut.joblib' ("),
         (("dict.joblib", picture), "holds an object of type dict; expected a scikit-learn Pipeline"),
         (("head.joblib", picture), "begins with CNNFeatures"),
         ((saved, "absent.jpg"), "No such file or folder: 'absent.jpg'"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tlfeatures.cli import options as opt
-from tlfeatures.cli.images import Tally, extract_images, labels_of, name_unreadable, paths_of, read_images
-from tlfeatures.cli.pipes import BatchAgain, CacheAgain, Fitted, Pipe
+from tlfeatures.cli.images import Tally, extract_images, name_unreadable, paths_of
+from tlfeatures.cli.pipes import SavedModel
 from tlfeatures.cli.session import BadArgument
 from tlfeatures.cli.terminal import count, show_json, show_table, tell, warn
 
@@ -18,46 +19,59 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def evaluate(
-    pipe: Pipe,
-    source: opt.SourceName,
-    path_column: opt.PathColumn = None,
-    target: opt.Target = None,
-    split_column: opt.SplitColumn = None,
+@dataclass(frozen=True)
+class EvaluationSource(opt.SourceOptions):
+    """Labelled images to test on."""
+
     split: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="test (where there are splits), val, train or all.", rich_help_panel="Source"
+            metavar="NAME",
+            help="test, val, train or all; by default test if the source has splits, or else val.",
+            rich_help_panel="Source",
         ),
-    ] = None,
-    cache: CacheAgain = None,
-    batch_size: BatchAgain = None,
+    ] = None
+
+    default_split = ("test", "val")
+
+
+@opt.expand_options
+def evaluate(
+    model: SavedModel,
+    source: EvaluationSource,
     as_json: opt.Json = False,
 ) -> None:
-    """Compare the predictions of a saved pipeline with labels.
+    """Compare the predictions of a saved model with labels.
 
-    Unreadable images are left out and counted. Loading a pipeline runs code from its file: load only files
-    you trust.
+    Unreadable images are left out and counted. A warning says how many of the images the model was trained on.
     """
-    fitted = Fitted.load(pipe, cache, batch_size)
-    images = read_images(source, path_column, target, None, split_column, split, default_split="test")
-    y = labels_of(images, source, target)
-    y = _as_numbers(y, source) if fitted.classes is None else _like(y, fitted.classes, source)
+    fitted = model.load()
+    images = source.read()
+    y = source.labels(images)
+    name = source.source
+    y = _as_numbers(y, name) if fitted.classes is None else _like(y, fitted.classes, name)
     result = extract_images(fitted.cnn, images.images)
     paths, tally = paths_of(images), Tally.of(result)
     name_unreadable(paths, result.errors, "and are left out")
-    rows, predictions, _ = fitted.predict(result)
-    if not len(rows):
-        raise BadArgument(f"None of the images of {source!r} could be read.")
-    y = y[rows]
+    found = fitted.predict(result)
+    if not len(found.rows):
+        raise BadArgument(f"None of the images of {name!r} could be read.")
+    used = fitted.count_training_images(result.keys[found.rows])
+    if used:
+        warn(
+            f"{used:,} of {count(len(found.rows), 'image')} were used for training, so the figures below are too good "
+            "to be true for other images."
+        )
+    y = y[found.rows]
     figures = (
-        _number_figures(y, predictions)
+        _number_figures(y, found.values)
         if fitted.classes is None
-        else _class_figures(y, predictions, fitted.classes)
+        else _class_figures(y, found.values, fitted.classes)
     )
     about = {
-        "source": source,
-        "evaluated": len(rows),
+        "source": name,
+        "evaluated": len(found.rows),
+        "used_for_training": used,
         **dataclasses.asdict(tally),
         "skipped": {paths[row]: reason for row, reason in result.errors.items()},
         **figures,

@@ -18,8 +18,9 @@ from tlfeatures.cli.finetune_options import (
     make_finetune,
     parse_augment,
 )
-from tlfeatures.cli.fitting import known_score, save_pipeline
+from tlfeatures.cli.fitting import fit_head, known_score
 from tlfeatures.cli.images import Tally, extract_images, name_unreadable, paths_of
+from tlfeatures.cli.pipes import save_pipeline
 from tlfeatures.cli.session import BadArgument
 from tlfeatures.cli.terminal import count, show_json, show_table, tell, warn
 
@@ -104,7 +105,8 @@ def _run(
         if kept == "finetuned":
             tuned.set_params(verbose=0).save(files.output, whole=files.whole)
         else:
-            save_pipeline(files.output, cnn.set_params(verbose=0), head.fit(extracted.features[rows], y))
+            fitted = fit_head(head, task, extracted.features[rows], y, groups)
+            save_pipeline(files.output, cnn, fitted, extracted.keys[rows])
     tally = Tally.of(extracted)
     return {
         "source": source.source, "task": task, "model": tuned.model, "train_from": training.train_from,
@@ -291,24 +293,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def read_bundle(path: str) -> Any:
-    """A bundle as a pipeline of its network, as `CNNFeatures`, and its head."""
-    from sklearn.pipeline import Pipeline
-
-    from tlfeatures.features import CNNFeatures
-    from tlfeatures.finetune import FineTuneClassifier, FineTuneRegressor, load_bundle
-
-    tuned = load_bundle(path, expected={c.__name__: c for c in (FineTuneClassifier, FineTuneRegressor)})
-    layers = [y._keras_history.operation.name for y in tuned.network_.outputs]
-    if tuned.tta:
-        warn(f"{path} was made with --tta {tuned.tta}: here each picture is seen once, as it is.")
-    net = tuned._live()
-    decoding = {name: net.decoding.get(name) for name in ("resize", "interpolation", "decode", "max_value")}
-    cnn = CNNFeatures(
-        tuned.network_, layer=layers, pooling="flatten" if callable(tuned.head) else tuned.pooling,
-        batch_size=tuned.batch_size, precision=net.precision, cache=tuned.cache, **decoding,
-    )  # fmt: skip
-    cnn.fit([path])  # any list will do: it fixes the recipe
-    return Pipeline([("cnn", cnn), ("head", tuned.head_)])

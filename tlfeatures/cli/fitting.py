@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,12 +11,15 @@ import typer
 from tlfeatures.cli import options as opt
 from tlfeatures.cli.images import Tally, extract_images, name_unreadable, paths_of
 from tlfeatures.cli.session import BadArgument
-from tlfeatures.cli.terminal import count, show_json, shown, tell
+from tlfeatures.cli.terminal import count, show_json, shown, tell, warn
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from tlfeatures.evaluation import CrossValidation
+
 _SHOWN_CLASSES = 12
+_SHOWN_CONFLICTS = 5
 
 
 @opt.expand_options
@@ -27,30 +31,34 @@ def fit(
         str | None, typer.Option("--output", "-o", metavar="FILE.joblib", help="Where to save the pipeline.")
     ] = None,
     head: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="NAME", help="logreg, linear_svm, svm, ridge or knn; for numbers ridge, svr or linear."
+            metavar="NAME",
+            help="logreg, linear_svm, svm, ridge or knn; for regression ridge, svr or linear. By default svm or ridge.",
         ),
-    ] = "svm",
+    ] = None,
     cv: Annotated[int, typer.Option(metavar="K", min=0, help="Folds of cross-validation; 0 for none.")] = 5,
     scoring: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Any score of scikit-learn; by default accuracy, or r2 for numbers."
+            metavar="NAME", help="Any score of scikit-learn; by default accuracy, or r2 for regression."
         ),
     ] = None,
     task: Annotated[
-        str, typer.Option(metavar="NAME", help="classification, regression, or auto: by what the labels are.")
+        str,
+        typer.Option(metavar="NAME", help="classification, regression, or auto: inferred from the labels."),
     ] = "auto",
     force: opt.Force = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Train a head on the embeddings of labelled images; say how good it is, and save it.
+    """Train a head on the embeddings of labelled images, cross-validate it, and save it.
 
-    Unreadable images are left out and counted. The file is a scikit-learn Pipeline, from image paths to
-    predictions, that joblib.load brings back in any process that has tlfeatures.
+    Unreadable images are left out and counted. Duplicate images are kept in one fold. The file is a
+    scikit-learn Pipeline from image paths to predictions, for `predict`, `evaluate` and joblib.load. Its
+    class probabilities are calibrated on held-out folds.
     """
     from tlfeatures.cli.outputs import check_output
+    from tlfeatures.cli.pipes import save_pipeline
     from tlfeatures.evaluation import check_groups, check_labels, make_folds
     from tlfeatures.heads import blas_threads, make_head
 
@@ -58,69 +66,117 @@ def fit(
         check_output(output, (".joblib", ".pkl"), force)
     images = source.read()
     y, task = check_labels(source.labels(images), len(images), task)
-    groups_of = check_groups(images.groups, len(images))
-    make_head(head, task)  # a wrong name must fail before the network runs
+    groups = check_groups(images.groups, len(images))
+    head = head or ("svm" if task == "classification" else "ridge")
+    estimator = make_head(head, task)  # a wrong name must fail before the network runs
     scoring = known_score(scoring or ("accuracy" if task == "classification" else "r2"))
     if cv:
-        make_folds(cv, y, groups_of, task, 0)
+        make_folds(cv, y, groups, task, 0)
     cnn = opt.make_cnn(network, compute)
     cnn.fit(images.images)
-    result = extract_images(cnn, images.images)
-    tally = Tally.of(result)
-    name_unreadable(paths_of(images), result.errors, "and are left out")
-    kept = [row for row in range(len(images)) if row not in result.errors]
-    if not kept:
-        raise BadArgument(f"None of the images of {source.source!r} could be read.")
-    features, y = result.features[kept], y[kept]
-    groups_of = None if groups_of is None else groups_of[kept]
-    with blas_threads(*features.shape):
-        scores = _cross_validate(head, task, features, y, groups_of, cv, scoring)
-        fitted = make_head(head, task).fit(features, y)
-    if output is not None:
-        cnn.set_params(verbose=0)
-        save_pipeline(output, cnn, fitted)
+    data = _embed(cnn, images, y, groups, source.source)
+    with blas_threads(*data.features.shape):
+        scores = data.cross_validate(estimator, cv, scoring, task) if cv else None
+        if output is not None:
+            together = data.groups if scores is None else scores.duplicates.groups
+            fitted = fit_head(estimator, task, data.features, data.y, together)
+            save_pipeline(output, cnn, fitted, data.keys)
     about = {
         "source": source.source,
         "task": task,
-        "classes": _class_counts(y) if task == "classification" else None,
+        "classes": _class_counts(data.y) if task == "classification" else None,
         "model": cnn.model,
         "layers": cnn.layers_,
         "pooling": cnn.pooling,
-        "features": features.shape[1],
+        "features": data.features.shape[1],
         "head": head,
-        **dataclasses.asdict(tally),
-        "skipped": {paths_of(images)[row]: reason for row, reason in result.errors.items()},
-        "cv": scores,
+        **dataclasses.asdict(data.tally),
+        "skipped": data.skipped,
+        "cv": None if scores is None else _describe_scores(scores),
+        "label_conflicts": data.warn_of_conflicts(),
         "output": output,
     }
     if as_json:
         show_json(about)
     else:
-        _show(about, tally)
+        _show(about, data.tally)
 
 
-def _cross_validate(
-    head: str, task: str, features: np.ndarray, y: np.ndarray, groups: Any, k: int, scoring: str
-) -> dict[str, Any] | None:
-    """Scores of the folds. The network is frozen, so embeddings made beforehand leak nothing."""
-    from sklearn.model_selection import cross_val_score
+@dataclass(frozen=True)
+class _Data:
+    """Embeddings of the readable images, with all that belongs to them."""
 
-    from tlfeatures.evaluation import make_folds
-    from tlfeatures.heads import make_head
+    features: np.ndarray
+    y: np.ndarray
+    groups: np.ndarray | None
+    keys: np.ndarray
+    paths: list[str]
+    tally: Tally
+    skipped: dict[str, str]
 
-    if not k:
-        return None
-    folds = make_folds(k, y, groups, task, 0)
-    scores = cross_val_score(
-        make_head(head, task), features, y, cv=folds, scoring=scoring, error_score="raise"
+    def cross_validate(self, head: Any, cv: int, scoring: str, task: str) -> CrossValidation:
+        """Score the head on folds that keep duplicates together, and warn when others do not."""
+        from tlfeatures.evaluation import cross_validate_embeddings
+
+        result = cross_validate_embeddings(
+            head, self.features, self.y, self.keys, groups=self.groups, cv=cv, scoring=scoring, task=task
+        )
+        if crossing := result.duplicates.crossing:
+            found = result.duplicates
+            effect = (
+                f"the largest duplicate group has {count(found.largest, 'image')}, so no folds can keep them together: "
+                "the score may be too high"
+                if result.uncorrected is None
+                else f"the score is given with duplicates kept together; otherwise it is {found.score:.4f}"
+            )
+            warn(
+                f"{count(len(found.pairs), 'pair')} of duplicate images (cosine >= {found.threshold:g}; "
+                f"{int(found.exact.sum()):,} exact), {crossing:,} of them split between folds: {effect}."
+            )
+        return result
+
+    def warn_of_conflicts(self) -> list[list[str]]:
+        """Name identical images with different labels; their paths."""
+        from tlfeatures.evaluation import find_label_conflicts
+
+        pairs = find_label_conflicts(self.keys, self.y).tolist()
+        if pairs:
+            warn(f"{count(len(pairs), 'pair')} of identical images with different labels:")
+            for pair in pairs[:_SHOWN_CONFLICTS]:
+                warn(" and ".join(f"{shown(self.paths[i])} ({shown(str(self.y[i]))})" for i in pair), "  ")
+            if len(pairs) > _SHOWN_CONFLICTS:
+                warn(f"and {len(pairs) - _SHOWN_CONFLICTS:,} more", "  ")
+        return [[self.paths[i] for i in pair] for pair in pairs]
+
+
+def _embed(cnn: Any, images: Any, y: np.ndarray, groups: np.ndarray | None, source: str) -> _Data:
+    result, paths = extract_images(cnn, images.images), paths_of(images)
+    name_unreadable(paths, result.errors, "and are left out")
+    rows = [row for row in range(len(images)) if row not in result.errors]
+    if not rows:
+        raise BadArgument(f"None of the images of {source!r} could be read.")
+    return _Data(
+        result.features[rows],
+        y[rows],
+        None if groups is None else groups[rows],
+        result.keys[rows],
+        [paths[row] for row in rows],
+        Tally.of(result),
+        {paths[row]: reason for row, reason in result.errors.items()},
     )
-    return {
-        "folds": k,
-        "scoring": scoring,
-        "mean": float(scores.mean()),
-        "std": float(scores.std()),
-        "scores": scores.tolist(),
-    }
+
+
+def fit_head(head: Any, task: str, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> Any:
+    """Fit a head on all images, with calibrated probabilities unless its own are or a class is too small."""
+    from tlfeatures.calibration import CalibratedHead
+
+    if task == "regression" or head.steps[-1][0] == "logreg":
+        return head.fit(X, y)
+    try:
+        return CalibratedHead(head).fit(X, y, groups=groups)
+    except ValueError as error:
+        warn(f"no class probabilities, only decision values: {error}")
+        return head.fit(X, y)
 
 
 def known_score(name: str) -> str:
@@ -143,15 +199,21 @@ def _class_counts(y: np.ndarray) -> dict[str, int]:
     return {str(name): int(size) for name, size in zip(names, sizes, strict=True)}
 
 
-def save_pipeline(path: str, cnn: Any, head: Any) -> None:
-    """Write a pipeline of a fitted transformer and a fitted head by joblib."""
-    import joblib
-    from sklearn.pipeline import Pipeline
-
-    from tlfeatures.cli.outputs import replacing
-
-    with replacing(path) as file:
-        joblib.dump(Pipeline([("cnn", cnn), ("head", head)]), file)
+def _describe_scores(result: CrossValidation) -> dict[str, Any]:
+    found = result.duplicates
+    return {
+        "folds": len(result.scores),
+        "scoring": result.scoring,
+        "mean": float(result.scores.mean()),
+        "std": float(result.scores.std()),
+        "scores": result.scores.tolist(),
+        "uncorrected": None if result.uncorrected is None else result.uncorrected.tolist(),
+        "duplicates": {
+            "pairs": len(found.pairs),
+            "exact": int(found.exact.sum()),
+            "in_different_folds": found.crossing,
+        },
+    }
 
 
 def _show(about: dict[str, Any], tally: Tally) -> None:
@@ -166,8 +228,10 @@ def _show(about: dict[str, Any], tally: Tally) -> None:
     )
     if scores := about["cv"]:
         folds = " ".join(f"{score:.3f}" for score in scores["scores"])
+        grouped = "" if scores["uncorrected"] is None else ", duplicates kept together"
         tell(
-            f"{scores['folds']}-fold {scores['scoring']}: {scores['mean']:.4f} ± {scores['std']:.4f}  ({folds})",
+            f"{scores['folds']}-fold {scores['scoring']}: {scores['mean']:.4f} ± {scores['std']:.4f}  "
+            f"({folds}){grouped}",
             style="bold",
         )
     if about["output"]:

@@ -1,8 +1,12 @@
-"""Saved pipelines: loaded, checked, and run with an account of every image."""
+"""Saved models: written, recognized by their content, loaded, and run with an account of every image."""
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import os
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +14,7 @@ import typer
 
 from tlfeatures.cli.options import parse_cache
 from tlfeatures.cli.session import BadArgument
-from tlfeatures.cli.terminal import stderr_is_terminal
+from tlfeatures.cli.terminal import stderr_is_terminal, warn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,97 +22,226 @@ if TYPE_CHECKING:
     from tlfeatures.extract import Extracted
     from tlfeatures.features import CNNFeatures
 
-Pipe = Annotated[
-    str,
-    typer.Argument(
-        metavar="PIPE",
-        help="File that `fit` or `finetune` saved. Loading a .joblib runs code: only files you trust.",
-    ),
-]
-CacheAgain = Annotated[
-    str | None,
-    typer.Option("--cache", metavar="auto|none|DIR", help="Folder of the store; by default the pipeline's."),
-]
-BatchAgain = Annotated[
-    int | None, typer.Option("--batch-size", metavar="N", min=1, help="By default the pipeline's.")
-]
+_EXPECTED = "expected a scikit-learn Pipeline that begins with CNNFeatures, as `tlfeatures fit` saves it"
+_COMPRESSED = {b"\x1f\x8b": gzip, b"BZh": bz2, b"\xfd7zXZ": lzma, b"\x5d\x00": lzma}
+_LZ4 = b"\x04\x22\x4d\x18"
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A file of `fit`, `select` or `finetune`, and how to run it."""
+
+    pipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="PIPE",
+            help="File that `fit`, `select` or `finetune` saved. Loading a .joblib file can run code: load only files "
+            "you trust.",
+        ),
+    ]
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            "--cache", metavar="auto|none|DIR", help="Folder of the store; by default the pipeline's."
+        ),
+    ] = None
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", metavar="N", min=1, help="By default the pipeline's.")
+    ] = None
+
+    def load(self) -> Fitted:
+        """Load the file, whatever its name.
+
+        Raises
+        ------
+        BadArgument
+            When it is neither a pipeline saved by joblib nor a bundle, or a pipeline without `CNNFeatures`.
+        """
+        from sklearn.pipeline import Pipeline
+
+        from tlfeatures.features import CNNFeatures
+
+        held = _read(self.pipe)
+        held = getattr(held, "best_estimator_", held)  # a search over pipelines
+        steps = held.steps if isinstance(held, Pipeline) else []
+        if len(steps) < 2 or not isinstance(steps[0][1], CNNFeatures) or not hasattr(held, "predict"):
+            raise BadArgument(f"{self.pipe!r} holds an object of type {type(held).__name__}; {_EXPECTED}.")
+        cnn = steps[0][1].set_params(verbose=int(stderr_is_terminal()))
+        if self.cache is not None:
+            cnn.set_params(cache=parse_cache(self.cache))
+        if self.batch_size is not None:
+            cnn.set_params(batch_size=self.batch_size)
+        return Fitted(cnn, held[1:], getattr(held, "training_digests_", None))
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions for the images that could be read.
+
+    Attributes
+    ----------
+    rows : ndarray of int, shape (m,)
+        Their places among all images.
+    values : ndarray of shape (m,)
+        Labels or numbers.
+    probabilities : ndarray of shape (m, n_classes) or None
+        None where the head has none.
+    decision : ndarray of shape (m,) or None
+        Decision value of the predicted class, for heads without probabilities.
+    """
+
+    rows: np.ndarray
+    values: np.ndarray
+    probabilities: np.ndarray | None = None
+    decision: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A saved pipeline: the network in front, and all that follows it."""
+    """A loaded pipeline: the transformer, all that follows it, and the digests of its training images."""
 
     cnn: CNNFeatures
     rest: Any
-
-    @classmethod
-    def load(cls, path: str, cache: str | None, batch_size: int | None) -> Fitted:
-        """Load what `fit` saved, or any pipeline that begins with `CNNFeatures`."""
-        import joblib
-        from sklearn.pipeline import Pipeline
-
-        from tlfeatures.cli.finetuning import read_bundle
-        from tlfeatures.features import CNNFeatures
-        from tlfeatures.finetune import is_bundle
-        from tlfeatures.sources import near_text, siblings
-
-        expected = (
-            "expected a scikit-learn Pipeline that begins with CNNFeatures, as `tlfeatures fit` saves it"
-        )
-        if not os.path.isfile(path):
-            near = near_text(os.path.basename(path), siblings(path))
-            raise BadArgument(f"No such file: {path!r}; {expected}.{near}")
-        try:
-            held = read_bundle(path) if is_bundle(path) else joblib.load(path)
-        except OSError:
-            raise
-        except Exception as error:  # a damaged pickle may raise anything
-            raise BadArgument(
-                f"Cannot load {path!r} ({type(error).__name__}: {error}); {expected}."
-            ) from error
-        held = getattr(held, "best_estimator_", held)  # a search over pipelines
-        steps = held.steps if isinstance(held, Pipeline) else []
-        if len(steps) < 2 or not isinstance(steps[0][1], CNNFeatures) or not hasattr(held, "predict"):
-            raise BadArgument(f"{path!r} holds an object of type {type(held).__name__}; {expected}.")
-        cnn = steps[0][1].set_params(verbose=int(stderr_is_terminal()))
-        if cache is not None:
-            cnn.set_params(cache=parse_cache(cache))
-        if batch_size is not None:
-            cnn.set_params(batch_size=batch_size)
-        return cls(cnn, held[1:])
+    training_digests: np.ndarray | None = None
 
     @property
     def classes(self) -> np.ndarray | None:
-        """The classes it knows; None for numbers."""
+        """The classes it knows; None for regression."""
         return getattr(self.rest, "classes_", None)
 
-    def predict(self, result: Extracted) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Rows that could be read, their predictions, and the scores of these (see `_scores`)."""
+    @property
+    def confidence(self) -> str | None:
+        """What the head says of its predictions: "probability", "decision" or None."""
+        if self.classes is None:
+            return None
+        methods = {"probability": "predict_proba", "decision": "decision_function"}
+        return next((name for name, method in methods.items() if hasattr(self.rest, method)), None)
+
+    def predict(self, result: Extracted) -> Predictions:
+        """Predict for the images that could be read."""
         import numpy as np
 
         rows = np.array([row for row in range(len(result.keys)) if row not in result.errors], dtype=int)
         if not len(rows):
-            return rows, np.empty(0), None
+            return Predictions(rows, np.empty(0))
         X = result.features[rows]
         if hasattr(self.rest, "feature_names_in_"):  # fitted on what set_output(transform="pandas") gave
             import pandas
 
             X = pandas.DataFrame(X, columns=self.cnn.get_feature_names_out())
-        predictions = np.asarray(self.rest.predict(X))
-        return rows, predictions, self._scores(X, predictions)
+        values = np.asarray(self.rest.predict(X))
+        if self.confidence == "probability":
+            return Predictions(rows, values, np.asarray(self.rest.predict_proba(X)))
+        return Predictions(rows, values, None, self._decision(X, values))
 
-    def _scores(self, X: Any, predictions: np.ndarray) -> np.ndarray | None:
-        """Probability of the predicted class, or else its decision score; None for numbers."""
+    def _decision(self, X: Any, values: np.ndarray) -> np.ndarray | None:
+        """Decision value of the predicted class, if there is one for each class."""
         import numpy as np
 
-        if self.classes is None:
+        if self.confidence is None:
             return None
-        for method in ("predict_proba", "decision_function"):
-            if hasattr(self.rest, method):
-                values = np.asarray(getattr(self.rest, method)(X))
-                at = np.searchsorted(self.classes, predictions)
-                if values.ndim == 1:  # two classes: positive speaks for the second
-                    return np.where(at == 1, values, -values)
-                if values.shape[1] == len(self.classes):
-                    return values[np.arange(len(at)), at]
-        return None
+        decision = np.asarray(self.rest.decision_function(X))
+        places = np.searchsorted(self.classes, values)
+        if decision.ndim == 1:  # two classes: positive values are for the second
+            return np.where(places == 1, decision, -decision)
+        return decision[np.arange(len(places)), places] if decision.shape[1] == len(self.classes) else None
+
+    def count_training_images(self, keys: np.ndarray) -> int | None:
+        """How many images with these digests the pipeline was trained on; None when it does not say."""
+        import numpy as np
+
+        if self.training_digests is None:
+            return None
+        known = {digest.tobytes() for digest in np.asarray(self.training_digests)}
+        return sum(key.tobytes() in known for key in keys)
+
+
+def save_pipeline(path: str, cnn: CNNFeatures, head: Any, keys: np.ndarray) -> None:
+    """Write a pipeline by joblib, with the digests of its training images.
+
+    Parameters
+    ----------
+    path : str
+    cnn : CNNFeatures
+        Fitted.
+    head : estimator
+        Fitted.
+    keys : ndarray of uint8, shape (n, 16)
+        Digests of the training images.
+    """
+    import joblib
+    import numpy as np
+    from sklearn.pipeline import Pipeline
+
+    from tlfeatures.cli.outputs import replacing
+
+    pipeline = Pipeline([("cnn", cnn.set_params(verbose=0)), ("head", head)])
+    pipeline.training_digests_ = np.unique(keys, axis=0)
+    with replacing(path) as file:
+        joblib.dump(pipeline, file)
+
+
+def _read(path: str) -> Any:
+    import joblib
+
+    from tlfeatures.finetune import is_bundle
+    from tlfeatures.sources import near_text, siblings
+
+    if not os.path.isfile(path):
+        near = near_text(os.path.basename(path), siblings(path))
+        raise BadArgument(f"No such file: {path!r}; {_EXPECTED}.{near}")
+    bundle = is_bundle(path)
+    if not bundle and not _is_pickle(path):
+        raise BadArgument(
+            f"Cannot load {path!r}: it is neither a pickle of joblib nor a bundle of `tlfeatures finetune`; "
+            f"{_EXPECTED}."
+        )
+    if not bundle:
+        warn(f"{path} is a pickle, and loading a pickle can run code: load only files you trust.", "note: ")
+    try:
+        return read_bundle(path) if bundle else joblib.load(path)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle may raise anything
+        raise BadArgument(f"Cannot load {path!r} ({type(error).__name__}: {error}); {_EXPECTED}.") from error
+
+
+def read_bundle(path: str) -> Any:
+    """Read a bundle as a pipeline of its network, as `CNNFeatures`, and its head."""
+    from sklearn.pipeline import Pipeline
+
+    from tlfeatures.features import CNNFeatures
+    from tlfeatures.finetune import FineTuneClassifier, FineTuneRegressor, load_bundle
+
+    tuned = load_bundle(path, expected={c.__name__: c for c in (FineTuneClassifier, FineTuneRegressor)})
+    layers = [y._keras_history.operation.name for y in tuned.network_.outputs]
+    if tuned.tta:
+        warn(f"{path} was trained with --tta {tuned.tta}, which is not used here: each image is seen once.")
+    net = tuned._live()
+    decoding = {name: net.decoding.get(name) for name in ("resize", "interpolation", "decode", "max_value")}
+    cnn = CNNFeatures(
+        tuned.network_, layer=layers, pooling="flatten" if callable(tuned.head) else tuned.pooling,
+        batch_size=tuned.batch_size, precision=net.precision, cache=tuned.cache, **decoding,
+    )  # fmt: skip
+    cnn.fit([path])  # any list will do: it fixes the recipe
+    pipeline = Pipeline([("cnn", cnn), ("head", tuned.head_)])
+    pipeline.training_digests_ = getattr(tuned, "training_digests_", None)
+    return pipeline
+
+
+def _is_pickle(path: str) -> bool:
+    """Whether a file begins as a pickle does, compressed by any method of joblib or not."""
+    with open(path, "rb") as file:
+        start = file.read(4096)
+    if start.startswith(_LZ4):  # its package may be absent; joblib.load says so
+        return True
+    try:
+        if start.startswith(b"\x78"):
+            start = zlib.decompressobj().decompress(start, 2)
+        for magic, module in _COMPRESSED.items():
+            if start.startswith(magic):
+                with module.open(path) as file:
+                    start = file.read(2)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError):
+        return False
+    return len(start) > 1 and start[0] == 0x80 and 2 <= start[1] <= 5

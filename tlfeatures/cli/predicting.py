@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import glob
 import os
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tlfeatures.cli import options as opt
 from tlfeatures.cli.images import Tally, extract_images, name_unreadable
-from tlfeatures.cli.pipes import BatchAgain, CacheAgain, Fitted, Pipe
+from tlfeatures.cli.pipes import Fitted, Predictions, SavedModel
 from tlfeatures.cli.session import BadArgument
 from tlfeatures.cli.terminal import count, show_json, show_table, tell, warn
 
+if TYPE_CHECKING:
+    import numpy as np
 
+
+@opt.expand_options
 def predict(
-    pipe: Pipe,
+    model: SavedModel,
     items: Annotated[
         list[str],
         typer.Argument(
@@ -27,36 +31,35 @@ def predict(
         str | None,
         typer.Option("--output", "-o", metavar="FILE.csv", help="Write a table instead of showing it."),
     ] = None,
+    proba: Annotated[
+        bool, typer.Option("--proba", help="Add the probability of each class, in a column proba_CLASS.")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if an image cannot be read.")] = False,
     path_column: opt.PathColumn = None,
-    cache: CacheAgain = None,
-    batch_size: BatchAgain = None,
     force: opt.Force = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Predict with a saved pipeline: one row an image, in the order given, with path, prediction, score and error.
+    """Predict with a saved model: one row per image, in the order given.
 
-    The score is the probability of the predicted class, or its decision score where the head has no
-    probabilities. An unreadable image has a row too, with the error and no prediction. Loading a pipeline runs
-    code from its file: load only files you trust.
+    Columns: path, prediction, probability of the predicted class, and error. Heads without class probabilities
+    have the decision value of the predicted class instead, in a column `decision`; regression has neither. An
+    unreadable image has the error and no prediction; the exit code is 1 when no image could be read.
     """
     from tlfeatures.cli.outputs import check_output, replacing, write_csv
 
     if output is not None:
         check_output(output, (".csv",), force)
-    fitted = Fitted.load(pipe, cache, batch_size)
-    table: dict[str, list[Any]] = {"path": [], "prediction": [], "score": [], "error": []}
+    fitted = model.load()
+    if proba and fitted.confidence != "probability":
+        raise BadArgument(
+            f"--proba needs class probabilities, which {model.pipe!r} does not have. `tlfeatures fit` saves "
+            "classifiers with calibrated probabilities."
+        )
+    table = _empty_table(fitted, proba)
     tallies = []
     for images, paths in _chunks(items, path_column):
         result = extract_images(fitted.cnn, images)
-        rows, predictions, scores = fitted.predict(result)
-        n, start = len(paths), len(table["path"])
-        table["path"] += paths
-        table["error"] += [result.errors.get(row) for row in range(n)]
-        table["prediction"] += [None] * n
-        table["score"] += [None] * n
-        for i, row in enumerate(rows.tolist()):
-            table["prediction"][start + row] = predictions[i].item()
-            table["score"][start + row] = None if scores is None else float(scores[i])
+        _append(table, paths, result.errors, fitted.predict(result), fitted.classes)
         name_unreadable(paths, result.errors, "and have no prediction")
         tallies.append(Tally.of(result))
     if output is not None:
@@ -69,6 +72,44 @@ def predict(
         tell(f"{output}: {count(len(table['path']), 'row')}.")
     else:
         show_table(list(table), zip(*table.values(), strict=True))
+    failed = sum(error is not None for error in table["error"])
+    if failed and (strict or failed == len(table["error"])):
+        raise typer.Exit(1)
+
+
+def _empty_table(fitted: Fitted, proba: bool) -> dict[str, list[Any]]:
+    columns = ["path", "prediction", *([fitted.confidence] if fitted.confidence else []), "error"]
+    if proba:
+        columns += [f"proba_{name}" for name in fitted.classes.tolist()]
+    return {name: [] for name in columns}
+
+
+def _append(
+    table: dict[str, list[Any]],
+    paths: list[str],
+    errors: dict[int, str],
+    found: Predictions,
+    classes: np.ndarray | None,
+) -> None:
+    """Add a row per image; fields of unreadable images are None."""
+    import numpy as np
+
+    n = len(paths)
+    columns: dict[str, Any] = {"prediction": found.values}
+    if found.probabilities is not None:
+        at = np.searchsorted(classes, found.values)
+        columns["probability"] = found.probabilities[np.arange(len(at)), at]
+        columns |= {f"proba_{name}": found.probabilities[:, i] for i, name in enumerate(classes.tolist())}
+    elif found.decision is not None:
+        columns["decision"] = found.decision
+    table["path"] += paths
+    table["error"] += [errors.get(row) for row in range(n)]
+    for name in table.keys() - {"path", "error"}:
+        values: list[Any] = [None] * n
+        if name in columns:
+            for row, value in zip(found.rows.tolist(), columns[name].tolist(), strict=True):
+                values[row] = value
+        table[name] += values
 
 
 def _chunks(items: list[str], path_column: str | None) -> list[tuple[Any, list[str]]]:

@@ -6,9 +6,16 @@ from tlfeatures.evaluation._folds import Fold, make_folds, make_inner_folds, spl
 from tlfeatures.evaluation._intervals import confidence_interval, standard_error
 from tlfeatures.evaluation._labels import check_groups, check_labels, check_seed, infer_task
 from tlfeatures.evaluation._paired_tests import PairedTest
+from tlfeatures.evaluation._scores import (
+    CrossValidation,
+    cross_validate_embeddings,
+    find_label_conflicts,
+    group_folds,
+)
 
 __all__ = [
     "Comparison",
+    "CrossValidation",
     "Duplicates",
     "Fold",
     "PairedTest",
@@ -17,7 +24,10 @@ __all__ = [
     "check_seed",
     "compare",
     "confidence_interval",
+    "cross_validate_embeddings",
     "find_duplicates",
+    "find_label_conflicts",
+    "group_folds",
     "infer_task",
     "keep_groups_together",
     "make_folds",

@@ -18,7 +18,7 @@ from tlfeatures.evaluation import (
     Fold,
     confidence_interval,
     find_duplicates,
-    keep_groups_together,
+    group_folds,
     make_folds,
     make_inner_folds,
 )
@@ -322,7 +322,7 @@ class SearchRunner:
         one = head.at(point)
         found.score = self.found["best_score_"]
         try:
-            folds = self._folds_together()
+            folds = group_folds(self.folds, found.groups, self.y, self.task, self.seed)
             X = self.matrix(embedding)
             scores = evaluate(X, self.y, folds, [one], self.scorer, self.metadata)[0].test[0]
         except ValueError:
@@ -344,14 +344,6 @@ class SearchRunner:
             f"are exact). {effect}; see duplicates_ for the pairs.",
             DuplicateImagesWarning,
         )
-
-    def _folds_together(self) -> list[Fold]:
-        """The folds, with copies moved to one: the scores differ by the copies, and by no new shuffle."""
-        try:
-            moved = keep_groups_together(self.folds, self.duplicates.groups)
-            return make_folds(moved, self.y, None, self.task, self.seed)
-        except ValueError:  # folds that overlap, or one that lost all of a class
-            return make_folds(len(self.folds), self.y, self.duplicates.groups, self.task, self.seed)
 
 
 def _screen(
