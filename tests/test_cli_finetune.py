@@ -56,7 +56,9 @@ def test_a_bundle_is_made_and_predicts(run, photos):
     rows = json.loads(out)
     assert code == 0 and [row["prediction"] for row in rows] == clf.predict(photos.paths).tolist()
     scores = clf.predict_proba(photos.paths).max(1)
-    np.testing.assert_allclose([row["score"] for row in rows], scores, atol=1e-5)
+    np.testing.assert_allclose([row["probability"] for row in rows], scores, atol=1e-5)
+    figures = json.loads(run("evaluate", "m.keras-bundle", photos.root, "--json")[1])
+    assert figures["used_for_training"] == figures["evaluated"] == 12
     code, out, _ = run("evaluate", "m.keras-bundle", photos.root, "--json")
     assert code == 0
     assert json.loads(out)["accuracy"] == pytest.approx(clf.score(photos.paths, photos.labels))
