@@ -509,13 +509,13 @@ def test_a_cold_start_shows_no_noise_of_the_backend(run, photos):
 @pytest.mark.parametrize(
     ("argv", "text"),
     [
-        (["--cv", "5"], "have fewer images than --cv 5 folds, the smallest 'checks' with 4: use --cv 4"),
-        (["--cv", "1"], "--cv 1; expected at least 2 folds"),
+        (["--cv", "5"], "have fewer, the smallest 'checks' with 4. Use --cv 4, merge"),
+        (["--cv", "1"], "--cv must be at least 2; got 1"),
         (["--head", "svn"], "Did you mean 'svm'"),
         (["--head", "svr"], "Unknown classification head 'svr'"),
         (["--scoring", "acuracy"], "Did you mean 'accuracy'"),
         (["--task", "ranking"], "Unknown task 'ranking'"),
-        (["--task", "regression", "--head", "ridge"], "needs numbers as labels"),
+        (["--task", "regression", "--head", "ridge"], "--task regression needs numeric labels"),
         (["--split", "train"], "No split 'train'"),
         (["--target", "label"], "is a folder"),
         (["--layer", "block99_pw_relu", "--cv", "2"], "Did you mean 'block9_pw_relu'"),
@@ -551,7 +551,10 @@ def test_fit_refuses_sources_that_cannot_be_learned_from(run, photos, tmp_path):
         (photos.root / "discs", "Put the images of each class into a folder of its own"),
         (one, "All 12 labels are one class, 'same'"),
         (bare, "Name their column with --target"),
-        (few, "fewer images than --cv 2 folds, the smallest 'rare' with 1"),
+        (
+            few,
+            "--cv 2 folds need as many images of every class; 1 of 2 classes have fewer, the smallest 'rare' with 1",
+        ),
         (broken, "None of the images"),
     ):
         result = run("fit", source, *SMALL, "--cv", 2)

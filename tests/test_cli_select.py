@@ -206,8 +206,8 @@ def test_option_names_are_those_of_the_other_commands(run, photos):
 @pytest.mark.usefixtures("no_network")
 class TestFailsAtOnce:
     def test_a_class_with_fewer_images_than_folds(self, run, photos):
-        assert the_error(run("select", photos.root, *ONE), "than --cv 5 folds", "'checks' with 4",
-                         "use --cv 4") == 2  # fmt: skip
+        assert the_error(run("select", photos.root, *ONE), "--cv 5 folds need", "'checks' with 4",
+                         "Use --cv 4") == 2  # fmt: skip
 
     def test_one_class_only(self, run, photos, tmp_path):
         source = manifest(photos, tmp_path / "a.csv", label="cat")
@@ -234,14 +234,14 @@ class TestFailsAtOnce:
     def test_groups_that_cannot_be_split(self, run, photos, tmp_path):
         source = manifest(photos, tmp_path / "a.csv", patient=np.arange(12) % 2)
         result = run("select", source, "--groups", "patient", *ONE, "--cv", "4")
-        assert the_error(result, "2 group(s)", "into --cv 4 folds", "use --cv 2") == 2
+        assert the_error(result, "2 group(s)", "--cv 4 folds need as many groups", "Use --cv 2") == 2
         source = manifest(photos, tmp_path / "b.csv", patient=[f"{label[0]}" for label in photos.labels])
         result = run("select", source, "--groups", "patient", *ONE, "--cv", "3")
         assert the_error(result, "are in one group", "divide the group") == 2
 
     def test_too_few_for_nested(self, run, photos):
         result = run("select", photos.root, *ONE, "--cv", "4", "--nested")
-        assert the_error(result, "--nested splits the training rows", "--cv 4 folds", "use --cv 3") == 2
+        assert the_error(result, "--nested splits the training rows", "--cv 4 folds", "Use --cv 3") == 2
 
     @pytest.mark.parametrize(
         ("argv", "parts"),
@@ -258,7 +258,7 @@ class TestFailsAtOnce:
             (["--scoring", "acuracy"], ["Did you mean 'accuracy'"]),
             (["--rule", "2se"], ["rule '2se'", "1se"]),
             (["--prescreen-method", "logm"], ["Did you mean 'logme'"]),
-            (["--task", "regression"], ["--task regression needs numbers", "such as 'checks'"]),
+            (["--task", "regression"], ["--task regression needs numeric labels", "such as 'checks'"]),
             (["--task", "classes"], ["Unknown task 'classes'", "auto, classification, regression"]),
             (["--scoring", "r2"], ["'ridge' cannot be scored by 'r2'", "another scoring"]),
             (["--cv", "1"], ["--cv"]),
@@ -303,7 +303,7 @@ class TestFailsAtOnce:
     def test_no_hint_that_the_command_refuses(self, run, photos, tmp_path):
         source = manifest(photos, tmp_path / "a.csv", label=["rare", *photos.labels[1:]])
         result = run("select", source, "--target", "label", *ONE)
-        assert the_error(result, "'rare' with 1: merge or drop small classes.") == 2
+        assert the_error(result, "'rare' with 1. Add images, merge or drop small classes.") == 2
 
 
 def test_a_report_is_written_over_a_report(run, photos):
@@ -316,7 +316,7 @@ def test_unreadable_images_leave_too_few(run, photos, tmp_path):
     next((folder / "discs").iterdir()).write_bytes(b"")
     result = run("select", folder, *ONE, "--cv", "4")
     assert result.code == 2
-    assert "'discs' with 3: use --cv 3, merge or drop small classes" in result.err
+    assert "'discs' with 3. Use --cv 3, merge or drop small classes" in result.err
 
 
 @pytest.mark.parametrize(

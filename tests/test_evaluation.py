@@ -18,6 +18,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 
 from tlfeatures import compare
+from tlfeatures.errors import InvalidParameterError
 from tlfeatures.evaluation import (
     check_groups,
     check_labels,
@@ -179,6 +180,29 @@ def test_labels_that_cannot_be_learned(y, message):
         infer_task(y)
 
 
+def test_a_table_of_arrow_is_no_column():
+    pa = pytest.importorskip("pyarrow")
+    with pytest.raises(ValueError, match=r"got a table with the columns path, label.*table\['label'\]"):
+        check_labels(pa.table({"path": ["a"], "label": ["b"]}), 1)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (np.eye(3), r"got the shape \(3, 3\).*one column, such as y\[:, 0\].*argmax\(axis=1\) for one-hot"),
+        (pd.DataFrame({"path": list("abc"), "label": list("xyx")}), r"shape \(3, 2\).*table\['label'\]"),
+        ([["a"], ["a", "b"], []], "Several labels for one image are not supported"),
+        ("aab", "got 'aab'"),
+        ({"a": 1}, "got {'a': 1}"),
+        (3, "one label for each image; got 3"),
+        (None, "requires y to be passed"),
+    ],
+)
+def test_labels_of_a_wrong_kind_say_what_to_pass(y, message):
+    with pytest.raises(ValueError, match=message):
+        check_labels(y, 3)
+
+
 def test_inferring_from_real_targets():
     assert infer_task(load_digits().target) == "classification"
     assert infer_task(load_diabetes().target) == "regression"  # whole numbers, but hardly any twice
@@ -193,20 +217,26 @@ def test_folds_are_reproducible():
 @pytest.mark.parametrize(
     ("cv", "y", "groups", "message"),
     [
-        (7, np.array(["a", "b"] * 12), np.repeat(np.arange(6), 4), r"in 6 group\(s\).*cv=7 folds: use cv=6"),
-        (6, np.arange(5.0), None, "cv=6 folds of 5 images"),
+        (
+            7,
+            np.array(["a", "b"] * 12),
+            np.repeat(np.arange(6), 4),
+            r"`cv=7` folds .* in 6 group\(s\)\. Use `cv=6`",
+        ),
+        (6, np.arange(5.0), None, "`cv=6` folds need as many images; got n_samples=5"),
         (
             2,
             np.array(["a", "a", "b", "b"]),
             np.array([0, 0, 1, 1]),
-            "All 2 images of class 'a' are in one group",
+            "all 2 images of class 'a' are in one group",
         ),
     ],
 )
 def test_folds_that_cannot_be_made(cv, y, groups, message):
     task = "regression" if y.dtype.kind == "f" else "classification"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InvalidParameterError, match=message) as caught:
         make_folds(cv, y, groups, task, 0)
+    assert caught.value.parameter in ("cv", "groups")  # from which a front end makes the name of an option
 
 
 # -- comparison ----------------------------------------------------------------------------------

@@ -1104,29 +1104,29 @@ EIGHT = np.zeros((8, 8, 8, 3), np.uint8)
 @pytest.mark.parametrize(
     ("y", "groups", "options", "message"),
     [
-        ("aaaaaabb", None, {}, r"1 of 2 classes have fewer images than cv=3 folds, the smallest 'b' with 2: use cv=2"),
-        ("aaaaaaab", None, {}, r"the smallest 'b' with 1: merge or drop"),
+        ("aaaaaabb", None, {}, r"`cv=3` folds.*1 of 2 classes have fewer, the smallest 'b' with 2\. Use `cv=2`"),
+        ("aaaaaaab", None, {}, r"the smallest 'b' with 1\. Add images, merge or drop"),
         ("aaaaaaaa", None, {}, r"All 8 labels are one class, 'a'"),
         ([1.5] * 8, None, {}, r"All 8 labels are one value, 1.5"),
         (["a", None] * 4, None, {}, r"4 of 8 labels are missing"),
         ("aaabbb", None, {}, r"8 images but 6 labels"),
         (None, None, {}, r"requires y to be passed"),
-        ("aaaabbbb", "gggggggg", {}, r"in 1 group\(s\), which cannot be split into cv=3"),
-        ("aaaabbbb", "gghhgghh", {}, r"in 2 group\(s\).*use cv=2"),
-        ("aaaabbbb", "ghijkkkk", {}, r"All 4 images of class 'b' are in one group"),
+        ("aaaabbbb", "gggggggg", {}, r"`cv=3` folds need as many groups; the images are in 1 group\(s\)"),
+        ("aaaabbbb", "gghhgghh", {}, r"in 2 group\(s\)\. Use `cv=2`"),
+        ("aaaabbbb", "ghijkkkk", {}, r"all 4 images of class 'b' are in one group"),
         ("aaaabbbb", ["g", None] * 4, {}, r"4 of 8 groups are missing"),
         ("aaaabbbb", "ggg", {}, r"groups of shape \(3,\)"),
-        ("aaaabbbb", None, {"cv": 1}, r"cv=1; expected at least 2"),
-        ("aaaabbbb", None, {"cv": 9}, r"cv=9 folds of 8 images"),
-        ("aaaabbbb", None, {"cv": "five"}, r"cv='five'; expected a number of folds"),
-        ("aaaabbbb", None, {"cv": [([0, 1, 2], [4])] * 2}, r"Fold 0 has no training image of class 'b'"),
-        ("aaaabbbb", None, {"cv": [([0, 4, 5], [0])] * 2}, r"Fold 0 tests images that it is trained on"),
-        ("aaaabbbb", None, {"cv": [([0, 4], [1, 8])] * 2}, r"Fold 0 names rows that there are not.* from 0 to 7"),
-        ("aaaabbbb", None, {"cv": [([0, 4, 7], [1, -1])] * 2}, r"Fold 0 names rows that there are not"),
-        ("aaaabbbb", None, {"cv": [([0.0, 4.5], [1])] * 2}, r"Fold 0 names rows that there are not"),
+        ("aaaabbbb", None, {"cv": 1}, r"`cv` must be at least 2; got 1"),
+        ("aaaabbbb", None, {"cv": 9}, r"`cv=9` folds need as many images; got n_samples=8"),
+        ("aaaabbbb", None, {"cv": "five"}, r"`cv` must be a number of folds, .*; got 'five'"),
+        ("aaaabbbb", None, {"cv": [([0, 1, 2], [4])] * 2}, r"fold 0 has no training image of class 'b'"),
+        ("aaaabbbb", None, {"cv": [([0, 4, 5], [0])] * 2}, r"fold 0 tests images that it is trained on"),
+        ("aaaabbbb", None, {"cv": [([0, 4], [1, 8])] * 2}, r"rows from 0 to 7; fold 0 has others"),
+        ("aaaabbbb", None, {"cv": [([0, 4, 7], [1, -1])] * 2}, r"fold 0 has others"),
+        ("aaaabbbb", None, {"cv": [([0.0, 4.5], [1])] * 2}, r"fold 0 has others"),
         ("aaaabbbb", None, {"cv": LeaveOneGroupOut()}, r"cannot split these 8 images.*groups"),
         ("aaaabbbb", None, {"cv": [([0, 4], [1])] * 2, "nested": True}, r"give cv as a number or a splitter"),
-        ("aaabbb" + "ab", None, {"cv": 4, "nested": True}, r"nested=True splits the training rows of fold 0"),
+        ("aaabbb" + "ab", None, {"cv": 4, "nested": True}, r"`nested=True` splits the training rows of fold 0"),
         ("aaaabbbb", None, {"heads": []}, r"`heads` must be names of heads \(logreg.*got \[\]"),
         ("aaaabbbb", None, {"heads": ["swm"]}, r"Did you mean 'svm'"),
         ("aaaabbbb", None, {"heads": {"svm": {"D": [1]}}}, r"Invalid parameter 'D'"),
@@ -1153,7 +1153,7 @@ EIGHT = np.zeros((8, 8, 8, 3), np.uint8)
         ("aaaabbbb", None, {"prescreen": 0}, r"prescreen=0"),
         ("aaaabbbb", None, {"prescreen_method": "logm"}, r"Did you mean 'logme'"),
         ("aaaabbbb", None, {"task": "ranking"}, r"Unknown task 'ranking'"),
-        ("aaaabbbb", None, {"task": "regression"}, r"needs numbers as labels"),
+        ("aaaabbbb", None, {"task": "regression"}, r"`task='regression'` needs numeric labels; got labels such as 'a'"),
         ("aaaabbbb", None, {"models": []}, r"models=\[\]"),
         ("aaaabbbb", None, {"models": "mobilnet"}, r"Unknown network 'mobilnet'"),
         ("aaaabbbb", None, {"layers": ["conv_pw_99_relu"]}, r"Unknown layer"),
@@ -1162,7 +1162,7 @@ EIGHT = np.zeros((8, 8, 8, 3), np.uint8)
         ("aaaabbbb", None, {"image_sizes": "half"}, r"image_sizes='half'"),
         ("aaaabbbb", None, {"scoring": "acuracy"}, r"acuracy"),
         ("aaaabbbb", None, {"scoring": ["accuracy"]}, r"the name of one score"),
-        ("aaaabbbb", None, {"random_state": "x"}, r"random_state='x'"),
+        ("aaaabbbb", None, {"random_state": "x"}, r"`random_state` must be None, an integer or a RandomState; got 'x'"),
     ],
 )  # fmt: skip
 def test_bad_input_is_named_before_any_pass(y, groups, options, message, network_calls):
@@ -1204,7 +1204,10 @@ def test_an_unreadable_image_is_an_error_or_left_out(files, store):
         search.cv_results_["mean_test_score"], without.cv_results_["mean_test_score"]
     )
     assert len(pickle.loads(pickle.dumps(search)).embeddings()) == 35  # paths are kept
-    with pytest.warns(UnreadableImagesWarning), pytest.raises(ValueError, match=r"classes have fewer images"):
+    with (
+        pytest.warns(UnreadableImagesWarning),
+        pytest.raises(ValueError, match=r"classes have fewer, the smallest"),
+    ):
         FeatureSearchCV(**SMALL | {"cv": 12}, cache=store, on_error="nan").fit(paths, y)
 
 

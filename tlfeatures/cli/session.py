@@ -24,19 +24,18 @@ __all__ = ["BadArgument", "report_error", "session"]
 
 # the library's words for what the command calls otherwise
 _WORDS = {
-    r"\bcv=(\d+)": r"--cv \1",
     r"\bn_jobs=": "--jobs ",
     r"\bbatch_size=": "--batch-size ",
     r"\bcache=None": "--cache none",
     r"\bdedupe_groups=True": "--dedupe-groups",
     r"\bmax_value=": "--max-value ",
     r"\bduplicate_threshold\b": "--duplicate-threshold",
-    r"\bnested=True": "--nested",
+    r"`?\bnested=True`?": "--nested",
     r"\blearning_rate\b": "--learning-rate",
     r"\bprecision='(\w*)'": r"--precision \1",
     r"\btask='(\w*)'": r"--task \1",
     r"\btrain_from='?([\w.]+)'?": r"--train-from \1",
-    r"\bvalidation_fraction=": "--validation-fraction ",
+    r"`?\bvalidation_fraction=(\d*)`?": r"--validation-fraction \1",
     r"\bweights=None( for random weights)?": "--weights random",
     r"\bweights='([^'\s]*)'": r"--weights \1",
     r"; see duplicates_ for the pairs": "; the report's tables/duplicates.csv lists the pairs",
@@ -79,7 +78,7 @@ def report_error(error: Exception) -> int:
     if type(error).__name__ == "Abort":  # end of input at a question
         warn("not confirmed; --yes goes ahead without asking.", "error: ")
         return 1
-    text = _in_words(_text(error))
+    text = _in_words(_with_options(_text(error), getattr(error, "parameter", None)))
     if not isinstance(error, (ValueError, OSError, ImportError, ArithmeticError, MemoryError)):
         text = f"{type(error).__name__}: {text} (TLFEATURES_DEBUG=1 shows where)"
     warn(text, "error: ")
@@ -94,6 +93,18 @@ def _in_words(text: str) -> str:
     for pattern, words in _WORDS.items():
         text = re.sub(pattern, words, text)
     return text
+
+
+def _with_options(text: str, parameter: str | None) -> str:
+    """Write a parameter that a message of the library has in backticks as an option.
+
+    >>> _with_options("`n_init=0` is too few. Use `n_init='auto'`, see `Model.fit`.", "n_init")
+    '--n-init 0 is too few. Use --n-init auto, see `Model.fit`.'
+    """
+    if parameter in (None, "X", "y"):  # no options
+        return text
+    option = "--" + parameter.replace("_", "-")
+    return re.sub(rf"`{parameter}(?:='?([^`]*?)'?)?`", lambda m: f"{option} {m[1]}" if m[1] else option, text)
 
 
 def _command_of(error: Any) -> str:

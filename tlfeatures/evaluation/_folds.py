@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
+from tlfeatures._params import describe_value
+from tlfeatures.errors import InvalidParameterError
+
 __all__ = ["Fold", "make_folds", "make_inner_folds", "split_validation"]
 
 Fold = tuple[np.ndarray, np.ndarray]
@@ -49,16 +52,19 @@ def make_folds(cv: Any, y: np.ndarray, groups: np.ndarray | None, task: str, see
         try:
             folds = list(cv.split(np.zeros((len(y), 1)), y, groups))
         except ValueError as error:
-            raise ValueError(f"cv={cv!r} cannot split these {len(y)} images: {error}") from error
+            raise InvalidParameterError(
+                f"`cv={cv!r}` cannot split these {len(y)} images: {error}", "cv"
+            ) from error
     elif isinstance(cv, Sequence) and not isinstance(cv, str):
         folds = list(cv)
     else:
-        raise ValueError(
-            f"cv={cv!r}; expected a number of folds, a splitter, or a list of (train, test) rows."
+        raise InvalidParameterError(
+            f"`cv` must be a number of folds, a splitter or a list of (train, test); got {describe_value(cv)}.",
+            "cv",
         )
     folds = [tuple(_check_rows(part, i, len(y)) for part in pair) for i, pair in enumerate(folds)]
     if len(folds) < 2:
-        raise ValueError(f"cv={cv!r} gives {len(folds)} folds; expected at least 2.")
+        raise InvalidParameterError(f"`cv` must give at least 2 folds; got {len(folds)}.", "cv")
     for i, (train, test) in enumerate(folds):
         _check_fold(i, train, test, y, task)
     return folds
@@ -98,7 +104,10 @@ def make_inner_folds(
         try:
             folds = make_folds(cv, y[train], None if groups is None else groups[train], task, seed)
         except ValueError as error:
-            raise ValueError(f"nested=True splits the training rows of fold {i} again: {error}") from error
+            raise InvalidParameterError(
+                f"`nested=True` splits the training rows of fold {i} again: {error}",
+                getattr(error, "parameter", None),
+            ) from error
         inner.append([(train[a], train[b]) for a, b in folds])
     return inner
 
@@ -140,7 +149,7 @@ def split_validation(
     rows, rng = np.arange(len(y)), np.random.default_rng(seed)
     if not fraction:
         return rows, rows[:0]
-    fix = "Give more images, or pass validation_fraction=0 to train on all."
+    fix = "Give more images, or pass `validation_fraction=0` to train on all."
     if classes is not None:
         counts = np.bincount(y, minlength=len(classes))
         if counts.min() < 2:
@@ -168,13 +177,14 @@ def split_validation(
 def _split_default(k: int, y: np.ndarray, groups: np.ndarray | None, task: str, seed: int) -> list[Fold]:
     n = len(y)
     if k < 2:
-        raise ValueError(f"cv={k}; expected at least 2 folds.")
+        raise InvalidParameterError(f"`cv` must be at least 2; got {k}.", "cv")
     if k > n:
-        raise ValueError(f"Cannot make cv={k} folds of {n} images; n_samples={n} should be at least cv.")
+        raise InvalidParameterError(f"`cv={k}` folds need as many images; got n_samples={n}.", "cv")
     if groups is not None and (count := len(np.unique(groups))) < k:
-        raise ValueError(
-            f"The images are in {count} group(s), which cannot be split into cv={k} folds: "
-            + (f"use cv={count} or more groups." if count > 1 else "give two groups or more, or none.")
+        raise InvalidParameterError(
+            f"`cv={k}` folds need as many groups; the images are in {count} group(s). "
+            + (f"Use `cv={count}` or more groups." if count > 1 else "Pass two groups or more, or none."),
+            "cv",
         )
     rows = np.zeros((n, 1))
     if task == "regression":
@@ -188,25 +198,28 @@ def _split_default(k: int, y: np.ndarray, groups: np.ndarray | None, task: str, 
     if groups is None:
         if counts.min() < k:
             few = names[counts < k]
-            raise ValueError(
-                f"{len(few)} of {len(names)} classes have fewer images than cv={k} folds, the smallest "
-                f"{names.tolist()[counts.argmin()]!r} with {counts.min()}: "
-                + (f"use cv={counts.min()}, " if counts.min() > 1 else "")
-                + "merge or drop small classes, or pass a splitter such as ShuffleSplit."
+            raise InvalidParameterError(
+                f"`cv={k}` folds need as many images of every class; {len(few)} of {len(names)} classes have fewer, "
+                f"the smallest {names.tolist()[counts.argmin()]!r} with {counts.min()}. "
+                + (f"Use `cv={counts.min()}`, " if counts.min() > 1 else "Add images, ")
+                + "merge or drop small classes, or pass a splitter such as ShuffleSplit.",
+                "cv",
             )
         return list(StratifiedKFold(k, shuffle=True, random_state=seed).split(rows, codes))
     for code, name in enumerate(names.tolist()):
         if len(np.unique(groups[codes == code])) < 2:
-            raise ValueError(
-                f"All {counts[code]} images of class {name!r} are in one group: no fold can both learn and test it. "
-                "Drop the class, or divide the group."
+            raise InvalidParameterError(
+                f"`groups` must divide every class; all {counts[code]} images of class {name!r} are in one group, so "
+                "no fold can both train on it and test it. Drop the class, or divide the group.",
+                "groups",
             )
     folds = list(StratifiedGroupKFold(k, shuffle=True, random_state=seed).split(rows, codes, groups))
     if any(len(test) == 0 for _, test in folds):  # one group may be larger than a fold
         largest = np.bincount(groups).max()
-        raise ValueError(
-            f"The groups cannot be split into cv={k} folds with images in each: the largest has {largest} of {n} "
-            f"images. Use a smaller cv."
+        raise InvalidParameterError(
+            f"`cv={k}` folds of whole groups leave a fold without images: the largest group has {largest} of {n} "
+            "images. Use fewer folds.",
+            "cv",
         )
     return folds
 
@@ -217,29 +230,28 @@ def _check_rows(part: Any, i: int, n: int) -> np.ndarray:
     if rows.shape == (n,) and rows.dtype == bool:
         return np.flatnonzero(rows)
     if rows.ndim != 1 or (len(rows) and (rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= n)):
-        raise ValueError(f"Fold {i} names rows that there are not; expected whole numbers from 0 to {n - 1}.")
+        raise InvalidParameterError(
+            f"`cv` must give rows from 0 to {n - 1}; fold {i} has others. Pass integer indices or boolean masks.",
+            "cv",
+        )
     return rows.astype(int)
 
 
 def _check_fold(i: int, train: np.ndarray, test: np.ndarray, y: np.ndarray, task: str) -> None:
     if not len(train) or not len(test):
-        raise ValueError(
-            f"Fold {i} has {len(train)} training and {len(test)} test images; expected some of both."
+        problem = f"has {len(train)} training and {len(test)} test images; expected some of both"
+    elif np.intersect1d(train, test).size:
+        problem = "tests images that it is trained on; expected separate rows"
+    elif task == "classification" and (absent := np.setdiff1d(y[test], y[train])).size:
+        problem = (
+            f"has no training image of class {absent.tolist()[0]!r}, so it cannot test it. Use fewer folds, more "
+            "images or groups of that class, or another random_state"
         )
-    if np.intersect1d(train, test).size:
-        raise ValueError(f"Fold {i} tests images that it is trained on; expected separate rows.")
-    if task == "classification":
-        absent = np.setdiff1d(y[test], y[train])
-        if absent.size or (y[train] == y[train[0]]).all():
-            what = (
-                f"no training image of class {absent.tolist()[0]!r}"
-                if absent.size
-                else "one class only in training"
-            )
-            raise ValueError(
-                f"Fold {i} has {what}, so it cannot test it. Use fewer folds, more images or groups of that "
-                "class, or another random_state."
-            )
+    elif task == "classification" and (y[train] == y[train[0]]).all():
+        problem = "trains on a single class. Use fewer folds, more groups, or another random_state"
+    else:
+        return
+    raise InvalidParameterError(f"`cv` cannot be used: fold {i} {problem}.", "cv")
 
 
 def _split_groups(
@@ -252,7 +264,7 @@ def _split_groups(
 ) -> np.ndarray:
     n = len(np.unique(groups))
     if n < 2:
-        raise ValueError(f"All images are of one group, so none can be set apart for validation. {fix}")
+        raise ValueError(f"All images are of one group, so none can be kept for validation. {fix}")
     folds = min(n, max(2, round(1 / fraction)))
     splitter = (GroupKFold if classes is None else StratifiedGroupKFold)(
         folds, shuffle=True, random_state=int(rng.integers(1 << 31))

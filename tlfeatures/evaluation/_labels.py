@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Integral
 from typing import Any, Literal
 
@@ -10,7 +10,8 @@ import numpy as np
 from sklearn.utils import column_or_1d
 
 from tlfeatures._inputs import as_labels, is_missing
-from tlfeatures.errors import UnknownNameError
+from tlfeatures._params import describe_value
+from tlfeatures.errors import InvalidParameterError, UnknownNameError
 
 __all__ = ["check_groups", "check_labels", "check_seed", "infer_task"]
 
@@ -42,13 +43,13 @@ def infer_task(y: Iterable[Any]) -> Task:
     >>> infer_task(["cat", "dog"]), infer_task([0, 1, 2]), infer_task([0.5, 1.5])
     ('classification', 'classification', 'regression')
     """
-    y = as_labels(y)
     categorical = getattr(getattr(y, "dtype", None), "name", "") == "category"
-    values = np.asarray(y if hasattr(y, "__array__") else list(y))
+    values = _to_array(y)
     if values.ndim != 1 or not len(values):
-        raise ValueError(
-            f"Labels have the shape {values.shape}; expected (n,), one for each image: "
-            "give one column, such as table['label']."
+        raise InvalidParameterError(
+            f"`y` must have the shape (n,), one label for each image; got the shape {values.shape}. Pass one column, "
+            "such as y[:, 0] or table['label'], or y.argmax(axis=1) for one-hot labels.",
+            "y",
         )
     if missing := sum(map(_is_not_finite, values.tolist())):
         raise ValueError(f"{missing} of {len(values)} labels are missing; fill them in or drop their images.")
@@ -95,12 +96,7 @@ def check_labels(y: Any, n: int, task: str = "auto") -> tuple[np.ndarray, str]:
     >>> check_labels(["cat", "dog", "cat"], 3)
     (array(['cat', 'dog', 'cat'], dtype='<U3'), 'classification')
     """
-    if y is None:
-        raise ValueError(
-            "This estimator requires y to be passed, but the target y is None: give one label for each image."
-        )
-    y = as_labels(y)
-    values = y.to_numpy() if hasattr(y, "to_numpy") else np.asarray(y if hasattr(y, "__array__") else list(y))
+    values = _to_array(y)
     if values.ndim == 2 and values.shape[1] == 1:
         values = column_or_1d(values, warn=True)
     if values.ndim == 1 and len(values) != n:
@@ -112,28 +108,65 @@ def check_labels(y: Any, n: int, task: str = "auto") -> tuple[np.ndarray, str]:
         raise UnknownNameError.of("task", task, ("auto", "classification", "regression"))
     if values.dtype == object:
         values = np.array(values.tolist())
+    if task == "regression" and values.dtype.kind not in "biuf":
+        raise InvalidParameterError(
+            f"`task='regression'` needs numeric labels; got labels such as {values.tolist()[0]!r}. "
+            "Use `task='classification'`.",
+            "task",
+        )
     if task == "regression":
-        if values.dtype.kind not in "biuf":
-            raise ValueError(
-                f"task='regression' needs numbers as labels; these are others, such as {values.tolist()[0]!r}. "
-                "Use task='classification'."
-            )
         values = values.astype(float)
     elif values.dtype.kind == "f" and (fractions := values[values != np.round(values)]).size:
-        raise ValueError(
-            f"task='classification' needs classes as labels; these are continuous numbers, such as {fractions[0]:g}. "
-            "Use task='regression', or turn them into classes."
+        raise InvalidParameterError(
+            f"`task='classification'` needs classes as labels; got continuous numbers, such as {fractions[0]:g}. "
+            "Use `task='regression'`, or turn them into classes.",
+            "task",
         )
+    _check_variation(values, task)
+    return values, task
+
+
+def _check_variation(values: np.ndarray, task: str) -> None:
     if len(values) == 1:
         raise ValueError(
             f"Got n_samples=1 image, of label {values.tolist()[0]!r}; expected at least 2 images."
         )
-    if len(values) and (values == values[0]).all():
+    if (values == values[0]).all():
         what = f"class, {values.tolist()[0]!r}" if task == "classification" else f"value, {values[0]:g}"
         raise ValueError(
-            f"All {n} labels are one {what}; expected two or more, or there is nothing to learn."
+            f"All {len(values)} labels are one {what}; expected two or more. Add images of other labels."
         )
-    return values, task
+
+
+def _to_array(y: Any) -> np.ndarray:
+    """Convert labels of any container to an array of any shape, without changing missing values."""
+    if y is None:
+        raise ValueError(
+            "This estimator requires y to be passed, but the target y is None: give one label for each image."
+        )
+    y = as_labels(y)
+    if hasattr(y, "column_names"):
+        raise InvalidParameterError(
+            f"`y` must be one column; got a table with the columns {', '.join(y.column_names)}. Pass one of them, such "
+            f"as table[{y.column_names[-1]!r}].",
+            "y",
+        )
+    if isinstance(y, (str, bytes, Mapping)) or not (isinstance(y, Iterable) or hasattr(y, "__array__")):
+        raise InvalidParameterError(
+            f"`y` must be a list, array or column with one label for each image; got {describe_value(y)}.",
+            "y",
+        )
+    try:
+        values = (
+            y.to_numpy() if hasattr(y, "to_numpy") else np.asarray(y if hasattr(y, "__array__") else list(y))
+        )
+    except ValueError as error:  # lists of different lengths
+        raise InvalidParameterError(
+            "`y` must hold one label for each image; got sequences of different lengths. Several labels for one image "
+            "are not supported: fit one estimator for each label.",
+            "y",
+        ) from error
+    return values.astype(str) if values.dtype.kind == "T" else values
 
 
 def check_groups(groups: Any, n: int) -> np.ndarray | None:
@@ -165,9 +198,16 @@ def check_groups(groups: Any, n: int) -> np.ndarray | None:
         return None
     values = np.asarray(groups if hasattr(groups, "__array__") else list(groups))
     if values.shape != (n,):
-        raise ValueError(f"Got {n} images but groups of shape {values.shape}; give one group for each image.")
+        raise InvalidParameterError(
+            f"`groups` must hold one group for each of the {n} images; got groups of shape {values.shape}.",
+            "groups",
+        )
     if missing := sum(map(_is_not_finite, values.tolist())):
-        raise ValueError(f"{missing} of {n} groups are missing; fill them in or drop their images.")
+        raise InvalidParameterError(
+            f"`groups` must not have missing values; {missing} of {n} groups are missing. Fill them in or drop their "
+            "images.",
+            "groups",
+        )
     values = values.astype(str) if values.dtype == object else values
     return np.unique(values, return_inverse=True)[1].reshape(-1)
 
@@ -200,7 +240,10 @@ def check_seed(random_state: Any) -> int:
         return int(random_state)
     if isinstance(random_state, np.random.RandomState):
         return int(random_state.randint(2**31 - 1))
-    raise ValueError(f"random_state={random_state!r}; expected None, a whole number or a RandomState.")
+    raise InvalidParameterError(
+        f"`random_state` must be None, an integer or a RandomState; got {describe_value(random_state)}.",
+        "random_state",
+    )
 
 
 def _is_not_finite(value: Any) -> bool:
