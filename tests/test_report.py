@@ -281,7 +281,8 @@ def test_headline_is_the_score_corrected_for_duplicates(tmp_path):
 
 def test_page_lists_images_with_problems(tmp_path):
     _, page, _ = write(tmp_path / "a")
-    assert "2 could not be read and were left out; 1 carry almost no information and were used." in page
+    assert "Images that could not be read and were left out: 2." in page
+    assert "Images that carry almost no information and were used: 1." in page
     for text in ("a.jpg", "the file is empty", "c.jpg", "all values lie within 3 of 256 levels"):
         assert text in page
     assert len(pd.read_csv(tmp_path / "a/tables/image_problems.csv")) == 3
@@ -775,3 +776,30 @@ def test_report_of_a_pickled_search(real, tmp_path):
     search.report(tmp_path)
     ours, theirs = ((folder / "figures/map.png").read_bytes() for folder in (tmp_path, real[1] / "report"))
     assert ours == theirs
+
+
+def test_images_without_contrast_are_on_the_page(real, tmp_path):
+    """Of a folder with two nearly black images and a broken one; the second search finds all in the store."""
+    _, root, _, _ = real
+    paths = [str(root / f"{i} ü.png") for i in range(24)]
+    for i in (2, 7):
+        paths[i] = str(tmp_path / f"dark {i}.png")
+        noise = np.random.default_rng(i).integers(0, 3, (40, 40), dtype=np.uint8)
+        Image.fromarray(noise).save(paths[i])
+    paths[4] = str(tmp_path / "broken.png")
+    (tmp_path / "broken.png").write_bytes(b"not an image")
+    options = {"models": "tiny", "image_sizes": [32], "resize": "stretch", "layers": ["block3_pw_relu"],
+               "poolings": "avg", "heads": ["ridge"], "cv": 2, "cache": tmp_path / "store"}  # fmt: skip
+    pages = []
+    for name in ("cold", "warm"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            search = select(paths, list("abc") * 8, on_error="nan", **options)
+        search.report(tmp_path / name)
+        pages.append(read(tmp_path / name)[1])
+    assert "Images that could not be read and were left out: 1." in pages[0]
+    assert "Images that carry almost no information and were used: 2." in pages[0]
+    for text in ("broken.png", "dark 2.png", "dark 7.png", "nearly black: values from 0 to 2 of 255"):
+        assert text in pages[0], text
+    assert "were not decoded" not in pages[0]
+    assert "The embeddings of 23 images were in the store." in pages[1]

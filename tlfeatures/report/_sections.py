@@ -128,7 +128,7 @@ def _draw_outcome(result: SearchResult, folder: ReportFolder, labels: Labels) ->
 def _draw_curves(result: SearchResult, folder: ReportFolder, labels: Labels) -> _tables.EmbeddingMap | None:
     """Draw learning curve, calibration, prescreen and map of the embeddings, if the result has them."""
     curve, prescreen = result.learning_curve, result.prescreen
-    if len(curve.sizes):
+    if len(curve.sizes) > 1:
         splits = {f"split{i}": column for i, column in enumerate(curve.scores.T)}
         folder.save("learning_curve", pd.DataFrame({"training_images": curve.sizes, **splits}))
         folder.draw("learning_curve", _figures.plot_learning_curve, curve, result.scoring)
