@@ -761,6 +761,18 @@ def test_saved_files_are_recognized_by_their_content(run, saved, photos):
         assert "run code" not in result.err
 
 
+def test_only_models_of_ours_are_replaced_without_force(run, saved, photos):
+    argv = ("fit", photos.root, *SMALL, "--cv", 0, "-o", "p.joblib")
+    assert run(*argv).code == 0
+    joblib.dump({"theirs": np.arange(3)}, "p.joblib")
+    before = Path("p.joblib").read_bytes()
+    result = run(*argv)
+    assert result.code == 2
+    assert "was not written by this command" in result.errors[0]
+    assert Path("p.joblib").read_bytes() == before
+    assert run(*argv, "--force").code == 0
+
+
 def test_fit_keeps_duplicates_together_and_names_labels_that_conflict(run, folder):
     clean = run("fit", folder, *SMALL, "--cv", 2, "--json")
     assert clean.json["cv"]["duplicates"]["exact"] == 0

@@ -102,8 +102,10 @@ def test_the_winner_is_saved_and_found_again(run, photos):
     evaluated = run("evaluate", "report/pipeline.joblib", photos.root, "--json")
     assert evaluated.json["evaluated"] == 12
     assert evaluated.json["accuracy"] >= best["score"]  # on the images that it was fitted on
+    assert evaluated.json["used_for_training"] == 12
     predicted = run("predict", "report/pipeline.joblib", photos.paths[0])
     assert photos.labels[0] in predicted.out
+    assert "probability" in predicted.out
 
     again = run(*shlex.split(facts["best_command"])[1:], "--json")
     assert again.code == 0, again.err

@@ -168,9 +168,11 @@ def _embed(cnn: Any, images: Any, y: np.ndarray, groups: np.ndarray | None, sour
 
 def fit_head(head: Any, task: str, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> Any:
     """Fit a head on all images, with calibrated probabilities unless its own are or a class is too small."""
+    from sklearn.linear_model import LogisticRegression
+
     from tlfeatures.calibration import CalibratedHead
 
-    if task == "regression" or head.steps[-1][0] == "logreg":
+    if task == "regression" or isinstance(head[-1], LogisticRegression):
         return head.fit(X, y)
     try:
         return CalibratedHead(head).fit(X, y, groups=groups)

@@ -188,14 +188,16 @@ def _is_ours(path: str) -> bool:
                 return _MARK in file.attrs
         if suffix == ".parquet":
             return _MARK.encode() in (_pyarrow(path).read_schema(path).metadata or {})
-        if suffix == ".keras-bundle":
+        with open(path, "rb") as file:
+            start = file.read(4096)
+        if suffix == ".csv":
+            return start.startswith((_MANIFEST.encode(), b"path,prediction"))
+        if suffix == ".npy":
+            return start.startswith(b"\x93NUMPY") and _is_ours(manifest_path(path))
+        if start.startswith(b"PK"):  # a bundle of `finetune`
             with zipfile.ZipFile(path) as file:
                 return json.loads(file.read("about.json"))["format"].startswith(f"{_MARK}.")
-        with open(path, "rb") as file:
-            head = file.read(64)
-        if suffix == ".csv":
-            return head.startswith((_MANIFEST.encode(), b"path,prediction"))
-        if suffix == ".npy":
-            return head.startswith(b"\x93NUMPY") and _is_ours(manifest_path(path))
-        return head.startswith(b"\x80")  # a pickle
+        return (
+            start.startswith(b"\x80") and _MARK.encode() in start
+        )  # a pickle of a pipeline with CNNFeatures
     return False

@@ -20,6 +20,8 @@ from tlfeatures.cli.session import BadArgument
 from tlfeatures.cli.terminal import count, show_json, show_table, shown, tell
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tlfeatures.selection import FeatureSearchCV
     from tlfeatures.sources import Source
 
@@ -171,7 +173,7 @@ def select(
     name_unreadable(paths_of(images), search.unreadable_, "and are left out")
     summary = _summarize(search, source.source, images, output)
     if output is not None:
-        _write(search, output, context)
+        _write(search, y, output, context)
     if as_json:
         show_json(summary)
     else:
@@ -254,11 +256,12 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _write(search: FeatureSearchCV, folder: str, context: typer.Context) -> None:
-    import joblib
+def _write(search: FeatureSearchCV, y: np.ndarray, folder: str, context: typer.Context) -> None:
+    from sklearn.base import clone
 
     from tlfeatures.cli._best_command import best_command
-    from tlfeatures.cli.outputs import replacing
+    from tlfeatures.cli.fitting import fit_head
+    from tlfeatures.cli.pipes import save_pipeline
     from tlfeatures.report import write_report
 
     source = _words(context, {"source", "path_column", "target", "groups", "split_column", "split"})
@@ -269,9 +272,10 @@ def _write(search: FeatureSearchCV, folder: str, context: typer.Context) -> None
         command=shlex.join(["tlfeatures", "select", *_words(context)]),
         best_command=best_command(result, folder, source),
     )
-    search.best_estimator_[0].set_params(verbose=0)
-    with replacing(os.path.join(folder, _PIPELINE)) as file:
-        joblib.dump(search.best_estimator_, file)
+    head = clone(search.best_estimator_[1:])
+    fitted = fit_head(head, search.task_, search.embeddings(), y[search.rows_], search.duplicates_.groups)
+    path = os.path.join(folder, _PIPELINE)
+    save_pipeline(path, search.best_estimator_[0], fitted, search.fitted_images_.keys)
 
 
 def _words(context: typer.Context, only: set[str] | None = None) -> list[str]:
