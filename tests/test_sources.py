@@ -1,4 +1,4 @@
-"""Folders, splits, manifests and HDF5 arrays: nothing lost, nothing invented, everything named."""
+"""Sources: folders, splits, manifests and HDF5 arrays."""
 
 import os
 import pathlib
@@ -33,7 +33,7 @@ def write(path, text, encoding="utf-8"):
 
 @pytest.fixture(autouse=True)
 def quiet():
-    """No test may let a warning out that it does not expect."""
+    """Turn unexpected warnings into errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
@@ -66,7 +66,7 @@ def test_class_folders_are_labelled_by_the_first_level_in_natural_order(tmp_path
     assert found.groups is None and found.split is None and found.ignored == []
 
 
-def test_no_image_is_lost_and_nothing_else_is_taken(tmp_path):
+def test_all_images_and_only_images_are_listed(tmp_path):
     kept = [
         "a.webp",
         "b.TIF",
@@ -181,7 +181,7 @@ def test_images_beside_class_folders_are_left_out_with_a_warning(tmp_path):
     assert everything.names == ["another.jpg", "cat/1.jpg", "dog/1.jpg", "stray.jpg"]
 
 
-def test_one_class_and_empty_classes_are_said(tmp_path):
+def test_one_class_and_empty_classes_warn(tmp_path):
     fill(tmp_path, "cat/1.jpg")
     with pytest.warns(UserWarning, match=r"single class folder, 'cat'") as caught:
         assert read_source(tmp_path).y.tolist() == ["cat"]
@@ -257,7 +257,7 @@ def test_a_lone_train_folder_is_a_split_but_a_class_called_test_is_a_class(tmp_p
     assert read_source(tmp_path / "two").y.tolist() == ["blood", "test"]
 
 
-def test_subset_names_what_there_is(tmp_path):
+def test_subset_names_the_splits_that_exist(tmp_path):
     fill(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test/a/1.jpg", "test/b/2.jpg")
     with pytest.raises(SourceError, match=r"No split 'val'; there is 'train', 'test'"):
         read_source(tmp_path).subset("val")
@@ -273,7 +273,7 @@ def test_empty_folder_and_no_images(tmp_path):
         read_source(tmp_path)
 
 
-def test_missing_sources_suggest_what_is_there(tmp_path):
+def test_missing_sources_suggest_similar_names(tmp_path):
     fill(tmp_path, "pictures/1.jpg")
     with pytest.raises(SourceError, match=r"No such file or folder: .*Did you mean 'pictures'"):
         read_source(tmp_path / "picturs")

@@ -1,4 +1,4 @@
-"""Whatever the user has -> uint8 RGB batches; bad images are named with their reason."""
+"""Images in any accepted form as uint8 RGB batches; unreadable images are named with the reason."""
 
 from tlfeatures.images._batches import check_images, decode_batches
 from tlfeatures.images._decode import IMAGE_CONSTRAINTS, Decoder, decoder_recipe, probe_pixels

@@ -1,4 +1,4 @@
-"""Decoding in threads, ahead of whoever consumes the batches, in bounded memory."""
+"""Decoding of batches in threads ahead of their use, in bounded memory."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 from tlfeatures.errors import ImageReadError
 from tlfeatures.fingerprints import KEY_BYTES
 from tlfeatures.images._decode import Decoder
-from tlfeatures.images._images import Images, default_threads, pool, warn_of_notes
+from tlfeatures.images._images import Images, count_threads, pool, warn_of_notes
 from tlfeatures.images._notes import Note
 
 if TYPE_CHECKING:
     import pandas
 
-_PIECE = 4  # images a task: small enough to share a batch among threads
+_PIECE = 4  # images in one task: small, so that threads share a batch
 
 
 def decode_batches(
@@ -47,13 +47,13 @@ def decode_batches(
     Yields
     ------
     rows : ndarray of int, shape (b,)
-        The rows that could be read, in the order asked for.
+        The rows that could be read, in the order of ``rows``.
     keys : ndarray of uint8, shape (b, 16)
         Digests of the bytes that were decoded.
     batch : ndarray of uint8, shape (b, height, width, 3)
-        A fresh array each time. b is ``batch_size`` less the unreadable ones, and may be 0.
+        A new array each time. b is ``batch_size`` less the unreadable images, and may be 0.
     errors : dict
-        {row: reason} of the unreadable ones.
+        {row: reason} of the unreadable images.
 
     Notes
     -----
@@ -124,31 +124,31 @@ def _decode_batches(
                 good = np.array([row not in errors for row in part.tolist()], dtype=bool)
                 part, keys, batch = part[good], keys[good], batch[good]
             yield part, keys, batch, errors
-    if notes is None:  # once, and not from a decoding thread
+    if notes is None:  # once, and from the thread of the caller
         warn_of_notes(images, noted)
 
 
 def check_images(X: Any, n_jobs: int | None = None) -> pandas.DataFrame:
-    """Decode every image and report those that cannot be read or carry next to nothing; no network is needed.
+    """Find images that cannot be read or carry almost no information, by decoding all of them; needs no network.
 
     Parameters
     ----------
     X : array-like
         Images in any form that `CNNFeatures` takes.
     n_jobs : int, optional
-        Decoding threads; None or -1 for one a core, 8 at most.
+        Decoding threads; None or -1 is one for each core, at most 8.
 
     Returns
     -------
     pandas.DataFrame
         One row for each such image, in the order of ``X``: ``row``, ``image`` (path or place in ``X``), ``problem``
         ("error" when it cannot be read, "warning" when it spans fewer than 16 of 256 levels or holds 12-bit data in
-        16 bits) and ``reason``. Empty when all is well.
+        16 bits) and ``reason``. Empty if there are none.
 
     Raises
     ------
     ImageInputError
-        When ``X`` as a whole is not a batch of images.
+        If ``X`` as a whole is not a batch of images.
 
     Examples
     --------
@@ -161,7 +161,7 @@ def check_images(X: Any, n_jobs: int | None = None) -> pandas.DataFrame:
     import pandas
 
     images, notes = Images.of(X), {}
-    threads = default_threads() if n_jobs is None or n_jobs < 1 else n_jobs
+    threads = count_threads() if n_jobs is None or n_jobs < 1 else n_jobs
     decoder = Decoder((24, 24), interpolation="nearest", decode="exact")
     batches = decode_batches(images, range(len(images)), decoder, 16, threads, notes=notes)
     errors = {row: reason for *_, errors in batches for row, reason in errors.items()}

@@ -1,12 +1,10 @@
-"""Bytes and pictures in memory -> uint8 RGB of one size. Pillow is the reference."""
+"""Decode images to uint8 RGB of one size; Pillow is the reference."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
 import functools
-import io
-import struct
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -16,18 +14,14 @@ from PIL import ExifTags, Image
 
 from tlfeatures._params import check_parameter, integer
 from tlfeatures.fingerprints import bytes_key
-from tlfeatures.images._notes import Note, contrast_note, depth_note
-from tlfeatures.images._pixels import float_scaling, is_16_bit, to_uint8
+from tlfeatures.images._formats import Unreadable, open_image, readable
+from tlfeatures.images._notes import Note, check_contrast, check_depth
+from tlfeatures.images._pixels import is_16_bit, suggest_scaling, to_uint8
 
 RESIZES = ("stretch", "crop", "pad")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 DECODES = ("scaled", "exact")
 
-# Plain raster formats with a magic number; none that runs another program (EPS) or only stubs one.
-_FORMATS = (
-    "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM", "JPEG2000", "AVIF",
-    "DIB", "ICO", "PCX", "SGI", "QOI", "HEIF",
-)  # fmt: skip
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -37,8 +31,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_GIANT = 32_000_000  # pixels; above, one picture at a time, so that threads do not multiply the memory
+_GIANT = 32_000_000  # pixels; larger images are decoded one at a time, to bound memory
 _MAX_VALUE_HINT = "It is the largest value that 16-bit images can have, such as 4095 for 12-bit data."
 IMAGE_CONSTRAINTS: dict[str, list[Any]] = {
     "resize": list(RESIZES),
@@ -48,7 +41,7 @@ IMAGE_CONSTRAINTS: dict[str, list[Any]] = {
 }
 _giant_lock = threading.Lock()
 
-# 48 x 40 pixels, 4:2:0, quality 60: enough to tell one JPEG decoder and resizer from another.
+# JPEG of 48 x 40 pixels, 4:2:0, quality 60: JPEG decoders and resizers differ in its pixels.
 _PROBE = base64.b85decode(
     "|JeWF01!$>Nk#wx0RR9200961|JwjV01XKW3knDg3knMk4h;_zAQcl55)&sJ9v2`kDKRiEDJ?8BI!Zn>HbyrrEkIX6ModmpQ&KWM"
     "T47pHU`kO^PygEhLjevB4iga*CKVMXPc<zyPft%zPft%zPft%zPft%zPft%zPft%zPft%zPft%zPft%zPft%zPft%zPft%zPf!2A"
@@ -64,12 +57,8 @@ _PROBE = base64.b85decode(
 )
 
 
-# Raised when orientation, colour, transparency, 16-bit or padding rules change.
+# Increase this when the rules for orientation, colour, transparency, 16 bits or padding change.
 _PIXELS_VERSION = 1
-
-
-class Unreadable(Exception):
-    """One image cannot be read; the argument is the reason."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +71,14 @@ class Decoder:
         (height, width) in pixels.
     resize : {"stretch", "crop", "pad"}
         "stretch" is what ``keras.utils.load_img(target_size=...)`` does; "crop" fits the short side
-        and cuts the centre out; "pad" fits the long side and centres the picture on black.
+        and cuts the centre out; "pad" fits the long side and centres the image on black.
     interpolation : {"nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"}
         Pillow's resampling filters, which antialias (all but "nearest").
     decode : {"scaled", "exact"}
         "scaled" lets the JPEG decoder shrink by powers of two, never below twice the size needed.
     max_value : int, optional
-        The value of 16-bit grey files and uint16 arrays that becomes 255, such as 4095 for 12-bit data. None is
-        65535. Images with larger values cannot be read. Images of 8 bits and floats are not affected.
+        The value in 16-bit grey files and uint16 arrays that becomes 255, such as 4095 for 12-bit data. None is 65535.
+        Images with larger values cannot be read. 8-bit images and floats are not affected.
 
     Raises
     ------
@@ -100,9 +89,9 @@ class Decoder:
 
     Notes
     -----
-    EXIF orientation is applied; alpha is composited on white; 16-bit grey is scaled by 257; the first
-    frame of animations and multi-page files is taken. Colour profiles are not applied. 16-bit colour
-    files keep their high byte, as Pillow reads them.
+    EXIF orientation is applied, alpha is composited on white, 16-bit grey is divided by 257, and animations and
+    multi-page files give their first frame. Colour profiles are not applied. 16-bit colour files are reduced to their
+    high byte, as Pillow reads them.
 
     Examples
     --------
@@ -127,7 +116,7 @@ class Decoder:
         object.__setattr__(self, "max_value", None if self.max_value is None else int(self.max_value))
 
     def recipe(self) -> dict[str, Any]:
-        """Every field that changes pixels, as JSON values.
+        """Return every field that changes pixels, as JSON values.
 
         The installed decoder, which matters for encoded images only, has a recipe of its own:
         `decoder_recipe`.
@@ -143,13 +132,13 @@ class Decoder:
 
 
 def decoder_recipe() -> dict[str, Any]:
-    """What identifies the installed decoder: a digest of the pixels that it gives for a small JPEG file."""
+    """Return what identifies the installed decoder: a digest of the pixels that it gives for a small JPEG file."""
     return {"pixel_probe": bytes_key(probe_pixels().data).hex()}
 
 
 @functools.cache
 def probe_pixels() -> np.ndarray:
-    """Pixels that the installed Pillow and JPEG decoder give for a small JPEG file; uint8, one row of 7,605."""
+    """Decode a small JPEG file at four sizes with the installed Pillow; uint8 (7605,)."""
     sizes = (
         Decoder((40, 48)),
         Decoder((13, 11)),
@@ -162,7 +151,7 @@ def probe_pixels() -> np.ndarray:
 
 
 def decode_bytes(data: bytes, decoder: Decoder) -> tuple[np.ndarray, Note | None]:
-    """Pixels of an encoded image, uint8 (height, width, 3), and a note if its values look wrong.
+    """Decode an encoded image to uint8 (height, width, 3), with a note if its values look wrong.
 
     Raises
     ------
@@ -173,119 +162,42 @@ def decode_bytes(data: bytes, decoder: Decoder) -> tuple[np.ndarray, Note | None
         pixels = im.size[0] * im.size[1]
         with _giant_lock if pixels > _GIANT else contextlib.nullcontext():
             if decoder.decode == "scaled" and im.format in ("JPEG", "MPO"):
-                _draft(im, decoder)
+                _shrink_while_decoding(im, decoder)
             rgb, note = to_rgb(im, decoder.max_value)
-            return fit(rgb, decoder, note)
+            return _resize_and_pad(rgb, decoder, note)
 
 
 def decode_array(a: np.ndarray, decoder: Decoder, check_depth: bool = True) -> tuple[np.ndarray, Note | None]:
-    """As `decode_bytes`, of one checked array (height, width[, 1 | 3 | 4]), with or without notes on its depth."""
-    note = _check_depth(a, decoder.max_value) if check_depth or decoder.max_value else None
+    """Convert one checked array (height, width[, 1 | 3 | 4]) as `decode_bytes` does, with or without a depth note."""
+    note = _check_values(a, decoder.max_value) if check_depth or decoder.max_value else None
     a = np.ascontiguousarray(to_uint8(a, decoder.max_value))
     with readable():
         rgb = to_rgb(Image.fromarray(a[..., 0] if a.ndim == 3 and a.shape[-1] == 1 else a))[0]
-        return fit(rgb, decoder, note)
+        return _resize_and_pad(rgb, decoder, note)
 
 
-@contextlib.contextmanager
-def readable():
-    """Turn everything that a decoder may raise on garbage into `Unreadable`."""
-    try:
-        yield
-    except Unreadable:
-        raise
-    except Image.DecompressionBombError as e:  # by a plugin that knows the size later than we do
-        raise Unreadable(f"more pixels than the pixel limit: {e}") from None
-    except MemoryError:
-        raise Unreadable("there is not enough memory to decode it") from None
-    except Exception as e:
-        raise Unreadable(f"damaged or unsupported: {e or type(e).__name__}") from e
-
-
-def open_image(data: bytes) -> Image.Image:
-    """Open ``data`` with the formats we trust; nothing is decoded yet.
-
-    Goes through Pillow's table of formats itself: ``Image.open`` warns of large pictures from the
-    thread it is called in, and warning filters cannot be set per thread.
-    """
-    if not len(data):
-        raise Unreadable("the file is empty")
-    prefix, said = bytes(data[:16]), ""
-    for name in _openers():
-        factory, accept = Image.OPEN[name]
-        accepted = accept is None or accept(prefix)
-        if not accepted or isinstance(accepted, str):
-            continue
-        try:
-            im = factory(io.BytesIO(data), "")
-        except (SyntaxError, IndexError, TypeError, struct.error) as e:
-            said = said or f"damaged {name} file: {e or type(e).__name__}"
-            continue
-        _check_size(im.size)
-        return im
-    if prefix[4:8] == b"ftyp" and prefix[8:12] in _HEIF_BRANDS:
-        return _open_heif(data)
-    raise Unreadable(said or _guess(bytes(data[:256])))
-
-
-@functools.cache
-def _openers() -> tuple[str, ...]:
-    Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
-
-
-def _check_size(size: tuple[int, int]) -> None:
-    limit = Image.MAX_IMAGE_PIXELS and 2 * Image.MAX_IMAGE_PIXELS  # Pillow's own; None when switched off
-    if limit and size[0] * size[1] > limit:
-        raise Unreadable(f"{size[0]} x {size[1]} pixels are more than the pixel limit of {limit:,}")
-
-
-def _open_heif(data: bytes) -> Image.Image:
-    try:
-        import pillow_heif
-    except ImportError:
-        raise Unreadable("HEIC needs an optional reader: pip install pillow-heif") from None
-    file = pillow_heif.open_heif(data)
-    _check_size(file.size)
-    return file.to_pillow()
-
-
-def _guess(head: bytes) -> str:
-    text = head.lstrip().lower()
-    if text.startswith((b"<!doctype html", b"<html")):
-        return "holds a web page, not an image"
-    if head[128:132] == b"DICM":
-        return "DICOM is not read: read it with pydicom and pass its pixel array"
-    if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis"):
-        return "AVIF needs a newer Pillow: pip install -U 'pillow>=11.3'"
-    for magic, what in ((b"%PDF", "PDF"), (b"<svg", "SVG"), (b"<?xml", "XML"), (b"\x89HDF", "HDF5")):
-        if text.startswith(magic.lower()):
-            return f"holds {what}, not a raster image"
-    return "not an image in a known format"
-
-
-def _orientation(im: Image.Image) -> int:
+def _read_orientation(im: Image.Image) -> int:
     try:
         return im.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged metadata: the pixels may still be fine
         return 1
 
 
-def _draft(im: Any, decoder: Decoder) -> None:
-    turned = _orientation(im) in (5, 6, 7, 8)
+def _shrink_while_decoding(im: Any, decoder: Decoder) -> None:
+    turned = _read_orientation(im) in (5, 6, 7, 8)
     size = im.size[::-1] if turned else im.size
-    width, height = _scaled_size(size, decoder)
+    width, height = _compute_size(size, decoder)
     need = (2 * width, 2 * height)
     im.draft("RGB", need[::-1] if turned else need)
 
 
 def to_rgb(im: Image.Image, max_value: int | None = None) -> tuple[Image.Image, Note | None]:
-    """Upright 8-bit RGB of any image, and a note on its depth; the image itself stays as it is."""
+    """Convert any image to upright 8-bit RGB, with a note on its depth; ``im`` is not changed."""
     im.load()
-    turn, note = _TURNS.get(_orientation(im)), None
+    turn, note = _TURNS.get(_read_orientation(im)), None
     if is_deep(im):
-        values = _deep_values(im)
-        note = _check_depth(values, max_value)
+        values = _read_deep_values(im)
+        note = _check_values(values, max_value)
         im = Image.fromarray(to_uint8(values, max_value))
     elif im.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in im.info:
         layer = im.convert("RGBA")
@@ -301,30 +213,32 @@ def is_deep(im: Image.Image) -> bool:
     return im.mode.startswith("I") or im.mode == "F"
 
 
-def upright_values(im: Image.Image) -> np.ndarray:
-    """Values of an image with more than 8 bits, uint16 or float (height, width), upright."""
+def read_upright_values(im: Image.Image) -> np.ndarray:
+    """Read the upright values of an image with more than 8 bits; uint16 or float32 (height, width)."""
     im.load()
-    turn = _TURNS.get(_orientation(im))
-    return _deep_values(im if turn is None else im.transpose(turn))
+    turn = _TURNS.get(_read_orientation(im))
+    return _read_deep_values(im if turn is None else im.transpose(turn))
 
 
-def _deep_values(im: Image.Image) -> np.ndarray:
+def _read_deep_values(im: Image.Image) -> np.ndarray:
     values = np.asarray(im)
     low, high, limit = values.min(), values.max(), 1 if im.mode == "F" else 65535
-    if not (low >= 0 and high <= limit):  # so also for NaN
+    if not (low >= 0 and high <= limit):  # also True for NaN
         finite = np.isfinite(low) and np.isfinite(high)
         raise Unreadable(
             f"{'float' if im.mode == 'F' else 'integer'} pixels from {low:g} to {high:g}; "
             f"expected 0 to {limit}: pass them as an array scaled to [0, 1]"
-            + (f": {float_scaling(float(low), float(high))}" if finite else "")
+            + (f": {suggest_scaling(float(low), float(high))}" if finite else "")
         )
-    return values if im.mode == "F" else values.astype(np.uint16)  # "I" is a container of 16 bits
+    return (
+        values if im.mode == "F" else values.astype(np.uint16)
+    )  # Pillow opens some 16-bit files with mode "I"
 
 
-def _check_depth(values: np.ndarray, max_value: int | None) -> Note | None:
-    """Note on the depth of 16-bit values; with `max_value` none may be larger."""
+def _check_values(values: np.ndarray, max_value: int | None) -> Note | None:
+    """Return a note on the depth of 16-bit values, or check that none is above ``max_value``."""
     if max_value is None or not is_16_bit(values):
-        return depth_note(values)
+        return check_depth(values)
     if values.max() > max_value:
         raise Unreadable(
             f"16-bit values up to {values.max()} are above max_value={max_value}: pass a larger max_value"
@@ -332,8 +246,8 @@ def _check_depth(values: np.ndarray, max_value: int | None) -> Note | None:
     return None
 
 
-def _scaled_size(size: tuple[int, int], decoder: Decoder) -> tuple[int, int]:
-    """(width, height) that the whole picture is resampled to, before any crop or pad."""
+def _compute_size(size: tuple[int, int], decoder: Decoder) -> tuple[int, int]:
+    """Return the (width, height) to which the whole image is resampled, before cropping or padding."""
     height, width = decoder.image_size
     if decoder.resize == "stretch":
         return width, height
@@ -344,10 +258,10 @@ def _scaled_size(size: tuple[int, int], decoder: Decoder) -> tuple[int, int]:
     return min(width, max(1, round(size[0] * scale))), min(height, max(1, round(size[1] * scale)))
 
 
-def fit(im: Image.Image, decoder: Decoder, note: Note | None) -> tuple[np.ndarray, Note | None]:
-    """Resize an RGB image as ``decoder`` says; uint8 (height, width, 3), and ``note`` or one on its contrast."""
+def _resize_and_pad(im: Image.Image, decoder: Decoder, note: Note | None) -> tuple[np.ndarray, Note | None]:
+    """Resize an RGB image to uint8 (height, width, 3), with ``note``, or else a note on its contrast."""
     pixels = np.asarray(_resize(im, decoder))
-    note = note or contrast_note(pixels, im)
+    note = note or check_contrast(pixels, im)
     height, width = decoder.image_size
     if pixels.shape[:2] != (height, width):
         top, left = (height - pixels.shape[0]) // 2, (width - pixels.shape[1]) // 2
@@ -358,12 +272,12 @@ def fit(im: Image.Image, decoder: Decoder, note: Note | None) -> tuple[np.ndarra
 
 
 def _resize(im: Image.Image, decoder: Decoder) -> Image.Image:
-    """``im`` in the size of ``decoder``, before any padding."""
+    """Resize an image, without padding."""
     height, width = decoder.image_size
     method = Image.Resampling[decoder.interpolation.upper()]
     if im.size == (width, height):
         return im
-    if decoder.resize == "crop":  # from the source: a very long image never gets huge in between
+    if decoder.resize == "crop":  # resized from the box, so that long images need little memory
         scale = max(width / im.size[0], height / im.size[1])
         left, top = (im.size[0] - width / scale) / 2, (im.size[1] - height / scale) / 2
         box = (
@@ -373,4 +287,4 @@ def _resize(im: Image.Image, decoder: Decoder) -> Image.Image:
             min(im.size[1], top + height / scale),
         )
         return im.resize((width, height), method, box)
-    return im.resize(_scaled_size(im.size, decoder), method)
+    return im.resize(_compute_size(im.size, decoder), method)

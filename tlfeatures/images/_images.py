@@ -1,4 +1,4 @@
-"""`Images`: one read-only view of every kind of input that is accepted."""
+"""`Images`: a read-only view of images in any accepted form."""
 
 from __future__ import annotations
 
@@ -18,47 +18,23 @@ from tlfeatures.errors import ImageInputError, ImageReadError
 from tlfeatures.fingerprints import KEY_BYTES, array_key, bytes_key, file_key, memoized_keys, read_file
 from tlfeatures.images._decode import (
     Decoder,
-    Unreadable,
     decode_array,
     decode_bytes,
     is_deep,
-    readable,
+    read_upright_values,
     to_rgb,
-    upright_values,
 )
-from tlfeatures.images._notes import LOW_CONTRAST, Note, depth_note, warn_of_depth, warn_of_low_contrast
-from tlfeatures.images._pixels import layout_problem, row_layout_problem, value_problem
+from tlfeatures.images._formats import Unreadable, readable
+from tlfeatures.images._notes import LOW_CONTRAST, Note, check_depth, warn_of_depth, warn_of_low_contrast
+from tlfeatures.images._other_libraries import ARROW_ARRAYS, EXPECTED, refuse_other_libraries
+from tlfeatures.images._pixels import find_layout_problem, find_row_layout_problem, find_value_problem
 
-_EXPECTED = (
-    "expected a list of paths, of encoded images (bytes), of PIL images or of arrays, "
-    "or one array (n, height, width[, channels])"
-)
-_ARROW_ARRAYS = {"pyarrow.Array", "pyarrow.ChunkedArray"}
-_DATA_SETS = {  # class -> what it is, and how to get images or paths out of it
-    "tensorflow.DatasetV2": (
-        "tf.data.Dataset",
-        "Pass the paths that it was made of, or its batches as one array: "
-        "np.concatenate([x for x, _ in X.as_numpy_iterator()]).astype('uint8').",
-    ),
-    "torch.DataLoader": (
-        "PyTorch DataLoader",
-        "Pass the paths, for an ImageFolder [path for path, _ in X.dataset.samples], or its batches as one array: "
-        "np.concatenate([x.permute(0, 2, 3, 1).numpy() for x, _ in X]).",
-    ),
-    "torch.Dataset": (
-        "PyTorch Dataset",
-        "Pass the paths, for an ImageFolder [path for path, _ in X.samples] with y = X.targets, or a list of its "
-        "images, [image for image, _ in X].",
-    ),
-    "keras.PyDataset": ("Keras PyDataset", "Pass the paths or arrays that it was made of."),
-    "datasets.Dataset": ("Hugging Face Dataset", "Pass its column of images: list(X['image'])."),
-}
-_MAX_FILE = 2 << 30  # bytes; no picture under the pixel limit is larger
+_MAX_FILE = 2 << 30  # bytes; no image within the pixel limit is larger
 _pil_lock = threading.Lock()  # PIL images load lazily, and not from two threads
 
 
-def default_threads() -> int:
-    """Threads to decode with: the cores this process may use, 8 at most."""
+def count_threads() -> int:
+    """Return the number of decoding threads: the cores that this process may use, at most 8."""
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS and Windows
@@ -68,8 +44,8 @@ def default_threads() -> int:
 
 @contextlib.contextmanager
 def pool(n_threads: int | None) -> Iterator[ThreadPoolExecutor]:
-    """A thread pool that drops what is queued when the block is left, also by an exception."""
-    executor = ThreadPoolExecutor(n_threads or default_threads(), thread_name_prefix="tlfeatures-decode")
+    """Make a thread pool that cancels its queue when the block is left, also by an exception."""
+    executor = ThreadPoolExecutor(n_threads or count_threads(), thread_name_prefix="tlfeatures-decode")
     try:
         yield executor
     finally:
@@ -77,10 +53,9 @@ def pool(n_threads: int | None) -> Iterator[ThreadPoolExecutor]:
 
 
 class Images:
-    """A read-only view of images in any accepted form; row i is always picture i.
+    """A read-only view of images in any accepted form; row i is always image i.
 
-    Nothing of the caller's is copied or written to; arrays on disk (h5py) are read row by row.
-    Make one with `Images.of`.
+    No input is copied or changed; arrays on disk (h5py) are read row by row. Make one with `Images.of`.
 
     Examples
     --------
@@ -94,8 +69,8 @@ class Images:
 
     def __init__(self, data: Any, rows: np.ndarray, checked: bool, full_depth: bool = False) -> None:
         self._data, self._rows = data, rows
-        self._checked = checked  # layout and values of a whole array were seen
-        self._full_depth = full_depth  # some image of a whole 16-bit array uses more than 12 bits
+        self._checked = checked  # layout and values of the whole array
+        self._full_depth = full_depth  # the whole array uses more than 12 bits
 
     @classmethod
     def of(cls, X: Any) -> Images:
@@ -111,16 +86,16 @@ class Images:
         Raises
         ------
         ImageInputError
-            When ``X`` as a whole is something else: what came, what is expected, how to mend it.
-            A single bad row of a list is no such error; `key` and `decode` raise for it.
+            If ``X`` as a whole is not a batch of images; the message says what was passed, what is expected and how
+            to fix it. Single bad items of a list are not checked here: `key` and `decode` raise for them.
         """
         if isinstance(X, Images):
             return X
         if isinstance(X, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)):
             what = f"the path {os.fspath(X)!r}" if isinstance(X, (str, os.PathLike)) else type(X).__name__
             raise ImageInputError(f"Got one image ({what}) where a list is expected: wrap it, [X].")
-        _refuse_other_libraries(X)
-        if library_types(X) & _ARROW_ARRAYS:
+        refuse_other_libraries(X)
+        if library_types(X) & ARROW_ARRAYS:
             return cls._of_list(X.to_pylist())
         if hasattr(X, "to_numpy"):  # pandas, polars
             columns = getattr(X, "columns", None)
@@ -134,12 +109,12 @@ class Images:
         if isinstance(X, (list, tuple)):
             return cls._of_list(list(X))
         if not isinstance(X, np.ndarray) and _is_array_on_disk(X):
-            _raise_input(layout_problem(tuple(X.shape)))
+            _raise_input(find_layout_problem(tuple(X.shape)))
             return cls(X, np.arange(X.shape[0]), checked=False)
         if hasattr(X, "__array__") and not isinstance(X, type):
             return cls._of_array(np.asarray(X))
-        mend = " Use list(X)." if hasattr(X, "__iter__") and not isinstance(X, (dict, type)) else ""
-        raise ImageInputError(f"Got an object of type {type(X).__name__}; {_EXPECTED}.{mend}")
+        fix = " Use list(X)." if hasattr(X, "__iter__") and not isinstance(X, (dict, type)) else ""
+        raise ImageInputError(f"Got an object of type {type(X).__name__}; {EXPECTED}.{fix}")
 
     @classmethod
     def _of_array(cls, X: np.ndarray) -> Images:
@@ -149,14 +124,14 @@ class Images:
             if X.ndim == 1:
                 return cls._of_list(X.tolist())
             raise ImageInputError(
-                f"Got an array of {X.dtype} of shape {X.shape}; {_EXPECTED}. "
+                f"Got an array of {X.dtype} of shape {X.shape}; {EXPECTED}. "
                 "For pixels use X.astype('uint8'); for paths X.ravel()."
             )
         if X.dtype.kind == "S":
             raise ImageInputError(f"Got an array of {X.dtype}; for paths use X.astype(str).")
-        _raise_input(layout_problem(X.shape))
-        _raise_input(value_problem(X, batch=True))
-        return cls(X, np.arange(len(X)), checked=True, full_depth=depth_note(X) is None)
+        _raise_input(find_layout_problem(X.shape))
+        _raise_input(find_value_problem(X, batch=True))
+        return cls(X, np.arange(len(X)), checked=True, full_depth=check_depth(X) is None)
 
     @classmethod
     def _of_list(cls, items: list[Any]) -> Images:
@@ -164,7 +139,7 @@ class Images:
             raise ImageInputError(
                 "Found array with 0 sample(s) (shape=(0,)) while a minimum of 1 is required."
             )
-        if set(map(type, items)) == {str}:  # the usual case, met by every fit of a search
+        if set(map(type, items)) == {str}:  # the usual case, in every fit of a search
             return cls(items, np.arange(len(items)), checked=False)
         for i, item in enumerate(items):
             if not _is_image_like(item):
@@ -173,12 +148,10 @@ class Images:
                         f"X[{i}] is a pair, {type(item[0]).__name__} and {type(item[1]).__name__}; expected images "
                         "without their labels: X, y = map(list, zip(*X))."
                     )
-                mend = " Use np.asarray(X)." if isinstance(item, (list, tuple)) else ""
-                raise ImageInputError(f"X[{i}] is of type {type(item).__name__}; {_EXPECTED}.{mend}")
+                fix = " Use np.asarray(X)." if isinstance(item, (list, tuple)) else ""
+                raise ImageInputError(f"X[{i}] is of type {type(item).__name__}; {EXPECTED}.{fix}")
         if all(isinstance(item, np.ndarray) and item.ndim < 2 for item in items):
-            raise ImageInputError(
-                f"Got a list of arrays of shape {items[0].shape} and the like; {_EXPECTED}."
-            )
+            raise ImageInputError(f"Got a list of arrays of shape {items[0].shape} and the like; {EXPECTED}.")
         return cls(items, np.arange(len(items)), checked=False)
 
     def __len__(self) -> int:
@@ -188,7 +161,7 @@ class Images:
         return f"<Images: {len(self)}>"
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Images:
-        """View of some rows (integers or a mask), in the order given; names stay the original ones."""
+        """Return a view of some rows (integers or a mask), in that order; names stay those of ``X``."""
         rows = np.asarray(rows)
         return Images(
             self._data, self._rows[rows if rows.size else rows.astype(int)], self._checked, self._full_depth
@@ -205,11 +178,11 @@ class Images:
         return np.array([isinstance(item, kinds) for item in items])
 
     def paths(self) -> list[str | None]:
-        """Path of each image; None where the image is not a file."""
+        """Return the path of each image; None if the image is not a file."""
         return [self._path(i) for i in range(len(self))]
 
     def name(self, i: int) -> str:
-        """Path of image ``i``, or its place in ``X``, such as ``"X[12]"``."""
+        """Return the path of image ``i``, or its place in ``X``, such as ``"X[12]"``."""
         return self._path(i) or f"X[{self._rows[i]}]"
 
     def _path(self, i: int) -> str | None:
@@ -219,12 +192,12 @@ class Images:
         return os.fsdecode(item) if isinstance(item, (str, os.PathLike)) else None
 
     def key(self, i: int) -> bytes:
-        """Digest of the content of image ``i``; 16 bytes.
+        """Return the digest of the content of image ``i``; 16 bytes.
 
         Raises
         ------
         ImageReadError
-            When the file is missing, empty or a folder, or the array holds no pixels.
+            If the file is missing, empty or a folder, or the array is not an image.
         """
         with self._named(i):
             item = self._data[int(self._rows[i])]
@@ -234,34 +207,34 @@ class Images:
             return self._content(item)[0]
 
     def keys(self, n_threads: int | None = None) -> tuple[np.ndarray, dict[int, str]]:
-        """Digests of all images, uint8 (n, 16), zeros where unreadable, and {row: reason} of those."""
-        found, errors = [None] * len(self), {}
+        """Return digests of all images, uint8 (n, 16), zeros if unreadable, and {row: reason} of the unreadable."""
+        keys, errors = [None] * len(self), {}
         if isinstance(self._data, list):
-            found = memoized_keys(self._data[row] for row in self._rows.tolist())
-        todo = [i for i, key in enumerate(found) if key is None]
+            keys = memoized_keys(self._data[row] for row in self._rows.tolist())
+        todo = [i for i, key in enumerate(keys) if key is None]
 
         def fill(part: list[int]) -> None:
             for i in part:
                 try:
-                    found[i] = self.key(i)
+                    keys[i] = self.key(i)
                 except ImageReadError as e:
-                    found[i] = bytes(KEY_BYTES)
+                    keys[i] = bytes(KEY_BYTES)
                     errors[i] = e.reason
 
         if todo:
             with pool(n_threads) as executor:
                 for future in [executor.submit(fill, todo[i : i + 64]) for i in range(0, len(todo), 64)]:
                     future.result()
-        keys = np.frombuffer(bytearray().join(found), np.uint8).reshape(len(found), KEY_BYTES)
-        return keys, dict(sorted(errors.items()))
+        joined = np.frombuffer(bytearray().join(keys), np.uint8).reshape(len(keys), KEY_BYTES)
+        return joined, dict(sorted(errors.items()))
 
     def decode(self, i: int, decoder: Decoder) -> tuple[bytes, np.ndarray]:
-        """Key and pixels of image ``i``: the key of the very bytes that were decoded.
+        """Decode image ``i``.
 
         Returns
         -------
         key : bytes
-            16 bytes.
+            Digest of the content that was decoded; 16 bytes.
         pixels : ndarray of uint8, shape (height, width, 3)
 
         Raises
@@ -275,7 +248,7 @@ class Images:
         return key, pixels
 
     def decode_with_note(self, i: int, decoder: Decoder) -> tuple[bytes, np.ndarray, Note | None]:
-        """As `decode`, with what looks wrong about the values in place of a warning."""
+        """Decode image ``i`` and return a `Note` if its values look wrong, in place of a warning."""
         with self._named(i):
             item = self._data[int(self._rows[i])]
             if isinstance(item, (str, os.PathLike)):
@@ -288,7 +261,7 @@ class Images:
             return key, *decode_bytes(content, decoder)
 
     def _content(self, item: Any) -> tuple[bytes, Any]:
-        """Key, and bytes or array, of anything but a path."""
+        """Return key and content, bytes or an array, of an image that is not a path."""
         if isinstance(item, (bytes, bytearray, memoryview)):
             if not len(item):
                 raise Unreadable("the bytes are empty")
@@ -298,10 +271,10 @@ class Images:
             raise Unreadable(f"the value is missing ({item!r})")
         if isinstance(item, Image.Image):
             with _pil_lock, readable():
-                item = upright_values(item) if is_deep(item) else np.asarray(to_rgb(item)[0])
+                item = read_upright_values(item) if is_deep(item) else np.asarray(to_rgb(item)[0])
         array = np.asarray(item)
         if not self._checked:
-            problem = row_layout_problem(array.shape) or value_problem(array, batch=False)
+            problem = find_row_layout_problem(array.shape) or find_value_problem(array, batch=False)
             if problem:
                 raise Unreadable(problem)
         return array_key(array), array
@@ -330,25 +303,6 @@ def warn_of_notes(images: Images, notes: dict[int, Note]) -> dict[int, str]:
     low_contrast = {row: note.reason for row, note in notes.items() if note.kind == LOW_CONTRAST}
     warn_of_low_contrast([names[row] for row in low_contrast], low_contrast.values(), len(images))
     return low_contrast
-
-
-def _refuse_other_libraries(X: Any) -> None:
-    """Raise an `ImageInputError` with the conversion for data sets and matrices of other libraries."""
-    types = library_types(X)
-    if "pyarrow.Table" in types or "pyarrow.RecordBatch" in types:
-        if X.num_columns != 1:
-            raise ImageInputError(
-                f"Got a table of {X.num_columns} columns; expected one column of images: choose it, e.g. "
-                f"X[{X.schema.names[0] if X.num_columns else 'path'!r}]."
-            )
-        raise ImageInputError("Got a table; expected one column of images: X.column(0).")
-    if hasattr(X, "toarray") and any(name.startswith("scipy.") for name in types):
-        raise ImageInputError(
-            f"Got a sparse matrix of shape {X.shape}; {_EXPECTED}. Use X.toarray().reshape(-1, height, width)."
-        )
-    for name, (what, fix) in _DATA_SETS.items():
-        if name in types:
-            raise ImageInputError(f"Got a {what}; {_EXPECTED}. {fix}")
 
 
 def _raise_input(problem: str | None) -> None:

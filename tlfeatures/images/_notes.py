@@ -12,11 +12,11 @@ from tlfeatures._warnings import warn
 from tlfeatures.errors import LowContrastImagesWarning
 from tlfeatures.images._pixels import is_16_bit
 
-__all__ = ["LOW_CONTRAST", "Note", "contrast_note", "depth_note", "warn_of_depth", "warn_of_low_contrast"]
+__all__ = ["LOW_CONTRAST", "Note", "check_contrast", "check_depth", "warn_of_depth", "warn_of_low_contrast"]
 
 LOW_CONTRAST = "low contrast"
-_LEAST_LEVELS = 16  # of 256; below, an image shows next to nothing
-_NAMED = 10  # images that a warning names
+_LEAST_LEVELS = 16  # of 256
+_NAMED = 10  # images named by a warning
 
 
 class Note(NamedTuple):
@@ -32,8 +32,8 @@ class Note(NamedTuple):
     reason: str
 
 
-def depth_note(a: np.ndarray) -> Note | None:
-    """Note on 16-bit values that use 12 or 8 bits only."""
+def check_depth(a: np.ndarray) -> Note | None:
+    """Return a note if 16-bit values use only 12 or 8 bits."""
     high = int(a.max()) if is_16_bit(a) and a.size else 0
     if not 0 < high <= 4095:
         return None
@@ -41,13 +41,13 @@ def depth_note(a: np.ndarray) -> Note | None:
     return Note(kind, f"16-bit image without a value above {high}: this looks like {kind} data")
 
 
-def contrast_note(pixels: np.ndarray, image: Image.Image) -> Note | None:
-    """Note on an image of which no channel spans 16 levels.
+def check_contrast(pixels: np.ndarray, image: Image.Image) -> Note | None:
+    """Return a note if no channel of an image spans 16 levels.
 
     Parameters
     ----------
     pixels : ndarray of uint8, shape (height, width, 3)
-        The resized image: a sample of it settles nearly all cases in microseconds.
+        The resized image: a sample of it is enough for nearly all images.
     image : PIL.Image.Image
         The whole RGB image.
     """

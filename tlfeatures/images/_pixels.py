@@ -1,4 +1,4 @@
-"""Array values of any dtype -> uint8, or a text that says why not and what to do."""
+"""Conversion of arrays to uint8 pixels, and messages about arrays that are not images."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _LIMITS = (1023, 4095, 16383, 65535)  # the largest values of 10, 12, 14 and 16 
 _LAYOUT = "expected (n, height, width), or (n, height, width, channels) with 1, 3 or 4 channels"
 
 
-def layout_problem(shape: tuple[int, ...]) -> str | None:
-    """Why ``shape`` is not that of a batch of images; None when it is."""
-    came = f"Got an array of shape {tuple(shape)}; "
+def find_layout_problem(shape: tuple[int, ...]) -> str | None:
+    """Return why ``shape`` is not that of a batch of images, or None."""
+    start = f"Got an array of shape {tuple(shape)}; "
     if len(shape) > 0 and shape[0] == 0:
         return f"Found array with 0 sample(s) (shape={tuple(shape)}) while a minimum of 1 is required."
     if len(shape) == 3 and shape[-1] in (1, 3, 4):
         return (
-            f"{came}this looks like a single picture: add the first axis with X[None]. "
-            "(A batch of grey pictures this narrow needs its channel axis: X[..., None].)"
+            f"{start}this looks like a single image: add the first axis with X[None]. "
+            "(A batch of grey images this narrow needs a channel axis: X[..., None].)"
         )
     if len(shape) == 2:
         side = round((shape[1] / 3) ** 0.5), 3
@@ -27,23 +27,23 @@ def layout_problem(shape: tuple[int, ...]) -> str | None:
             side = round(shape[1] ** 0.5), 1
         square = side[0] > 1 and side[0] ** 2 * side[1] == shape[1]
         dims = f"{side[0]}, {side[0]}" + (", 3" if side[1] == 3 else "")
-        mend = f"X.reshape(-1, {dims})" if square else "X.reshape(-1, height, width)"
+        fix = f"X.reshape(-1, {dims})" if square else "X.reshape(-1, height, width)"
         return (
-            f"{came}{_LAYOUT}. Flattened pictures must be reshaped first, e.g. {mend}; "
-            "tables of numbers need no image features."
+            f"{start}{_LAYOUT}. Flattened images must be reshaped first, e.g. {fix}; "
+            "tables of other numbers are not images."
         )
     if len(shape) == 4 and shape[-1] not in (1, 3, 4):
         first = shape[1] in (1, 3, 4)
-        return f"{came}{_LAYOUT}." + (" Channels first? Use X.transpose(0, 2, 3, 1)." if first else "")
+        return f"{start}{_LAYOUT}." + (" Channels first? Use X.transpose(0, 2, 3, 1)." if first else "")
     if len(shape) not in (3, 4):
-        return f"{came}{_LAYOUT}."
-    return f"{came}a picture needs at least one pixel." if 0 in shape else None
+        return f"{start}{_LAYOUT}."
+    return f"{start}an image needs at least one pixel." if 0 in shape else None
 
 
-def row_layout_problem(shape: tuple[int, ...]) -> str | None:
-    """Why ``shape`` is not that of one picture; None when it is."""
+def find_row_layout_problem(shape: tuple[int, ...]) -> str | None:
+    """Return why ``shape`` is not that of one image, or None."""
     if 0 in shape:
-        return f"the array of shape {tuple(shape)} holds no pixel"
+        return f"the array of shape {tuple(shape)} has no pixels"
     if len(shape) == 2 or (len(shape) == 3 and shape[-1] in (1, 3, 4)):
         return None
     return (
@@ -52,10 +52,10 @@ def row_layout_problem(shape: tuple[int, ...]) -> str | None:
     )
 
 
-def value_problem(a: np.ndarray, *, batch: bool) -> str | None:
-    """Why the values of ``a`` are not pixels; None when they are. Copies nothing of size.
+def find_value_problem(a: np.ndarray, *, batch: bool) -> str | None:
+    """Return why the values of ``a`` are not pixels, or None; needs little memory.
 
-    With ``batch`` the first axis counts rows, and the text names the first bad one.
+    With ``batch`` the first axis is that of the images, and the message names the first bad one.
     """
     kind = a.dtype.kind
     if kind == "b" or (kind == "u" and a.dtype.itemsize <= 2):
@@ -68,29 +68,30 @@ def value_problem(a: np.ndarray, *, batch: bool) -> str | None:
     if kind in "iu":
         if low >= 0 and high <= 255:
             return None
-        return f"got {a.dtype} values from {low} to {high}; expected 0 to 255: {_integer_scaling(int(low), int(high))}"
+        fix = _suggest_integer_scaling(int(low), int(high))
+        return f"got {a.dtype} values from {low} to {high}; expected 0 to 255: {fix}"
     if not (np.isfinite(low) and np.isfinite(high)):
         return _not_finite(a, batch)
     if low >= -_SLACK and high <= 1 + _SLACK:
         return None
     return (
         f"got {a.dtype} values from {low:g} to {high:g}; expected floats in [0, 1], or uint8 in 0..255: "
-        f"{float_scaling(float(low), float(high))}"
+        f"{suggest_scaling(float(low), float(high))}"
     )
 
 
-def _integer_scaling(low: int, high: int) -> str:
-    """How to turn integers from ``low`` to ``high`` into pixels."""
+def _suggest_integer_scaling(low: int, high: int) -> str:
+    """Return the expression that turns integers from ``low`` to ``high`` into pixels."""
     if low >= 0 and high <= 65535:
         bits = next((limit for limit in _LIMITS if high <= limit), 65535)
         return "use X.astype('uint16')" + (f" with max_value={bits}" if bits < 65535 else "")
     if low >= -128 and 1 < high <= 127:
         return "use (X + 128).astype('uint8')"
-    return float_scaling(low, high)
+    return suggest_scaling(low, high)
 
 
-def float_scaling(low: float, high: float) -> str:
-    """How to bring values from ``low`` to ``high`` into [0, 1]."""
+def suggest_scaling(low: float, high: float) -> str:
+    """Return the expression that scales values from ``low`` to ``high`` to [0, 1]."""
     if low >= -_SLACK:
         if high <= 16:
             return f"use X / {math.ceil(high)}, or divide by the largest value possible"
@@ -117,12 +118,12 @@ def _not_finite(a: np.ndarray, batch: bool) -> str:
 
 
 def is_16_bit(a: np.ndarray) -> bool:
-    """Whether ``a`` is unsigned with 16 bits, in either byte order."""
+    """Whether ``a`` has unsigned integers of 16 bits, in either byte order."""
     return a.dtype.kind == "u" and a.dtype.itemsize == 2
 
 
 def to_uint8(a: np.ndarray, max_value: int | None = None) -> np.ndarray:
-    """Pixels of any accepted dtype as uint8; values are taken as checked.
+    """Convert checked pixels of any accepted dtype to uint8.
 
     Parameters
     ----------

@@ -1,0 +1,104 @@
+"""Batches keep the order, stay bounded and name the bad images."""
+
+from __future__ import annotations
+
+import textwrap
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from tests.image_helpers import D, Rows, encode, photo, python, quiet  # noqa: F401
+from tlfeatures.fingerprints import array_key
+from tlfeatures.images import decode_batches
+
+# --- batches ---------------------------------------------------------------------------------------
+
+
+def decoding_threads():
+    return [t for t in threading.enumerate() if t.name.startswith("tlfeatures-decode")]
+
+
+def test_batches_keep_order_and_name_the_bad():
+    good = [np.full((5, 5), i, np.uint8) for i in range(23)]
+    X = [b"bad" if i in (0, 7, 8, 9, 10, 11, 22) else a for i, a in enumerate(good)]
+    rows = [*range(22, -1, -1), 3, 3]
+    seen, bad = [], {}
+    for got, keys, batch, errors in decode_batches(X, rows, D, batch_size=5, n_threads=3):
+        assert len(got) == len(keys) == len(batch) and len(got) + len(errors) == 5
+        assert batch.shape[1:] == (8, 6, 3) and batch.dtype == np.uint8
+        for row, key, image in zip(got.tolist(), keys, batch, strict=True):
+            assert (image == row).all() and key.tobytes() == array_key(good[row])
+        seen += got.tolist()
+        bad |= errors
+    assert seen == [r for r in rows if not isinstance(X[r], bytes)]
+    assert sorted(bad) == [0, 7, 8, 9, 10, 11, 22]
+    assert not decoding_threads()
+
+
+def test_a_batch_may_be_empty():
+    ((rows, keys, batch, errors),) = decode_batches([b"x", b"y"], [0, 1], D, batch_size=4)
+    assert rows.shape == (0,) and keys.shape == (0, 16) and batch.shape == (0, 8, 6, 3) and len(errors) == 2
+    assert list(decode_batches([b"x"], [], D, batch_size=4)) == []
+
+
+def test_decoding_ahead_is_bounded():
+    rows = Rows(np.zeros((400, 5, 5), np.uint8))
+    batches = decode_batches(rows, range(400), D, batch_size=10, n_threads=2, depth=3)
+    assert rows.read == 0
+    for taken in range(1, 6):
+        next(batches)
+        time.sleep(0.05)
+        assert rows.read <= 10 * (taken + 3)
+    batches.close()
+    assert not decoding_threads() and rows.read < 100
+
+
+def test_an_exception_in_the_consumer_stops_the_threads():
+    def consume():
+        for _ in decode_batches(np.zeros((100, 5, 5), np.uint8), range(100), D, batch_size=4):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        consume()
+    assert not decoding_threads()
+
+
+def test_other_errors_reach_the_caller():
+    class Broken(Rows):
+        def __getitem__(self, i):
+            raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        list(decode_batches(Broken(np.zeros((9, 5, 5), np.uint8)), range(9), D, 4))
+    assert not decoding_threads()
+
+
+def test_the_number_of_threads_changes_nothing():
+    X = [encode(photo(60 + i, 50, seed=i), "JPEG") for i in range(12)]
+    one, four = (
+        np.concatenate([b for *_, b, _ in decode_batches(X, range(12), D, size, n_threads=n)])
+        for n, size in ((1, 1), (4, 5))
+    )
+    np.testing.assert_array_equal(one, four)
+
+
+def test_interrupted_process_ends_at_once(tmp_path):
+    code = """
+        import os, signal, threading, time
+        import numpy as np
+        from tlfeatures.images import Decoder, decode_batches
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores SIGINT
+        X = [np.zeros((3000, 3000, 3), np.uint8)] * 500
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        try:
+            for _ in decode_batches(X, range(500), Decoder((64, 64)), 32):
+                pass
+        except KeyboardInterrupt:
+            print("interrupted")
+    """
+    started = time.perf_counter()
+    done = python(textwrap.dedent(code))
+    assert done.stdout.strip() == "interrupted", done.stderr
+    assert time.perf_counter() - started < 15

@@ -1,0 +1,704 @@
+"""Decoding of files: fidelity, formats, damaged files, bit depth and contrast, the recipe."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import pathlib
+import re
+import struct
+import sys
+import time
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.image_helpers import (  # noqa: F401
+    QUADRANTS,
+    RESIZED_SAMPLE,
+    SAMPLE,
+    SHARED,
+    UNTURN,
+    D,
+    encode,
+    photo,
+    pixels,
+    png,
+    python,
+    quiet,
+    reason,
+)
+from tlfeatures.errors import ImageReadError, LowContrastImagesWarning, UnknownNameError
+from tlfeatures.fingerprints import file_key
+from tlfeatures.images import Decoder, Images, check_images, decode_batches, decoder_recipe
+from tlfeatures.images import _decode as decode_module
+
+# --- fidelity --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(500, 375), (90, 130), (64, 64), (1, 1), (3, 700)])
+@pytest.mark.parametrize("decode", ["scaled", "exact"])
+def test_stretch_bilinear_is_what_load_img_does(tmp_path, size, decode):
+    path = tmp_path / "a.jpg"
+    photo(*size).save(path, quality=80)
+    with Image.open(path) as im:
+        want = np.asarray(im.convert("RGB").resize((224, 160), Image.Resampling.BILINEAR))
+    got = Images.of([path]).decode(0, Decoder((160, 224), decode=decode))[1]
+    assert got.dtype == np.uint8
+    np.testing.assert_array_equal(got, want)
+
+
+def test_keras_load_img_gives_the_same_pixels(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        keras = pytest.importorskip("keras")
+    files = {"a.jpg": photo(300, 200), "b.png": photo(50, 80), "c.gif": photo(90, 70).convert("P")}
+    for name, im in files.items():
+        im.save(tmp_path / name)
+        by_hand = keras.utils.load_img(
+            tmp_path / name, color_mode="rgb", target_size=(96, 128), interpolation="bilinear"
+        )
+        np.testing.assert_array_equal(pixels([tmp_path / name], Decoder((96, 128))), np.asarray(by_hand))
+
+
+def test_real_photographs_match_pillow():
+    files = sorted((SHARED / "data" / "pets").glob("*/*"))[::20]
+    if not files:
+        pytest.skip("../shared/data/pets is absent")
+    for path in files:
+        with Image.open(path) as im:
+            want = np.asarray(im.convert("RGB").resize((224, 224), Image.Resampling.BILINEAR))
+        np.testing.assert_array_equal(pixels([path], Decoder((224, 224))), want)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+@pytest.mark.parametrize("size", [(1000, 700), (3000, 260), (130, 1999), (449, 449)])
+def test_scaled_decoding_stays_above_twice_what_is_needed(orientation, resize, size):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(Image.new("L", size), "JPEG", exif=exif)
+    decoder = Decoder((48, 112), resize)
+    im = decode_module.open_image(data)
+    turned = orientation > 4
+    need = decode_module._compute_size(size[::-1] if turned else size, decoder)
+    decode_module._shrink_while_decoding(im, decoder)
+    left = im.size[::-1] if turned else im.size
+    full = size[::-1] if turned else size
+    assert left == full or (left[0] >= 2 * need[0] and left[1] >= 2 * need[1])
+    could_halve = all(-(-have // 2) >= 2 * want for have, want in zip(left, need, strict=True))
+    assert not could_halve or full[0] / left[0] > 7  # the decoder shrinks by 8 at most
+
+
+def test_scaled_is_close_to_exact_and_identical_on_small_files():
+    small, large = encode(photo(440, 440), "JPEG"), encode(photo(2000, 1500), "JPEG")
+    scaled, exact = Decoder((112, 112)), Decoder((112, 112), decode="exact")
+    np.testing.assert_array_equal(pixels([small], scaled), pixels([small], exact))
+    a, b = pixels([large], scaled), pixels([large], exact)
+    assert np.abs(a - b).max() > 0 and np.abs(a - b).mean() < 1.0
+
+
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(fmt, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = SAMPLE if orientation == 1 else SAMPLE.transpose(UNTURN[orientation])
+    options = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(fmt, {})
+    if orientation in (6, 8):  # the inverse turn is the other one
+        stored = SAMPLE.transpose(UNTURN[14 - orientation]).transpose(3)
+    data = encode(stored, fmt, exif=exif, **options)
+    assert np.abs(pixels([data]) - RESIZED_SAMPLE).max() <= 2
+    in_memory = Image.open(io.BytesIO(data))
+    assert np.abs(pixels([in_memory]) - RESIZED_SAMPLE).max() <= 2
+
+
+def test_damaged_exif_does_not_lose_the_image():
+    data = encode(SAMPLE, "JPEG", quality=100, subsampling=0, exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    assert np.abs(pixels([data]) - RESIZED_SAMPLE).max() <= 2
+
+
+def test_crop_takes_the_centre_and_pad_keeps_everything():
+    wide = np.zeros((10, 30, 3), np.uint8)
+    wide[:, 10:20] = 255
+    assert pixels([wide], Decoder((10, 10), "crop", "nearest")).min() == 255
+    padded = pixels([wide | np.uint8(1)], Decoder((30, 30), "pad", "nearest"))
+    assert padded[:10].max() == padded[20:].max() == 0  # black above and below
+    assert padded[10:20].min() > 0
+    tall = np.ascontiguousarray(wide.transpose(1, 0, 2))
+    assert pixels([tall], Decoder((10, 10), "crop", "nearest")).min() == 255
+
+
+def test_crop_is_resize_by_the_short_side_then_centre():
+    im = photo(300, 200)
+    by_hand = im.resize((120, 80), Image.Resampling.BILINEAR).crop((20, 0, 100, 80))
+    np.testing.assert_array_equal(pixels([im], Decoder((80, 80), "crop")), np.asarray(by_hand))
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 30_000), (30_000, 1), (7, 5)])
+def test_odd_shapes_fit_without_huge_intermediates(resize, size):
+    im = Image.new("RGB", size, (10, 20, 30))
+    started = time.perf_counter()
+    got = pixels([im], Decoder((224, 160), resize))
+    assert time.perf_counter() - started < 5
+    assert got.shape == (224, 160, 3) and got.reshape(-1, 3).max(axis=0).tolist() == [10, 20, 30]
+
+
+@pytest.mark.parametrize("name", ["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"])
+def test_interpolations_are_pillows(name):
+    im = photo(40, 30)
+    want = im.resize((20, 25), Image.Resampling[name.upper()])
+    np.testing.assert_array_equal(pixels([im], Decoder((25, 20), interpolation=name)), np.asarray(want))
+
+
+# --- files -----------------------------------------------------------------------------------------
+
+LOSSLESS = {
+    "PNG": {},
+    "BMP": {},
+    "TIFF": {},
+    "WEBP": {"lossless": True},
+    "PPM": {},
+    "JPEG2000": {},
+    "PCX": {},
+    "QOI": {},
+    "SGI": {},
+    "TIFF lzw": {"compression": "tiff_lzw"},
+}
+
+
+@pytest.mark.parametrize("fmt", LOSSLESS)
+def test_lossless_formats(fmt):
+    try:
+        data = encode(SAMPLE, fmt.split()[0], **LOSSLESS[fmt])
+    except (KeyError, OSError):
+        pytest.skip(f"this Pillow does not write {fmt}")
+    np.testing.assert_array_equal(pixels([data]), RESIZED_SAMPLE)
+
+
+def test_grey_16_bit_grey_and_1_bit_files():
+    grey = np.arange(96, dtype=np.uint8).reshape(8, 12)
+    deep = (np.arange(96).reshape(8, 12) * 680).astype(np.uint16)
+    d = Decoder((8, 12))
+    np.testing.assert_array_equal(pixels([encode(grey, "PNG")], d), np.stack([grey] * 3, -1))
+    want = np.rint(deep / 257)
+    for data in (
+        encode(deep, "PNG"),
+        encode(deep, "TIFF"),
+        encode(deep.astype(">u2"), "TIFF"),
+        encode(deep, "PPM"),
+    ):
+        np.testing.assert_array_equal(pixels([data], d)[..., 1], want)
+    bits = grey % 3 == 0
+    np.testing.assert_array_equal(pixels([encode(bits, "PNG")], d)[..., 2], bits * 255)
+
+
+def test_16_bit_extremes_map_to_the_ends():
+    deep = np.array([[0, 65535], [128, 129]], np.uint16)  # 128 / 257 rounds down, 129 / 257 up
+    assert pixels([encode(deep, "PNG")], Decoder((2, 2)))[..., 0].tolist() == [[0, 255], [0, 1]]
+
+
+def test_16_bit_colour_keeps_its_high_byte():
+    deep = (np.arange(48).reshape(4, 4, 3) * 1365).astype(np.uint16)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep)
+    np.testing.assert_array_equal(pixels([png(4, 4, 16, 2, rows)], Decoder((4, 4))), deep >> 8)
+
+
+@pytest.mark.parametrize("high, what", [(4095, "12-bit"), (255, "8-bit")])
+def test_16_bit_images_that_use_12_or_8_bits_warn_with_the_fix(high, what):
+    deep = np.linspace(0, high, 96).astype(np.uint16).reshape(8, 12)
+    for X in ([encode(deep, "PNG")], [deep], [Image.fromarray(deep)], deep[None]):
+        with pytest.warns(UserWarning, match=rf"{what} data.*pass max_value={high}") as caught:
+            Images.of(X).decode(0, D)
+        assert len(caught) == 1 and caught[0].filename == __file__
+        table = check_images(X)
+        assert table["problem"].tolist() == ["warning"] and f"looks like {what} data" in table["reason"][0]
+    both = np.stack([deep, deep * (65535 // high)])
+    pixels(both)  # the array as a whole has 16 bits
+
+
+@pytest.mark.parametrize("high", [4095, 255, 1000])
+def test_max_value_scales_16_bit_images(high):
+    deep = np.linspace(0, high, 96).astype(np.uint16).reshape(8, 12)
+    expected = np.rint(deep * (255 / high))[..., None].repeat(3, axis=2)
+    decoder = Decoder((8, 12), max_value=high)
+    for X in ([encode(deep, "PNG")], [encode(deep, "TIFF")], [deep], [Image.fromarray(deep)], deep[None]):
+        np.testing.assert_allclose(pixels(X, decoder), expected, atol=1)
+    eight = np.arange(96, dtype=np.uint8).reshape(8, 12)
+    np.testing.assert_array_equal(pixels([eight], decoder)[..., 0], eight)
+    np.testing.assert_array_equal(pixels([encode(eight, "PNG")], decoder)[..., 0], eight)
+
+
+def test_values_above_max_value_are_errors_of_that_image():
+    deep = np.array([[0, 4095], [7, 4096]], np.uint16)
+    for X in ([encode(deep, "PNG")], [deep], [Image.fromarray(deep)], deep[None]):
+        with pytest.raises(
+            ImageReadError, match=r"X\[0\].*up to 4096 are above max_value=4095: pass a larger"
+        ):
+            Images.of(X).decode(0, Decoder((2, 2), max_value=4095))
+
+
+def test_max_value_enters_the_recipe_only_when_set():
+    assert "max_value" not in Decoder((8, 8)).recipe()
+    assert Decoder((8, 8), max_value=4095).recipe() == {**Decoder((8, 8)).recipe(), "max_value": 4095}
+
+
+@pytest.mark.parametrize("value", [0, -1, 65536, 1.5, True, "4095"])
+def test_bad_max_value(value):
+    with pytest.raises(
+        ValueError, match=r"`max_value` must be None or an integer of .*65535; got .*4095 for 12-bit"
+    ):
+        Decoder((8, 8), max_value=value)
+
+
+def test_equal_colours_of_different_16_bit_images_have_different_keys():
+    a, b = (Image.fromarray(np.full((4, 4), value, np.uint16)) for value in (1000, 1001))
+    assert Images.of([a]).key(0) != Images.of([b]).key(0)
+
+
+PALE = {
+    "nearly black: values from 0 to 2 of 255": np.arange(64, dtype=np.uint8).reshape(8, 8) % 3,
+    "all pixels have the colour (9, 9, 9)": np.full((8, 8), 9, np.uint8),
+    "all pixels have the colour (250, 0, 0)": np.full((8, 8, 3), (250, 0, 0), np.uint8),
+    "values span 16 of 256 levels": 100 + np.arange(64, dtype=np.uint8).reshape(8, 8) // 4,
+}
+
+
+@pytest.mark.parametrize("text", PALE)
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+def test_images_without_contrast_warn(text, resize):
+    pale, good = PALE[text], QUADRANTS
+    for X in (
+        [good, pale, encode(pale, "PNG"), Image.fromarray(pale)],
+        [good, encode(pale, "PNG"), pale, pale],
+    ):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            list(decode_batches(X, range(4), Decoder((16, 48), resize), 2))
+        (warning,) = caught
+        assert warning.category is LowContrastImagesWarning and warning.filename == __file__
+        message = str(warning.message)
+        assert message.startswith("3 of 4 images span fewer than 16 of 256 levels")
+        assert f"'X[1]', 'X[2]', 'X[3]'. The first: {text}." in message and "divided by 255" in message
+
+
+def test_images_with_just_enough_contrast_do_not_warn():
+    X = [np.linspace(100, 115.99, 64).astype(np.uint8).reshape(8, 8)]
+    X[0][0, 0] = 116
+    dot = np.zeros((500, 500), np.uint8)
+    dot[77, 93] = 255  # lost by the resizing, but it is there
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for decode in ("scaled", "exact"):
+            list(decode_batches([*X, dot], range(2), Decoder((8, 8), decode=decode), 2))
+    assert check_images([*X, dot]).empty
+
+
+def test_many_images_without_contrast_are_counted_and_ten_are_named(tmp_path):
+    paths = [str(tmp_path / f"{i}.png") for i in range(13)]
+    for i, path in enumerate(paths):
+        Image.new("L", (9, 9), i).save(path)
+    with pytest.warns(LowContrastImagesWarning, match=r"^13 of 13 images.*9.png' and 3 more\. ") as caught:
+        list(decode_batches(paths, range(13), D, 4))
+    assert len(caught) == 1 and "10.png" not in str(caught[0].message)
+
+
+def test_check_images_tells_errors_from_warnings():
+    table = check_images([QUADRANTS, b"no image", np.zeros((8, 8), np.uint8), None])
+    assert table[["row", "image", "problem"]].values.tolist() == [
+        [1, "X[1]", "error"],
+        [2, "X[2]", "warning"],
+        [3, "X[3]", "error"],
+    ]
+    assert table["reason"][1] == "all pixels have the colour (0, 0, 0)"
+
+
+def test_decoding_threads_warn_once_with_a_count():
+    deep = np.arange(0, 3200, 50, dtype=np.uint16).reshape(8, 8)
+    X = [deep, deep, deep * 20, deep]
+    with pytest.warns(UserWarning, match=r"3 16-bit image\(s\).*first X\[0\]") as caught:
+        list(decode_batches(X, range(4), D, batch_size=2, n_threads=2))
+    assert len(caught) == 1
+
+
+def test_float_and_32_bit_files():
+    unit = np.linspace(0, 1, 96, dtype=np.float32).reshape(8, 12)
+    got = pixels([encode(unit, "TIFF")], Decoder((8, 12)))
+    np.testing.assert_array_equal(got[..., 0], np.rint(unit * 255))
+    assert "0 to 200" in reason([encode(unit * 200, "TIFF")])
+    assert "expected 0 to 65535" in reason([encode((unit * 99999).astype(np.int32), "TIFF")])
+    assert "nan" in reason([encode(np.full((4, 4), np.nan, np.float32), "TIFF")])
+
+
+def test_alpha_is_composited_on_white():
+    rgba = np.zeros((8, 6, 4), np.uint8)
+    rgba[..., 0], rgba[:, :3, 3] = 200, 255
+    rgba[4:, 3:, 3] = 51  # a fifth
+    for X in (
+        [encode(rgba, "PNG")],
+        [encode(rgba, "WEBP", lossless=True)],
+        [rgba],
+        rgba[None],
+        [Image.fromarray(rgba)],
+    ):
+        got = pixels(X)
+        assert got[0, 0].tolist() == [200, 0, 0]
+        assert got[0, 5].tolist() == [255, 255, 255]
+        assert got[7, 5].tolist() == [244, 204, 204]
+
+
+def test_grey_alpha_and_palette_with_transparency():
+    la = Image.new("LA", (6, 8), (100, 255))
+    la.putpixel((5, 0), (0, 0))
+    got = pixels([encode(la, "PNG")])
+    assert got[0, 0].tolist() == [100] * 3 and got[0, 5].tolist() == [255] * 3
+    palette = Image.new("P", (6, 8), 0)
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    palette.putpixel((5, 0), 1)
+    for fmt, clear in (("PNG", 1), ("GIF", 1), ("PNG", b"\xff\x00")):
+        got = pixels([encode(palette, fmt, transparency=clear)])
+        assert got[0, 0].tolist() == [10, 20, 30] and got[0, 5].tolist() == [255] * 3
+    assert pixels([encode(palette, "PNG")])[0, 5].tolist() == [40, 50, 60]
+    keyed = Image.new("RGB", (6, 8), (1, 2, 3))
+    keyed.putpixel((5, 0), (9, 9, 9))
+    assert pixels([encode(keyed, "PNG", transparency=(9, 9, 9))])[0, 5].tolist() == [255] * 3
+
+
+@pytest.mark.parametrize(
+    "fmt, mode", [("JPEG", "CMYK"), ("TIFF", "CMYK"), ("TIFF", "YCbCr"), ("TIFF", "LAB")]
+)
+def test_other_colour_spaces_become_rgb(fmt, mode):
+    if mode == "LAB":
+        data, want = encode(Image.frombytes("LAB", (12, 16), bytes([128, 0, 0]) * 192), fmt), [119] * 3
+    else:
+        data, want = encode(Image.new("RGB", (12, 16), (200, 40, 90)).convert(mode), fmt), [200, 40, 90]
+    assert np.abs(pixels([data])[4, 3] - want).max() <= 3
+
+
+def test_first_frame_of_animations_and_pages():
+    frames = [Image.new("RGB", (6, 8), c) for c in ("red", "lime", "blue")]
+    for fmt, options in (
+        ("GIF", {"duration": 50}),
+        ("TIFF", {}),
+        ("PNG", {}),
+        ("WEBP", {"lossless": True}),
+        ("MPO", {}),
+    ):
+        data = encode(frames[0], fmt, save_all=True, append_images=frames[1:], **options)
+        assert np.abs(pixels([data])[3, 3] - [255, 0, 0]).max() <= 2, fmt
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "UPPER.JPG",
+        "a b.Jpeg",
+        'it\'s "q".jpg',
+        "näme ☃ 图.jpg",
+        "new\nline.jpg",
+        "none",
+        "-r.jpg",
+        "a#1?.jpg",
+    ],
+)
+def test_file_names(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(encode(SAMPLE, "PNG"))
+    for X in ([str(path)], [path], (path,), np.array([str(path)]), np.array([path], dtype=object)):
+        images = Images.of(X)
+        np.testing.assert_array_equal(pixels(images), RESIZED_SAMPLE)
+        assert images.name(0) == str(path) == images.paths()[0]
+        assert images.key(0) == file_key(path)
+
+
+def test_name_that_is_not_unicode(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.png")
+    try:
+        with open(path, "wb") as f:
+            f.write(encode(SAMPLE, "PNG"))
+    except OSError:
+        pytest.skip("this file system wants UTF-8 names")
+    np.testing.assert_array_equal(pixels([path]), RESIZED_SAMPLE)
+
+
+def test_heic_names_its_install_line_and_is_read_with_it(monkeypatch):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    out = io.BytesIO()
+    pillow_heif.from_pillow(SAMPLE.resize((96, 128), Image.Resampling.NEAREST)).save(out, quality=-1)
+    before = dict(Image.OPEN)
+    assert np.abs(pixels([out.getvalue()])[2, 1] - [255, 0, 0]).max() <= 8
+    assert dict(Image.OPEN) == before  # nothing registered with Pillow
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    assert "pip install pillow-heif" in reason([out.getvalue()])
+
+
+# --- unreadable files ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "data, text",
+    [
+        (b"", "empty"),
+        (b"just some text, renamed .jpg\n" * 9, "not an image in a known format"),
+        (b"<!DOCTYPE html><html>404</html>", "a web page"),
+        (b"%PDF-1.7 " + bytes(99), "PDF"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+        (bytes(128) + b"DICM", "pydicom"),
+        (encode(photo(300, 200), "JPEG")[:3000], "truncated"),
+        (encode(photo(300, 200), "PNG")[:3000], "truncated"),
+        (encode(photo(30, 20), "JPEG")[:10], "damaged"),
+    ],
+    ids=["empty", "text", "html", "pdf", "eps", "dicom", "cut jpeg", "cut png", "cut header"],
+)
+def test_bad_files_are_named_with_their_reason(tmp_path, data, text):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(data)
+    with pytest.raises(ImageReadError, match=text) as caught:
+        Images.of([path]).decode(0, D)
+    assert caught.value.name == str(path) and str(path) in str(caught.value)
+    assert text in reason([data])
+    table = check_images([path, encode(SAMPLE, "PNG")])
+    assert (
+        table["row"].tolist() == [0] and table["image"].tolist() == [str(path)] and text in table["reason"][0]
+    )
+
+
+def test_bad_paths(tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "broken.jpg").symlink_to(tmp_path / "gone")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for name, text in {
+        "": "folder",
+        "missing.jpg": "no such file",
+        "empty.jpg": "empty",
+        "broken.jpg": "no such file",
+        "pipe.jpg": "not a regular file",
+        "nul\0.jpg": "not valid",
+        "x" * 300 + ".jpg": "too long",
+    }.items():
+        images = Images.of([os.path.join(str(tmp_path), name)])
+        for read in (images.key, lambda i, images=images: images.decode(i, D)):
+            with pytest.raises(ImageReadError, match=text):
+                read(0)
+    secret = tmp_path / "secret.jpg"
+    secret.write_bytes(encode(SAMPLE, "JPEG"))
+    secret.chmod(0)
+    if not os.access(secret, os.R_OK):
+        assert reason([secret]) == "permission denied"
+
+
+def bomb(fmt, side=30_000):
+    if fmt == "PNG":
+        return png(side, side, 8, 2, bytes(1000))
+    data = bytearray(encode(Image.new("RGB", (16, 16)), "JPEG"))
+    at = data.index(b"\xff\xc0") + 5
+    data[at : at + 4] = struct.pack(">HH", side, side)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("fmt", ["PNG", "JPEG"])
+def test_decompression_bombs_are_refused_before_memory_is_allocated(fmt):
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    assert "30000 x 30000 pixels are more than the pixel limit of 178,956,970" in reason([bomb(fmt)])
+    assert time.perf_counter() - started < 2
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
+
+
+def test_pixel_limit_is_pillows_error_limit_without_its_warning(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)
+    for fmt in ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"):
+        if fmt != "TIFF":  # whose plugin warns by itself while it loads
+            assert pixels([encode(SAMPLE.resize((10, 10)), fmt)]).shape == (8, 6, 3)
+        assert re.search("pixel limit.*120", reason([encode(SAMPLE, fmt)]))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert pixels([encode(SAMPLE, "PNG")]).shape == (8, 6, 3)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [SyntaxError, struct.error, ValueError, OverflowError, zlib.error, EOFError, KeyError, RecursionError],
+)
+def test_any_exception_of_a_decoder_is_a_read_error(monkeypatch, error):
+    def fail(*args):
+        raise error("made up")
+
+    data = encode(SAMPLE, "PNG")
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    assert "made up" in reason([data])
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda *a: (_ for _ in ()).throw(MemoryError()))
+    assert "memory" in reason([data])
+
+
+MUTATE = """
+import io, resource, sys, time, warnings
+import numpy as np
+from PIL import Image
+from tlfeatures.errors import ImageReadError
+from tlfeatures.images import Decoder, Images
+
+warnings.simplefilter("ignore")
+rng = np.random.default_rng(7)
+noise = Image.fromarray(rng.integers(0, 256, (30, 40, 3), np.uint8)).resize((160, 120))
+seeds, exif = [], Image.Exif()
+exif[0x0112] = 6
+for fmt, options in (
+    ("JPEG", {"exif": exif}),
+    ("JPEG", {"progressive": True}), ("PNG", {}), ("GIF", {}), ("WEBP", {}), ("BMP", {}),
+    ("TIFF", {"compression": "tiff_lzw"}), ("TIFF", {"compression": "jpeg"}), ("TIFF", {}),
+    ("JPEG2000", {}), ("AVIF", {}), ("ICO", {"sizes": [(64, 48)]}), ("PPM", {}), ("PCX", {}), ("QOI", {}),
+):
+    out = io.BytesIO()
+    try:
+        noise.save(out, fmt, **options)
+    except (KeyError, OSError):
+        continue
+    seeds.append(out.getvalue())
+try:
+    import pillow_heif
+    out = io.BytesIO()
+    pillow_heif.from_pillow(noise).save(out)
+    seeds.append(out.getvalue())
+except ImportError:
+    pass
+
+def mutate(data):
+    data = bytearray(data)
+    kind = rng.integers(4)
+    reach = len(data) if rng.random() < 0.5 else min(len(data), 256)  # headers are where it hurts
+    if kind == 0:
+        for at in rng.integers(0, reach, rng.integers(1, 9)):
+            data[at] ^= 1 << rng.integers(8)
+    elif kind == 1:
+        del data[rng.integers(0, reach):]
+    elif kind == 2:
+        at = rng.integers(0, reach)
+        data[at : at + rng.integers(1, 65)] = rng.bytes(int(rng.integers(1, 65)))
+    else:
+        for at in rng.integers(0, reach, 2):
+            data[at : at + 4] = [bytes(4), b"\\xff" * 4, b"\\x7f\\xff\\xff\\xff"][rng.integers(3)]
+    return bytes(data)
+
+decoder = Decoder((32, 32))
+Images.of([s for s in seeds]).decode(0, decoder)
+start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+read = named = 0
+slowest = 0.0
+for n in range(int(sys.argv[1])):
+    data = mutate(seeds[n % len(seeds)])
+    began = time.perf_counter()
+    try:
+        key, pixels = Images.of([data]).decode(0, decoder)
+        if pixels.shape != (32, 32, 3) or pixels.dtype != np.uint8:
+            sys.exit(f"wrong pixels from mutation {n}")
+        read += 1
+    except ImageReadError as e:
+        if not e.reason:
+            sys.exit(f"no reason for mutation {n}")
+        named += 1
+    slowest = max(slowest, time.perf_counter() - began)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start
+print(len(seeds), read, named, round(slowest, 2), peak // 1024)
+"""
+
+
+def test_2000_mutated_files_are_read_or_named():
+    pytest.importorskip("resource")
+    done = python(MUTATE, "2000", timeout=120)
+    assert done.returncode == 0, f"exit code {done.returncode}: {done.stderr[-2000:]}"
+    kinds, read, named, slowest, grown = map(float, done.stdout.split())
+    assert read + named == 2000 and kinds >= 8
+    assert read > 200 and named > 200  # the mutations neither spare nor ruin everything
+    assert slowest < 5
+    assert grown < 1000  # MB; what one image near the pixel limit takes
+
+
+# --- decoder and recipe ----------------------------------------------------------------------------
+
+
+def test_recipe_differs_in_every_field_and_is_json():
+    variants = [
+        Decoder((8, 6)),
+        Decoder((6, 8)),
+        Decoder((8, 6), resize="crop"),
+        Decoder((8, 6), resize="pad"),
+        Decoder((8, 6), interpolation="box"),
+        Decoder((8, 6), decode="exact"),
+    ]
+    texts = [json.dumps(d.recipe(), sort_keys=True) for d in variants]
+    assert len(set(texts)) == len(texts)
+    assert Decoder([8, np.int64(6)]) == Decoder((8, 6)) and hash(Decoder((8, 6))) == hash(Decoder([8, 6]))
+    assert json.dumps(Decoder([8, np.int64(6)]).recipe(), sort_keys=True) == texts[0]
+
+
+def test_the_recipe_of_the_decoder_differs_for_another_decoder(monkeypatch):
+    before, pixels = decoder_recipe(), decode_module.probe_pixels()
+    assert before.keys() == {"pixel_probe"} and not before.keys() & Decoder((8, 6)).recipe().keys()
+    assert pixels.dtype == np.uint8 and pixels.nbytes < 8000
+    resize = Image.Image.resize
+
+    def off_by_one(self, *args, **kwargs):
+        return resize(self, *args, **kwargs).point(lambda v: v ^ 1)
+
+    monkeypatch.setattr(Image.Image, "resize", off_by_one)
+    decode_module.probe_pixels.cache_clear()
+    try:
+        assert decoder_recipe() != before
+        assert np.abs(decode_module.probe_pixels().astype(int) - pixels).max() == 1
+    finally:
+        decode_module.probe_pixels.cache_clear()
+
+
+def test_encoded_images_are_told_from_pixels():
+    array = np.zeros((4, 4, 3), "uint8")
+    assert not Images.of(array[None]).encoded().any()
+    assert Images.of(["a.jpg", "b.jpg"]).encoded().all()
+    mixed = Images.of([array, "a.jpg", pathlib.Path("b.jpg"), b"x", Image.new("L", (2, 2)), None])
+    assert mixed.encoded().tolist() == [False, True, True, True, False, False]
+    assert mixed.take([3, 0]).encoded().tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    "field, value, text",
+    [
+        (
+            "resize",
+            "streach",
+            "`resize` must be 'stretch', 'crop' or 'pad'; got 'streach'. Did you mean 'stretch'",
+        ),
+        ("interpolation", "bilinar", "Did you mean 'bilinear'"),
+        ("decode", "fast", "`decode` must be 'scaled' or 'exact'; got 'fast'"),
+    ],
+)
+def test_unknown_names(field, value, text):
+    with pytest.raises(UnknownNameError, match=text):
+        Decoder((8, 6), **{field: value})
+
+
+@pytest.mark.parametrize("size", [8, (8,), (8, 0), (8, -1), (8.0, 6), (True, 6), "86", None, (8, 6, 3)])
+def test_bad_sizes(size):
+    with pytest.raises(ValueError, match="image_size must be"):
+        Decoder(size)
+
+
+def test_check_images_is_empty_for_good_images_and_keeps_global_state():
+    state = (Image.MAX_IMAGE_PIXELS, warnings.filters[:], sys.modules.get("tensorflow"))
+    random = np.random.get_state()[1].tolist()
+    table = check_images([SAMPLE, QUADRANTS], n_jobs=2)
+    assert len(table) == 0 and table.columns.tolist() == ["row", "image", "problem", "reason"]
+    assert state == (Image.MAX_IMAGE_PIXELS, warnings.filters[:], sys.modules.get("tensorflow"))
+    assert random == np.random.get_state()[1].tolist()
+
+
+def test_every_pair_of_modes_gives_the_size_asked_for():
+    for mode, resize in itertools.product(
+        ["1", "L", "P", "RGB", "CMYK", "HSV", "I;16", "F", "LA", "PA"], ["crop", "pad"]
+    ):
+        assert pixels([Image.new(mode, (7, 9))], Decoder((5, 4), resize)).shape == (5, 4, 3), mode

@@ -1,0 +1,103 @@
+"""File formats: which are opened, and what is wrong with bytes that cannot be."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import struct
+
+from PIL import Image
+
+__all__ = ["Unreadable", "open_image", "readable"]
+
+# Raster formats with a magic number; none that Pillow decodes by another program, as EPS.
+_FORMATS = (
+    "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM", "JPEG2000", "AVIF",
+    "DIB", "ICO", "PCX", "SGI", "QOI", "HEIF",
+)  # fmt: skip
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
+
+class Unreadable(Exception):
+    """One image cannot be read; the argument is the reason."""
+
+
+@contextlib.contextmanager
+def readable():
+    """Raise `Unreadable` in place of anything that a decoder may raise on damaged data."""
+    try:
+        yield
+    except Unreadable:
+        raise
+    except Image.DecompressionBombError as e:  # by a plugin that reads the size late
+        raise Unreadable(f"more pixels than the pixel limit: {e}") from None
+    except MemoryError:
+        raise Unreadable("there is not enough memory to decode it") from None
+    except Exception as e:
+        raise Unreadable(f"damaged or unsupported: {e or type(e).__name__}") from e
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Open an encoded image without decoding its pixels.
+
+    This loops over Pillow's table of formats, because ``Image.open`` warns of large images from the thread in which it
+    is called, and warning filters cannot be set for one thread.
+    """
+    if not len(data):
+        raise Unreadable("the file is empty")
+    prefix, damage = bytes(data[:16]), ""
+    for name in _openers():
+        factory, accept = Image.OPEN[name]
+        accepted = accept is None or accept(prefix)
+        if not accepted or isinstance(accepted, str):
+            continue
+        try:
+            im = factory(io.BytesIO(data), "")
+        except (SyntaxError, IndexError, TypeError, struct.error) as e:
+            damage = damage or f"damaged {name} file: {e or type(e).__name__}"
+            continue
+        _check_size(im.size)
+        return im
+    if prefix[4:8] == b"ftyp" and prefix[8:12] in _HEIF_BRANDS:
+        return _open_heif(data)
+    raise Unreadable(damage or _guess_content(bytes(data[:256])))
+
+
+@functools.cache
+def _openers() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    limit = Image.MAX_IMAGE_PIXELS and 2 * Image.MAX_IMAGE_PIXELS  # as in Pillow; None is no limit
+    if limit and size[0] * size[1] > limit:
+        raise Unreadable(
+            f"{size[0]} x {size[1]} pixels are more than the pixel limit of {limit:,}: cut it into tiles, or raise "
+            "PIL.Image.MAX_IMAGE_PIXELS"
+        )
+
+
+def _open_heif(data: bytes) -> Image.Image:
+    try:
+        import pillow_heif
+    except ImportError:
+        raise Unreadable("HEIC needs an optional reader: pip install pillow-heif") from None
+    file = pillow_heif.open_heif(data)
+    _check_size(file.size)
+    return file.to_pillow()
+
+
+def _guess_content(head: bytes) -> str:
+    text = head.lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "holds a web page, not an image"
+    if head[128:132] == b"DICM":
+        return "DICOM is not supported: read it with pydicom and pass its pixel array"
+    if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis"):
+        return "AVIF needs a newer Pillow: pip install -U 'pillow>=11.3'"
+    for magic, what in ((b"%PDF", "PDF"), (b"<svg", "SVG"), (b"<?xml", "XML"), (b"\x89HDF", "HDF5")):
+        if text.startswith(magic.lower()):
+            return f"holds {what}, not a raster image"
+    return "not an image in a known format"
