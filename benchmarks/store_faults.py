@@ -72,7 +72,7 @@ def kill_rounds(root: str, rounds: int, seed: int = 0) -> dict[str, int]:
             for pid, _ in rng.sample(writers, 2):
                 time.sleep(rng.uniform(0.0, 0.01))
                 os.kill(pid, signal.SIGKILL)
-            index._start_anew()  # count as a new process would
+            index._reset_after_fork()  # count as a new process would
             for i, (pid, pipe) in enumerate(writers):
                 os.waitpid(pid, 0)
                 with os.fdopen(pipe, "rb") as f:

@@ -40,7 +40,7 @@ def rows(n: int, seed: int = 0, width: int = 6) -> tuple[np.ndarray, np.ndarray]
 
 def as_new_process() -> None:
     """Forget what this process has read."""
-    index._start_anew()
+    index._reset_after_fork()
 
 
 def segments(store: EmbeddingStore) -> list[Path]:
@@ -70,7 +70,7 @@ def test_rows_come_back_bit_identical_in_the_order_of_the_keys(store):
         as_new_process()
 
 
-def test_rows_not_found_are_nan_and_say_so(store):
+def test_missing_rows_are_nan_and_reported_as_missing(store):
     keys, features = rows(10)
     store.publish(RECIPE, keys[::2], features[::2])
     got, found = store.get(RECIPE, keys)
@@ -92,7 +92,7 @@ def test_out_may_be_a_slice_of_columns(store):
     assert (table[:, [0, 1, 8, 9]] == 7).all()
 
 
-def test_no_keys_is_no_question(store):
+def test_an_empty_array_of_keys_is_accepted(store):
     got, found = store.get(RECIPE, np.empty((0, 16), "u1"))
     assert got.shape == (0, 6)
     assert found.shape == (0,)
@@ -100,14 +100,14 @@ def test_no_keys_is_no_question(store):
     assert not store.root.exists()
 
 
-def test_of_equal_keys_in_one_publish_the_first_counts(store):
+def test_the_first_of_duplicate_keys_counts(store):
     keys, features = rows(5)
     store.publish(RECIPE, keys[[0, 1, 0, 2, 1]], features)
     assert store.info()["recipes"][0]["rows"] == 3
     assert np.array_equal(store.get(RECIPE, keys[:3])[0], features[[0, 1, 3]])
 
 
-def test_keys_that_share_their_first_half_are_told_apart(store):
+def test_keys_with_equal_first_halves_are_distinguished(store):
     keys = np.zeros((300, 16), "u1")
     keys[:, 14:] = np.arange(300, dtype=">u2").view("u1").reshape(-1, 2)
     features = rows(300)[1]
@@ -117,7 +117,7 @@ def test_keys_that_share_their_first_half_are_told_apart(store):
     assert np.array_equal(got[found], features[::2][::-1])
 
 
-def test_rows_spread_over_many_segments_and_larger_than_the_memory_for_them(store, monkeypatch):
+def test_rows_of_many_segments_beyond_the_memory_limit(store, monkeypatch):
     monkeypatch.setattr(index, "_segments", index._ByteLRU(20_000))
     keys, features = rows(2000)
     for i in range(0, 2000, 100):
@@ -176,7 +176,7 @@ def test_out_of_another_shape_or_dtype_is_refused(store):
 # ---------------------------------------------------------------- files
 
 
-def test_nothing_is_made_on_disk_before_something_is_published(store):
+def test_nothing_is_created_before_the_first_publish(store):
     keys = rows(3)[0]
     assert not store.contains(RECIPE, keys).any()
     assert not store.get(RECIPE, keys)[1].any()
@@ -190,7 +190,7 @@ def test_nothing_is_made_on_disk_before_something_is_published(store):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
-def test_folders_and_files_are_their_owners_alone(store):
+def test_only_the_owner_can_access_folders_and_files(store):
     mask = os.umask(0)
     try:
         store.publish(RECIPE, *rows(3))
@@ -230,7 +230,7 @@ def test_equal_content_is_one_file(store):
     assert segments(store) == [path]
 
 
-def test_the_index_follows_the_folder(store, tmp_path):
+def test_the_index_is_updated_when_the_folder_changes(store, tmp_path):
     (k1, f1), (k2, f2) = rows(10, 1), rows(10, 2)
     store.publish(RECIPE, k1, f1)
     assert store.contains(RECIPE, np.concatenate([k1, k2])).sum() == 10
@@ -257,7 +257,7 @@ def test_segments_in_memory_are_not_read_again(store, monkeypatch):
 # ---------------------------------------------------------------- address
 
 
-def test_a_store_pickles_as_its_address(store):
+def test_a_store_pickles_as_its_path(store):
     store.publish(RECIPE, *rows(1000))
     store.get(RECIPE, rows(1000)[0])
     text = pickle.dumps(store)
@@ -340,7 +340,7 @@ def test_a_segment_in_the_folder_of_another_recipe_is_refused(store):
     source = store.root / "v1" / recipe_digest(RECIPE)
     (path,) = source.glob("*.h5")
     path.rename(store.root / "v1" / recipe_digest({**RECIPE, "layer": "first"}) / path.name)
-    with pytest.warns(StoreWarning, match="another recipe than its folder"):
+    with pytest.warns(StoreWarning, match="its recipe is not that of its folder"):
         assert not store.contains({**RECIPE, "layer": "first"}, keys).any()
 
 
@@ -395,7 +395,7 @@ def test_the_defaults_are_8_mb_and_60_s():
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, RuntimeError])
-def test_finished_rows_are_kept_whatever_passes_through(store, error):
+def test_finished_rows_are_published_after_any_exception(store, error):
     keys, features = rows(10)
 
     def run():
@@ -409,7 +409,7 @@ def test_finished_rows_are_kept_whatever_passes_through(store, error):
     assert store.contains(RECIPE, keys).sum() == 7
 
 
-def test_a_kill_loses_at_most_the_open_batch(store):
+def test_a_kill_loses_at_most_the_pending_batch(store):
     """Promise 2, with the writer's own batches; test_store_faults kills inside publish."""
     child = python(
         """
@@ -430,7 +430,7 @@ os.kill(os.getpid(), 9)
     assert np.array_equal(got[:90, 0], np.arange(90))
 
 
-def test_writer_refuses_what_it_does_not_know(store):
+def test_writer_refuses_invalid_arguments(store):
     with pytest.raises(ValueError, match="on_failure='ignore'; expected 'warn' or 'raise'"):
         store.writer(RECIPE, on_failure="ignore")
     with pytest.raises(ValueError, match="2 arrays of features for 1 recipes"):
@@ -440,7 +440,7 @@ def test_writer_refuses_what_it_does_not_know(store):
 # ---------------------------------------------------------------- locks
 
 
-def test_single_flight_lets_one_in_at_a_time(store):
+def test_single_flight_admits_one_process_at_a_time(store):
     inside, seen = 0, []
 
     def run():
@@ -458,7 +458,7 @@ def test_single_flight_lets_one_in_at_a_time(store):
     for thread in threads:
         thread.join(30)
     assert seen == [1] * 20
-    assert not lock._held
+    assert not lock._locked
 
 
 HOLD = """
@@ -498,7 +498,7 @@ def test_a_dead_process_blocks_nobody(store, forked):
 
 
 @pytest.mark.skipif(lock.fcntl is None, reason="no flock here")
-def test_where_locks_are_unsupported_or_cannot_be_made_work_goes_on(store, tmp_path, monkeypatch):
+def test_work_continues_without_locks_where_they_are_unsupported(store, tmp_path, monkeypatch):
     def unsupported(*_):
         raise OSError(95, "Operation not supported")
 
@@ -562,7 +562,7 @@ def test_a_child_forked_while_a_thread_holds_the_locks_can_work(store):
 # ---------------------------------------------------------------- sidecars
 
 
-def test_sidecars_come_back_by_key(store):
+def test_sidecars_are_read_by_key(store):
     key = {"model": "vgg19", "size": (224, 224), "stat": [1, 2.5, None]}
     assert store.get_sidecar(key) is None
     store.put_sidecar(key, {"digest": "ab", "taps": {"fc1": 4096}})
@@ -574,7 +574,7 @@ def test_sidecars_come_back_by_key(store):
     assert path.name == f"{recipe_digest(key)}.json"
 
 
-def test_no_damage_of_a_sidecar_is_an_error_or_an_answer(store):
+def test_damaged_sidecars_are_ignored(store):
     key, value = {"model": "toy"}, {"taps": {"a": 3}}
     store.put_sidecar(key, value)
     (path,) = store.root.glob("v1/networks/*")
@@ -602,7 +602,7 @@ def test_no_damage_of_a_sidecar_is_an_error_or_an_answer(store):
     assert not path.is_symlink()
 
 
-def test_a_sidecar_that_cannot_be_written_is_no_error(tmp_path):
+def test_a_failed_write_of_a_sidecar_is_ignored(tmp_path):
     (tmp_path / "file").write_text("x")
     store = EmbeddingStore(tmp_path / "file")
     store.put_sidecar({"a": 1}, {"b": 2})
@@ -649,7 +649,7 @@ def test_verify_names_damage_and_changes_nothing(store):
     assert [d["path"] for d in store.verify()] == [str(bad)]
 
 
-def test_compact_merges_and_drops_what_is_twice(store):
+def test_compact_merges_segments_and_drops_duplicates(store):
     keys, features = rows(100)
     for i in range(0, 100, 10):
         store.publish(RECIPE, keys[i : i + 10], features[i : i + 10])
@@ -687,7 +687,7 @@ def test_compact_bounds_the_size_of_a_segment(store, monkeypatch):
     assert np.array_equal(store.get(RECIPE, keys)[0], features)
 
 
-def test_compact_drops_a_segment_that_others_hold_whole(store, monkeypatch):
+def test_compact_deletes_a_segment_of_duplicates(store, monkeypatch):
     keys, features = rows(200)
     store.publish(RECIPE, keys, features)
     monkeypatch.setattr(maintenance, "TARGET_BYTES", segments(store)[0].stat().st_size)
@@ -714,7 +714,7 @@ def test_compact_removes_temporary_files_an_hour_old(store):
     assert [p.exists() for p in names] == [True, False] * 2
 
 
-def test_compact_leaves_everything_when_a_segment_is_damaged_meanwhile(store, monkeypatch):
+def test_compact_deletes_nothing_when_a_segment_is_damaged_meanwhile(store, monkeypatch):
     keys, features = rows(30)
     for i in range(0, 30, 10):
         store.publish(RECIPE, keys[i : i + 10], features[i : i + 10])
@@ -730,7 +730,7 @@ def test_compact_leaves_everything_when_a_segment_is_damaged_meanwhile(store, mo
     assert store.contains(RECIPE, keys).sum() == 20
 
 
-def test_only_one_compacts_at_a_time(store):
+def test_one_process_compacts_at_a_time(store):
     for i in range(3):
         store.publish(RECIPE, *rows(10, i))
     with lock.flock(os.path.join(store._path(RECIPE), "compact.lock")):
@@ -757,7 +757,7 @@ def test_prune_deletes_the_least_recently_used_first(store):
         store.prune(-1)
 
 
-def test_clear_deletes_its_own_files_and_nothing_else(store, tmp_path):
+def test_clear_deletes_only_files_of_the_store(store, tmp_path):
     keys, features = rows(10)
     store.publish(RECIPE, keys, features)
     store.publish({**RECIPE, "layer": "x"}, keys, features)
@@ -827,7 +827,7 @@ def test_deleting_any_file_costs_only_recomputation(store):
 
 
 @pytest.mark.parametrize("work", ["compact", "delete"])
-def test_readers_beside_one_who_compacts_or_deletes(store, work):
+def test_reading_during_compact_and_deletion(store, work):
     keys, features = rows(400)
     store.publish(RECIPE, keys[:1], features[:1])
     code = """
@@ -899,7 +899,7 @@ def test_a_segment_merged_between_listing_and_reading_is_found_in_its_successor(
 
 
 @pytest.mark.parametrize(("when", "nth"), [("warm", 1), ("cold", 2)])
-def test_a_listing_that_missed_old_and_new_alike_is_repeated(store, monkeypatch, when, nth):
+def test_a_listing_without_old_and_new_segment_is_repeated(store, monkeypatch, when, nth):
     """Reading a folder while files come and go may return neither the merged one nor its sources."""
     keys, features = rows(10)
     store.publish(RECIPE, keys, features)

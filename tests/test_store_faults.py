@@ -56,7 +56,7 @@ def temporary(store: EmbeddingStore) -> list[Path]:
 
 def holds(store: EmbeddingStore, keys: np.ndarray) -> np.ndarray:
     """Which keys a new process finds; that their rows are right; that nothing was told."""
-    index._start_anew()
+    index._reset_after_fork()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         got, found = store.get(RECIPE, keys)
@@ -166,7 +166,7 @@ def disk(**options):
             yield stand_in
 
 
-def test_publish_writes_syncs_names_and_syncs_the_name_in_this_order(store):
+def test_publish_writes_syncs_renames_and_syncs_the_folder_in_this_order(store):
     with disk() as first:
         store.publish(RECIPE, *rows(5))
     assert first.log[:3] == ["mkdir"] * 3
@@ -180,7 +180,7 @@ def test_publish_writes_syncs_names_and_syncs_the_name_in_this_order(store):
 
 @pytest.mark.parametrize("torn", [False, True], ids=["whole", "torn"])
 @pytest.mark.parametrize("power", [None, "names lost", "names kept"])
-def test_every_prefix_of_publish_leaves_all_or_nothing(tmp_path, power, torn):
+def test_an_interrupted_publish_stores_all_rows_or_none(tmp_path, power, torn):
     """Promise 1: after the last system call the rows survive; after any other, all do or none."""
     old, new = rows(20, 1)[0], rows(20, 2)[0]
     seen = set()
@@ -240,7 +240,7 @@ def test_a_store_cleared_at_any_moment_of_publish(tmp_path):
     assert set(counts) <= {0, 5}
 
 
-def test_power_loss_would_show_a_publish_that_does_not_sync(store, monkeypatch):
+def test_the_simulated_power_loss_detects_a_missing_sync(store, monkeypatch):
     """The stand-in for the disk can fail the tests above."""
     monkeypatch.setattr(_files, "sync_folder", lambda folder: None)
     with disk() as broken:
@@ -249,7 +249,7 @@ def test_power_loss_would_show_a_publish_that_does_not_sync(store, monkeypatch):
     assert not store.root.exists()
 
 
-def test_every_prefix_of_compact_keeps_every_row(tmp_path):
+def test_an_interrupted_compact_keeps_every_row(tmp_path):
     keys = rows(40)[0]
 
     def filled(name: str) -> EmbeddingStore:
@@ -268,7 +268,7 @@ def test_every_prefix_of_compact_keeps_every_row(tmp_path):
         with disk(calls=calls) as dying:
             store.compact()
         dying.lose_power(names=False)
-        lock._held.clear()
+        lock._locked.clear()
         assert holds(store, keys).all()
 
 
@@ -337,7 +337,7 @@ def failing(*stand_in_options, modules=(_files, files), **options):
 
 @pytest.mark.parametrize("code", CODES, ids=errno.errorcode.get)
 @pytest.mark.parametrize("name", ["open", "write", "fsync", "close", "replace", "mkdir", "makedirs", "lstat"])
-def test_a_failing_call_of_publish_is_a_store_error_and_leaves_no_part(tmp_path, name, code):
+def test_a_failing_system_call_raises_store_error_and_leaves_no_partial_file(tmp_path, name, code):
     old, new = rows(10, 1)[0], rows(10, 2)[0]
     strikes = 0
     for has_rows in (False, True):
@@ -373,7 +373,7 @@ def test_a_failing_call_of_publish_is_a_store_error_and_leaves_no_part(tmp_path,
 
 
 @pytest.mark.parametrize("code", CODES, ids=errno.errorcode.get)
-def test_a_temporary_file_that_cannot_even_be_deleted_harms_nothing(store, code, monkeypatch):
+def test_a_temporary_file_that_cannot_be_deleted_is_harmless(store, code, monkeypatch):
     keys = rows(10)[0]
     store.publish(RECIPE, keys[:5], bench.rows_of(keys[:5]))
 
@@ -403,7 +403,7 @@ def test_short_writes_are_continued(store, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["open", "write", "fsync", "replace"])
-def test_a_full_disk_is_one_warning_and_the_rows_that_were_there_stay(store, monkeypatch, name):
+def test_a_full_disk_warns_once_and_keeps_stored_rows(store, monkeypatch, name):
     keys = rows(40)[0]
     monkeypatch.setattr(writer, "COMMIT_BYTES", 1)
     store.publish(RECIPE, keys[:1], bench.rows_of(keys[:1]))
@@ -421,7 +421,7 @@ def test_a_full_disk_is_one_warning_and_the_rows_that_were_there_stay(store, mon
     assert not found[found.sum() :].any()  # it stopped trying
 
 
-def test_a_job_raises_on_a_full_disk_and_can_go_on(store, monkeypatch):
+def test_a_batch_job_raises_on_a_full_disk_and_can_continue(store, monkeypatch):
     keys = rows(9)[0]
     writing = store.writer(RECIPE, on_failure="raise")
     with failing("write", 0, errno.ENOSPC, forever=True), pytest.raises(StoreError) as caught, writing as w:
@@ -444,14 +444,14 @@ def test_an_error_of_the_caller_is_not_hidden_by_a_full_disk(store):
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EPERM], ids=errno.errorcode.get)
-def test_a_read_only_store_is_read_and_told_once(store, monkeypatch, code):
+def test_a_read_only_store_is_read_with_one_warning(store, monkeypatch, code):
     """Modes do not bind root, so the refusal is injected where the system would give it."""
     (keys, features), more = rows(20), rows(5, 1)[0]
     store.publish(RECIPE, keys[:10], features[:10])
     store.publish(RECIPE, keys[10:], features[10:])
     bad = segments(store)[0]
     bad.write_bytes(b"damaged")
-    index._start_anew()
+    index._reset_after_fork()
 
     def refuse(*_, **__):
         raise OSError(code, os.strerror(code))
@@ -538,7 +538,7 @@ def test_a_link_or_file_in_place_of_a_folder_is_left_alone(store, tmp_path, plac
 
 @pytest.mark.parametrize("code", [*CODES, errno.EACCES], ids=errno.errorcode.get)
 @pytest.mark.parametrize("task", ["compact", "prune", "clear"])
-def test_a_file_that_cannot_be_deleted_is_a_store_error_and_no_loss(store, task, code):
+def test_a_file_that_cannot_be_deleted_raises_store_error_and_loses_nothing(store, task, code):
     keys = rows(30)[0]
     for i in range(0, 30, 10):
         store.publish(RECIPE, keys[i : i + 10], bench.rows_of(keys[i : i + 10]))
@@ -573,12 +573,12 @@ def test_compact_on_a_failing_disk_keeps_every_row(tmp_path, code):
 
 
 @pytest.mark.slow
-def test_three_thousand_damages_are_each_detected(figures):
+def test_three_thousand_random_damages_are_detected(figures):
     assert figures["damage"] == {"damaged": 3000, "noticed": 3000}
 
 
 @pytest.mark.parametrize("when", ["cold", "warm"])
-def test_a_damaged_segment_is_set_aside_told_once_and_computed_again(store, when):
+def test_a_damaged_segment_is_quarantined_warned_about_once_and_recomputed(store, when):
     keys, features = rows(40)
     store.publish(RECIPE, keys[:20], features[:20])
     store.publish(RECIPE, keys[15:], features[15:])
@@ -587,7 +587,7 @@ def test_a_damaged_segment_is_set_aside_told_once_and_computed_again(store, when
     assert store.contains(RECIPE, keys).all()
     first.write_bytes(good[:1000] + bytes([good[1000] ^ 1]) + good[1001:])
     if when == "cold":
-        index._start_anew()
+        index._reset_after_fork()
     index._segments.drop(str(first))
     with pytest.warns(StoreWarning) as told:
         got, found = store.get(RECIPE, keys)
@@ -609,7 +609,7 @@ def segment_keys(path: Path) -> np.ndarray:
         return f["keys"][:]
 
 
-def test_publish_mends_a_damaged_file_that_is_in_its_place(store):
+def test_publish_replaces_a_damaged_file_of_the_same_name(store):
     keys, features = rows(10)
     store.publish(RECIPE, keys, features)
     (path,) = segments(store)
@@ -618,13 +618,13 @@ def test_publish_mends_a_damaged_file_that_is_in_its_place(store):
     assert holds(store, keys).all()
 
 
-def test_a_file_known_as_bad_is_read_again_once_it_has_changed(store, monkeypatch):
+def test_a_damaged_file_is_read_again_after_it_changed(store, monkeypatch):
     keys, features = rows(10)
     store.publish(RECIPE, keys, features)
     (path,) = segments(store)
     good = path.read_bytes()
     path.write_bytes(b"x")
-    index._start_anew()
+    index._reset_after_fork()
     monkeypatch.setattr(index, "quarantine", lambda path: None)
     with pytest.warns(StoreWarning):
         assert not store.contains(RECIPE, keys).any()
@@ -632,11 +632,11 @@ def test_a_file_known_as_bad_is_read_again_once_it_has_changed(store, monkeypatc
     assert store.contains(RECIPE, keys).all()
 
 
-def test_a_read_that_fails_once_is_repeated(store, monkeypatch):
+def test_a_failed_read_is_repeated_once(store, monkeypatch):
     keys, features = rows(10)
     store.publish(RECIPE, keys, features)
     for name in ("open", "fstat", "read"):
-        index._start_anew()
+        index._reset_after_fork()
         calls = []
 
         def once(*args, name=name, calls=calls):
@@ -656,10 +656,10 @@ def test_a_read_that_fails_once_is_repeated(store, monkeypatch):
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.EMFILE], ids=errno.errorcode.get)
-def test_a_file_that_cannot_be_read_is_missing_but_not_set_aside(store, monkeypatch, code):
+def test_an_unreadable_file_is_missing_but_not_quarantined(store, monkeypatch, code):
     keys, features = rows(10)
     store.publish(RECIPE, keys, features)
-    index._start_anew()
+    index._reset_after_fork()
 
     def fail(*_):
         raise OSError(code, os.strerror(code))
@@ -675,10 +675,10 @@ def test_a_file_that_cannot_be_read_is_missing_but_not_set_aside(store, monkeypa
     assert holds(store, keys).all()
 
 
-def test_a_folder_that_cannot_be_listed_is_told_once(store, monkeypatch):
+def test_an_unreadable_folder_is_warned_about_once(store, monkeypatch):
     keys, features = rows(10)
     store.publish(RECIPE, keys, features)
-    index._start_anew()
+    index._reset_after_fork()
 
     def fail(*_):
         raise OSError(errno.EACCES, "Permission denied")
@@ -733,7 +733,7 @@ def test_a_segment_made_by_plain_h5py_in_the_exact_layout_is_accepted(store):
     assert holds(store, keys).all()
 
 
-def test_hdf5_is_let_off_for_known_metadata_only(store, monkeypatch):
+def test_hdf5_is_skipped_only_for_metadata_that_it_has_parsed(store, monkeypatch):
     good, other = bench.image(40), bytearray(bench.image(40))
     read = []
     parsed = segment._parsed
@@ -758,7 +758,7 @@ def test_hdf5_is_let_off_for_known_metadata_only(store, monkeypatch):
         assert len(segment._accepted) <= 10
 
 
-def test_metadata_among_the_rows_are_never_taken_as_known(monkeypatch):
+def test_metadata_between_rows_is_always_parsed(monkeypatch):
     keys, features = rows(8)
     monkeypatch.setattr(segment, "_accepted", {})
     with h5py.File.in_memory(meta_block_size=256) as file:
@@ -787,7 +787,7 @@ class Opens:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs inotify")
 @pytest.mark.parametrize("recipe", [b'{"network":"toy"}', b"[6]", b"{", b"\xff", b"[" * 100_000])
-def test_a_crafted_recipe_stops_nothing(store, recipe):
+def test_a_crafted_recipe_is_quarantined(store, recipe):
     """With valid digests, but without a width, or no recipe at all."""
     image = segment.encode(recipe, rows(2)[0], np.zeros((2, 6), "f4"))
     folder = store.root / "v1" / bytes_key(recipe).hex()
@@ -832,13 +832,13 @@ def test_no_crafted_file_makes_the_store_open_another_file(tmp_path):
 @pytest.mark.parametrize(
     "kind", ["link", "dangling link", "link to itself", "pipe", "folder", "huge", "empty"]
 )
-def test_what_is_no_plain_file_is_refused_at_once(store, tmp_path, kind):
+def test_anything_but_a_regular_file_is_refused_at_once(store, tmp_path, kind):
     keys, features = rows(10)
     store.publish(RECIPE, keys, features)
     (path,) = segments(store)
     away = tmp_path / "away.h5"
     path.rename(away)
-    index._start_anew()
+    index._reset_after_fork()
     match kind:
         case "link":
             path.symlink_to(away)

@@ -1,4 +1,4 @@
-"""Files of the store: verified reads, durable publication, nothing through a symbolic link."""
+"""Files of the store: verified reads, durable writes, and no access through symbolic links."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ SEGMENT_NAME = re.compile(r"[0-9a-f]{32}\.h5")
 RECIPE_NAME = re.compile(r"[0-9a-f]{32}")
 TEMP_NAME = re.compile(r"\.tmp-[0-9a-f]{24}")
 _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-_durable: dict[Path, int] = {}  # folders whose names, and all names above, were synced: their inodes
+_durable: dict[Path, int] = {}  # inodes of folders whose own name, and the names of all parents, were synced
 _warned: set[str] = set()
 
 
 def default_root() -> Path:
     """$TLFEATURES_CACHE, else the user's cache folder of this system."""
-    if given := os.environ.get("TLFEATURES_CACHE"):
-        return Path(given)
+    if folder := os.environ.get("TLFEATURES_CACHE"):
+        return Path(folder)
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     elif sys.platform == "darwin":
@@ -46,29 +46,29 @@ def default_root() -> Path:
 
 
 def warn_once(about: str, message: str) -> None:
-    """One `StoreWarning` a process for each path or cause."""
+    """Issue a `StoreWarning` once per process for each path or cause."""
     if about not in _warned:
         _warned.add(about)
         warn(message, StoreWarning)
 
 
 def store_error(error: OSError, what: str, root: str) -> StoreError:
-    """The same failure as a `StoreError` that says what to do."""
+    """Turn an ``OSError`` into a `StoreError` that says what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        mend = "free space, run `tlfeatures cache prune`, or name another folder as cache"
+        hint = "free space, run `tlfeatures cache prune`, or name another folder as cache"
     else:
-        mend = "name a folder of your own as cache, or cache=None for none"
+        hint = "name a folder of your own as cache, or cache=None for none"
     reason = error.strerror or str(error)
-    return StoreError(error.errno or 0, f"cannot {what} the embedding store: {reason}; {mend}", root)
+    return StoreError(error.errno or 0, f"cannot {what} the embedding store: {reason}; {hint}", root)
 
 
 def is_folder(path: str) -> bool:
-    """Whether ``path`` is a real folder; a symbolic link is none.
+    """Whether ``path`` is a real folder; a symbolic link is not.
 
     Raises
     ------
     OSError
-        When that cannot be told.
+        When the system cannot say.
     """
     try:
         return stat.S_ISDIR(os.lstat(path).st_mode)
@@ -77,7 +77,7 @@ def is_folder(path: str) -> bool:
 
 
 def list_names(folder: str, pattern: re.Pattern[str]) -> frozenset[str]:
-    """Names in a folder that match; none when it is absent or a link.
+    """Names in a folder that match a pattern; empty when the folder is absent or a link.
 
     Raises
     ------
@@ -137,18 +137,18 @@ def load_segment(path: str) -> Segment:
 
 
 def quarantine(path: str) -> None:
-    """Set a damaged file aside; where that is impossible it stays."""
+    """Move a damaged file into the quarantine folder; leave it where that fails."""
     folder, name = os.path.split(path)
-    aside = os.path.join(folder, "quarantine")
+    quarantine_folder = os.path.join(folder, "quarantine")
     with contextlib.suppress(OSError):
         with contextlib.suppress(FileExistsError):
-            os.mkdir(aside, 0o700)
-        if is_folder(aside):
-            os.replace(path, os.path.join(aside, name))
+            os.mkdir(quarantine_folder, 0o700)
+        if is_folder(quarantine_folder):
+            os.replace(path, os.path.join(quarantine_folder, name))
 
 
 def publish_file(path: str, image: bytes) -> None:
-    """Write a file so that it is complete or absent at all times, and durable on return.
+    """Write a file atomically and durably, and create its folder.
 
     Raises
     ------
@@ -159,13 +159,13 @@ def publish_file(path: str, image: bytes) -> None:
         try:
             _publish(path, image)
             return
-        except FileNotFoundError:  # another process clears the store
+        except FileNotFoundError:  # another process is clearing the store
             if last:
                 raise
 
 
 def unlink_quietly(path: str) -> bool:
-    """Remove a file; whether that worked."""
+    """Delete a file; return whether that succeeded."""
     try:
         os.unlink(path)
     except OSError:
@@ -174,7 +174,7 @@ def unlink_quietly(path: str) -> bool:
 
 
 def make_folder(folder: str) -> None:
-    """Make a folder of the store and those above it, readable by their owner only.
+    """Create a folder of the store and its parents, accessible to their owner only.
 
     Raises
     ------
@@ -206,7 +206,7 @@ def _publish(path: str, image: bytes) -> None:
 
 
 def is_stale(path: str, age: float = 3600.0) -> bool:
-    """Whether a temporary file is so old that its writer must be dead."""
+    """Whether a temporary file is so old that its writer must have died."""
     try:
         return time.time() - os.lstat(path).st_mtime > age
     except OSError:

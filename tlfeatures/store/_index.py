@@ -1,4 +1,4 @@
-"""What a recipe's folder holds: verified keys, and where each row lies. Shared by a process."""
+"""Index of the verified rows of a recipe's folder; one per process."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ __all__ = ["Folder", "first_rows", "open_folder", "pool_map"]
 
 CACHE_BYTES = 64 << 20  # verified segments kept in memory, by process
 INDEX_BYTES = 256 << 20  # indexes kept in memory, by process
-RETRIES = 16  # each one means that another process removed a file meanwhile
+RETRIES = 16  # each retry means that another process has removed a file
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 
 
 class _ByteLRU:
-    """The most recently used values, bounded by their ``nbytes``; the last one always stays."""
+    """Cache of the most recently used values, bounded by their ``nbytes``; always keeps the last one."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.total = limit, 0
-        self.values: OrderedDict[str, tuple[object, int]] = OrderedDict()  # with the size when put
+        self.values: OrderedDict[str, tuple[object, int]] = OrderedDict()  # with their size when added
         self.lock = threading.Lock()
 
     def get(self, name: str):
@@ -59,8 +59,8 @@ class _ByteLRU:
 class Index:
     """Immutable map from keys to (segment, row), sorted by key.
 
-    A key is two big-endian 64-bit words: keys are digests, so the first word alone nearly always
-    decides, and the search is one ``searchsorted``.
+    A key is two big-endian 64-bit words. Keys are digests, so the first word nearly always decides, and a lookup is
+    one ``searchsorted``.
     """
 
     def __init__(self, names: tuple[str, ...], words: np.ndarray, places: np.ndarray) -> None:
@@ -76,7 +76,7 @@ class Index:
         return Index((), np.empty((0, 2), np.uint64), np.empty((0, 2), np.int32))
 
     def changed(self, gone: Iterable[str], new: dict[str, np.ndarray]) -> Index:
-        """The index without the segments ``gone`` and with the keys of ``new`` ones."""
+        """A copy without the segments ``gone``, with the keys of the segments ``new``."""
         gone = set(gone)
         names = [n for n in self.names if n not in gone]
         stays = np.array([n not in gone for n in self.names], bool)
@@ -101,7 +101,7 @@ class Index:
         low = np.minimum(np.searchsorted(self.first, wanted[:, 0]), len(self.words) - 1)
         same = self.words[low] == wanted
         at[same.all(1)] = low[same.all(1)]
-        for i in np.flatnonzero(same[:, 0] & ~same[:, 1]):  # equal first words: made keys, not digests
+        for i in np.flatnonzero(same[:, 0] & ~same[:, 1]):  # equal first words: keys that are not digests
             high = np.searchsorted(self.first, wanted[i, 0], side="right")
             j = low[i] + np.searchsorted(self.words[low[i] : high, 1], wanted[i, 1])
             if j < high and self.words[j, 1] == wanted[i, 1]:
@@ -109,11 +109,11 @@ class Index:
         return at
 
     def rows(self) -> dict[str, int]:
-        """How many rows each segment holds."""
+        """Number of rows of each segment."""
         return dict(zip(self.names, np.bincount(self.places[:, 0], minlength=len(self.names)), strict=True))
 
     def unique_rows(self, order: Sequence[str]) -> dict[str, np.ndarray]:
-        """Rows of each segment whose key is in no segment before it in ``order``, nor twice in itself."""
+        """Rows of each segment without duplicates, of which the first segment in ``order`` keeps one."""
         place = {name: i for i, name in enumerate(order)}
         ranks = np.array([place[n] for n in self.names], np.int32)[self.places[:, 0]]
         by_key = np.lexsort((self.places[:, 1], ranks, self.words[:, 1], self.words[:, 0]))
@@ -131,7 +131,7 @@ def as_words(keys: np.ndarray) -> np.ndarray:
 
 
 def first_rows(keys: np.ndarray) -> np.ndarray:
-    """Rows of ``keys`` that equal none before them, ascending."""
+    """Indices of the first occurrence of each key, ascending."""
     words = as_words(keys)
     order = np.lexsort((words[:, 1], words[:, 0]))
     words = words[order]
@@ -139,14 +139,14 @@ def first_rows(keys: np.ndarray) -> np.ndarray:
 
 
 class Folder:
-    """The segments of one recipe, as this process knows them."""
+    """The segments of one recipe, as this process has read them."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.index = Index.empty()
-        self.bad: dict[str, tuple[int, ...]] = {}  # damaged files that could not be set aside
+        self.bad: dict[str, tuple[int, ...]] = {}  # damaged files that could not be moved away
         self.lock = threading.Lock()
-        self.troubles: deque[tuple[str, str]] = deque()  # met in any thread, told in the caller's
+        self.problems: deque[tuple[str, str]] = deque()  # of any thread; the caller's thread warns
 
     @property
     def nbytes(self) -> int:
@@ -158,10 +158,10 @@ class Folder:
         with self.lock:
             for _ in range(RETRIES):
                 names = self._listed()
-                known = set(self.index.names)
-                gone = known - names
+                indexed = set(self.index.names)
+                gone = indexed - names
                 new, vanished = {}, False
-                wanted = sorted(n for n in names - known if not self._is_bad(n))
+                wanted = sorted(n for n in names - indexed if not self._is_bad(n))
                 for name, (keys, lost) in zip(wanted, pool_map(self._load_keys, wanted), strict=True):
                     vanished |= lost
                     if keys is not None:
@@ -174,27 +174,27 @@ class Folder:
                     break
             _folders.put(self.path, self)
             index = self.index
-        self.tell()
+        self.warn_of_problems()
         return index
 
-    def tell(self) -> None:
-        """Warn of the troubles met since the last time."""
+    def warn_of_problems(self) -> None:
+        """Warn of the problems since the last call."""
         while True:
             try:
-                trouble = self.troubles.popleft()
+                problem = self.problems.popleft()
             except IndexError:  # also when another thread was faster
                 return
-            warn_once(*trouble)
+            warn_once(*problem)
 
     def segment(self, name: str) -> Segment | None:
         """A verified segment, from memory or from its file; None when it is gone or damaged."""
-        if (held := _segments.get(self._path(name))) is not None:
-            return held
+        if (segment := _segments.get(self._path(name))) is not None:
+            return segment
         return self._load(name)[0]
 
     def forget(self, names: Iterable[str]) -> None:
         """Drop segments from the index until they are seen and verified again."""
-        self.tell()
+        self.warn_of_problems()
         with self.lock:
             names = set(names) & set(self.index.names)
             if names:
@@ -211,27 +211,30 @@ class Folder:
                     return names
                 before = names
         except OSError as error:
-            self._trouble(self.path, error)
+            self._add_problem(self.path, error)
         return before
 
     def _load_keys(self, name: str) -> tuple[np.ndarray | None, bool]:
         segment, lost = self._load(name)
-        return None if segment is None else segment.keys.copy(), lost  # a view would hold the segment
+        return (
+            None if segment is None else segment.keys.copy(),
+            lost,
+        )  # a view would keep the segment in memory
 
     def _load(self, name: str) -> tuple[Segment | None, bool]:
         """(segment, False), or (None, whether the file has vanished)."""
         path = self._path(name)
-        for last in (False, True):  # twice: a read may fail for a passing reason
+        for last in (False, True):  # a read may fail for a temporary reason
             try:
                 segment = load_segment(path)
             except OSError as error:
                 if error.errno in _ABSENT:
                     return None, True
                 if last:
-                    self._trouble(path, error)
+                    self._add_problem(path, error)
             except ValueError as error:
                 if last:
-                    self._trouble(path, error)
+                    self._add_problem(path, error)
                     before = _stamp(path)
                     quarantine(path)
                     if _stamp(path) == before:
@@ -241,10 +244,10 @@ class Folder:
                 return segment, False
         return None, False
 
-    def _trouble(self, path: str, error: Exception) -> None:
+    def _add_problem(self, path: str, error: Exception) -> None:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        self.troubles.append(
-            (path, f"{path} in the embedding store is unreadable: {reason}. Its rows are computed again.")
+        self.problems.append(
+            (path, f"{path} in the embedding store is unreadable: {reason}. Its rows are recomputed.")
         )
 
     def _is_bad(self, name: str) -> bool:
@@ -255,7 +258,7 @@ class Folder:
 
 
 def open_folder(path: str) -> Folder:
-    """The folder's index in this process, made when absent."""
+    """The folder with its index, created if this process has none yet."""
     folder = _folders.get(path)
     if folder is None:
         folder = Folder(path)
@@ -264,7 +267,7 @@ def open_folder(path: str) -> Folder:
 
 
 def pool_map(function, items: list) -> Iterator:
-    """``map`` over a few threads, at most a few results ahead: reading and hashing free the GIL."""
+    """``map`` over a few threads, at most a few results ahead; reading and hashing release the GIL."""
     workers = min(4, os.cpu_count() or 1, len(items))
     if workers < 2:
         yield from map(function, items)
@@ -290,11 +293,11 @@ _segments = _ByteLRU(CACHE_BYTES)
 _folders = _ByteLRU(INDEX_BYTES)
 
 
-def _start_anew() -> None:
-    """In a forked child: another thread may have held these locks."""
+def _reset_after_fork() -> None:
+    """In a forked child: a thread of the parent may have held these locks."""
     global _segments, _folders
     _segments, _folders = _ByteLRU(CACHE_BYTES), _ByteLRU(INDEX_BYTES)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_anew)
+    os.register_at_fork(after_in_child=_reset_after_fork)

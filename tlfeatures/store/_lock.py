@@ -15,21 +15,21 @@ except ImportError:  # Windows
 
 __all__ = ["flock"]
 
-_held: set[int] = set()
+_locked: set[int] = set()
 
 
 @contextlib.contextmanager
 def flock(path: str, wait: bool = True) -> Iterator[bool]:
-    """Hold an exclusive lock on ``path``; yields False when another holds it and ``wait`` is false.
+    """Hold an exclusive lock on ``path``; yields False when another process has it and ``wait`` is false.
 
-    Where locks are unsupported or the folder is read-only it goes on without one.
+    Where locks are unsupported or the folder is read-only, continues without one.
     """
     fd = _open(path) if fcntl else None
     try:
         yield fd is None or _lock(fd, wait)
     finally:
-        if fd in _held:  # not in a child forked meanwhile, which has closed it
-            _held.discard(fd)
+        if fd in _locked:  # a forked child has closed its own already
+            _locked.discard(fd)
             os.close(fd)
 
 
@@ -39,7 +39,7 @@ def _open(path: str) -> int | None:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     except OSError:
         return None
-    _held.add(fd)
+    _locked.add(fd)
     return fd
 
 
@@ -55,10 +55,10 @@ def _lock(fd: int, wait: bool) -> bool:
 
 def _release_in_child() -> None:
     """A forked child that outlives its parent must not keep the parent's locks."""
-    for fd in _held:
+    for fd in _locked:
         with contextlib.suppress(OSError):
             os.close(fd)
-    _held.clear()
+    _locked.clear()
 
 
 if hasattr(os, "register_at_fork"):

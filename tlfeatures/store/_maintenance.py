@@ -1,4 +1,4 @@
-"""Looking after a store: publish, list, verify, compact, prune, clear."""
+"""Maintenance of a store: publish, list, verify, compact, prune, clear."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ SIDECAR_NAME = re.compile(r"[0-9a-f]{32}\.json")
 _OWN_NAME = re.compile(rf"{SEGMENT_NAME.pattern}|{TEMP_NAME.pattern}|recipe\.json|lock|compact\.lock")
 _SIDECAR_NAME = re.compile(rf"{SIDECAR_NAME.pattern}|{TEMP_NAME.pattern}")
 _JSON_BYTES = 1 << 20
-MALFORMED = (ValueError, TypeError, KeyError, RecursionError)  # what damaged JSON may raise
+MALFORMED = (ValueError, TypeError, KeyError, RecursionError)  # what damaged JSON raises
 
 
 def publish_recipe(folder: str, text: bytes) -> None:
-    """Write recipe.json, for people, when it is absent or damaged."""
+    """Write recipe.json, for human readers, when it is absent or damaged."""
     path = os.path.join(folder, "recipe.json")
     with contextlib.suppress(OSError, ValueError):
         if read_file(path, _JSON_BYTES) == text:
@@ -45,7 +45,7 @@ def publish_recipe(folder: str, text: bytes) -> None:
 
 
 def publish_segment(folder: str, image: bytes) -> str:
-    """Publish a file image under its digest; its name. Replaces an equal file, which may be damaged."""
+    """Publish a file image under its digest; return the name. Replaces the file of that name, which may be damaged."""
     name = f"{bytes_key(image).hex()}.h5"
     publish_file(os.path.join(folder, name), image)
     return name
@@ -86,7 +86,7 @@ def verify(v1: str) -> list[dict[str, str]]:
         try:
             read(path)
         except FileNotFoundError:
-            pass  # compacted meanwhile
+            pass  # compacted in the meantime
         except (OSError, *MALFORMED) as error:
             return str(error) or type(error).__name__
         return None
@@ -102,8 +102,8 @@ def compact(v1: str) -> dict[str, int]:
         _remove_stale(folder)
         if len(list_names(folder, SEGMENT_NAME)) > 1:
             lock = os.path.join(folder, "compact.lock")
-            with flock(lock, wait=False) as mine:
-                if mine:
+            with flock(lock, wait=False) as is_locked:
+                if is_locked:
                     _compact(folder)
                     unlink_quietly(lock)
     _remove_stale(os.path.join(v1, "networks"))
@@ -118,13 +118,13 @@ def compact(v1: str) -> dict[str, int]:
 
 def prune(v1: str, max_bytes: int) -> dict[str, int]:
     """See `EmbeddingStore.prune`."""
-    found = []
+    usage = []
     for folder in _folders(v1):
         names = list_names(folder, SEGMENT_NAME)
-        found.append((_last_used(folder, names), folder, sum(_size(os.path.join(folder, n)) for n in names)))
-    total, count = sum(size for _, _, size in found), 0
+        usage.append((_last_used(folder, names), folder, sum(_size(os.path.join(folder, n)) for n in names)))
+    total, count = sum(size for _, _, size in usage), 0
     left = total
-    for _, folder, size in sorted(found):
+    for _, folder, size in sorted(usage):
         if left <= max_bytes:
             break
         _clear_folder(folder)
@@ -144,30 +144,30 @@ def clear(v1: str) -> dict[str, int]:
 
 
 def _compact(folder: str) -> None:
-    known = open_folder(folder)
-    index = known.refresh()
+    opened = open_folder(folder)
+    index = opened.refresh()
     sizes = {name: _size(os.path.join(folder, name)) for name in index.names}
-    order = sorted(sizes, key=lambda name: (-sizes[name], name))  # of equal keys the largest segment's stays
+    order = sorted(sizes, key=lambda name: (-sizes[name], name))  # the largest segment keeps a duplicate key
     kept = index.unique_rows(order)
     rows = index.rows()
     sources = [n for n in order if len(kept[n]) < rows[n] or sizes[n] < TARGET_BYTES // 2]
     if len(sources) < 2 and all(len(kept[n]) == rows[n] for n in sources):
-        return  # nothing to merge, nothing twice
+        return  # nothing to merge and no duplicates
     groups: list[list[str]] = [[]]
-    room = TARGET_BYTES
+    bytes_left = TARGET_BYTES
     for name in sources:
         if len(kept[name]):
             size = sizes[name] * len(kept[name]) // rows[name]
-            if size > room:
+            if size > bytes_left:
                 groups.append([])
-                room = TARGET_BYTES
+                bytes_left = TARGET_BYTES
             groups[-1].append(name)
-            room -= size
+            bytes_left -= size
     published = set()
     for group in filter(None, groups):
-        segments = [known.segment(name) for name in group]
+        segments = [opened.segment(name) for name in group]
         if any(s is None for s in segments):
-            return  # gone or damaged meanwhile: what was taken for a duplicate may be the only copy
+            return  # removed or damaged: what looked like a duplicate may be the only copy
         keys = np.concatenate([s.keys[kept[n]] for n, s in zip(group, segments, strict=True)])
         features = np.concatenate([s.features[kept[n]] for n, s in zip(group, segments, strict=True)])
         published.add(publish_segment(folder, encode(segments[0].recipe, keys, features)))
@@ -211,12 +211,12 @@ def read_sidecar(path: str) -> dict[str, Any]:
     MALFORMED
         When it is damaged.
     """
-    held = json.loads(read_file(path, _JSON_BYTES))
-    if held["digest"] != recipe_digest([held["key"], held["value"]]):
-        raise ValueError("its content does not have the digest that it holds")
-    if recipe_digest(held["key"]) != os.path.basename(path)[:-5]:
+    sidecar = json.loads(read_file(path, _JSON_BYTES))
+    if sidecar["digest"] != recipe_digest([sidecar["key"], sidecar["value"]]):
+        raise ValueError("its content does not match its digest")
+    if recipe_digest(sidecar["key"]) != os.path.basename(path)[:-5]:
         raise ValueError("its key does not have the digest of its name")
-    return held
+    return sidecar
 
 
 def _size(path: str) -> int:
@@ -245,13 +245,13 @@ def _remove_stale(folder: str) -> None:
 
 
 def _clear_folder(folder: str) -> tuple[int, int]:
-    """(files, bytes) removed of what this library made in one recipe's folder."""
+    """Delete what this library wrote into one recipe's folder; return (files, bytes)."""
     own = _unlink_matching(folder, _OWN_NAME)
-    aside = os.path.join(folder, "quarantine")
-    set_aside = _unlink_matching(aside, SEGMENT_NAME)
-    for path in (aside, folder):
+    quarantine = os.path.join(folder, "quarantine")
+    quarantined = _unlink_matching(quarantine, SEGMENT_NAME)
+    for path in (quarantine, folder):
         _rmdir(path)
-    return own[0] + set_aside[0], own[1] + set_aside[1]
+    return own[0] + quarantined[0], own[1] + quarantined[1]
 
 
 def _unlink_matching(folder: str, pattern: re.Pattern[str]) -> tuple[int, int]:
@@ -264,7 +264,7 @@ def _unlink_matching(folder: str, pattern: re.Pattern[str]) -> tuple[int, int]:
 
 
 def _unlink(path: str) -> bool:
-    """Remove a file; False when another process was faster."""
+    """Delete a file; return False when another process has."""
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -274,5 +274,5 @@ def _unlink(path: str) -> bool:
 
 def _rmdir(path: str) -> None:
     if is_folder(path):
-        with contextlib.suppress(OSError):  # foreign files stay, and so does their folder
+        with contextlib.suppress(OSError):  # files of others stay, and so does their folder
             os.rmdir(path)

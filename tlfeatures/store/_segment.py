@@ -1,4 +1,4 @@
-"""One segment: rows of one recipe as the bytes of an HDF5 file, made and read in memory only."""
+"""Segments: rows of one recipe as the bytes of an HDF5 file, encoded and decoded in memory only."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ __all__ = [
     "encode", "rows_per_segment",
 ]  # fmt: skip
 
-TARGET_BYTES = 32 << 20  # rows of one segment at most, unless one row alone is more
+TARGET_BYTES = 32 << 20  # rows of one segment at most, or a single longer row
 MAX_FILE_BYTES = 256 << 20  # larger files are refused unread
-_MAX_WIDTH = MAX_FILE_BYTES // 4 - (1 << 20)  # so that one row always fits
+_MAX_WIDTH = MAX_FILE_BYTES // 4 - (1 << 20)  # so that a single row always fits
 _METADATA_BYTES = 64 << 10  # HDF5's own part of a file; 2 KiB at present
 _ACCEPTED = 1000
-_accepted: dict[int, tuple[bytes, dict[bytes, tuple[int, int, int]]]] = {}  # size: metadata, what they say
+_accepted: dict[
+    int, tuple[bytes, dict[bytes, tuple[int, int, int]]]
+] = {}  # by size: metadata and its meaning
 _LAYOUT = {b"features": h5t.IEEE_F32LE, b"keys": h5t.STD_U8LE, b"recipe": h5t.STD_U8LE}
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Rows of one file: read-only views of its verified bytes."""
+    """Rows of one file, as read-only views of its verified bytes."""
 
     keys: np.ndarray  # uint8 (n, 16)
     features: np.ndarray  # float32 (n, d)
@@ -38,7 +40,7 @@ class Segment:
 
 
 def check_width(recipe: Mapping[str, Any]) -> int:
-    """Length of a recipe's rows; ValueError when it does not say."""
+    """Length of a recipe's rows; ValueError when it has none."""
     width = recipe.get("width")
     if recipe.get("dtype") != "float32" or not isinstance(width, int) or not 0 < width <= _MAX_WIDTH:
         raise ValueError(
@@ -68,12 +70,12 @@ def check_rows(
 
 
 def rows_per_segment(width: int) -> int:
-    """How many rows of ``width`` numbers one segment takes at most."""
+    """Maximum number of rows of ``width`` values in one segment."""
     return max(1, TARGET_BYTES // (width * 4 + KEY_BYTES))
 
 
 def encode(recipe: bytes, keys: np.ndarray, features: np.ndarray) -> bytes:
-    """File image of a segment; equal content gives equal bytes."""
+    """Encode a segment as the bytes of a file; equal content gives equal bytes."""
     plain = h5p.create(h5p.DATASET_CREATE)
     plain.set_layout(h5d.CONTIGUOUS)
     plain.set_alloc_time(h5d.ALLOC_TIME_EARLY)
@@ -93,14 +95,14 @@ def encode(recipe: bytes, keys: np.ndarray, features: np.ndarray) -> bytes:
 
 
 def decode(image: bytes, folder: str) -> Segment:
-    """Read a verified file image; HDF5 parses the layout, never the rows.
+    """Decode a verified file image; HDF5 parses the layout, never the rows.
 
     Parameters
     ----------
     image : bytes
-        The whole file; its digest must have been checked.
+        The whole file; the caller has verified its digest.
     folder : str
-        Hexadecimal digest of the recipe that the segment must hold.
+        Hexadecimal digest of the recipe that the segment must contain.
 
     Raises
     ------
@@ -117,11 +119,11 @@ def decode(image: bytes, folder: str) -> Segment:
     }
     keys, features, recipe = views[b"keys"], views[b"features"], views[b"recipe"].tobytes()
     if bytes_key(recipe).hex() != folder:
-        raise ValueError("it holds another recipe than its folder")
+        raise ValueError("its recipe is not that of its folder")
     if keys.shape[1] != KEY_BYTES or len(keys) != len(features):
         raise ValueError(f"keys of shape {keys.shape} do not fit features of shape {features.shape}")
     if features.shape[1] != _recipe_width(recipe):
-        raise ValueError(f"its rows hold {features.shape[1]} numbers, not the width of the recipe")
+        raise ValueError(f"its rows have {features.shape[1]} values, not the width of the recipe")
     return Segment(keys, features, recipe, len(image))
 
 
@@ -142,25 +144,25 @@ def _parsed(image: bytes) -> dict[bytes, tuple[int, int, int]]:
             return _places(file.id, len(image))
     except ValueError:
         raise
-    except Exception as error:  # whatever HDF5 makes of a crafted file
+    except Exception as error:  # HDF5 may raise anything on a crafted file
         raise ValueError(f"HDF5 cannot read it: {error}") from error
 
 
 def _remember(image: bytes, places: dict[bytes, tuple[int, int, int]]) -> None:
-    """Let HDF5 off where a file has the size and the metadata of one that it has read.
+    """Skip HDF5 for files that have the size and the metadata of one that it has parsed.
 
-    HDF5 copies the whole file, which costs more than its digest. Most segments have equal shapes.
+    HDF5 copies the whole file, which costs more than its digest. Most segments have the same shape.
     """
     start = min(offset for _, _, offset in places.values())
     content = sum(rows * columns * _LAYOUT[name].get_size() for name, (rows, columns, _) in places.items())
-    if start + content == len(image):  # the metadata lie before the rows, and nowhere else
+    if start + content == len(image):  # all metadata is before the rows
         if len(_accepted) >= _ACCEPTED:
             _accepted.clear()
         _accepted[len(image)] = image[:start], places
 
 
 def _places(file: h5f.FileID, size: int) -> dict[bytes, tuple[int, int, int]]:
-    """(rows, columns, byte offset) of each dataset, when the layout is exact."""
+    """(rows, columns, byte offset) of each dataset, if the layout is exactly that of `encode`."""
     root = h5o.open(file, b"/")
     if h5o.get_info(root).num_attrs or sorted(root) != sorted(_LAYOUT):
         raise ValueError("it must hold keys, features and recipe, and no attribute")
@@ -187,8 +189,10 @@ def _places(file: h5f.FileID, size: int) -> dict[bytes, tuple[int, int, int]]:
     for name, (rows, columns, offset) in places.items():
         end = (offset or 0) + rows * columns * _LAYOUT[name].get_size()
         if offset is None or end > size:
-            raise ValueError(f"{name.decode()} declares shape ({rows}, {columns}), more than the file holds")
+            raise ValueError(
+                f"{name.decode()} declares shape ({rows}, {columns}), more than the file contains"
+            )
         ends.append(end - offset)
     if places[b"recipe"][0] != 1 or size - sum(ends) > _METADATA_BYTES:
-        raise ValueError("it holds something else besides keys, features and recipe")
+        raise ValueError("it contains more than keys, features and recipe")
     return places

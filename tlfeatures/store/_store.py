@@ -1,4 +1,4 @@
-"""The embedding store: rows by (recipe, content of the image), in HDF5 segments that never change."""
+"""The embedding store: rows by recipe and image content, in immutable HDF5 segments."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tlfeatures.store._writer import StoreWriter
 
 __all__ = ["EmbeddingStore", "StoreWriter"]
 
-_GATHER_BYTES = 1 << 20  # at a time: what lies between segment and result stays small
+_GATHER_BYTES = 1 << 20  # per step, so that temporary arrays stay small
 _TOUCH_SECONDS = 60.0
 _touched: dict[str, float] = {}
 
@@ -34,7 +34,7 @@ class EmbeddingStore:
     ----------
     root : path, optional
         The folder; by default ``$TLFEATURES_CACHE``, else ``tlfeatures`` in the user's cache folder.
-        Nothing is made there until something is published.
+        It is created by the first write.
 
     Attributes
     ----------
@@ -43,13 +43,13 @@ class EmbeddingStore:
 
     Notes
     -----
-    The object is an address: it pickles as its path and holds nothing else. A row comes back
-    bit-identical or is missing; damage is set aside with one `StoreWarning`, never raised.
-    A recipe is a JSON object with everything that changes the answer; it must hold
-    ``"width"``, the length d of a row, and ``"dtype": "float32"``. A key is 16 bytes, the digest
-    of an image's content. The store does not compute, and does not know what a key stands for.
-    Of 512-wide rows a two-core machine gathered 570,000 a second, and opened 100,000 from disk, all
-    digests checked, in 0.3 s (``python benchmarks/store.py``).
+    The object is an address: it pickles as its path and has no other state. A row is returned
+    bit-identical or is missing. Damaged files are quarantined with one `StoreWarning` and never raise.
+    A recipe is a JSON object with everything that changes the embedding; it must contain
+    ``"width"``, the length d of a row, and ``"dtype": "float32"``. A key is the digest of an image's
+    content, 16 bytes. The store does not compute embeddings and does not interpret keys.
+    On two cores it read 570,000 rows of width 512 per second, and opened 100,000 rows from disk with all
+    digests verified in 0.3 s (``python benchmarks/store.py``).
 
     Examples
     --------
@@ -59,8 +59,8 @@ class EmbeddingStore:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     store = EmbeddingStore(folder)
     ...     store.publish(recipe, keys[:2], np.ones((2, 2), "float32"))
-    ...     rows, found = store.get(recipe, keys)
-    >>> found
+    ...     rows, is_stored = store.get(recipe, keys)
+    >>> is_stored
     array([ True,  True, False])
     >>> rows
     array([[ 1.,  1.],
@@ -69,12 +69,12 @@ class EmbeddingStore:
     """
 
     def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
-        given = default_root() if root is None else root
-        self.root = Path(os.path.abspath(os.path.expanduser(os.fspath(given))))
+        root = default_root() if root is None else root
+        self.root = Path(os.path.abspath(os.path.expanduser(os.fspath(root))))
 
     @classmethod
     def resolve(cls, cache: str | os.PathLike[str] | EmbeddingStore | None) -> EmbeddingStore | None:
-        """The store that a ``cache`` parameter means: "auto", a path, a store, or None for none.
+        """The store of a ``cache`` parameter: "auto", a path, a store, or None for no store.
 
         Raises
         ------
@@ -105,7 +105,7 @@ class EmbeddingStore:
         return hash(self.root)
 
     def contains(self, recipe: Mapping[str, Any], keys: np.ndarray) -> np.ndarray:
-        """Which keys have a row: uint8 (n, 16) -> bool (n,)."""
+        """Whether each key has a row: uint8 (n, 16) -> bool (n,)."""
         keys, _ = check_keys(keys), check_width(recipe)
         return self._folder(recipe).refresh().find(keys) >= 0
 
@@ -117,7 +117,7 @@ class EmbeddingStore:
         Parameters
         ----------
         recipe : mapping
-            Whose rows.
+            The recipe that the rows were computed under.
         keys : uint8 array (n, 16)
             In any order, duplicates allowed.
         out : float32 array (n, d), optional
@@ -127,32 +127,32 @@ class EmbeddingStore:
         -------
         rows : float32 array (n, d)
             ``out`` when given. Rows that are not in the store are NaN.
-        found : bool array (n,)
+        is_stored : bool array (n,)
         """
         keys, width = check_keys(keys), check_width(recipe)
         if out is None:
             out = np.empty((len(keys), width), np.float32)
         elif out.shape != (len(keys), width) or out.dtype != np.float32:
             raise ValueError(f"out is {out.dtype} {out.shape}; expected float32 {(len(keys), width)}")
-        folder, found = self._folder(recipe), np.zeros(len(keys), bool)
+        folder, is_stored = self._folder(recipe), np.zeros(len(keys), bool)
         todo = np.arange(len(keys))
         for _ in range(RETRIES):
             index = folder.refresh()
             at = index.find(keys[todo])
-            lost = _gather(folder, index, at, todo, out, found)
+            lost = _gather(folder, index, at, todo, out, is_stored)
             if not lost:
                 break
-            folder.forget(lost)  # gone or damaged meanwhile: another segment may hold the rows
-            todo = todo[~found[todo]]
-        out[~found] = np.nan
-        if found.any():
+            folder.forget(lost)  # removed or damaged: another segment may have the rows
+            todo = todo[~is_stored[todo]]
+        out[~is_stored] = np.nan
+        if is_stored.any():
             self._touch(recipe)
-        return out, found
+        return out, is_stored
 
     def publish(self, recipe: Mapping[str, Any], keys: np.ndarray, features: np.ndarray) -> None:
         """Store rows: ``keys`` uint8 (n, 16), ``features`` float32 (n, d); durable on return.
 
-        Of equal keys the first counts. Rows are stored as they are, so leave out those of unreadable images.
+        Of duplicate keys the first counts. Rows of NaN are stored too: leave out those of unreadable images.
 
         Raises
         ------
@@ -183,9 +183,9 @@ class EmbeddingStore:
 
     @contextlib.contextmanager
     def single_flight(self, recipe: Mapping[str, Any]) -> Iterator[None]:
-        """Wait until no other process computes for this recipe, where the file system has locks.
+        """Wait until no other process computes rows of this recipe, where the file system supports locks.
 
-        A courtesy that saves work; nothing relies on it. A dead process frees its lock.
+        This only avoids duplicate work; correctness does not depend on it. The lock of a dead process is released.
         """
         with flock(os.path.join(self._path(recipe), "lock")):
             yield
@@ -194,20 +194,20 @@ class EmbeddingStore:
         """A small JSON object stored under a JSON key; None when absent or damaged."""
         path, text = self._sidecar(key), canonical_json(dict(key))
         with contextlib.suppress(OSError, *MALFORMED):
-            held = read_sidecar(path)
-            if canonical_json(held["key"]) == text:
-                return held["value"]
+            sidecar = read_sidecar(path)
+            if canonical_json(sidecar["key"]) == text:
+                return sidecar["value"]
         return None
 
     def put_sidecar(self, key: Mapping[str, Any], value: Mapping[str, Any]) -> None:
-        """Store a small JSON object under a JSON key; a failed write is no error."""
+        """Store a small JSON object under a JSON key; errors of the file system are ignored."""
         key, value = dict(key), dict(value)
         image = canonical_json({"digest": recipe_digest([key, value]), "key": key, "value": value})
         with contextlib.suppress(OSError):
             publish_file(self._sidecar(key), image)
 
     def info(self) -> dict[str, Any]:
-        """What the store holds: ``root``, ``bytes`` and a list ``recipes``.
+        """Contents of the store: ``root``, ``bytes`` and a list ``recipes``.
 
         Each recipe has ``digest``, ``recipe``, ``rows``, ``unique_rows``, ``bytes``, ``segments``,
         ``quarantined`` and ``last_used`` (seconds since 1970).
@@ -216,25 +216,25 @@ class EmbeddingStore:
             return _maintenance.info(self._v1, str(self.root))
 
     def verify(self) -> list[dict[str, str]]:
-        """Read everything; a list of {"path", "reason"}, empty when all is well. Changes nothing."""
+        """Read and verify every file; return a list of {"path", "reason"} of the damaged ones. Changes nothing."""
         with self._errors("read"):
             return _maintenance.verify(self._v1)
 
     def compact(self) -> dict[str, int]:
-        """Merge small segments and drop duplicate rows; safe beside readers and writers.
+        """Merge small segments and drop duplicate rows; other processes may read and write meanwhile.
 
         Returns counts: ``segments_before``, ``segments_after``, ``bytes_before``, ``bytes_after``.
 
         Raises
         ------
         StoreError
-            When it cannot write; nothing is lost.
+            When a write fails; no row is lost.
         """
         with self._errors("write to"):
             return _maintenance.compact(self._v1)
 
     def prune(self, max_bytes: int) -> dict[str, int]:
-        """Delete the least recently used recipes until at most ``max_bytes`` are left.
+        """Delete the least recently used recipes until at most ``max_bytes`` remain.
 
         Returns ``removed_recipes``, ``removed_bytes`` and ``bytes``.
         """
@@ -244,7 +244,7 @@ class EmbeddingStore:
             return _maintenance.prune(self._v1, max_bytes)
 
     def clear(self) -> dict[str, int]:
-        """Delete what this library made and nothing else; returns ``removed_files`` and ``removed_bytes``."""
+        """Delete the files that this library wrote and no others; returns ``removed_files`` and ``removed_bytes``."""
         with self._errors("write to"):
             return _maintenance.clear(self._v1)
 
@@ -269,7 +269,7 @@ class EmbeddingStore:
         return open_folder(self._path(recipe))
 
     def _touch(self, recipe: Mapping[str, Any]) -> None:
-        """Note the time of use for `prune`, now and then."""
+        """Record the time of use for `prune`, at most once a minute."""
         path = os.path.join(self._path(recipe), "recipe.json")
         if time.time() - _touched.get(path, 0) > _TOUCH_SECONDS:
             _touched[path] = time.time()
@@ -278,9 +278,9 @@ class EmbeddingStore:
 
 
 def _gather(
-    folder: Folder, index: Index, at: np.ndarray, todo: np.ndarray, out: np.ndarray, found: np.ndarray
+    folder: Folder, index: Index, at: np.ndarray, todo: np.ndarray, out: np.ndarray, is_stored: np.ndarray
 ) -> list[str]:
-    """Fill rows ``todo`` of ``out`` from places ``at``; the names of segments that could not be read."""
+    """Fill rows ``todo`` of ``out`` from places ``at``; return the names of segments that could not be read."""
     hit = np.flatnonzero(at >= 0)
     places = index.places[at[hit]]
     order = np.lexsort((places[:, 1], places[:, 0]))
@@ -297,7 +297,7 @@ def _gather(
         for i in range(0, len(part), step):
             chunk = part[i : i + step]
             out[target[chunk]] = segment.features[places[chunk, 1]]
-        found[target[part]] = True
+        is_stored[target[part]] = True
         return None
 
     return [name for name in pool_map(fill, list(zip(numbers, parts, strict=True))) if name]

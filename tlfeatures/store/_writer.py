@@ -1,4 +1,4 @@
-"""Batches of rows for several recipes that one pass fills."""
+"""Buffered writing of rows for several recipes at once."""
 
 from __future__ import annotations
 
@@ -25,20 +25,19 @@ COMMIT_SECONDS = 60.0
 
 
 class StoreWriter:
-    """Collects rows and publishes them about every 8 MB or 60 s, and when it closes.
+    """Buffer rows and publish them about every 8 MB or 60 s, and on closing.
 
-    A context manager: leaving it publishes what is pending, also when an exception or a
-    KeyboardInterrupt passes through. Made by `EmbeddingStore.writer`.
+    A context manager: leaving the block publishes pending rows, also after an exception or a
+    KeyboardInterrupt. Made by `EmbeddingStore.writer`.
 
     Parameters
     ----------
     store : EmbeddingStore
         Where the rows go.
     recipes : sequence of dict
-        One recipe for each array of features that `add` is given.
+        One recipe for each array that is passed to `add`.
     on_failure : {"warn", "raise"}
-        What a failed write does: one `StoreWarning`, after which nothing more is written; or a
-        `StoreError`.
+        On a failed write, issue one `StoreWarning` and write nothing more, or raise a `StoreError`.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class StoreWriter:
         self._since = time.monotonic()
 
     def add(self, keys: np.ndarray, features: Sequence[np.ndarray]) -> None:
-        """Take rows: ``keys`` uint8 (n, 16), and for each recipe a float32 (n, d) array, which is copied.
+        """Add rows: ``keys`` uint8 (n, 16), and for each recipe a float32 (n, d) array, which is copied.
 
         Raises
         ------
@@ -97,11 +96,11 @@ class StoreWriter:
             self.failed = True
             for pending in self._pending:
                 pending.clear()
-            warn(f"{error}. Results are right, but will be computed again.", StoreWarning)
+            warn(f"{error}. Results are correct, but will be recomputed next time.", StoreWarning)
         self._since = time.monotonic()
 
     def close(self) -> None:
-        """Publish what is pending; as `commit`."""
+        """Publish pending rows, as `commit` does."""
         self.commit()
 
     def __enter__(self) -> StoreWriter:
@@ -113,5 +112,5 @@ class StoreWriter:
         except StoreError as failure:
             if error is None:
                 raise
-            if not isinstance(error, StoreError):  # the first error is the one to see
+            if not isinstance(error, StoreError):  # the first error matters more
                 warn(str(failure), StoreWarning)
