@@ -64,7 +64,7 @@ def jpeg(side=160):
 
 
 def make_result(classes, n=60, proba=True, seed=0, networks=("tiny", "mobilenet_0.75"), folds=5, names=None):
-    """A result with so many classes; 0 for regression."""
+    """A result with this number of classes; 0 for regression."""
     rng = np.random.default_rng(seed)
     rows = np.arange(n) + 2  # the first two could not be read
     if classes:
@@ -421,6 +421,14 @@ def test_class_names_in_any_script(tmp_path, name):
     assert name in [row["class"] for row in summary["per_class"]]
 
 
+def test_class_names_that_start_with_an_underscore_are_in_the_legend():
+    labels = Labels(["_a", "b"])
+    with labels.style():
+        xy, targets = np.random.default_rng(0).normal(size=(20, 2)), np.array(["_a", "b"] * 10)
+        written, _ = texts(_figures.plot_map(xy, "PCA", targets, targets == "b", labels))
+    assert "_a" in [text.strip() for text in written]
+
+
 def test_font_is_chosen_among_the_installed_ones():
     labels = Labels(["cat", "\u2a0b"])  # a sign that DejaVu Sans has not, but another font of matplotlib's
     assert labels.fonts[0] == "DejaVu Sans"
@@ -440,9 +448,9 @@ def texts(figure):
         low, high = sorted(axis.get_view_interval())
         labels = zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True)
         unseen |= {label for at, label in labels if not low <= at <= high}
-    found = [t for t in figure.findobj(matplotlib.text.Text) if t.get_visible() and t.get_text().strip()]
-    found = [t for t in found if t not in unseen]
-    return [t.get_text() for t in found], np.array([t.get_window_extent(renderer).extents for t in found])
+    shown = [t for t in figure.findobj(matplotlib.text.Text) if t.get_visible() and t.get_text().strip()]
+    shown = [t for t in shown if t not in unseen]
+    return [t.get_text() for t in shown], np.array([t.get_window_extent(renderer).extents for t in shown])
 
 
 def check_apart(figure):
@@ -483,8 +491,8 @@ def test_names_on_the_map_do_not_overlap(n):
     with Labels(labels).style():
         figure = _figures.plot_map(xy, "PCA", labels, codes % 9 == 0, Labels(labels))
         check_apart(figure)
-        found, _ = texts(figure)
-    assert sum("long name" in text.replace("\n", " ") for text in found) >= min(n, 40)
+        written, _ = texts(figure)
+    assert sum("long name" in text.replace("\n", " ") for text in written) >= min(n, 40)
 
 
 def test_many_classes_are_drawn_without_names():
@@ -494,11 +502,11 @@ def test_many_classes_are_drawn_without_names():
     names = np.array([f"c{i:03d}" for i in range(n)])
     labels = Labels(names)
     with labels.style():
-        found, _ = texts(_figures.plot_confusion(counts, names.tolist(), labels))
-        assert len(found) <= 4
+        written, _ = texts(_figures.plot_confusion(counts, names.tolist(), labels))
+        assert len(written) <= 4
         figure = _figures.plot_class_metrics(_tables.class_metrics(*expand(counts, names), names), labels)
-        found, _ = texts(figure)
-    named = [text for text in found if text.startswith("c")]
+        written, _ = texts(figure)
+    named = [text for text in written if text.startswith("c")]
     assert len(named) == _figures.MAX_NAMES
     assert {"c003 (2)", "c004 (1)"} <= set(named)  # those with mistakes
 
@@ -532,10 +540,10 @@ def test_class_metrics_are_those_of_scikit_learn():
     classes = np.array(["a", "b", "c", "d"])
     true, predicted = classes[rng.integers(0, 4, 80)], classes[rng.integers(0, 3, 80)]  # never "d"
     counts = confusion_matrix(true, predicted)
-    found = _tables.class_metrics(true, predicted, classes)
+    metrics = _tables.class_metrics(true, predicted, classes)
     p, r, f, n = precision_recall_fscore_support(true, predicted, zero_division=np.nan)
     for name, values in {"precision": p, "recall": r, "f1": f, "images": n}.items():
-        np.testing.assert_allclose(found[name], values)
+        np.testing.assert_allclose(metrics[name], values)
     common = _tables.frequent_confusions(counts, classes, 3)
     wrong = np.sort((counts * (1 - np.eye(4, dtype=int))).ravel())[::-1][:3]
     assert common["images"].tolist() == wrong.tolist()

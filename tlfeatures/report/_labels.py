@@ -43,11 +43,6 @@ def _characters(path: str) -> frozenset[int]:
     return frozenset()
 
 
-def _draws_right_to_left() -> bool:
-    """Whether this matplotlib shapes Arabic and orders right-to-left text."""
-    return tuple(int(part) for part in matplotlib.__version__.split(".")[:2]) >= (3, 11)
-
-
 class Labels:
     """Display names of classes in figures.
 
@@ -93,7 +88,8 @@ class Labels:
 
     def __call__(self, name: Any, max_length: int = 26) -> str:
         """Return the label of a class, at most ``max_length`` characters long."""
-        return self._labels.get(str(name)) or shorten(name, max_length)
+        label = self._labels.get(str(name)) or shorten(name, max_length)
+        return f" {label}" if label.startswith("_") else label  # legends omit labels that start with "_"
 
     @contextlib.contextmanager
     def style(self) -> Iterator[None]:
@@ -112,7 +108,9 @@ def _printable(text: str) -> str:
 
 
 def _is_misordered(name: str) -> bool:
-    return not _draws_right_to_left() and any(unicodedata.bidirectional(c) in ("R", "AL") for c in name)
+    """Whether this matplotlib draws a right-to-left name in the wrong order; 3.11 orders and shapes text."""
+    version = tuple(int(part) for part in matplotlib.__version__.split(".")[:2])
+    return version < (3, 11) and any(unicodedata.bidirectional(c) in ("R", "AL") for c in name)
 
 
 def shorten(name: Any, max_length: int = 26) -> str:
