@@ -157,9 +157,12 @@ def test_balanced_classes(name):
 
 
 def test_class_weight_where_there_is_none():
-    with pytest.raises(ValueError, match=r"'knn' takes no class_weight; got 'balanced'.*logreg"):
+    with pytest.raises(
+        ValueError,
+        match=r"`class_weight` must be None for the classification head 'knn'; got 'balanced'.*logreg",
+    ):
         make_head("knn", class_weight="balanced")
-    with pytest.raises(ValueError, match=r"regression head 'ridge' takes no class_weight"):
+    with pytest.raises(ValueError, match=r"must be None for the regression head 'ridge'"):
         make_head("ridge", "regression", class_weight="balanced")
 
 

@@ -988,7 +988,7 @@ def test_regression(store):
     assert search.cv_results_["mean_test_mae"][search.best_index_] == pytest.approx(np.mean(mae))
     assert search.metrics_["mae"] == pytest.approx(mean_absolute_error(y, search.oof_["predicted"]))
     assert set(search.metrics_) == {"r2", "mae", "rmse"} and "mae" in search.table()
-    with pytest.raises(ValueError, match="for numbers use method='logme'"):
+    with pytest.raises(ValueError, match="`method` must be 'logme' for regression"):
         search.set_params(prescreen_method="hscore").fit(X, y)
 
 

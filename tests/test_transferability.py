@@ -164,7 +164,7 @@ def test_features_that_do_not_vary_and_a_thousand_classes(method):
             np.ones((2, 2)),
             [1.0, 2.0],
             {"task": "regression", "method": "hscore"},
-            "for numbers use method='logme'",
+            "must be 'logme' for regression",
         ),
     ],
 )

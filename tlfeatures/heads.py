@@ -1,4 +1,4 @@
-"""Named heads: the scikit-learn models that are trained on embeddings, and their default grids."""
+"""Named heads: the scikit-learn estimators that are fitted on embeddings, and their default grids."""
 
 from __future__ import annotations
 
@@ -23,45 +23,54 @@ __all__ = ["Task", "blas_threads", "head_grid", "list_heads", "make_head"]
 
 Task = Literal["classification", "regression"]
 
-# On standardized embeddings the best penalty was near 300 for 300 to 1,000 images, and grows with them.
+# On standardized embeddings the best penalty was near 300 for 300 to 1,000 images, and grows with their number.
 _ALPHAS = np.logspace(0, 6, 13)
-_MANY_VALUES = 16_000_000
+_MIN_VALUES_FOR_THREADS = 16_000_000
 
 
 @dataclass(frozen=True)
-class _Head:
-    """One row of the table: how to build the estimator, and its grid (names relative to it)."""
+class _HeadSpec:
+    """One row of the table of heads.
+
+    Attributes
+    ----------
+    build : callable
+        Makes the unfitted estimator.
+    grid : dict of str to list
+        Default grid, by parameter names of the estimator.
+    supports_class_weight : bool
+    """
 
     build: Callable[..., BaseEstimator]
     grid: dict[str, list[Any]]
-    weighs_classes: bool = False
+    supports_class_weight: bool = False
 
 
 def _svr() -> TransformedTargetRegressor:
-    # C and epsilon are in units of the target, so the target is scaled too
+    # C and epsilon are in units of the target, so the target is standardized too
     return TransformedTargetRegressor(SVR(C=10.0), transformer=StandardScaler())
 
 
-_HEADS: dict[str, dict[str, _Head]] = {
+_HEADS: dict[str, dict[str, _HeadSpec]] = {
     "classification": {
-        "logreg": _Head(
+        "logreg": _HeadSpec(
             lambda **kw: LogisticRegression(C=1.0, max_iter=2000, **kw), {"C": [0.01, 0.1, 1.0, 10.0]}, True
         ),
-        # Two to 100 times faster here than LinearSVC, which also fails to converge where classes separate
-        "linear_svm": _Head(
+        # 2 to 100 times faster here than LinearSVC, which also fails to converge on separable classes
+        "linear_svm": _HeadSpec(
             lambda **kw: SVC(kernel="linear", C=0.01, **kw), {"C": [0.0001, 0.001, 0.01, 0.1]}, True
         ),
-        "svm": _Head(lambda **kw: SVC(C=10.0, **kw), {"C": [0.1, 1.0, 10.0, 100.0]}, True),
-        "ridge": _Head(lambda **kw: RidgeClassifierCV(alphas=_ALPHAS, **kw), {}, True),
-        "knn": _Head(
+        "svm": _HeadSpec(lambda **kw: SVC(C=10.0, **kw), {"C": [0.1, 1.0, 10.0, 100.0]}, True),
+        "ridge": _HeadSpec(lambda **kw: RidgeClassifierCV(alphas=_ALPHAS, **kw), {}, True),
+        "knn": _HeadSpec(
             lambda: KNeighborsClassifier(n_neighbors=5, weights="distance", metric="cosine"),
             {"n_neighbors": [1, 3, 5, 9], "weights": ["uniform", "distance"]},
         ),
     },
     "regression": {
-        "ridge": _Head(lambda: RidgeCV(alphas=_ALPHAS), {}),
-        "svr": _Head(_svr, {"regressor__C": [1.0, 10.0, 100.0], "regressor__epsilon": [0.01, 0.1]}),
-        "linear": _Head(LinearRegression, {}),
+        "ridge": _HeadSpec(lambda: RidgeCV(alphas=_ALPHAS), {}),
+        "svr": _HeadSpec(_svr, {"regressor__C": [1.0, 10.0, 100.0], "regressor__epsilon": [0.01, 0.1]}),
+        "linear": _HeadSpec(LinearRegression, {}),
     },
 }
 
@@ -80,7 +89,7 @@ def list_heads(task: Task = "classification") -> list[str]:
     Raises
     ------
     UnknownNameError
-        When ``task`` is neither.
+        When there is no such task.
 
     Examples
     --------
@@ -95,7 +104,7 @@ def list_heads(task: Task = "classification") -> list[str]:
 def make_head(name: str, task: Task = "classification", *, class_weight: Any = None) -> Pipeline:
     """Make an unfitted head: standardization, then the named estimator.
 
-    No head draws random numbers: the same rows give the same model.
+    All named heads are deterministic.
 
     Parameters
     ----------
@@ -103,43 +112,45 @@ def make_head(name: str, task: Task = "classification", *, class_weight: Any = N
         One of ``list_heads(task)``.
     task : {"classification", "regression"}
     class_weight : None, "balanced" or dict of class to weight
-        "balanced" makes every class count alike, however many images it has. Not for "knn", nor for numbers.
+        As in scikit-learn; "balanced" weights classes inversely to their frequency. Not available for "knn"
+        and for regression.
 
     Returns
     -------
     sklearn.pipeline.Pipeline
-        With the steps "scale" and ``name``. It takes embeddings of shape (n, d).
+        With the steps "scale" and ``name``; fitted on embeddings of shape (n, d).
 
     Raises
     ------
     UnknownNameError
-        When there is no such head or task; names the nearest.
+        When there is no such head or task; lists the nearest names.
     ValueError
-        When the head has no ``class_weight``.
+        When the head does not support ``class_weight``.
 
     Notes
     -----
-    For classes:
+    Classification:
 
-    - "logreg": logistic regression. The one to start with where probabilities matter: it alone gives
-      calibrated ones, and its cost grows in proportion to the images.
-    - "linear_svm": support vectors, linear kernel. Often a shade better than "logreg" on a few hundred
-      images. Quadratic in the images; scores, no probabilities.
-    - "svm": support vectors, RBF kernel. The best single guess for up to some 20,000 images. Quadratic in
-      the images; scores, no probabilities.
-    - "ridge": least squares on class indicators. One decomposition tries 13 penalties by leave-one-out,
-      so it needs no grid. Scores, no probabilities.
-    - "knn": the five nearest images by cosine, weighted by closeness. Nothing is trained: it shows how far
-      the embedding alone separates the classes. Its grid needs nine training images or more.
+    - "logreg": logistic regression. Recommended where probabilities matter: it is the only head whose
+      probabilities are calibrated. Its cost is linear in the number of images.
+    - "linear_svm": support vector machine with a linear kernel. Often slightly better than "logreg" on a few
+      hundred images. Its cost is quadratic in the number of images; decision values, no probabilities.
+    - "svm": support vector machine with an RBF kernel. The best default for up to about 20,000 images. Its cost
+      is quadratic in the number of images; decision values, no probabilities.
+    - "ridge": least squares on class indicators. One decomposition tries 13 penalties by leave-one-out
+      cross-validation, so it needs no grid. Decision values, no probabilities.
+    - "knn": the five nearest images by cosine distance, weighted by proximity. It shows how well the embedding
+      alone separates the classes. Its default grid needs at least nine training images.
 
-    For numbers:
+    Regression:
 
-    - "ridge": as above, and the one to start with.
-    - "svr": support vectors, RBF kernel, on a standardized target. For targets that bend; quadratic.
-    - "linear": ordinary least squares, a baseline. With fewer than some five images a feature it fits noise,
-      worst where both are equal in number, and with fewer images than features it goes through each of them.
+    - "ridge": as above; the recommended default.
+    - "svr": support vector regression with an RBF kernel on a standardized target, for nonlinear relations. Its
+      cost is quadratic in the number of images.
+    - "linear": ordinary least squares, as a baseline. It overfits with fewer than about five images per feature,
+      most of all if there are as many images as features.
 
-    Features that do not vary are harmless: standardization makes them 0.
+    Constant features do no harm: standardization sets them to 0.
 
     Examples
     --------
@@ -152,17 +163,17 @@ def make_head(name: str, task: Task = "classification", *, class_weight: Any = N
     head = _find(name, task)
     if class_weight is None:
         return Pipeline([("scale", StandardScaler()), (name, head.build())])
-    if not head.weighs_classes:
-        able = [other for other, row in _HEADS["classification"].items() if row.weighs_classes]
+    if not head.supports_class_weight:
+        supported = [other for other, spec in _HEADS["classification"].items() if spec.supports_class_weight]
         raise ValueError(
-            f"The {task} head {name!r} takes no class_weight; got {class_weight!r}. "
-            f"Leave it out, or take a classification head that does: {', '.join(able)}."
+            f"`class_weight` must be None for the {task} head {name!r}; got {class_weight!r}. "
+            f"Classification heads that support it: {', '.join(supported)}."
         )
     return Pipeline([("scale", StandardScaler()), (name, head.build(class_weight=class_weight))])
 
 
 def head_grid(name: str, task: Task = "classification", prefix: str = "") -> dict[str, list[Any]]:
-    """Give the default grid of a head, for ``GridSearchCV`` over ``make_head(name, task)``.
+    """Return the default grid of a head, for ``GridSearchCV`` over ``make_head(name, task)``.
 
     Parameters
     ----------
@@ -170,18 +181,18 @@ def head_grid(name: str, task: Task = "classification", prefix: str = "") -> dic
         One of ``list_heads(task)``.
     task : {"classification", "regression"}
     prefix : str
-        What stands before each name, such as "head__" where the head is the step "head" of a pipeline.
+        Prefix of each name, such as "head__" if the head is the step "head" of a pipeline.
 
     Returns
     -------
     dict of str to list
-        A new dict at each call. Empty for "linear", which has nothing to choose, and for "ridge", which
-        chooses its penalty itself; ``GridSearchCV`` takes an empty grid as one candidate.
+        A new dict at each call. It is empty for "linear", which has no parameter to tune, and for "ridge",
+        which chooses its penalty itself; ``GridSearchCV`` takes an empty grid as one candidate.
 
     Raises
     ------
     UnknownNameError
-        When there is no such head or task; names the nearest.
+        When there is no such head or task; lists the nearest names.
 
     Examples
     --------
@@ -192,28 +203,32 @@ def head_grid(name: str, task: Task = "classification", prefix: str = "") -> dic
 
 
 def blas_threads(rows: int, columns: int) -> AbstractContextManager[Any]:
-    """A context with one BLAS thread for small embeddings: there, threads wait for each other more than they work.
+    """Limit BLAS to one thread for small matrices, where synchronization costs more than threads gain.
 
     Parameters
     ----------
     rows, columns : int
-        Of the matrix that heads are fitted on. From 16 million values on nothing is changed.
+        Shape of the matrix that heads are fitted on. From 16 million values on there is no limit.
+
+    Returns
+    -------
+    context manager
 
     Examples
     --------
     >>> with blas_threads(1000, 768):
     ...     _ = make_head("ridge").fit([[0.0], [1.0], [2.0]], [0, 1, 1])
     """
-    return threadpool_limits(1 if rows * columns < _MANY_VALUES else None, user_api="blas")
+    return threadpool_limits(1 if rows * columns < _MIN_VALUES_FOR_THREADS else None, user_api="blas")
 
 
-def _table(task: str) -> dict[str, _Head]:
+def _table(task: str) -> dict[str, _HeadSpec]:
     if task not in _HEADS:
         raise UnknownNameError.of("task", task, _HEADS)
     return _HEADS[task]
 
 
-def _find(name: str, task: str) -> _Head:
+def _find(name: str, task: str) -> _HeadSpec:
     table = _table(task)
     if name not in table:
         raise UnknownNameError.of(f"{task} head", name, table)

@@ -1,4 +1,4 @@
-"""How well embeddings suit labels, guessed without fitting a head: LogME, H-score and its shrinkage variant."""
+"""Transferability scores, which rank embeddings without fitting a head: LogME, H-score and its shrinkage variant."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from tlfeatures.errors import UnknownNameError
 
 __all__ = ["METHODS", "h_score", "logme", "shrunk_h_score", "transferability"]
 
-_TINY, _STEPS, _TOLERANCE = 1e-10, 200, 1e-5
+_EPSILON, _MAX_ITERATIONS, _TOLERANCE = 1e-10, 200, 1e-5
 
 
 def logme(features: Any, y: Any, task: str = "classification") -> float:
-    """Logarithm of maximum evidence of a Bayesian linear model, per row; the higher the better.
+    """Compute the logarithm of the maximum evidence of a Bayesian linear model, per row; higher is better.
 
     Parameters
     ----------
     features : array-like of shape (n, d)
         Embeddings.
     y : array-like of shape (n,)
-        Classes of any kind, or numbers with ``task="regression"``.
+        Class labels, or targets with ``task="regression"``.
     task : {"classification", "regression"}
-        Classes are taken as one column of 0 and 1 each, whose evidences are averaged.
+        For classification the evidence is averaged over one-hot columns, one per class.
 
     Returns
     -------
     float
-        In nats a row. Comparable between embeddings of the same rows and labels, of any width.
+        In nats per row. Comparable between embeddings of any width for the same rows and labels.
 
     Raises
     ------
     ValueError
-        When the arrays do not fit, are not finite, or the labels do not vary.
+        When the shapes do not match, values are not finite, or all labels are equal.
 
     Notes
     -----
     You, Liu, Wang and Long 2021, "LogME: Practical assessment of pre-trained models for transfer
-    learning", ICML. The prior precision and the noise precision are found by the fixed point of
-    MacKay, here run until it stands still, from one decomposition of the smaller Gram matrix.
-    As in the paper the model has no intercept. No random numbers are drawn.
+    learning", ICML. The prior precision and the noise precision are computed by MacKay's fixed-point
+    iteration until it converges, from one decomposition of the smaller Gram matrix. As in the paper the
+    model has no intercept. The result is deterministic.
 
     Examples
     --------
@@ -51,14 +51,14 @@ def logme(features: Any, y: Any, task: str = "classification") -> float:
     True
     """
     F, codes, _ = _checked(features, y, task)
-    # in units of their own: the evidence does not depend on that of F, and the floors below would be in its way
+    # the evidence does not depend on the scale of F, but the lower bounds in the iteration do
     F = F / (np.sqrt(np.mean(F**2)) or 1.0)
     unit = codes.std() if task == "regression" else 1.0
     targets = codes[:, None] / unit if task == "regression" else np.eye(int(codes.max()) + 1)[codes]
     n = len(F)
     variances, projected = _spectrum(F, targets)
     total = (targets**2).sum(axis=0)
-    outside = np.maximum(total - projected.sum(axis=0), 0.0)  # what no weights can reach
+    outside = np.maximum(total - projected.sum(axis=0), 0.0)  # outside the column space
     evidence = [
         _evidence(variances, projected[:, k], outside[k], total[k], n) for k in range(targets.shape[1])
     ]
@@ -66,7 +66,7 @@ def logme(features: Any, y: Any, task: str = "classification") -> float:
 
 
 def _spectrum(F: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Squared singular values of ``F``, and the squared projections of the targets on its left vectors."""
+    """Compute squared singular values of ``F``, and squared projections of the targets on its left vectors."""
     wide = F.shape[1] > F.shape[0]
     variances, vectors = np.linalg.eigh(F @ F.T if wide else F.T @ F)
     keep = variances > max(F.shape) * np.finfo(float).eps * max(variances[-1], 0.0)
@@ -77,16 +77,16 @@ def _spectrum(F: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _evidence(variances: np.ndarray, projected: np.ndarray, outside: float, total: float, n: int) -> float:
-    """Log evidence at its maximum over the prior precision alpha and the noise precision beta."""
-    alpha, beta = 1.0, n / max(total, _TINY)
-    for _ in range(_STEPS):
+    """Maximize the log evidence over the prior precision alpha and the noise precision beta."""
+    alpha, beta = 1.0, n / max(total, _EPSILON)
+    for _ in range(_MAX_ITERATIONS):
         spread = alpha + beta * variances
-        gamma = float((beta * variances / spread).sum())  # well-determined directions
+        gamma = float((beta * variances / spread).sum())  # number of well-determined directions
         weights = float((beta**2 * variances * projected / spread**2).sum())
         residual = float((alpha**2 * projected / spread**2).sum()) + outside
-        alpha, before = gamma / max(weights, _TINY), alpha / beta
-        beta = max(n - gamma, _TINY) / max(residual, _TINY)
-        alpha = min(max(alpha, _TINY), beta / _TINY)
+        alpha, before = gamma / max(weights, _EPSILON), alpha / beta
+        beta = max(n - gamma, _EPSILON) / max(residual, _EPSILON)
+        alpha = min(max(alpha, _EPSILON), beta / _EPSILON)
         if abs(alpha / beta - before) <= _TOLERANCE * before:
             break
     spread = alpha + beta * variances
@@ -101,24 +101,24 @@ def _evidence(variances: np.ndarray, projected: np.ndarray, outside: float, tota
 
 
 def h_score(features: Any, y: Any) -> float:
-    """Variance between classes in units of the embedding's own; the higher the better.
+    """Compute the between-class variance relative to the variance of the embedding; higher is better.
 
     Parameters
     ----------
     features : array-like of shape (n, d)
     y : array-like of shape (n,)
-        Classes of any kind.
+        Class labels.
 
     Returns
     -------
     float
-        From 0 to the number of classes less one. Rises with the width d, and with d >= n - 1 it is
-        at its upper end for any labels: then use `shrunk_h_score` or `logme`.
+        From 0 to the number of classes minus one. It increases with the width d, and with d >= n - 1 it is
+        at its maximum for any labels: then use `shrunk_h_score` or `logme`.
 
     Raises
     ------
     ValueError
-        When the arrays do not fit, are not finite, or there is one class only.
+        When the shapes do not match, values are not finite, or there is only one class.
 
     Notes
     -----
@@ -139,13 +139,13 @@ def h_score(features: Any, y: Any) -> float:
 
 
 def shrunk_h_score(features: Any, y: Any) -> float:
-    """H-score with a shrunk covariance, for embeddings that are wide for their rows; the higher the better.
+    """Compute the H-score with a shrunk covariance, for embeddings with few rows per column; higher is better.
 
     Parameters
     ----------
     features : array-like of shape (n, d)
     y : array-like of shape (n,)
-        Classes of any kind.
+        Class labels.
 
     Returns
     -------
@@ -154,14 +154,14 @@ def shrunk_h_score(features: Any, y: Any) -> float:
     Raises
     ------
     ValueError
-        As `h_score`.
+        As in `h_score`.
 
     Notes
     -----
     Ibrahim, Ponomareva and Mazumder 2021, "Newer is not always better: Rethinking transferability
-    metrics, their peculiarities, stability and performance": the covariance is shrunk to its mean
-    variance by the amount of Ledoit and Wolf 2004, "A well-conditioned estimator for
-    large-dimensional covariance matrices", and that of the class means by as much.
+    metrics, their peculiarities, stability and performance": the covariance is shrunk towards its mean
+    variance with the coefficient of Ledoit and Wolf 2004, "A well-conditioned estimator for
+    large-dimensional covariance matrices", and the covariance of the class means with the same coefficient.
 
     Examples
     --------
@@ -186,7 +186,7 @@ def shrunk_h_score(features: Any, y: Any) -> float:
         return 0.0
     members = np.eye(int(codes.max()) + 1)[codes]
     sizes = members.sum(axis=0)
-    # in the eigenvectors of the covariance, so that the same lines serve both shapes
+    # in the basis of the eigenvectors, so that the same lines serve both shapes
     variances, projected = _spectrum(F, members)
     means = variances[:, None] * projected / sizes**2  # squared coordinates of the class means
     spread = (1 - shrinkage) * variances / n + shrinkage * mean_variance
@@ -201,7 +201,7 @@ METHODS: dict[str, Callable[..., float]] = {
 
 
 def transferability(features: Any, y: Any, method: str = "logme", task: str = "classification") -> float:
-    """Score embeddings by a named method; the higher the better.
+    """Score embeddings by a named method; higher is better.
 
     Parameters
     ----------
@@ -219,7 +219,7 @@ def transferability(features: Any, y: Any, method: str = "logme", task: str = "c
     UnknownNameError
         When there is no such method or task.
     ValueError
-        When the method does not take numbers as targets, or the arrays do not fit.
+        When the method does not support regression, or the shapes do not match.
 
     Examples
     --------
@@ -229,12 +229,12 @@ def transferability(features: Any, y: Any, method: str = "logme", task: str = "c
     if method not in METHODS:
         raise UnknownNameError.of("transferability method", method, METHODS)
     if task == "regression" and method != "logme":
-        raise ValueError(f"The method {method!r} compares classes; for numbers use method='logme'.")
+        raise ValueError(f"`method` must be 'logme' for regression; got {method!r}, which compares classes.")
     return METHODS[method](features, y, task)
 
 
 def _checked(features: Any, y: Any, task: str = "classification") -> tuple[np.ndarray, np.ndarray, int]:
-    """Embeddings as float64, and labels as numbers from 0 or as float64 targets."""
+    """Return embeddings as float64, labels as class indices or as centred float64 targets, and the class count."""
     if task not in ("classification", "regression"):
         raise UnknownNameError.of("task", task, ("classification", "regression"))
     F = np.asarray(features, dtype=np.float64)
@@ -244,15 +244,17 @@ def _checked(features: Any, y: Any, task: str = "classification") -> tuple[np.nd
             f"Got features of shape {F.shape} and labels of shape {labels.shape}; expected (n, d) and (n,), n >= 2."
         )
     if not np.isfinite(F).all():
-        raise ValueError(f"{(~np.isfinite(F).all(axis=1)).sum()} rows of features are not finite; drop them.")
+        raise ValueError(
+            f"{(~np.isfinite(F).all(axis=1)).sum()} rows of features are not finite; remove them."
+        )
     if task == "regression":
         labels = labels.astype(np.float64)
         if not np.isfinite(labels).all():
-            raise ValueError("Some targets are not finite; drop their rows.")
+            raise ValueError("Some targets are not finite; remove their rows.")
         if np.ptp(labels) == 0:
-            raise ValueError("All targets are equal; there is nothing to predict.")
+            raise ValueError("All targets are equal; expected at least two different values.")
         return F, labels - labels.mean(), 0
     names, codes = np.unique(labels.astype(str) if labels.dtype == object else labels, return_inverse=True)
     if len(names) < 2:
-        raise ValueError(f"All labels are {names.tolist()[0]!r}; expected two classes or more.")
+        raise ValueError(f"All labels are {names.tolist()[0]!r}; expected at least two classes.")
     return F, codes.reshape(-1), len(names)

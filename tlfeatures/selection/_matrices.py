@@ -1,4 +1,4 @@
-"""All embeddings of a search, from one pass a network, size and way to resize."""
+"""Embeddings of a search, from one pass per network, image size and resize mode."""
 
 from __future__ import annotations
 
@@ -14,36 +14,35 @@ from tlfeatures.extract import Plan, extract
 from tlfeatures.fingerprints import recipe_digest
 from tlfeatures.images import Images
 from tlfeatures.selection._candidates import Embedding, Pass
-from tlfeatures.selection._progress import Steps
+from tlfeatures.selection._progress import ProgressSteps
 from tlfeatures.store import EmbeddingStore
 
-__all__ = ["Matrices"]
+__all__ = ["EmbeddingMatrices"]
 
-_HELD_BYTES = 2 << 30  # kept in memory; beyond that rows are read from the store when needed
+_MAX_BYTES_IN_MEMORY = 2 << 30  # beyond that, rows are read from the store when needed
 
 
-class Matrices:
-    """Run every pass, then give each embedding as a matrix.
+class EmbeddingMatrices:
+    """Run every pass, then return each embedding as a matrix.
 
     Parameters
     ----------
     images : Images
     passes : sequence of Pass
     store : EmbeddingStore or None
-    steps : Steps
-        Told of the progress.
+    steps : ProgressSteps
     **options
         ``batch_size`` and ``on_error`` of :func:`~tlfeatures.extract.extract`.
 
     Attributes
     ----------
     errors : dict
-        {row: reason} of the images that could not be read.
+        {row: reason} of images that could not be read.
     low_contrast : dict
-        {row: reason} of the decoded images that span fewer than 16 of 256 levels.
+        {row: reason} of decoded images that span fewer than 16 of 256 levels.
     keys : ndarray of uint8, shape (n, 16)
     timings : list of dict
-        Of each pass: ``step``, ``images``, ``computed`` and ``seconds``.
+        For each pass ``step``, ``images``, ``computed`` and ``seconds``.
     """
 
     def __init__(
@@ -51,12 +50,12 @@ class Matrices:
         images: Images,
         passes: Sequence[Pass],
         store: EmbeddingStore | None,
-        steps: Steps,
+        steps: ProgressSteps,
         **options: Any,
     ) -> None:
         self._images, self._store, self._options = images, store, options
         self._plans: dict[str, Plan] = {}
-        self._held: dict[str, np.ndarray] = {}
+        self._in_memory: dict[str, np.ndarray] = {}
         self.errors: dict[int, str] = {}
         self.low_contrast: dict[int, str] = {}
         self.timings: list[dict[str, Any]] = []
@@ -66,32 +65,34 @@ class Matrices:
             for one in passes:
                 self._run(one, steps)
 
-    def _run(self, one: Pass, steps: Steps) -> None:
+    def _run(self, one: Pass, steps: ProgressSteps) -> None:
         start = time.perf_counter()
         steps.begin(str(one))
-        found = extract(self._images, one.plan, store=self._store, on_batch=steps.advance, **self._options)
-        self.keys = found.keys
-        self.errors |= found.errors
-        self.low_contrast |= found.low_contrast
-        held = sum(block.nbytes for block in self._held.values())
-        keep = self._store is None or held + found.features.nbytes <= _HELD_BYTES
+        extracted = extract(
+            self._images, one.plan, store=self._store, on_batch=steps.advance, **self._options
+        )
+        self.keys = extracted.keys
+        self.errors |= extracted.errors
+        self.low_contrast |= extracted.low_contrast
+        n_bytes = sum(block.nbytes for block in self._in_memory.values())
+        keep = self._store is None or n_bytes + extracted.features.nbytes <= _MAX_BYTES_IN_MEMORY
         for column, place in zip(one.plan.columns, one.plan.slices, strict=True):
             digest = recipe_digest(column.recipe)
             self._plans[digest] = one.plan
             if keep:
-                self._held[digest] = found.features[:, place]
+                self._in_memory[digest] = extracted.features[:, place]
         self.timings.append(
             {
                 "step": f"network: {one}",
                 "images": len(self._images),
-                "computed": found.computed,
+                "computed": extracted.computed,
                 "seconds": time.perf_counter() - start,
             }
         )
 
-    def of(self, embedding: Embedding, rows: np.ndarray) -> np.ndarray:
-        """Rows of one embedding, float32 (len(rows), d)."""
-        blocks = [self._held.get(digest) for digest in embedding.identity]
+    def load(self, embedding: Embedding, rows: np.ndarray) -> np.ndarray:
+        """Load some rows of one embedding, float32 of shape (len(rows), d)."""
+        blocks = [self._in_memory.get(digest) for digest in embedding.identity]
         if all(block is not None for block in blocks):
             return np.concatenate([block[rows] for block in blocks], axis=1)
         whole = self._plans[embedding.identity[0]]

@@ -1,4 +1,4 @@
-"""What is running, done and remaining, on standard error; silent unless asked."""
+"""Progress of a search on standard error."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["Steps", "progress"]
+__all__ = ["ProgressSteps", "show_progress"]
 
 
-class Steps:
-    """Named steps with a count each; without a bar it only forwards."""
+class ProgressSteps:
+    """Named steps, each with a count; without a bar nothing is shown."""
 
     def __init__(self, bar: Any = None) -> None:
         self._bar = bar
         self._task: Any = None
 
-    def begin(self, what: str, total: int | None = None) -> None:
-        """A new step of ``total`` parts; None when unknown."""
+    def begin(self, description: str, total: int | None = None) -> None:
+        """Begin a step of ``total`` parts; None if their number is unknown."""
         if self._bar is not None:
             self.end()
-            self._task = self._bar.add_task(what, total=total)
+            self._task = self._bar.add_task(description, total=total)
 
     def advance(self, done: int = 1, total: int | None = None) -> None:
-        """``done`` more parts of the step, of which there are ``total``."""
+        """Advance the step by ``done`` of ``total`` parts."""
         if self._bar is not None:
             self._bar.update(self._task, advance=done, **({} if total is None else {"total": total}))
 
     def end(self) -> None:
-        """The step is over."""
+        """Mark the current step as complete."""
         if self._task is not None:
             task = next(t for t in self._bar.tasks if t.id == self._task)
             self._bar.update(self._task, total=max(task.completed, 1), completed=max(task.completed, 1))
@@ -36,10 +36,10 @@ class Steps:
 
 
 @contextlib.contextmanager
-def progress(verbose: int) -> Iterator[Steps]:
-    """A bar for each step when ``verbose`` is above 0."""
+def show_progress(verbose: int) -> Iterator[ProgressSteps]:
+    """Show a bar for each step if ``verbose`` is above 0."""
     if not verbose:
-        yield Steps()
+        yield ProgressSteps()
         return
     from rich.console import Console
     from rich.progress import (
@@ -59,6 +59,6 @@ def progress(verbose: int) -> Iterator[Steps]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        steps = Steps(bar)
+        steps = ProgressSteps(bar)
         yield steps
         steps.end()

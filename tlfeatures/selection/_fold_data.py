@@ -1,0 +1,119 @@
+"""One cross-validation fold of one embedding, with the matrices that its heads share.
+
+The embedding is standardized once. Its Gram matrix serves the kernels of all support vector machines, because
+the kernel does not depend on C. Where rows are fewer than columns, it also rotates the columns into as many
+coordinates as there are rows, which does not change linear models with a ridge penalty.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+from sklearn.preprocessing import StandardScaler
+
+from tlfeatures.evaluation import Fold
+from tlfeatures.selection._metadata import Metadata
+
+__all__ = ["FoldData"]
+
+_MAX_KERNEL_ROWS = 6000  # training rows up to which a kernel matrix is kept: 0.3 GB
+
+TrainTest = tuple[np.ndarray, np.ndarray]
+
+
+class FoldData:
+    """Training and test rows of one fold.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d)
+    y : ndarray of shape (n,)
+    fold : (train, test)
+    metadata : Metadata
+
+    Attributes
+    ----------
+    y_train, y_test : ndarray
+    raw : (train, test)
+        Rows of ``X``.
+    standardized : (train, test)
+        The same, standardized by the training rows, as float64.
+    """
+
+    def __init__(self, X: np.ndarray, y: np.ndarray, fold: Fold, metadata: Metadata) -> None:
+        train, test = fold
+        self.train_rows, self.metadata = train, metadata
+        self.y_train, self.y_test = y[train], y[test]
+        self.raw: TrainTest = X[train], X[test]
+        scaler = StandardScaler().fit(self.raw[0])
+        self.standardized: TrainTest = tuple(
+            np.asarray(scaler.transform(rows), np.float64) for rows in self.raw
+        )
+
+    @property
+    def fits_kernel(self) -> bool:
+        """Whether there are few enough rows to keep a kernel matrix in memory."""
+        return len(self.y_train) <= _MAX_KERNEL_ROWS
+
+    @cached_property
+    def gram(self) -> TrainTest:
+        """Inner products of training rows, and of test rows with training rows."""
+        train, test = self.standardized
+        return train @ train.T, test @ train.T
+
+    @cached_property
+    def rbf(self) -> TrainTest:
+        """RBF kernel with ``gamma="scale"``."""
+        train, test = self.standardized
+        variance = train.var()
+        gamma = 1.0 / (train.shape[1] * variance) if variance else 1.0
+        within, across = self.gram
+        norms, test_norms = np.diag(within), (test**2).sum(axis=1)
+        kernels = within * 2, across * 2
+        for kernel, row_norms in zip(kernels, (norms, test_norms), strict=True):
+            kernel -= row_norms[:, None]
+            kernel -= norms
+            np.minimum(kernel, 0, out=kernel)  # minus the squared distance
+            kernel *= gamma
+            np.exp(kernel, out=kernel)
+        return kernels
+
+    @cached_property
+    def cosine_distances(self) -> TrainTest:
+        """Cosine distances as in scikit-learn: a row of zeros is at distance 1."""
+        within, across = self.gram
+        lengths = np.sqrt(np.diag(within)), np.sqrt((self.standardized[1] ** 2).sum(axis=1))
+        train_lengths, test_lengths = (np.where(length == 0, 1, length) for length in lengths)
+        train = np.clip(1 - within / train_lengths / train_lengths[:, None], 0, 2)
+        np.fill_diagonal(train, 0)
+        return train, np.clip(1 - across / train_lengths / test_lengths[:, None], 0, 2)
+
+    @cached_property
+    def svd(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Singular value decomposition of the training rows.
+
+        Left singular vectors (n, r), singular values (r,) and coordinates of the test rows (m, r), from the Gram
+        matrix of rows or of columns, whichever is smaller.
+        """
+        train, test = self.standardized
+        n, d = train.shape
+        dual = n < d
+        gram, across = self.gram if dual else (train.T @ train, None)
+        eigenvalues, vectors = np.linalg.eigh(gram)
+        keep = eigenvalues > max(n, d) * np.finfo(float).eps * max(eigenvalues[-1], 1.0)
+        if not keep.any():  # all features are constant
+            return np.zeros((n, 1)), np.ones(1), np.zeros((len(test), 1))
+        values, vectors = np.sqrt(eigenvalues[keep]), np.ascontiguousarray(vectors[:, keep])
+        if dual:
+            return vectors, values, across @ vectors / values
+        return train @ vectors / values, values, test @ vectors
+
+    @cached_property
+    def rotated(self) -> TrainTest:
+        """Training and test rows, rotated to fewer columns where rows are fewer than columns."""
+        n, d = self.standardized[0].shape
+        if n >= d or not self.fits_kernel:
+            return self.standardized
+        left, values, test = self.svd
+        return left * values, test

@@ -1,0 +1,51 @@
+"""Multiply-accumulate operations of a network up to each of its layers."""
+
+from __future__ import annotations
+
+from math import prod
+
+from tlfeatures._keras import keras_version
+from tlfeatures.networks import Backbone
+from tlfeatures.store import EmbeddingStore
+
+__all__ = ["count_operations"]
+
+_in_memory: dict[str, dict[str, int]] = {}
+
+
+def count_operations(
+    backbone: Backbone, size: tuple[int, int], store: EmbeddingStore | None
+) -> dict[str, int]:
+    """Count the multiply-accumulate operations of one image up to each layer.
+
+    For networks of the registry the counts are kept in memory and in the store's sidecar, so that Keras is needed
+    only once.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    size : (int, int)
+        Height and width in pixels.
+    store : EmbeddingStore or None
+    """
+    key = {"macs": 1, "network": backbone.name, "size": list(size), "keras": keras_version()}
+    if backbone.spec is None:
+        return _count(backbone)
+    if str(key) not in _in_memory:
+        counts = None if store is None else store.get_sidecar(key)
+        if counts is None:
+            counts = _count(Backbone(backbone.spec.name, None, size))
+            if store is not None:
+                store.put_sidecar(key, counts)
+        _in_memory[str(key)] = counts
+    return _in_memory[str(key)]
+
+
+def _count(backbone: Backbone) -> dict[str, int]:
+    counts, total = {}, 0
+    for name, operation in backbone.skeleton()[0].items():
+        shape = getattr(getattr(operation, "output", None), "shape", ())
+        kernels = [prod(w.shape) for w in getattr(operation, "weights", ()) if len(w.shape) > 1]
+        total += sum(kernels) * prod(n or 1 for n in shape[1:-1])
+        counts[name] = total
+    return counts
