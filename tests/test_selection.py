@@ -57,9 +57,12 @@ from tlfeatures.evaluation import keep_groups_together, make_folds
 from tlfeatures.heads import head_grid, list_heads, make_head
 from tlfeatures.images import Decoder, Images
 from tlfeatures.selection import _runner
-from tlfeatures.selection._candidates import plan_passes
-from tlfeatures.selection._fits import _Fold, evaluate, predict_folds, ridge_path
+from tlfeatures.selection._candidates import EmbeddingGrid, plan_passes
+from tlfeatures.selection._fits import evaluate, predict_folds
+from tlfeatures.selection._fold_data import FoldData
 from tlfeatures.selection._head_grids import Head, make_head_grids
+from tlfeatures.selection._metadata import Metadata
+from tlfeatures.selection._ridge_path import fit_ridge_path
 from tlfeatures.selection.advice import LearningCurve, advise
 from tlfeatures.selection.rules import choose, choose_nested
 
@@ -162,9 +165,9 @@ def test_the_ridge_path_is_that_of_scikit_learn(shape, classes):
     X, y = made(*shape, "classification" if classes else "regression")
     y = y % classes if classes else y
     train, test = np.arange(0, shape[0], 2), np.arange(1, shape[0], 2)
-    fold = _Fold(X, y, train, test)
+    fold = FoldData(X, y, (train, test), Metadata())
     task = "classification" if classes else "regression"
-    ours = ridge_path(fold, Head("ridge", task, ({},)))
+    ours = fit_ridge_path(fold, Head("ridge", task, ({},)))
     scaler = StandardScaler().fit(X[train])
     alphas = make_head("ridge", task)[-1].alphas
     theirs = (RidgeClassifierCV if classes else RidgeCV)(alphas).fit(
@@ -172,7 +175,7 @@ def test_the_ridge_path_is_that_of_scikit_learn(shape, classes):
     )
     rows = scaler.transform(X[test]).astype(float)
     assert ours.alpha == theirs.alpha_
-    values = ours.decision_function(fold.axes[2]) if classes else ours.predict(fold.axes[2])
+    values = ours.decision_function(fold.svd[2]) if classes else ours.predict(fold.svd[2])
     np.testing.assert_allclose(
         values, theirs.decision_function(rows) if classes else theirs.predict(rows), atol=1e-5
     )
@@ -288,14 +291,12 @@ def test_a_fold_without_a_class_keeps_the_columns(head, classes):
     rare, rest = np.flatnonzero(y == 1), np.flatnonzero(y != 1)
     folds = [(rest[::2], rest[1::2]), (np.r_[rare[::2], rest[1::2]], np.r_[rare[1::2], rest[::2]])]
     one = Head(head, "classification", ({},))
-    for (train, test), (rows, guess, proba, decision) in zip(
-        folds, predict_folds(X, y, folds, one, 0), strict=True
-    ):
-        assert rows is test
-        values = proba if head == "logreg" else decision
+    for (train, test), part in zip(folds, predict_folds(X, y, folds, one), strict=True):
+        assert part.rows is test
+        values = part.probabilities if head == "logreg" else part.decision_values
         assert values.shape == (len(test), classes)
         # support vectors vote by pairs: nearly always for the largest value
-        assert np.mean(np.unique(y)[np.nanargmax(values, axis=1)] == guess) > 0.8
+        assert np.mean(np.unique(y)[np.nanargmax(values, axis=1)] == part.predicted) > 0.8
         if 1 not in y[train]:
             assert (values[:, 1] == 0).all() if head == "logreg" else np.isnan(values[:, 1]).all()
 
@@ -586,10 +587,7 @@ def test_table_has_one_row_a_candidate(warm):
 
 
 def test_macs_are_counted_right():
-    (one,) = plan_passes(
-        "mobilenet_0.25", [LAYERS[0]], "avg", [32], "stretch", None,
-        weights=None, precision="float32", interpolation="bilinear", decode="scaled",
-    )  # fmt: skip
+    (one,) = planned("mobilenet_0.25", [LAYERS[0]], "avg", [32], "stretch")
     # 3x3 convolution to 8 channels at 16x16, 3x3 depthwise, 1x1 to 16 channels
     assert one.embeddings[0].macs == 256 * (27 * 8 + 9 * 8 + 8 * 16)
     assert one.embeddings[0].width == 16
@@ -700,7 +698,7 @@ def test_without_a_store_the_winner_costs_no_further_pass(data, network_calls):
 def test_rows_lost_from_memory_come_from_the_store(data, store, monkeypatch, warm):
     from tlfeatures.selection import _matrices
 
-    monkeypatch.setattr(_matrices, "_HELD_BYTES", 0)
+    monkeypatch.setattr(_matrices, "_MAX_BYTES_IN_MEMORY", 0)
     search = FeatureSearchCV(**SMALL, cache=store).fit(*data)
     np.testing.assert_array_equal(
         search.cv_results_["mean_test_score"], warm[1].cv_results_["mean_test_score"]
@@ -759,10 +757,7 @@ def test_workers_never_import_keras_and_a_second_run_does_not_either(data, tmp_p
 
 
 def planned(models="mobilenet_0.25", layers="auto", poolings=("avg", "max"), sizes="auto", resize="stretch"):
-    return plan_passes(
-        models, layers, poolings, sizes, resize, None,
-        weights=None, precision="float32", interpolation="bilinear", decode="scaled",
-    )  # fmt: skip
+    return plan_passes(EmbeddingGrid(models, layers, poolings, sizes, resize, weights=None), None)
 
 
 def test_automatic_candidates():
@@ -958,7 +953,8 @@ def test_images_that_all_hang_together(data, store):
         search = FeatureSearchCV(**options, cache=store).fit(X, y, groups)
     assert search.duplicates_.score_together is None
     with pytest.raises(
-        ValueError, match=r"dedupe_groups=True: up to 72 of 72 .* duplicate_threshold than 0.5"
+        ValueError,
+        match=r"dedupe_groups=True: the largest duplicate group has 72 of 72 .* duplicate_threshold than 0.5",
     ):
         FeatureSearchCV(**options, cache=store, dedupe_groups=True).fit(X, y, groups)
 
@@ -1066,7 +1062,7 @@ def test_the_learning_curve_ends_at_the_score(warm):
 
 
 @pytest.mark.parametrize(
-    ("layers", "reaches"),
+    ("layers", "costs"),
     [
         (["conv_pw_5_relu", "conv_pw_11_relu"], [0, 0]),  # the deepest tried is not the network's last
         (["conv_pw_11_relu", "conv_pw_13_bn", "conv_pw_13_relu"], [0, 1, 1]),
@@ -1075,12 +1071,11 @@ def test_the_learning_curve_ends_at_the_score(warm):
         ("auto", [0, 0, 0, 0, 0, 1, 1, 1]),
     ],
 )
-def test_which_layer_is_the_last(layers, reaches):
+def test_which_layer_is_the_last(layers, costs):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RandomWeightsWarning)
-        (one,) = plan_passes("mobilenet_0.25", layers, "avg", None, "stretch", None, weights=None,
-                             precision="float32", interpolation="bilinear", decode="scaled")  # fmt: skip
-    assert [int(np.sign(e.reach - 1)) + 1 for e in one.embeddings] == reaches
+        (one,) = planned("mobilenet_0.25", layers, "avg", None, "stretch")
+    assert [int(np.sign(e.relative_cost - 1)) + 1 for e in one.embeddings] == costs
 
 
 def test_without_the_last_layer_nothing_is_said_of_it(warm):
@@ -1125,7 +1120,7 @@ EIGHT = np.zeros((8, 8, 8, 3), np.uint8)
         ("aaaabbbb", None, {"cv": [([0, 4, 7], [1, -1])] * 2}, r"fold 0 has others"),
         ("aaaabbbb", None, {"cv": [([0.0, 4.5], [1])] * 2}, r"fold 0 has others"),
         ("aaaabbbb", None, {"cv": LeaveOneGroupOut()}, r"cannot split these 8 images.*groups"),
-        ("aaaabbbb", None, {"cv": [([0, 4], [1])] * 2, "nested": True}, r"give cv as a number or a splitter"),
+        ("aaaabbbb", None, {"cv": [([0, 4], [1])] * 2, "nested": True}, r"`cv` must be a number .* if nested=True"),
         ("aaabbb" + "ab", None, {"cv": 4, "nested": True}, r"`nested=True` splits the training rows of fold 0"),
         ("aaaabbbb", None, {"heads": []}, r"`heads` must be names of heads \(logreg.*got \[\]"),
         ("aaaabbbb", None, {"heads": ["swm"]}, r"Did you mean 'svm'"),
@@ -1144,24 +1139,24 @@ EIGHT = np.zeros((8, 8, 8, 3), np.uint8)
         ("aaaabbbb", None, {"heads": {"cnn": SVC()}}, r"cannot be 'cnn'"),
         ("aaaabbbb", None, {"heads": {"swm": {"C": [1]}}}, r"Did you mean 'svm'"),
         ("aaaabbbb", None, {"heads": {"my": SVC()}, "scoring": "roc_auc_ovr"}, r"'my' cannot be scored by"),
-        ("aaaabbbb", None, {"n_jobs": 0}, r"n_jobs=0; expected None, a number of processes"),
-        ("aaaabbbb", None, {"duplicate_threshold": "high"}, r"duplicate_threshold='high'"),
+        ("aaaabbbb", None, {"n_jobs": 0}, r"`n_jobs` must be None or an integer other than 0; got 0\."),
+        ("aaaabbbb", None, {"duplicate_threshold": "high"}, r"must be a number above 0; got 'high'"),
         ("aaabbbcc", None, {"scoring": "roc_auc", "cv": 2}, r"'svm' cannot be scored by 'roc_auc'.*multi_class"),
         ("aaaabbbb", None, {"scoring": "r2"}, r"'svm' cannot be scored by 'r2'"),
         (np.arange(8) / 3, None, {"scoring": "accuracy", "heads": "ridge"}, r"'ridge' cannot be scored by 'accuracy'"),
-        ("aaaabbbb", None, {"rule": "2se"}, r"Unknown rule '2se'"),
-        ("aaaabbbb", None, {"prescreen": 0}, r"prescreen=0"),
+        ("aaaabbbb", None, {"rule": "2se"}, r"`rule` must be 'best' or '1se'; got '2se'"),
+        ("aaaabbbb", None, {"prescreen": 0}, r"`prescreen` must be None or an integer of at least 1; got 0"),
         ("aaaabbbb", None, {"prescreen_method": "logm"}, r"Did you mean 'logme'"),
-        ("aaaabbbb", None, {"task": "ranking"}, r"Unknown task 'ranking'"),
+        ("aaaabbbb", None, {"task": "ranking"}, r"`task` must be 'auto', .* got 'ranking'"),
         ("aaaabbbb", None, {"task": "regression"}, r"`task='regression'` needs numeric labels; got labels such as 'a'"),
-        ("aaaabbbb", None, {"models": []}, r"models=\[\]"),
+        ("aaaabbbb", None, {"models": []}, r"`models` must be one value or a non-empty list; got \[\]"),
         ("aaaabbbb", None, {"models": "mobilnet"}, r"Unknown network 'mobilnet'"),
         ("aaaabbbb", None, {"layers": ["conv_pw_99_relu"]}, r"Unknown layer"),
-        ("aaaabbbb", None, {"layers": [[]]}, r"layers=\[\[\]\]"),
+        ("aaaabbbb", None, {"layers": [[]]}, r"`layers` must be .*; got \[\[\]\]"),
         ("aaaabbbb", None, {"poolings": "mean"}, r"Unknown pooling 'mean'"),
-        ("aaaabbbb", None, {"image_sizes": "half"}, r"image_sizes='half'"),
+        ("aaaabbbb", None, {"image_sizes": "half"}, r"`image_sizes` must be 'auto'.*; got 'half'"),
         ("aaaabbbb", None, {"scoring": "acuracy"}, r"acuracy"),
-        ("aaaabbbb", None, {"scoring": ["accuracy"]}, r"the name of one score"),
+        ("aaaabbbb", None, {"scoring": ["accuracy"]}, r"`scoring` must be None.*; got \['accuracy'\]"),
         ("aaaabbbb", None, {"random_state": "x"}, r"`random_state` must be None, an integer or a RandomState; got 'x'"),
     ],
 )  # fmt: skip

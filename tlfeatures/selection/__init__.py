@@ -1,5 +1,6 @@
-"""Which network, layer and head: a cross-validated search that runs each image through each network once."""
+"""Cross-validated search for the network, layer and head that suit labelled images."""
 
-from tlfeatures.selection._search import FeatureSearchCV, select
+from tlfeatures.selection._search import FeatureSearchCV
+from tlfeatures.selection._select import select
 
 __all__ = ["FeatureSearchCV", "select"]

@@ -87,6 +87,7 @@ class EmbeddingGrid:
     weights: Any = "imagenet"
     interpolation: str = "bilinear"
     decode: str = "scaled"
+    max_value: int | None = None
     precision: str = "float32"
 
 
@@ -139,6 +140,7 @@ def _plan_embeddings(
         resize=resize,
         interpolation=grid.interpolation,
         decode=grid.decode,
+        max_value=grid.max_value,
     )
     taps = {tap.layer: tap for tap in plan.description.taps}
     layer_sets = layer_sets or [tuple(taps)]

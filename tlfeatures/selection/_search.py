@@ -1,4 +1,4 @@
-"""``FeatureSearchCV``: cross-validated search over networks, sizes, layers, poolings and heads."""
+"""``FeatureSearchCV``: cross-validated search over networks, image sizes, layers, poolings and heads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
-from numbers import Integral, Real
+from dataclasses import fields, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -21,37 +22,39 @@ from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
+from tlfeatures._params import Constraint, boolean, check_parameters, integer, number
 from tlfeatures._warnings import warn
-from tlfeatures.errors import RandomWeightsWarning, UnknownNameError, UnreadableImagesWarning
-from tlfeatures.evaluation import check_groups, check_labels, check_seed, make_folds, make_inner_folds
+from tlfeatures.errors import RandomWeightsWarning, UnreadableImagesWarning
+from tlfeatures.evaluation import check_groups, check_labels, check_seed
 from tlfeatures.features import CNNFeatures
 from tlfeatures.images import Images, warn_of_low_contrast
 from tlfeatures.results import SearchResult
 from tlfeatures.selection import _cv_results
-from tlfeatures.selection._candidates import plan_passes
-from tlfeatures.selection._fits import try_scorer
+from tlfeatures.selection._candidates import EmbeddingGrid, plan_passes
+from tlfeatures.selection._fits import check_scorer
 from tlfeatures.selection._fitted_images import FittedImages, worst_predictions
 from tlfeatures.selection._head_grids import Head, make_head_grids, own_estimators
-from tlfeatures.selection._matrices import Matrices
+from tlfeatures.selection._matrices import EmbeddingMatrices
 from tlfeatures.selection._metadata import Metadata, check_sample_weight, fit_estimator, routing_enabled
-from tlfeatures.selection._progress import progress
+from tlfeatures.selection._progress import show_progress
 from tlfeatures.selection._result import build_result
 from tlfeatures.selection._runner import SearchRunner
+from tlfeatures.selection._training_data import TrainingData
 from tlfeatures.store import EmbeddingStore
 from tlfeatures.transferability import METHODS
 
-__all__ = ["FeatureSearchCV", "select"]
+__all__ = ["FeatureSearchCV"]
 
 
-def _splits(cv: Any) -> bool:
-    """Whether it can split any rows, as a list of rows cannot."""
+def _splits_any_rows(cv: Any) -> bool:
+    """Whether ``cv`` can split other rows, which a list of folds cannot."""
     return isinstance(cv, Integral) or hasattr(cv, "split")
 
 
-def _head_has(name: str) -> Any:
-    def check(self: FeatureSearchCV) -> bool:
-        check_is_fitted(self, "best_estimator_")
-        getattr(self.best_estimator_[-1], name)
+def _best_head_has(method: str) -> Any:
+    def check(search: FeatureSearchCV) -> bool:
+        check_is_fitted(search, "best_estimator_")
+        getattr(search.best_estimator_[-1], method)
         return True
 
     return check
@@ -60,81 +63,82 @@ def _head_has(name: str) -> Any:
 class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
     """Find the network, image size, layer, pooling and head that suit labelled images, by cross-validation.
 
-    Each image goes through each network once for each size and way to resize; all layers, poolings and
-    heads then share these passes, and later searches read them from the store.
+    Each image passes through each network once for each image size and resize mode. All layers, poolings and
+    heads share these passes, and later searches read the embeddings from the store.
 
     Parameters
     ----------
     models : str, path, or list of them, default="mobilenet"
-        Networks, as :class:`~tlfeatures.CNNFeatures` takes them.
+        Networks, as in :class:`~tlfeatures.CNNFeatures`.
     layers : "auto", None, list, or dict of model to list, default="auto"
-        "auto": the network's standard taps, each alone, and the last two and the last three
-        concatenated. None: the last convolutional output. A list has names, or lists of names to
-        concatenate.
+        "auto" tries each of the network's standard taps, and the last two and the last three concatenated. None
+        is the last convolutional output. A list contains layer names, and lists of layer names to concatenate.
     poolings : list of str, default=("avg", "max")
     image_sizes : "auto", None, or list, default="auto"
-        "auto": the network's default size and about half of it. None: the default size.
+        "auto" tries the network's default size and about half of it. None is the default size.
     resize : list of str, default=("stretch", "crop")
-        Ways that make no difference, as for square images, are tried once.
+        Resize modes that give equal embeddings, as for square images, are tried once.
     heads : str, list of str, dict, or None, default=None
-        Names of :func:`~tlfeatures.heads.list_heads` with their default grids, or a dict. In a dict a named
-        head has a grid, or None for its default grid, and a new name has an estimator of your own, or
-        ``(estimator, grid)``: ``{"ridge": None, "svm": {"C": [1, 10]}, "rf": RandomForestClassifier(),
-        "mlp": (MLPClassifier(), {"alpha": [1e-4, 1e-2]})}``. An own estimator gets standardized embeddings,
-        as named heads do; an own `Pipeline` gets them as they are. Where its ``random_state`` is None, the
-        search sets it from its own. The default is logreg, ridge and, up to 100 classes, svm; for
-        regression ridge and svr.
+        Names of :func:`~tlfeatures.heads.list_heads`, with their default grids, or a dict from name to
+
+        - a parameter grid for the named head, or None for its default grid;
+        - an estimator of your own under a new name;
+        - ``(estimator, grid)``.
+
+        For example ``{"ridge": None, "svm": {"C": [1, 10]}, "rf": RandomForestClassifier(),
+        "mlp": (MLPClassifier(), {"alpha": [1e-4, 1e-2]})}``. Embeddings are standardized before they reach an
+        estimator, except for a `Pipeline` of your own. Where ``random_state`` of an estimator is None, the search
+        sets it. The default is logreg, ridge and, up to 100 classes, svm; for regression ridge and svr.
     cv : int, splitter, or list of (train, test), default=5
-        A number of folds: shuffled, stratified by class, with groups kept together.
+        A number of folds is shuffled, stratified by class, and keeps groups together.
     scoring : str, callable or None, default=None
-        As in scikit-learn; None is accuracy, or R2 for numbers.
+        As in scikit-learn. The default is accuracy, or R2 for regression.
     rule : {"best", "1se"}, default="best"
-        The highest mean score, or of those within one standard error of it the cheapest network, then
-        the smallest embedding.
+        "best" chooses the highest mean score; "1se" chooses, among the candidates within one standard error of
+        it, the cheapest network, then the smallest embedding.
     nested : bool, default=False
-        Also choose within each fold's training rows, so that ``nested_scores_`` tells how well the
-        *choice* does. Costs as much as ``cv`` further searches, but no pass.
+        Also score the choice itself by nested cross-validation. The cost is that of ``cv`` further searches, but
+        no further pass through a network.
     prescreen : int or None, default=None
-        Cross-validate only so many embeddings, the best by ``prescreen_method``.
+        Number of embeddings to cross-validate, chosen by ``prescreen_method``. None is all of them.
     prescreen_method : {"logme", "hscore", "shrunk_hscore"}, default="logme"
         See :mod:`tlfeatures.transferability`.
     dedupe_groups : bool, default=False
-        Keep copies and near-copies of images in one fold.
+        Keep duplicate and near-duplicate images in one fold.
     duplicate_threshold : float, default=0.95
-        Cosine, between centred embeddings, from which images count as near-copies.
+        Cosine similarity of centered embeddings from which images are near-duplicates.
     task : {"auto", "classification", "regression"}, default="auto"
-        "auto" asks :func:`~tlfeatures.evaluation.infer_task`.
+        "auto" calls :func:`~tlfeatures.evaluation.infer_task`.
     weights, interpolation, decode, max_value, precision, batch_size, cache
         As in :class:`~tlfeatures.CNNFeatures`.
     on_error : {"raise", "nan"}, default="raise"
-        What an unreadable image does before any fold starts: an error, or its row is left out of
-        everything, with a warning that counts.
+        Whether an unreadable image raises an error, or is left out with a warning.
     n_jobs : int or None, default=None
-        Processes for the folds. They never import Keras.
+        Number of processes for the folds. They do not import Keras.
     random_state : int, RandomState or None, default=0
-        Seed for shuffling the folds, for the learning curve, and for own heads.
+        Seed for shuffling the folds, for the learning curve, and for estimators of your own.
     verbose : int, default=0
-        Above 0, progress on standard error.
+        If above 0, show progress on standard error.
 
     Attributes
     ----------
     best_estimator_ : Pipeline
         Steps "cnn", "scale" and the head's name, fitted on all images.
     best_params_, best_score_, best_index_
-        Of the chosen candidate; the score is the mean over folds.
+        Parameters, mean score and row in ``cv_results_`` of the best candidate.
     cv_results_ : dict of arrays
-        scikit-learn's columns, one row a candidate; also ``ci_low_test_score`` and
-        ``ci_high_test_score`` (95%, Nadeau and Bengio 2003), ``width``, ``macs`` (multiplications an
-        image), ``prescreen``, and for numbers ``mean_test_mae`` and ``std_test_mae``.
+        scikit-learn's columns, one row per candidate. Also ``ci_low_test_score`` and ``ci_high_test_score`` (95%,
+        Nadeau and Bengio 2003), ``width``, ``macs`` (multiply-accumulate operations per image), ``prescreen``,
+        and for regression ``mean_test_mae`` and ``std_test_mae``.
     classes_ : ndarray
-        For classes.
+        Sorted class labels, for classification.
     nested_scores_ : ndarray of shape (folds,)
-        With ``nested``; ``nested_params_`` are the choices.
+        Scores of nested cross-validation, with ``nested=True``; ``nested_params_`` are the choices.
     prescreen_ : pandas.DataFrame
-        One row an embedding: its score before, the best score after, and whether it was kept.
-        ``prescreen_correlation_`` is Spearman's between the two.
+        One row per embedding: its prescreen score, its best cross-validated score, and whether it was kept.
+        ``prescreen_correlation_`` is the rank correlation of the two scores.
     grouped_score_ : :class:`~tlfeatures.results.Score` or None
-        Score of the chosen candidate with duplicates kept in one fold, if the folds split some.
+        Score of the best candidate with duplicates kept in one fold, if the folds split some.
     image_problems_ : pandas.DataFrame
         ``row``, ``image``, ``problem`` ("error" or "warning") and ``reason`` of images that could not be
         read, which were left out, and of images that carry almost no information; the latter as far as this
@@ -143,32 +147,41 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
     learning_curve_ : :class:`~tlfeatures.results.LearningCurve`
     regime_ : :class:`~tlfeatures.results.Regime`
     oof_ : pandas.DataFrame
-        Of the chosen candidate, one row an image: ``row`` (in X), ``image``, ``fold``, ``true``,
-        ``predicted``; predictions by models that were not trained on the image.
+        Out-of-fold predictions of the best candidate, one row per image: ``row`` (in X), ``image``, ``fold``,
+        ``true``, ``predicted``.
     oof_proba_, oof_decision_ : ndarray or None
-        The same, where the head has them.
+        Out-of-fold probabilities and decision values, if the head has them.
     metrics_ : dict of str to float
-        From ``oof_``: accuracy, balanced accuracy and macro F1, or R2, MAE and root mean square error.
+        Accuracy, balanced accuracy and macro F1, or R2, mean absolute error and root mean squared error, of
+        ``oof_``.
     rows_ : ndarray of int
-        Rows of X that were used; ``unreadable_`` are the others, {row: reason}.
+        Rows of X that were used. ``unreadable_`` maps the other rows to the reason.
     timings_ : pandas.DataFrame
-        Seconds of each step, and images computed by each pass.
+        Seconds of each step, and number of images that each pass computed.
     n_splits_, folds_, groups_, sample_weight_, scorer_, task_, refit_time_
 
     Raises
     ------
     ValueError
-        When labels, groups or folds cannot work: a class with fewer images than folds, one class only,
-        labels missing, groups that cannot be split. Nothing is computed before that is known.
+        When labels, groups, folds, heads or the score do not work, such as a class with fewer images than folds.
+        It is raised before anything is computed.
     ImageReadError, ImageInputError, WeightsError, UnknownNameError
-        As `CNNFeatures`.
+        As in `CNNFeatures`.
 
     Notes
     -----
-    Interrupted, a search has lost no pass that was made: the next one goes on from the store.
-    The prescreen sees all labels. It only ranks, but when it prunes a little of that choice is in the
-    scores; ``nested`` prunes within each fold's training rows.
-    A callable ``scoring`` gets test rows in coordinates of the fit, and may only hand them to the estimator.
+    A search that is interrupted resumes from the store: completed passes are not repeated.
+
+    A fitted search keeps no images, except for small thumbnails of those with the worst predictions if they were
+    passed as arrays.
+
+    The prescreen uses the labels of all images, so pruning with it biases the scores slightly; with ``nested`` it
+    is repeated within each fold's training rows. A callable ``scoring`` gets test rows in coordinates of the
+    fit, and may only pass them on to the estimator.
+
+    Metadata routing: with ``sklearn.set_config(enable_metadata_routing=True)`` a search takes part in
+    scikit-learn's metadata routing as a consumer of ``groups`` (requested by default) and ``sample_weight``, and
+    as a router to estimators of your own in ``heads`` and to a scorer in ``scoring``.
 
     Examples
     --------
@@ -184,6 +197,43 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
 
     # scikit-learn's way to request groups by default, as its group splitters do
     __metadata_request__fit: ClassVar[dict[str, bool]] = {"groups": True}
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "scoring": [
+            None,
+            Constraint("the name of one score", lambda value: isinstance(value, str)),
+            Constraint("a callable", callable),
+        ],
+        "rule": ["best", "1se"],
+        "nested": [boolean()],
+        "prescreen": [None, integer(minimum=1)],
+        "prescreen_method": list(METHODS),
+        "dedupe_groups": [boolean()],
+        "duplicate_threshold": [number(above=0, hint="It is a cosine similarity, such as 0.95.")],
+        "task": ["auto", "classification", "regression"],
+        "on_error": ["raise", "nan"],
+        "n_jobs": [
+            None,
+            Constraint(
+                "an integer other than 0",
+                lambda value: isinstance(value, Integral) and not isinstance(value, bool) and value != 0,
+                hint="-1 uses all cores.",
+            ),
+        ],
+        "verbose": [boolean(), integer(minimum=0)],
+        **{
+            name: CNNFeatures._parameter_constraints[name]
+            for name in (
+                "weights",
+                "interpolation",
+                "decode",
+                "max_value",
+                "precision",
+                "batch_size",
+                "cache",
+            )
+        },
+    }
 
     def __init__(
         self,
@@ -254,9 +304,9 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         X : images
             As :class:`~tlfeatures.CNNFeatures` takes them.
         y : array-like of shape (n,)
-            Classes or numbers.
+            Class labels, or targets for regression.
         groups : array-like of shape (n,), optional
-            Such as patients: images of one group are never split between folds.
+            Groups, such as patients, whose images are kept in one fold.
         sample_weight : array-like of shape (n,), optional
             Weights for fitting the heads; those that do not take any, such as knn, are named in a warning.
             Standardization and the prescreen are unweighted, and so are scores, unless ``scoring`` is a scorer
@@ -268,144 +318,83 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         -------
         FeatureSearchCV
         """
-        self._check_options()
-        for name in [n for n in vars(self) if n.endswith("_")]:  # of an earlier fit
+        check_parameters(self)
+        self._check_cv()
+        for name in [name for name in vars(self) if name.endswith("_")]:  # attributes of an earlier fit
             delattr(self, name)
         images = Images.of(X)
         y, task = check_labels(y, len(images), self.task)
         groups = check_groups(groups, len(images))
         sample_weight = check_sample_weight(sample_weight, len(images))
         cv = list(self.cv) if isinstance(self.cv, Iterator) else self.cv
-        seed = check_seed(self.random_state)
-        # what cannot work must fail before anything is computed
-        folds = make_folds(cv, y, groups, task, seed)
+        data = TrainingData(y, task, groups, Metadata(), cv, check_seed(self.random_state))
+        # errors in folds, heads and score are raised before anything is computed
+        folds = data.make_folds()
         if self.nested:
-            make_inner_folds(cv, y, groups, task, seed, folds)
-        heads = make_head_grids(self.heads, task, y, seed)
-        self.scorer_ = self._scorer(heads, y)
-        metadata = Metadata.route(self, heads, len(images), sample_weight, params)
+            data.make_inner_folds(folds)
+        heads = make_head_grids(self.heads, task, y, data.seed)
+        self.scorer_ = self._make_scorer(heads, y)
+        data = replace(data, metadata=Metadata.route(self, heads, len(images), sample_weight, params))
         store = EmbeddingStore.resolve(self.cache)
         passes = plan_passes(
-            self.models, self.layers, self.poolings, self.image_sizes, self.resize, store,
-            weights=self.weights, precision=self.precision, interpolation=self.interpolation, decode=self.decode,
-            max_value=self.max_value,
-        )  # fmt: skip
-        with progress(self.verbose) as steps:
-            matrices = Matrices(
+            EmbeddingGrid(**{f.name: getattr(self, f.name) for f in fields(EmbeddingGrid)}), store
+        )
+        with show_progress(self.verbose) as steps:
+            matrices = EmbeddingMatrices(
                 images, passes, store, steps, batch_size=self.batch_size, on_error=self.on_error
             )
-            rows = self._readable(images, matrices.errors, matrices.low_contrast, cv)
-            self.task_, self.seed_, images = task, seed, images.take(rows)
-            y, groups = y[rows], None if groups is None else groups[rows]
-            metadata = metadata.take(rows)
-            self.sample_weight_ = None if sample_weight is None else sample_weight[rows]
-            embeddings = [e for one in passes for e in one.embeddings]
-            names = [images.name(i) for i in range(len(images))]
-            run = SearchRunner(
-                self,
-                matrices,
-                embeddings,
-                heads,
-                rows,
-                y,
-                groups,
-                metadata,
-                task,
-                cv,
-                seed,
-                self.scorer_,
-                names,
-                steps,
-            )
-            self.__dict__.update(run.execute())
-            start = time.perf_counter()
+            rows = self._find_readable(images, matrices)
+            images, data = images.take(rows), data.take(rows)
+            named_rows = [(row, images.name(i)) for i, row in enumerate(rows.tolist())]
+            embeddings = [embedding for planned in passes for embedding in planned.embeddings]
+            runner = SearchRunner(self, named_rows, data, matrices, embeddings, heads, self.scorer_, steps)
+            self.__dict__.update(runner.run())
             steps.begin("fit the best pipeline")
-            self._refit(run, images, y)
+            start = time.perf_counter()
+            self.best_estimator_ = self._fit_best(runner, images)
             self.refit_time_ = time.perf_counter() - start
-        self.timings_ = pandas.DataFrame(
-            [*run.timings, {"step": "fit the best pipeline", "seconds": self.refit_time_}]
-        )
+        self.task_, self.seed_ = task, data.seed
+        self.sample_weight_ = None if sample_weight is None else sample_weight[rows]
         if task == "classification":
             self.classes_ = self.best_estimator_.classes_
-        worst = worst_predictions(
-            self.oof_, self.oof_proba_, self.oof_decision_, getattr(self, "classes_", None)
-        )
-        shown = np.searchsorted(rows, worst["row"])
-        self.fitted_images_ = FittedImages.of(
-            images, matrices.keys[rows], shown.tolist(), store, run.matrix(run.best[0])
-        )
+        last_step = {"step": "fit the best pipeline", "seconds": self.refit_time_}
+        self.timings_ = pandas.DataFrame([*runner.timings, last_step])
+        self.fitted_images_ = self._record_images(images, runner, store)
         return self
 
-    def _scorer(self, heads: list[Head], y: np.ndarray) -> Any:
-        if not (self.scoring is None or isinstance(self.scoring, str) or callable(self.scoring)):
-            raise ValueError(
-                f"scoring={self.scoring!r}; expected None, the name of one score, or a callable."
-            )
+    def _check_cv(self) -> None:
+        if _splits_any_rows(self.cv):
+            return
+        for name in ("nested", "dedupe_groups"):
+            if getattr(self, name):
+                raise ValueError(
+                    f"`cv` must be a number of folds or a splitter if {name}=True, which makes further folds; got "
+                    f"{type(self.cv).__name__}."
+                )
+
+    def _make_scorer(self, heads: list[Head], y: np.ndarray) -> Any:
         scorer = check_scoring(Pipeline(heads[0].steps(0)), scoring=self.scoring)
         if isinstance(self.scoring, str):
-            try_scorer(scorer, self.scoring, heads, y)
+            check_scorer(scorer, self.scoring, heads, y)
         return scorer
 
-    def _refit(self, run: SearchRunner, images: Images, y: np.ndarray) -> None:
-        """Fit the winner's head on the matrix at hand; the network does not run again."""
-        embedding, head, point = run.best
-        cnn = CNNFeatures(
-            **embedding.params, weights=self.weights, interpolation=self.interpolation, decode=self.decode,
-            max_value=self.max_value, precision=self.precision, batch_size=self.batch_size, cache=self.cache,
-        )  # fmt: skip
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RandomWeightsWarning)  # given once, at the start
-            cnn.fit(images)
-        features, (*scale, (name, estimator)) = run.matrix(embedding), head.steps(point)
-        for _, scaler in scale:
-            features = scaler.fit_transform(features)
-        fit_estimator(head, estimator, features, y, run.metadata.for_head(head, np.arange(len(y))))
-        self.best_estimator_ = Pipeline([("cnn", cnn), *scale, (name, estimator)])
-
-    def _check_options(self) -> None:
-        for name, value, known in (
-            ("rule", self.rule, ("best", "1se")),
-            ("on_error", self.on_error, ("raise", "nan")),
-            ("prescreen_method", self.prescreen_method, tuple(METHODS)),
-        ):
-            if value not in known:
-                raise UnknownNameError.of(name, value, known)
-        if self.prescreen is not None and (not isinstance(self.prescreen, Integral) or self.prescreen < 1):
-            raise ValueError(
-                f"prescreen={self.prescreen!r}; expected None or a number of embeddings, 1 or more."
-            )
-        if self.n_jobs is not None and (not isinstance(self.n_jobs, Integral) or self.n_jobs == 0):
-            raise ValueError(
-                f"n_jobs={self.n_jobs!r}; expected None, a number of processes, or -1 for all cores."
-            )
-        if not isinstance(self.duplicate_threshold, Real) or not self.duplicate_threshold > 0:
-            raise ValueError(
-                f"duplicate_threshold={self.duplicate_threshold!r}; expected a cosine, such as 0.95."
-            )
-        if self.nested and not _splits(self.cv):
-            raise ValueError("nested=True splits training rows again; give cv as a number or a splitter.")
-        if self.dedupe_groups and not _splits(self.cv):
-            raise ValueError(
-                "dedupe_groups=True makes folds by groups; give cv as a number or a group splitter."
-            )
-
-    def _readable(
-        self, images: Images, errors: dict[int, str], low_contrast: dict[int, str], cv: Any
-    ) -> np.ndarray:
+    def _find_readable(self, images: Images, matrices: EmbeddingMatrices) -> np.ndarray:
+        """Record unreadable images and images without contrast; return the rows of the readable ones."""
+        errors, low_contrast = matrices.errors, dict(sorted(matrices.low_contrast.items()))
         self.unreadable_ = dict(sorted(errors.items()))
         self.image_problems_ = pandas.DataFrame(
             [(row, images.name(row), "error", reason) for row, reason in self.unreadable_.items()]
-            + [(row, images.name(row), "warning", reason) for row, reason in sorted(low_contrast.items())],
+            + [(row, images.name(row), "warning", reason) for row, reason in low_contrast.items()],
             columns=["row", "image", "problem", "reason"],
         )
-        names = [images.name(row) for row in sorted(low_contrast)]
-        warn_of_low_contrast(names, [low_contrast[row] for row in sorted(low_contrast)], len(images))
+        names = [images.name(row) for row in low_contrast]
+        warn_of_low_contrast(names, list(low_contrast.values()), len(images))
         self.rows_ = np.setdiff1d(np.arange(len(images)), list(errors))
         if errors:
-            if not _splits(cv):
+            if not _splits_any_rows(self.cv):
                 raise ValueError(
-                    f"{len(errors)} images could not be read, so cv's list of rows no longer fits: leave them out "
-                    "beforehand; check_images(X) names them."
+                    f"{len(errors)} images could not be read, so the rows listed in `cv` no longer match. Remove these "
+                    "images first; check_images(X) names them."
                 )
             first = next(iter(self.unreadable_))
             warn(
@@ -414,13 +403,46 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
                 UnreadableImagesWarning,
             )
         if not len(self.rows_):
-            raise ValueError("No image could be read; check_images(X) says why.")
+            raise ValueError("None of the images could be read; check_images(X) gives the reasons.")
         return self.rows_
+
+    def _fit_best(self, runner: SearchRunner, images: Images) -> Pipeline:
+        """Fit the best head on the stored embeddings; the network does not run again."""
+        embedding, head, point = runner.best
+        cnn = CNNFeatures(
+            **embedding.params,
+            weights=self.weights,
+            interpolation=self.interpolation,
+            decode=self.decode,
+            max_value=self.max_value,
+            precision=self.precision,
+            batch_size=self.batch_size,
+            cache=self.cache,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RandomWeightsWarning)  # issued once, when the passes are planned
+            cnn.fit(images)
+        features, (*scale, (name, estimator)) = runner.load_matrix(embedding), head.steps(point)
+        for _, scaler in scale:
+            features = scaler.fit_transform(features)
+        data = runner.data
+        params = data.metadata.for_head(head, np.arange(len(data.y)))
+        fit_estimator(head, estimator, features, data.y, params)
+        return Pipeline([("cnn", cnn), *scale, (name, estimator)])
+
+    def _record_images(
+        self, images: Images, runner: SearchRunner, store: EmbeddingStore | None
+    ) -> FittedImages:
+        classes = getattr(self, "classes_", None)
+        worst = worst_predictions(self.oof_, self.oof_proba_, self.oof_decision_, classes)
+        shown = np.searchsorted(self.rows_, worst["row"]).tolist()
+        keys = runner.matrices.keys[self.rows_]
+        return FittedImages.of(images, keys, shown, store, runner.load_matrix(runner.best[0]))
 
     # -- using -------------------------------------------------------------------------------
 
     def predict(self, X: Any) -> np.ndarray:
-        """Classes or numbers, by the winner.
+        """Predict classes or targets with the best pipeline.
 
         Parameters
         ----------
@@ -433,9 +455,9 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         check_is_fitted(self, "best_estimator_")
         return self.best_estimator_.predict(X)
 
-    @available_if(_head_has("predict_proba"))
+    @available_if(_best_head_has("predict_proba"))
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities of the classes, by the winner, where its head has them.
+        """Predict class probabilities with the best pipeline, if its head has them.
 
         Parameters
         ----------
@@ -447,9 +469,9 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         """
         return self.best_estimator_.predict_proba(X)
 
-    @available_if(_head_has("decision_function"))
+    @available_if(_best_head_has("decision_function"))
     def decision_function(self, X: Any) -> np.ndarray:
-        """Decision values, by the winner, where its head has them.
+        """Compute decision values with the best pipeline, if its head has them.
 
         Parameters
         ----------
@@ -502,14 +524,14 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         return router
 
     def table(self) -> pandas.DataFrame:
-        """All candidates, the best first.
+        """Return all candidates as a table, the best first.
 
         Returns
         -------
         pandas.DataFrame
-            One row a candidate: what it is, ``score`` with ``se``, ``ci_low`` and ``ci_high``, its
-            ``width``, its cost in ``macs``, its ``prescreen``, and the score of each fold. ``candidate``
-            is its row in ``cv_results_``; ``depth`` the place of its deepest layer, from 0.
+            One row per candidate with its parameters, ``score``, ``se``, ``ci_low``, ``ci_high``, ``width``,
+            ``macs``, ``prescreen`` and the score of each fold. ``candidate`` is the row in ``cv_results_``;
+            ``depth`` is the index of the deepest layer.
         """
         check_is_fitted(self, "best_estimator_")
         return _cv_results.table(self.candidates_, self.cv_results_)
@@ -541,7 +563,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         Parameters
         ----------
         i : int
-            Place in ``rows_``.
+            Index into ``rows_``.
         side : int, default=160
             Width and height in pixels; the image is padded with black.
 
@@ -599,31 +621,3 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         tags.input_tags.three_d_array = True
         tags.input_tags.string = True
         return tags
-
-
-def select(
-    X: Any, y: Any, *, groups: Any = None, sample_weight: Any = None, **options: Any
-) -> FeatureSearchCV:
-    """Search and fit in one line: ``FeatureSearchCV(**options).fit(X, y)``.
-
-    Parameters
-    ----------
-    X : images
-    y : array-like of shape (n,)
-    groups, sample_weight : array-like of shape (n,), optional
-    **options
-        Parameters of :class:`FeatureSearchCV`.
-
-    Returns
-    -------
-    FeatureSearchCV
-        Fitted.
-
-    Examples
-    --------
-    >>> from tlfeatures import select
-    >>> select(["a.jpg", "b.jpg"], ["cat", None])
-    Traceback (most recent call last):
-    ValueError: 1 of 2 labels are missing; fill them in or drop their images.
-    """
-    return FeatureSearchCV(**options).fit(X, y, groups, sample_weight=sample_weight)

@@ -1,0 +1,72 @@
+"""Effect of duplicate images that are split between folds on the score."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tlfeatures._warnings import warn
+from tlfeatures.errors import DuplicateImagesWarning
+from tlfeatures.evaluation import Duplicates, Fold, confidence_interval, group_folds
+from tlfeatures.results import Score
+from tlfeatures.selection._fits import evaluate
+from tlfeatures.selection._head_grids import Head
+from tlfeatures.selection._training_data import TrainingData
+
+__all__ = ["score_grouped"]
+
+
+def score_grouped(
+    X: np.ndarray,
+    data: TrainingData,
+    folds: list[Fold],
+    head: Head,
+    scorer: object,
+    duplicates: Duplicates,
+    bounds: tuple[float, float],
+) -> Score | None:
+    """Score a head with duplicates kept in one fold, and warn, if the folds split some.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d)
+    data : TrainingData
+    folds : list of (train, test)
+    head : Head
+        With one point.
+    scorer : callable
+    duplicates : Duplicates
+        With ``crossing`` and ``score``; its ``score_together`` is set.
+    bounds : (float, float)
+        Lowest and highest value of the score.
+
+    Returns
+    -------
+    Score or None
+        None if no duplicates are split between folds, or if they cannot be kept together.
+    """
+    if not duplicates.crossing:
+        return None
+    score = None
+    try:
+        grouped_folds = group_folds(folds, duplicates.groups, data.y, data.task, data.seed)
+        scores = evaluate(X, data.y, grouped_folds, [head], scorer, data.metadata)[0].test[0]
+    except ValueError:
+        effect = (
+            f"Grouped cross-validation is not possible: the largest duplicate group has {duplicates.largest:,} of "
+            f"{len(data.y):,} images. If they are not duplicates, pass a higher duplicate_threshold"
+        )
+    else:
+        duplicates.score_together = float(scores.mean())
+        interval = np.clip(confidence_interval(scores, grouped_folds), *bounds)
+        score = Score(duplicates.score_together, *map(float, interval))
+        effect = (
+            f"Grouped cross-validation scores {score.mean:.4f} instead of {duplicates.score:.4f}. "
+            "dedupe_groups=True uses grouped folds throughout"
+        )
+    warn(
+        f"Duplicate images are split between folds, so the score may be too high: {duplicates.crossing:,} of "
+        f"{len(duplicates.pairs):,} pair(s) of duplicates (cosine >= {duplicates.threshold:g}; "
+        f"{int(duplicates.exact.sum()):,} are exact). {effect}; see duplicates_ for the pairs.",
+        DuplicateImagesWarning,
+    )
+    return score

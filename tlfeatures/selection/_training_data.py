@@ -1,0 +1,48 @@
+"""The images of a search, without their pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from tlfeatures.evaluation import Fold, make_folds, make_inner_folds
+from tlfeatures.selection._metadata import Metadata
+
+__all__ = ["TrainingData"]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Labels, groups and metadata of n images, and how to split them.
+
+    Attributes
+    ----------
+    y : ndarray of shape (n,)
+    task : {"classification", "regression"}
+    groups : ndarray of int, shape (n,), or None
+    metadata : Metadata
+    cv : int, splitter or list of (train, test)
+    seed : int
+    """
+
+    y: np.ndarray
+    task: str
+    groups: np.ndarray | None
+    metadata: Metadata
+    cv: Any
+    seed: int
+
+    def take(self, rows: np.ndarray) -> TrainingData:
+        """Select some rows."""
+        groups = None if self.groups is None else self.groups[rows]
+        return replace(self, y=self.y[rows], groups=groups, metadata=self.metadata.take(rows))
+
+    def make_folds(self) -> list[Fold]:
+        """Make the folds; ValueError if there are none that keep groups together and classes in each fold."""
+        return make_folds(self.cv, self.y, self.groups, self.task, self.seed)
+
+    def make_inner_folds(self, folds: list[Fold]) -> list[list[Fold]]:
+        """Split the training rows of each fold again."""
+        return make_inner_folds(self.cv, self.y, self.groups, self.task, self.seed, folds)
