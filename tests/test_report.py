@@ -25,6 +25,7 @@ from tlfeatures import EmbeddingStore, FeatureSearchCV, select
 from tlfeatures.cli._best_command import best_command
 from tlfeatures.evaluation import Duplicates
 from tlfeatures.report import _figures, _tables, is_report, write_report
+from tlfeatures.report._code import python_code
 from tlfeatures.report._labels import Labels
 from tlfeatures.results import LearningCurve, Regime, Score, SearchResult
 from tlfeatures.selection._fitted_images import worst_predictions
@@ -691,7 +692,16 @@ def test_parameters_of_heads_are_written_if_possible():
     assert best_command(dataclasses.replace(make_result(3), options=options), "report", ["x"]) is None
     search.best_params_["ridge__alphas"] = np.asarray
     assert best_options(search) is None
-    own = fake_search({"head": "tree"}, heads={"tree": DecisionTreeClassifier()})
+    tree = DecisionTreeClassifier()
+    own = fake_search({"head": "tree", "tree__max_depth": 3}, heads={"tree": (tree, {"max_depth": [2, 3]})})
+    result = dataclasses.replace(make_result(3), options=best_options(own))
+    code = python_code(result, "report")
+    assert "heads={'tree': DecisionTreeClassifier(max_depth=3, random_state=0)}," in code
+    assert "from sklearn.tree import DecisionTreeClassifier" in code.splitlines()
+    assert best_command(result, "report", ["x"]) is None
+    own.heads = {
+        "tree": DecisionTreeClassifier(class_weight=np.asarray)
+    }  # the repr of a function is not code
     assert best_options(own) is None
     weighted = fake_search()
     weighted.sample_weight_ = np.ones(3)

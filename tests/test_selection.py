@@ -334,6 +334,25 @@ def test_own_heads_agree_with_scikit_learn(warm, data):
     assert not hasattr(forest, "estimators_")  # the user's object is left as it was
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        (RandomForestClassifier(5, max_features=0.5), {"max_depth": [2]}),
+        Pipeline([("pca", PCA(n_components=3)), ("clf", make_pipeline(StandardScaler(), SVC(C=3)))]),
+    ],
+)
+def test_the_code_of_a_report_reproduces_an_own_head(warm, data, head, tmp_path):
+    options = SMALL | {"layers": LAYERS[1:2], "poolings": "avg", "heads": {"mine": head}}
+    search = FeatureSearchCV(**options, cache=warm[0]).fit(*data)
+    search.report(tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text("utf-8"))["best_command"] is None
+    code = json.loads((tmp_path / "report.json").read_text("utf-8"))["best_code"]
+    names = dict(zip("Xy", data, strict=True))
+    exec(compile(code, "code", "exec"), names)
+    assert names["search"].best_score_ == search.best_score_
+    np.testing.assert_array_equal(names["search"].predict(data[0]), search.predict(data[0]))
+
+
 @pytest.mark.parametrize("standardized", [True, False])
 def test_an_own_head_can_be_the_best(warm, data, standardized):
     store, _ = warm

@@ -43,6 +43,8 @@ def best_command(result: SearchResult, folder: str | os.PathLike[str], source: S
         return None  # with the embedding of the best candidate alone, other images may be near-duplicates
     layer, heads, size = options["layers"][0], options["heads"], options["image_sizes"]
     grids = heads.values() if isinstance(heads, dict) else ()
+    if not all(isinstance(grid, dict) for grid in grids):
+        return None  # an estimator
     values = [value for grid in grids for candidates in grid.values() for value in candidates]
     expressible = all(re.fullmatch(r"[\w.+-]+", str(value)) for value in values)
     if not isinstance(options["cv"], int) or "interpolation" in options or not expressible:

@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from tlfeatures.heads import head_grid, list_heads, make_head
 
-__all__ = ["Head", "make_head_grids", "own_estimators"]
+__all__ = ["Head", "make_head_grids", "own_estimators", "seed_estimator"]
 
 _DEFAULT_HEADS = {"classification": ("logreg", "svm", "ridge"), "regression": ("ridge", "svr")}
 _MANY_CLASSES = 100  # above it "svm", which trains one machine for each pair of classes, is not a default
@@ -126,7 +126,9 @@ def make_head_grids(heads: Any, task: str, y: np.ndarray, seed: int) -> list[Hea
             head = Head(name, task, _points(name, usual if grid is None else grid, default_point))
         else:
             _check_estimator(name, estimator, task)
-            head = Head(name, task, _points(name, {} if grid is None else grid, {}), _seeded(estimator, seed))
+            head = Head(
+                name, task, _points(name, {} if grid is None else grid, {}), seed_estimator(estimator, seed)
+            )
         for point in range(len(head.points)):
             head.estimator(point)  # raises for a wrong parameter
         grids.append(head)
@@ -199,7 +201,7 @@ def _points(name: str, grid: Any, default_point: dict[str, Any]) -> tuple[dict[s
     return tuple(point or default_point for point in ParameterGrid(parts))
 
 
-def _seeded(estimator: Any, seed: int) -> Any:
+def seed_estimator(estimator: Any, seed: int) -> Any:
     """Clone an estimator and set ``random_state`` where it is None."""
     estimator = clone(estimator)
     unset = [

@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from tlfeatures.results import EmbeddingSample, Score, SearchResult
 from tlfeatures.selection._fitted_images import worst_predictions
-from tlfeatures.selection._head_grids import own_estimators
+from tlfeatures.selection._head_grids import own_estimators, seed_estimator
 
 __all__ = [
     "best_options",
@@ -133,23 +133,29 @@ def _thumbnails(search: Any, rows: Sequence[int]) -> dict[int, bytes]:
 def best_options(search: Any) -> dict[str, Any] | None:
     """Return parameters of a search that has only the best candidate, or None if they cannot be written.
 
-    Objects cannot be written: a network or head of the user's own, sample weights, a callable score, folds given
-    as rows, a splitter that is not scikit-learn's or that draws new folds each time.
+    An estimator of the user's own is written by its ``repr``, if its parameters can be. Other objects cannot be
+    written: a network in memory, sample weights, a callable score, folds given as rows, a splitter that is not
+    scikit-learn's or that draws new folds each time.
     """
     best = dict(search.best_params_)
     head, layer = best.pop("head"), best["layer"]
-    grid = {
-        key.removeprefix(f"{head}__"): [_to_list(value)]
+    point = {
+        key.removeprefix(f"{head}__"): _to_list(value)
         for key, value in best.items()
         if key.startswith(f"{head}__")
     }
+    own_estimator = own_estimators(search.heads).get(head)
+    if own_estimator is None:
+        heads: Any = {head: {key: [value] for key, value in point.items()}} if point else [head]
+    else:
+        heads = {head: seed_estimator(own_estimator, search.seed_).set_params(**point)}
     options = {
         "models": best["model"],
         "layers": [layer],
         "poolings": best["pooling"],
         "image_sizes": None if best["image_size"] is None else [best["image_size"]],
         "resize": best["resize"],
-        "heads": {head: grid} if grid else [head],
+        "heads": heads,
         "cv": int(search.cv) if isinstance(search.cv, Integral) else search.cv,
         "task": search.task_,
         "random_state": int(search.seed_),
@@ -162,10 +168,9 @@ def best_options(search: Any) -> dict[str, Any] | None:
             options[name] = value
     writable = (
         isinstance(options["models"], str)
-        and head not in own_estimators(search.heads)
         and getattr(search, "sample_weight_", None) is None
         and _is_literal(options.get("scoring"))
-        and _is_literal(grid)
+        and (_is_literal(point) if own_estimator is None else _is_writable_estimator(heads[head]))
         and (isinstance(options["cv"], int) or _is_reproducible_splitter(options["cv"]))
     )
     return options if writable else None
@@ -182,6 +187,19 @@ def _is_literal(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(map(_is_literal, value))
     return value is None or isinstance(value, (str, int, float))
+
+
+def _is_writable_estimator(estimator: Any) -> bool:
+    """Whether the ``repr`` of an estimator makes an equal one."""
+    if type(estimator).__module__ == "__main__":
+        return False
+    return all(map(_is_writable, estimator.get_params(deep=False).values()))
+
+
+def _is_writable(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return len(value) <= 30 and all(map(_is_writable, value))  # scikit-learn prints the first 30 elements
+    return _is_writable_estimator(value) if hasattr(value, "get_params") else _is_literal(value)
 
 
 def _is_reproducible_splitter(cv: Any) -> bool:
