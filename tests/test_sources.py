@@ -172,7 +172,9 @@ def test_urls_are_not_read(tmp_path):
 
 def test_images_beside_class_folders_are_left_out_with_a_warning(tmp_path):
     fill(tmp_path, "cat/1.jpg", "dog/1.jpg", "stray.jpg", "another.jpg")
-    with pytest.warns(UserWarning, match=r"2 image\(s\).*beside its folders.*first 'another.jpg'") as caught:
+    with pytest.warns(
+        UserWarning, match=r"2 image\(s\).*beside its class folders.*first 'another.jpg'"
+    ) as caught:
         found = read_source(tmp_path)
     assert caught[0].filename == __file__
     assert found.names == ["cat/1.jpg", "dog/1.jpg"]
@@ -183,7 +185,7 @@ def test_images_beside_class_folders_are_left_out_with_a_warning(tmp_path):
 
 def test_one_class_and_empty_classes_warn(tmp_path):
     fill(tmp_path, "cat/1.jpg")
-    with pytest.warns(UserWarning, match=r"single class folder, 'cat'") as caught:
+    with pytest.warns(UserWarning, match=r"has a single class folder, 'cat'") as caught:
         assert read_source(tmp_path).y.tolist() == ["cat"]
     assert caught[0].filename == __file__
     fill(tmp_path, "dog/1.jpg", "bird/.readme")
@@ -239,7 +241,9 @@ def test_split_folders_beside_others(tmp_path):
     )
     assert read_source(tmp_path).kind == "split folders"
     fill(tmp_path, "extra/1.jpg")
-    with pytest.raises(SourceError, match=r"splits 'test', 'train' and beside them images in 'extra'"):
+    with pytest.raises(
+        SourceError, match=r"has the splits 'test', 'train' and beside them images in 'extra'"
+    ):
         read_source(tmp_path)
 
 
@@ -259,7 +263,7 @@ def test_a_lone_train_folder_is_a_split_but_a_class_called_test_is_a_class(tmp_p
 
 def test_subset_names_the_splits_that_exist(tmp_path):
     fill(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test/a/1.jpg", "test/b/2.jpg")
-    with pytest.raises(SourceError, match=r"No split 'val'; there is 'train', 'test'"):
+    with pytest.raises(SourceError, match=r"No split 'val'. Splits: 'train', 'test'"):
         read_source(tmp_path).subset("val")
     with pytest.raises(SourceError, match=r"these images have no splits"):
         read_source(tmp_path / "train").subset("train")
@@ -425,9 +429,9 @@ def test_split_column_is_found_by_itself(images):
 
 def test_bad_manifests(images):
     for text, message in {
-        "": "holds no rows",
-        "path,label\n": "holds no rows",
-        "path,label\n\n,\n": "holds no rows",
+        "": "has no rows",
+        "path,label\n": "has no rows",
+        "path,label\n\n,\n": "has no rows",
         "path,label,label\nimg/1.jpg,1,2\n": "'label' appears more than once",
         "path,label\nimg/1.jpg,1\nimg/2,3.jpg,2\n": "Row 3 .* has 3 fields; the header, row 1, has 2.*quoted",
         "path\nnowhere/1.jpg\nnowhere/2.jpg\n": "None of the 2 files in column 'path'.*relative to the manifest",
@@ -483,7 +487,7 @@ def test_parquet(images, monkeypatch):
             SourceError, match=f"1 of 2 rows .* no value in column '{column}': rows 1 .counted from 0"
         ):
             read_source(images / "m.parquet", target=column)
-    with pytest.raises(SourceError, match=r"Column 'label' .* holds int; expected text"):
+    with pytest.raises(SourceError, match=r"Column 'label' .* has values of type int; expected text"):
         read_source(images / "m.parquet", path_column="label")
     (images / "bad.parquet").write_bytes(b"no parquet")
     with pytest.raises(SourceError, match=r"Cannot read .* as Parquet"):
@@ -557,9 +561,13 @@ def test_bad_hdf5(h5, tmp_path):
     path, _ = h5
     for dataset, options, message in (
         ("train_set", {}, "No array 'train_set'.*Did you mean .*'train_set_x'.*Image arrays"),
-        ("words", {}, r"'words' .* has shape \(6,\): no images"),
+        ("words", {}, r"'words' .* has shape \(6,\), which is not that of images"),
         ("train_set_x", {"target": "lables"}, "No dataset 'lables'.*Datasets: "),
-        ("train_set_x", {"target": "train_set_x"}, r"has shape \(6, 8, 8, 3\); expected one value an image"),
+        (
+            "train_set_x",
+            {"target": "train_set_x"},
+            r"has shape \(6, 8, 8, 3\); expected one value for each image",
+        ),
         ("train_set_x", {"target": "gaps"}, "2 values of 'gaps' .* are missing, the first in row 2"),
         ("train_set_x", {"path_column": "p"}, "path_column is for manifests"),
     ):

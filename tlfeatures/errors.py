@@ -28,11 +28,11 @@ __all__ = [
 ]
 
 
-_NAMED = 10  # images that a message names
+_NAMED = 10  # images named by a message
 
 
 class TLFeaturesError(Exception):
-    """Base of every error that tlfeatures raises on purpose."""
+    """Base class of the errors of tlfeatures."""
 
 
 class ImageInputError(TLFeaturesError, ValueError):
@@ -45,15 +45,15 @@ class ImageReadError(TLFeaturesError, OSError):
     Parameters
     ----------
     name : str
-        The path of the image, or its place in ``X``; of several, the first.
+        The path of the first image, or its place in ``X``.
     reason : str
         Why it cannot be read.
     failures : sequence of (str, str), optional
-        Name and reason of each image that cannot be read; by default the one.
+        Name and reason of each image that cannot be read; by default only the first.
     n_images : int, optional
         Number of images that were checked.
     hint : str, optional
-        What to do, for the end of the message.
+        How to fix it; the end of the message.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class ImageReadError(TLFeaturesError, OSError):
 
 
 class SourceError(TLFeaturesError, ValueError):
-    """A folder, manifest or array file does not hold what was asked of it."""
+    """A folder, manifest or array file cannot be read, or lacks images or columns."""
 
 
 class InvalidParameterError(TLFeaturesError, ValueError, TypeError):
@@ -126,7 +126,7 @@ class UnknownNameError(InvalidParameterError):
         listing: str = "",
         parameter: str | None = None,
     ) -> UnknownNameError:
-        """Make the error for ``name``, with up to three near matches and where to see all names."""
+        """Make the error for an unknown name, with up to three near matches and where to see all names."""
         names = list(known)
         near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.6)
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
@@ -145,7 +145,7 @@ class WeightsError(TLFeaturesError, OSError):
 
 
 class RecipeMismatchError(TLFeaturesError, ValueError):
-    """Embeddings were asked for under a recipe other than the fitted one."""
+    """`transform` would use a recipe other than the fitted one."""
 
 
 class StoreError(TLFeaturesError, OSError):
@@ -153,7 +153,7 @@ class StoreError(TLFeaturesError, OSError):
 
 
 class MissingDependencyError(TLFeaturesError, ImportError):
-    """An optional package is absent; the message holds its install line."""
+    """An optional package is not installed; the message has the install line."""
 
 
 class ForkedProcessError(TLFeaturesError, RuntimeError):
@@ -161,28 +161,28 @@ class ForkedProcessError(TLFeaturesError, RuntimeError):
 
 
 class OutOfMemoryError(TLFeaturesError, MemoryError):
-    """Training needs more memory than there is; says which batch size to try."""
+    """Training ran out of memory; the message suggests a batch size."""
 
 
 class RandomWeightsWarning(UserWarning):
-    """The network has random weights: its embeddings are not pretrained."""
+    """The network has random weights, so its embeddings are not pretrained."""
 
 
 class StoreWarning(UserWarning):
-    """The store met damage, a full disk or a read-only folder; results are right all the same."""
+    """The store is damaged, full or read-only; results are correct, but may be computed again."""
 
 
 class UnreadableImagesWarning(UserWarning):
-    """Some images could not be read; their rows are NaN."""
+    """Some images cannot be read; their rows are NaN or left out."""
 
 
 class LowContrastImagesWarning(UserWarning):
-    """Some images span fewer than 16 of 256 levels; their embeddings carry next to nothing."""
+    """Some images span fewer than 16 of 256 levels; their embeddings carry almost no information."""
 
 
 class DuplicateImagesWarning(UserWarning):
-    """Copies of images fall into different folds, so a score is too good to be true."""
+    """Duplicates fall into different folds, so the score is too high."""
 
 
 class TrainingStoppedWarning(UserWarning):
-    """Training stopped before its end; says why, and which weights were restored."""
+    """Training stopped early; the message says why, and which weights were restored."""

@@ -1,4 +1,4 @@
-"""`embed`: the images of a source into one file of features."""
+"""`embed`: write the embeddings of a source into one file."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def embed(
     force: opt.Force = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Write the embeddings of a source into a file, one row an image, in the order of the source.
+    """Write the embeddings of a source into a file, one row for each image, in the order of the source.
 
-    The file also says for each row: path, digest, label, and the error where the image could not be read; such
-    a row is NaN. Rows are kept in the store as they are computed: an interrupted run goes on where it was, and
-    a second one computes nothing.
+    The file also has the path, digest and label of each row, and the error if the image could not be read; such a
+    row is NaN. Rows are written to the store as they are computed: an interrupted run resumes, and a second one
+    computes nothing.
     """
     from tlfeatures.cli.outputs import check_output, write_features
 
@@ -62,7 +62,9 @@ def embed(
         for name, values in (("split", images.split), ("group", images.groups))
         if values is not None
     }
-    write_features(output, manifest, result.features, cnn.get_feature_names_out(), _recipe(cnn.recipes_))
+    write_features(
+        output, manifest, result.features, cnn.get_feature_names_out(), _merge_recipes(cnn.recipes_)
+    )
     tally = Tally.of(result)
     name_unreadable(paths, result.errors, "and have a row of NaN")
     if as_json:
@@ -82,12 +84,12 @@ def embed(
         raise typer.Exit(1)
 
 
-def _recipe(recipes: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the blocks of columns have in common, and ``columns``: what tells them apart."""
+def _merge_recipes(recipes: list[dict[str, Any]]) -> dict[str, Any]:
+    """Merge the recipes of the columns: the common fields, and under ``columns`` those that differ."""
     first = recipes[0]
     common = {key: first[key] for key in first if all(r.get(key) == first[key] for r in recipes)}
-    own = ("layer", "pooling", "width", "digest")
+    varying = ("layer", "pooling", "width", "digest")
     return {
-        **{k: v for k, v in common.items() if k not in own},
-        "columns": [{k: r[k] for k in own} for r in recipes],
+        **{k: v for k, v in common.items() if k not in varying},
+        "columns": [{k: r[k] for k in varying} for r in recipes],
     }

@@ -1,4 +1,4 @@
-"""From SOURCE to embeddings, with an account of every image."""
+"""Read the images of a SOURCE, extract their embeddings and count what happened to each image."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from tlfeatures.features import CNNFeatures
     from tlfeatures.sources import Source
 
-_NAMED = 10  # unreadable images that are named
+_NAMED = 10  # unreadable images named on standard error
 
 
 @dataclass(frozen=True)
 class Tally:
-    """What became of the images; the four add up to all.
+    """Numbers of images by where their embeddings came from; they add up to ``images``.
 
-    Equal images go through the network once, and count once.
+    Of equal images one is computed, and the others are duplicates.
     """
 
     images: int
@@ -36,7 +36,7 @@ class Tally:
 
     @classmethod
     def of(cls, result: Extracted) -> Tally:
-        """Count."""
+        """Count the images of a result."""
         import numpy as np
 
         n, bad = len(result.keys), len(result.errors)
@@ -67,41 +67,41 @@ def read_images(
     split: str | None = None,
     default_split: str | Sequence[str] = "all",
 ) -> Source:
-    """Images of a source or of one of its splits; "all" is every split.
+    """Read the images of a source, or of one of its splits; "all" is every split.
 
-    ``default_split`` is used where the source has splits and none is asked for; of several, the first that
-    the source has, with a note when that is not the first.
+    ``default_split`` is used if the source has splits and ``split`` is None; of several names, the first that the
+    source has, with a note if this is not the first one.
     """
     from tlfeatures.sources import read_source
 
-    found = read_source(source, path_column=path_column, target=target, groups=groups, split=split_column)
+    images = read_source(source, path_column=path_column, target=target, groups=groups, split=split_column)
     if split is None:
-        split = "all" if found.split is None else _choose_split(found, source, default_split)
-    return found if split == "all" else found.subset(split)
+        split = "all" if images.split is None else _choose_split(images, source, default_split)
+    return images if split == "all" else images.subset(split)
 
 
-def _choose_split(found: Source, source: str, preferred: str | Sequence[str]) -> str:
+def _choose_split(images: Source, source: str, preferred: str | Sequence[str]) -> str:
     preferred = [preferred] if isinstance(preferred, str) else preferred
-    present = [name for name in preferred if name == "all" or (found.split == name).any()]
+    present = [name for name in preferred if name == "all" or (images.split == name).any()]
     if present and present[0] != preferred[0]:
         warn(f"{source!r} has no {preferred[0]} split; its {present[0]} split is used.", "note: ")
     return (present or preferred)[0]
 
 
 def labels_of(source: Source, name: str, target: str | None) -> np.ndarray:
-    """Labels, one for each image.
+    """Return the labels, one for each image.
 
     Raises
     ------
     BadArgument
-        When there are none, or gaps.
+        If all or some images have no label.
     """
-    from tlfeatures.sources import listed
+    from tlfeatures.sources import quote_names
 
     if source.y is None:
         fix = {
-            "manifest": f"Name their column with --target. Columns: {listed(source.columns)}.",
-            "hdf5": f"Name their dataset with --target. Datasets: {listed(source.columns)}.",
+            "manifest": f"Name their column with --target. Columns: {quote_names(source.columns)}.",
+            "hdf5": f"Name their dataset with --target. Datasets: {quote_names(source.columns)}.",
             "flat folder": "Put the images of each class into a folder of its own, or write a manifest.",
         }.get(source.kind, "Expected class folders, or a manifest with a column of labels.")
         raise BadArgument(f"{name!r} has no labels. {fix}")
@@ -115,19 +115,19 @@ def labels_of(source: Source, name: str, target: str | None) -> np.ndarray:
 
 
 def extract_images(cnn: CNNFeatures, images: Any, on_failure: str = "warn") -> Extracted:
-    """Embeddings, NaN where an image cannot be read; under the recipe of `fit` if there was one."""
+    """Extract embeddings as the fitted transformer does; NaN if an image cannot be read."""
     from tlfeatures.features import embed
 
     return embed(cnn, images, on_error="nan", on_failure=on_failure)
 
 
 def paths_of(source: Source) -> list[str]:
-    """What to call each image: its path as it can be opened from here, or its place in an array."""
+    """Return the path of each image, relative to the current folder, or its place in an array."""
     return source.images if isinstance(source.images, list) else source.names
 
 
 def name_unreadable(paths: list[str], errors: dict[int, str], fate: str) -> None:
-    """Name the unreadable images, the first ten and the count, on standard error."""
+    """Print the number of unreadable images and the first ten with their reasons on standard error."""
     if not errors:
         return
     warn(f"{len(errors):,} of {count(len(paths), 'image')} could not be read {fate}:")

@@ -185,10 +185,10 @@ def _read(path: str) -> Any:
     import joblib
 
     from tlfeatures.finetune import is_bundle
-    from tlfeatures.sources import near_text, siblings
+    from tlfeatures.sources import list_siblings, suggest_names
 
     if not os.path.isfile(path):
-        near = near_text(os.path.basename(path), siblings(path))
+        near = suggest_names(os.path.basename(path), list_siblings(path))
         raise BadArgument(f"No such file: {path!r}; {_EXPECTED}.{near}")
     bundle = is_bundle(path)
     if not bundle and not _is_pickle(path):

@@ -90,7 +90,8 @@ def warn_of_low_contrast(names: Iterable[str], reasons: Iterable[str], n_images:
         more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
         warn(
             f"{len(names):,} of {n_images:,} images span fewer than {_LEAST_LEVELS} of 256 levels, so their "
-            f"embeddings carry next to nothing: {', '.join(map(repr, names[:_NAMED]))}{more}. The first: {reasons[0]}. "
-            "Label masks and pixels divided by 255 look like this: scale them to 0..255. check_images(X) lists all.",
+            f"embeddings carry almost no information: {', '.join(map(repr, names[:_NAMED]))}{more}. "
+            f"The first: {reasons[0]}. Label masks and pixels divided by 255 look like this: scale them to 0..255. "
+            "check_images(X) lists all.",
             LowContrastImagesWarning,
         )

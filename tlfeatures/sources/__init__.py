@@ -1,4 +1,4 @@
-"""Where images come from: class folders, flat folders, splits, manifests and HDF5 arrays."""
+"""Sources of images: class folders, flat folders, splits, manifests and HDF5 arrays."""
 
 from __future__ import annotations
 
@@ -10,9 +10,17 @@ from tlfeatures.errors import SourceError
 from tlfeatures.sources._folders import is_image_file, read_folder
 from tlfeatures.sources._hdf5 import read_hdf5
 from tlfeatures.sources._manifests import PARQUET, read_manifest
-from tlfeatures.sources._source import ArrayOnDisk, Source, listed, near_text, siblings
+from tlfeatures.sources._source import ArrayOnDisk, Source, list_siblings, quote_names, suggest_names
 
-__all__ = ["ArrayOnDisk", "Source", "is_image_file", "listed", "near_text", "read_source", "siblings"]
+__all__ = [
+    "ArrayOnDisk",
+    "Source",
+    "is_image_file",
+    "list_siblings",
+    "quote_names",
+    "read_source",
+    "suggest_names",
+]
 
 _HDF5 = (".h5", ".hdf5", ".hdf")
 _CSV = (".csv", ".tsv", ".txt")
@@ -27,32 +35,32 @@ def read_source(
     split: str | None = None,
     labels: bool = True,
 ) -> Source:
-    """List the images of a folder, a manifest, an HDF5 array or a single file; none is opened.
+    """List the images of a folder, a manifest, an HDF5 array or a single file, without opening them.
 
     Parameters
     ----------
     source : str or path
-        A folder of class folders, of train/, val/ and test/, or of images; a CSV, TSV or Parquet
-        manifest, whose paths are relative to its own folder; ``"file.h5::dataset"``; or one image.
+        A folder of class folders, of train/, val/ and test/, or of images; a CSV, TSV or Parquet manifest with paths
+        relative to its own folder; ``"file.h5::dataset"``; or one image.
     path_column, target, groups, split : str, optional
-        Columns of a manifest, or datasets beside the image array (except `path_column`). By default
-        the columns "path" (or "file", "image" and the like), "label" (or "target", "class") and
-        "split" are used where present; for the array ``train_set_x`` the dataset ``train_set_y``.
+        Columns of a manifest, or datasets beside the image array (except `path_column`). By default these are the
+        columns "path" (or a similar name: "file", "image", ...), "label" (or "target", "class") and "split", if the
+        manifest has them, and the dataset ``train_set_y`` for the array ``train_set_x``.
     labels : bool
-        False reads no labels: folders are then not classes, and every image below the source counts.
+        Whether to read labels. If False, folders are not classes, and all images at any depth are listed.
 
     Raises
     ------
     SourceError
-        When the source does not exist, holds no images, or lacks what was asked of it.
+        If the source does not exist, has no images, or lacks a column or dataset that was passed.
     MissingDependencyError
-        For Parquet without pyarrow; the message holds the install line.
+        If pyarrow, which reads Parquet, is not installed; the message has the install line.
 
     Notes
     -----
-    Broken images are listed too: the extraction reports them. In folders, files with an image suffix in any case are
-    images, and so are others if they begin as an image does. Other files are ignored with a warning that counts them,
-    hidden files without. Images beside class folders have no class: they are left out with a warning.
+    Broken images are listed too: the extraction reports them. In a folder, files are images if they have an image
+    suffix in any case, or if their first bytes are those of an image. Other files are ignored with a warning that
+    counts them, except for hidden files. Images beside class folders have no class and are left out with a warning.
 
     Examples
     --------
@@ -61,8 +69,8 @@ def read_source(
     >>> for name in ("cat", "dog"):
     ...     (root / name).mkdir()
     ...     _ = (root / name / "1.png").write_bytes(b"")
-    >>> found = read_source(root)
-    >>> found.kind, found.y.tolist(), found.names[0]
+    >>> source = read_source(root)
+    >>> source.kind, source.y.tolist(), source.names[0]
     ('class folders', ['cat', 'dog'], 'cat/1.png')
     """
     text = os.fspath(source)
@@ -76,17 +84,19 @@ def read_source(
     if separator and not os.path.exists(text):
         return read_hdf5(file, dataset, columns, labels)
     if not os.path.exists(text):
-        raise SourceError(f"No such file or folder: {text!r}.{near_text(Path(text).name, siblings(text))}")
+        raise SourceError(
+            f"No such file or folder: {text!r}.{suggest_names(Path(text).name, list_siblings(text))}"
+        )
     suffix = Path(text).suffix.lower()
     if not os.path.isdir(text):
         if suffix in _HDF5:
             return read_hdf5(text, "", columns, labels)
         if suffix in PARQUET or suffix in _CSV:
             return read_manifest(text, columns, labels)
-    asked = [name for name, value in columns.items() if value is not None]
-    if asked:
+    unused = [name for name, value in columns.items() if value is not None]
+    if unused:
         raise SourceError(
-            f"{asked[0]}={columns[asked[0]]!r} names a column of a manifest or a dataset of an HDF5 file; "
+            f"{unused[0]}={columns[unused[0]]!r} names a column of a manifest or a dataset of an HDF5 file; "
             f"{text!r} is a {'folder' if os.path.isdir(text) else 'file'}. Leave it out."
         )
     if os.path.isdir(text):

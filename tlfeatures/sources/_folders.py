@@ -11,7 +11,7 @@ import numpy as np
 
 from tlfeatures._warnings import warn
 from tlfeatures.errors import SourceError
-from tlfeatures.sources._source import SPLITS, Source, listed, settle
+from tlfeatures.sources._source import SPLITS, Source, quote_names, simplify_labels
 
 _SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
@@ -21,7 +21,7 @@ _SUFFIXES = (
 
 
 _SYSTEM_FILES = ("thumbs.db", "desktop.ini")
-_OTHER_FORMATS = {  # suffixes -> how to use such files all the same
+_OTHER_FORMATS = {  # suffixes -> how to use such files
     (
         ".dcm",
         ".dicom",
@@ -87,7 +87,7 @@ def _read_folder(root: str, labels: bool) -> Source:
         return Source([os.path.join(root, n) for n in names], None, None, None, names, "flat folder", ignored)
     _warn_of_unlabelled(root, files, [name for name in folders if not trees[name]])
     if len(rest) + len(splits) == 1:
-        warn(f"{root!r} holds a single class folder, {paths[0].split('/')[0]!r}.")
+        warn(f"{root!r} has a single class folder, {paths[0].split('/')[0]!r}.")
     y = np.array([path.split("/", 1)[0] for path in paths])
     full = [os.path.join(root, path) for path in paths]
     return Source(full, y, None, None, paths, "class folders", ignored)
@@ -98,8 +98,8 @@ def _split_folders(
 ) -> Source:
     if rest or len(set(splits.values())) < len(splits):
         raise SourceError(
-            f"{root!r} holds the splits {listed(splits)}"
-            + (f" and beside them images in {listed(rest)}" if rest else ", two of the same kind")
+            f"{root!r} has the splits {quote_names(splits)}"
+            + (f" and beside them images in {quote_names(rest)}" if rest else ", two of the same kind")
             + ". Move what is not a split elsewhere, or give one split's folder as the source."
         )
     order = sorted(splits, key=lambda name: ("train", "val", "test").index(splits[name]))
@@ -108,7 +108,7 @@ def _split_folders(
     y = [label for p in parts.values() for label in (p.y.tolist() if p.y is not None else [None] * len(p))]
     return Source(
         [path for p in parts.values() for path in p.images],
-        settle(np.array(y, dtype=object)),
+        simplify_labels(np.array(y, dtype=object)),
         None,
         np.array([splits[name] for name, p in parts.items() for _ in range(len(p))]),
         [f"{name}/{path}" for name, p in parts.items() for path in p.names],
@@ -120,11 +120,10 @@ def _split_folders(
 def _warn_of_unlabelled(root: str, files: list[str], empty: list[str]) -> None:
     if files:
         warn(
-            f"{len(files)} image(s) in {root!r} lie beside its folders and have no class: left out, "
-            f"the first {files[0]!r}."
+            f"{len(files)} image(s) in {root!r} are beside its class folders and are left out, the first {files[0]!r}."
         )
     if empty:
-        warn(f"No images in the folder(s) {listed(empty)} of {root!r}: no classes.")
+        warn(f"No images in the folder(s) {quote_names(empty)} of {root!r}: they are not classes.")
 
 
 def _is_hidden(name: str) -> bool:
@@ -192,7 +191,7 @@ def _walk(root: str, name: str) -> tuple[list[str], list[str]]:
 
 
 def is_image_file(path: str) -> bool:
-    """Whether ``path`` has an image's extension (broken or not), or begins as an image does."""
+    """Whether ``path`` has an image suffix, or its first bytes are those of an image."""
     if os.path.splitext(path)[1].lower() in _SUFFIXES:
         return True
     try:

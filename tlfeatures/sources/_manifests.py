@@ -1,4 +1,4 @@
-"""Manifests: CSV, TSV and Parquet tables with one row an image."""
+"""Manifests: CSV, TSV and Parquet tables with one row for each image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from tlfeatures._inputs import URL_HINT, is_missing, is_url
 from tlfeatures.errors import MissingDependencyError, SourceError
-from tlfeatures.sources._source import Source, listed, near_text, split_name
+from tlfeatures.sources._source import Source, normalize_split, quote_names, suggest_names
 
 if TYPE_CHECKING:
     import pandas
@@ -28,20 +28,20 @@ PARQUET = (".parquet", ".pq")
 
 
 def read_manifest(path: str, columns: dict[str, str | None], labels: bool) -> Source:
-    """List the images of a table; `columns` holds the keywords of `read_source`."""
+    """List the images of a table; `columns` has the keywords of `read_source`."""
     table = _read_parquet(path) if Path(path).suffix.lower() in PARQUET else _read_csv(path)
     if not len(table):
-        raise SourceError(f"{path!r} holds no rows; expected a header line and one line an image.")
+        raise SourceError(f"{path!r} has no rows; expected a header and one row for each image.")
     names = [str(name) for name in table.columns]
-    where = _find_column(path, names, columns["path_column"], _PATH_COLUMNS, "the paths of the images")
-    paths = _values(path, where, table[where], number=False).tolist()
-    target = columns["target"] or (_default(names, _TARGET_COLUMNS) if labels else None)
-    split = columns["split"] or _default(names, ("split",))
+    path_column = _find_column(path, names, columns["path_column"], _PATH_COLUMNS, "the paths of the images")
+    paths = _convert_column(path, path_column, table[path_column], number=False).tolist()
+    target = columns["target"] or (_find_default(names, _TARGET_COLUMNS) if labels else None)
+    split = columns["split"] or _find_default(names, ("split",))
 
     def field(name: str | None, what: str, number: bool = True) -> np.ndarray | None:
         if name is None:
             return None
-        return _values(path, name, table[_find_column(path, names, name, (), what)], number)
+        return _convert_column(path, name, table[_find_column(path, names, name, (), what)], number)
 
     y, groups = field(target, "labels"), field(columns["groups"], "groups")
     parts = field(split, "splits", number=False)
@@ -52,14 +52,14 @@ def read_manifest(path: str, columns: dict[str, str | None], labels: bool) -> So
         if is_url(full[0]):
             fix = f"URLs are not read: {URL_HINT}s."
         raise SourceError(
-            f"None of the {len(full)} files in column {where!r} of {path!r} exists, such as {full[0]!r}. {fix}"
+            f"None of the {len(full)} files in column {path_column!r} of {path!r} exists, such as {full[0]!r}. {fix}"
         )
-    parts = None if parts is None else np.array([split_name(p) for p in parts])
+    parts = None if parts is None else np.array([normalize_split(p) for p in parts])
     return Source(full, y, groups, parts, paths, "manifest", columns=names)
 
 
 def _read_csv(path: str) -> pandas.DataFrame:
-    """Text columns; the index counts the rows of the file, where the header is row 1."""
+    """Read all columns as text; the index counts the rows of the file, where the header is row 1."""
     import pandas
 
     def read(**options: Any) -> pandas.DataFrame:
@@ -86,26 +86,26 @@ def _read_csv(path: str) -> pandas.DataFrame:
     except pandas.errors.ParserError as e:
         if ragged := re.search(r"in line (\d+), saw (\d+)", str(e)):
             row, fields = map(int, ragged.groups())
-            raise _ragged(path, row, fields, len(header), mark) from None
+            raise _make_ragged_error(path, row, fields, len(header), mark) from None
         raise SourceError(f"{path!r} is not a readable CSV file: {e}.") from e
     except OSError as e:
         raise SourceError(f"Cannot read {path!r}: {e.strerror or e}.") from e
-    twice = {name for name in header if header.count(name) > 1}
-    if twice:
-        raise SourceError(f"Column {listed(sorted(twice))} appears more than once in {path!r}.")
+    repeated = {name for name in header if header.count(name) > 1}
+    if repeated:
+        raise SourceError(f"Column {quote_names(sorted(repeated))} appears more than once in {path!r}.")
     table.index = range(1, len(table) + 1)
     filled = (table != "").to_numpy()
     beyond = filled[:, len(header) :].any(axis=1)
     if beyond.any():
         row = int(beyond.argmax())
-        raise _ragged(path, row + 1, int(np.flatnonzero(filled[row])[-1]) + 1, len(header), mark)
+        raise _make_ragged_error(path, row + 1, int(np.flatnonzero(filled[row])[-1]) + 1, len(header), mark)
     return table.loc[filled.any(axis=1)].iloc[1:, : len(header)].set_axis(header, axis=1)
 
 
-def _ragged(path: str, row: int, fields: int, expected: int, mark: str) -> SourceError:
+def _make_ragged_error(path: str, row: int, fields: int, expected: int, mark: str) -> SourceError:
     return SourceError(
-        f"Row {row} of {path!r} has {fields} fields; the header, row 1, has {expected}. Values that hold {mark!r} must "
-        "be quoted."
+        f"Row {row} of {path!r} has {fields} fields; the header, row 1, has {expected}. Values that contain {mark!r} "
+        "must be quoted."
     )
 
 
@@ -121,21 +121,23 @@ def _read_parquet(path: str) -> pandas.DataFrame:
     return table.reset_index(drop=table.index.names == [None])
 
 
-def _default(names: Iterable[str], known: Sequence[str]) -> str | None:
+def _find_default(names: Iterable[str], candidates: Sequence[str]) -> str | None:
     lower = {name.lower(): name for name in reversed(list(names))}
-    return next((lower[name] for name in known if name in lower), None)
+    return next((lower[name] for name in candidates if name in lower), None)
 
 
-def _find_column(path: str, names: list[str], name: str | None, known: Sequence[str], what: str) -> str:
-    column = _default(names, known) if name is None else name
+def _find_column(path: str, names: list[str], name: str | None, candidates: Sequence[str], what: str) -> str:
+    column = _find_default(names, candidates) if name is None else name
     if column in names:
         return column
-    asked = f"No column {name!r} ({what})" if name else f"No column for {what}, such as {known[0]!r},"
-    raise SourceError(f"{asked} in {path!r}.{near_text(name or known[0], names)} Columns: {listed(names)}.")
+    problem = f"No column {name!r} ({what})" if name else f"No column for {what}, such as {candidates[0]!r},"
+    raise SourceError(
+        f"{problem} in {path!r}.{suggest_names(name or candidates[0], names)} Columns: {quote_names(names)}."
+    )
 
 
-def _values(path: str, name: str, column: pandas.Series, number: bool) -> np.ndarray:
-    """One column as an array without gaps; texts become numbers where all of them are."""
+def _convert_column(path: str, name: str, column: pandas.Series, number: bool) -> np.ndarray:
+    """Convert a column without missing values to an array; of numbers, if all of its texts are numbers."""
     values = [v.strip() if isinstance(v, str) and number else v for v in column.tolist()]
     missing = [i for i, v in enumerate(values) if is_missing(v) or v == ""]
     full = [v for v in values if not (isinstance(v, str) and v.lower() in _MISSING)]
@@ -157,5 +159,5 @@ def _values(path: str, name: str, column: pandas.Series, number: bool) -> np.nda
         )
     if not number and not all(isinstance(v, str) for v in values):
         kind = next(type(v).__name__ for v in values if not isinstance(v, str))
-        raise SourceError(f"Column {name!r} of {path!r} holds {kind}; expected text.")
+        raise SourceError(f"Column {name!r} of {path!r} has values of type {kind}; expected text.")
     return np.array(values)

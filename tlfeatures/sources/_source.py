@@ -28,8 +28,8 @@ class Source:
     images : list of str, or ArrayOnDisk
         Paths, or an image array that is read row by row.
     y : ndarray or None
-        Labels: strings from class folders; numbers or strings from a manifest or a dataset. None in
-        an object array where some splits have labels and others have none.
+        Labels: strings from class folders; numbers or strings from a manifest or a dataset. If only some splits have
+        labels, an object array with None for the others.
     groups : ndarray or None
         What cross-validation keeps in one fold, such as patients.
     split : ndarray of str or None
@@ -57,31 +57,34 @@ class Source:
         return len(self.names)
 
     def subset(self, split: str) -> Source:
-        """Rows of one split, under any of its usual names ("val" or "validation").
+        """Return the rows of one split, under any of its usual names ("val" or "validation").
 
         Raises
         ------
         SourceError
-            When there are none; names the splits that exist.
+            If there are none; names the splits that exist.
         """
         if self.split is None:
             raise SourceError(
                 f"No split {split!r}: these images have no splits. Expected folders such as train/ and "
                 "test/, or a manifest with a split column."
             )
-        rows = np.flatnonzero(self.split == split_name(split))
+        rows = np.flatnonzero(self.split == normalize_split(split))
         if not len(rows):
-            raise SourceError(f"No split {split!r}; there is {listed(dict.fromkeys(self.split.tolist()))}.")
+            raise SourceError(
+                f"No split {split!r}. Splits: {quote_names(dict.fromkeys(self.split.tolist()))}."
+            )
         return self.take(rows)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Source:
-        """Some rows, in the order given."""
+        """Return some rows, in that order."""
         rows = np.asarray(rows, dtype=np.intp)
-        many = isinstance(self.images, ArrayOnDisk)
         return replace(
             self,
-            images=self.images.take(rows) if many else [self.images[i] for i in rows],
-            y=settle(None if self.y is None else self.y[rows]),
+            images=self.images.take(rows)
+            if isinstance(self.images, ArrayOnDisk)
+            else [self.images[i] for i in rows],
+            y=simplify_labels(None if self.y is None else self.y[rows]),
             groups=None if self.groups is None else self.groups[rows],
             split=None if self.split is None else self.split[rows],
             names=[self.names[i] for i in rows],
@@ -98,7 +101,7 @@ class ArrayOnDisk:
     name : str
         The dataset.
     rows : ndarray of int, optional
-        Which rows of it; None for all.
+        Rows of the dataset; None is all.
     """
 
     def __init__(self, path: str, name: str, rows: np.ndarray | None = None) -> None:
@@ -125,12 +128,12 @@ class ArrayOnDisk:
         return {**self.__dict__, "_dataset": None}
 
     def take(self, rows: np.ndarray) -> ArrayOnDisk:
-        """Some rows, in the order given."""
+        """Return some rows, in that order."""
         return ArrayOnDisk(self.path, self.name, self.rows[rows])
 
 
-def settle(y: np.ndarray | None) -> np.ndarray | None:
-    """Labels of the plainest kind: None where there are none, no object array where all are there."""
+def simplify_labels(y: np.ndarray | None) -> np.ndarray | None:
+    """Return None if there are no labels, and no object array if all images have one."""
     if y is None or y.dtype != object:
         return y
     if all(v is None for v in y.tolist()):
@@ -138,27 +141,27 @@ def settle(y: np.ndarray | None) -> np.ndarray | None:
     return y if any(v is None for v in y.tolist()) else np.array(y.tolist())
 
 
-def split_name(name: Any) -> str:
-    """The usual name of a split: "Training" -> "train"; others in lower case."""
+def normalize_split(name: Any) -> str:
+    """Return the usual name of a split ("Training" is "train"), or other names in lower case."""
     text = str(name).strip().lower()
     return SPLITS.get(text, text)
 
 
-def siblings(path: str) -> list[str]:
-    """Names beside ``path``, to suggest from."""
+def list_siblings(path: str) -> list[str]:
+    """List the names of the files beside ``path``."""
     try:
         return os.listdir(os.path.dirname(path) or ".")
     except OSError:
         return []
 
 
-def near_text(name: str, known: Iterable[str]) -> str:
-    """A question with the nearest names, or nothing."""
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
-    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+def suggest_names(name: str, names: Iterable[str]) -> str:
+    """Return a question with the nearest names, or an empty string."""
+    matches = difflib.get_close_matches(name, list(names), n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(map(repr, matches))}?" if matches else ""
 
 
-def listed(names: Iterable[Any]) -> str:
-    """Names in quotes, a dozen at most."""
+def quote_names(names: Iterable[Any]) -> str:
+    """Return at most a dozen names in quotes."""
     names = list(names)
     return ", ".join(map(repr, names[:12])) + (", ..." if len(names) > 12 else "")
