@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tlfeatures.cli.images import Tally
+from tlfeatures.cli.extraction import Tally
 from tlfeatures.cli.options import Json
 from tlfeatures.cli.terminal import show_json, show_table, stderr_is_terminal, tell
 

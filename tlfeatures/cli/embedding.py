@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tlfeatures.cli import options as opt
-from tlfeatures.cli.images import Tally, extract_images, name_unreadable, paths_of
+from tlfeatures.cli.extraction import Tally, extract_images, get_paths, name_unreadable
 from tlfeatures.cli.terminal import show_json, tell
 
 _SUFFIXES = (".h5", ".parquet", ".npy")
@@ -50,7 +50,7 @@ def embed(
     cnn = opt.make_cnn(network, compute)
     cnn.fit(images.images)
     result = extract_images(cnn, images.images, on_failure="raise")
-    paths, n = paths_of(images), len(images)
+    paths, n = get_paths(images), len(images)
     manifest = {
         "path": paths,
         "digest": ["" if i in result.errors else key.tobytes().hex() for i, key in enumerate(result.keys)],

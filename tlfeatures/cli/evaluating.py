@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tlfeatures.cli import options as opt
-from tlfeatures.cli.images import Tally, extract_images, name_unreadable, paths_of
+from tlfeatures.cli.extraction import Tally, extract_images, get_paths, name_unreadable
 from tlfeatures.cli.pipes import SavedModel
 from tlfeatures.cli.session import BadArgument
 from tlfeatures.cli.terminal import count, show_json, show_table, tell, warn
@@ -51,7 +51,7 @@ def evaluate(
     name = source.source
     y = _as_numbers(y, name) if fitted.classes is None else _like(y, fitted.classes, name)
     result = extract_images(fitted.cnn, images.images)
-    paths, tally = paths_of(images), Tally.of(result)
+    paths, tally = get_paths(images), Tally.of(result)
     name_unreadable(paths, result.errors, "and are left out")
     found = fitted.predict(result)
     if not len(found.rows):

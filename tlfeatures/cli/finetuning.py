@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from tlfeatures.cli import options as opt
+from tlfeatures.cli.extraction import Tally, extract_images, get_paths, name_unreadable
 from tlfeatures.cli.finetune_options import (
     ComparisonOptions,
     FileOptions,
@@ -19,7 +20,6 @@ from tlfeatures.cli.finetune_options import (
     parse_augment,
 )
 from tlfeatures.cli.fitting import fit_head, known_score
-from tlfeatures.cli.images import Tally, extract_images, name_unreadable, paths_of
 from tlfeatures.cli.pipes import save_pipeline
 from tlfeatures.cli.session import BadArgument
 from tlfeatures.cli.terminal import count, show_json, show_table, tell, warn
@@ -87,7 +87,7 @@ def _run(
     with _stored_embeddings(cnn, tuned):
         cnn.fit(images.images)
         extracted = extract_images(cnn, images.images)
-        name_unreadable(paths_of(images), extracted.errors, "and are left out")
+        name_unreadable(get_paths(images), extracted.errors, "and are left out")
         rows = [row for row in range(len(images)) if row not in extracted.errors]
         if not rows:
             raise BadArgument(f"None of the images of {source.source!r} could be read.")
@@ -111,7 +111,7 @@ def _run(
     return {
         "source": source.source, "task": task, "model": tuned.model, "train_from": training.train_from,
         "epochs": training.epochs, **dataclasses.asdict(tally), "summary": str(tally),
-        "skipped": {paths_of(images)[row]: reason for row, reason in extracted.errors.items()},
+        "skipped": {get_paths(images)[row]: reason for row, reason in extracted.errors.items()},
         "head": head.steps[-1][0], "comparison": _describe(result, comparison.cv), "kept": kept,
         "history": None if history is None else history.to_dict("records"),
         "training": epochs, "output": files.output,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tlfeatures.cli import options as opt
-from tlfeatures.cli.images import Tally, extract_images, name_unreadable, paths_of
+from tlfeatures.cli.extraction import Tally, extract_images, get_paths, name_unreadable
 from tlfeatures.cli.session import BadArgument
 from tlfeatures.cli.terminal import count, show_json, shown, tell, warn
 
@@ -150,7 +150,7 @@ class _Data:
 
 
 def _embed(cnn: Any, images: Any, y: np.ndarray, groups: np.ndarray | None, source: str) -> _Data:
-    result, paths = extract_images(cnn, images.images), paths_of(images)
+    result, paths = extract_images(cnn, images.images), get_paths(images)
     name_unreadable(paths, result.errors, "and are left out")
     rows = [row for row in range(len(images)) if row not in result.errors]
     if not rows:

@@ -104,7 +104,7 @@ class SourceOptions:
 
     def read(self) -> Source:
         """List the images of the source, or of the split asked for."""
-        from tlfeatures.cli.images import read_images
+        from tlfeatures.cli.extraction import read_images
 
         return read_images(
             self.source,
@@ -118,9 +118,9 @@ class SourceOptions:
 
     def labels(self, images: Source) -> np.ndarray:
         """Return the labels of images that `read` returned; BadArgument when they have none."""
-        from tlfeatures.cli.images import labels_of
+        from tlfeatures.cli.extraction import get_labels
 
-        return labels_of(images, self.source, self.target)
+        return get_labels(images, self.source, self.target)
 
 
 @dataclass(frozen=True)

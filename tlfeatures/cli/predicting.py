@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tlfeatures.cli import options as opt
-from tlfeatures.cli.images import Tally, extract_images, name_unreadable
+from tlfeatures.cli.extraction import Tally, extract_images, name_unreadable
 from tlfeatures.cli.pipes import Fitted, Predictions, SavedModel
 from tlfeatures.cli.session import BadArgument
 from tlfeatures.cli.terminal import count, show_json, show_table, tell, warn

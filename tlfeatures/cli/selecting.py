@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tlfeatures.cli import options as opt
+from tlfeatures.cli.extraction import get_paths, name_unreadable
 from tlfeatures.cli.fitting import known_score
-from tlfeatures.cli.images import name_unreadable, paths_of
 from tlfeatures.cli.session import BadArgument
 from tlfeatures.cli.terminal import count, show_json, show_table, shown, tell
 
@@ -170,7 +170,7 @@ def select(
         **space.parameters(), **options.parameters(), **compute.parameters(), on_error="nan"
     )
     search.fit(images.images, y, images.groups)
-    name_unreadable(paths_of(images), search.unreadable_, "and are left out")
+    name_unreadable(get_paths(images), search.unreadable_, "and are left out")
     summary = _summarize(search, source.source, images, output)
     if output is not None:
         _write(search, y, output, context)
@@ -297,7 +297,7 @@ def _words(context: typer.Context, only: set[str] | None = None) -> list[str]:
 
 def _summarize(search: FeatureSearchCV, source: str, images: Source, output: str | None) -> dict[str, Any]:
     """Return the facts that are printed, and all of `--json`."""
-    table, paths = search.table(), paths_of(images)
+    table, paths = search.table(), get_paths(images)
     nested = getattr(search, "nested_scores_", None)
     return {
         "source": source,

@@ -88,7 +88,7 @@ def _choose_split(images: Source, source: str, preferred: str | Sequence[str]) -
     return (present or preferred)[0]
 
 
-def labels_of(source: Source, name: str, target: str | None) -> np.ndarray:
+def get_labels(source: Source, name: str, target: str | None) -> np.ndarray:
     """Return the labels, one for each image.
 
     Raises
@@ -121,7 +121,7 @@ def extract_images(cnn: CNNFeatures, images: Any, on_failure: str = "warn") -> E
     return embed(cnn, images, on_error="nan", on_failure=on_failure)
 
 
-def paths_of(source: Source) -> list[str]:
+def get_paths(source: Source) -> list[str]:
     """Return the path of each image, relative to the current folder, or its place in an array."""
     return source.images if isinstance(source.images, list) else source.names
 
