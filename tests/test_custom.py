@@ -537,11 +537,11 @@ def add_setting(monkeypatch, cls):
 
 def forget():
     """As a new process would."""
-    from tlfeatures.networks import _backbone, _digests, _metadata
+    from tlfeatures.networks import _digests, _loading, _metadata
 
     _metadata.forget()
     _digests._defaults.cache_clear()
-    _backbone._models.clear()
+    _loading._models.clear()
 
 
 def test_the_digest_sees_what_a_cast_casts_to():

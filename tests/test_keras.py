@@ -92,10 +92,10 @@ def test_a_global_policy_of_the_users_changes_no_embedding():
     pixels = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), dtype="uint8")
 
     def embed():
-        from tlfeatures.networks import _backbone, _metadata
+        from tlfeatures.networks import _backbone, _loading, _metadata
 
         _metadata.forget()
-        _backbone._models.clear()
+        _loading._models.clear()
         _backbone._compiled.clear()
         description = plain.describe()
         return description, plain.compile([(description.taps[0], "avg")], description)(pixels)[0]

@@ -308,10 +308,10 @@ def two_files(no_weights):
 
 def forget():
     """As a new process would."""
-    from tlfeatures.networks import _backbone, _metadata
+    from tlfeatures.networks import _backbone, _loading, _metadata
 
     _metadata.forget()
-    for values in (_backbone._models, _backbone._compiled):
+    for values in (_loading._models, _backbone._compiled):
         values.clear()
 
 

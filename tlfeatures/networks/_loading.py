@@ -1,0 +1,256 @@
+"""Loading of networks: their variants, files, layers and weights; what was loaded is kept by the process."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tlfeatures._files import file_stamp
+from tlfeatures._keras import check_fork, is_model, keras, keras_version, untouched_random_state
+from tlfeatures._params import check_parameter
+from tlfeatures.errors import InvalidParameterError, UnknownNameError, WeightsError
+from tlfeatures.networks import _metadata, tiny
+from tlfeatures.networks._custom import as_graph, open_model
+from tlfeatures.networks._graph import Graph
+from tlfeatures.networks._parameters import NETWORK_CONSTRAINTS, size_pair
+from tlfeatures.networks._registry import NetworkSpec, find_network
+from tlfeatures.networks._weights import draw_weights, fetch_weights, find_weights, read_weights
+
+__all__ = ["NetworkLoader", "cached"]
+
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+_MODELS_KEPT = 2
+_models: OrderedDict[str, Any] = OrderedDict()
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """A network with or without its top, from a file that may not be here yet."""
+
+    top: bool
+    file: Path | None
+    key: dict[str, Any] | None  # of its metadata; None when nothing lasting identifies it
+
+
+class NetworkLoader:
+    """A network by its name, file or model, and how to load it; see `Backbone` for the parameters."""
+
+    def __init__(
+        self,
+        model: Any,
+        weights: Any = "imagenet",
+        image_size: int | tuple[int, int] | None = None,
+        normalization: Any = "auto",
+        precision: str = "float32",
+    ) -> None:
+        given = {
+            "model": model, "weights": weights, "image_size": image_size,
+            "normalization": normalization, "precision": precision,
+        }  # fmt: skip
+        for parameter, allowed in NETWORK_CONSTRAINTS.items():
+            check_parameter(parameter, given[parameter], allowed)
+        self.spec: NetworkSpec | None = None
+        self.path: str | None = None
+        self.model: Any = None
+        if is_model(model):
+            self.model = model
+        elif isinstance(model, os.PathLike) or model.endswith(".keras"):
+            self.path = os.fspath(model)
+            if not os.path.isfile(self.path):
+                raise WeightsError(
+                    f"`model` names a file that does not exist: {self.path!r}. Expected a model saved by "
+                    "model.save('name.keras')."
+                )
+        else:
+            self.spec = find_network(model)
+        self.weights = self._check_weights(weights)
+        self.image_size, self.precision = size_pair(image_size), precision
+        self.normalization = normalization
+        if not isinstance(normalization, str):
+            self.normalization = tuple(tuple(float(v) for v in triple) for triple in normalization)
+
+    def _check_weights(self, weights: Any) -> Any:
+        """``weights``, where "bundled" is "imagenet": the network's own pretrained weights."""
+        if self.spec is None and weights != "imagenet":
+            raise InvalidParameterError(
+                f"`weights` must be left out for a {self.name}, which has its own; got {weights!r}.",
+                "weights",
+            )
+        if weights == "bundled":
+            if not self.spec.bundled:
+                raise InvalidParameterError(
+                    f"`weights` must be 'imagenet', a path or None for {self.spec.name!r}; got 'bundled'. The network "
+                    "with weights in the package is 'tiny'.",
+                    "weights",
+                )
+            return "imagenet"
+        if weights not in (None, "imagenet") and not os.path.isfile(weights):
+            raise WeightsError(
+                f"`weights` names a file that does not exist: {os.fspath(weights)!r}. Expected 'imagenet', the path of "
+                "a .weights.h5 or .h5 file, or None for random weights."
+            )
+        return weights
+
+    @property
+    def name(self) -> str:
+        """Name of the network for messages."""
+        return self.spec.name if self.spec else ".keras file" if self.path else "keras.Model"
+
+    def _variants(self) -> Iterator[_Variant]:
+        """The network without and with its top, files that must be downloaded last; a model once."""
+        key = {"bare": self.normalization != "auto", "size": self.image_size}
+        if self.model is not None:
+            yield _Variant(True, None, None)
+        elif self.path is not None:
+            yield _Variant(True, Path(self.path), {**key, "file": list(file_stamp(self.path))})
+        else:
+            key |= {"network": self.spec.name, "imagenet": self.weights == "imagenet"}
+            absent = []
+            for top in (False, True):
+                file = self.weights and Path(self.weights)
+                if self.weights == "imagenet":
+                    file = find_weights(self.spec, top=top, image_size=self._spec_size())
+                if file is None and self.weights is not None:
+                    absent.append(_Variant(top, None, None))
+                else:
+                    yield _Variant(top, file, {**key, "top": top, "weights": file and list(file_stamp(file))})
+            yield from absent
+
+    def _names_key(self) -> dict[str, Any] | None:
+        """Key of the names of all layers, which depend on neither weights nor image size."""
+        if self.model is not None:
+            return None
+        if self.path is not None:
+            return {"names of": list(file_stamp(self.path))}
+        return {"names of": self.spec.name, "bare": self.normalization != "auto"}
+
+    def _layer_error(
+        self, layers: Sequence[str] | None, names: dict[str, list[str]] | None
+    ) -> InvalidParameterError | None:
+        """The error for layers that no variant has, or that no single one has; None if one has all, or is unknown."""
+        variants = list(names.values()) if names else []
+        if not variants or any(set(layers or ()) <= set(variant) for variant in variants):
+            return None
+        known = list(dict.fromkeys(name for variant in variants for name in variant))
+        for layer in layers or ():
+            if layer not in known:
+                listing = f"`tlfeatures layers {self.spec.name}` for all of them" if self.spec else ""
+                return UnknownNameError.of(f"layer of {self.name}", layer, known, listing, "layer")
+        in_top = next(layer for layer in layers if layer not in names["without top"])
+        in_bottom = next(layer for layer in layers if layer not in names["with top"])
+        return InvalidParameterError(
+            f"`layer` must name layers of one variant of the network: {in_top!r} is in {self.name} with its top, "
+            f"{in_bottom!r} in the one without. Use one transformer for each and scikit-learn's FeatureUnion.",
+            "layer",
+        )
+
+    def _load(
+        self, layers: Sequence[str] | None, top: bool | None = None, store: Any = None
+    ) -> tuple[_Variant, Graph, list[tuple[_Variant, list[str]]]]:
+        """The first variant that has all of ``layers``; nothing is downloaded to find out.
+
+        Also the variants skipped with the names of their layers; no names where the file does not fit.
+        """
+        problem: WeightsError | None = None
+        names: dict[str, list[str]] = {}
+        skipped: list[tuple[_Variant, list[str]]] = []
+        for variant in self._variants():
+            if top not in (None, variant.top):
+                continue
+            identity = (
+                f"{variant} {self.name} {self.spec and self._spec_size()} {self.normalization == 'auto'}"
+            )
+            graph = self._graph(variant, identity)
+            names["with top" if variant.top else "without top"] = list(graph.taps)
+            if not set(layers or ()) <= set(graph.taps):
+                skipped.append((variant, list(graph.taps)))
+                continue
+            if self.spec is None or identity in _models:
+                return variant, graph, skipped
+            try:
+                self._fill(variant, graph)
+            except WeightsError as error:
+                if self.weights == "imagenet":
+                    raise
+                problem = problem or error  # the file may be that of the other variant
+                skipped.append((variant, []))
+            else:
+                return variant, cached(_models, identity, _MODELS_KEPT, lambda g=graph: g), skipped
+        if top is None and (key := self._names_key()) is not None:
+            _metadata.save(key, names, store)
+        raise problem or self._layer_error(layers, names)
+
+    def _graph(self, variant: _Variant, identity: str) -> Graph:
+        """A variant of the network, from memory if possible; a named one that was not loaded has no weights yet."""
+        if self.model is not None:
+            return Graph.of(as_graph(self.model), canonical=False)
+        if self.path is not None:
+            return cached(
+                _models,
+                identity,
+                _MODELS_KEPT,
+                lambda: Graph.of(as_graph(open_model(self.path)), canonical=False),
+            )
+        if identity in _models:
+            _models.move_to_end(identity)
+            return _models[identity]
+        return self._application(variant.top)
+
+    def _application(self, top: bool) -> Graph:
+        """A network of ``keras.applications`` without weights."""
+        check_fork()
+        spec, size = self.spec, self._spec_size()
+        options = dict(spec.kwargs) | (dict(spec.options) if self.normalization != "auto" else {})
+        build = getattr(tiny if spec.bundled else keras().applications, spec.builder, None)
+        if build is None:
+            raise UnknownNameError(f"Keras {keras_version()} has no {spec.builder}; install a newer one.")
+        try:
+            with untouched_random_state():
+                model = build(include_top=top, weights=None, input_shape=(*size, 3), **options)
+        except ValueError as error:
+            raise ValueError(
+                f"{spec.name} cannot take images of {size[0]}x{size[1]} pixels: {error}"
+            ) from error
+        return Graph.of(model, canonical=True)
+
+    def _fill(self, variant: _Variant, graph: Graph) -> None:
+        if self.weights is None:
+            draw_weights(graph.operations)
+        elif self.weights == "imagenet":
+            read_weights(
+                graph.model,
+                variant.file or fetch_weights(self.spec, top=variant.top, image_size=self._spec_size()),
+            )
+        else:
+            read_weights(graph.model, variant.file)
+
+    def _tapped(self, graph: Graph, layers: Sequence[str]) -> Any:
+        """A model from normalized pixels to the outputs of ``layers``."""
+        inputs, outputs = graph.model.inputs[0], [graph.taps[layer] for layer in layers]
+        if self.spec is None or self.spec.entry is None:
+            return keras().Model(inputs, outputs)
+        entry = graph.operations[self.spec.entry].input
+        if self.normalization != "auto":
+            return keras().Model(entry, outputs)
+        if self.weights != "imagenet":
+            return keras().Model(inputs, outputs)
+        # as Keras builds it for these weights only: divided by the variance twice
+        again = keras().layers.Rescaling([1 / math.sqrt(std) for std in _IMAGENET_STD])(entry)
+        return keras().Model(inputs, keras().Model(entry, outputs)(again))
+
+    def _spec_size(self) -> tuple[int, int]:
+        return self.image_size or (self.spec.image_size,) * 2
+
+
+def cached(values: OrderedDict[str, Any], key: str, limit: int, make: Callable[[], Any]) -> Any:
+    if key not in values:
+        values[key] = make()
+        while len(values) > limit:
+            values.popitem(last=False)
+    values.move_to_end(key)
+    return values[key]
