@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import joblib
@@ -137,9 +138,28 @@ def test_an_existing_file_is_replaced_only_by_force(run, photos):
     assert run(*quick, "--force")[0] == 0 and is_bundle("m.keras-bundle")
 
 
+def test_duplicates_in_different_folds_are_named(run, photos, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(photos.root, root)
+    for path in sorted((root / "discs").iterdir()):
+        shutil.copy(path, path.with_name(f"again {path.name}"))
+    code, _, err = run("finetune", root, *QUICK, "--cv", "2", "--repeats", "1")
+    assert code == 0 and "pairs of duplicate images (cosine >= 0.95; 4 exact)" in err and "--groups" in err, (
+        err
+    )
+
+
+def test_no_epochs(run, photos):
+    code, out, err = run(
+        *("finetune", photos.root, *SMALL, "--linear-start", "--validation-fraction", "0", "--epochs", "0"),
+        *("--cv", "0", "-o", "m.keras-bundle"),
+    )
+    assert code == 0 and "Saved the fine-tuned network" in out and "Best epoch" not in out, err
+
+
 def test_no_curves_without_training(run, photos):
     code, _, err = run("finetune", photos.root, *SMALL, "--cv", "0", "--keep", "frozen", "--curves", "c.png")
-    assert code == 0 and "no network was trained: c.png is not written" in err and not Path("c.png").exists()
+    assert code == 0 and "no epoch was trained: c.png is not written" in err and not Path("c.png").exists()
 
 
 # -- options ---------------------------------------------------------------------------------------
@@ -185,8 +205,6 @@ def test_wrong_arguments(run, photos, options, text):
 
 
 def test_unreadable_images_are_named_and_left_out(run, photos, tmp_path):
-    import shutil
-
     root = tmp_path / "copy"
     shutil.copytree(photos.root, root)
     bad = next(iter(sorted((root / "discs").iterdir())))

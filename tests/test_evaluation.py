@@ -28,6 +28,7 @@ from tlfeatures.evaluation import (
     make_folds,
     split_validation,
 )
+from tlfeatures.evaluation._paired_tests import mcnemar_test
 
 
 def test_the_confidence_interval_by_hand():
@@ -311,6 +312,16 @@ def test_compare_is_mcnemar_with_one_prediction_an_image():
     assert result.interval[0] < result.difference < result.interval[1]
     assert result.significant == (result.p_value < 0.05) == (result.interval[0] > 0)
     assert result.best == ("near" if result.significant else "linear")
+
+
+@pytest.mark.parametrize("n", [8, 30, 200])
+def test_interval_and_p_value_of_mcnemar_agree(n):
+    for wins in range(min(n, 12)):
+        for losses in range(min(n - wins, 12)):
+            correct, reference = np.zeros(n, bool), np.zeros(n, bool)
+            correct[:wins], reference[wins : wins + losses] = True, True
+            difference, (low, high), p_value = mcnemar_test(correct, reference, 0.95)
+            assert low < difference < high and (low > 0 or high < 0) == (p_value < 0.05), (wins, losses)
 
 
 def test_repeated_folds_are_compared_by_image_and_groups_by_group():

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _NAMES = {"frozen": "frozen pipeline", "finetuned": "fine-tuned network"}
 _SHOWN_FOLDS = 5
+_DUPLICATE_THRESHOLD = 0.95  # as in `fit`
 
 
 @opt.expand_options
@@ -80,9 +81,7 @@ def _run(
     head = make_head(comparison.frozen or ("svm" if task == "classification" else "ridge"), task)
     scoring = known_score(comparison.scoring or ("accuracy" if task == "classification" else "r2"))
     if comparison.cv:
-        make_folds(
-            comparison.cv, y, groups, task, 0
-        )  # what cannot be split must fail before the network runs
+        make_folds(comparison.cv, y, groups, task, 0)  # must fail before the network runs
     cnn = opt.make_cnn(network, compute)
     with _stored_embeddings(cnn, tuned):
         cnn.fit(images.images)
@@ -94,6 +93,7 @@ def _run(
         X, y = images.take(rows).images, y[rows]
         groups = None if groups is None else groups[rows]
         result = _compare(cnn, head, tuned, X, y, groups, scoring, comparison)
+        _warn_of_duplicates(extracted.keys[rows], extracted.features[rows], result)
         kept = comparison.keep
         if kept == "better":
             kept = result.best if result else "finetuned"
@@ -165,6 +165,20 @@ def _compare(
     )
 
 
+def _warn_of_duplicates(keys: np.ndarray, features: np.ndarray, result: Comparison | None) -> None:
+    from tlfeatures.evaluation import find_duplicates
+
+    if result is None:
+        return
+    duplicates = find_duplicates(keys, features, _DUPLICATE_THRESHOLD)
+    if crossing := duplicates.count_crossing(result.folds):
+        warn(
+            f"{count(len(duplicates.pairs), 'pair')} of duplicate images (cosine >= {duplicates.threshold:g}; "
+            f"{int(duplicates.exact.sum()):,} exact), {crossing:,} of them split between folds: both scores may be too "
+            "high. Name a column of --groups to keep them together."
+        )
+
+
 def _describe(result: Comparison | None, cv: int) -> dict[str, Any] | None:
     if result is None:
         return None
@@ -189,6 +203,8 @@ def _history(
     else:
         return None, None
     history = average_histories([fit["history_"] for fit in fits])
+    if history.empty:  # no epochs
+        return None, None
     metric = "accuracy" if "accuracy" in history else "mae"
     stage = history["stage"].iloc[-1]
     best = [fit["best_epoch_"] for fit in fits]
@@ -214,7 +230,7 @@ def _draw_curves(history: pandas.DataFrame | None, path: str | None) -> None:
     if path is None:
         return
     if history is None:
-        warn(f"no network was trained: {path} is not written. Use --cv 2 or more, or --keep finetuned.")
+        warn(f"no epoch was trained: {path} is not written. Use --cv 2 or more, or --keep finetuned.")
         return
     from tlfeatures.cli.outputs import replacing
     from tlfeatures.finetune import draw_curves
@@ -258,9 +274,10 @@ def _show_comparison(found: dict[str, Any], head: str, kept: str) -> None:
         rows.append([name, *scores, found["pooled"][side]])
     show_table([found["scoring"], *names, "all folds"], rows, best=int(found["keep"] == "finetuned"))
     low, high = found["interval"]
+    p_value = f"p = {found['p_value']:.4f}" if found["p_value"] >= 0.0001 else "p < 0.0001"
     repeats = f", folds drawn {found['repeats']} times" if found["repeats"] > 1 else ""
     tell(
-        f"Difference {found['difference']:+.4f}, 95% interval {low:+.4f} to {high:+.4f}, p = {found['p_value']:.4f} "
+        f"Difference {found['difference']:+.4f}, 95% interval {low:+.4f} to {high:+.4f}, {p_value} "
         f"({found['test']}{repeats})."
     )
     if not found["significant"]:
@@ -278,7 +295,7 @@ def _show_history(history: list[dict[str, Any]], training: dict[str, Any]) -> No
     trained = " and ".join(f"the {name} for {count(n, 'epoch')}" for name, n in epochs.items())
     tell(f"Trained {trained} ({training['of']}); final loss {history[-1]['loss']:.4f}.")
     best, scores = training["best_epochs"], training["validation_scores"]
-    which = f"Best epoch of the {training['stage']}: {', '.join(map(str, best))}"
+    which = f"Best {'epoch' if len(best) == 1 else 'epochs'} of the {training['stage']}: {', '.join(map(str, best))}"
     if any(score is None for score in scores):
         tell(f"{which}, the last (no validation images).")
     else:

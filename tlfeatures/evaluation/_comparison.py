@@ -38,7 +38,7 @@ _RESPONSES = ("predict", "predict_proba", "decision_function")
 _MIN_FITS = ((100, 10), (500, 5))  # below so many images, at least so many fits of each estimator
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Result of :func:`compare`.
 
@@ -111,6 +111,14 @@ class Comparison:
     def significant(self) -> bool:
         """Whether ``difference`` is significant, in either direction."""
         return self.challenger.significant
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        scores = ", ".join(f"{name}={score:.4g}" for name, score in self.pooled_scores.items())
+        return (
+            f"Comparison({self.scoring}: {scores}; difference={self.difference:+.4g}, "
+            f"interval=({low:.4g}, {high:.4g}), p_value={self.p_value:.2g}, test={self.test!r}, best={self.best!r})"
+        )
 
     def to_frame(self) -> pandas.DataFrame:
         """Tabulate the scores.
@@ -206,10 +214,11 @@ def compare(
     >>> from tlfeatures import compare
     >>> X, y = load_iris(return_X_y=True)
     >>> result = compare({"dummy": DummyClassifier(), "logreg": LogisticRegression(max_iter=500)}, X, y, n_repeats=1)
-    >>> result.best, result.test, result.significant
-    ('logreg', 'exact McNemar test', True)
-    >>> {name: round(score, 2) for name, score in result.pooled_scores.items()}
-    {'dummy': 0.33, 'logreg': 0.96}
+    >>> result
+    Comparison(accuracy: dummy=0.3333, logreg=0.96; difference=+0.6267, interval=..., p_value=1e-28,
+    test='exact McNemar test', best='logreg')
+    >>> result.to_frame().columns.tolist()
+    ['repeat', 'fold', 'n_train', 'n_test', 'dummy', 'logreg']
     """
     named = _name_estimators(estimators)
     check_parameter("level", level, [number(above=0, below=1)])

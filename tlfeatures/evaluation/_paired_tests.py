@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 from scipy.stats import t as student_t
 
 from tlfeatures.evaluation._folds import Fold
@@ -57,19 +57,20 @@ Result = tuple[float, tuple[float, float], float]
 def mcnemar_test(correct: np.ndarray, reference_correct: np.ndarray, level: float) -> Result:
     """Test the difference of two accuracies on the same images, with one prediction for each image.
 
-    The interval is that of Clopper and Pearson for the images on which only one of the two is correct, so it
-    excludes 0 whenever the p-value is below ``1 - level``.
+    The interval spans Wald's interval and the exact one that takes as given on how many images only one of the two is
+    correct. So it contains 0 whenever the difference is not significant.
     """
     n = len(correct)
     wins, losses = int((correct & ~reference_correct).sum()), int((reference_correct & ~correct).sum())
-    discordant = wins + losses
+    discordant, difference = wins + losses, (wins - losses) / n
     if not discordant:
-        margin = binomtest(0, n).proportion_ci(level).high
+        margin = float(binomtest(0, n).proportion_ci(level).high)
         return 0.0, (-margin, margin), 1.0
-    result = binomtest(wins, discordant)
-    limits = result.proportion_ci(level)
-    low, high = ((2 * limit - 1) * discordant / n for limit in (limits.low, limits.high))
-    return (wins - losses) / n, (low, high), float(result.pvalue)
+    test = binomtest(wins, discordant)
+    exact = [(2 * limit - 1) * discordant / n for limit in test.proportion_ci(level)]
+    margin = norm.ppf((1 + level) / 2) * np.sqrt((discordant / n - difference**2) / n)
+    interval = float(min(exact[0], difference - margin)), float(max(exact[1], difference + margin))
+    return difference, interval, float(test.pvalue)
 
 
 def bootstrap_test(
