@@ -219,6 +219,7 @@ def test_16_bit_images_that_use_12_or_8_bits_warn_with_the_fix(high, what):
         assert len(caught) == 1 and caught[0].filename == __file__
         table = check_images(X)
         assert table["problem"].tolist() == ["warning"] and f"looks like {what} data" in table["reason"][0]
+        assert check_images(X, max_value=high).empty
     both = np.stack([deep, deep * (65535 // high)])
     pixels(both)  # the array as a whole has 16 bits
 

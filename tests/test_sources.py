@@ -398,10 +398,10 @@ def test_missing_labels_are_counted(images, gap):
         read_source(path)
     assert read_source(path, labels=False).y is None
     path = write(images / "n.csv", "path,label\nimg/1.jpg,cat\nimg/2.jpg,\n")
-    with pytest.raises(SourceError, match=r"1 of 2 rows .*'label': rows 3 "):
+    with pytest.raises(SourceError, match=r"1 of 2 rows .*'label': row 3 "):
         read_source(path)
     path = write(images / "o.csv", "path,label\nimg/1.jpg,cat\n,dog\n")
-    with pytest.raises(SourceError, match=r"no value in column 'path': rows 3 "):
+    with pytest.raises(SourceError, match=r"no value in column 'path': row 3 "):
         read_source(path)
 
 
@@ -455,7 +455,7 @@ def test_trailing_delimiters_and_short_rows(images):
 
 def test_rows_are_counted_as_a_spreadsheet_does(images):
     text = 'path,label\n"img/1.jpg",1\n\nimg/2.jpg,2\n,\nimg/3.jpg,\n'
-    with pytest.raises(SourceError, match=r"1 of 3 rows .*'label': rows 6 \(the header is row 1\)"):
+    with pytest.raises(SourceError, match=r"1 of 3 rows .*'label': row 6 \(the header is row 1\)"):
         read_source(write(images / "m.csv", text))
     with pytest.raises(SourceError, match=r"Row 5 .* has 4 fields; the header, row 1, has 2"):
         read_source(write(images / "m.csv", "path,label\nimg/1.jpg,1\n\nimg/2.jpg,2\nimg/3,4,5.jpg,2\n"))
@@ -484,7 +484,7 @@ def test_parquet(images, monkeypatch):
     assert found.kind == "manifest" and found.y.dtype == np.int64 and found.y.tolist() == [3, 4]
     for column in ("name", "bad"):
         with pytest.raises(
-            SourceError, match=f"1 of 2 rows .* no value in column '{column}': rows 1 .counted from 0"
+            SourceError, match=f"1 of 2 rows .* no value in column '{column}': row 1 .counted from 0"
         ):
             read_source(images / "m.parquet", target=column)
     with pytest.raises(SourceError, match=r"Column 'label' .* has values of type int; expected text"):

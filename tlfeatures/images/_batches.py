@@ -128,7 +128,7 @@ def _decode_batches(
         warn_of_notes(images, noted)
 
 
-def check_images(X: Any, n_jobs: int | None = None) -> pandas.DataFrame:
+def check_images(X: Any, n_jobs: int | None = None, *, max_value: int | None = None) -> pandas.DataFrame:
     """Find images that cannot be read or carry almost no information, by decoding all of them; needs no network.
 
     Parameters
@@ -137,6 +137,8 @@ def check_images(X: Any, n_jobs: int | None = None) -> pandas.DataFrame:
         Images in any form that `CNNFeatures` takes.
     n_jobs : int, optional
         Decoding threads; None or -1 is one for each core, at most 8.
+    max_value : int, optional
+        As in `CNNFeatures`: the largest value of 16-bit images, such as 4095 for 12-bit data.
 
     Returns
     -------
@@ -162,7 +164,7 @@ def check_images(X: Any, n_jobs: int | None = None) -> pandas.DataFrame:
 
     images, notes = Images.of(X), {}
     threads = count_threads() if n_jobs is None or n_jobs < 1 else n_jobs
-    decoder = Decoder((24, 24), interpolation="nearest", decode="exact")
+    decoder = Decoder((24, 24), interpolation="nearest", decode="exact", max_value=max_value)
     batches = decode_batches(images, range(len(images)), decoder, 16, threads, notes=notes)
     errors = {row: reason for *_, errors in batches for row, reason in errors.items()}
     table = [(row, images.name(row), "error", reason) for row, reason in errors.items()]

@@ -154,8 +154,9 @@ def _convert_column(path: str, name: str, column: pandas.Series, number: bool) -
         rows = ", ".join(str(column.index[i]) for i in missing[:5])
         counted = "the header is row 1" if column.index[0] else "counted from 0"
         raise SourceError(
-            f"{len(missing)} of {len(values)} rows of {path!r} have no value in column {name!r}: rows {rows}"
-            f"{', ...' if len(missing) > 5 else ''} ({counted}). Fill them in or delete these rows."
+            f"{len(missing)} of {len(values)} rows of {path!r} have no value in column {name!r}: "
+            f"{'row' if len(missing) == 1 else 'rows'} {rows}{', ...' if len(missing) > 5 else ''} ({counted}). "
+            "Fill them in or delete these rows."
         )
     if not number and not all(isinstance(v, str) for v in values):
         kind = next(type(v).__name__ for v in values if not isinstance(v, str))
