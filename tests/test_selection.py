@@ -1,4 +1,4 @@
-"""FeatureSearchCV: one pass a network, honest folds, shared fits that agree with scikit-learn's."""
+"""FeatureSearchCV: one pass per network, folds, and shared fits that agree with scikit-learn."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ SMALL = {
 
 
 def textures(n=36, side=32, noise=60, seed=0):
-    """Pictures of three classes that differ in the direction of their stripes."""
+    """Make images of three classes that differ in the direction of their stripes."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:side, :side]
     kinds = np.arange(n) % 3
@@ -161,7 +161,7 @@ def test_shared_fits_agree_with_scikit_learn(name, task, shape):
 
 @pytest.mark.parametrize("shape", [(90, 200), (150, 40)], ids=["wide", "tall"])
 @pytest.mark.parametrize("classes", [2, 4, 0])
-def test_the_ridge_path_is_that_of_scikit_learn(shape, classes):
+def test_ridge_path_agrees_with_scikit_learn(shape, classes):
     X, y = made(*shape, "classification" if classes else "regression")
     y = y % classes if classes else y
     train, test = np.arange(0, shape[0], 2), np.arange(1, shape[0], 2)
@@ -181,7 +181,7 @@ def test_the_ridge_path_is_that_of_scikit_learn(shape, classes):
     )
 
 
-def test_a_grid_that_cannot_share_is_fitted_plainly():
+def test_grids_over_kernel_parameters_agree_with_scikit_learn():
     X, y = made(60, 30, "classification")
     folds = list(StratifiedKFold(3).split(X, y))
     head = Head("svm", "classification", ({"gamma": 0.01, "C": 3.0}, {"kernel": "poly"}))
@@ -196,7 +196,7 @@ def test_a_grid_that_cannot_share_is_fitted_plainly():
 
 
 @parametrize_with_checks([FeatureSearchCV(**SMALL | {"heads": ["ridge"], "layers": LAYERS[:1]}, cache=None)])
-def test_scikit_learn_checks_with_the_honest_tags(estimator, check):
+def test_scikit_learn_checks_with_its_own_tags(estimator, check):
     check(estimator)
 
 
@@ -221,7 +221,7 @@ def test_scikit_learn_names(warm, data):
     assert list(search.classes_) == ["across", "along", "slant"] and search.n_splits_ == 3
 
 
-def test_the_winner_is_the_pipeline_one_would_write(warm, data):
+def test_best_estimator_equals_the_pipeline_written_by_hand(warm, data):
     store, search = warm
     X, y = data
     best = search.best_params_
@@ -243,7 +243,7 @@ def test_the_winner_is_the_pipeline_one_would_write(warm, data):
     np.testing.assert_array_equal(search.embeddings(), pipe["cnn"].transform(X))
 
 
-def test_probabilities_where_the_head_has_them(warm, data):
+def test_probabilities_if_the_head_has_them(warm, data):
     store, _ = warm
     X, y = data
     search = FeatureSearchCV(**SMALL | {"heads": ["svm"], "layers": LAYERS[:1]}, cache=store).fit(X, y)
@@ -256,7 +256,7 @@ def test_probabilities_where_the_head_has_them(warm, data):
         search.set_params(heads=["logreg", "svm"]).fit(X, y)
 
 
-def test_a_score_that_fails_on_a_fold_or_nowhere_holds_is_named(warm, data):
+def test_scores_that_raise_or_return_nan_are_refused(warm, data):
     def no_slant(estimator, X, y):
         raise ValueError("no slant")
 
@@ -266,7 +266,7 @@ def test_a_score_that_fails_on_a_fold_or_nowhere_holds_is_named(warm, data):
         FeatureSearchCV(**SMALL, cache=warm[0], scoring=lambda estimator, X, y: None).fit(*data)
 
 
-def test_numbers_of_numpy(warm, data):
+def test_numpy_integers_as_parameters(warm, data):
     counts = {"cv": np.int64(3), "prescreen": np.int64(2), "nested": True}
     search = FeatureSearchCV(**SMALL | counts | {"image_sizes": np.array([32])}, cache=warm[0]).fit(*data)
     assert type(search.best_params_["image_size"]) is int and search.prescreen_["kept"].sum() == 2
@@ -284,7 +284,7 @@ def test_grids_of_heads(data):
 
 @pytest.mark.parametrize("head", ["logreg", "svm", "ridge"])
 @pytest.mark.parametrize("classes", [3, 4])
-def test_a_fold_without_a_class_keeps_the_columns(head, classes):
+def test_folds_without_a_class_keep_its_column(head, classes):
     """Shuffled splits may leave a rare class out of training and test."""
     X, y = made(60, 20, "classification")
     y = np.where(y >= classes, 0, y)
@@ -301,7 +301,7 @@ def test_a_fold_without_a_class_keeps_the_columns(head, classes):
             assert (values[:, 1] == 0).all() if head == "logreg" else np.isnan(values[:, 1]).all()
 
 
-# -- heads of one's own ---------------------------------------------------------------------------
+# -- estimators of the user's own as heads ---------------------------------------------------------------------------
 
 
 def test_own_heads_agree_with_scikit_learn(warm, data):
@@ -354,7 +354,7 @@ def test_the_code_of_a_report_reproduces_an_own_head(warm, data, head, tmp_path)
 
 
 @pytest.mark.parametrize("standardized", [True, False])
-def test_an_own_head_can_be_the_best(warm, data, standardized):
+def test_own_head_as_best_head(warm, data, standardized):
     store, _ = warm
     X, y = data
     head = GaussianNB() if standardized else make_pipeline(PCA(3, random_state=0), GaussianNB())
@@ -368,7 +368,7 @@ def test_an_own_head_can_be_the_best(warm, data, standardized):
     assert scores.mean() == pytest.approx(search.best_score_)
 
 
-def test_random_state_reaches_own_heads_that_leave_it_open(warm, data):
+def test_random_state_of_own_heads(warm, data):
     store, _ = warm
     heads = {"rf": RandomForestClassifier(5), "pca": make_pipeline(PCA(3, svd_solver="randomized"), SVC())}
     options = SMALL | {"layers": LAYERS[1:2], "heads": heads}
@@ -390,7 +390,7 @@ def test_own_regressor(store):
     assert search.best_estimator_[-1].random_state == 0
 
 
-def test_an_own_head_that_cannot_be_fitted_is_named(warm, data):
+def test_own_head_that_cannot_be_fitted_is_named(warm, data):
     options = SMALL | {
         "layers": LAYERS[:1],
         "poolings": "avg",
@@ -588,7 +588,7 @@ class TestMetadataRouting:
         assert search.best_score_ > 0
 
 
-def test_table_has_one_row_a_candidate(warm):
+def test_table_has_one_row_per_candidate(warm):
     _, search = warm
     table = search.table()
     assert len(table) == len(search.cv_results_["params"]) and table["rank"].is_monotonic_increasing
@@ -605,7 +605,7 @@ def test_table_has_one_row_a_candidate(warm):
     json.loads(table["settings"][0])
 
 
-def test_macs_are_counted_right():
+def test_multiply_accumulate_operations():
     (one,) = planned("mobilenet_0.25", [LAYERS[0]], "avg", [32], "stretch")
     # 3x3 convolution to 8 channels at 16x16, 3x3 depthwise, 1x1 to 16 channels
     assert one.embeddings[0].macs == 256 * (27 * 8 + 9 * 8 + 8 * 16)
@@ -675,12 +675,12 @@ def test_embeddings_after_fit_without_a_store_or_from_a_store_that_was_emptied(d
         search.embeddings()
 
 
-def test_select_is_the_short_form(warm, data):
+def test_select_equals_fit(warm, data):
     store, search = warm
     assert select(*data, **SMALL, cache=store).best_params_ == search.best_params_
 
 
-def test_workers_and_repetition_give_the_same(warm, data):
+def test_results_do_not_depend_on_workers_or_repetition(warm, data):
     store, search = warm
     again = FeatureSearchCV(**SMALL, cache=store, n_jobs=2).fit(*data)
     for name, column in search.cv_results_.items():
@@ -708,13 +708,13 @@ def test_each_image_once_through_each_network(data, store, network_calls):
     assert network_calls == []
 
 
-def test_without_a_store_the_winner_costs_no_further_pass(data, network_calls):
+def test_without_a_store_the_best_pipeline_needs_no_further_pass(data, network_calls):
     search = FeatureSearchCV(**SMALL, cache=None).fit(*data)
     assert sum(map(len, network_calls)) == 64
     assert search.best_estimator_["cnn"].cache is None
 
 
-def test_rows_lost_from_memory_come_from_the_store(data, store, monkeypatch, warm):
+def test_embeddings_beyond_the_memory_limit_come_from_the_store(data, store, monkeypatch, warm):
     from tlfeatures.selection import _matrices
 
     monkeypatch.setattr(_matrices, "_MAX_BYTES_IN_MEMORY", 0)
@@ -724,7 +724,7 @@ def test_rows_lost_from_memory_come_from_the_store(data, store, monkeypatch, war
     )
 
 
-def test_an_interrupted_search_goes_on_from_the_store(data, store, network_calls):
+def test_interrupted_search_resumes_from_the_store(data, store, network_calls):
     X, y = data
     search = FeatureSearchCV(**SMALL, batch_size=8, cache=store)
     network_calls.limit = 3
@@ -806,7 +806,7 @@ def test_equal_embeddings_under_two_names_are_tried_once():
     assert len(planned(sizes=[32, (32, 32)])) == 1
 
 
-def test_ways_to_resize_that_make_no_difference_are_tried_once(data, store):
+def test_resize_modes_with_equal_results_are_tried_once(data, store):
     X, y = data
     search = FeatureSearchCV(**SMALL | {"resize": ("stretch", "crop")}, cache=store).fit(X, y)
     assert set(search.table()["resize"]) == {"stretch"}
@@ -814,7 +814,7 @@ def test_ways_to_resize_that_make_no_difference_are_tried_once(data, store):
     assert set(search.fit(wide, y).table()["resize"]) == {"stretch", "crop"}
 
 
-def test_layers_by_model_and_one_choice_without_a_list():
+def test_layers_by_model_and_single_values():
     passes = planned(
         ["mobilenet_0.25", "mobilenet_0.5"], {"mobilenet_0.25": LAYERS[:1], "MobileNet_0.5": None}, "max", 64
     )
@@ -823,7 +823,7 @@ def test_layers_by_model_and_one_choice_without_a_list():
         planned(["mobilenet_0.5"], {"mobilenet_0.25": LAYERS})
 
 
-def test_models_of_ones_own(data, tmp_path, store):
+def test_own_keras_model(data, tmp_path, store):
     import keras
 
     inputs = keras.Input((24, 24, 3))
@@ -841,7 +841,7 @@ def test_models_of_ones_own(data, tmp_path, store):
 # -- choice --------------------------------------------------------------------------------------
 
 
-def test_one_standard_error_rule_by_hand():
+def test_one_standard_error_rule():
     scores = np.array(
         [[0.90, 0.94, 0.98], [0.90, 0.92, 0.94], [0.91, 0.92, 0.93], [0.89, 0.90, 0.91], [1, np.nan, 1]]
     )
@@ -852,7 +852,7 @@ def test_one_standard_error_rule_by_hand():
     assert choose(scores[[0, 0, 0]], np.array([3, 1, 1]), np.array([1, 9, 2]), "best") == 2
 
 
-def test_nested_choice_by_hand():
+def test_nested_choice():
     outer = np.array([[0.9, 0.1], [0.2, 0.8]])
     inner = [np.array([[0.5, 0.6], [0.7, 0.7]]), np.array([[0.9, 0.9], [0.1, 0.2]])]
     scores, choices = choose_nested(outer, inner, np.ones(2), np.ones(2), "best")
@@ -886,7 +886,7 @@ def test_prescreen_ranks_and_prunes(warm, data):
     assert len(pruned.table()) == 2 * 5
 
 
-# -- folds, groups, copies -----------------------------------------------------------------------
+# -- folds, groups, duplicates -----------------------------------------------------------------------
 
 
 def test_groups_and_splitters_reach_the_search(warm, data):
@@ -909,7 +909,7 @@ def test_no_global_random_state(warm, data):
     np.testing.assert_array_equal(np.random.get_state()[1], state)
 
 
-def test_copies_in_different_folds_are_told_with_what_they_are_worth(store):
+def test_duplicates_in_different_folds_are_reported_with_the_grouped_score(store):
     rng = np.random.default_rng(0)
     X = rng.integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)  # nothing to learn
     y = np.arange(24) % 2
@@ -932,7 +932,7 @@ def test_copies_in_different_folds_are_told_with_what_they_are_worth(store):
         assert not set(train % 24) & set(test % 24)
 
 
-def test_the_price_of_one_copy_is_not_that_of_a_new_shuffle(data, store):
+def test_grouped_score_differs_only_by_the_moved_duplicates(data, store):
     X, y = data[0].copy(), data[1]
     X[1::9] = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3))  # a few that are hard
     X[35] = X[2]
@@ -954,7 +954,7 @@ def test_the_price_of_one_copy_is_not_that_of_a_new_shuffle(data, store):
     assert search.duplicates_.score_together == pytest.approx(expected, abs=1e-9)
 
 
-def test_images_that_all_hang_together(data, store):
+def test_one_duplicate_group_of_all_images(data, store):
     X, y = data
     X = np.concatenate([X, X])
     y = np.tile(y, 2)
@@ -978,7 +978,7 @@ def test_images_that_all_hang_together(data, store):
         FeatureSearchCV(**options, cache=store, dedupe_groups=True).fit(X, y, groups)
 
 
-def test_copies_are_looked_for_with_the_largest_network(data, store, monkeypatch):
+def test_duplicates_are_searched_with_the_largest_network(data, store, monkeypatch):
     seen, find = [], _runner.find_duplicates
     monkeypatch.setattr(
         _runner, "find_duplicates", lambda keys, X, *more: seen.append(X.shape[1]) or find(keys, X, *more)
@@ -989,7 +989,7 @@ def test_copies_are_looked_for_with_the_largest_network(data, store, monkeypatch
     assert seen == [256]  # of tiny, with more multiplications at 32 pixels
 
 
-# -- numbers -------------------------------------------------------------------------------------
+# -- regression -------------------------------------------------------------------------------------
 
 
 def test_regression(store):
@@ -1007,7 +1007,7 @@ def test_regression(store):
         search.set_params(prescreen_method="hscore").fit(X, y)
 
 
-def test_nothing_stays_of_an_earlier_fit(warm, data):
+def test_second_fit_removes_attributes_of_the_first(warm, data):
     X, y = data
     search = FeatureSearchCV(**SMALL | {"heads": "ridge"}, cache=warm[0], nested=True).fit(X, y)
     assert (
@@ -1097,7 +1097,7 @@ def test_which_layer_is_the_last(layers, costs):
     assert [int(np.sign(e.relative_cost - 1)) + 1 for e in one.embeddings] == costs
 
 
-def test_without_the_last_layer_nothing_is_said_of_it(warm):
+def test_without_the_last_layer_it_is_not_compared(warm):
     assert "not compared with the last" in warm[1].regime_.evidence[0][0]  # of layers that end early
 
 
@@ -1199,7 +1199,7 @@ def files(data, tmp_path):
     return paths, y
 
 
-def test_an_unreadable_image_is_an_error_or_left_out(files, store):
+def test_unreadable_images_raise_or_are_left_out(files, store):
     paths, y = files
     with pytest.raises(ImageReadError, match=r"04\.png"):
         FeatureSearchCV(**SMALL, cache=store).fit(paths, y)
@@ -1241,14 +1241,14 @@ def test_a_thousand_classes(store):
     assert search.predict(X[:2]).tolist() == search.best_estimator_.predict(X[:2]).tolist()
 
 
-def test_many_classes_leave_support_vectors_out_unless_asked_for():
+def test_svm_is_no_default_for_many_classes():
     y = np.arange(303) % 101
     assert [h.name for h in make_head_grids(None, "classification", y, 0)] == ["logreg", "ridge"]
     assert [h.name for h in make_head_grids(None, "classification", y % 100, 0)] == ["logreg", "svm", "ridge"]
     assert [h.name for h in make_head_grids("svm", "classification", y, 0)] == ["svm"]
 
 
-def test_weights_are_said_to_be_random_once(data, warm):
+def test_random_weights_warn_once(data, warm):
     with pytest.warns(RandomWeightsWarning) as caught:
         FeatureSearchCV(**SMALL | {"heads": "ridge"}, cache=warm[0]).fit(*data)
     assert sum(w.category is RandomWeightsWarning for w in caught) == 1
@@ -1321,7 +1321,7 @@ def test_the_same_search_by_halving(pipe, data):
     assert search.best_score_ > 0.5 and search.n_iterations_ > 1
 
 
-def test_the_same_search_by_random_draws(pipe, data):
+def test_the_same_search_by_randomized_search(pipe, data):
     draws = GRID | {"svm__C": randint(1, 20)}
     search = RandomizedSearchCV(
         pipe, draws, n_iter=6, cv=ShuffleSplit(2, random_state=0), random_state=0
@@ -1332,7 +1332,7 @@ def test_the_same_search_by_random_draws(pipe, data):
 # -- real images ---------------------------------------------------------------------------------
 
 
-def test_signs_at_64_pixels_an_early_layer_is_found(shared, store):
+def test_early_layer_is_best_on_signs_at_64_pixels(shared, store):
     table = pd.read_csv(shared / "data" / "signs" / "signs.csv")
     table["path"] = [str(shared / "data" / "signs" / path) for path in table["path"]]
     train, test = (table[table["split"] == split] for split in ("train", "test"))

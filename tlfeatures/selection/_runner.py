@@ -17,7 +17,9 @@ from sklearn.utils.parallel import Parallel, delayed
 from tlfeatures.evaluation import Fold, find_duplicates
 from tlfeatures.fingerprints import array_key
 from tlfeatures.heads import blas_threads
+from tlfeatures.images import Images
 from tlfeatures.results import score_bounds
+from tlfeatures.selection._best_pipeline import fit_best_pipeline
 from tlfeatures.selection._candidates import Embedding
 from tlfeatures.selection._cv_results import Candidate, cv_results, label, metrics, parameters
 from tlfeatures.selection._fits import Scores, evaluate, predict_folds
@@ -79,7 +81,7 @@ class SearchRunner:
         self.timings = matrices.timings
         self.attributes: dict[str, Any] = {}
 
-    def run(self) -> dict[str, Any]:
+    def run(self, images: Images) -> dict[str, Any]:
         """Run all steps and return the fitted attributes."""
         with blas_threads(len(self.rows), max(e.width for e in self.embeddings)):
             with self._step("search for duplicates"):
@@ -94,7 +96,10 @@ class SearchRunner:
                 self._analyze_best()
             with self._step("grouped cross-validation"):
                 self._score_grouped()
-        return self.attributes
+            with self._step("fit the best pipeline"):
+                features = self.load_matrix(self.best[0])
+                pipeline = fit_best_pipeline(self.search, self.best, images, features, self.data)
+        return {**self.attributes, "best_estimator_": pipeline}
 
     def load_matrix(self, embedding: Embedding) -> np.ndarray:
         """Load an embedding of the readable images, float32 (n, d)."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from numbers import Integral
@@ -24,7 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from tlfeatures._params import Constraint, boolean, check_parameters, integer, number
 from tlfeatures._warnings import warn
-from tlfeatures.errors import RandomWeightsWarning, UnreadableImagesWarning
+from tlfeatures.errors import UnreadableImagesWarning
 from tlfeatures.evaluation import check_groups, check_labels, check_seed
 from tlfeatures.features import CNNFeatures
 from tlfeatures.images import Images, warn_of_low_contrast
@@ -35,7 +33,7 @@ from tlfeatures.selection._fits import check_scorer
 from tlfeatures.selection._fitted_images import FittedImages, worst_predictions
 from tlfeatures.selection._head_grids import Head, make_head_grids, own_estimators
 from tlfeatures.selection._matrices import EmbeddingMatrices
-from tlfeatures.selection._metadata import Metadata, check_sample_weight, fit_estimator, routing_enabled
+from tlfeatures.selection._metadata import Metadata, check_sample_weight, routing_enabled
 from tlfeatures.selection._progress import show_progress
 from tlfeatures.selection._result import build_result
 from tlfeatures.selection._runner import SearchRunner
@@ -348,17 +346,13 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
             named_rows = [(row, images.name(i)) for i, row in enumerate(rows.tolist())]
             embeddings = [embedding for planned in passes for embedding in planned.embeddings]
             runner = SearchRunner(self, named_rows, data, matrices, embeddings, heads, self.scorer_, steps)
-            self.__dict__.update(runner.run())
-            steps.begin("fit the best pipeline")
-            start = time.perf_counter()
-            self.best_estimator_ = self._fit_best(runner, images)
-            self.refit_time_ = time.perf_counter() - start
+            self.__dict__.update(runner.run(images))
         self.task_, self.seed_ = task, data.seed
         self.sample_weight_ = None if sample_weight is None else sample_weight[rows]
         if task == "classification":
             self.classes_ = self.best_estimator_.classes_
-        last_step = {"step": "fit the best pipeline", "seconds": self.refit_time_}
-        self.timings_ = pandas.DataFrame([*runner.timings, last_step])
+        self.timings_ = pandas.DataFrame(runner.timings)
+        self.refit_time_ = runner.timings[-1]["seconds"]
         self.fitted_images_ = self._record_images(images, runner, store)
         return self
 
@@ -405,30 +399,6 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         if not len(self.rows_):
             raise ValueError("None of the images could be read; check_images(X) gives the reasons.")
         return self.rows_
-
-    def _fit_best(self, runner: SearchRunner, images: Images) -> Pipeline:
-        """Fit the best head on the stored embeddings; the network does not run again."""
-        embedding, head, point = runner.best
-        cnn = CNNFeatures(
-            **embedding.params,
-            weights=self.weights,
-            interpolation=self.interpolation,
-            decode=self.decode,
-            max_value=self.max_value,
-            precision=self.precision,
-            batch_size=self.batch_size,
-            cache=self.cache,
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RandomWeightsWarning)  # issued once, when the passes are planned
-            cnn.fit(images)
-        features, (*scale, (name, estimator)) = runner.load_matrix(embedding), head.steps(point)
-        for _, scaler in scale:
-            features = scaler.fit_transform(features)
-        data = runner.data
-        params = data.metadata.for_head(head, np.arange(len(data.y)))
-        fit_estimator(head, estimator, features, data.y, params)
-        return Pipeline([("cnn", cnn), *scale, (name, estimator)])
 
     def _record_images(
         self, images: Images, runner: SearchRunner, store: EmbeddingStore | None
