@@ -788,7 +788,7 @@ def test_fit_keeps_duplicates_together_and_names_labels_that_conflict(run, folde
     assert scores["duplicates"]["exact"] == 37
     assert scores["mean"] == np.mean(scores["scores"]) != np.mean(scores["uncorrected"])
     assert "37 exact" in result.err
-    assert "the score is given with duplicates kept together" in result.err
+    assert "grouped cross-validation, which keeps duplicates in one fold, scores" in result.err
     assert "4 pairs of identical images with different labels:" in result.err
     assert "stray.jpg (checks) and " in result.err
     assert Path(result.json["label_conflicts"][0][0]).name == "stray.jpg"

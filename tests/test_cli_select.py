@@ -174,7 +174,7 @@ def test_copies_in_different_folds_in_words_of_the_command(run, tmp_path):
     result = run("select", folder, *ONE, "--cv", "2", "--json")
     line = next(line for line in result.err.splitlines() if "split between folds" in line)
     assert line.startswith("warning: ")
-    assert "--dedupe-groups uses grouped folds" in line
+    assert "--dedupe-groups uses such folds" in line
     assert "dedupe_groups=True" not in line
     assert result.json["copies"]["in_different_folds"] > 0
     shown = run("select", folder, *ONE, "--cv", "2").out
@@ -219,7 +219,7 @@ class TestFailsAtOnce:
         labels = [None, None, *photos.labels[2:]]
         source = manifest(photos, tmp_path / "a.csv", label=labels)
         assert the_error(run("select", source, "--target", "label", *ONE), "2 of 12 rows", "no value in column 'label'",
-                         "Fill them or delete") == 2  # fmt: skip
+                         "Fill them in or delete") == 2  # fmt: skip
         assert (
             the_error(
                 run("select", photos.root / "discs", *ONE), "has no labels", "Put the images of each class"
@@ -305,7 +305,7 @@ class TestFailsAtOnce:
     def test_no_hint_that_the_command_refuses(self, run, photos, tmp_path):
         source = manifest(photos, tmp_path / "a.csv", label=["rare", *photos.labels[1:]])
         result = run("select", source, "--target", "label", *ONE)
-        assert the_error(result, "'rare' with 1. Add images, merge or drop small classes.") == 2
+        assert the_error(result, "'rare' with 1. Add images, or merge or drop small classes.") == 2
 
 
 def test_a_report_is_written_over_a_report(run, photos):
@@ -318,7 +318,7 @@ def test_unreadable_images_leave_too_few(run, photos, tmp_path):
     next((folder / "discs").iterdir()).write_bytes(b"")
     result = run("select", folder, *ONE, "--cv", "4")
     assert result.code == 2
-    assert "'discs' with 3. Use --cv 3, merge or drop small classes" in result.err
+    assert "'discs' with 3. Use --cv 3, or merge or drop small classes" in result.err
 
 
 @pytest.mark.parametrize(

@@ -1119,7 +1119,7 @@ EIGHT = np.zeros((8, 8, 8, 3), np.uint8)
     ("y", "groups", "options", "message"),
     [
         ("aaaaaabb", None, {}, r"`cv=3` folds.*1 of 2 classes have fewer, the smallest 'b' with 2\. Use `cv=2`"),
-        ("aaaaaaab", None, {}, r"the smallest 'b' with 1\. Add images, merge or drop"),
+        ("aaaaaaab", None, {}, r"the smallest 'b' with 1\. Add images, or merge or drop"),
         ("aaaaaaaa", None, {}, r"All 8 labels are one class, 'a'"),
         ([1.5] * 8, None, {}, r"All 8 labels are one value, 1.5"),
         (["a", None] * 4, None, {}, r"4 of 8 labels are missing"),

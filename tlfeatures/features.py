@@ -267,7 +267,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         backbone = Backbone(self.model, self.weights, self.image_size, self.normalization, self.precision)
         if self.weights is None:
             warn(
-                f"{backbone.name} has random weights: its embeddings are not pretrained. Leave out weights=None for "
+                f"{backbone.name} has random weights: its embeddings are not pretrained. Leave out `weights=None` for "
                 "ImageNet's.",
                 RandomWeightsWarning,
             )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tlfeatures.cli import options as opt
+from tlfeatures.cli._duplicates import warn_of_duplicates, warn_of_label_conflicts
 from tlfeatures.cli.extraction import Tally, extract_images, get_paths, name_unreadable
 from tlfeatures.cli.session import BadArgument
 from tlfeatures.cli.terminal import count, show_json, shown, tell, warn
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from tlfeatures.evaluation import CrossValidation
 
 _SHOWN_CLASSES = 12
-_SHOWN_CONFLICTS = 5
 
 
 @opt.expand_options
@@ -81,6 +81,8 @@ def fit(
             together = data.groups if scores is None else scores.duplicates.groups
             fitted = fit_head(estimator, task, data.features, data.y, together)
             save_pipeline(output, cnn, fitted, data.keys)
+    if scores is not None:
+        warn_of_duplicates(scores.duplicates)
     about = {
         "source": source.source,
         "task": task,
@@ -93,7 +95,7 @@ def fit(
         **dataclasses.asdict(data.tally),
         "skipped": data.skipped,
         "cv": None if scores is None else _describe_scores(scores),
-        "label_conflicts": data.warn_of_conflicts(),
+        "label_conflicts": warn_of_label_conflicts(data.keys, data.y, data.paths),
         "output": output,
     }
     if as_json:
@@ -115,38 +117,12 @@ class _Data:
     skipped: dict[str, str]
 
     def cross_validate(self, head: Any, cv: int, scoring: str, task: str) -> CrossValidation:
-        """Score the head on folds that keep duplicates together, and warn when others do not."""
+        """Score the head on folds that keep duplicates together."""
         from tlfeatures.evaluation import cross_validate_embeddings
 
-        result = cross_validate_embeddings(
+        return cross_validate_embeddings(
             head, self.features, self.y, self.keys, groups=self.groups, cv=cv, scoring=scoring, task=task
         )
-        if crossing := result.duplicates.crossing:
-            found = result.duplicates
-            effect = (
-                f"the largest duplicate group has {count(found.largest, 'image')}, so no folds can keep them together: "
-                "the score may be too high"
-                if result.uncorrected is None
-                else f"the score is given with duplicates kept together; otherwise it is {found.score:.4f}"
-            )
-            warn(
-                f"{count(len(found.pairs), 'pair')} of duplicate images (cosine >= {found.threshold:g}; "
-                f"{int(found.exact.sum()):,} exact), {crossing:,} of them split between folds: {effect}."
-            )
-        return result
-
-    def warn_of_conflicts(self) -> list[list[str]]:
-        """Name identical images with different labels; their paths."""
-        from tlfeatures.evaluation import find_label_conflicts
-
-        pairs = find_label_conflicts(self.keys, self.y).tolist()
-        if pairs:
-            warn(f"{count(len(pairs), 'pair')} of identical images with different labels:")
-            for pair in pairs[:_SHOWN_CONFLICTS]:
-                warn(" and ".join(f"{shown(self.paths[i])} ({shown(str(self.y[i]))})" for i in pair), "  ")
-            if len(pairs) > _SHOWN_CONFLICTS:
-                warn(f"and {len(pairs) - _SHOWN_CONFLICTS:,} more", "  ")
-        return [[self.paths[i] for i in pair] for pair in pairs]
 
 
 def _embed(cnn: Any, images: Any, y: np.ndarray, groups: np.ndarray | None, source: str) -> _Data:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tlfeatures.cli import options as opt
+from tlfeatures.cli._duplicates import warn_of_duplicates, warn_of_label_conflicts
 from tlfeatures.cli.extraction import get_paths, name_unreadable
 from tlfeatures.cli.fitting import known_score
 from tlfeatures.cli.session import BadArgument
@@ -171,7 +172,10 @@ def select(
     )
     search.fit(images.images, y, images.groups)
     name_unreadable(get_paths(images), search.unreadable_, "and are left out")
-    summary = _summarize(search, source.source, images, output)
+    warn_of_duplicates(search.duplicates_, " --dedupe-groups uses such folds throughout.")
+    readable = [get_paths(images)[row] for row in search.rows_]
+    conflicts = warn_of_label_conflicts(search.fitted_images_.keys, y[search.rows_], readable)
+    summary = _summarize(search, source.source, images, output) | {"label_conflicts": conflicts}
     if output is not None:
         _write(search, y, output, context)
     if as_json:

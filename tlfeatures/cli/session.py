@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import functools
 import logging
 import os
 import re
@@ -18,30 +19,13 @@ from typing import Any
 
 from tlfeatures import _keras
 from tlfeatures.cli.terminal import warn
-from tlfeatures.errors import OutOfMemoryError, UnreadableImagesWarning
+from tlfeatures.errors import DuplicateImagesWarning, OutOfMemoryError, UnreadableImagesWarning
 
 __all__ = ["BadArgument", "report_error", "session"]
 
-# the library's words for what the command calls otherwise
-_WORDS = {
-    r"\bn_jobs=": "--jobs ",
-    r"\bbatch_size=": "--batch-size ",
-    r"\bcache=None": "--cache none",
-    r"\bdedupe_groups=True": "--dedupe-groups",
-    r"\bmax_value=": "--max-value ",
-    r"\bduplicate_threshold\b": "--duplicate-threshold",
-    r"`?\bnested=True`?": "--nested",
-    r"\blearning_rate\b": "--learning-rate",
-    r"\bprecision='(\w*)'": r"--precision \1",
-    r"\btask='(\w*)'": r"--task \1",
-    r"\btrain_from='?([\w.]+)'?": r"--train-from \1",
-    r"`?\bvalidation_fraction=(\d*)`?": r"--validation-fraction \1",
-    r"\bweights=None( for random weights)?": "--weights random",
-    r"\bweights='([^'\s]*)'": r"--weights \1",
-    r"; see duplicates_ for the pairs": "; the report's tables/duplicates.csv lists the pairs",
-    r", or pass a splitter such as ShuffleSplit": "",
-    r", or another random_state": ", or another --seed",
-}
+# parameters whose options have another name than the parameter
+_OPTIONS = {"n_jobs": "--jobs", "random_state": "--seed", "models": "--model"}
+_NONE = {"weights": "random", "cache": "none"}  # what an option calls the value None
 
 
 class BadArgument(ValueError):
@@ -54,11 +38,15 @@ def session() -> Iterator[None]:
     with warnings.catch_warnings(), _silent_start(), _lenient_output(), _orderly_end():
         for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", category)
-        warnings.simplefilter("ignore", UnreadableImagesWarning)  # commands name the images themselves
+        for category in (
+            UnreadableImagesWarning,
+            DuplicateImagesWarning,
+        ):  # commands name the images themselves
+            warnings.simplefilter("ignore", category)
         told: set[str] = set()
 
         def show(message: Any, *_: Any, **__: Any) -> None:
-            if (text := _in_words(str(message))) not in told:
+            if (text := _name_options(str(message))) not in told:
                 told.add(text)
                 warn(text)
 
@@ -78,33 +66,45 @@ def report_error(error: Exception) -> int:
     if type(error).__name__ == "Abort":  # end of input at a question
         warn("not confirmed; --yes goes ahead without asking.", "error: ")
         return 1
-    text = _in_words(_with_options(_text(error), getattr(error, "parameter", None)))
+    text = _name_options(_text(error))
     if not isinstance(error, (ValueError, OSError, ImportError, ArithmeticError, MemoryError)):
         text = f"{type(error).__name__}: {text} (TLFEATURES_DEBUG=1 shows where)"
     warn(text, "error: ")
     return 2 if isinstance(error, ValueError) else 1
 
 
-def _in_words(text: str) -> str:
+def _name_options(text: str) -> str:
+    """Write the parameters that a message of the library has in backticks as options of the command line.
+
+    >>> _name_options("Pass `weights='my.h5'`, or `weights=None`; `n_jobs` and `nested=True` are others.")
+    'Pass --weights my.h5, or --weights random; --jobs and --nested are others.'
+    >>> _name_options("Use `fit(X)`, see `check_images`, or leave out `patience=3`.")
+    'Use `fit(X)`, see `check_images`, or leave out --patience 3.'
     """
-    >>> _in_words("Pass weights='my.h5', or weights=None for random weights.")
-    'Pass --weights my.h5, or --weights random.'
-    """
-    for pattern, words in _WORDS.items():
-        text = re.sub(pattern, words, text)
-    return text
+
+    def replace(match: re.Match[str]) -> str:
+        name, value = match[1], match[2]
+        option = _OPTIONS.get(name, "--" + name.replace("_", "-"))
+        if option not in _known_options():
+            return match[0]
+        if value in (None, "True"):
+            return option
+        if value == "None":
+            return f"{option} {_NONE[name]}" if name in _NONE else f"no {option}"
+        return f"{option} {value.strip(chr(39))}"
+
+    return re.sub(r"`(\w+)(?:=([^`]*))?`", replace, text)
 
 
-def _with_options(text: str, parameter: str | None) -> str:
-    """Write a parameter that a message of the library has in backticks as an option.
+@functools.cache
+def _known_options() -> frozenset[str]:
+    """The long options of all commands."""
+    from typer.main import get_command
 
-    >>> _with_options("`n_init=0` is too few. Use `n_init='auto'`, see `Model.fit`.", "n_init")
-    '--n-init 0 is too few. Use --n-init auto, see `Model.fit`.'
-    """
-    if parameter in (None, "X", "y"):  # no options
-        return text
-    option = "--" + parameter.replace("_", "-")
-    return re.sub(rf"`{parameter}(?:='?([^`]*?)'?)?`", lambda m: f"{option} {m[1]}" if m[1] else option, text)
+    from tlfeatures.cli.app import app
+
+    commands = get_command(app).commands.values()  # type: ignore[attr-defined]
+    return frozenset(name for command in commands for parameter in command.params for name in parameter.opts)
 
 
 def _command_of(error: Any) -> str:

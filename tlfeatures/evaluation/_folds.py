@@ -201,8 +201,8 @@ def _split_default(k: int, y: np.ndarray, groups: np.ndarray | None, task: str, 
             raise InvalidParameterError(
                 f"`cv={k}` folds need as many images of every class; {len(few)} of {len(names)} classes have fewer, "
                 f"the smallest {names.tolist()[counts.argmin()]!r} with {counts.min()}. "
-                + (f"Use `cv={counts.min()}`, " if counts.min() > 1 else "Add images, ")
-                + "merge or drop small classes, or pass a splitter such as ShuffleSplit.",
+                + (f"Use `cv={counts.min()}`, or" if counts.min() > 1 else "Add images, or")
+                + " merge or drop small classes.",
                 "cv",
             )
         return list(StratifiedKFold(k, shuffle=True, random_state=seed).split(rows, codes))
@@ -245,10 +245,10 @@ def _check_fold(i: int, train: np.ndarray, test: np.ndarray, y: np.ndarray, task
     elif task == "classification" and (absent := np.setdiff1d(y[test], y[train])).size:
         problem = (
             f"has no training image of class {absent.tolist()[0]!r}, so it cannot test it. Use fewer folds, more "
-            "images or groups of that class, or another random_state"
+            "images or groups of that class, or another `random_state`"
         )
     elif task == "classification" and (y[train] == y[train[0]]).all():
-        problem = "trains on a single class. Use fewer folds, more groups, or another random_state"
+        problem = "trains on a single class. Use fewer folds, more groups, or another `random_state`"
     else:
         return
     raise InvalidParameterError(f"`cv` cannot be used: fold {i} {problem}.", "cv")

@@ -294,10 +294,10 @@ class FineTune(BaseEstimator):
         except Exception as error:
             if _is_out_of_memory(error):
                 raise OutOfMemoryError(
-                    f"Training ran out of memory with batch_size={self.batch_size}, images of "
-                    f"{self._size_text(training)} and train_from={self.train_from!r}. Try "
-                    f"batch_size={max(1, self.batch_size // 2)}; smaller images, a later train_from and "
-                    "precision='bfloat16' need less too."
+                    f"Training ran out of memory with `batch_size={self.batch_size}`, images of "
+                    f"{self._size_text(training)} and `train_from={self.train_from!r}`. Try "
+                    f"`batch_size={max(1, self.batch_size // 2)}`; smaller images, a later train_from and "
+                    "`precision='bfloat16'` need less too."
                 ) from error
             raise
         self._net, self._target = net, training.target
@@ -364,7 +364,7 @@ class FineTune(BaseEstimator):
             )
         if self.patience is not None and not self.validation_fraction:
             raise ValueError(
-                "patience needs validation images; pass validation_fraction=0.1, say, or patience=None."
+                "patience needs validation images; pass `validation_fraction=0.1`, say, or `patience=None`."
             )
         if self.schedule not in SCHEDULES:
             raise UnknownNameError.of("schedule", self.schedule, SCHEDULES)

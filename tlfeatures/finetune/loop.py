@@ -231,8 +231,8 @@ def _give_up(problem: FloatingPointError, course: _Course, stage: Stage) -> None
     lower = stage.learning_rate / 10
     why = (
         f"Training of the {stage.name} stopped: {problem}. It went too far with a learning rate of "
-        f"{stage.learning_rate:g}; try {lower:g}, or precision='float32' where it is another, and look for targets of "
-        "extreme size or weight."
+        f"{stage.learning_rate:g}; try {lower:g}, or `precision='float32'` where it is another, and look for targets "
+        "of extreme size or weight."
     )
     if course.best is None:
         raise FloatingPointError(
@@ -246,7 +246,7 @@ def _warn_of_no_gain(course: _Course, stage: Stage) -> None:
     if min(later) > start:
         warn(
             f"Training the {stage.name} never improved on its start: the validation loss was {start:.4f} before and "
-            f"{min(later):.4f} at best. The weights are those of the start; try a lower learning_rate than "
+            f"{min(later):.4f} at best. The weights are those of the start; try a lower `learning_rate` than "
             f"{stage.learning_rate:g}.",
             ConvergenceWarning,
         )

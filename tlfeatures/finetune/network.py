@@ -206,11 +206,11 @@ def first_trained(trunk: Trunk, train_from: Any, taps: tuple[str, ...], network:
     starts = block_starts(trunk, taps)
     if not isinstance(train_from, Integral) or isinstance(train_from, bool):
         raise ValueError(
-            f"train_from={train_from!r}; expected the name of a layer, 'head', 'all', or a number of blocks."
+            f"`train_from={train_from!r}`; expected the name of a layer, 'head', 'all', or a number of blocks."
         )
     if not 0 <= train_from <= len(starts):
         raise ValueError(
-            f"train_from={train_from}, but {network} has {len(starts)} blocks before the head, which begin with "
+            f"`train_from={train_from}`, but {network} has {len(starts)} blocks before the head, which begin with "
             f"{', '.join(starts)}. Expected a number from 0 (the head alone) to {len(starts)} (all)."
         )
     return names.index(starts[-int(train_from)]) if train_from else len(names)

@@ -109,7 +109,7 @@ class Training:
         backbone = Backbone(given.model, given.weights, given.image_size, normalization, given.precision)
         if given.weights is None:
             warn(
-                f"{backbone.name} has random weights: there is no transfer to learn from. Leave out weights=None for "
+                f"{backbone.name} has random weights: there is no transfer to learn from. Leave out `weights=None` for "
                 "ImageNet's.",
                 RandomWeightsWarning,
             )

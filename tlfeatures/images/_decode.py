@@ -241,7 +241,7 @@ def _check_values(values: np.ndarray, max_value: int | None) -> Note | None:
         return check_depth(values)
     if values.max() > max_value:
         raise Unreadable(
-            f"16-bit values up to {values.max()} are above max_value={max_value}: pass a larger max_value"
+            f"16-bit values up to {values.max()} are above `max_value={max_value}`: pass a larger `max_value`"
         )
     return None
 

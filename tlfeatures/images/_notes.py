@@ -79,7 +79,7 @@ def warn_of_depth(names: Mapping[int, str], notes: Mapping[int, Note]) -> None:
         if rows:
             warn(
                 f"{len(rows)} 16-bit image(s) hold no value above {limit}, the first {names[rows[0]]}: this looks like "
-                f"{kind} data and is nearly black. If so, pass max_value={limit}."
+                f"{kind} data and is nearly black. If so, pass `max_value={limit}`."
             )
 
 

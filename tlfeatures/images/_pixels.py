@@ -84,7 +84,7 @@ def _suggest_integer_scaling(low: int, high: int) -> str:
     """Return the expression that turns integers from ``low`` to ``high`` into pixels."""
     if low >= 0 and high <= 65535:
         bits = next((limit for limit in _LIMITS if high <= limit), 65535)
-        return "use X.astype('uint16')" + (f" with max_value={bits}" if bits < 65535 else "")
+        return "use X.astype('uint16')" + (f" with `max_value={bits}`" if bits < 65535 else "")
     if low >= -128 and 1 < high <= 127:
         return "use (X + 128).astype('uint8')"
     return suggest_scaling(low, high)

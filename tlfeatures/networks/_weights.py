@@ -49,13 +49,13 @@ def fetch_weights(spec: NetworkSpec, *, top: bool, image_size: tuple[int, int]) 
         return _download(url, folder / name)
     except Exception as error:
         by_path = (
-            "" if spec.entry else "pass weights='path/to/file', "
+            "" if spec.entry else "pass `weights='path/to/file'`, "
         )  # Keras builds it otherwise for a path
         raise WeightsError(
             f"The ImageNet weights of {spec.name!r} are not on this machine and could not be downloaded "
             f"({type(error).__name__}: {' '.join(str(error).split())[:200]}). Expected the file {name} in {folder}. "
             f"To work offline, fetch {url} on another machine and copy it there (KERAS_HOME sets the folder "
-            f"above `models`), {by_path}or pass weights=None for random weights. Networks whose weights are on this "
+            f"above `models`), {by_path}or pass `weights=None` for random weights. Networks whose weights are on this "
             f"machine: {', '.join(map(repr, available_networks()))}."
         ) from error
 

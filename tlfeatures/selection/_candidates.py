@@ -106,7 +106,7 @@ def plan_passes(grid: EmbeddingGrid, store: EmbeddingStore | None) -> list[Pass]
     """
     if grid.weights is None:
         warn(
-            "weights=None: the networks have random weights, and their embeddings are not pretrained.",
+            "`weights=None`: the networks have random weights, and their embeddings are not pretrained.",
             RandomWeightsWarning,
         )
     models = _as_list(grid.models, "models")

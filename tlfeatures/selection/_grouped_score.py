@@ -61,12 +61,12 @@ def score_grouped(
         score = Score(duplicates.score_together, *map(float, interval))
         effect = (
             f"Grouped cross-validation scores {score.mean:.4f} instead of {duplicates.score:.4f}. "
-            "dedupe_groups=True uses grouped folds throughout"
+            "`dedupe_groups=True` uses grouped folds throughout"
         )
     warn(
         f"Duplicate images are split between folds, so the score may be too high: {duplicates.crossing:,} of "
         f"{len(duplicates.pairs):,} pair(s) of duplicates (cosine >= {duplicates.threshold:g}; "
-        f"{int(duplicates.exact.sum()):,} are exact). {effect}; see duplicates_ for the pairs.",
+        f"{int(duplicates.exact.sum()):,} are exact). {effect}; see the attribute `duplicates_` for the pairs.",
         DuplicateImagesWarning,
     )
     return score

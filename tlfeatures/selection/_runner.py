@@ -144,7 +144,7 @@ class SearchRunner:
             if not self.search.dedupe_groups:
                 raise
             raise ValueError(
-                f"dedupe_groups=True: the largest duplicate group has {self.duplicates.largest} of "
+                f"`dedupe_groups=True`: the largest duplicate group has {self.duplicates.largest} of "
                 f"{len(self.data.y)} images. {error} Or pass a higher duplicate_threshold than "
                 f"{self.duplicates.threshold:g}."
             ) from error

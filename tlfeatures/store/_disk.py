@@ -57,7 +57,7 @@ def store_error(error: OSError, what: str, root: str) -> StoreError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         hint = "free space, run `tlfeatures cache prune`, or name another folder as cache"
     else:
-        hint = "name a folder of your own as cache, or cache=None for none"
+        hint = "name a folder of your own as `cache`, or `cache=None` for none"
     reason = error.strerror or str(error)
     return StoreError(error.errno or 0, f"cannot {what} the embedding store: {reason}; {hint}", root)
 
