@@ -509,7 +509,7 @@ def test_a_cold_start_shows_no_noise_of_the_backend(run, photos):
 @pytest.mark.parametrize(
     ("argv", "text"),
     [
-        (["--cv", "5"], "have fewer, the smallest 'checks' with 4. Use --cv 4, merge"),
+        (["--cv", "5"], "have fewer, the smallest 'checks' with 4. Use --cv 4, or merge"),
         (["--cv", "1"], "--cv must be at least 2; got 1"),
         (["--head", "svn"], "Did you mean 'svm'"),
         (["--head", "svr"], "Unknown classification head 'svr'"),

@@ -10,13 +10,14 @@ import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
-
-import numpy as np
+from typing import IO, TYPE_CHECKING, Any
 
 from tlfeatures import __version__
 from tlfeatures.cli.session import BadArgument
 from tlfeatures.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["check_output", "manifest_path", "replacing", "write_csv", "write_features"]
 
@@ -109,9 +110,11 @@ def write_features(
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".npy":
+        import numpy
+
         with replacing(path) as file, replacing(manifest_path(path)) as beside:
             write_csv(beside, {name: [_text(v) for v in values] for name, values in manifest.items()})
-            np.save(file, features)
+            numpy.save(file, features)
         return
     write = _write_parquet if suffix == ".parquet" else _write_hdf5
     with replacing(path) as file:
@@ -131,7 +134,7 @@ def _write_hdf5(
         held.create_dataset("feature_names", data=[_bytes(name) for name in names], dtype=text)
         for name, values in manifest.items():
             if _is_number(values):
-                held[name] = np.array(values)
+                held[name] = values
             else:
                 held.create_dataset(name, data=[_bytes(v) for v in values], dtype=text)
         held.flush()
@@ -150,7 +153,7 @@ def _write_parquet(
         else [None if v is None else _bytes(v).decode("utf-8", "replace") for v in values]
         for name, values in manifest.items()
     }
-    columns |= dict(zip(names, np.ascontiguousarray(features.T), strict=True))
+    columns |= dict(zip(names, features.T.copy(), strict=True))
     table = pyarrow.table(columns).replace_schema_metadata({_MARK: __version__, "recipe": recipe})
     pyarrow.parquet.write_table(table, file)
 
