@@ -973,7 +973,7 @@ def test_one_duplicate_group_of_all_images(data, store):
     assert search.duplicates_.score_together is None
     with pytest.raises(
         ValueError,
-        match=r"dedupe_groups=True: the largest duplicate group has 72 of 72 .* duplicate_threshold than 0.5",
+        match=r"`dedupe_groups=True`: the largest duplicate group has 72 of 72 .* duplicate_threshold than 0.5",
     ):
         FeatureSearchCV(**options, cache=store, dedupe_groups=True).fit(X, y, groups)
 
