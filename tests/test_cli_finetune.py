@@ -72,12 +72,17 @@ def test_the_frozen_pipeline_is_kept_unless_the_network_is_significantly_better(
     )
     assert code == 0, err
     about = json.loads(out)
-    found = about["comparison"]
-    assert found["test"] == "exact McNemar test" and (found["folds"], found["repeats"]) == (2, 1)
-    assert found["difference"] == pytest.approx(found["pooled"]["finetuned"] - found["pooled"]["frozen"])
-    assert found["interval"][0] <= found["difference"] <= found["interval"][1]
+    comparison = about["comparison"]
+    assert comparison["test"] == "exact McNemar test" and (comparison["folds"], comparison["repeats"]) == (
+        2,
+        1,
+    )
+    assert comparison["difference"] == pytest.approx(
+        comparison["pooled"]["finetuned"] - comparison["pooled"]["frozen"]
+    )
+    assert comparison["interval"][0] <= comparison["difference"] <= comparison["interval"][1]
     assert (
-        about["kept"] == found["keep"] == "frozen" and not found["significant"]
+        about["kept"] == comparison["keep"] == "frozen" and not comparison["significant"]
     )  # twelve images: all is noise
     assert [row["epoch"] for row in about["history"]] == [0, 1]  # of the fits on the folds
     assert about["training"]["of"] == "mean of 2 fits on the folds" and Image.open("c.png").format == "PNG"
@@ -208,6 +213,6 @@ def test_unreadable_images_are_named_and_left_out(run, photos, tmp_path):
     root = tmp_path / "copy"
     shutil.copytree(photos.root, root)
     bad = next(iter(sorted((root / "discs").iterdir())))
-    bad.write_bytes(b"no picture")
+    bad.write_bytes(b"not an image")
     code, out, err = run("finetune", root, *QUICK, "--cv", "0", "-o", "m.keras-bundle")
     assert code == 0 and bad.name in err and "1 unreadable" in out

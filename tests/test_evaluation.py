@@ -58,15 +58,19 @@ def test_duplicate_groups_list_only_their_nearest_pairs():
     scene = np.repeat(np.arange(4), 150)
     F = rng.normal(size=(4, 20))[scene] + 0.02 * np.cumsum(rng.normal(size=(600, 20)), axis=0)
     keys = np.frombuffer(np.arange(1200, dtype="u8").tobytes(), "u1").reshape(-1, 16)
-    found = find_duplicates(keys, F, 0.95)
+    duplicates = find_duplicates(keys, F, 0.95)
     centred = F - F.mean(axis=0)
     cosine = centred @ centred.T / np.linalg.norm(centred, axis=1) / np.linalg.norm(centred, axis=1)[:, None]
     groups = connected_components(cosine >= 0.95)[1]
-    assert len(found.pairs) == 600 - len(set(groups)) < 600 < ((cosine >= 0.95).sum() - 600) / 2
-    assert len(set(zip(groups, found.groups, strict=True))) == len(set(groups)) == len(set(found.groups))
-    np.testing.assert_allclose(found.cosine, cosine[tuple(found.pairs.T)], atol=1e-5)
+    assert len(duplicates.pairs) == 600 - len(set(groups)) < 600 < ((cosine >= 0.95).sum() - 600) / 2
+    assert (
+        len(set(zip(groups, duplicates.groups, strict=True)))
+        == len(set(groups))
+        == len(set(duplicates.groups))
+    )
+    np.testing.assert_allclose(duplicates.cosine, cosine[tuple(duplicates.pairs.T)], atol=1e-5)
     nearest = np.where(np.eye(600, dtype=bool), -1, cosine).argmax(axis=1)
-    listed = set(map(tuple, found.pairs.tolist()))
+    listed = set(map(tuple, duplicates.pairs.tolist()))
     assert all(tuple(sorted(pair)) in listed for pair in enumerate(nearest.tolist()) if cosine[pair] > 0.95)
 
 
@@ -76,11 +80,14 @@ def test_near_duplicates_and_user_groups_are_merged():
     F[5] = F[2] + 0.01 * rng.normal(size=50)
     keys = np.repeat(np.arange(8, dtype=np.uint8)[:, None], 16, axis=1)
     keys[7] = keys[0]
-    found = find_duplicates(keys, F, 0.95, groups=np.array([0, 1, 2, 3, 4, 5, 5, 6]))
-    assert found.pairs.tolist() == [[0, 7], [2, 5]] and found.exact.tolist() == [True, False]
-    assert found.groups[0] == found.groups[7] and found.groups[2] == found.groups[5] == found.groups[6]
-    assert len(set(found.groups)) == 5
-    assert found.count_crossing([(np.array([0, 1, 2, 5]), np.array([3, 4, 6, 7]))]) == 1
+    duplicates = find_duplicates(keys, F, 0.95, groups=np.array([0, 1, 2, 3, 4, 5, 5, 6]))
+    assert duplicates.pairs.tolist() == [[0, 7], [2, 5]] and duplicates.exact.tolist() == [True, False]
+    assert (
+        duplicates.groups[0] == duplicates.groups[7]
+        and duplicates.groups[2] == duplicates.groups[5] == duplicates.groups[6]
+    )
+    assert len(set(duplicates.groups)) == 5
+    assert duplicates.count_crossing([(np.array([0, 1, 2, 5]), np.array([3, 4, 6, 7]))]) == 1
 
 
 @pytest.mark.parametrize("wrap", [list, np.array, pd.Series, lambda y: pd.Series(y, dtype="category"), tuple])
@@ -270,13 +277,13 @@ def guesses(n, seed=0):
 
 def share_significant(n, gain, trials, **kwargs):
     """How often a gain is significant and positive, and significant in either direction."""
-    found = []
+    results = []
     for seed in range(trials):
         X, y = guesses(n, seed)
         pair = [Guess(0.85, 2 * seed), Guess(0.85 + gain, 2 * seed + 1)]
-        found.append(compare(pair, X, y, random_state=seed, **kwargs))
-    return np.mean([r.significant and r.difference > 0 for r in found]), np.mean(
-        [r.significant for r in found]
+        results.append(compare(pair, X, y, random_state=seed, **kwargs))
+    return np.mean([r.significant and r.difference > 0 for r in results]), np.mean(
+        [r.significant for r in results]
     )
 
 

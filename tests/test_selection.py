@@ -63,8 +63,8 @@ from tlfeatures.selection._fold_data import FoldData
 from tlfeatures.selection._head_grids import Head, make_head_grids
 from tlfeatures.selection._metadata import Metadata
 from tlfeatures.selection._ridge_path import fit_ridge_path
+from tlfeatures.selection._rules import choose, choose_nested
 from tlfeatures.selection.advice import LearningCurve, advise
-from tlfeatures.selection.rules import choose, choose_nested
 
 pytestmark = pytest.mark.filterwarnings("ignore::tlfeatures.errors.RandomWeightsWarning")
 LAYERS = ["conv_pw_1_relu", "conv_pw_5_relu", "conv_pw_11_relu"]

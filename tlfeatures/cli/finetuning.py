@@ -249,9 +249,9 @@ def _draw_views(
             "--show-augmentations needs --augment, such as crop=4,flip=horizontal,rotation=0.05."
         )
     tuned = make_finetune("classification", network, compute, training)
-    picture = tuned.draw_augmentations(images.images)
+    png = tuned.draw_augmentations(images.images)
     with replacing(path) as file:
-        file.write(picture)
+        file.write(png)
     tell(f"Drew {path}: each row is an image with augmented views of it.")
 
 
@@ -265,27 +265,29 @@ def _show(about: dict[str, Any]) -> None:
         tell(f"Saved the {_NAMES[about['kept']]}: {about['output']}.")
 
 
-def _show_comparison(found: dict[str, Any], head: str, kept: str) -> None:
-    n = len(found["frozen"])
+def _show_comparison(comparison: dict[str, Any], head: str, kept: str) -> None:
+    n = len(comparison["frozen"])
     names = [f"fold {i + 1}" for i in range(n)] if n <= _SHOWN_FOLDS else ["lowest fold", "highest fold"]
     rows = []
     for name, side in ((f"frozen, {head}", "frozen"), ("fine-tuned", "finetuned")):
-        scores = found[side] if n <= _SHOWN_FOLDS else [min(found[side]), max(found[side])]
-        rows.append([name, *scores, found["pooled"][side]])
-    show_table([found["scoring"], *names, "all folds"], rows, best=int(found["keep"] == "finetuned"))
-    low, high = found["interval"]
-    p_value = f"p = {found['p_value']:.4f}" if found["p_value"] >= 0.0001 else "p < 0.0001"
-    repeats = f", folds drawn {found['repeats']} times" if found["repeats"] > 1 else ""
-    tell(
-        f"Difference {found['difference']:+.4f}, 95% interval {low:+.4f} to {high:+.4f}, {p_value} "
-        f"({found['test']}{repeats})."
+        scores = comparison[side] if n <= _SHOWN_FOLDS else [min(comparison[side]), max(comparison[side])]
+        rows.append([name, *scores, comparison["pooled"][side]])
+    show_table(
+        [comparison["scoring"], *names, "all folds"], rows, best=int(comparison["keep"] == "finetuned")
     )
-    if not found["significant"]:
+    low, high = comparison["interval"]
+    p_value = f"p = {comparison['p_value']:.4f}" if comparison["p_value"] >= 0.0001 else "p < 0.0001"
+    repeats = f", folds drawn {comparison['repeats']} times" if comparison["repeats"] > 1 else ""
+    tell(
+        f"Difference {comparison['difference']:+.4f}, 95% interval {low:+.4f} to {high:+.4f}, {p_value} "
+        f"({comparison['test']}{repeats})."
+    )
+    if not comparison["significant"]:
         verdict = "The difference is within noise, so the frozen pipeline is preferred."
     else:
-        verdict = f"The {_NAMES[found['keep']]} is significantly better."
+        verdict = f"The {_NAMES[comparison['keep']]} is significantly better."
     tell(verdict)
-    if found["keep"] == kept == "frozen" and found["difference"] > 0:
+    if comparison["keep"] == kept == "frozen" and comparison["difference"] > 0:
         tell("--keep finetuned trains and saves the network all the same.")
 
 

@@ -9,13 +9,12 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.base import clone
 from sklearn.metrics import check_scoring
-from sklearn.utils import _safe_indexing
-from sklearn.utils.validation import _num_samples, has_fit_parameter
+from sklearn.utils.validation import _num_samples
 
 from tlfeatures._params import check_parameter, integer, number
 from tlfeatures.errors import InvalidParameterError
+from tlfeatures.evaluation._estimator_run import EstimatorRun
 from tlfeatures.evaluation._folds import Fold, make_folds
 from tlfeatures.evaluation._labels import check_groups, check_labels, check_seed
 from tlfeatures.evaluation._paired_tests import (
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Comparison", "compare"]
 
-_RESPONSES = ("predict", "predict_proba", "decision_function")
 _MIN_FITS = ((100, 10), (500, 5))  # below so many images, at least so many fits of each estimator
 
 
@@ -171,8 +169,9 @@ def compare(
     cv : int, splitter or list of (train, test), default=5
         An int gives shuffled folds, stratified by class, with each group in one of them.
     n_repeats : int, optional
-        How often the folds are drawn anew, if ``cv`` is an int. By default once; with fewer than 500 images as often as
-        gives 5 fits of each estimator, and with fewer than 100, where fits are cheap, 10 fits.
+        Number of times that the folds are drawn, if ``cv`` is an int. By default once for 500 images or more;
+        otherwise as many times as give at least 5 fits of each estimator, or 10 for fewer than 100 images, where fits
+        are cheap.
     groups : array-like of shape (n,), optional
         Such as patients. Also passed to the estimators whose ``fit`` takes groups.
     scoring : str or callable, optional
@@ -232,7 +231,7 @@ def compare(
         scoring = "accuracy" if task == "classification" else "r2"
     scorer = check_scoring(next(iter(named.values())), scoring=scoring)
     runs = {
-        name: _Run.of(estimator, X, y, groups, folds, scorer, _is_from_sklearn(scoring), attributes)
+        name: EstimatorRun.of(estimator, X, y, groups, folds, scorer, _is_from_sklearn(scoring), attributes)
         for name, estimator in named.items()
     }
     pooled, tests = _test_against_first(runs, y, groups, folds, scoring, scorer, level, seed)
@@ -292,84 +291,13 @@ def _count_repeats(cv: Any, n_repeats: int | None, n: int) -> int:
     return int(n_repeats)
 
 
-class _Responses:
-    """An estimator whose responses to one set of rows are remembered, so that each is computed once.
-
-    Scorers take it in place of the estimator. If ``pooled``, the rows that they pass are indices into the responses.
-    """
-
-    def __init__(self, estimator: Any, responses: dict[str, np.ndarray], pooled: bool = False) -> None:
-        self._estimator, self._responses, self._pooled = estimator, responses, pooled
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in _RESPONSES:
-            return getattr(self._estimator, name)
-        if self._pooled and name not in self._responses:
-            raise AttributeError(f"No pooled responses of {name}.")
-        method = getattr(self._estimator, name)
-
-        def respond(X: Any) -> np.ndarray:
-            if self._pooled:
-                return self._responses[name][X]
-            if name not in self._responses:
-                self._responses[name] = np.asarray(method(X))
-            return self._responses[name]
-
-        respond.__name__ = name  # scikit-learn looks the method up again by its name
-        return respond
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Scores and responses of one estimator on all folds."""
-
-    scores: np.ndarray
-    pooled: _Responses
-    predictions: np.ndarray
-    attributes: list[dict[str, Any]]
-
-    @classmethod
-    def of(
-        cls,
-        estimator: Any,
-        X: Any,
-        y: np.ndarray,
-        groups: np.ndarray | None,
-        folds: Sequence[Fold],
-        scorer: Any,
-        from_responses: bool,
-        attributes: Sequence[str],
-    ) -> _Run:
-        """Fit and score the estimator on each fold."""
-        scores, parts, kept = [], [], []
-        for train, test in folds:
-            given = (
-                {"groups": groups[train]}
-                if groups is not None and has_fit_parameter(estimator, "groups")
-                else {}
-            )
-            fitted = clone(estimator).fit(_safe_indexing(X, train), y[train], **given)
-            X_test, responses = _safe_indexing(X, test), {}
-            recorded = _Responses(fitted, responses)
-            recorded.predict(X_test)
-            scores.append(float(scorer(recorded if from_responses else fitted, X_test, y[test])))
-            parts.append(responses)
-            kept.append({name: getattr(fitted, name) for name in attributes if hasattr(fitted, name)})
-        pooled = {
-            name: np.concatenate([part[name] for part in parts])
-            for name in _RESPONSES
-            if all(name in part for part in parts) and len({part[name].shape[1:] for part in parts}) == 1
-        }
-        return cls(np.array(scores), _Responses(fitted, pooled, pooled=True), pooled["predict"], kept)
-
-
 def _is_from_sklearn(scoring: Any) -> bool:
     """Whether a score depends on the responses of the estimator alone, and not on ``X`` itself."""
     return isinstance(scoring, str) or type(scoring).__module__.startswith("sklearn.")
 
 
 def _test_against_first(
-    runs: Mapping[str, _Run],
+    runs: Mapping[str, EstimatorRun],
     y: np.ndarray,
     groups: np.ndarray | None,
     folds: Sequence[Fold],
@@ -421,7 +349,7 @@ def _test_against_first(
 
 
 def _tabulate_predictions(
-    runs: Mapping[str, _Run], y: np.ndarray, folds: Sequence[Fold], n_repeats: int
+    runs: Mapping[str, EstimatorRun], y: np.ndarray, folds: Sequence[Fold], n_repeats: int
 ) -> pandas.DataFrame:
     import pandas
 

@@ -105,9 +105,9 @@ def find_duplicates(
     n = len(keys)
     _, first, same = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     original = first[same.reshape(-1)]
-    copies = np.flatnonzero(original != np.arange(n))
-    pairs = [np.stack([original[copies], copies], axis=1)]
-    cosines = [np.ones(len(copies))]
+    repeated = np.flatnonzero(original != np.arange(n))
+    pairs = [np.stack([original[repeated], repeated], axis=1)]
+    cosines = [np.ones(len(repeated))]
     distinct = np.sort(first)
     searched = len(distinct) <= _NEAR_ROWS
     if searched:
@@ -115,7 +115,7 @@ def find_duplicates(
         pairs.append(distinct[near])
         cosines.append(cosine)
     all_pairs = np.concatenate(pairs)
-    exact = np.arange(len(all_pairs)) < len(copies)
+    exact = np.arange(len(all_pairs)) < len(repeated)
     merged = _merge_groups(all_pairs, n, groups)
     return Duplicates(all_pairs, np.concatenate(cosines), exact, merged, threshold, searched)
 

@@ -29,9 +29,9 @@ from tlfeatures.selection._matrices import EmbeddingMatrices
 from tlfeatures.selection._out_of_fold import collect_out_of_fold
 from tlfeatures.selection._progress import ProgressSteps
 from tlfeatures.selection._result import scoring_name
+from tlfeatures.selection._rules import choose, choose_nested
 from tlfeatures.selection._training_data import TrainingData
 from tlfeatures.selection.advice import advise, learning_curve
-from tlfeatures.selection.rules import choose, choose_nested
 from tlfeatures.transferability import transferability
 
 __all__ = ["SearchRunner"]
