@@ -32,7 +32,7 @@ from _common import arguments, interleaved, median_ratio, mobilenet_weights, pho
 from PIL import Image
 
 from tlfeatures import CNNFeatures, fingerprints
-from tlfeatures.extract import Plan
+from tlfeatures.extract import FeatureSpec
 from tlfeatures.images import Decoder, decode_batches
 from tlfeatures.networks import Backbone
 
@@ -91,7 +91,7 @@ def ours(paths: list[str], stores: str | None, **options) -> np.ndarray:
 def bare(**options):
     """The compiled network alone: uint8 batch to embeddings, as `CNNFeatures` runs it with a store."""
     backbone = Backbone(options["model"], options["weights"], options.get("image_size"))
-    plan = Plan.make(backbone, None, "avg")
+    plan = FeatureSpec.make(backbone, None, "avg")
     outputs = plan.in_one_pass(plan.columns)
     return backbone.compile([(c.tap, c.part) for c in outputs], plan.description)
 

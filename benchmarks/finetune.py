@@ -144,7 +144,7 @@ def in_child(task: str, quick: bool, size: int, folder: str) -> dict[str, Any]:
     import keras
 
     from tlfeatures import FineTuneClassifier
-    from tlfeatures.extract import Plan
+    from tlfeatures.extract import FeatureSpec
     from tlfeatures.finetune.loop import epoch_order
     from tlfeatures.images import Decoder, decode_batches
     from tlfeatures.networks import Backbone
@@ -160,7 +160,7 @@ def in_child(task: str, quick: bool, size: int, folder: str) -> dict[str, Any]:
         return {"s": s, "proba": clf.predict_proba(Xt).tolist(), "accuracy": clf.score(Xt, yt)}
     side = given["image_size"]
     start = time.perf_counter()
-    Plan.make(Backbone(given["model"], image_size=side), None, "max")
+    FeatureSpec.make(Backbone(given["model"], image_size=side), None, "max")
     loading = time.perf_counter() - start  # of the network, which the stored side does too
     untrained = FineTuneClassifier(**given, cache=None, epochs=0).fit(X, y)
 
@@ -196,12 +196,12 @@ def in_child(task: str, quick: bool, size: int, folder: str) -> dict[str, Any]:
 
 def train_in_own_loop(clf: Any, head: Any, pixels: np.ndarray, codes: np.ndarray, epochs: int) -> None:
     """The same training, with the compiled frozen network run on every batch."""
-    from tlfeatures.extract import Plan
+    from tlfeatures.extract import FeatureSpec
     from tlfeatures.finetune.learner import Learner
     from tlfeatures.finetune.loop import Data, Stage, run_stage
     from tlfeatures.networks import Backbone
 
-    plan = Plan.make(Backbone(clf.model, image_size=clf.image_size), None, "max")
+    plan = FeatureSpec.make(Backbone(clf.model, image_size=clf.image_size), None, "max")
     run = plan.backbone.compile([(column.tap, column.part) for column in plan.columns], plan.description)
 
     def batches(rows: np.ndarray, size: int, epoch: int | None) -> Any:

@@ -36,11 +36,11 @@ TARGETS = {"float32_apart": ("<=", 1e-4), "tf32_apart": ("<=", 1e-2), "bfloat16_
 
 def compiled(name: str, precision: str, size: int):
     """The network as `CNNFeatures` runs it."""
-    from tlfeatures.extract import Plan
+    from tlfeatures.extract import FeatureSpec
     from tlfeatures.networks import Backbone
 
     backbone = Backbone(name, None, size, "auto", precision)
-    plan = Plan.make(backbone, None, "avg")
+    plan = FeatureSpec.make(backbone, None, "avg")
     return backbone.compile([(c.tap, c.part) for c in plan.columns], plan.description)
 
 

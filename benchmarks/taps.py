@@ -18,7 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from _common import arguments, interleaved, median_ratio, mobilenet_weights, photographs, report, seconds
 
 from tlfeatures import CNNFeatures, fingerprints
-from tlfeatures.extract import Plan
+from tlfeatures.extract import FeatureSpec
 from tlfeatures.images import decode_batches
 from tlfeatures.networks import Backbone
 
@@ -39,11 +39,11 @@ def main() -> None:
         }
         paths = photographs(os.path.join(folder, "images"), n)
         backbone = Backbone(**cnn)
-        decoder = Plan.make(backbone, None, "avg").decoder
+        decoder = FeatureSpec.make(backbone, None, "avg").decoder
         batches = [batch for *_, batch, _ in decode_batches(paths, range(n), decoder, BATCH)]
 
         def network(layers: list[str], pooling: str):
-            plan = Plan.make(backbone, layers, pooling)
+            plan = FeatureSpec.make(backbone, layers, pooling)
             run = backbone.compile([(c.tap, c.part) for c in plan.columns], plan.description)
             return lambda: [run(batch) for batch in batches]
 

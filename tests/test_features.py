@@ -26,7 +26,7 @@ from sklearn.svm import SVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import validate_data
 
-from tlfeatures import CNNFeatures, EmbeddingStore, extract
+from tlfeatures import CNNFeatures, EmbeddingStore
 from tlfeatures.errors import (
     ImageReadError,
     InvalidParameterError,
@@ -36,7 +36,8 @@ from tlfeatures.errors import (
     UnknownNameError,
     UnreadableImagesWarning,
 )
-from tlfeatures.images import probe_pixels
+from tlfeatures.extract import extract
+from tlfeatures.images import Images, probe_pixels
 from tlfeatures.networks import Backbone, _metadata
 
 pytestmark = pytest.mark.filterwarnings("ignore::tlfeatures.errors.RandomWeightsWarning")
@@ -365,7 +366,7 @@ def test_images_of_all_kinds_in_one_list(pictures, files, store):
     expected = CNNFeatures(**NETWORK, cache=None).fit_transform(pictures)[[0, 1, 2, 3, 4, 1]]
     batches = []
     for _ in range(2):  # computed, then read
-        result = extract.extract(
+        result = extract(
             X, CNNFeatures(**NETWORK)._plan(), store=store, on_batch=lambda *b: batches.append(b)
         )
         np.testing.assert_allclose(result.features, expected, rtol=1e-5, atol=1e-6)
@@ -606,14 +607,14 @@ def test_images_without_contrast_warn_once_when_they_are_decoded(files, store):
 def test_an_image_replaced_between_reading_and_decoding_is_never_stored_wrong(files, store, monkeypatch):
     """The digest is taken, then the file changes, then it is decoded."""
     expected = CNNFeatures(**NETWORK, cache=None).fit_transform([files[5]])
-    keys = extract.Images.keys
+    keys = Images.keys
 
     def keys_then_replaced(self, n_threads=None):
         found = keys(self, n_threads)
         Path(files[0]).write_bytes(Path(files[5]).read_bytes())
         return found
 
-    monkeypatch.setattr(extract.Images, "keys", keys_then_replaced)
+    monkeypatch.setattr(Images, "keys", keys_then_replaced)
     held = Path(files[0]).read_bytes()
     features = CNNFeatures(**NETWORK, cache=store).fit_transform([files[0], files[1]])
     np.testing.assert_allclose(features[0], expected[0], rtol=1e-5, atol=1e-6)

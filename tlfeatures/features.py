@@ -16,7 +16,7 @@ from tlfeatures._keras import is_model
 from tlfeatures._params import Constraint, boolean, check_parameters, instance_of, integer, path
 from tlfeatures._warnings import warn
 from tlfeatures.errors import RandomWeightsWarning, RecipeMismatchError
-from tlfeatures.extract import Extracted, Plan, extract
+from tlfeatures.extract import Extracted, FeatureSpec, extract
 from tlfeatures.images import IMAGE_CONSTRAINTS, Images, probe_pixels
 from tlfeatures.networks import NETWORK_CONSTRAINTS, POOLINGS, Backbone
 from tlfeatures.store import EmbeddingStore
@@ -27,19 +27,18 @@ __all__ = ["CNNFeatures"]
 class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     """Embeddings of images from any layer of a frozen pretrained ConvNet.
 
-    Each image goes through the network once; its embedding is kept in a store on disk, and every later
-    fit, fold and process reads it there. With all rows in the store neither Keras nor TensorFlow is
-    imported.
+    Each image goes through the network once. Its embedding is kept in a store on disk, where every later
+    fit, fold and process reads it. With all rows in the store neither Keras nor TensorFlow is imported.
 
     Parameters
     ----------
     model : str, path or keras.Model, default="mobilenet"
         A network of ``keras.applications`` in any spelling ("vgg19", "MobileNetV2", "mobilenet_0.75";
         see `tlfeatures models`), the path of a ``.keras`` file, or a model. For a search in several
-        processes save a model as ``.keras`` and pass the path: a model is pickled whole.
+        processes save a model as ``.keras`` and pass the path, because a model is pickled whole.
     layer : str, list of str or None, default=None
-        Where to tap; see `tlfeatures layers NAME`. None is the last convolutional output. The
-        embeddings of a list are concatenated in its order. Earlier layers serve images unlike
+        The layer whose output is the embedding; see `tlfeatures layers NAME`. None is the last
+        convolutional output. The embeddings of a list are concatenated in its order. Earlier layers suit images unlike
         ImageNet's. "fc1", "fc2" and "predictions" load the top.
     pooling : {"avg", "max", "avgmax", "gem", "flatten"}, default="avg"
         How a feature map (h, w, c) becomes a vector: its mean, maximum, both, generalized mean
@@ -68,17 +67,17 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     cache : "auto", path, EmbeddingStore or None, default="auto"
         The store: ``$TLFEATURES_CACHE`` or the user's cache folder, another folder, or none.
     on_error : {"raise", "nan"}, default="raise"
-        What an unreadable image does: :class:`~tlfeatures.errors.ImageReadError`, or a row of NaN
-        and one warning that counts and names.
+        On unreadable images, raise an :class:`~tlfeatures.errors.ImageReadError`, or return rows of NaN
+        with one warning that counts and names them.
     n_jobs : int or None, default=None
-        Decoding threads; None or -1 is one for each core, up to 8.
+        Number of decoding threads; None or -1 means one per core, at most 8.
     verbose : int, default=0
-        Above 0, progress with images/s and the time left on standard error.
+        If greater than 0, show progress, images per second and the time left on standard error.
 
     Attributes
     ----------
     layers_ : list of str
-        The layers tapped.
+        Names of the layers.
     n_features_out_ : int
         Width of the embedding.
     recipes_ : list of dict
@@ -89,17 +88,20 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     Raises
     ------
     UnknownNameError
-        A ``ValueError``: no such network, layer, pooling, ...; says the nearest names.
+        A ``ValueError``: no such network, layer, pooling, ...; lists the nearest names.
     WeightsError
-        An ``OSError``: the weights cannot be had; says which file is wanted where.
+        An ``OSError``: the weights are not available; says which file is expected where.
     ImageInputError, ImageReadError
-        A ``ValueError`` when X is no batch of images, an ``OSError`` when one cannot be read.
+        A ``ValueError`` when X is not a batch of images, an ``OSError`` when an image cannot be read.
     RecipeMismatchError
         A ``ValueError``: `transform` would use another recipe than `fit` did.
 
     Notes
     -----
-    `fit` learns nothing from X and does not run the network: it looks at the images' kind, and fixes
+    A model with code of the user's own (a Lambda, a layer class that is not Keras's) has an identity within this
+    process only: its rows are not shared with other processes (see docs/store.md).
+
+    `fit` learns nothing from X and does not run the network: it checks the type of the images and fixes
     the recipe. X is a list, array, Series or one-column DataFrame of paths; a list of PIL images,
     bytes or arrays; or a uint8, uint16 or float (in [0, 1]) array (n, h, w), (n, h, w, 1 | 3 | 4).
     A pass through the network stores the average and the maximum of each tapped layer, so a grid
@@ -178,7 +180,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
 
     @with_callbacks
     def fit(self, X: Any, y: Any = None) -> CNNFeatures:
-        """Check X and fix the recipe; nothing is learned and no image is decoded.
+        """Check X and the parameters, and fix the recipe; decodes no image and learns nothing.
 
         Parameters
         ----------
@@ -222,7 +224,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         return features
 
     def transform(self, X: Any) -> np.ndarray:
-        """Embeddings of X, in its order.
+        """Compute the embeddings of X, or read them from the store.
 
         Parameters
         ----------
@@ -236,7 +238,8 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         Raises
         ------
         RecipeMismatchError
-            When parameters, weights or the decoder are not those of `fit`.
+            When parameters or weights are not those of `fit`, or the image decoder differs from that of `fit` by
+            more than one grey level on a test image.
         """
         return embed(self, X).features
 
@@ -261,7 +264,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             names += [f"{stem}_{i:0{digits}}" for i in range(recipe["width"])]
         return np.asarray(names, dtype=object)
 
-    def _plan(self) -> Plan:
+    def _plan(self) -> FeatureSpec:
         check_parameters(self)
         layers = [self.layer] if isinstance(self.layer, str) else self.layer
         backbone = Backbone(self.model, self.weights, self.image_size, self.normalization, self.precision)
@@ -272,7 +275,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
                 RandomWeightsWarning,
             )
         store = EmbeddingStore.resolve(self.cache)
-        return Plan.make(
+        return FeatureSpec.make(
             backbone,
             layers,
             self.pooling,
@@ -283,29 +286,29 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             max_value=self.max_value,
         )
 
-    def _set_fitted(self, plan: Plan, images: Images) -> None:
+    def _set_fitted(self, plan: FeatureSpec, images: Images) -> None:
         self.layers_ = [tap.layer for tap in plan.description.taps]
         self.n_features_out_ = plan.width
         self.recipes_ = [column.recipe for column in plan.columns]
         self.decoder_probe_ = probe_pixels() if images.encoded().any() else None
 
-    def _extract(self, X: Any, plan: Plan, **how: Any) -> Extracted:
-        usual = {
+    def _extract(self, X: Any, plan: FeatureSpec, **kwargs: Any) -> Extracted:
+        defaults = {
             "store": EmbeddingStore.resolve(self.cache),
             "batch_size": self.batch_size,
             "n_threads": None if self.n_jobs == -1 else self.n_jobs,
             "on_error": self.on_error,
             "verbose": self.verbose,
         }
-        return extract(X, plan, **usual | how)
+        return extract(X, plan, **defaults | kwargs)
 
     def __sklearn_clone__(self) -> CNNFeatures:
         if not is_model(self.model):
             return super().__sklearn_clone__()
-        # a network in memory is frozen: clones share it
-        light = copy.copy(self)
-        light.model = None
-        clone = super(CNNFeatures, light).__sklearn_clone__()
+        # a model in memory is frozen, so clones share it
+        without_model = copy.copy(self)
+        without_model.model = None
+        clone = super(CNNFeatures, without_model).__sklearn_clone__()
         clone.model = self.model
         return clone
 
@@ -324,7 +327,7 @@ def _all_names(values: Any) -> bool:
 
 
 def embed(cnn: CNNFeatures, X: Any, **kwargs: Any) -> Extracted:
-    """What `transform` gives, with what became of each image; ``kwargs`` are those of `tlfeatures.extract.extract`."""
+    """Transform X and return errors and digests too; ``kwargs`` are those of `tlfeatures.extract.extract`."""
     check_is_fitted(cnn, "recipes_")
     plan, images = cnn._plan(), Images.of(X)
     _check_recipes(cnn.recipes_, [column.recipe for column in plan.columns])

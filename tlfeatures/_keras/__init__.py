@@ -41,14 +41,14 @@ PRECISIONS = {
     "bfloat16": "mixed_bfloat16",
     "float16": "mixed_float16",
 }
-# entered around every import of Keras; the command line keeps the backends' start-up lines off the terminal
+# entered around every import of Keras; the command line uses it to hide the backends' start-up messages
 importing: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
-_tf32_lock = threading.Lock()  # the switches for TF32 are those of the process
+_tf32_lock = threading.Lock()  # TF32 is switched for the whole process
 _FROZEN_LIMIT = 512 << 20  # bytes of weights; above, constants would near protobuf's 2 GB
 
 
 def keras() -> ModuleType:
-    """Import keras, with its install line when it or its backend is absent."""
+    """Import keras; if it or its backend is missing, raise an error with the install command."""
     try:
         with importing():
             import keras
@@ -76,7 +76,7 @@ def check_fork() -> None:
     ------
     ForkedProcessError
         When this process was forked after its parent had started TensorFlow or JAX: their threads do not exist
-        here, and work given to them waits for ever.
+        here, and work that is given to them waits forever.
     """
     if _forked_after is not None:
         raise ForkedProcessError(
@@ -107,7 +107,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_remember_backend)
 
 
-@functools.cache  # asked for by every fit, and half a millisecond each
+@functools.cache  # called by every fit, and takes half a millisecond
 def keras_version() -> str:
     """Version of the installed Keras, from its metadata: imports nothing."""
     try:
@@ -129,7 +129,7 @@ def weights_folders() -> list[Path]:
 
 @contextlib.contextmanager
 def untouched_random_state() -> Iterator[None]:
-    """Keras's initializers draw their seeds from Python's global generator: put it back."""
+    """Restore Python's global generator, from which Keras's initializers draw their seeds."""
     state = random.getstate()
     try:
         yield
@@ -139,7 +139,7 @@ def untouched_random_state() -> Iterator[None]:
 
 @contextlib.contextmanager
 def seeded_random_state(seed: int) -> Iterator[None]:
-    """Initializers and random layers made inside draw their seeds from ``seed``; Python's generator is put back."""
+    """Initializers and random layers made inside draw their seeds from ``seed``; Python's generator is restored."""
     with untouched_random_state():
         random.seed(seed)
         yield
@@ -157,12 +157,12 @@ def compile_frozen(
     before, after : callable
         On backend tensors: uint8 pixels to the input, and the outputs to the results.
     precision : str
-        "float32" keeps IEEE float32 on GPUs; "tf32" and the others let them go faster.
+        "float32" means IEEE float32 also on GPUs; "tf32" and the others allow faster arithmetic.
 
     Returns
     -------
     callable
-        uint8 array (b, h, w, 3) to a list of float32 arrays (b, d); one trace for each shape.
+        uint8 array (b, h, w, 3) to a list of float32 arrays (b, d); one trace per shape.
     """
     backend = keras().backend.backend()
     compiler = {"tensorflow": _compile_tensorflow, "jax": _compile_jax, "torch": _compile_torch}
@@ -189,7 +189,7 @@ def compile_frozen(
 def to_numpy(variable: Any) -> np.ndarray:
     """The value of a Keras variable."""
     if keras().backend.backend() == "tensorflow":
-        return variable.value.numpy()  # Keras's own way warns under numpy 2
+        return variable.value.numpy()  # convert_to_numpy warns under numpy 2
     return keras().ops.convert_to_numpy(variable.value)
 
 
@@ -212,7 +212,9 @@ def _compile_tensorflow(model: Any, outputs: Callable[..., list[Any]]) -> Callab
             groups = _values(model.trainable_variables), _values(model.non_trainable_variables)
         return outputs(*([tf.constant(v) for v in g] for g in groups), x)
 
-    traces: dict[tuple[int, ...], Any] = {}  # our own: TensorFlow warns of "retracing" where it keeps them
+    traces: dict[
+        tuple[int, ...], Any
+    ] = {}  # kept here because TensorFlow warns of "retracing" if it keeps them
 
     def call(batch: np.ndarray) -> list[np.ndarray]:
         if batch.shape not in traces:
@@ -248,7 +250,7 @@ def _compile_torch(model: Any, outputs: Callable[..., list[Any]]) -> Callable[..
 
 @contextlib.contextmanager
 def precise(precision: str) -> Iterator[None]:
-    """IEEE float32 on GPUs, or TF32 where ``precision`` allows it, for what runs inside; put back afterwards."""
+    """Use IEEE float32 on GPUs inside the block, or TF32 if ``precision`` allows it; restore the setting after."""
     fast = precision != "float32"
     if keras().backend.backend() == "jax":
         import jax
@@ -269,15 +271,15 @@ def precise(precision: str) -> Iterator[None]:
 
 
 def _tf32_switches() -> list[tuple[Callable[[], bool], Callable[[bool], None]]]:
-    """How to ask and to set what TensorFlow or PyTorch allow; empty without a GPU, where nothing comes of it."""
+    """Getters and setters of TF32 in TensorFlow or PyTorch; empty without a GPU, where it has no effect."""
     if keras().backend.backend() == "tensorflow":
         import tensorflow as tf
 
         switch = tf.config.experimental
-        found = [(switch.tensor_float_32_execution_enabled, switch.enable_tensor_float_32_execution)]
-        return found if tf.config.list_physical_devices("GPU") else []
+        switches = [(switch.tensor_float_32_execution_enabled, switch.enable_tensor_float_32_execution)]
+        return switches if tf.config.list_physical_devices("GPU") else []
     import torch
 
     places = torch.backends.cuda.matmul, torch.backends.cudnn
-    found = [(lambda p=p: p.allow_tf32, lambda on, p=p: setattr(p, "allow_tf32", on)) for p in places]
-    return found if torch.cuda.is_available() else []
+    switches = [(lambda p=p: p.allow_tf32, lambda on, p=p: setattr(p, "allow_tf32", on)) for p in places]
+    return switches if torch.cuda.is_available() else []

@@ -104,12 +104,12 @@ def _hold_out(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _embed(images: np.ndarray, layers: list[str], cache: str) -> Tally:
     """Compute all layers in one pass, so that the search reads them from the store."""
-    from tlfeatures.extract import Plan, extract
+    from tlfeatures.extract import FeatureSpec, extract
     from tlfeatures.networks import Backbone
     from tlfeatures.store import EmbeddingStore
 
     store = EmbeddingStore(cache)
-    plan = Plan.make(Backbone(_MODEL, image_size=_SIDE), layers, "avg", store)
+    plan = FeatureSpec.make(Backbone(_MODEL, image_size=_SIDE), layers, "avg", store)
     return Tally.of(extract(images, plan, store=store, batch_size=64, verbose=int(stderr_is_terminal())))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tlfeatures.errors import RecipeMismatchError, UnknownNameError
-from tlfeatures.extract import Plan
+from tlfeatures.extract import FeatureSpec
 from tlfeatures.finetune.checkpoint import ABOUT, read_arrays, write_arrays
 from tlfeatures.finetune.head import LinearStart
 from tlfeatures.finetune.net import Net
@@ -176,7 +176,7 @@ def _completed(
     backbone = Backbone(given.model, given.weights, image_size, normalization, about["precision"])
     pooling = "flatten" if callable(given.head) else given.pooling
     decoding = {k: v for k, v in about["decoding"].items() if k != "image_size"}
-    plan = Plan.make(backbone, fitted["layers"], pooling, **decoding)
+    plan = FeatureSpec.make(backbone, fitted["layers"], pooling, **decoding)
     taps = [[tap.layer, tap.digest] for tap in plan.description.taps]
     if taps != fitted["taps"]:
         raise RecipeMismatchError(

@@ -11,7 +11,7 @@ import numpy as np
 
 from tlfeatures._keras import PRECISIONS, keras, untouched_random_state
 from tlfeatures.errors import UnknownNameError
-from tlfeatures.extract import Plan
+from tlfeatures.extract import FeatureSpec
 from tlfeatures.networks import pool, walk
 
 __all__ = [
@@ -46,7 +46,7 @@ class Trunk:
     shapes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, plan: Plan) -> Trunk:
+    def of(cls, plan: FeatureSpec) -> Trunk:
         """Copy the network of a plan, with its weights."""
         shared, canonical = plan.backbone.shared(plan.description)
         policy = PRECISIONS[plan.backbone.precision]
@@ -229,7 +229,7 @@ def freeze(trunk: Trunk, first: int, train_batchnorm: bool) -> None:
                 layer.trainable = False
 
 
-def frozen_copy(plan: Plan) -> Any:
+def frozen_copy(plan: FeatureSpec) -> Any:
     """The network of a plan, of which nothing is trained."""
     trunk = Trunk.of(plan)
     freeze(trunk, len(trunk.layers), False)

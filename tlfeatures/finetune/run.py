@@ -16,7 +16,7 @@ from tlfeatures._keras import keras_version
 from tlfeatures._warnings import warn
 from tlfeatures.errors import ImageReadError, RandomWeightsWarning, UnreadableImagesWarning
 from tlfeatures.evaluation import split_validation
-from tlfeatures.extract import Plan, extract
+from tlfeatures.extract import FeatureSpec, extract
 from tlfeatures.finetune.augment import Augmenter
 from tlfeatures.finetune.checkpoint import Checkpoints
 from tlfeatures.finetune.head import LinearStart, build_head, check_head, linear_start
@@ -104,7 +104,7 @@ class Training:
 
     # -- before training ---------------------------------------------------------------------
 
-    def _plan(self, normalization: Any) -> Plan:
+    def _plan(self, normalization: Any) -> FeatureSpec:
         given = self.given
         backbone = Backbone(given.model, given.weights, given.image_size, normalization, given.precision)
         if given.weights is None:
@@ -115,7 +115,7 @@ class Training:
             )
         layers = [given.layer] if isinstance(given.layer, str) else given.layer
         pooling = "flatten" if callable(given.head) else given.pooling
-        plan = Plan.make(
+        plan = FeatureSpec.make(
             backbone, layers, pooling, self.store,
             resize=given.resize, interpolation=given.interpolation, decode=given.decode,
             max_value=given.max_value,

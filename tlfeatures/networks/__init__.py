@@ -1,4 +1,4 @@
-"""Networks: which there are, which layers they have, and how to load one with its taps."""
+"""Networks: their names, layers, weights and poolings, and how to load one with its taps."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def list_layers(model: Any) -> list[str]:
     Raises
     ------
     UnknownNameError
-        A ``ValueError``, when there is no such network.
+        A ``ValueError``: no network has this name.
 
     Examples
     --------

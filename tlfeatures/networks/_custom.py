@@ -1,4 +1,4 @@
-"""Models of the user's own: opened, made a graph, and what pixels they expect."""
+"""Models of the user's own: load them, make a graph of them, and find which pixels they expect."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def open_model(path: str) -> Any:
     Raises
     ------
     WeightsError
-        When it is no such file, is damaged, or needs code of its own.
+        When it is not a ``.keras`` file, is damaged, or needs code of the user's own.
     """
     check_fork()
     try:
@@ -33,12 +33,12 @@ def open_model(path: str) -> Any:
 
 
 def as_graph(model: Any) -> Any:
-    """``model`` as a graph with operations that can be tapped.
+    """Convert a model to a graph of operations that can be tapped.
 
     Raises
     ------
     ValueError
-        When it is no graph, or not one from RGB images.
+        When it is not a graph of layers, or its input is not RGB images.
     """
     if not hasattr(model, "operations"):
         try:
@@ -58,7 +58,7 @@ def as_graph(model: Any) -> Any:
 
 
 def default_tap(graph: Graph) -> str:
-    """The last feature map; the last vector of a model that has no map."""
+    """The last feature map, or the last vector of a model without feature maps."""
     maps = [name for name, output in graph.taps.items() if len(output.shape) == 4]
     if not graph.taps:
         raise ValueError(
@@ -68,7 +68,7 @@ def default_tap(graph: Graph) -> str:
 
 
 def input_size(model: Any, wanted: tuple[int, int] | None) -> tuple[int, int]:
-    """Height and width for a model: its own where it fixes them, else ``wanted``, else 224.
+    """Height and width for a model: its own if it fixes them, else ``wanted``, else 224.
 
     Raises
     ------
@@ -86,20 +86,20 @@ def input_size(model: Any, wanted: tuple[int, int] | None) -> tuple[int, int]:
     return size
 
 
-# weightless operations that leave the scale of pixels alone; all others count as normalization
+# operations without weights that do not change the scale of pixels; all others count as normalization
 _NEUTRAL = {"InputLayer", "ZeroPadding2D", "Resizing", "CenterCrop", "Cropping2D", "Dropout", "GaussianNoise"}
 _NORMALIZING = {"Rescaling", "Normalization"}
 
 
 def preprocessing_of(model: Any) -> str | None:
-    """How a model wants its pixels.
+    """Find the normalization that a model expects.
 
     Returns
     -------
     str or None
-        "raw" where it starts with layers or arithmetic that normalize; the module of
-        ``keras.applications`` where it is, or begins with, one of those networks; None where
-        neither can be seen.
+        "raw" if it starts with layers or arithmetic that normalize; the module of
+        ``keras.applications`` if it is, or begins with, one of those networks; None if neither
+        can be determined.
     """
     if _normalizes(model):
         return "raw"
@@ -119,10 +119,10 @@ def _normalizes(model: Any) -> bool:
 
 
 def _application(model: Any) -> NetworkSpec | None:
-    """The network of ``keras.applications`` that a model is, perhaps with another top."""
+    """The network of ``keras.applications`` that a model is, possibly with another top."""
     names = list(canonical_operations(model))
-    # those that can be built without their preprocessing tell nothing by their layers
-    known = [spec for spec in NETWORKS.values() if not spec.options and not spec.entry]
-    fits = [spec for spec in known if set(spec.taps) <= set(names)]
-    # ResNet50V2 has all taps of ResNet50, and goes on after them
+    # networks that can be built without their preprocessing cannot be recognized by their layers
+    candidates = [spec for spec in NETWORKS.values() if not spec.options and not spec.entry]
+    fits = [spec for spec in candidates if set(spec.taps) <= set(names)]
+    # ResNet50V2 has all taps of ResNet50, and more after them
     return max(fits, key=lambda spec: names.index(spec.taps[-1]), default=None)

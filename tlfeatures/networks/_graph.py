@@ -19,10 +19,10 @@ def _auto_prefix(operation: Any) -> str:
 
 
 def canonical_operations(model: Any) -> dict[str, Any]:
-    """Operations of ``model`` by the name that they have when it is the first that a process builds.
+    """Operations of ``model`` by the names that they have if it is the first model that a process builds.
 
-    Keras numbers unnamed layers through the life of the process; the order of those numbers is
-    the order in which the layers were made, so counting from zero restores them.
+    Keras numbers unnamed layers over the lifetime of the process. The numbers are in the order in
+    which the layers were created, so counting from zero restores the names.
     """
     numbered: dict[str, list[tuple[int, Any]]] = {}
     names: dict[int, str] = {}
@@ -40,7 +40,7 @@ def canonical_operations(model: Any) -> dict[str, Any]:
 
 
 def walk(model: Any) -> Iterator[Any]:
-    """Operations of ``model`` from the input on; after a model in it, those of that model."""
+    """Iterate over the operations of ``model`` from the input on, and over those of nested models."""
     for operation in getattr(model, "operations", None) or model.layers:
         yield operation
         if hasattr(operation, "layers"):
@@ -57,7 +57,7 @@ class Graph:
 
     @classmethod
     def of(cls, model: Any, canonical: bool) -> Graph:
-        """Of a Functional model, under canonical names or those that it has."""
+        """Make the graph of a Functional model, under canonical names or the names that it has."""
         operations = canonical_operations(model) if canonical else {o.name: o for o in model.operations}
         # Operation.output is that of the graph where a layer was used first, perhaps not this one
         calls: dict[int, list[Any]] = {}
@@ -68,7 +68,7 @@ class Graph:
 
 
 def _tap(calls: list[Any]) -> Any:
-    """The one feature map or vector that an operation gives; None where it gives none, or several."""
+    """The only feature map or vector that an operation outputs; None if it has none or several."""
     if len(calls) != 1 or calls[0].is_input or len(calls[0].outputs) != 1:
         return None
     shape = calls[0].outputs[0].shape
@@ -76,12 +76,12 @@ def _tap(calls: list[Any]) -> Any:
 
 
 def with_policy(model: Any, policy: str) -> Any:
-    """``model`` under a dtype policy: itself where it has that policy throughout, else a copy.
+    """``model`` under a dtype policy: the model itself if all layers have that policy, else a copy.
 
     Raises
     ------
     ValueError
-        When a layer cannot be made anew under that policy.
+        When a layer cannot be created under that policy.
     """
     if all(_policy(layer) in (None, policy) for layer in walk(model)):
         return model
@@ -92,8 +92,8 @@ def with_policy(model: Any, policy: str) -> Any:
             return type(operation).from_config({**operation.get_config(), **changed})
         except Exception as error:
             raise ValueError(
-                f"Layer {operation.name!r} ({type(operation).__name__}) cannot be made anew to compute in {policy}: "
-                f"{' '.join(str(error).split())[:200]}. Use a precision that the model has already ('float32' for "
+                f"Layer {operation.name!r} ({type(operation).__name__}) cannot be copied to compute in {policy}: "
+                f"{' '.join(str(error).split())[:200]}. Use the precision that the model already has ('float32' for "
                 "most), or give its class get_config and a dtype argument."
             ) from error
 

@@ -34,10 +34,10 @@ POOLINGS = ("avg", "max", "avgmax", "gem", "flatten")
 
 
 def pooling_parts(pooling: str, rank: int) -> tuple[str, ...]:
-    """The stored poolings that make up ``pooling`` for an output of that rank, batch included.
+    """The stored poolings that make up ``pooling`` for an output of that rank, batch axis included.
 
-    "avgmax" is the stored average and the stored maximum side by side. A vector (rank 2) has
-    nothing to pool: every pooling gives the vector itself, stored once.
+    "avgmax" is the stored average followed by the stored maximum. A vector (rank 2) is not pooled:
+    every pooling returns the vector itself, stored once.
 
     >>> pooling_parts("avgmax", 4), pooling_parts("avgmax", 2), pooling_parts("gem", 4)
     (('avg', 'max'), ('none',), ('gem',))
@@ -45,7 +45,7 @@ def pooling_parts(pooling: str, rank: int) -> tuple[str, ...]:
     Raises
     ------
     UnknownNameError
-        A ``ValueError`` when there is no such pooling.
+        A ``ValueError``: no pooling has this name.
     """
     if pooling not in POOLINGS:
         raise UnknownNameError.of("pooling", pooling, POOLINGS)
@@ -55,7 +55,7 @@ def pooling_parts(pooling: str, rank: int) -> tuple[str, ...]:
 
 
 def pooling_width(part: str, shape: tuple[int, ...]) -> int:
-    """Columns that a stored pooling gives for an output of ``shape`` (without the batch axis).
+    """Number of columns of a stored pooling for an output of ``shape`` (without the batch axis).
 
     >>> pooling_width("avg", (7, 7, 512)), pooling_width("flatten", (7, 7, 512))
     (512, 25088)

@@ -18,7 +18,7 @@ _ORDERING = "{name}_weights_tf_dim_ordering_tf_kernels{notop}.h5"
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """What tlfeatures knows of a network before it builds it.
+    """A network before it is built.
 
     Parameters
     ----------
@@ -297,7 +297,7 @@ _SPELLINGS = {_plain(n): spec for spec in NETWORKS.values() for n in (spec.name,
 
 
 def find_network(name: str) -> NetworkSpec:
-    """The row of a network, by its name in any case or spelling.
+    """Find the row of a network by its name, in any case or spelling.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Weights of a network: found, fetched, read, or drawn at random."""
+"""Weights of a network: find, download, load, or draw at random."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["available_networks", "draw_weights", "fetch_weights", "find_weights"
 
 
 def find_weights(spec: NetworkSpec, *, top: bool, image_size: tuple[int, int]) -> Path | None:
-    """The pretrained weights on this machine: bundled, or wherever Keras may have put them; None if absent."""
+    """Find the pretrained weights on this machine, in the package or in Keras's folders; None if absent."""
     if spec.bundled:
         return Path(__file__).with_name(spec.bundled)
     name = spec.weights_file(top=top, image_size=image_size)
@@ -39,9 +39,9 @@ def fetch_weights(spec: NetworkSpec, *, top: bool, image_size: tuple[int, int]) 
     WeightsError
         Which file, where Keras looks for it, and how to work offline.
     """
-    found = find_weights(spec, top=top, image_size=image_size)
-    if found is not None:
-        return found
+    path = find_weights(spec, top=top, image_size=image_size)
+    if path is not None:
+        return path
     name = spec.weights_file(top=top, image_size=image_size)
     url = spec.weights_url(top=top, image_size=image_size)
     folder = next((f for f in weights_folders() if _writable(f)), weights_folders()[0])
@@ -54,7 +54,7 @@ def fetch_weights(spec: NetworkSpec, *, top: bool, image_size: tuple[int, int]) 
         raise WeightsError(
             f"The ImageNet weights of {spec.name!r} are not on this machine and could not be downloaded "
             f"({type(error).__name__}: {' '.join(str(error).split())[:200]}). Expected the file {name} in {folder}. "
-            f"To work offline, fetch {url} on another machine and copy it there (KERAS_HOME sets the folder "
+            f"To work offline, download {url} on another machine and copy it there (KERAS_HOME sets the folder "
             f"above `models`), {by_path}or pass `weights=None` for random weights. Networks whose weights are on this "
             f"machine: {', '.join(map(repr, available_networks()))}."
         ) from error
@@ -131,8 +131,8 @@ def read_weights(model: Any, path: str | os.PathLike[str]) -> None:
 def draw_weights(layers: Mapping[str, Any]) -> None:
     """Fill kernels with He-normal values (He et al. 2015), seeded by the names of layer and variable.
 
-    Equal on every machine and backend, with or without the top; biases and normalization
-    statistics keep their initial values.
+    The values are the same on every machine and backend, with and without the top. Biases and
+    normalization statistics keep their initial values.
     """
     for name, layer in layers.items():
         for variable in getattr(layer, "weights", ()):  # plain operations have none

@@ -1,4 +1,4 @@
-"""The network that the package brings along: a small depthwise-separable ConvNet."""
+"""The network whose weights are in the package: a small depthwise-separable ConvNet."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def Tiny(
     Parameters
     ----------
     include_top : ignored
-        There is no top; taken because the builders of ``keras.applications`` take it.
+        The network has no top; accepted because the builders of ``keras.applications`` accept it.
     weights : None
     input_shape : (int, int, int), default=(96, 96, 3)
         At least 32 pixels high and wide.

@@ -11,7 +11,7 @@ from typing import Any
 from tlfeatures._keras import is_model
 from tlfeatures._warnings import warn
 from tlfeatures.errors import RandomWeightsWarning, UnknownNameError
-from tlfeatures.extract import Column, Plan
+from tlfeatures.extract import FeatureBlock, FeatureSpec
 from tlfeatures.fingerprints import recipe_digest
 from tlfeatures.networks import Backbone, layer_table, pooling_parts
 from tlfeatures.selection._layer_costs import count_operations
@@ -47,7 +47,7 @@ class Embedding:
     depth: int
     macs: int
     relative_cost: float
-    columns: tuple[Column, ...] = field(repr=False)
+    columns: tuple[FeatureBlock, ...] = field(repr=False)
 
     @property
     def width(self) -> int:
@@ -66,7 +66,7 @@ class Pass:
 
     network: str
     resize: str
-    plan: Plan
+    plan: FeatureSpec
     embeddings: tuple[Embedding, ...]
 
     def __str__(self) -> str:
@@ -120,19 +120,21 @@ def plan_passes(grid: EmbeddingGrid, store: EmbeddingStore | None) -> list[Pass]
                 planned |= {e.identity for e in embeddings}
                 if embeddings:
                     columns = {recipe_digest(c.recipe): c for e in embeddings for c in e.columns}
-                    joint = Plan(plan.backbone, plan.description, plan.decoder, tuple(columns.values()))
+                    joint = FeatureSpec(
+                        plan.backbone, plan.description, plan.decoder, tuple(columns.values())
+                    )
                     passes.append(Pass(embeddings[0].network, resize, joint, tuple(embeddings)))
     return passes
 
 
 def _plan_embeddings(
     grid: EmbeddingGrid, store: EmbeddingStore | None, model: Any, size: Any, resize: str, poolings: list[str]
-) -> tuple[Plan, list[Embedding]]:
-    """Plan all layers and poolings of one network, image size and resize mode; equal embeddings once."""
+) -> tuple[FeatureSpec, list[Embedding]]:
+    """FeatureSpec all layers and poolings of one network, image size and resize mode; equal embeddings once."""
     backbone = Backbone(model, grid.weights, size, precision=grid.precision)
     layer_sets, order = _layer_sets(model, grid.layers, backbone)
     names = list(dict.fromkeys(name for layers in layer_sets for name in layers)) or None
-    plan = Plan.make(
+    plan = FeatureSpec.make(
         backbone,
         names,
         poolings[0],

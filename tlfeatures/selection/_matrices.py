@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tlfeatures.errors import LowContrastImagesWarning, UnreadableImagesWarning
-from tlfeatures.extract import Plan, extract
+from tlfeatures.extract import FeatureSpec, extract
 from tlfeatures.fingerprints import recipe_digest
 from tlfeatures.images import Images
 from tlfeatures.selection._candidates import Embedding, Pass
@@ -54,7 +54,7 @@ class EmbeddingMatrices:
         **options: Any,
     ) -> None:
         self._images, self._store, self._options = images, store, options
-        self._plans: dict[str, Plan] = {}
+        self._plans: dict[str, FeatureSpec] = {}
         self._in_memory: dict[str, np.ndarray] = {}
         self.errors: dict[int, str] = {}
         self.low_contrast: dict[int, str] = {}
@@ -96,5 +96,5 @@ class EmbeddingMatrices:
         if all(block is not None for block in blocks):
             return np.concatenate([block[rows] for block in blocks], axis=1)
         whole = self._plans[embedding.identity[0]]
-        plan = Plan(whole.backbone, whole.description, whole.decoder, embedding.columns)
+        plan = FeatureSpec(whole.backbone, whole.description, whole.decoder, embedding.columns)
         return extract(self._images.take(rows), plan, store=self._store, **self._options).features

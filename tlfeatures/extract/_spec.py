@@ -1,0 +1,128 @@
+"""Specification of embeddings: network, pixels and columns, and the recipe of each block of columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from tlfeatures.images import Decoder
+from tlfeatures.networks import Backbone, Description, Tap, pooling_parts, pooling_width
+from tlfeatures.store import EmbeddingStore
+
+__all__ = ["FeatureBlock", "FeatureSpec"]
+
+_RECIPE_FORMAT = 2  # rows of other formats are not found in a store, and computed again
+
+
+@dataclass(frozen=True)
+class FeatureBlock:
+    """The columns of one pooled tap, which have a recipe of their own.
+
+    Parameters
+    ----------
+    tap : Tap
+    part : str
+        The stored pooling.
+    recipe : dict
+        Everything that decides the values, except for the decoder of encoded images.
+    """
+
+    tap: Tap
+    part: str
+    recipe: dict[str, Any] = field(hash=False)
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return self.recipe["width"]
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """What embeddings are computed: by which network, from which pixels, and with which columns.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    description : Description
+    decoder : Decoder
+    columns : tuple of FeatureBlock
+        In the order of the result.
+    """
+
+    backbone: Backbone
+    description: Description
+    decoder: Decoder
+    columns: tuple[FeatureBlock, ...]
+
+    @classmethod
+    def make(
+        cls,
+        backbone: Backbone,
+        layers: Sequence[str] | None,
+        pooling: str,
+        store: EmbeddingStore | None = None,
+        **decoding: Any,
+    ) -> FeatureSpec:
+        """Specify the concatenation of ``layers`` (None: the last convolutional output).
+
+        Parameters
+        ----------
+        backbone : Backbone
+        layers : sequence of str or None
+        pooling : str
+        store : EmbeddingStore or None
+            Keeps the metadata of the network.
+        **decoding
+            ``resize``, ``interpolation``, ``decode`` and ``max_value`` of :class:`~tlfeatures.images.Decoder`.
+        """
+        pooling_parts(pooling, 4)  # refuse a wrong name before a network is loaded
+        description = backbone.describe(layers, store)
+        decoder = Decoder(description.image_size, **decoding)
+        spec = cls(backbone, description, decoder, ())
+        columns = [
+            spec.column(tap, part)
+            for tap in description.taps
+            for part in pooling_parts(pooling, len(tap.shape) + 1)
+        ]
+        return cls(backbone, description, decoder, tuple(columns))
+
+    def column(self, tap: Tap, part: str) -> FeatureBlock:
+        """The block of columns of one tap and stored pooling, with its recipe."""
+        recipe = {
+            "format": _RECIPE_FORMAT,
+            "network": self.description.name,
+            "digest": tap.digest,
+            "layer": tap.layer,
+            "pooling": part,
+            "normalization": self.description.normalization,
+            "precision": self.backbone.precision,
+            "width": pooling_width(part, tap.shape),
+            "dtype": "float32",
+            **self.decoder.recipe(),
+        }
+        if tap.process is not None:
+            recipe["process"] = tap.process
+        return FeatureBlock(tap, part, recipe)
+
+    @cached_property
+    def slices(self) -> list[slice]:
+        """The columns of each block in the result."""
+        ends = np.cumsum([column.width for column in self.columns]).tolist()
+        return [slice(end - column.width, end) for end, column in zip(ends, self.columns, strict=True)]
+
+    @property
+    def width(self) -> int:
+        """Number of columns of the result."""
+        return sum(column.width for column in self.columns)
+
+    def in_one_pass(self, wanted: Sequence[FeatureBlock]) -> list[FeatureBlock]:
+        """``wanted`` and what the same pass computes almost for free: average and maximum of the same taps."""
+        free = [
+            self.column(c.tap, part) for c in wanted for part in pooling_parts("avgmax", len(c.tap.shape) + 1)
+        ]
+        return list({(c.tap.layer, c.part): c for c in [*wanted, *free]}.values())
