@@ -141,7 +141,7 @@ def test_help_and_the_table_of_networks_import_nothing_heavy():
         (["fit", "x", "--cv", "-1"], "--cv"),
         (["embed", "x"], "--output"),
         (["cache", "prune"], "See `tlfeatures cache prune --help`."),
-        (["cache", "prune", "--max-bytes", "lots"], "'lots' is no size"),
+        (["cache", "prune", "--max-bytes", "lots"], "'lots' is not a size"),
         (["layers", "vgg91"], "Did you mean 'vgg19'"),
     ],
 )
@@ -222,7 +222,7 @@ def test_options():
         with pytest.raises(BadArgument, match="expected pixels"):
             parse_image_size(text)
     for text in ("", "MB", "1.2.3", "-1", "5XB"):
-        with pytest.raises(BadArgument, match="no size"):
+        with pytest.raises(BadArgument, match="not a size"):
             parse_bytes(text)
 
 

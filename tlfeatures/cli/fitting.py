@@ -22,32 +22,39 @@ if TYPE_CHECKING:
 _SHOWN_CLASSES = 12
 
 
-@opt.expand_options
-def fit(
-    source: opt.TrainingSource,
-    network: opt.NetworkOptions,
-    compute: opt.ComputeOptions,
-    output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="FILE.joblib", help="Where to save the pipeline.")
-    ] = None,
+@dataclass(frozen=True)
+class HeadOptions:
+    """The estimator on the embeddings, and how it is scored."""
+
     head: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
             help="logreg, linear_svm, svm, ridge or knn; for regression ridge, svr or linear. By default svm or ridge.",
         ),
-    ] = None,
-    cv: Annotated[int, typer.Option(metavar="K", min=0, help="Folds of cross-validation; 0 for none.")] = 5,
+    ] = None
+    cv: Annotated[int, typer.Option(metavar="K", min=0, help="Folds of cross-validation; 0 for none.")] = 5
     scoring: Annotated[
         str | None,
         typer.Option(
             metavar="NAME", help="Any score of scikit-learn; by default accuracy, or r2 for regression."
         ),
-    ] = None,
+    ] = None
     task: Annotated[
         str,
         typer.Option(metavar="NAME", help="classification, regression, or auto: inferred from the labels."),
-    ] = "auto",
+    ] = "auto"
+
+
+@opt.expand_options
+def fit(
+    source: opt.TrainingSource,
+    network: opt.NetworkOptions,
+    compute: opt.ComputeOptions,
+    options: HeadOptions,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="FILE.joblib", help="Where to save the pipeline.")
+    ] = None,
     force: opt.Force = False,
     as_json: opt.Json = False,
 ) -> None:
@@ -65,37 +72,30 @@ def fit(
     if output is not None:
         check_output(output, (".joblib", ".pkl"), force)
     images = source.read()
-    y, task = check_labels(source.labels(images), len(images), task)
+    y, task = check_labels(source.labels(images), len(images), options.task)
     groups = check_groups(images.groups, len(images))
-    head = head or ("svm" if task == "classification" else "ridge")
+    head = options.head or ("svm" if task == "classification" else "ridge")
     estimator = make_head(head, task)  # a wrong name must fail before the network runs
-    scoring = known_score(scoring or ("accuracy" if task == "classification" else "r2"))
-    if cv:
-        make_folds(cv, y, groups, task, 0)
+    scoring = known_score(options.scoring or ("accuracy" if task == "classification" else "r2"))
+    if options.cv:
+        make_folds(options.cv, y, groups, task, 0)
     cnn = opt.make_cnn(network, compute)
     cnn.fit(images.images)
     data = _embed(cnn, images, y, groups, source.source)
     with blas_threads(*data.features.shape):
-        scores = data.cross_validate(estimator, cv, scoring, task) if cv else None
+        scores = data.cross_validate(estimator, options.cv, scoring, task) if options.cv else None
         if output is not None:
             together = data.groups if scores is None else scores.duplicates.groups
             fitted = fit_head(estimator, task, data.features, data.y, together)
             save_pipeline(output, cnn, fitted, data.keys)
     if scores is not None:
         warn_of_duplicates(scores.duplicates)
+    conflicts = warn_of_label_conflicts(data.keys, data.y, data.paths)
     about = {
         "source": source.source,
-        "task": task,
-        "classes": _class_counts(data.y) if task == "classification" else None,
-        "model": cnn.model,
-        "layers": cnn.layers_,
-        "pooling": cnn.pooling,
-        "features": data.features.shape[1],
-        "head": head,
-        **dataclasses.asdict(data.tally),
-        "skipped": data.skipped,
+        **_describe_model(cnn, head, task, data),
         "cv": None if scores is None else _describe_scores(scores),
-        "label_conflicts": warn_of_label_conflicts(data.keys, data.y, data.paths),
+        "label_conflicts": conflicts,
         "output": output,
     }
     if as_json:
@@ -175,6 +175,20 @@ def _class_counts(y: np.ndarray) -> dict[str, int]:
 
     names, sizes = np.unique(y, return_counts=True)
     return {str(name): int(size) for name, size in zip(names, sizes, strict=True)}
+
+
+def _describe_model(cnn: Any, head: str, task: str, data: _Data) -> dict[str, Any]:
+    return {
+        "task": task,
+        "classes": _class_counts(data.y) if task == "classification" else None,
+        "model": cnn.model,
+        "layers": cnn.layers_,
+        "pooling": cnn.pooling,
+        "features": data.features.shape[1],
+        "head": head,
+        **dataclasses.asdict(data.tally),
+        "skipped": data.skipped,
+    }
 
 
 def _describe_scores(result: CrossValidation) -> dict[str, Any]:

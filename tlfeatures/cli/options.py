@@ -85,7 +85,9 @@ Split = Annotated[
     str | None,
     _source(help="train, val, test or all; by default train if the source has splits, otherwise all."),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Write over an existing file of another make.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Overwrite an existing file that this command did not write.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 
 
@@ -270,7 +272,7 @@ def parse_bytes(text: str) -> int:
         number, prefix, binary = match.groups()
         return int(float(number) * (1024 if binary else 1000) ** (" kmgt".index(prefix) if prefix else 0))
     except (ValueError, OverflowError):
-        raise BadArgument(f"{text!r} is no size; expected bytes, such as 500MB, 2GB or 1000000.") from None
+        raise BadArgument(f"{text!r} is not a size; expected bytes, such as 500MB, 2GB or 1000000.") from None
 
 
 def parse_weights(text: str) -> str | None:

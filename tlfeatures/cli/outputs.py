@@ -1,4 +1,4 @@
-"""Files that commands write: complete or absent, and never over a file of another make."""
+"""Output files of commands: complete or absent, and never in place of a file that another program wrote."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def replacing(path: str) -> Iterator[IO[bytes]]:
 
 
 def write_csv(file: IO[bytes], columns: dict[str, Sequence[Any]]) -> None:
-    """A CSV table in UTF-8; names of files that are no text keep their bytes."""
+    """Write a CSV table in UTF-8; file names that are not valid text keep their bytes."""
     text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="", write_through=True)
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -128,17 +128,17 @@ def _write_hdf5(
 
     text = h5py.string_dtype()
     # in memory, for HDF5 does not survive a full disk; images of newer versions lose their checksum
-    with h5py.File.in_memory(libver=("earliest", "v108")) as held:
-        held.attrs[_MARK], held.attrs["recipe"] = __version__, recipe
-        held["features"] = features
-        held.create_dataset("feature_names", data=[_bytes(name) for name in names], dtype=text)
+    with h5py.File.in_memory(libver=("earliest", "v108")) as h5:
+        h5.attrs[_MARK], h5.attrs["recipe"] = __version__, recipe
+        h5["features"] = features
+        h5.create_dataset("feature_names", data=[_bytes(name) for name in names], dtype=text)
         for name, values in manifest.items():
             if _is_number(values):
-                held[name] = values
+                h5[name] = values
             else:
-                held.create_dataset(name, data=[_bytes(v) for v in values], dtype=text)
-        held.flush()
-        file.write(held.id.get_file_image())
+                h5.create_dataset(name, data=[_bytes(v) for v in values], dtype=text)
+        h5.flush()
+        file.write(h5.id.get_file_image())
 
 
 def _write_parquet(

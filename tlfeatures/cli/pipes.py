@@ -61,17 +61,17 @@ class SavedModel:
 
         from tlfeatures.features import CNNFeatures
 
-        held = _read(self.pipe)
-        held = getattr(held, "best_estimator_", held)  # a search over pipelines
-        steps = held.steps if isinstance(held, Pipeline) else []
-        if len(steps) < 2 or not isinstance(steps[0][1], CNNFeatures) or not hasattr(held, "predict"):
-            raise BadArgument(f"{self.pipe!r} holds an object of type {type(held).__name__}; {_EXPECTED}.")
+        model = _read(self.pipe)
+        model = getattr(model, "best_estimator_", model)  # a search over pipelines
+        steps = model.steps if isinstance(model, Pipeline) else []
+        if len(steps) < 2 or not isinstance(steps[0][1], CNNFeatures) or not hasattr(model, "predict"):
+            raise BadArgument(f"{self.pipe!r} holds an object of type {type(model).__name__}; {_EXPECTED}.")
         cnn = steps[0][1].set_params(verbose=int(stderr_is_terminal()))
         if self.cache is not None:
             cnn.set_params(cache=parse_cache(self.cache))
         if self.batch_size is not None:
             cnn.set_params(batch_size=self.batch_size)
-        return Fitted(cnn, held[1:], getattr(held, "training_digests_", None))
+        return Fitted(cnn, model[1:], getattr(model, "training_digests_", None))
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,6 @@ def _sources(item: str, path_column: str | None) -> list[Any]:
         raise BadArgument(f"No file matches the pattern {item!r}.")
     if len(wanted) < len(matches):
         warn(
-            f"{len(matches) - len(wanted):,} of {len(matches):,} matches of {item!r} are no images: left out."
+            f"{len(matches) - len(wanted):,} of {len(matches):,} matches of {item!r} are not images and are left out."
         )
     return [read(path) for path in wanted]

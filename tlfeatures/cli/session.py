@@ -34,7 +34,7 @@ class BadArgument(ValueError):
 
 @contextlib.contextmanager
 def session() -> Iterator[None]:
-    """Warnings as single lines, each once; no start-up messages of backends. All is put back after."""
+    """Print each warning as one line, once, and mute start-up messages of backends; restores all settings."""
     with warnings.catch_warnings(), _silent_start(), _lenient_output(), _orderly_end():
         for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", category)
@@ -43,11 +43,11 @@ def session() -> Iterator[None]:
             DuplicateImagesWarning,
         ):  # commands name the images themselves
             warnings.simplefilter("ignore", category)
-        told: set[str] = set()
+        printed: set[str] = set()
 
         def show(message: Any, *_: Any, **__: Any) -> None:
-            if (text := _name_options(str(message))) not in told:
-                told.add(text)
+            if (text := _name_options(str(message))) not in printed:
+                printed.add(text)
                 warn(text)
 
         warnings.showwarning = show
@@ -140,7 +140,7 @@ def _orderly_end() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lenient_output() -> Iterator[None]:
-    """File names that are no text must not stop the printing."""
+    """Print file names that are not valid text with escapes instead of failing."""
     stream = sys.stdout
     before = getattr(stream, "errors", None)
     if before is None or not hasattr(stream, "reconfigure"):
@@ -190,14 +190,14 @@ def _muted() -> Iterator[None]:
     watch = not faulthandler.is_enabled()
     if watch:
         faulthandler.enable(file=real)  # a crash of native code must not be silent
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
+    with tempfile.TemporaryFile() as output:
+        os.dup2(output.fileno(), 2)
         try:
             yield
         except BaseException:
-            held.seek(0)
+            output.seek(0)
             with contextlib.suppress(OSError):
-                os.write(real, held.read())
+                os.write(real, output.read())
             raise
         finally:
             if watch:

@@ -28,13 +28,15 @@ Path = Annotated[
 @cache.command()
 def info(path: Path = None, as_json: Json = False) -> None:
     """Say what the store holds."""
-    held = _open(path).info()
+    report = _open(path).info()
     if as_json:
-        show_json(held)
+        show_json(report)
         return
-    recipes = sorted(held["recipes"], key=lambda r: -r["last_used"])
+    recipes = sorted(report["recipes"], key=lambda r: -r["last_used"])
     rows = sum(r["unique_rows"] for r in recipes)
-    tell(f"{held['root']}: {count(rows, 'row')} of {count(len(recipes), 'recipe')}, {_size(held['bytes'])}")
+    tell(
+        f"{report['root']}: {count(rows, 'row')} of {count(len(recipes), 'recipe')}, {_size(report['bytes'])}"
+    )
     if recipes:
         columns = (
             "model",
@@ -108,9 +110,9 @@ def clear(
     """Delete what tlfeatures keeps in the store, and nothing else."""
     store = _open(path)
     if not yes:
-        held = store.info()
+        report = store.info()
         typer.confirm(
-            f"Delete the embeddings in {held['root']} ({_size(held['bytes'])})? They can be computed again.",
+            f"Delete the embeddings in {report['root']} ({_size(report['bytes'])})? They can be computed again.",
             abort=True,
             err=True,
         )
@@ -132,21 +134,21 @@ def _open(path: str | None) -> EmbeddingStore:
     return store
 
 
-def _row(held: dict) -> tuple:
-    recipe = held["recipe"] or {}
+def _row(entry: dict) -> tuple:
+    recipe = entry["recipe"] or {}
     size = recipe.get("image_size") or ()
-    when = datetime.fromtimestamp(held["last_used"]).strftime("%Y-%m-%d %H:%M") if held["last_used"] else ""
+    when = datetime.fromtimestamp(entry["last_used"]).strftime("%Y-%m-%d %H:%M") if entry["last_used"] else ""
     return (
         recipe.get("network"),
         recipe.get("layer"),
         recipe.get("pooling"),
         "x".join(map(str, size)),
-        held["rows"],
-        held["unique_rows"],
-        _size(held["bytes"]),
-        held["segments"],
+        entry["rows"],
+        entry["unique_rows"],
+        _size(entry["bytes"]),
+        entry["segments"],
         when,
-        held["digest"][:8],
+        entry["digest"][:8],
     )
 
 
