@@ -85,7 +85,7 @@ def the_error(result, *parts):
 # -- what works --------------------------------------------------------------------------------
 
 
-def test_the_winner_is_saved_and_found_again(run, photos):
+def test_best_pipeline_is_saved_and_reproduced(run, photos):
     argv = [*SMALL, "--layer", "block3_pw_relu,block3_pw_relu+block5_pw_relu", "--pooling", "avg,max",
             "--head", "ridge,logreg:C=0.1/1", "--cv", "2", "--nested", "--weights", "random"]  # fmt: skip
     shown = run("select", photos.root, *argv, "-o", "report")
@@ -138,7 +138,7 @@ def test_json(run, photos):
     assert not list(Path().iterdir())  # no report was asked for
 
 
-def test_numbers_and_groups(run, photos, tmp_path):
+def test_regression_and_groups(run, photos, tmp_path):
     source = manifest(photos, tmp_path / "a.csv", size=np.linspace(1.5, 7, 12), patient=np.arange(12) // 2)
     argv = ["--target", "size", "--groups", "patient", *ONE, "--cv", "3", "-o", "report"]
     result = run("select", source, *argv, "--json")
@@ -165,7 +165,7 @@ def test_unreadable_images_are_left_out_and_named(run, photos, tmp_path):
     assert list(result.json["skipped"]) == [str(folder / "checks" / "text.jpg")]
 
 
-def test_copies_in_different_folds_in_words_of_the_command(run, tmp_path):
+def test_duplicates_in_different_folds_warn_with_names_of_options(run, tmp_path):
     folder = tmp_path / "photos"
     for i, pixels in enumerate(pictures(12, 40)):
         (folder / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
@@ -270,7 +270,7 @@ class TestFailsAtOnce:
     def test_wrong_options(self, run, photos, argv, parts):
         assert the_error(run("select", photos.root, *ONE, "--cv", "2", *argv), *parts) == 2
 
-    def test_a_folder_that_would_lose_files(self, run, photos):
+    def test_folders_with_other_files_are_refused(self, run, photos):
         Path("file").write_text("mine")
         assert (
             the_error(run("select", photos.root, *ONE, "-o", "file"), "'file' is a file", "name a folder")
@@ -297,18 +297,18 @@ class TestFailsAtOnce:
             assert the_error(run("select", photos.root, *ONE, "-o", "project"), name, "--force") == 2
             Path("project", name).unlink()
 
-    def test_a_report_among_the_images(self, run, photos):
+    def test_report_inside_the_image_folder_is_refused(self, run, photos):
         for folder in (photos.root, photos.root / "new", f"{photos.root}/discs/../x/"):
             result = run("select", photos.root, *ONE, "-o", folder)
             assert the_error(result, "is in the folder of the images", "Name another folder") == 2
 
-    def test_no_hint_that_the_command_refuses(self, run, photos, tmp_path):
+    def test_hints_name_only_options_of_the_command(self, run, photos, tmp_path):
         source = manifest(photos, tmp_path / "a.csv", label=["rare", *photos.labels[1:]])
         result = run("select", source, "--target", "label", *ONE)
         assert the_error(result, "'rare' with 1. Add images, or merge or drop small classes.") == 2
 
 
-def test_a_report_is_written_over_a_report(run, photos):
+def test_report_replaces_an_earlier_report(run, photos):
     for _ in range(2):
         assert run("select", photos.root, *ONE, "--cv", "2", "-o", "report").code == 0
 
@@ -337,6 +337,6 @@ def test_heads(text, expected):
 
 
 @pytest.mark.parametrize("text", ["", "svm,,ridge", "svm:", "svm:C=", "svm:=1"])
-def test_heads_that_are_none(text):
+def test_invalid_heads(text):
     with pytest.raises(BadArgument, match="--head"):
         parse_heads(text)

@@ -133,7 +133,8 @@ def _nearest_pairs(F: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndar
             # distances start at 1, because SciPy takes 0 for a missing edge
             weights = np.concatenate([forest.data, 2 - np.minimum(cosine[i, j], 1.0)])
             edges = np.concatenate([forest.row, start + i]), np.concatenate([forest.col, start + j])
-            forest = minimum_spanning_tree(coo_array((weights, edges), shape=(n, n))).tocoo()
+            indices = tuple(edge.astype(np.int32) for edge in edges)  # SciPy 1.13 takes no others
+            forest = minimum_spanning_tree(coo_array((weights, indices), shape=(n, n))).tocoo()
     pairs = np.sort(np.stack([forest.row, forest.col], axis=1), axis=1).astype(int)
     order = np.lexsort(pairs.T[::-1])
     return pairs[order], 2 - forest.data[order]

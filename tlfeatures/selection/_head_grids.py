@@ -119,6 +119,7 @@ def make_head_grids(heads: Any, task: str, y: np.ndarray, seed: int) -> list[Hea
             )
         value = settings.get(name)
         estimator, grid = _split_estimator(name, value)
+        _check_grid(name, grid)
         if estimator is None:
             usual, params = head_grid(name, task), make_head(name, task).get_params()
             # an empty point is written out, because the name alone stands for the default grid
@@ -182,15 +183,20 @@ def _check_estimator(name: str, estimator: Any, task: str) -> None:
         )
 
 
+def _check_grid(name: str, grid: Any) -> None:
+    if grid is None or isinstance(grid, Mapping):
+        return
+    if not isinstance(grid, (list, tuple)) or not all(isinstance(part, Mapping) for part in grid):
+        raise ValueError(
+            f"heads[{name!r}] must be an estimator with fit and predict, a grid such as {{'C': [1, 10]}}, "
+            f"(estimator, grid), or None; got {_short(grid)}."
+        )
+
+
 def _points(name: str, grid: Any, default_point: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     """Expand a grid or a list of grids; names may have the head's name as their prefix."""
-    prefix = f"{name}__"
     parts = [grid] if isinstance(grid, Mapping) else grid
-    if not isinstance(parts, Iterable) or not all(isinstance(part, Mapping) for part in parts):
-        raise ValueError(
-            f"heads[{name!r}]={grid!r}; expected a grid such as {{'C': [1, 10]}}, an estimator, "
-            "(estimator, grid), or None."
-        )
+    prefix = f"{name}__"
     parts = [{key.removeprefix(prefix): values for key, values in part.items()} for part in parts]
     for key, values in ((key, values) for part in parts for key, values in part.items()):
         if isinstance(values, str) or not isinstance(values, Iterable):
