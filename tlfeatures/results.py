@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -122,8 +124,8 @@ class EmbeddingSample:
 class SearchResult:
     """Everything that a feature search measured.
 
-    :meth:`tlfeatures.FeatureSearchCV.result` builds it. It holds data only: no network, no images except
-    small previews, no estimator.
+    :meth:`tlfeatures.FeatureSearchCV.result` builds it. It holds data only: no network, no fitted estimator and no
+    images except small previews.
 
     Attributes
     ----------
@@ -225,3 +227,44 @@ class SearchResult:
     def reads_back(self) -> bool:
         """Whether ``predictions``, written as CSV, can serve as the manifest of the same search."""
         return self.from_files and len(self.predictions) == len(self.rows)
+
+    def format_options(self) -> tuple[list[str], list[str]]:
+        """Return ``options`` as Python code: import statements and keyword arguments.
+
+        Returns
+        -------
+        (imports, arguments) : tuple of list of str
+        """
+        options = self.options or {}
+        imports = {line for value in _estimators(options.get("heads")) for line in _imports(value)}
+        if hasattr(cv := options.get("cv"), "split"):
+            imports.add(f"from sklearn.model_selection import {type(cv).__name__}")
+        arguments = [f"{name}={_format(value)}" for name, value in options.items()]
+        return [*sorted(imports), "from tlfeatures import select"], arguments
+
+
+def _estimators(heads: Any) -> list[Any]:
+    """Return the estimators among the heads, which are named by strings otherwise."""
+    return (
+        [value for value in heads.values() if hasattr(value, "get_params")] if isinstance(heads, dict) else []
+    )
+
+
+def _imports(estimator: Any) -> list[str]:
+    """Return the import statements that the ``repr`` of an estimator needs."""
+    parts = [estimator, *estimator.get_params(deep=True).values()]
+    kinds = {type(part) for part in parts if hasattr(part, "get_params")}
+    return [f"from {_public_module(kind)} import {kind.__name__}" for kind in kinds]
+
+
+def _public_module(kind: type) -> str:
+    """Return the package that exports a class of a private module, such as sklearn.svm for sklearn.svm._classes."""
+    module = kind.__module__.split("._")[0]
+    return module if getattr(import_module(module), kind.__name__, None) is kind else kind.__module__
+
+
+def _format(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {_format(item)}" for key, item in value.items()) + "}"
+    # without this parameter scikit-learn abbreviates long texts
+    return value.__repr__(N_CHAR_MAX=math.inf) if hasattr(value, "get_params") else repr(value)

@@ -557,7 +557,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         Returns
         -------
         :class:`~tlfeatures.results.SearchResult`
-            Holds no network and no estimator. Previews of the worst predictions are read from the files.
+            Holds no network. Previews of the worst predictions are read from the files.
         """
         check_is_fitted(self, "best_estimator_")
         return build_result(self)
