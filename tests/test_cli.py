@@ -27,8 +27,8 @@ from sklearn.svm import SVC
 
 from tlfeatures import CNNFeatures, EmbeddingStore, list_models
 from tlfeatures.cli import main
-from tlfeatures.cli.options import parse_bytes, parse_image_size
-from tlfeatures.cli.session import BadArgument
+from tlfeatures.cli._options import parse_bytes, parse_image_size
+from tlfeatures.cli._session import BadArgument
 from tlfeatures.heads import make_head
 
 SMALL = ["--model", "tiny", "--image-size", "32"]
@@ -196,7 +196,7 @@ def test_backends_start_in_silence_but_not_when_they_fail(tmp_path, fails):
     code = """if True:
         import os
         from tlfeatures import _keras
-        from tlfeatures.cli.session import session
+        from tlfeatures.cli._session import session
         with session():
             _keras.keras()
         os.write(2, b"heard")

@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from tlfeatures.cli.options import ComputeOptions, NetworkOptions, expand_options, make_cnn
+from tlfeatures.cli._options import ComputeOptions, NetworkOptions, expand_options, make_cnn
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def test_options_become_a_transformer(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["embed", "fit", "finetune"])
 def test_commands_have_the_same_options(name):
-    from tlfeatures.cli.app import app
+    from tlfeatures.cli._app import app
 
     shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"}).output
     for option in (

@@ -16,8 +16,8 @@ from PIL import Image
 
 from tests.networks import pictures
 from tlfeatures.cli import main
-from tlfeatures.cli.selecting import parse_heads
-from tlfeatures.cli.session import BadArgument
+from tlfeatures.cli._select import parse_heads
+from tlfeatures.cli._session import BadArgument
 
 SMALL = ["--model", "tiny", "--image-size", "32", "--resize", "stretch"]
 ONE = [*SMALL, "--layer", "block3_pw_relu", "--pooling", "avg", "--head", "ridge"]

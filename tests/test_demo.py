@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tlfeatures.cli import demo as module
+from tlfeatures.cli import _demo as module
 from tlfeatures.cli import main
 from tlfeatures.networks import NETWORKS
 

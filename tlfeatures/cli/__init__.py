@@ -37,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        from tlfeatures.cli.app import app
-        from tlfeatures.cli.session import session
+        from tlfeatures.cli._app import app
+        from tlfeatures.cli._session import session
 
         with session():
             code = app(args=argv or ["--help"], prog_name="tlfeatures", standalone_mode=False)
@@ -50,11 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _discard_stdout()
     except Exception as error:
-        from tlfeatures.cli.session import report_error
+        from tlfeatures.cli._session import report_error
 
         return report_error(error)
     if code in _INTERRUPTED:
-        from tlfeatures.cli.terminal import warn
+        from tlfeatures.cli._terminal import warn
 
         warn("interrupted; run the same command again to resume from the embeddings in the store.", "")
     return code if isinstance(code, int) else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tlfeatures.cli.terminal import count, shown, warn
+from tlfeatures.cli._terminal import count, shown, warn
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tlfeatures.cli import options as opt
-from tlfeatures.cli.extraction import Tally, extract_images, get_paths, name_unreadable
-from tlfeatures.cli.pipes import SavedModel
-from tlfeatures.cli.session import BadArgument
-from tlfeatures.cli.terminal import count, show_json, show_table, tell, warn
+from tlfeatures.cli import _options as opt
+from tlfeatures.cli._extraction import Tally, extract_images, get_paths, name_unreadable
+from tlfeatures.cli._saved_models import SavedModel
+from tlfeatures.cli._session import BadArgument
+from tlfeatures.cli._terminal import count, show_json, show_table, tell, warn
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tlfeatures import _keras
-from tlfeatures.cli.terminal import warn
+from tlfeatures.cli._terminal import warn
 from tlfeatures.errors import DuplicateImagesWarning, OutOfMemoryError, UnreadableImagesWarning
 
 __all__ = ["BadArgument", "report_error", "session"]
@@ -101,7 +101,7 @@ def _known_options() -> frozenset[str]:
     """The long options of all commands."""
     from typer.main import get_command
 
-    from tlfeatures.cli.app import app
+    from tlfeatures.cli._app import app
 
     commands = get_command(app).commands.values()  # type: ignore[attr-defined]
     return frozenset(name for command in commands for parameter in command.params for name in parameter.opts)

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from tlfeatures.cli.options import ImageSize, Json, parse_image_size
-from tlfeatures.cli.terminal import count, show_json, show_table, tell
+from tlfeatures.cli._options import ImageSize, Json, parse_image_size
+from tlfeatures.cli._terminal import count, show_json, show_table, tell
 
 
 def models(as_json: Json = False) -> None:

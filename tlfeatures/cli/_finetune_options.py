@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from tlfeatures.cli import options as opt
-from tlfeatures.cli.outputs import check_output
-from tlfeatures.cli.session import BadArgument
+from tlfeatures.cli import _options as opt
+from tlfeatures.cli._outputs import check_output
+from tlfeatures.cli._session import BadArgument
 
 __all__ = ["ComparisonOptions", "FileOptions", "StepOptions", "TrainingOptions", "make_finetune"]
 

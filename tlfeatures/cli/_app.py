@@ -7,16 +7,16 @@ from typing import Annotated
 import typer
 
 from tlfeatures import __version__
-from tlfeatures.cli.demo import demo
-from tlfeatures.cli.embedding import embed
-from tlfeatures.cli.evaluating import evaluate
-from tlfeatures.cli.finetuning import finetune
-from tlfeatures.cli.fitting import fit
-from tlfeatures.cli.listing import layers, models
-from tlfeatures.cli.predicting import predict
-from tlfeatures.cli.selecting import select
-from tlfeatures.cli.terminal import tell
-from tlfeatures.cli.upkeep import cache
+from tlfeatures.cli._cache import cache
+from tlfeatures.cli._demo import demo
+from tlfeatures.cli._embed import embed
+from tlfeatures.cli._evaluate import evaluate
+from tlfeatures.cli._finetune import finetune
+from tlfeatures.cli._fit import fit
+from tlfeatures.cli._models import layers, models
+from tlfeatures.cli._predict import predict
+from tlfeatures.cli._select import select
+from tlfeatures.cli._terminal import tell
 
 __all__ = ["app"]
 

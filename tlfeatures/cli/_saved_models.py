@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tlfeatures.cli.options import parse_cache
-from tlfeatures.cli.session import BadArgument
-from tlfeatures.cli.terminal import stderr_is_terminal, warn
+from tlfeatures.cli._options import parse_cache
+from tlfeatures.cli._session import BadArgument
+from tlfeatures.cli._terminal import stderr_is_terminal, warn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -173,7 +173,7 @@ def save_pipeline(path: str, cnn: CNNFeatures, head: Any, keys: np.ndarray) -> N
     import numpy as np
     from sklearn.pipeline import Pipeline
 
-    from tlfeatures.cli.outputs import replacing
+    from tlfeatures.cli._outputs import replacing
 
     pipeline = Pipeline([("cnn", cnn.set_params(verbose=0)), ("head", head)])
     pipeline.training_digests_ = np.unique(keys, axis=0)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tlfeatures.cli import options as opt
-from tlfeatures.cli.extraction import Tally, extract_images, name_unreadable
-from tlfeatures.cli.pipes import Fitted, Predictions, SavedModel
-from tlfeatures.cli.session import BadArgument
-from tlfeatures.cli.terminal import count, show_json, show_table, tell, warn
+from tlfeatures.cli import _options as opt
+from tlfeatures.cli._extraction import Tally, extract_images, name_unreadable
+from tlfeatures.cli._saved_models import Fitted, Predictions, SavedModel
+from tlfeatures.cli._session import BadArgument
+from tlfeatures.cli._terminal import count, show_json, show_table, tell, warn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +45,7 @@ def predict(
     have the decision value of the predicted class instead, in a column `decision`; regression has neither. An
     unreadable image has the error and no prediction; the exit code is 1 when no image could be read.
     """
-    from tlfeatures.cli.outputs import check_output, replacing, write_csv
+    from tlfeatures.cli._outputs import check_output, replacing, write_csv
 
     if output is not None:
         check_output(output, (".csv",), force)

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tlfeatures.cli import options as opt
+from tlfeatures.cli import _options as opt
 from tlfeatures.cli._duplicates import warn_of_duplicates, warn_of_label_conflicts
-from tlfeatures.cli.extraction import get_paths, name_unreadable
-from tlfeatures.cli.fitting import known_score
-from tlfeatures.cli.session import BadArgument
-from tlfeatures.cli.terminal import count, show_json, show_table, shown, tell
+from tlfeatures.cli._extraction import get_paths, name_unreadable
+from tlfeatures.cli._fit import known_score
+from tlfeatures.cli._session import BadArgument
+from tlfeatures.cli._terminal import count, show_json, show_table, shown, tell
 
 if TYPE_CHECKING:
     import numpy as np
@@ -264,8 +264,8 @@ def _write(search: FeatureSearchCV, y: np.ndarray, folder: str, context: typer.C
     from sklearn.base import clone
 
     from tlfeatures.cli._best_command import best_command
-    from tlfeatures.cli.fitting import fit_head
-    from tlfeatures.cli.pipes import save_pipeline
+    from tlfeatures.cli._fit import fit_head
+    from tlfeatures.cli._saved_models import save_pipeline
     from tlfeatures.report import write_report
 
     source = _words(context, {"source", "path_column", "target", "groups", "split_column", "split"})

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tlfeatures.cli.extraction import Tally
-from tlfeatures.cli.options import Json
-from tlfeatures.cli.terminal import show_json, show_table, stderr_is_terminal, tell
+from tlfeatures.cli._extraction import Tally
+from tlfeatures.cli._options import Json
+from tlfeatures.cli._terminal import show_json, show_table, stderr_is_terminal, tell
 
 if TYPE_CHECKING:
     import numpy as np

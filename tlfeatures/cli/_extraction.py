@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tlfeatures.cli.session import BadArgument
-from tlfeatures.cli.terminal import count, shown, warn
+from tlfeatures.cli._session import BadArgument
+from tlfeatures.cli._terminal import count, shown, warn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,9 +9,9 @@ import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from tlfeatures.cli import options as opt
-from tlfeatures.cli.extraction import Tally, extract_images, get_paths, name_unreadable
-from tlfeatures.cli.finetune_options import (
+from tlfeatures.cli import _options as opt
+from tlfeatures.cli._extraction import Tally, extract_images, get_paths, name_unreadable
+from tlfeatures.cli._finetune_options import (
     ComparisonOptions,
     FileOptions,
     StepOptions,
@@ -19,10 +19,10 @@ from tlfeatures.cli.finetune_options import (
     make_finetune,
     parse_augment,
 )
-from tlfeatures.cli.fitting import fit_head, known_score
-from tlfeatures.cli.pipes import save_pipeline
-from tlfeatures.cli.session import BadArgument
-from tlfeatures.cli.terminal import count, show_json, show_table, tell, warn
+from tlfeatures.cli._fit import fit_head, known_score
+from tlfeatures.cli._saved_models import save_pipeline
+from tlfeatures.cli._session import BadArgument
+from tlfeatures.cli._terminal import count, show_json, show_table, tell, warn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -232,7 +232,7 @@ def _draw_curves(history: pandas.DataFrame | None, path: str | None) -> None:
     if history is None:
         warn(f"no epoch was trained: {path} is not written. Use --cv 2 or more, or --keep finetuned.")
         return
-    from tlfeatures.cli.outputs import replacing
+    from tlfeatures.cli._outputs import replacing
     from tlfeatures.finetune import draw_curves
 
     with replacing(path) as file:
@@ -242,7 +242,7 @@ def _draw_curves(history: pandas.DataFrame | None, path: str | None) -> None:
 def _draw_views(
     images: Any, network: opt.NetworkOptions, compute: StepOptions, training: TrainingOptions, path: str
 ) -> None:
-    from tlfeatures.cli.outputs import replacing
+    from tlfeatures.cli._outputs import replacing
 
     if not parse_augment(training.augment):
         raise BadArgument(

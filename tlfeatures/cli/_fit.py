@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tlfeatures.cli import options as opt
+from tlfeatures.cli import _options as opt
 from tlfeatures.cli._duplicates import warn_of_duplicates, warn_of_label_conflicts
-from tlfeatures.cli.extraction import Tally, extract_images, get_paths, name_unreadable
-from tlfeatures.cli.session import BadArgument
-from tlfeatures.cli.terminal import count, show_json, shown, tell, warn
+from tlfeatures.cli._extraction import Tally, extract_images, get_paths, name_unreadable
+from tlfeatures.cli._session import BadArgument
+from tlfeatures.cli._terminal import count, show_json, shown, tell, warn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,8 +64,8 @@ def fit(
     scikit-learn Pipeline from image paths to predictions, for `predict`, `evaluate` and joblib.load. Its
     class probabilities are calibrated on held-out folds.
     """
-    from tlfeatures.cli.outputs import check_output
-    from tlfeatures.cli.pipes import save_pipeline
+    from tlfeatures.cli._outputs import check_output
+    from tlfeatures.cli._saved_models import save_pipeline
     from tlfeatures.evaluation import check_groups, check_labels, make_folds
     from tlfeatures.heads import blas_threads, make_head
 

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from tlfeatures.cli import options as opt
-from tlfeatures.cli.extraction import Tally, extract_images, get_paths, name_unreadable
-from tlfeatures.cli.terminal import show_json, tell
+from tlfeatures.cli import _options as opt
+from tlfeatures.cli._extraction import Tally, extract_images, get_paths, name_unreadable
+from tlfeatures.cli._terminal import show_json, tell
 
 _SUFFIXES = (".h5", ".parquet", ".npy")
 
@@ -43,7 +43,7 @@ def embed(
     row is NaN. Rows are written to the store as they are computed: an interrupted run resumes, and a second one
     computes nothing.
     """
-    from tlfeatures.cli.outputs import check_output, write_features
+    from tlfeatures.cli._outputs import check_output, write_features
 
     check_output(output, _SUFFIXES, force)
     images = source.read()

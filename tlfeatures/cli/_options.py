@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 
 import typer
 
-from tlfeatures.cli.session import BadArgument
-from tlfeatures.cli.terminal import stderr_is_terminal
+from tlfeatures.cli._session import BadArgument
+from tlfeatures.cli._terminal import stderr_is_terminal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,7 +106,7 @@ class SourceOptions:
 
     def read(self) -> Source:
         """List the images of the source, or of the split asked for."""
-        from tlfeatures.cli.extraction import read_images
+        from tlfeatures.cli._extraction import read_images
 
         return read_images(
             self.source,
@@ -120,7 +120,7 @@ class SourceOptions:
 
     def labels(self, images: Source) -> np.ndarray:
         """Return the labels of images that `read` returned; BadArgument when they have none."""
-        from tlfeatures.cli.extraction import get_labels
+        from tlfeatures.cli._extraction import get_labels
 
         return get_labels(images, self.source, self.target)
 

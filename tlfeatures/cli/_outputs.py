@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from tlfeatures import __version__
-from tlfeatures.cli.session import BadArgument
+from tlfeatures.cli._session import BadArgument
 from tlfeatures.errors import MissingDependencyError
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tlfeatures.cli.options import Json, parse_bytes
-from tlfeatures.cli.session import BadArgument
-from tlfeatures.cli.terminal import count, show_json, show_table, tell
+from tlfeatures.cli._options import Json, parse_bytes
+from tlfeatures.cli._session import BadArgument
+from tlfeatures.cli._terminal import count, show_json, show_table, tell
 
 if TYPE_CHECKING:
     from tlfeatures.store import EmbeddingStore
