@@ -45,15 +45,9 @@ from tlfeatures.errors import (
     UnreadableImagesWarning,
 )
 from tlfeatures.evaluation import split_validation
-from tlfeatures.finetune import (
-    Augmenter,
-    checkpoint,
-    draw_augmentations,
-    draw_curves,
-    is_bundle,
-    sample_weights,
-)
-from tlfeatures.finetune.loop import epoch_order, rate_at
+from tlfeatures.finetune import Augmenter, _checkpoint, draw_augmentations, draw_curves, is_bundle
+from tlfeatures.finetune._sample_weights import training_weights
+from tlfeatures.finetune._stage import epoch_order
 from tlfeatures.images import Images
 
 pytestmark = [
@@ -353,24 +347,32 @@ def test_stored_embeddings_train_the_same_head_as_the_network_in_the_loop():
     assert abs(ours.predict_proba(X) - untrained).max() > 0.1
 
 
-@pytest.mark.parametrize("steps", [1, 2])
-def test_many_steps_in_a_call_are_the_steps_taken_alone(steps, monkeypatch):
-    """With all that changes from step to step, rates and the masks of dropout; the last call is shorter."""
-    from tlfeatures.finetune import learner
+def test_many_steps_in_a_call_are_the_steps_taken_alone(monkeypatch):
+    """With all that changes from step to step, learning rates and the masks of dropout; the last batch is shorter."""
+    from tlfeatures.finetune import _stage
 
-    given = {**TINY, "head": [16, 0.5], "epochs": 3, "batch_size": 5, "validation_fraction": 0}
-    together = FineTuneClassifier(**given, random_state=0).fit(X, Y)
-    calls, train = [], learner.Learner.train
-    monkeypatch.setattr(learner, "_TOGETHER", steps * 5 * 4 * 320)  # batches of five rows of tiny's width
-    monkeypatch.setattr(
-        learner.Learner, "train", lambda self, x, *a: (calls.append(len(x)), train(self, x, *a))[1]
-    )
-    apart = FineTuneClassifier(**given, random_state=0).fit(X, Y)
-    assert calls == 3 * ([1] * 5 if steps == 1 else [2, 2, 1])
+    params = {**TINY, "head": [16, 0.5], "epochs": 3, "batch_size": 5, "validation_fraction": 0}
+    alone = FineTuneClassifier(**params, random_state=0, callbacks=[batch_recorder()]).fit(X, Y)
+    assert BATCHES.pop("fit") == [0, 1, 2, 3, 4] * 3
+    monkeypatch.setattr(_stage, "_MANY_STEPS", 0)
+    together = FineTuneClassifier(**params, random_state=0, callbacks=[batch_recorder()]).fit(X, Y)
+    assert BATCHES.pop("fit") == [4] * 3  # one call an epoch
     columns = ["loss", "accuracy", "learning_rate"]
-    np.testing.assert_allclose(apart.history_[columns], together.history_[columns], rtol=1e-5)
-    for one, other in zip(apart._live().head.get_weights(), together._live().head.get_weights(), strict=True):
+    np.testing.assert_allclose(together.history_[columns], alone.history_[columns], rtol=1e-5)
+    for one, other in zip(alone._live().head.get_weights(), together._live().head.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+BATCHES: dict = {}  # callbacks are copied by `fit`, so they report here
+
+
+def batch_recorder():
+    import keras
+
+    def record(batch, logs):
+        BATCHES.setdefault("fit", []).append(batch)
+
+    return keras.callbacks.LambdaCallback(on_train_batch_end=record)
 
 
 def test_batch_normalization_does_not_see_padding():
@@ -578,10 +580,16 @@ def test_best_epoch_and_early_stopping():
 
 
 def test_schedules():
-    assert [rate_at("step", d) for d in (0, 0.49, 0.5, 0.76)] == [1.0, 1.0, 0.1, 0.01]
-    rates = [rate_at("cosine", d) for d in np.linspace(0, 1, 50)]
-    assert max(rates) == pytest.approx(1, abs=0.01) and rates[-1] == pytest.approx(0, abs=1e-9)
-    assert rate_at("constant", 0.9) == 1.0
+    def rates(schedule):
+        params = {**TINY, "epochs": 20, "batch_size": 24, "learning_rate": 0.01, "validation_fraction": 0}
+        clf = FineTuneClassifier(**params, schedule=schedule, random_state=0).fit(X, Y)  # one step an epoch
+        return clf.history_["learning_rate"].to_numpy()
+
+    np.testing.assert_allclose(rates("constant"), 0.01)
+    np.testing.assert_allclose(rates("step"), np.repeat([1e-2, 1e-3, 1e-4], [10, 5, 5]), rtol=1e-5)
+    cosine = rates("cosine")
+    assert cosine[0] < cosine[1] == pytest.approx(0.01) and (np.diff(cosine[1:]) < 0).all()
+    assert cosine[-1] < 1e-3
 
 
 # -- augmentation ----------------------------------------------------------------------------
@@ -653,16 +661,13 @@ train(sys.argv[1])
 
 def checkpoints_of_epochs(tell):
     """Call ``tell`` after each checkpoint."""
-    from tlfeatures.finetune import loop
+    save = _checkpoint.Checkpoints.save
 
-    save = loop._save
+    def told(self, stage, state, arrays):
+        save(self, stage, state, arrays)
+        tell(stage, state["epoch"])
 
-    def told(learner, stage, checkpoints, course):
-        save(learner, stage, checkpoints, course)
-        tell(stage.name, course.epoch)
-
-    loop._save = told
-    return save
+    _checkpoint.Checkpoints.save = told
 
 
 def train(folder):
@@ -674,9 +679,7 @@ def train(folder):
 
 
 @pytest.mark.slow
-def test_kill_9_and_going_on_gives_the_same_weights(tmp_path, monkeypatch):
-    from tlfeatures.finetune import loop
-
+def test_resuming_after_kill_9_gives_the_same_weights(tmp_path, monkeypatch):
     killed = subprocess.Popen(
         [sys.executable, "-c", TRAIN, str(tmp_path / "killed")],
         stdout=subprocess.PIPE, text=True, cwd=os.path.dirname(os.path.dirname(__file__)),
@@ -686,11 +689,11 @@ def test_kill_9_and_going_on_gives_the_same_weights(tmp_path, monkeypatch):
             killed.send_signal(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
     seen = []
-    monkeypatch.setattr(loop, "_save", loop._save)  # put back in the end
+    monkeypatch.setattr(_checkpoint.Checkpoints, "save", _checkpoint.Checkpoints.save)  # put back in the end
     checkpoints_of_epochs(lambda *each: seen.append(each))
-    going_on = train(tmp_path / "killed")
+    resumed = train(tmp_path / "killed")
     assert seen == [("network", 3), ("network", 4)]
-    np.testing.assert_allclose(going_on, train(None), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(resumed, train(None), rtol=0, atol=1e-6)
 
 
 def test_a_checkpoint_is_for_the_very_same_training(tmp_path):
@@ -732,14 +735,14 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(fd)
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(_checkpoint.os, "fsync", full)
     with pytest.raises(OSError, match=r"epoch 2: No space left on device.*before it is intact") as caught:
-        monkeypatch.setattr(checkpoint, "_sync_folder", lambda folder: calls.append(0))
+        monkeypatch.setattr(_checkpoint, "_sync_folder", lambda folder: calls.append(0))
         calls.append(0)
         FineTuneClassifier(**given).fit(X, Y)
     assert caught.value.errno == errno.ENOSPC
     (path,) = (tmp_path / "kept").rglob("*.*")
-    assert checkpoint.read_arrays(path)[0]["epoch"] == 1
+    assert _checkpoint.read_arrays(path)[0]["epoch"] == 1
     monkeypatch.undo()
     np.testing.assert_array_equal(FineTuneClassifier(**given).fit(X, Y).predict_proba(X), expected)
 
@@ -792,9 +795,7 @@ def test_images_without_weight_are_as_good_as_not_there():
     expected = FineTuneClassifier(**given).fit(X[few], Y[few]).predict_proba(X)
     np.testing.assert_allclose(weighted, expected, atol=1e-6)
     with pytest.raises(ValueError, match="images to validate on add up to nothing"):
-        sample_weights.training_weights(
-            np.array([0, 1, 0]), np.array(["a", "b"]), {"a": 0}, None, np.array([0, 1])
-        )
+        training_weights(np.array([0, 1, 0]), np.array(["a", "b"]), {"a": 0}, None, np.array([0, 1]))
 
 
 def test_a_fit_that_fails_leaves_what_was_fitted():
@@ -860,23 +861,23 @@ def test_unreadable_images(files):
 
 
 def test_an_image_that_goes_bad_while_training(files, monkeypatch):
-    from tlfeatures.finetune import loop, pixels
+    import keras
 
-    monkeypatch.setattr(pixels, "KEPT_BYTES", 0)  # decoded anew in every epoch
+    from tlfeatures.finetune import _pixels
+
+    monkeypatch.setattr(_pixels, "MEMORY_LIMIT", 0)  # decoded anew in every epoch
     expected = FineTuneClassifier(**TOP).fit(files, Y).predict_proba(X)
-    monkeypatch.setattr(pixels, "KEPT_BYTES", 1 << 30)
+    monkeypatch.setattr(_pixels, "MEMORY_LIMIT", 1 << 30)
     np.testing.assert_array_equal(FineTuneClassifier(**TOP).fit(files, Y).predict_proba(X), expected)
-    monkeypatch.setattr(pixels, "KEPT_BYTES", 0)
-    epoch = loop._epoch
+    monkeypatch.setattr(_pixels, "MEMORY_LIMIT", 0)
 
-    def spoil(learner, data, stage, number):
-        if number == 2:
-            open(files[7], "w").close()
-        return epoch(learner, data, stage, number)
+    def spoil(epoch, logs):
+        open(files[7], "w").close()
 
-    monkeypatch.setattr(loop, "_epoch", spoil)
+    clf = FineTuneClassifier(**{**TOP, "epochs": 50}, n_jobs=1)
+    clf.set_params(callbacks=[keras.callbacks.LambdaCallback(on_epoch_begin=spoil)])
     with pytest.raises(ImageReadError, match=r"7\.png.*no longer be read while training"):
-        FineTuneClassifier(**TOP, n_jobs=1).fit(files, Y)
+        clf.fit(files, Y)
 
 
 def test_a_training_that_never_improves_says_so():
@@ -888,7 +889,7 @@ def test_a_training_that_never_improves_says_so():
     assert clf.best_epoch_ == 0 and clf.history_["epoch"].tolist() == [0, 1, 2]
 
 
-def test_weights_that_are_no_numbers_are_not_kept():
+def test_nonfinite_weights_are_not_kept():
     """The loss of the last step is finite, and its gradient is not."""
     import keras
 
@@ -900,7 +901,7 @@ def test_weights_that_are_no_numbers_are_not_kept():
     FineTuneClassifier(**given).fit(X, Y)  # nothing below the root is trained
     given |= {"train_from": "block10_dw", "head_epochs": 0}
     with pytest.warns(
-        TrainingStoppedWarning, match=r"weights were no numbers after epoch 1.*those of epoch 0"
+        TrainingStoppedWarning, match=r"weights were not finite after epoch 1.*those of epoch 0"
     ):
         clf = FineTuneClassifier(**given).fit(X, Y)
     assert np.isfinite(clf.predict_proba(X)).all()
@@ -923,9 +924,9 @@ def test_numbers_of_images_that_are_left_out_do_not_count(why, files):
     assert left_out._target == without._target
 
 
-def test_a_loss_that_is_no_number():
+def test_nonfinite_loss():
     with pytest.raises(
-        FloatingPointError, match=r"learning rate of 1e\+30; try 1e\+29.*nothing to go back to"
+        FloatingPointError, match=r"learning rate of 1e\+30; try 1e\+29.*no weights to go back to"
     ):
         FineTuneClassifier(**TINY, head=[8], learning_rate=1e30, epochs=3, random_state=0).fit(X, Y)
     given = {**TOP, "learning_rate": 1e30}
@@ -935,16 +936,63 @@ def test_a_loss_that_is_no_number():
     np.testing.assert_array_equal(clf.predict_proba(X), expected.predict_proba(X))
 
 
-def test_out_of_memory_says_which_batch_size_to_try(monkeypatch):
-    from tlfeatures.finetune import learner
+def test_out_of_memory_says_which_batch_size_to_try():
+    import keras
 
-    def full(*args):
+    def fail(logs):
         raise RuntimeError("RESOURCE_EXHAUSTED: OOM when allocating tensor with shape[32,112,112,64]")
 
-    monkeypatch.setattr(learner, "compile_training", lambda *a: full)
+    callbacks = [keras.callbacks.LambdaCallback(on_train_begin=fail)]
     with pytest.raises(OutOfMemoryError, match=r"batch_size=32.*Try batch_size=16") as caught:
-        FineTuneClassifier(**TOP).fit(X, Y)
+        FineTuneClassifier(**TOP, callbacks=callbacks).fit(X, Y)
     assert isinstance(caught.value, MemoryError)
+
+
+# -- callbacks -------------------------------------------------------------------------------
+
+
+def test_callbacks_of_keras(tmp_path):
+    import keras
+
+    callbacks = [
+        keras.callbacks.CSVLogger(str(tmp_path / "log.csv"), append=True),
+        keras.callbacks.TensorBoard(str(tmp_path / "board")),
+    ]
+    clf = FineTuneClassifier(**{**TOP, "start": None}, head_epochs=3, callbacks=callbacks).fit(X, Y)
+    log = pd.read_csv(tmp_path / "log.csv")
+    trained = clf.history_[clf.history_["epoch"] > 0]
+    assert log["epoch"].tolist() == [0, 1, 2, 0, 1]  # of both stages, counted as Keras does
+    columns = ["loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"]
+    np.testing.assert_allclose(log[columns], trained[columns], rtol=1e-6)
+    assert list((tmp_path / "board").rglob("events*"))
+    expected = FineTuneClassifier(**{**TOP, "start": None}, head_epochs=3).fit(X, Y).predict_proba(X)
+    np.testing.assert_array_equal(clf.predict_proba(X), expected)
+    again = pickle.loads(pickle.dumps(clone(clf).fit(X, Y)))  # what was given is not changed by `fit`
+    np.testing.assert_array_equal(again.predict(X), clf.predict(X))
+    clf.save(tmp_path / "clf.keras-bundle")
+    assert FineTuneClassifier.load(tmp_path / "clf.keras-bundle").callbacks is None
+
+
+def test_callbacks_that_stop_or_set_the_learning_rate():
+    import keras
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = epoch == 1
+
+    def fit(*callbacks, **params):
+        return FineTuneRegressor(**TINY, epochs=5, random_state=0, callbacks=callbacks, **params).fit(
+            X, NUMBERS
+        )
+
+    assert fit(Stop()).history_["epoch"].tolist() == [1, 2]
+    halves = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)
+    rates = fit(halves, schedule="constant", learning_rate=0.08).history_["learning_rate"]
+    np.testing.assert_allclose(rates, [0.04, 0.02, 0.01, 0.005, 0.0025])
+    with pytest.raises(
+        ValueError, match=r"`callbacks` must be None or a list of keras\.callbacks\.Callback; got"
+    ):
+        fit("log.csv")
 
 
 # -- saved, and used again -------------------------------------------------------------------
@@ -975,7 +1023,7 @@ def test_pickles_and_bundles_of_what_changed(tuned, tmp_path):
     pd.testing.assert_frame_equal(clf.history_, tuned.history_)
     assert clf.predict(X).tolist() == tuned.predict(X).tolist()
     clf.save(tmp_path / "again.keras-bundle")
-    ours, theirs = (checkpoint.read_arrays(p) for p in (path, tmp_path / "again.keras-bundle"))
+    ours, theirs = (_checkpoint.read_arrays(p) for p in (path, tmp_path / "again.keras-bundle"))
     assert all((a == b).all() for a, b in zip(ours[1], theirs[1], strict=True))
     assert {k: ours[0][k] for k in ("params", "fitted", "changed")} == {
         k: theirs[0][k] for k in ("params", "fitted", "changed")
@@ -1005,10 +1053,10 @@ def test_bundle_is_recognized_by_content(tuned, tmp_path):
 def test_bundle_with_nonfinite_weights_is_refused(tuned, tmp_path, whole, value):
     path = tmp_path / "clf.keras-bundle"
     tuned.save(path, whole=whole)
-    about, arrays = checkpoint.read_arrays(path)
+    about, arrays = _checkpoint.read_arrays(path)
     arrays[0] = arrays[0].copy()
     arrays[0].flat[0] = value
-    checkpoint.write_arrays(path, about, arrays)
+    _checkpoint.write_arrays(path, about, arrays)
     with pytest.raises(ValueError, match=r"holds weights that are NaN or infinite.*expected finite"):
         FineTuneClassifier.load(path)
 
@@ -1022,9 +1070,9 @@ def test_training_digests_are_kept(tuned, tmp_path):
         tuned.save(path, whole=whole)
         again = FineTuneClassifier.load(path)
         np.testing.assert_array_equal(again.training_digests_, digests)
-        about, arrays = checkpoint.read_arrays(path)
+        about, arrays = _checkpoint.read_arrays(path)
         del about["training_digests"]  # a bundle of an older version
-        checkpoint.write_arrays(path, about, arrays[:-1])
+        _checkpoint.write_arrays(path, about, arrays[:-1])
         older = FineTuneClassifier.load(path)
         np.testing.assert_array_equal(older.predict_proba(X), again.predict_proba(X))
         assert not hasattr(older, "training_digests_")
@@ -1071,7 +1119,7 @@ def test_a_bundle_refuses_another_network(tuned, tmp_path):
 def test_a_bundle_runs_no_code(tuned, tmp_path):
     path = tmp_path / "clf.keras-bundle"
     tuned.save(path, whole=True)
-    about, arrays = checkpoint.read_arrays(path)
+    about, arrays = _checkpoint.read_arrays(path)
     for evil in (
         {"class_name": "Lambda", "module": "keras.layers", "config": {}, "registered_name": None},
         {"class_name": "function", "module": "builtins", "config": "eval", "registered_name": "function"},
@@ -1083,7 +1131,7 @@ def test_a_bundle_runs_no_code(tuned, tmp_path):
     ):
         layers = json.loads(json.dumps(about["trunk"]))
         layers["config"]["layers"][3] = {**layers["config"]["layers"][3], **evil}
-        checkpoint.write_arrays(path, {**about, "trunk": layers}, arrays)
+        _checkpoint.write_arrays(path, {**about, "trunk": layers}, arrays)
         with pytest.raises(ValueError, match="may run code of its own"):
             FineTuneClassifier.load(path)
 
@@ -1094,7 +1142,7 @@ HUGE = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000000,)}"
 def test_a_damaged_bundle(tuned, tmp_path):
     path = tmp_path / "clf.keras-bundle"
     tuned.save(path)
-    about, arrays = checkpoint.read_arrays(path)
+    about, arrays = _checkpoint.read_arrays(path)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(ValueError, match="damaged or of another make"):
@@ -1119,10 +1167,10 @@ def test_a_damaged_bundle(tuned, tmp_path):
             FineTuneClassifier.load(path)
     for key in about:
         if key != "trunk_weights":  # only of a whole one
-            checkpoint.write_arrays(path, {k: v for k, v in about.items() if k != key}, arrays)
+            _checkpoint.write_arrays(path, {k: v for k, v in about.items() if k != key}, arrays)
             with pytest.raises(ValueError, match=r"damaged|no bundle|holds a None"):
                 FineTuneClassifier.load(path)
-    checkpoint.write_arrays(path, about, arrays[:-1])
+    _checkpoint.write_arrays(path, about, arrays[:-1])
     with pytest.raises(ValueError, match="damaged"):
         FineTuneClassifier.load(path)
     with pytest.raises(TypeError, match="batchsize"):

@@ -24,6 +24,7 @@ __all__ = [
     "PRECISIONS",
     "check_fork",
     "compile_frozen",
+    "is_callback",
     "is_model",
     "keras",
     "keras_version",
@@ -114,6 +115,11 @@ def keras_version() -> str:
         return importlib.metadata.version("keras")
     except importlib.metadata.PackageNotFoundError:
         return "absent"
+
+
+def is_callback(value: object) -> bool:
+    """Whether ``value`` is a ``keras.callbacks.Callback``; does not import keras to find out."""
+    return any(c.__module__.startswith("keras.") and c.__name__ == "Callback" for c in type(value).__mro__)
 
 
 def is_model(value: object) -> bool:

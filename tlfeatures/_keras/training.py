@@ -1,157 +1,162 @@
-"""Training, compiled: pure functions of lists of tensors, so that a snapshot is a list that somebody keeps."""
+"""What fine-tuning adds to Keras's own training: learning rates by layer, frozen layers, batches by epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-from tlfeatures._keras import keras
+import keras
+import numpy as np
 
-if TYPE_CHECKING:
-    import numpy as np
+__all__ = ["EpochBatches", "InferenceMode", "LayerwiseAdamW", "make_schedule",
+           "preserved_random_state", "quiet_tracing", "seed_random_layers", "supports_many_steps"]  # fmt: skip
 
-__all__ = ["compile_forward", "compile_training"]
+_WARMUP = 0.05  # share of the steps
 
 
-def compile_training(
-    objective: Callable[..., tuple[Any, Any]],
-    update: Callable[..., tuple[list[Any], list[Any]]],
-    together: bool,
-) -> Callable[..., tuple[list[Any], list[Any], list[Any], Any]]:
-    """Compile steps of gradient descent, one after the other.
+class LayerwiseAdamW(keras.optimizers.AdamW):
+    """AdamW whose learning rate is multiplied by a factor for each variable.
 
     Parameters
     ----------
-    objective : callable
-        ``(trainable, moving, fixed, *batch)`` to ``(loss, (moving, shown))``; what is shown is a vector (2,), and the
-        last of the batch are the seeds of random layers (n, 2).
-    update : callable
-        ``(trainable, gradients, moments, rate, step)`` to ``(trainable, moments)``.
-    together : bool
-        Many steps a call, in a loop that is compiled too: for small models, whose step is shorter than a call. Others
-        take one step a call, for not every backend compiles a large model as well inside a loop.
-
-    Returns
-    -------
-    callable
-        ``(trainable, moving, moments, fixed, step, rates, *batches)`` to ``(trainable, moving, moments, shown)``; lists
-        of the backend's tensors, the number of the first step, and numpy arrays whose first axis is that of the steps,
-        as is that of ``shown`` (k, 2).
+    *args, **kwargs
+        As for ``keras.optimizers.AdamW``.
+    factors : sequence of float
+        One for each trainable variable, in their order in the model.
     """
-    ops, backend = keras().ops, keras().backend.backend()
-    slope = _slope(objective)
 
-    def one(state: tuple[Any, Any, Any], fixed: Any, rate: Any, step: Any, *batch: Any) -> tuple[Any, Any]:
-        trainable, moving, moments = state
-        gradients, (moving, shown) = slope(list(trainable), moving, fixed, *batch)
-        trainable, moments = update(trainable, gradients, moments, rate, step)
-        return (trainable, moving, moments), shown
+    def __init__(self, *args: Any, factors: Sequence[float], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.factors = tuple(factors)
 
-    def run(
-        trainable: Any, moving: Any, moments: Any, fixed: Any, step: Any, rates: Any, *batches: Any
-    ) -> tuple[Any, Any, Any, Any]:
-        state, n = (trainable, moving, moments), ops.shape(rates)[0]
-        if not together:
-            state, shown = one(state, fixed, rates[0], step, *(batch[0] for batch in batches))
-            return *state, shown[None]
-
-        def body(i: Any, held: Any) -> Any:
-            state, now = one(
-                held[0], fixed, rates[i], step + ops.cast(i, "float32"), *(b[i] for b in batches)
-            )
-            return state, ops.where(ops.equal(ops.arange(n), i)[:, None], now, held[1])
-
-        state, shown = ops.fori_loop(0, n, body, (state, ops.zeros((n, 2), "float32")))
-        return *state, shown
-
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        return _traced(tf.function(run, autograph=False), any_length=together)
-    if backend == "jax":
-        import jax
-
-        return jax.jit(run)
-    to_tensor = ops.convert_to_tensor
-    return lambda *given: run(*(value if isinstance(value, list) else to_tensor(value) for value in given))
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Update one variable."""
+        factor = self.factors[self._get_variable_index(variable)]
+        super().update_step(gradient, variable, learning_rate * factor)
 
 
-def _slope(objective: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[list[Any], Any]]:
-    """``objective`` with the gradients in place of the loss."""
-    backend = keras().backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
+class InferenceMode(keras.layers.Layer):
+    """A frozen network inside a model that is trained: its dropout is off, its batch statistics are fixed.
 
-        def slope(trainable: Any, *given: Any) -> tuple[list[Any], Any]:
-            with tf.GradientTape() as tape:
-                tape.watch(trainable)
-                loss, rest = objective(trainable, *given)
-            return tape.gradient(loss, trainable, unconnected_gradients=tf.UnconnectedGradients.ZERO), rest
+    Keras passes ``training=True`` on to all layers of a model, also where they were called with ``training=False``.
+    """
 
-        return slope
-    if backend == "jax":
-        import jax
+    def __init__(self, network: Any) -> None:
+        super().__init__(trainable=False, name="frozen_layers")
+        self.network = network
 
-        return jax.grad(objective, has_aux=True)
+    def call(self, x: Any) -> Any:
+        """Run the network in inference mode."""
+        return self.network(x, training=False)
+
+
+class EpochBatches(keras.utils.PyDataset):
+    """Batches of several epochs, each a function of its epoch and its number alone, so that training can be resumed.
+
+    For ``fit(steps_per_epoch=...)``, which then reads them all by one iterator: a new one costs TensorFlow 40 ms.
+
+    Parameters
+    ----------
+    open_epoch : callable
+        From the number of an epoch to a function from the number of a batch to (inputs, targets, weights).
+    steps : int
+        Batches of an epoch.
+    first, last : int
+        The epochs.
+
+    Attributes
+    ----------
+    error : Exception or None
+        What a batch raised; backends raise another exception in its place.
+    """
+
+    def __init__(
+        self, open_epoch: Callable[[int], Callable[[int], Any]], steps: int, first: int = 0, last: int = 0
+    ) -> None:
+        super().__init__()
+        self.error: Exception | None = None
+        self.steps, self._first, self._last = steps, first, last
+        self._open_epoch, self._epoch = open_epoch, -1
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return self.steps * (self._last - self._first + 1)
+
+    def __getitem__(self, index: int) -> Any:
+        epoch, batch = divmod(index, self.steps)
+        epoch += self._first
+        with self._lock:
+            try:
+                if epoch != self._epoch:
+                    self._load = self._open_epoch(epoch)
+                    self._epoch = epoch
+                return self._load(batch)
+            except Exception as error:
+                self.error = error
+                raise
+
+
+def make_schedule(name: str, learning_rate: float, steps: int) -> Any:
+    """Make the learning rate of an optimizer: a schedule of Keras over all steps, or a number.
+
+    "cosine" rises over the first twentieth of the steps and falls to 0; "step" falls to a tenth at a half and again
+    at three quarters; "constant" is the number, which callbacks such as ``ReduceLROnPlateau`` can set.
+    """
+    schedules = keras.optimizers.schedules
+    if name == "constant":
+        return learning_rate
+    if name == "step":
+        boundaries = [-(-steps // 2) - 1, -(-3 * steps // 4) - 1]
+        return schedules.PiecewiseConstantDecay(
+            boundaries, [learning_rate, learning_rate / 10, learning_rate / 100]
+        )
+    warmup = round(_WARMUP * steps)
+    if not warmup:
+        return schedules.CosineDecay(learning_rate, steps)
+    return schedules.CosineDecay(
+        learning_rate / (warmup + 1), steps - warmup, warmup_target=learning_rate, warmup_steps=warmup
+    )
+
+
+def seed_random_layers(model: Any, seed: Sequence[int]) -> None:
+    """Set the seeds of dropout and of other random layers."""
+    rng = np.random.default_rng(seed)
+    for variable in model.non_trainable_variables:
+        if "seed_generator" in variable.path:
+            variable.assign(rng.integers(0, 2**32, variable.shape, dtype=np.uint32))
+    if keras.backend.backend() == "torch":  # some layers draw from its own generator
+        import torch
+
+        torch.manual_seed(int(rng.integers(2**63)))
+
+
+def supports_many_steps() -> bool:
+    """Whether the backend can train on several batches a call."""
+    return keras.backend.backend() in ("tensorflow", "jax")
+
+
+@contextlib.contextmanager
+def quiet_tracing() -> Iterator[None]:
+    """Keep TensorFlow from warning that training functions are compiled for each training anew."""
+    logger = logging.getLogger("tensorflow")
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "triggered tf.function retracing" not in record.getMessage()
+
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
+
+
+def preserved_random_state() -> contextlib.AbstractContextManager[None]:
+    """Put the random state of PyTorch back afterwards, where it is the backend."""
+    if keras.backend.backend() != "torch":
+        return contextlib.nullcontext()
     import torch
 
-    def climb(trainable: Any, *given: Any) -> tuple[list[Any], Any]:
-        leaves, seeds = [value.detach().requires_grad_() for value in trainable], given[-1]
-        with torch.enable_grad(), torch.random.fork_rng():
-            if len(seeds):  # some layers of Keras draw from the generator of PyTorch all the same
-                torch.manual_seed(int(seeds[0, 0]))
-            loss, (moving, shown) = objective(leaves, *given)
-            found = torch.autograd.grad(loss, leaves, allow_unused=True)
-        gradients = [torch.zeros_like(v) if g is None else g for g, v in zip(found, leaves, strict=True)]
-        return gradients, ([value.detach() for value in moving], shown.detach())
-
-    return climb
-
-
-def _traced(function: Any, any_length: bool = False) -> Callable[..., Any]:
-    """A ``tf.function`` of lists of tensors, which keep their shapes, and of arrays: one trace for each shape of these,
-    of whatever length when ``any_length``.
-
-    TensorFlow takes a function that is made anew for each training for one that is traced again and again, and warns.
-    """
-    import tensorflow as tf
-
-    traces: dict[tuple[Any, ...], Any] = {}
-
-    def spec(value: Any) -> Any:
-        if isinstance(value, list):
-            return [tf.TensorSpec(v.shape, v.dtype) for v in value]
-        shape = (None, *value.shape[1:]) if any_length and value.shape.rank else value.shape
-        return tf.TensorSpec(shape, value.dtype)
-
-    def call(*given: Any) -> Any:
-        tensors = [value if isinstance(value, list) else tf.constant(value) for value in given]
-        shapes = tuple(tuple(value.shape)[any_length:] for value in tensors if not isinstance(value, list))
-        if shapes not in traces:
-            traces[shapes] = function.get_concrete_function(*map(spec, tensors))
-        return traces[shapes](*tensors)
-
-    return call
-
-
-def compile_forward(forward: Callable[..., Any]) -> Callable[..., np.ndarray]:
-    """Compile ``forward(trainable, fixed, x)`` to one array, for weights that change between calls."""
-    backend = keras().backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        run = _traced(tf.function(forward, autograph=False))
-        return lambda trainable, fixed, x: run(trainable, fixed, x).numpy()
-    if backend == "jax":
-        import jax
-        import numpy as np
-
-        run = jax.jit(forward)
-        return lambda trainable, fixed, x: np.asarray(run(trainable, fixed, x))
-    import torch
-
-    def call(trainable: Any, fixed: Any, x: Any) -> np.ndarray:
-        with torch.inference_mode():
-            return forward(trainable, fixed, keras().ops.convert_to_tensor(x)).cpu().numpy()
-
-    return call
+    return torch.random.fork_rng()

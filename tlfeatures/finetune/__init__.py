@@ -1,9 +1,10 @@
 """The Keras fine-tune stage, for when frozen is not enough."""
 
-from tlfeatures.finetune.augment import Augmenter, draw_augmentations
-from tlfeatures.finetune.bundle import is_bundle, load_bundle
-from tlfeatures.finetune.curves import average_histories, draw_curves
-from tlfeatures.finetune.estimators import FineTuneClassifier, FineTuneRegressor
+from tlfeatures.finetune._augment import Augmenter, draw_augmentations
+from tlfeatures.finetune._bundle import is_bundle, load_bundle
+from tlfeatures.finetune._classifier import FineTuneClassifier
+from tlfeatures.finetune._curves import average_histories, draw_curves
+from tlfeatures.finetune._regressor import FineTuneRegressor
 
 __all__ = [
     "Augmenter",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from numbers import Integral, Real
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
@@ -14,15 +14,16 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from tlfeatures._inputs import is_missing
-from tlfeatures._keras import is_model, keras
+from tlfeatures._keras import is_callback, is_model, keras
+from tlfeatures._params import Constraint, boolean, check_parameters, instance_of, integer, number, path
 from tlfeatures._warnings import warn
-from tlfeatures.errors import OutOfMemoryError, UnknownNameError
+from tlfeatures.errors import InvalidParameterError, OutOfMemoryError
 from tlfeatures.features import CNNFeatures
-from tlfeatures.finetune.augment import Augmenter, check_augment, draw_augmentations
-from tlfeatures.finetune.head import LinearStart, check_head, linear_start
-from tlfeatures.finetune.loop import SCHEDULES, TEST_VIEWS
-from tlfeatures.finetune.net import Net
-from tlfeatures.finetune.run import Training
+from tlfeatures.finetune._augment import Augmenter, check_augment, draw_augmentations
+from tlfeatures.finetune._dense_head import LinearStart, check_head, linear_start
+from tlfeatures.finetune._fitted_network import FittedNetwork
+from tlfeatures.finetune._stage import TEST_VIEWS
+from tlfeatures.finetune._training import Training
 from tlfeatures.images import Decoder, Images, decode_batches
 from tlfeatures.networks import Backbone
 from tlfeatures.store import EmbeddingStore
@@ -31,12 +32,37 @@ __all__ = ["FineTune"]
 
 _SHARED = ("model", "layer", "pooling", "weights", "image_size", "resize", "interpolation", "decode", "max_value",
            "normalization", "precision", "batch_size", "cache", "n_jobs")  # fmt: skip
-_LEAST = {"epochs": 0, "head_epochs": 0, "batch_size": 1, "tta": 0, "patience": 1, "n_jobs": 1}
-_POSITIVE = ("learning_rate", "head_learning_rate", "layer_decay")
+_TTA_ERROR = (
+    "`tta` must be 0 without `augment`, for it averages over augmented views; got {}. Set augment, or tta=0."
+)
+
+
+def _are_callbacks(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(map(is_callback, value))
 
 
 class FineTune(BaseEstimator):
     """What both share."""
+
+    _parameter_constraints: ClassVar = {
+        "epochs": [integer(minimum=0)],
+        "head_epochs": [integer(minimum=0)],
+        "learning_rate": [None, number(above=0)],
+        "head_learning_rate": [number(above=0)],
+        "layer_decay": [number(above=0)],
+        "schedule": ["cosine", "step", "constant"],
+        "weight_decay": [number(minimum=0)],
+        "batch_size": [integer(minimum=1)],
+        "train_batchnorm": [boolean()],
+        "tta": [integer(minimum=0)],
+        "validation_fraction": [number(minimum=0, below=1)],
+        "patience": [None, integer(minimum=1)],
+        "checkpoint_dir": [None, path("a path to a folder")],
+        "callbacks": [None, Constraint("a list of keras.callbacks.Callback", _are_callbacks)],
+        "start": [None, "linear", instance_of(LinearStart, "what from_pipeline sets")],
+        "on_error": ["raise", "drop"],
+        "n_jobs": [None, -1, integer(minimum=1)],
+    }
 
     def __init__(
         self,
@@ -69,6 +95,7 @@ class FineTune(BaseEstimator):
         validation_fraction: float = 0.1,
         patience: int | None = None,
         checkpoint_dir: str | os.PathLike[str] | None = None,
+        callbacks: Sequence[Any] | None = None,
         cache: str | os.PathLike[str] | EmbeddingStore | None = "auto",
         on_error: Literal["raise", "drop"] = "raise",
         n_jobs: int | None = None,
@@ -103,6 +130,7 @@ class FineTune(BaseEstimator):
         self.validation_fraction = validation_fraction
         self.patience = patience
         self.checkpoint_dir = checkpoint_dir
+        self.callbacks = callbacks
         self.cache = cache
         self.on_error = on_error
         self.n_jobs = n_jobs
@@ -192,7 +220,7 @@ class FineTune(BaseEstimator):
         OSError
             When it cannot be written.
         """
-        from tlfeatures.finetune.bundle import save_bundle
+        from tlfeatures.finetune._bundle import save_bundle
 
         check_is_fitted(self, "history_")
         save_bundle(self, path, whole)
@@ -218,7 +246,7 @@ class FineTune(BaseEstimator):
         ValueError
             A damaged file, one of another estimator, one with code, or another network than it was trained on.
         """
-        from tlfeatures.finetune.bundle import load_bundle
+        from tlfeatures.finetune._bundle import load_bundle
 
         return load_bundle(path, trust=trust, expected={cls.__name__: cls}, **params)
 
@@ -338,48 +366,23 @@ class FineTune(BaseEstimator):
         ValueError
             Says which, and what is expected.
         """
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if (value is None and name in ("patience", "n_jobs")) or (name == "n_jobs" and value == -1):
-                continue
-            if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name}={value!r}; expected a whole number of at least {least}.")
-        for name in (*_POSITIVE, "weight_decay"):
-            value = getattr(self, name)
-            if value is None and name == "learning_rate":
-                continue
-            positive = name in _POSITIVE
-            if (
-                not isinstance(value, Real)
-                or not np.isfinite(value)
-                or value < 0
-                or (positive and value == 0)
-            ):
-                raise ValueError(
-                    f"{name}={value!r}; expected a number {'above 0' if positive else 'of 0 or more'}."
-                )
-        if not isinstance(self.validation_fraction, Real) or not 0 <= self.validation_fraction < 1:
-            raise ValueError(
-                f"validation_fraction={self.validation_fraction!r}; expected 0 (none) to below 1."
-            )
+        check_parameters(self)
         if self.patience is not None and not self.validation_fraction:
-            raise ValueError(
-                "patience needs validation images; pass `validation_fraction=0.1`, say, or `patience=None`."
+            raise InvalidParameterError(
+                f"`patience` must be None without validation images; got {self.patience}. "
+                "Pass validation_fraction=0.1, for example, or patience=None.",
+                parameter="patience",
             )
-        if self.schedule not in SCHEDULES:
-            raise UnknownNameError.of("schedule", self.schedule, SCHEDULES)
-        if self.on_error not in ("raise", "drop"):
-            raise ValueError(f"on_error={self.on_error!r}; expected 'raise' or 'drop'.")
         if not check_augment(self.augment) and self.tta:
-            raise ValueError(f"tta={self.tta} averages over augmented views; set augment, or tta=0.")
+            raise InvalidParameterError(_TTA_ERROR.format(self.tta), parameter="tta")
         check_head(self.head)
 
     # -- predicting --------------------------------------------------------------------------
 
-    def _live(self) -> Net:
+    def _live(self) -> FittedNetwork:
         check_is_fitted(self, "history_")
         if isinstance(self._net, tuple):  # unpickled; a pickle runs code in any case
-            self._net = Net.from_parts(*self._net, trust=True)
+            self._net = FittedNetwork.from_parts(*self._net, trust=True)
         return self._net
 
     def _outputs(self, X: Any) -> np.ndarray:
@@ -389,7 +392,7 @@ class FineTune(BaseEstimator):
         if self.tta:
             augmenter = Augmenter(self.augment)
             if not augmenter:
-                raise ValueError(f"tta={self.tta} averages over augmented views; set augment, or tta=0.")
+                raise InvalidParameterError(_TTA_ERROR.format(self.tta), parameter="tta")
 
             def views(batch: np.ndarray, i: int) -> list[np.ndarray]:
                 return [augmenter(batch, [self.seed_, TEST_VIEWS, i, view]) for view in range(self.tta)]
@@ -402,7 +405,7 @@ class FineTune(BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        if isinstance(state.get("_net"), Net):
+        if isinstance(state.get("_net"), FittedNetwork):
             state = {**state, "_net": state["_net"].to_parts()}
         return state
 

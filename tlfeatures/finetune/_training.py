@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -17,21 +18,40 @@ from tlfeatures._warnings import warn
 from tlfeatures.errors import ImageReadError, RandomWeightsWarning, UnreadableImagesWarning
 from tlfeatures.evaluation import split_validation
 from tlfeatures.extract import FeatureSpec, extract
-from tlfeatures.finetune.augment import Augmenter
-from tlfeatures.finetune.checkpoint import Checkpoints
-from tlfeatures.finetune.head import LinearStart, build_head, check_head, linear_start
-from tlfeatures.finetune.learner import Learner
-from tlfeatures.finetune.loop import SPLIT, VIEWS, WEIGHTS, Data, Stage, run_stage
-from tlfeatures.finetune.net import Net
-from tlfeatures.finetune.network import Trunk, divide, first_trained, freeze, frozen_copy, join, rate_factors
-from tlfeatures.finetune.pixels import Pixels
-from tlfeatures.finetune.sample_weights import training_weights
+from tlfeatures.finetune._augment import Augmenter
+from tlfeatures.finetune._checkpoint import Checkpoints
+from tlfeatures.finetune._dense_head import LinearStart, build_head, check_head, linear_start
+from tlfeatures.finetune._fitted_network import FittedNetwork
+from tlfeatures.finetune._pixels import Pixels
+from tlfeatures.finetune._sample_weights import training_weights
+from tlfeatures.finetune._stage import SPLIT, VIEWS, WEIGHTS, Data, Stage, run_stage
+from tlfeatures.finetune._trunk import (
+    Trunk,
+    build_trainable,
+    first_trained,
+    freeze,
+    frozen_copy,
+    rate_factors,
+)
 from tlfeatures.fingerprints import array_key, recipe_digest
 from tlfeatures.images import Images
 from tlfeatures.networks import Backbone, model_digest
 from tlfeatures.store import EmbeddingStore
 
 __all__ = ["Training"]
+
+# Parameters that do not decide the outcome, or that a checkpoint knows by something else.
+_NO_OUTCOME = {
+    "model",
+    "head",
+    "start",
+    "cache",
+    "n_jobs",
+    "verbose",
+    "checkpoint_dir",
+    "random_state",
+    "callbacks",
+}
 
 
 @dataclass
@@ -40,7 +60,7 @@ class Training:
 
     Parameters
     ----------
-    given : estimator
+    params : estimator
         Its parameters are read, and nothing is written to it.
     images : Images
     y : ndarray
@@ -48,7 +68,7 @@ class Training:
     classes : ndarray or None
     """
 
-    given: Any
+    params: Any
     images: Images
     y: np.ndarray
     classes: np.ndarray | None
@@ -61,14 +81,14 @@ class Training:
     best_epoch: int = 0
     warned: bool = False
 
-    def run(self) -> Net:
+    def run(self) -> FittedNetwork:
         """Train."""
-        given = self.given
-        self.store = EmbeddingStore.resolve(given.cache)
-        self.augmenter = Augmenter(given.augment)
-        head = check_head(given.head)
-        self.head_alone = given.train_from == "head" or (
-            given.train_from == 0 and given.train_from is not False
+        params = self.params
+        self.store = EmbeddingStore.resolve(params.cache)
+        self.augmenter = Augmenter(params.augment)
+        head = check_head(params.head)
+        self.head_alone = params.train_from == "head" or (
+            params.train_from == 0 and params.train_from is not False
         )
         self.plan = self._plan(self._normalization())
         self._check_images()
@@ -78,7 +98,7 @@ class Training:
             self.target, self.y = (shift, unit), ((self.y - shift) / unit).astype(np.float32)
         self.weight = self._scattered(
             training_weights(
-                self.y[self.rows], self.classes, getattr(given, "class_weight", None),
+                self.y[self.rows], self.classes, getattr(params, "class_weight", None),
                 None if self.sample_weight is None else self.sample_weight[self.rows],
                 np.searchsorted(self.rows, self.train),
             )
@@ -87,12 +107,12 @@ class Training:
         outputs = 1 if self.classes is None else len(self.classes)
         tap = self.plan.description.taps[0]
         seed = int(np.random.default_rng([self.seed, WEIGHTS]).integers(1 << 31))
-        self.head = build_head(given.head, self.plan.width, tap.shape, outputs, seed, start)
+        self.head = build_head(params.head, self.plan.width, tap.shape, outputs, seed, start)
         self.checkpoints = self._checkpoints()
         if not self.head_alone:
             trunk, first = self._trunk()  # a wrong train_from must fail before the head is trained
         if self.head_alone or start is None:
-            self._train_head(given.epochs if self.head_alone else given.head_epochs)
+            self._train_head(params.epochs if self.head_alone else params.head_epochs)
         if self.head_alone:
             make = functools.partial(frozen_copy, self.plan)
             backbone = self.plan.backbone  # ImageNet's weights are the same later on; others may not be
@@ -100,27 +120,27 @@ class Training:
         else:
             self._train_network(trunk, first)
             made = trunk.model
-        return Net(made, self.head, self._columns(), self._decoding(), self.plan.backbone.precision)
+        return FittedNetwork(made, self.head, self._columns(), self._decoding(), self.plan.backbone.precision)
 
     # -- before training ---------------------------------------------------------------------
 
     def _plan(self, normalization: Any) -> FeatureSpec:
-        given = self.given
-        backbone = Backbone(given.model, given.weights, given.image_size, normalization, given.precision)
-        if given.weights is None:
+        params = self.params
+        backbone = Backbone(params.model, params.weights, params.image_size, normalization, params.precision)
+        if params.weights is None:
             warn(
                 f"{backbone.name} has random weights: there is no transfer to learn from. Leave out `weights=None` for "
                 "ImageNet's.",
                 RandomWeightsWarning,
             )
-        layers = [given.layer] if isinstance(given.layer, str) else given.layer
-        pooling = "flatten" if callable(given.head) else given.pooling
+        layers = [params.layer] if isinstance(params.layer, str) else params.layer
+        pooling = "flatten" if callable(params.head) else params.pooling
         plan = FeatureSpec.make(
             backbone, layers, pooling, self.store,
-            resize=given.resize, interpolation=given.interpolation, decode=given.decode,
-            max_value=given.max_value,
+            resize=params.resize, interpolation=params.interpolation, decode=params.decode,
+            max_value=params.max_value,
         )  # fmt: skip
-        if callable(given.head) and (
+        if callable(params.head) and (
             len(plan.description.taps) > 1 or len(plan.description.taps[0].shape) != 3
         ):
             raise ValueError(
@@ -132,18 +152,18 @@ class Training:
     def _normalization(self) -> Any:
         """The parameter, or the mean and standard deviation of the training images."""
         self.errors: dict[int, str] | None = None
-        if not isinstance(self.given.normalization, str) or self.given.normalization != "data":
-            return self.given.normalization
+        if not isinstance(self.params.normalization, str) or self.params.normalization != "data":
+            return self.params.normalization
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RandomWeightsWarning)
             plan = self._plan(((0.0,) * 3, (1.0,) * 3))
         self.pixels = Pixels(self.images, plan.decoder, self._threads)
-        self.errors = self.pixels.unreadable()
+        self.errors = self.pixels.find_unreadable()
         return self.pixels.mean_std(self._split(self._readable())[0])
 
     @property
     def _threads(self) -> int | None:
-        return None if self.given.n_jobs == -1 else self.given.n_jobs
+        return None if self.params.n_jobs == -1 else self.params.n_jobs
 
     def _check_images(self) -> None:
         """Find the unreadable ones before training, and have the embeddings where the head needs them."""
@@ -152,18 +172,18 @@ class Training:
         if self._needs_embeddings:
             _ = self.embeddings
         elif self.errors is None:
-            self.errors = self.pixels.unreadable()
+            self.errors = self.pixels.find_unreadable()
         self.rows = self._readable()
         self.digests = self.images.keys(self._threads)[0][self.rows]
 
     @property
     def _needs_embeddings(self) -> bool:
-        given = self.given
-        if given.start == "linear":
+        params = self.params
+        if params.start == "linear":
             return True
         if self.head_alone:
-            return not self.augmenter and given.epochs > 0
-        return given.start is None and given.head_epochs > 0
+            return not self.augmenter and params.epochs > 0
+        return params.start is None and params.head_epochs > 0
 
     @cached_property
     def embeddings(self) -> np.ndarray:
@@ -171,8 +191,8 @@ class Training:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnreadableImagesWarning)  # said below, once
             found = extract(
-                self.images, self.plan, store=self.store, batch_size=self.given.batch_size,
-                n_threads=self._threads, on_error="nan", verbose=self.given.verbose,
+                self.images, self.plan, store=self.store, batch_size=self.params.batch_size,
+                n_threads=self._threads, on_error="nan", verbose=self.params.verbose,
             )  # fmt: skip
         self.errors = found.errors
         return found.features
@@ -182,7 +202,7 @@ class Training:
         if errors:
             first = next(iter(sorted(errors)))
             name, reason = self.images.name(first), errors[first]
-            if self.given.on_error == "raise":
+            if self.params.on_error == "raise":
                 failures = [(self.images.name(row), errors[row]) for row in sorted(errors)]
                 hint = "on_error='drop' trains without them; check_images(X) lists them all."
                 raise ImageReadError.of(failures, len(self.images), hint)
@@ -215,7 +235,7 @@ class Training:
     def _split(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         groups = None if self.groups is None else self.groups[rows]
         train, validation = split_validation(
-            self.y[rows], self.classes, groups, self.given.validation_fraction, [self.seed, SPLIT]
+            self.y[rows], self.classes, groups, self.params.validation_fraction, [self.seed, SPLIT]
         )
         return rows[train], rows[validation]
 
@@ -225,13 +245,13 @@ class Training:
         return everywhere
 
     def _start(self, head: Any) -> LinearStart | None:
-        start = self.given.start
+        start = self.params.start
         if start is None:
             return None
         if head != ():
             raise ValueError(
                 "start sets the weights of the output layer, so there can be no hidden layers; got "
-                f"head={self.given.head!r}. Pass head=(), or start=None."
+                f"head={self.params.head!r}. Pass head=(), or start=None."
             )
         if isinstance(start, str) and start == "linear":
             self.start_pipeline = self._fit_linear()
@@ -275,17 +295,19 @@ class Training:
         return pipeline.fit(X, y, **{f"{name}__sample_weight": weight for name, _ in pipeline.steps})
 
     def _checkpoints(self) -> Checkpoints | None:
-        if self.given.checkpoint_dir is None:
+        if self.params.checkpoint_dir is None:
             return None
         params = {
-            k: v for k, v in self.given.get_params(deep=False).items()
-            if k not in ("model", "head", "start", "cache", "n_jobs", "verbose", "checkpoint_dir", "random_state")
-        }  # fmt: skip
-        keys, _ = self.images.keys(self._threads)
+            name: value
+            for name, value in self.params.get_params(deep=False).items()
+            if name not in _NO_OUTCOME
+        }
+        keys = self.images.keys(self._threads)[0]
         arrays = (keys, self.y, self.sample_weight, self.groups)
         digest = recipe_digest(
             {
-                "estimator": type(self.given).__name__,
+                "format": 2,
+                "estimator": type(self.params).__name__,
                 "params": json.loads(json.dumps(params, default=repr)),
                 "recipes": [column.recipe for column in self.plan.columns],
                 "head": model_digest(self.head),  # its first weights, and so the seed
@@ -295,84 +317,78 @@ class Training:
                 "keras": keras_version(),
             }
         )
-        return Checkpoints(self.given.checkpoint_dir, digest)
+        return Checkpoints(self.params.checkpoint_dir, digest)
 
     # -- training ----------------------------------------------------------------------------
 
     def _train_head(self, epochs: int) -> None:
         if not epochs:
             return
-        given = self.given
-        learner = Learner(
-            self.head, self.classes is not None, weight_decay=given.weight_decay,
-            together=not callable(given.head),  # XLA is slow with convolutions in a loop
+        params, views = self.params, self.augmenter and self.head_alone
+        rate = params.learning_rate or 1e-3 if self.head_alone else params.head_learning_rate
+        self._run_stage(
+            "head", 0, self.head, self._embedded_views if views else self._stored,
+            epochs=epochs, learning_rate=rate, row_bytes=4 * self.plan.width,
+            precision=None if views else "float32",  # the frozen network sets its own
         )  # fmt: skip
-        batches = self._augmented_embeddings() if self.augmenter and self.head_alone else self._stored
-        rate = given.learning_rate or 1e-3 if self.head_alone else given.head_learning_rate
-        self._stage("head", 0, epochs, rate, learner, batches)
 
     def _train_network(self, trunk: Trunk, first: int) -> None:
-        given = self.given
-        if not given.epochs:
+        params = self.params
+        if not params.epochs:
             return
-        below, cut = divide(trunk, first)
-        learner = Learner(
-            join(trunk.model, self._columns(), self.head, cut), self.classes is not None,
-            rate_factors(trunk, self._standard_taps, given.layer_decay), given.weight_decay,
-            self.plan.backbone.precision, below,
+        self._run_stage(
+            "network", 1, build_trainable(trunk, first, self._columns(), self.head), self._views,
+            epochs=params.epochs, learning_rate=params.learning_rate or 3e-4,
+            factors=rate_factors(trunk, self._standard_taps, params.layer_decay),
+            precision=self.plan.backbone.precision,
         )  # fmt: skip
-        self._stage("network", 1, given.epochs, given.learning_rate or 3e-4, learner, self._pictures)
 
     @property
     def _standard_taps(self) -> tuple[str, ...]:
         return self.plan.backbone.spec.taps if self.plan.backbone.spec else ()
 
     def _trunk(self) -> tuple[Trunk, int]:
-        given, trunk = self.given, Trunk.of(self.plan)
-        first = first_trained(trunk, given.train_from, self._standard_taps, self.plan.backbone.name)
-        freeze(trunk, first, given.train_batchnorm)
+        params, trunk = self.params, Trunk.of(self.plan)
+        first = first_trained(trunk, params.train_from, self._standard_taps, self.plan.backbone.name)
+        freeze(trunk, first, params.train_batchnorm)
         return trunk, first
 
-    def _stage(
-        self, name: str, number: int, epochs: int, rate: float, learner: Learner, batches: Any
-    ) -> None:
-        given = self.given
+    def _run_stage(self, name: str, number: int, model: Any, inputs: Any, **kwargs: Any) -> None:
+        params = self.params
         stage = Stage(
-            name, number, epochs, rate, given.schedule, min(given.batch_size, len(self.train)),
-            self.seed, given.patience, given.verbose, self.target[1] if self.target else 1.0,
+            name, number, schedule=params.schedule, batch_size=min(params.batch_size, len(self.train)),
+            seed=self.seed, classes=self.classes is not None, weight_decay=params.weight_decay,
+            patience=params.patience, verbose=params.verbose, unit=self.target[1] if self.target else 1.0,
+            callbacks=copy.deepcopy(list(params.callbacks or ())), **kwargs,
         )  # fmt: skip
-        data = Data(batches, self.y, self.weight, self.train, self.validation)
-        history, self.best_epoch = run_stage(learner, data, stage, self.checkpoints)
+        data = Data(inputs, self.y, self.weight, self.train, self.validation)
+        history, self.best_epoch = run_stage(model, data, stage, self.checkpoints)
         self.history += history
-        learner.write_back()
 
-    def _stored(
-        self, rows: np.ndarray, size: int, epoch: int | None
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
-            yield part, self.embeddings[part]
+    def _stored(self, rows: np.ndarray, size: int, epoch: int | None) -> Callable[[int], np.ndarray]:
+        return lambda i: self.embeddings[rows[i * size : (i + 1) * size]]
 
-    def _pictures(
-        self, rows: np.ndarray, size: int, epoch: int | None
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for i, (part, batch) in enumerate(self.pixels.batches(rows, size)):
+    def _views(self, rows: np.ndarray, size: int, epoch: int | None) -> Callable[[int], np.ndarray]:
+        def load(i: int) -> np.ndarray:
+            batch = self.pixels.read(rows[i * size : (i + 1) * size])
             if epoch is not None and self.augmenter:
                 batch = self.augmenter(batch, [self.seed, VIEWS, epoch, i])
-            yield part, batch
+            return batch
 
-    def _augmented_embeddings(self) -> Any:
-        """Views of the pictures go through the frozen network anew in every epoch."""
-        run = self.plan.backbone.compile([(c.tap, c.part) for c in self.plan.columns], self.plan.description)
+        return load
 
-        def batches(
-            rows: np.ndarray, size: int, epoch: int | None
-        ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            for part, batch in self._pictures(rows, size, epoch):
-                here = np.resize(np.arange(len(part)), size)
-                yield part, np.concatenate(run(batch[here]), axis=1)[: len(part)]
+    def _embedded_views(self, rows: np.ndarray, size: int, epoch: int | None) -> Callable[[int], np.ndarray]:
+        """Run random views of all images through the frozen network, before the epoch begins."""
+        load, embeddings = self._views(rows, size, epoch), []
+        for i in range(-(-len(rows) // size)):
+            batch = load(i)
+            padded = np.resize(np.arange(len(batch)), size)
+            embeddings.append(np.concatenate(self._frozen(batch[padded]), axis=1)[: len(batch)])
+        return embeddings.__getitem__
 
-        return batches
+    @cached_property
+    def _frozen(self) -> Callable[[np.ndarray], list[np.ndarray]]:
+        return self.plan.backbone.compile([(c.tap, c.part) for c in self.plan.columns], self.plan.description)
 
     # -- afterwards --------------------------------------------------------------------------
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from tlfeatures.errors import RecipeMismatchError, UnknownNameError
 from tlfeatures.extract import FeatureSpec
-from tlfeatures.finetune.checkpoint import ABOUT, read_arrays, write_arrays
-from tlfeatures.finetune.head import LinearStart
-from tlfeatures.finetune.net import Net
-from tlfeatures.finetune.network import Trunk
+from tlfeatures.finetune._checkpoint import ABOUT, read_arrays, write_arrays
+from tlfeatures.finetune._dense_head import LinearStart
+from tlfeatures.finetune._fitted_network import FittedNetwork
+from tlfeatures.finetune._trunk import Trunk
 from tlfeatures.networks import Backbone
 
 __all__ = ["is_bundle", "load_bundle", "save_bundle"]
@@ -74,7 +74,8 @@ def save_bundle(estimator: Any, path: str | os.PathLike[str], whole: bool) -> No
         "training_digests": digests is not None,
         "estimator": type(estimator).__name__,
         "whole": whole,
-        "params": {name: _plain(value) for name, value in estimator.get_params(deep=False).items()},
+        "params": {name: _plain(value) for name, value in estimator.get_params(deep=False).items()}
+        | {"callbacks": None},  # objects of the user, for fitting only
         "fitted": {
             "classes": _plain(getattr(estimator, "classes_", None)),
             "target": getattr(estimator, "_target", None),
@@ -136,7 +137,7 @@ def _restore(
     estimator = expected[about["estimator"]](**given)
     fitted = about["fitted"]
     if about["whole"]:
-        net = Net.from_parts(about, arrays, trust)
+        net = FittedNetwork.from_parts(about, arrays, trust)
         if given["model"] is None:
             estimator.model = net.trunk
     else:
@@ -167,7 +168,7 @@ def _changed(trunk: Any) -> list[int]:
 
 def _completed(
     estimator: Any, about: dict[str, Any], arrays: list[np.ndarray], path: Any, trust: bool
-) -> Net:
+) -> FittedNetwork:
     """The network that the bundle was trained on, with what training changed."""
     fitted, given = about["fitted"], estimator
     by_data = isinstance(given.normalization, str) and given.normalization == "data"
@@ -191,9 +192,9 @@ def _completed(
     places = {id(weights[place]) for place in changed}
     for layer in trunk.layers:  # so that it is saved again as it was
         layer.trainable = any(id(v) in places for v in layer.weights)
-    head = Net.model_from(about["head"], arrays[len(changed) :], trust)
+    head = FittedNetwork.model_from(about["head"], arrays[len(changed) :], trust)
     columns = [(i, part) for i, part in about["columns"]]
-    return Net(trunk, head, columns, about["decoding"], about["precision"])
+    return FittedNetwork(trunk, head, columns, about["decoding"], about["precision"])
 
 
 def _check_config(config: Any, path: Any) -> None:

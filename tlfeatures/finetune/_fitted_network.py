@@ -12,14 +12,14 @@ import numpy as np
 
 from tlfeatures._keras import compile_frozen, is_model, keras, to_numpy, untouched_random_state
 from tlfeatures.errors import ImageReadError
-from tlfeatures.finetune.network import join
+from tlfeatures.finetune._trunk import join
 from tlfeatures.images import Decoder, Images, decode_batches
 
-__all__ = ["Net"]
+__all__ = ["FittedNetwork"]
 
 
 @dataclass
-class Net:
+class FittedNetwork:
     """A trained network with its head.
 
     Attributes
@@ -108,7 +108,9 @@ class Net:
         return about, [to_numpy(v) for v in (*self.trunk.weights, *self.head.weights)]
 
     @classmethod
-    def from_parts(cls, about: dict[str, Any], arrays: list[np.ndarray], trust: bool = False) -> Net:
+    def from_parts(
+        cls, about: dict[str, Any], arrays: list[np.ndarray], trust: bool = False
+    ) -> FittedNetwork:
         """Make it again; with ``trust`` layers may run code of their own."""
         n = about["trunk_weights"]
         trunk = cls.model_from(about["trunk"], arrays[:n], trust)

@@ -17,7 +17,7 @@ from tlfeatures.networks import pool, walk
 __all__ = [
     "Trunk",
     "block_starts",
-    "divide",
+    "build_trainable",
     "first_trained",
     "freeze",
     "frozen_copy",
@@ -145,8 +145,20 @@ def join(trunk: Any, columns: list[tuple[int, str]], head: Any, inputs: list[Any
     return keras().Model(trunk.inputs[0] if inputs is None else inputs, head(vector), name="finetuned")
 
 
-def divide(trunk: Trunk, first: int) -> tuple[Any, list[Any]]:
-    """What lies below the first trained layer as a model of its own, and the tensors that it hands up."""
+def build_trainable(trunk: Trunk, first: int, columns: list[tuple[int, str]], head: Any) -> Any:
+    """Build a model from pixels to the head's output, whose layers before place ``first`` are in inference mode."""
+    from tlfeatures._keras.training import InferenceMode
+
+    below, cut = _divide(trunk, first)
+    top = join(trunk.model, columns, head, cut)
+    if len(cut) == 1 and cut[0] is trunk.model.inputs[0]:
+        return top
+    pixels = keras().Input(trunk.model.inputs[0].shape[1:], name="pixels")
+    return keras().Model(pixels, top(InferenceMode(below)(pixels)), name="finetuned")
+
+
+def _divide(trunk: Trunk, first: int) -> tuple[Any, list[Any]]:
+    """Return what lies below the first trained layer as a model of its own, and the tensors that it hands up."""
     trained = {id(operation) for operation in list(trunk.layers.values())[first:]}
     above: set[int] = set()
     cut: dict[int, Any] = {}

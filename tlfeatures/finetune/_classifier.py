@@ -1,22 +1,22 @@
-"""``FineTuneClassifier`` and ``FineTuneRegressor``: a pretrained network trained on, as scikit-learn estimators."""
+"""`FineTuneClassifier`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.base import ClassifierMixin
 from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
 from tlfeatures._inputs import as_labels, is_missing
-from tlfeatures.finetune.base import FineTune
-from tlfeatures.finetune.head import LinearStart
+from tlfeatures.finetune._base import FineTune
+from tlfeatures.finetune._dense_head import LinearStart
 from tlfeatures.store import EmbeddingStore
 
-__all__ = ["FineTuneClassifier", "FineTuneRegressor"]
+__all__ = ["FineTuneClassifier"]
 
 
 class FineTuneClassifier(ClassifierMixin, FineTune):
@@ -74,6 +74,10 @@ class FineTuneClassifier(ClassifierMixin, FineTune):
     checkpoint_dir : path or None, default=None
         Where to keep the state after each epoch, in a folder named by the digest of parameters, images, labels and
         weights: the same fit goes on from there after a crash.
+    callbacks : list of keras.callbacks.Callback or None, default=None
+        For ``keras.Model.fit``, such as ``CSVLogger`` or ``TensorBoard``. Each stage gets copies of them, so the
+        objects given here do not change; ``CSVLogger(path, append=True)`` writes one file for both stages.
+        Callbacks that set the learning rate need ``schedule="constant"``.
     on_error : {"raise", "drop"}, default="raise"
         Whether `fit` stops at unreadable images or leaves them out, with a warning.
     random_state : int, RandomState or None, default=None
@@ -161,6 +165,7 @@ class FineTuneClassifier(ClassifierMixin, FineTune):
         validation_fraction: float = 0.1,
         patience: int | None = None,
         checkpoint_dir: str | os.PathLike[str] | None = None,
+        callbacks: Sequence[Any] | None = None,
         cache: str | os.PathLike[str] | EmbeddingStore | None = "auto",
         on_error: Literal["raise", "drop"] = "raise",
         n_jobs: int | None = None,
@@ -196,6 +201,7 @@ class FineTuneClassifier(ClassifierMixin, FineTune):
             validation_fraction=validation_fraction,
             patience=patience,
             checkpoint_dir=checkpoint_dir,
+            callbacks=callbacks,
             cache=cache,
             on_error=on_error,
             n_jobs=n_jobs,
@@ -271,62 +277,3 @@ class FineTuneClassifier(ClassifierMixin, FineTune):
         ndarray of shape (n,)
         """
         return self._decide(self._outputs(X))
-
-
-class FineTuneRegressor(RegressorMixin, FineTune):
-    """A pretrained ConvNet trained on, from a chosen layer, to tell a number from an image.
-
-    Parameters and attributes are those of :class:`~tlfeatures.FineTuneClassifier`, without the classes; ``history_``
-    has the mean absolute error, ``mae``, in place of the accuracy. The loss is the squared error of the target, which
-    is standardized for training.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from tlfeatures import FineTuneRegressor
-    >>> y = np.arange(0, 256, 16)
-    >>> X = np.broadcast_to(y[:, None, None, None], (16, 32, 32, 3)).astype("uint8")
-    >>> reg = FineTuneRegressor("tiny", image_size=32, start="linear", epochs=0, random_state=0, cache=None)
-    >>> float(reg.fit(X, y).score(X, y)) > 0.9
-    True
-    """
-
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> FineTuneRegressor:
-        """Train.
-
-        Parameters
-        ----------
-        X : images, as in `CNNFeatures`
-        y : array-like of float, shape (n,)
-        sample_weight : array-like of shape (n,), optional
-        groups : array-like of shape (n,), optional
-            What validation keeps together, such as patients.
-
-        Returns
-        -------
-        FineTuneRegressor
-        """
-        y = column_or_1d(as_labels(y), warn=True, dtype=np.float64)
-        if not len(y) or not np.isfinite(y).all():
-            raise ValueError(
-                "y holds NaN or infinity, or nothing; expected one finite number for each image."
-            )
-        self._train(X, y, None, sample_weight, groups)
-        return self
-
-    def predict(self, X: Any) -> np.ndarray:
-        """Numbers for images.
-
-        Parameters
-        ----------
-        X : images
-
-        Returns
-        -------
-        ndarray of float64, shape (n,)
-        """
-        return self._decide(self._outputs(X))
-
-    def _decide(self, z: np.ndarray) -> np.ndarray:
-        shift, unit = self._target
-        return z.mean(axis=0)[:, 0] * unit + shift

@@ -1,0 +1,76 @@
+"""Pixels of the training images: from memory if they fit, otherwise decoded again in every epoch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tlfeatures.errors import ImageReadError
+from tlfeatures.images import Decoder, Images, decode_batches
+
+__all__ = ["MEMORY_LIMIT", "Pixels"]
+
+MEMORY_LIMIT = 512 << 20  # bytes of decoded images that are kept in memory
+
+
+class Pixels:
+    """Decoded images by row.
+
+    Parameters
+    ----------
+    images : Images
+    decoder : Decoder
+    n_threads : int or None
+    """
+
+    def __init__(self, images: Images, decoder: Decoder, n_threads: int | None = None) -> None:
+        self.images, self.decoder, self.n_threads = images, decoder, n_threads
+        shape = (len(images), *decoder.image_size, 3)
+        fits = np.prod(shape, dtype=float) <= MEMORY_LIMIT
+        self._in_memory = np.empty(shape, np.uint8) if fits else None
+        self._is_decoded = np.zeros(len(images), bool)
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Return the pixels of ``rows``, uint8 of shape (n, height, width, 3).
+
+        Raises
+        ------
+        ImageReadError
+            For the first image that cannot be read although it could be before training.
+        """
+        missing = rows if self._in_memory is None else np.unique(rows[~self._is_decoded[rows]])
+        if not len(missing):
+            return self._in_memory[rows]
+        batches = decode_batches(self.images, missing, self.decoder, len(missing), self.n_threads, notes={})
+        ((part, _, pixels, errors),) = batches
+        for row, reason in errors.items():
+            raise ImageReadError(self.images.name(row), f"it can no longer be read while training: {reason}")
+        if self._in_memory is None:
+            return pixels
+        self._keep(part, pixels)
+        return self._in_memory[rows]
+
+    def find_unreadable(self) -> dict[int, str]:
+        """Decode all images; return {row: reason} of those that cannot be read."""
+        unreadable: dict[int, str] = {}
+        rows = np.arange(len(self.images))
+        for part, _, pixels, errors in decode_batches(self.images, rows, self.decoder, 64, self.n_threads):
+            unreadable.update(errors)
+            self._keep(part, pixels)
+        return unreadable
+
+    def _keep(self, rows: np.ndarray, pixels: np.ndarray) -> None:
+        if self._in_memory is not None:
+            self._in_memory[rows] = pixels
+            self._is_decoded[rows] = True
+
+    def mean_std(self, rows: np.ndarray) -> tuple[Any, Any]:
+        """Return mean and standard deviation of each colour over ``rows``, as a share of 255."""
+        count, total, squares = 0, np.zeros(3), np.zeros(3)
+        for start in range(0, len(rows), 64):
+            flat = self.read(rows[start : start + 64]).reshape(-1, 3).astype(np.float64) / 255
+            count, total, squares = count + len(flat), total + flat.sum(0), squares + (flat**2).sum(0)
+        mean = total / count
+        std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+        return tuple(mean.tolist()), tuple(np.where(std > 1e-6, std, 1.0).tolist())
