@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tlfeatures._keras import keras_version
+from tlfeatures._keras import keras, keras_version
 from tlfeatures._warnings import warn
 from tlfeatures.errors import ImageReadError, RandomWeightsWarning, UnreadableImagesWarning
 from tlfeatures.evaluation import split_validation
@@ -326,8 +326,11 @@ class Training:
             return
         params, views = self.params, self.augmenter and self.head_alone
         rate = params.learning_rate or 1e-3 if self.head_alone else params.head_learning_rate
+        model = keras().Model(
+            self.head.inputs, self.head.outputs
+        )  # so that the head itself is saved uncompiled
         self._run_stage(
-            "head", 0, self.head, self._embedded_views if views else self._stored,
+            "head", 0, model, self._embedded_views if views else self._stored,
             epochs=epochs, learning_rate=rate, row_bytes=4 * self.plan.width,
             precision=None if views else "float32",  # the frozen network sets its own
         )  # fmt: skip

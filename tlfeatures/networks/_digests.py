@@ -88,7 +88,7 @@ def _describe_graph(model: Any) -> dict[str, Any]:
     """Operations of a model with their settings and inputs, as a JSON value without names."""
     config = model.get_config()
     operations = {operation.name: operation for operation in getattr(model, "operations", model.layers)}
-    names = [record["config"]["name"] for record in config["layers"]]
+    names = [record["name"] for record in config["layers"]]
     numbers = {name: i for i, name in enumerate(names)}
     described = []
     for name, record in zip(names, config["layers"], strict=True):
