@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
-from tests.networks import build, numbers, off, pictures, preprocess
+from tests.networks import KERAS_3_8, build, numbers, off, pictures, preprocess
 from tlfeatures import CNNFeatures, list_layers
 from tlfeatures.errors import UnknownNameError, WeightsError
 from tlfeatures.networks import NETWORKS, Backbone, layer_table
@@ -336,6 +336,7 @@ def test_an_unknown_layer_of_a_model():
         Backbone(functional()).describe(["maps"])
 
 
+@pytest.mark.xfail(KERAS_3_8, reason="Keras 3.8 copies a Lambda layer, later versions refuse to")
 def test_a_layer_that_cannot_be_made_anew_says_so():
     inputs = keras.Input((SIDE, SIDE, 3))
     outside = keras.ops

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from tests.networks import numbers, off
+from tests.networks import KERAS_3_8, numbers, off
 from tlfeatures._keras import PRECISIONS, compile_frozen, is_model, keras, keras_version, weights_folders
 from tlfeatures.errors import MissingDependencyError
 from tlfeatures.networks import Backbone
@@ -87,6 +87,7 @@ def test_channels_first_is_refused():
         config.set_image_data_format(before)
 
 
+@pytest.mark.xfail(KERAS_3_8, reason="Keras 3.8 rounds in the global policy where later versions do not")
 def test_a_global_policy_of_the_users_changes_no_embedding():
     plain = Backbone("mobilenet_0.25", None, 32)
     pixels = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), dtype="uint8")

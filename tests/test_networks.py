@@ -12,6 +12,7 @@ import pytest
 
 from tests.networks import (
     FAMILIES,
+    KERAS_3_8,
     build,
     cosines,
     give_weights,
@@ -209,6 +210,7 @@ def test_precisions_are_close_and_have_recipes_of_their_own(name, made):
     assert len(digests) == 1
 
 
+@pytest.mark.xfail(KERAS_3_8, reason="Keras 3.8 describes the casts of a mixed policy in another way")
 def test_float32_is_float32_whatever_the_model_computes_in():
     """A model saved under a mixed policy has the same digest, so it must give the same numbers."""
     import keras
