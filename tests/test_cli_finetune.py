@@ -198,9 +198,9 @@ def test_views_are_shown(run, photos, monkeypatch):
         (["--frozen", "smv"], "svm"),
         (["--show-augmentations", "v.png"], "needs --augment"),
         (["--augment", "flip=sideways"], "augment['flip']='sideways'"),
-        (["--tta", "2"], "set augment, or tta=0"),
+        (["--tta", "2"], "Set augment, or tta=0"),
         (["--curves", "none/c.png"], "--curves 'none/c.png': there is no folder"),
-        (["--weight-decay", "-1"], "weight_decay=-1.0; expected a number of 0 or more"),
+        (["--weight-decay", "-1"], "--weight-decay must be a number of at least 0; got -1.0"),
     ],
 )
 def test_wrong_arguments(run, photos, options, text):
