@@ -124,7 +124,7 @@ def make_result(classes, n=60, proba=True, seed=0, networks=("tiny", "mobilenet_
             rng.normal(size=(n, 20)) + codes[:, None] * rng.normal(size=20)
         ),
         embedding_note="",
-        regime=Regime("similar", "small", "frozen features", [("Earlier layers do not win.", "0.80 < 0.85")]),
+        regime=Regime("similar", "small", "frozen features", [("Earlier layers are not better.", "0.80 < 0.85")]),
         learning_curve=LearningCurve(np.array([25, 50, 100, 200]), rng.random((4, folds))),
         duplicates=duplicates,
         nested_scores=np.linspace(0.7, 0.8, folds),
@@ -240,7 +240,7 @@ def test_page_shows_the_numbers_of_the_result(fifty):
         "accuracy 0.7900",
         "0.7400 to 1.0000",
         "500 images in 50 classes; 2 more could not be read and were left out",
-        "Earlier layers do not win.",
+        "Earlier layers are not better.",
         "0.80 < 0.85",
         f"score 0.7500 ± {np.std(result.nested_scores, ddof=1) / 5**0.5:.4f} on that fold",
         "correlation (Spearman) with the final scores of 28 embeddings is +0.83: it can be trusted",

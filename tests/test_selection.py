@@ -95,7 +95,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def warm(tmp_path_factory, data):
-    """A store in which the small search has run, and that search."""
+    """Return a store that has the embeddings of the small search, and that search."""
     store = EmbeddingStore(tmp_path_factory.mktemp("search") / "store")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -104,7 +104,7 @@ def warm(tmp_path_factory, data):
 
 @pytest.fixture
 def network_calls(monkeypatch):
-    """Batches that go through a network in this process; raises KeyboardInterrupt after ``calls.limit``."""
+    """Record the batches that pass through a network; raise KeyboardInterrupt after ``calls.limit`` of them."""
     from tlfeatures.networks import Backbone
 
     class Calls(list):
@@ -135,18 +135,19 @@ TASKS = [
 ]
 
 
-def made(n, d, task, seed=0):
+def make_embeddings(n, d, task, seed=0):
+    """Make random embeddings and labels of four classes, or targets."""
     rng = np.random.default_rng(seed)
     y = np.arange(n) % 4
     X = np.maximum(rng.normal(size=(4, d))[y] * 0.4 + rng.normal(size=(n, d)), 0).astype("float32")
-    X[:, ::4] = 0.25  # dead features
+    X[:, ::4] = 0.25  # constant features
     return X, (y if task == "classification" else y + X[:, 1:6].sum(axis=1) * 0.5 + 10)
 
 
 @pytest.mark.parametrize("shape", [(120, 200), (150, 40)], ids=["wide", "tall"])
 @pytest.mark.parametrize(("name", "task"), TASKS)
 def test_shared_fits_agree_with_scikit_learn(name, task, shape):
-    X, y = made(*shape, task)
+    X, y = make_embeddings(*shape, task)
     folds = list((StratifiedKFold if task == "classification" else KFold)(3).split(X, y))
     grid = head_grid(name, task)
     head = Head(name, task, tuple(ParameterGrid({k.removeprefix(f"{name}__"): v for k, v in grid.items()})))
@@ -162,7 +163,7 @@ def test_shared_fits_agree_with_scikit_learn(name, task, shape):
 @pytest.mark.parametrize("shape", [(90, 200), (150, 40)], ids=["wide", "tall"])
 @pytest.mark.parametrize("classes", [2, 4, 0])
 def test_ridge_path_agrees_with_scikit_learn(shape, classes):
-    X, y = made(*shape, "classification" if classes else "regression")
+    X, y = make_embeddings(*shape, "classification" if classes else "regression")
     y = y % classes if classes else y
     train, test = np.arange(0, shape[0], 2), np.arange(1, shape[0], 2)
     fold = FoldData(X, y, (train, test), Metadata())
@@ -182,7 +183,7 @@ def test_ridge_path_agrees_with_scikit_learn(shape, classes):
 
 
 def test_grids_over_kernel_parameters_agree_with_scikit_learn():
-    X, y = made(60, 30, "classification")
+    X, y = make_embeddings(60, 30, "classification")
     folds = list(StratifiedKFold(3).split(X, y))
     head = Head("svm", "classification", ({"gamma": 0.01, "C": 3.0}, {"kernel": "poly"}))
     ours = evaluate(X, y, folds, [head], check_scoring(SVC(), scoring="balanced_accuracy"))[0].test
@@ -200,7 +201,7 @@ def test_scikit_learn_checks_with_its_own_tags(estimator, check):
     check(estimator)
 
 
-def test_scikit_learn_names(warm, data):
+def test_attributes_have_the_names_of_scikit_learn(warm, data):
     _, search = warm
     results = search.cv_results_
     count = len(LAYERS) * 2 * (4 + 1)
@@ -243,7 +244,7 @@ def test_best_estimator_equals_the_pipeline_written_by_hand(warm, data):
     np.testing.assert_array_equal(search.embeddings(), pipe["cnn"].transform(X))
 
 
-def test_probabilities_if_the_head_has_them(warm, data):
+def test_predict_proba_exists_only_if_the_head_has_probabilities(warm, data):
     store, _ = warm
     X, y = data
     search = FeatureSearchCV(**SMALL | {"heads": ["svm"], "layers": LAYERS[:1]}, cache=store).fit(X, y)
@@ -256,23 +257,23 @@ def test_probabilities_if_the_head_has_them(warm, data):
         search.set_params(heads=["logreg", "svm"]).fit(X, y)
 
 
-def test_scores_that_raise_or_return_nan_are_refused(warm, data):
+def test_scores_that_raise_or_return_nan_raise_value_error(warm, data):
     def no_slant(estimator, X, y):
         raise ValueError("no slant")
 
     with pytest.raises(ValueError, match=r"head 'svm' cannot be scored on fold 0: no slant\. Leave it out"):
         FeatureSearchCV(**SMALL, cache=warm[0], scoring=no_slant).fit(*data)
-    with pytest.raises(ValueError, match="every candidate is NaN on some fold"):
+    with pytest.raises(ValueError, match="every candidate is NaN on at least one fold"):
         FeatureSearchCV(**SMALL, cache=warm[0], scoring=lambda estimator, X, y: None).fit(*data)
 
 
-def test_numpy_integers_as_parameters(warm, data):
+def test_numpy_integers_are_accepted_as_parameters(warm, data):
     counts = {"cv": np.int64(3), "prescreen": np.int64(2), "nested": True}
     search = FeatureSearchCV(**SMALL | counts | {"image_sizes": np.array([32])}, cache=warm[0]).fit(*data)
     assert type(search.best_params_["image_size"]) is int and search.prescreen_["kept"].sum() == 2
 
 
-def test_grids_of_heads(data):
+def test_grids_of_named_heads_are_expanded(data):
     def points(heads):
         return [(head.name, head.points) for head in make_head_grids(heads, "classification", data[1], 0)]
 
@@ -286,30 +287,30 @@ def test_grids_of_heads(data):
 @pytest.mark.parametrize("classes", [3, 4])
 def test_folds_without_a_class_keep_its_column(head, classes):
     """Shuffled splits may leave a rare class out of training and test."""
-    X, y = made(60, 20, "classification")
+    X, y = make_embeddings(60, 20, "classification")
     y = np.where(y >= classes, 0, y)
     rare, rest = np.flatnonzero(y == 1), np.flatnonzero(y != 1)
     folds = [(rest[::2], rest[1::2]), (np.r_[rare[::2], rest[1::2]], np.r_[rare[1::2], rest[::2]])]
-    one = Head(head, "classification", ({},))
-    for (train, test), part in zip(folds, predict_folds(X, y, folds, one), strict=True):
+    estimator = Head(head, "classification", ({},))
+    for (train, test), part in zip(folds, predict_folds(X, y, folds, estimator), strict=True):
         assert part.rows is test
         values = part.probabilities if head == "logreg" else part.decision_values
         assert values.shape == (len(test), classes)
-        # support vectors vote by pairs: nearly always for the largest value
+        # an SVC predicts by pairwise votes, which nearly always agree with the largest decision value
         assert np.mean(np.unique(y)[np.nanargmax(values, axis=1)] == part.predicted) > 0.8
         if 1 not in y[train]:
             assert (values[:, 1] == 0).all() if head == "logreg" else np.isnan(values[:, 1]).all()
 
 
-# -- estimators of the user's own as heads ---------------------------------------------------------------------------
+# -- estimators passed by the user as heads ---------------------------------------------------------------------------
 
 
-def test_own_heads_agree_with_scikit_learn(warm, data):
+def test_user_estimators_as_heads_agree_with_scikit_learn(warm, data):
     store, _ = warm
     X, y = data
     forest = RandomForestClassifier(10, random_state=3)
-    whole = make_pipeline(PCA(5, random_state=0), LinearDiscriminantAnalysis())
-    heads = {"rf": (forest, {"max_depth": [1, None]}), "lda": whole, "ridge": None, "svm": SVC(C=0.5)}
+    lda = make_pipeline(PCA(5, random_state=0), LinearDiscriminantAnalysis())
+    heads = {"rf": (forest, {"max_depth": [1, None]}), "lda": lda, "ridge": None, "svm": SVC(C=0.5)}
     search = FeatureSearchCV(
         **SMALL | {"layers": LAYERS[1:2], "poolings": "avg", "heads": heads}, cache=store
     )
@@ -323,7 +324,7 @@ def test_own_heads_agree_with_scikit_learn(warm, data):
     expected = [
         make_pipeline(StandardScaler(), clone(forest).set_params(max_depth=1)),
         make_pipeline(StandardScaler(), forest),
-        whole,  # a pipeline gets the embedding as it is
+        lda,  # a pipeline is fitted on the raw embedding
         make_head("ridge"),
         make_pipeline(StandardScaler(), SVC(C=0.5)),  # in place of the named head
     ]
@@ -331,7 +332,7 @@ def test_own_heads_agree_with_scikit_learn(warm, data):
         assert score == pytest.approx(
             cross_val_score(pipe, features.astype(float), y, cv=search.folds_).mean()
         )
-    assert not hasattr(forest, "estimators_")  # the user's object is left as it was
+    assert not hasattr(forest, "estimators_")  # the user's object is not fitted
 
 
 @pytest.mark.parametrize(
@@ -341,7 +342,7 @@ def test_own_heads_agree_with_scikit_learn(warm, data):
         Pipeline([("pca", PCA(n_components=3)), ("clf", make_pipeline(StandardScaler(), SVC(C=3)))]),
     ],
 )
-def test_the_code_of_a_report_reproduces_an_own_head(warm, data, head, tmp_path):
+def test_the_code_of_a_report_reproduces_a_user_estimator(warm, data, head, tmp_path):
     options = SMALL | {"layers": LAYERS[1:2], "poolings": "avg", "heads": {"mine": head}}
     search = FeatureSearchCV(**options, cache=warm[0]).fit(*data)
     search.report(tmp_path)
@@ -354,7 +355,7 @@ def test_the_code_of_a_report_reproduces_an_own_head(warm, data, head, tmp_path)
 
 
 @pytest.mark.parametrize("standardized", [True, False])
-def test_own_head_as_best_head(warm, data, standardized):
+def test_user_estimator_can_be_the_best_head(warm, data, standardized):
     store, _ = warm
     X, y = data
     head = GaussianNB() if standardized else make_pipeline(PCA(3, random_state=0), GaussianNB())
@@ -368,7 +369,7 @@ def test_own_head_as_best_head(warm, data, standardized):
     assert scores.mean() == pytest.approx(search.best_score_)
 
 
-def test_random_state_of_own_heads(warm, data):
+def test_random_state_is_set_in_user_estimators(warm, data):
     store, _ = warm
     heads = {"rf": RandomForestClassifier(5), "pca": make_pipeline(PCA(3, svd_solver="randomized"), SVC())}
     options = SMALL | {"layers": LAYERS[1:2], "heads": heads}
@@ -381,7 +382,7 @@ def test_random_state_of_own_heads(warm, data):
     assert fixed[0].estimator(0).random_state == 1
 
 
-def test_own_regressor(store):
+def test_user_regressor_as_head(store):
     X, _ = textures(n=40)
     y = X.mean(axis=(1, 2, 3)) / 255
     heads = {"tree": (DecisionTreeRegressor(), {"max_depth": [2, 3]})}
@@ -390,7 +391,7 @@ def test_own_regressor(store):
     assert search.best_estimator_[-1].random_state == 0
 
 
-def test_own_head_that_cannot_be_fitted_is_named(warm, data):
+def test_error_names_a_user_estimator_that_cannot_be_fitted(warm, data):
     options = SMALL | {
         "layers": LAYERS[:1],
         "poolings": "avg",
@@ -435,7 +436,7 @@ def test_weighted_fits_agree_with_scikit_learn(warm, data, name, task):
     np.testing.assert_array_equal(search.sample_weight_, WEIGHTS)
 
 
-def test_weights_change_the_search_and_reach_own_heads(warm, data):
+def test_sample_weights_reach_user_estimators(warm, data):
     store, _ = warm
     X, y = data
     weights = np.where(y == "slant", 1e-6, 1.0)
@@ -446,7 +447,7 @@ def test_weights_change_the_search_and_reach_own_heads(warm, data):
     assert plain.sample_weight_ is None
 
 
-def test_heads_without_weights_are_named(warm, data):
+def test_warning_names_heads_that_ignore_sample_weights(warm, data):
     with pytest.warns(UserWarning, match=r"`sample_weight` has no effect on the head\(s\) 'knn', 'lda'"):
         heads = {"knn": {}, "lda": LinearDiscriminantAnalysis(), "svm": {}}
         FeatureSearchCV(**ONE | {"heads": heads}, cache=warm[0]).fit(*data, sample_weight=WEIGHTS)
@@ -458,12 +459,12 @@ def test_heads_without_weights_are_named(warm, data):
         (WEIGHTS[1:], r"must have the shape \(36,\), one weight per image; got \(35,\)"),
         (WEIGHTS[:, None], r"got \(36, 1\)"),
         (["a"] * 36, "must be numeric"),
-        (np.where(np.arange(36) == 3, np.nan, 1), "must be finite and at least 0"),
-        (np.where(np.arange(36) == 3, -1, 1), "must be finite and at least 0"),
-        (np.zeros(36), "not 0 for all images"),
+        (np.where(np.arange(36) == 3, np.nan, 1), "must be finite and non-negative, .*; got weights from"),
+        (np.where(np.arange(36) == 3, -1, 1), "must be finite and non-negative, .*; got weights from"),
+        (np.zeros(36), "at least one positive weight; got weights from 0 to 0"),
     ],
 )
-def test_wrong_weights_are_named_before_any_pass(data, network_calls, weights, message):
+def test_invalid_sample_weights_raise_before_any_pass(data, network_calls, weights, message):
     with pytest.raises(ValueError, match=message):
         FeatureSearchCV(**ONE, cache=None).fit(*data, sample_weight=weights)
     assert network_calls == []
@@ -476,7 +477,7 @@ def test_weights_of_unreadable_images_are_dropped(files, store):
     np.testing.assert_array_equal(search.sample_weight_, np.delete(WEIGHTS, 4))
 
 
-def test_weights_without_routing_reach_a_search_in_a_pipeline_and_in_a_grid(warm, data):
+def test_sample_weights_without_metadata_routing_reach_a_search_in_a_pipeline_or_grid_search(warm, data):
     store, _ = warm
     X, y = data
     alone = FeatureSearchCV(**ONE, cache=store).fit(X, y, sample_weight=WEIGHTS)
@@ -503,9 +504,9 @@ class TestMetadataRouting:
         pipe = Pipeline([("search", search)]).fit(X, y, sample_weight=WEIGHTS)
         assert pipe["search"].best_score_ == expected.best_score_
         np.testing.assert_array_equal(pipe["search"].sample_weight_, WEIGHTS)
-        unasked = FeatureSearchCV(**ONE, cache=store).set_fit_request(sample_weight=False)
+        not_requested = FeatureSearchCV(**ONE, cache=store).set_fit_request(sample_weight=False)
         with pytest.raises(TypeError, match="not routed to any object"):
-            Pipeline([("search", unasked)]).fit(X, y, sample_weight=WEIGHTS)
+            Pipeline([("search", not_requested)]).fit(X, y, sample_weight=WEIGHTS)
         with pytest.raises(UnsetMetadataPassedError, match=r"set_fit_request"):
             Pipeline([("search", FeatureSearchCV(**ONE, cache=store))]).fit(X, y, sample_weight=WEIGHTS)
 
@@ -520,12 +521,12 @@ class TestMetadataRouting:
         np.testing.assert_array_equal(grid.best_estimator_.sample_weight_, WEIGHTS)
         np.testing.assert_array_equal(grid.best_estimator_.groups_, groups)  # requested by default
         train, test = next(GroupKFold(3).split(X, y, groups))
-        one = clone(search).fit(X[train], y[train], groups[train], sample_weight=WEIGHTS[train])
-        assert grid.cv_results_["split0_test_score"][0] == one.score(
+        fitted = clone(search).fit(X[train], y[train], groups[train], sample_weight=WEIGHTS[train])
+        assert grid.cv_results_["split0_test_score"][0] == fitted.score(
             X[test], y[test], sample_weight=WEIGHTS[test]
         )
 
-    def test_own_heads_and_scorers_get_what_they_request(self, warm, data):
+    def test_user_estimators_and_scorers_get_what_they_request(self, warm, data):
         store, _ = warm
         X, y = data
         scorer = make_scorer(accuracy_score).set_score_request(sample_weight=True)
@@ -578,7 +579,7 @@ class TestMetadataRouting:
         assert search.get_metadata_routing().consumes("fit", ["age", "groups", "weight"]) == {"age", "groups"}
         with pytest.raises(TypeError, match="unexpected argument"):
             search.fit(X, y, weight=np.arange(36))
-        with pytest.raises(ValueError, match="36 images but `age` is not of that length"):
+        with pytest.raises(ValueError, match="`age` must have one value for each of the 36 images"):
             search.fit(X, y, age=np.arange(35))
 
     def test_workers_see_the_routing(self, warm, data):
@@ -605,14 +606,14 @@ def test_table_has_one_row_per_candidate(warm):
     json.loads(table["settings"][0])
 
 
-def test_multiply_accumulate_operations():
-    (one,) = planned("mobilenet_0.25", [LAYERS[0]], "avg", [32], "stretch")
+def test_count_of_multiply_accumulate_operations():
+    (first_pass,) = planned("mobilenet_0.25", [LAYERS[0]], "avg", [32], "stretch")
     # 3x3 convolution to 8 channels at 16x16, 3x3 depthwise, 1x1 to 16 channels
-    assert one.embeddings[0].macs == 256 * (27 * 8 + 9 * 8 + 8 * 16)
-    assert one.embeddings[0].width == 16
+    assert first_pass.embeddings[0].macs == 256 * (27 * 8 + 9 * 8 + 8 * 16)
+    assert first_pass.embeddings[0].width == 16
 
 
-def test_out_of_fold_predictions(warm, data):
+def test_out_of_fold_predictions_agree_with_the_scores(warm, data):
     _, search = warm
     _, y = data
     oof = search.oof_
@@ -626,14 +627,14 @@ def test_out_of_fold_predictions(warm, data):
     assert oof["image"][3] == "X[3]"
 
 
-def test_clone_and_pickle(warm, data):
+def test_search_can_be_cloned_and_pickled(warm, data):
     _, search = warm
     X, _ = data
-    twin = clone(search)
-    assert twin.get_params() == search.get_params() and not hasattr(twin, "best_estimator_")
-    text = pickle.dumps(search)
-    assert len(text) < 1_400_000  # with at most twelve thumbnails, 77 kB each
-    again = pickle.loads(text)
+    unfitted = clone(search)
+    assert unfitted.get_params() == search.get_params() and not hasattr(unfitted, "best_estimator_")
+    pickled = pickle.dumps(search)
+    assert len(pickled) < 1_400_000  # with at most twelve thumbnails, 77 kB each
+    again = pickle.loads(pickled)
     np.testing.assert_array_equal(again.predict(X), search.predict(X))
     assert again.table().equals(search.table())
     np.testing.assert_array_equal(again.embeddings(), search.embeddings())
@@ -759,17 +760,17 @@ def test_workers_never_import_keras_and_a_second_run_does_not_either(data, tmp_p
     for i, pixels in enumerate(X):
         files.append(str(tmp_path / f"{i}.png"))
         Image.fromarray(pixels).save(files[-1])
-    given = json.dumps([files, y.tolist(), {**SMALL, "cache": str(tmp_path / "store")}])
+    arguments = json.dumps([files, y.tolist(), {**SMALL, "cache": str(tmp_path / "store")}])
 
     def run():
-        done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, given], capture_output=True, text=True, check=False
+        process = subprocess.run(
+            [sys.executable, "-c", SCRIPT, arguments], capture_output=True, text=True, check=False
         )
-        assert done.returncode == 0, done.stderr[-2000:]
-        return json.loads(done.stdout)
+        assert process.returncode == 0, process.stderr[-2000:]
+        return json.loads(process.stdout)
 
-    (first, cold), (second, needed) = run(), run()
-    assert cold and not needed and first == second
+    (first_score, first_imports), (second_score, second_imports) = run(), run()
+    assert first_imports and not second_imports and first_score == second_score
 
 
 # -- candidates ----------------------------------------------------------------------------------
@@ -779,7 +780,7 @@ def planned(models="mobilenet_0.25", layers="auto", poolings=("avg", "max"), siz
     return plan_passes(EmbeddingGrid(models, layers, poolings, sizes, resize, weights=None), None)
 
 
-def test_automatic_candidates():
+def test_candidates_of_the_auto_options():
     full, half = planned()
     assert [p.plan.description.image_size for p in (full, half)] == [(224, 224), (112, 112)]
     taps = [f"conv_pw_{i}_relu" for i in (3, 5, 7, 9, 11, 13)]
@@ -791,17 +792,17 @@ def test_automatic_candidates():
 
 
 def test_the_union_of_taps_is_planned_once():
-    (one,) = planned(
+    (joint_pass,) = planned(
         layers=[LAYERS, LAYERS[1], [LAYERS[1], LAYERS[0]]], poolings=("avg", "avgmax", "gem"), sizes=[32]
     )
-    blocks = [(c.tap.layer, c.part) for c in one.plan.columns]
+    blocks = [(c.tap.layer, c.part) for c in joint_pass.plan.columns]
     assert len(blocks) == len(set(blocks)) == 3 * 3
-    assert len(one.embeddings) == 9
+    assert len(joint_pass.embeddings) == 9
 
 
 def test_equal_embeddings_under_two_names_are_tried_once():
-    (one,) = planned(layers=["predictions"], sizes=[32])  # a vector has nothing to pool
-    assert len(one.embeddings) == 1
+    (single_pass,) = planned(layers=["predictions"], sizes=[32])  # a vector has nothing to pool
+    assert len(single_pass.embeddings) == 1
     assert len(planned(models=["mobilenet_0.25", "MobileNet_0.25"], sizes=[32])) == 1
     assert len(planned(sizes=[32, (32, 32)])) == 1
 
@@ -814,7 +815,7 @@ def test_resize_modes_with_equal_results_are_tried_once(data, store):
     assert set(search.fit(wide, y).table()["resize"]) == {"stretch", "crop"}
 
 
-def test_layers_by_model_and_single_values():
+def test_layers_can_be_given_by_model_and_options_as_single_values():
     passes = planned(
         ["mobilenet_0.25", "mobilenet_0.5"], {"mobilenet_0.25": LAYERS[:1], "MobileNet_0.5": None}, "max", 64
     )
@@ -823,7 +824,7 @@ def test_layers_by_model_and_single_values():
         planned(["mobilenet_0.5"], {"mobilenet_0.25": LAYERS})
 
 
-def test_own_keras_model(data, tmp_path, store):
+def test_search_over_a_user_keras_model(data, tmp_path, store):
     import keras
 
     inputs = keras.Input((24, 24, 3))
@@ -846,13 +847,13 @@ def test_one_standard_error_rule():
         [[0.90, 0.94, 0.98], [0.90, 0.92, 0.94], [0.91, 0.92, 0.93], [0.89, 0.90, 0.91], [1, np.nan, 1]]
     )
     costs, widths = np.array([9, 5, 5, 1, 1]), np.array([10, 30, 20, 5, 1])
-    # the best has 0.94 with a standard error of 0.04 / sqrt 3 = 0.023: all from 0.917 on are as good
+    # the best has 0.94 with a standard error of 0.04 / sqrt(3) = 0.023, so scores of at least 0.917 are eligible
     assert choose(scores, costs, widths, "best") == 0
-    assert choose(scores, costs, widths, "1se") == 2  # as cheap as 1, and smaller
+    assert choose(scores, costs, widths, "1se") == 2  # as cheap as candidate 1, and smaller
     assert choose(scores[[0, 0, 0]], np.array([3, 1, 1]), np.array([1, 9, 2]), "best") == 2
 
 
-def test_nested_choice():
+def test_choose_nested_uses_only_the_inner_scores():
     outer = np.array([[0.9, 0.1], [0.2, 0.8]])
     inner = [np.array([[0.5, 0.6], [0.7, 0.7]]), np.array([[0.9, 0.9], [0.1, 0.2]])]
     scores, choices = choose_nested(outer, inner, np.ones(2), np.ones(2), "best")
@@ -868,7 +869,7 @@ def test_nested_scores_are_those_of_a_search_within_each_fold(warm, data):
         inner = FeatureSearchCV(**options, prescreen=2, cache=store).fit(X[train], y[train])
         assert inner.best_params_ == nested.nested_params_[i]
         assert inner.score(X[test], y[test]) == pytest.approx(nested.nested_scores_[i])
-    assert len(nested.cv_results_["params"]) == 2  # what the prescreen of all rows kept
+    assert len(nested.cv_results_["params"]) == 2  # embeddings kept by the prescreen of all rows
 
 
 def test_prescreen_ranks_and_prunes(warm, data):
@@ -897,12 +898,12 @@ def test_groups_and_splitters_reach_the_search(warm, data):
         X, y, groups
     )
     assert search.n_splits_ == 6
-    own = [(np.arange(12, 36), np.arange(12)), (np.arange(24), np.arange(24, 36))]
-    search.set_params(cv=own).fit(X, y)
+    folds = [(np.arange(12, 36), np.arange(12)), (np.arange(24), np.arange(24, 36))]
+    search.set_params(cv=folds).fit(X, y)
     assert search.n_splits_ == 2 and len(search.oof_) == 24
 
 
-def test_no_global_random_state(warm, data):
+def test_global_random_state_is_not_changed(warm, data):
     store, _ = warm
     state = np.random.get_state()[1].copy()
     FeatureSearchCV(**SMALL | {"heads": "ridge"}, cache=store, random_state=None).fit(*data)
@@ -911,7 +912,7 @@ def test_no_global_random_state(warm, data):
 
 def test_duplicates_in_different_folds_are_reported_with_the_grouped_score(store):
     rng = np.random.default_rng(0)
-    X = rng.integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)  # nothing to learn
+    X = rng.integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)  # noise without any signal
     y = np.arange(24) % 2
     X, y = np.concatenate([X, X]), np.concatenate([y, y])
     options = SMALL | {"heads": {"knn": {"n_neighbors": [1]}}, "layers": LAYERS[:1]}
@@ -919,22 +920,26 @@ def test_duplicates_in_different_folds_are_reported_with_the_grouped_score(store
         DuplicateImagesWarning, match=r"of 24 pair.* 24 are exact.*dedupe_groups=True"
     ) as caught:
         search = FeatureSearchCV(**options, cache=store).fit(X, y)
-    found = search.duplicates_
-    assert len(found.pairs) == 24 and found.exact.all() and found.crossing > 10
-    assert found.score == search.best_score_ and found.drop > 0.15
-    message = f"Grouped cross-validation scores {found.score_together:.4f} instead of {found.score:.4f}."
+    duplicates = search.duplicates_
+    assert len(duplicates.pairs) == 24 and duplicates.exact.all() and duplicates.crossing > 10
+    assert duplicates.score == search.best_score_ and duplicates.drop > 0.15
+    message = (
+        f"Grouped cross-validation scores {duplicates.score_together:.4f} instead of {duplicates.score:.4f}."
+    )
     assert message in " ".join(str(w.message) for w in caught)
     with warnings.catch_warnings():
         warnings.simplefilter("error", DuplicateImagesWarning)
-        together = FeatureSearchCV(**options, dedupe_groups=True, cache=store).fit(X, y)
-    assert together.best_score_ < search.best_score_ - 0.15
-    for train, test in together.folds_:
+        grouped = FeatureSearchCV(**options, dedupe_groups=True, cache=store).fit(X, y)
+    assert grouped.best_score_ < search.best_score_ - 0.15
+    for train, test in grouped.folds_:
         assert not set(train % 24) & set(test % 24)
 
 
 def test_grouped_score_differs_only_by_the_moved_duplicates(data, store):
     X, y = data[0].copy(), data[1]
-    X[1::9] = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3))  # a few that are hard
+    X[1::9] = np.random.default_rng(0).integers(
+        0, 256, (4, 32, 32, 3)
+    )  # a few images that are hard to classify
     X[35] = X[2]
     options = SMALL | {
         "layers": LAYERS[1:2],
@@ -958,7 +963,7 @@ def test_one_duplicate_group_of_all_images(data, store):
     X, y = data
     X = np.concatenate([X, X])
     y = np.tile(y, 2)
-    groups = np.repeat([0, 1, 2, 3], 18)  # of a class in each, and copies across: all are one
+    groups = np.repeat([0, 1, 2, 3], 18)  # groups and duplicates together connect all images
     options = SMALL | {
         "layers": LAYERS[:1],
         "poolings": "avg",
@@ -979,20 +984,20 @@ def test_one_duplicate_group_of_all_images(data, store):
 
 
 def test_duplicates_are_searched_with_the_largest_network(data, store, monkeypatch):
-    seen, find = [], _runner.find_duplicates
+    widths, find = [], _runner.find_duplicates
     monkeypatch.setattr(
-        _runner, "find_duplicates", lambda keys, X, *more: seen.append(X.shape[1]) or find(keys, X, *more)
+        _runner, "find_duplicates", lambda keys, X, *args: widths.append(X.shape[1]) or find(keys, X, *args)
     )
     options = SMALL | {"models": ["mobilenet_0.25", "tiny"], "heads": ["ridge"]}
     layers = {"tiny": ["block9_add"], "mobilenet_0.25": LAYERS}
     FeatureSearchCV(**options | {"layers": layers}, cache=store).fit(*data)
-    assert seen == [256]  # of tiny, with more multiplications at 32 pixels
+    assert widths == [256]  # tiny has more multiplications at 32 pixels
 
 
 # -- regression -------------------------------------------------------------------------------------
 
 
-def test_regression(store):
+def test_search_for_regression(store):
     X, _ = textures(n=60)
     y = np.linspace(-1, 1, 60)[np.random.default_rng(0).permutation(60)]
     X = (X * 0.5 + 60 * (y[:, None, None, None] + 1)).clip(0, 255).astype(np.uint8)
@@ -1022,14 +1027,16 @@ def test_second_fit_removes_attributes_of_the_first(warm, data):
 # -- advice --------------------------------------------------------------------------------------
 
 
-def advice(early, curve, errors, late=0.8, best_possible=1.0):
-    """Advice for an early and a late layer, and for a learning curve of two sizes."""
+def make_advice(early, curve, errors, late=0.8, best_possible=1.0):
+    """Advise on an early and a late layer, and on a learning curve of two sizes."""
     pattern = np.array([-1.0, 0.0, 1.0]) * np.sqrt(3)  # standard error of the mean: 1
     scores = np.array([early + errors[0] * pattern, np.full(3, late)])
     sizes = np.array([100, 200])
-    learned = LearningCurve(sizes, np.array([np.full(3, curve[0]), curve[1] + errors[1] * pattern]))
+    learning_curve = LearningCurve(sizes, np.array([np.full(3, curve[0]), curve[1] + errors[1] * pattern]))
     names = ["early", "late"]
-    return advise(scores, np.array([False, True]), np.array([True, False]), learned, names, best_possible)
+    return advise(
+        scores, np.array([False, True]), np.array([True, False]), learning_curve, names, best_possible
+    )
 
 
 @pytest.mark.parametrize(
@@ -1042,32 +1049,32 @@ def advice(early, curve, errors, late=0.8, best_possible=1.0):
     ],
 )
 def test_regimes_of_transfer_learning(early, curve, expected):
-    regime = advice(early, curve, (0.002, 0.002))
+    regime = make_advice(early, curve, (0.002, 0.002))
     assert (regime.domain, regime.data, regime.recommendation) == expected
     assert len(regime.evidence) == 3 and f"{early:.4f} (early)" in regime.evidence[0][1]
     assert "with 200" in regime.evidence[1][1]
     first = regime.evidence[0][0]
-    assert first.startswith("Earlier layers win" if early > 0.8 else "Earlier layers do not win")
+    assert first.startswith("Earlier layers are better" if early > 0.8 else "Earlier layers are not better")
 
 
 @pytest.mark.parametrize(("gain", "error"), [(0.020, 0.018), (0.0, 0.02), (-0.01, 0.02)])
-def test_difference_within_noise_is_open(gain, error):
-    regime = advice(0.8 + gain, [0.8, 0.8 + gain], (error, error))
-    assert regime.evidence[0][0].startswith("Whether earlier layers win is open")
+def test_difference_within_two_standard_errors_is_reported_as_open(gain, error):
+    regime = make_advice(0.8 + gain, [0.8, 0.8 + gain], (error, error))
+    assert regime.evidence[0][0].startswith("Whether earlier layers are better is open")
     assert regime.evidence[1][0].startswith("Whether more images would help is open")
     assert (regime.domain, regime.data, regime.recommendation) == ("similar", "open", "frozen features")
     assert f"difference {gain:+.4f}, standard error {error:.4f}" in regime.evidence[1][1]
 
 
-def test_recommendation_names_no_head():
+def test_recommendation_does_not_mention_a_kind_of_head():
     """The best head may be an RBF kernel: "linear head" would contradict it."""
     for early in (0.7, 0.9):
-        regime = advice(early, [0.6, 0.7], (0.002, 0.002))
+        regime = make_advice(early, [0.6, 0.7], (0.002, 0.002))
         assert "linear" not in " ".join([regime.recommendation, *map(" ".join, regime.evidence)])
 
 
 def test_nearly_perfect_score_needs_no_fine_tuning():
-    regime = advice(0.7, [0.99, 0.99], (0.0, 0.0), late=0.99)
+    regime = make_advice(0.7, [0.99, 0.99], (0.0, 0.0), late=0.99)
     assert regime.evidence[2][0] == "Little is left to gain by fine-tuning."
     assert regime.recommendation == "frozen features"
 
@@ -1083,22 +1090,25 @@ def test_the_learning_curve_ends_at_the_score(warm):
 @pytest.mark.parametrize(
     ("layers", "costs"),
     [
-        (["conv_pw_5_relu", "conv_pw_11_relu"], [0, 0]),  # the deepest tried is not the network's last
+        (
+            ["conv_pw_5_relu", "conv_pw_11_relu"],
+            [0, 0],
+        ),  # the deepest layer of the search is not the last of the network
         (["conv_pw_11_relu", "conv_pw_13_bn", "conv_pw_13_relu"], [0, 1, 1]),
         (["conv_pw_5_relu", "predictions"], [0, 2]),  # later than the last feature map
         (None, [1]),
         ("auto", [0, 0, 0, 0, 0, 1, 1, 1]),
     ],
 )
-def test_which_layer_is_the_last(layers, costs):
+def test_relative_cost_tells_which_layer_is_the_last(layers, costs):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RandomWeightsWarning)
-        (one,) = planned("mobilenet_0.25", layers, "avg", None, "stretch")
-    assert [int(np.sign(e.relative_cost - 1)) + 1 for e in one.embeddings] == costs
+        (single_pass,) = planned("mobilenet_0.25", layers, "avg", None, "stretch")
+    assert [int(np.sign(e.relative_cost - 1)) + 1 for e in single_pass.embeddings] == costs
 
 
-def test_without_the_last_layer_it_is_not_compared(warm):
-    assert "not compared with the last" in warm[1].regime_.evidence[0][0]  # of layers that end early
+def test_last_layer_is_not_compared_if_it_was_not_tried(warm):
+    assert "not compared with the last" in warm[1].regime_.evidence[0][0]  # LAYERS lacks the last one
 
 
 def test_progress_names_the_steps(warm, data, capsys):
@@ -1110,7 +1120,7 @@ def test_progress_names_the_steps(warm, data, capsys):
         assert text in shown.err
 
 
-# -- bad input -----------------------------------------------------------------------------------
+# -- invalid input -----------------------------------------------------------------------------------
 
 EIGHT = np.zeros((8, 8, 8, 3), np.uint8)
 
@@ -1148,7 +1158,7 @@ EIGHT = np.zeros((8, 8, 8, 3), np.uint8)
         ("aaaabbbb", None, {"heads": {"rf": object()}}, r"heads\['rf'\] must be an estimator .*; got .*object"),
         ("aaaabbbb", None, {"heads": {"svm": {"C": 3}}}, r"values of 'C' must be a list; got 3\. Write \{'C': \[3\]\}"),
         ("aaaabbbb", None, {"heads": SVC()}, r"must give each estimator a name; got SVC\(\)"),
-        ("aaaabbbb", None, {"heads": ["svm", SVC()]}, r"must list names; got SVC\(\)\. Pass own estimators in a dict"),
+        ("aaaabbbb", None, {"heads": ["svm", SVC()]}, r"must list names; got SVC\(\)\. Pass estimators in a dict"),
         ("aaaabbbb", None, {"heads": {"my": SVC}}, r"must be an instance; got the class SVC\. Pass SVC\(\)"),
         ("aaaabbbb", None, {"heads": {"my": StandardScaler()}}, r"got StandardScaler\(\) without predict"),
         ("aaaabbbb", None, {"heads": {"my": RidgeCV()}}, r"must be a classifier for these labels; got RidgeCV\(\)"),
@@ -1180,7 +1190,7 @@ EIGHT = np.zeros((8, 8, 8, 3), np.uint8)
         ("aaaabbbb", None, {"random_state": "x"}, r"`random_state` must be None, an integer or a RandomState; got 'x'"),
     ],
 )  # fmt: skip
-def test_bad_input_is_named_before_any_pass(y, groups, options, message, network_calls):
+def test_invalid_input_raises_before_any_pass(y, groups, options, message, network_calls):
     labels = list(y) if y is not None else None
     with pytest.raises(ValueError, match=message):
         FeatureSearchCV(**SMALL | options, cache=None).fit(
@@ -1226,7 +1236,7 @@ def test_unreadable_images_raise_or_are_left_out(files, store):
         FeatureSearchCV(**SMALL | {"cv": 12}, cache=store, on_error="nan").fit(paths, y)
 
 
-def test_a_thousand_classes(store):
+def test_search_with_a_thousand_classes(store):
     rng = np.random.default_rng(0)
     colours = rng.integers(0, 256, (1000, 4, 4, 3))
     X = (np.repeat(colours, 2, axis=0) + rng.integers(-9, 9, (2000, 4, 4, 3))).clip(0, 255).astype(np.uint8)
@@ -1242,20 +1252,20 @@ def test_a_thousand_classes(store):
     assert search.predict(X[:2]).tolist() == search.best_estimator_.predict(X[:2]).tolist()
 
 
-def test_svm_is_no_default_for_many_classes():
+def test_svm_is_not_a_default_head_for_many_classes():
     y = np.arange(303) % 101
     assert [h.name for h in make_head_grids(None, "classification", y, 0)] == ["logreg", "ridge"]
     assert [h.name for h in make_head_grids(None, "classification", y % 100, 0)] == ["logreg", "svm", "ridge"]
     assert [h.name for h in make_head_grids("svm", "classification", y, 0)] == ["svm"]
 
 
-def test_random_weights_warn_once(data, warm):
+def test_random_weights_issue_one_warning(data, warm):
     with pytest.warns(RandomWeightsWarning) as caught:
         FeatureSearchCV(**SMALL | {"heads": "ridge"}, cache=warm[0]).fit(*data)
     assert sum(w.category is RandomWeightsWarning for w in caught) == 1
 
 
-def test_images_without_contrast_are_named_once(data):
+def test_one_warning_names_images_without_contrast(data):
     X, y = data[0].copy(), data[1]
     X[[4, 30]] = 7
     search = FeatureSearchCV(**SMALL | {"heads": "ridge", "resize": ["stretch", "pad"]}, cache=None)
@@ -1271,12 +1281,12 @@ def test_images_without_contrast_are_named_once(data):
     assert len([t for t in search.timings_["step"] if t.startswith("network")]) == 2
 
 
-def test_12_bit_images_by_max_value(data):
+def test_12_bit_images_with_max_value(data):
     X, y = data
     twelve = ((X[..., 0].astype(np.uint32) * 4095 + 127) // 255).astype(np.uint16)
-    few = SMALL | {"heads": ["ridge"], "layers": LAYERS[:1]}
-    search = FeatureSearchCV(**few, cache=None, max_value=4095).fit(twelve, y)
-    expected = FeatureSearchCV(**few, cache=None).fit(X[..., 0], y)
+    options = SMALL | {"heads": ["ridge"], "layers": LAYERS[:1]}
+    search = FeatureSearchCV(**options, cache=None, max_value=4095).fit(twelve, y)
+    expected = FeatureSearchCV(**options, cache=None).fit(X[..., 0], y)
     assert search.best_score_ == expected.best_score_
     assert search.best_estimator_[0].max_value == 4095
     assert (search.predict(twelve) == expected.predict(X[..., 0])).all()
@@ -1299,7 +1309,7 @@ def pipe(warm):
     return Pipeline([("cnn", cnn), ("scale", StandardScaler()), ("svm", SVC())])
 
 
-def test_the_same_search_by_grid_search(pipe, data):
+def test_search_agrees_with_grid_search_cv(pipe, data):
     X, y = data
     ours = FeatureSearchCV(
         GRID["cnn__model"], layers=LAYERS[:2], image_sizes=[32], resize="stretch", weights=None,
@@ -1317,12 +1327,12 @@ def test_the_same_search_by_grid_search(pipe, data):
     assert scores(ours.cv_results_, ["model", "layer", "pooling", "svm__C"]) == pytest.approx(expected)
 
 
-def test_the_same_search_by_halving(pipe, data):
+def test_pipeline_works_in_halving_grid_search_cv(pipe, data):
     search = HalvingGridSearchCV(pipe, GRID, cv=2, min_resources=12, random_state=0).fit(*data)
     assert search.best_score_ > 0.5 and search.n_iterations_ > 1
 
 
-def test_the_same_search_by_randomized_search(pipe, data):
+def test_pipeline_works_in_randomized_search_cv(pipe, data):
     draws = GRID | {"svm__C": randint(1, 20)}
     search = RandomizedSearchCV(
         pipe, draws, n_iter=6, cv=ShuffleSplit(2, random_state=0), random_state=0
@@ -1340,7 +1350,7 @@ def test_early_layer_is_best_on_signs_at_64_pixels(shared, store):
     search = FeatureSearchCV(
         "mobilenet_0.75", image_sizes=[64], resize="stretch", poolings="avg", heads="svm", cache=store
     )
-    with pytest.warns(DuplicateImagesWarning):  # SIGNS holds 43 pictures twice
+    with pytest.warns(DuplicateImagesWarning):  # SIGNS has 43 images twice
         search.fit(train["path"], train["label"])
     assert search.score(test["path"], test["label"]) >= 0.975
     assert search.best_params_["layer"] != "conv_pw_13_relu"

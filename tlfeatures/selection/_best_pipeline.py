@@ -28,7 +28,7 @@ def fit_best_pipeline(
     Parameters
     ----------
     search : FeatureSearchCV
-        Its parameters are read.
+        Source of the parameters; it is not changed.
     candidate : Candidate
     images : Images
     features : ndarray of shape (n, d)
@@ -38,7 +38,7 @@ def fit_best_pipeline(
     embedding, head, point = candidate
     cnn = CNNFeatures(**embedding.params, **{name: getattr(search, name) for name in _NETWORK_PARAMS})
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RandomWeightsWarning)  # issued once, when the passes are planned
+        warnings.simplefilter("ignore", RandomWeightsWarning)  # already issued when the passes were planned
         cnn.fit(images)
     *scale, (name, estimator) = head.steps(point)
     for _, scaler in scale:

@@ -102,7 +102,7 @@ def plan_passes(grid: EmbeddingGrid, store: EmbeddingStore | None) -> list[Pass]
     Raises
     ------
     UnknownNameError, WeightsError, ValueError, TypeError
-        As in `CNNFeatures`; and when a part of the grid is empty.
+        As in `CNNFeatures`, or if a part of the grid is empty.
     """
     if grid.weights is None:
         warn(
@@ -113,7 +113,7 @@ def plan_passes(grid: EmbeddingGrid, store: EmbeddingStore | None) -> list[Pass]
     poolings, resize_modes = _as_list(grid.poolings, "poolings"), _as_list(grid.resize, "resize")
     passes, planned = [], set()
     for model in models:
-        for size in _image_sizes(model, grid):
+        for size in _list_image_sizes(model, grid):
             for resize in resize_modes:
                 plan, embeddings = _plan_embeddings(grid, store, model, size, resize, poolings)
                 embeddings = [e for e in embeddings if e.identity not in planned]
@@ -130,9 +130,9 @@ def plan_passes(grid: EmbeddingGrid, store: EmbeddingStore | None) -> list[Pass]
 def _plan_embeddings(
     grid: EmbeddingGrid, store: EmbeddingStore | None, model: Any, size: Any, resize: str, poolings: list[str]
 ) -> tuple[FeatureSpec, list[Embedding]]:
-    """FeatureSpec all layers and poolings of one network, image size and resize mode; equal embeddings once."""
+    """Plan all layers and poolings of one network, image size and resize mode, without equal embeddings."""
     backbone = Backbone(model, grid.weights, size, precision=grid.precision)
-    layer_sets, order = _layer_sets(model, grid.layers, backbone)
+    layer_sets, order = _list_layer_sets(model, grid.layers, backbone)
     names = list(dict.fromkeys(name for layers in layer_sets for name in layers)) or None
     plan = FeatureSpec.make(
         backbone,
@@ -149,7 +149,7 @@ def _plan_embeddings(
     standard = list(backbone.spec.taps) if backbone.spec else _choose_taps(model) if names else []
     macs = count_operations(backbone, plan.description.image_size, store)
     full_macs = max(macs.get(layer, 0) for layer in (standard[-1:] or layer_sets[-1]))
-    name = _canonical_name(backbone, model)
+    name = _get_canonical_name(backbone, model)
     embeddings: dict[Any, Embedding] = {}
     for layers in layer_sets:
         deepest = max(macs.get(layer, 0) for layer in layers)
@@ -178,7 +178,7 @@ def _plan_embeddings(
 
 
 def _as_list(value: Any, name: str) -> list[Any]:
-    """Return a list of values; a single value stands for a list of one."""
+    """Return a list of values; a single value becomes a list with one element."""
     single = isinstance(value, (str, os.PathLike)) or is_model(value)
     values = [value] if single else list(value) if isinstance(value, Iterable) else []
     if not values:
@@ -186,7 +186,7 @@ def _as_list(value: Any, name: str) -> list[Any]:
     return values
 
 
-def _image_sizes(model: Any, grid: EmbeddingGrid) -> list[Any]:
+def _list_image_sizes(model: Any, grid: EmbeddingGrid) -> list[Any]:
     sizes = grid.image_sizes
     if sizes is None:
         return [None]
@@ -203,11 +203,11 @@ def _image_sizes(model: Any, grid: EmbeddingGrid) -> list[Any]:
     return [int(size) if isinstance(size, Integral) else size for size in sizes]
 
 
-def _layer_sets(model: Any, layers: Any, backbone: Backbone) -> tuple[list[tuple[str, ...]], list[str]]:
+def _list_layer_sets(model: Any, layers: Any, backbone: Backbone) -> tuple[list[tuple[str, ...]], list[str]]:
     """Return the sets of layers to try (empty for the last output), and all layers, early to late."""
     if isinstance(layers, Mapping):
-        by_name = {_canonical_name(Backbone(key), key): value for key, value in layers.items()}
-        name = _canonical_name(backbone, model)
+        by_name = {_get_canonical_name(Backbone(key), key): value for key, value in layers.items()}
+        name = _get_canonical_name(backbone, model)
         if name not in by_name:
             raise UnknownNameError.of("network in `layers`", name, map(str, by_name))
         layers = by_name[name]
@@ -228,15 +228,15 @@ def _layer_sets(model: Any, layers: Any, backbone: Backbone) -> tuple[list[tuple
     return sets, order if set(listed) <= set(order) else listed
 
 
-def _canonical_name(backbone: Backbone, model: Any) -> Any:
+def _get_canonical_name(backbone: Backbone, model: Any) -> Any:
     return backbone.spec.name if backbone.spec else backbone.path or model
 
 
 def _choose_taps(model: Any) -> list[str]:
     """Choose taps of a user's model: the last feature map of each resolution, at most six."""
-    last: dict[tuple[int, ...], str] = {}
+    last_layers: dict[tuple[int, ...], str] = {}
     for row in layer_table(model):
         if len(row["shape"]) == 3:
-            last.pop(row["shape"][:2], None)
-            last[row["shape"][:2]] = row["layer"]
-    return list(last.values())[-6:]
+            last_layers.pop(row["shape"][:2], None)
+            last_layers[row["shape"][:2]] = row["layer"]
+    return list(last_layers.values())[-6:]

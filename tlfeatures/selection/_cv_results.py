@@ -25,18 +25,25 @@ from tlfeatures.selection._head_grids import Head
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Candidate", "cv_results", "label", "metrics", "table"]
+__all__ = [
+    "Candidate",
+    "compute_metrics",
+    "format_label",
+    "get_parameters",
+    "make_cv_results",
+    "make_table",
+]
 
-Candidate = tuple[Embedding, Head, int]  # the last is the point in the head's grid
+Candidate = tuple[Embedding, Head, int]  # the last element is the index of a point in the head's grid
 
 
-def parameters(candidate: Candidate) -> dict[str, Any]:
+def get_parameters(candidate: Candidate) -> dict[str, Any]:
     """Return the parameters that distinguish a candidate from the others."""
     embedding, head, point = candidate
     return {**embedding.params, "head": head.name, **head.params(point)}
 
 
-def label(candidate: Candidate) -> str:
+def format_label(candidate: Candidate) -> str:
     """Return the display name of a candidate."""
     embedding, head, point = candidate
     settings = ", ".join(f"{key}={value}" for key, value in head.points[point].items())
@@ -48,7 +55,7 @@ def label(candidate: Candidate) -> str:
     )
 
 
-def cv_results(
+def make_cv_results(
     candidates: Sequence[Candidate],
     scores: Scores,
     folds: Sequence[Fold],
@@ -65,9 +72,9 @@ def cv_results(
     folds : sequence of (train, test)
     prescreen : ndarray of shape (candidates,)
     bounds : tuple of float
-        Lowest and highest value of the score, to which intervals are clipped.
+        Lowest and highest possible value of the score; intervals are clipped to them.
     """
-    params = [parameters(c) for c in candidates]
+    params = [get_parameters(c) for c in candidates]
     columns: dict[str, Any] = {}
     for name, seconds in (("fit", scores.fit_seconds), ("score", scores.score_seconds)):
         columns |= {f"mean_{name}_time": seconds.mean(axis=1), f"std_{name}_time": seconds.std(axis=1)}
@@ -98,7 +105,7 @@ def cv_results(
     return columns
 
 
-def table(candidates: Sequence[Candidate], columns: dict[str, Any]) -> pandas.DataFrame:
+def make_table(candidates: Sequence[Candidate], columns: dict[str, Any]) -> pandas.DataFrame:
     """Return one row per candidate, the best first."""
     import pandas
 
@@ -140,7 +147,7 @@ def _side(size: Sequence[int]) -> int | str:
     return height if height == width else f"{height}x{width}"
 
 
-def metrics(true: np.ndarray, predicted: np.ndarray, task: str) -> dict[str, float]:
+def compute_metrics(true: np.ndarray, predicted: np.ndarray, task: str) -> dict[str, float]:
     """Compute metrics of out-of-fold predictions."""
     if task == "regression":
         return {

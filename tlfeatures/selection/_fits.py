@@ -1,7 +1,7 @@
 """Fits and scores of heads on the folds of one embedding.
 
-Heads share what `FoldData` computes once per fold. Ridge takes all penalties from one decomposition, and
-logistic regression starts each C where the last one ended.
+Heads share the matrices that `FoldData` computes once per fold. Ridge fits all penalties from one decomposition, and
+logistic regression starts each C from the solution for the previous one.
 """
 
 from __future__ import annotations
@@ -91,9 +91,9 @@ def evaluate(
         Folds that are None are skipped.
     heads : sequence of Head
     scorer : callable (estimator, X, y) -> float
-        Its X is in coordinates of the fit, so it may only pass it on to the estimator.
+        Its X may be a kernel or a rotation of the features, so it may only pass X on to the estimator.
     metadata : Metadata
-        Such as sample weights, for heads and scorer.
+        Metadata for the heads and the scorer, such as sample weights.
 
     Returns
     -------
@@ -141,19 +141,18 @@ def predict_folds(
 
 
 def check_scorer(scorer: Any, name: str, heads: Sequence[Head], y: np.ndarray) -> None:
-    """Score every head once on constant features, so that a score that cannot be computed fails at once.
+    """Score every head once on constant features, so that a score that cannot be computed raises early.
 
     Raises
     ------
     ValueError
-        Names the head, the score and the reason.
+        If a score cannot be computed; the message names the head, the score and the reason.
     """
     rows = np.arange(min(len(y), 20))
     if heads[0].task == "classification":  # two rows of each class
         rows = np.concatenate([np.flatnonzero(y == label)[:2] for label in np.unique(y)])
-    X = np.zeros(
-        (len(rows), 1)
-    )  # heads predict the mean of the targets, for which every regression score is defined
+    # on constant features heads predict the mean of the targets, for which every regression score is defined
+    X = np.zeros((len(rows), 1))
     for head in heads:
         model = head.estimator(0)
         if head.own_estimator is None and "n_neighbors" in model.get_params():
@@ -165,7 +164,7 @@ def check_scorer(scorer: Any, name: str, heads: Sequence[Head], y: np.ndarray) -
             except Exception:
                 if head.own_estimator is None:
                     raise
-                continue  # an own estimator may need more rows or columns than these
+                continue  # an estimator passed by the user may need more rows or columns
             _score(scorer, model, X, y[rows], head, f"by {name!r} on these labels", {})
 
 
@@ -184,8 +183,10 @@ def _score(
 def _insert_classes(
     values: np.ndarray | None, columns: np.ndarray, n_classes: int, fill: float
 ) -> np.ndarray | None:
-    """Spread columns of some classes over the columns of all classes."""
-    if values is None or (values.ndim == 2 and values.shape[1] != len(columns)):  # values of pairs of classes
+    """Insert columns with the value ``fill`` for the classes that the estimator does not know."""
+    if values is None or (
+        values.ndim == 2 and values.shape[1] != len(columns)
+    ):  # one column for each pair of classes
         return values
     full = np.full((len(values), n_classes), fill)
     full[:, columns] = values if values.ndim == 2 else np.stack([-values, values], axis=1)
@@ -194,7 +195,7 @@ def _insert_classes(
 
 # -- fits that share matrices -----------------------------------------------------------------------
 
-# Named heads that take a precomputed matrix: the attribute of FoldData, and the parameters that say so.
+# Named heads that accept a precomputed matrix: the attribute of FoldData, and the parameters that select it.
 _PRECOMPUTED: dict[str, tuple[str, dict[str, Any]]] = {
     "svm": ("rbf", {"kernel": "precomputed"}),
     "linear_svm": ("gram", {"kernel": "precomputed"}),
@@ -202,7 +203,7 @@ _PRECOMPUTED: dict[str, tuple[str, dict[str, Any]]] = {
     "knn": ("cosine_distances", {"metric": "precomputed"}),
 }
 _ROTATION_INVARIANT = {"logreg", "linear", "ridge"}
-# Parameters that do not change the shared matrix. With others in its grid a head is fitted to the features.
+# Parameters that do not change the shared matrix. A head with other parameters in its grid is fitted on the features.
 _SHARING_PARAMS = {
     "C", "epsilon", "class_weight", "tol", "n_neighbors", "weights", "alphas",
     "regressor__C", "regressor__epsilon",
@@ -212,10 +213,10 @@ FittedPoint = tuple[int, Any, np.ndarray, float]
 
 
 def _fit_points(fold: FoldData, head: Head) -> Iterator[FittedPoint]:
-    """Fit each point of a head's grid: its index, the estimator, the test rows for it, and the seconds.
+    """Fit each point of a head's grid; yield its index, the fitted estimator, the test rows and the seconds.
 
-    The seconds of a shared matrix count with the first fit that needs it. An estimator is valid until the next
-    one is asked for.
+    The time for a shared matrix is included in that of the first fit that needs it. Use each estimator before
+    requesting the next one, which may be the same object fitted again.
     """
     params = fold.metadata.for_head(head, fold.train_rows)
     if head.own_estimator is not None:
@@ -247,9 +248,9 @@ def _fit_each(
 def _fit_logreg_path(
     fold: FoldData, head: Head, source: str, params: dict[str, Any]
 ) -> Iterator[FittedPoint]:
-    """Fit from the strongest penalty on, each from the solution of the one before."""
+    """Fit the points in order of decreasing penalty, each warm-started from the previous solution."""
     model = clone(head.estimator(0))
-    model.set_params(warm_start=True, tol=model.tol / 10)  # a start near the solution ends early
+    model.set_params(warm_start=True, tol=model.tol / 10)  # near the solution the solver would stop too early
     for i in sorted(range(len(head.points)), key=lambda i: head.points[i]["C"]):
         start = time.perf_counter()
         train, test = getattr(fold, source)

@@ -1,4 +1,4 @@
-"""What a fitted search keeps of its images: paths, digests and a few thumbnails, never the caller's arrays."""
+"""Record of the images of a fitted search: paths, digests and a few thumbnails, but not the caller's arrays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tlfeatures.store import EmbeddingStore
 __all__ = ["FittedImages", "worst_predictions"]
 
 _N_WORST = 12
-_SIDE = 160  # pixels of a kept thumbnail
+_SIDE = 160  # pixels of a stored thumbnail
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class FittedImages:
     keys : ndarray of uint8, shape (n, 16)
         Digests of the images' content.
     thumbnails : dict of int to ndarray of uint8, shape (160, 160, 3)
-        Images that are not files, by row: those that a report shows.
+        Thumbnails that a report shows of images that are not files, by row.
     embeddings : ndarray of float32, shape (n, d), or None
-        Embeddings of the best candidate, kept only where neither files nor a store can give them again.
+        Embeddings of the best candidate, kept only if they can be obtained neither from files nor from a store.
     """
 
     paths: list[str | None]
@@ -58,7 +58,7 @@ class FittedImages:
         return cls(paths, keys.copy(), thumbnails, embeddings if keep_embeddings else None)
 
     def thumbnail(self, row: int, side: int) -> np.ndarray:
-        """Read a file again, or scale a kept thumbnail; uint8 (side, side, 3)."""
+        """Return a thumbnail, read from the file or scaled from the stored one; uint8 (side, side, 3)."""
         if self.paths[row] is not None:
             images, row = Images.of(self.paths), int(row)
         elif row in self.thumbnails:
@@ -71,7 +71,7 @@ class FittedImages:
         return images.decode_with_note(row, Decoder((side, side), "pad"))[1]
 
     def load_embeddings(self, cnn: CNNFeatures) -> np.ndarray:
-        """Get the embeddings of all images from memory, from the store, or from the files."""
+        """Load the embeddings of all images from memory, from the store, or from the files."""
         if self.embeddings is not None:
             return self.embeddings
         store = EmbeddingStore.resolve(cnn.cache)

@@ -1,8 +1,8 @@
 """One cross-validation fold of one embedding, with the matrices that its heads share.
 
 The embedding is standardized once. Its Gram matrix serves the kernels of all support vector machines, because
-the kernel does not depend on C. Where rows are fewer than columns, it also rotates the columns into as many
-coordinates as there are rows, which does not change linear models with a ridge penalty.
+the kernel does not depend on C. If there are fewer rows than columns, the Gram matrix also yields a rotation into as
+many coordinates as there are rows, which does not change linear models with a ridge penalty.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class FoldData:
     raw : (train, test)
         Rows of ``X``.
     standardized : (train, test)
-        The same, standardized by the training rows, as float64.
+        The same rows, standardized with the statistics of the training rows, as float64.
     """
 
     def __init__(self, X: np.ndarray, y: np.ndarray, fold: Fold, metadata: Metadata) -> None:
@@ -111,7 +111,7 @@ class FoldData:
 
     @cached_property
     def rotated(self) -> TrainTest:
-        """Training and test rows, rotated to fewer columns where rows are fewer than columns."""
+        """Training and test rows, rotated to fewer columns if there are fewer rows than columns."""
         n, d = self.standardized[0].shape
         if n >= d or not self.fits_kernel:
             return self.standardized

@@ -24,7 +24,7 @@ def score_grouped(
     duplicates: Duplicates,
     bounds: tuple[float, float],
 ) -> Score | None:
-    """Score a head with duplicates kept in one fold, and warn, if the folds split some.
+    """Score a head on folds that keep duplicates together, and warn if the original folds do not.
 
     Parameters
     ----------
@@ -32,17 +32,17 @@ def score_grouped(
     data : TrainingData
     folds : list of (train, test)
     head : Head
-        With one point.
+        A head with a single point.
     scorer : callable
     duplicates : Duplicates
-        With ``crossing`` and ``score``; its ``score_together`` is set.
+        ``crossing`` and ``score`` are read; ``score_together`` is set.
     bounds : (float, float)
         Lowest and highest value of the score.
 
     Returns
     -------
     Score or None
-        None if no duplicates are split between folds, or if they cannot be kept together.
+        None if no duplicates are split between folds, or if no folds keep them together.
     """
     if not duplicates.crossing:
         return None

@@ -1,4 +1,4 @@
-"""Heads of a search and the points of their grids, from named heads and from the user's own estimators."""
+"""Heads of a search and the points of their grids, from named heads and from estimators passed by the user."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tlfeatures.heads import head_grid, list_heads, make_head
 __all__ = ["Head", "make_head_grids", "own_estimators", "seed_estimator"]
 
 _DEFAULT_HEADS = {"classification": ("logreg", "svm", "ridge"), "regression": ("ridge", "svr")}
-_MANY_CLASSES = 100  # above it "svm", which trains one machine for each pair of classes, is not a default
+_MANY_CLASSES = 100  # above it "svm", which fits one model for each pair of classes, is not a default head
 _RESERVED_NAMES = ("cnn", "scale", "steps", "memory", "verbose", "transform_input")
 
 
@@ -33,7 +33,7 @@ class Head:
     points : tuple of dict
         Parameters of each point, by names relative to the head's estimator, such as "C".
     own_estimator : estimator or None
-        The user's estimator; None for a head of :func:`~tlfeatures.heads.list_heads`.
+        Estimator passed by the user; None for a head of :func:`~tlfeatures.heads.list_heads`.
     """
 
     name: str
@@ -42,11 +42,11 @@ class Head:
     own_estimator: Any = None
 
     def at(self, point: int) -> Head:
-        """Get the same head with one point only."""
+        """Return the head with a single point."""
         return replace(self, points=(self.points[point],))
 
     def params(self, point: int) -> dict[str, Any]:
-        """Get a point as parameters of a pipeline whose last step is the head."""
+        """Return a point as parameters of a pipeline whose last step is the head."""
         return {f"{self.name}__{key}": value for key, value in self.points[point].items()}
 
     def for_rows(self, n: int) -> Head:
@@ -56,13 +56,14 @@ class Head:
         points = tuple(p for p in self.points if p.get("n_neighbors", 1) <= n)
         if not points:
             raise ValueError(
-                f"The head {self.name!r} needs more neighbours than the {n} training images of a fold."
+                f"The head {self.name!r} needs more neighbours than the {n} training images of a fold. "
+                "Pass a smaller n_neighbors."
             )
         return replace(self, points=points)
 
     @property
     def standardizes(self) -> bool:
-        """Whether the embedding is standardized first; a pipeline of the user's gets it as it is."""
+        """Whether the embedding is standardized first; a pipeline passed by the user is fitted on the raw embedding."""
         return not isinstance(self.own_estimator, Pipeline)
 
     def estimator(self, point: int) -> Any:
@@ -87,22 +88,23 @@ def make_head_grids(heads: Any, task: str, y: np.ndarray, seed: int) -> list[Hea
     task : {"classification", "regression"}
     y : ndarray of shape (n,)
     seed : int
-        Set as ``random_state`` of own estimators wherever they leave it None, so that a fit can be repeated.
+        Value for each ``random_state`` that is None in an estimator passed by the user, so that fits are
+        reproducible.
 
     Raises
     ------
     ValueError
-        When ``heads`` is empty or of the wrong type, or when a grid has a wrong parameter.
+        If ``heads`` is empty or of the wrong type, or if a grid has an invalid parameter.
     UnknownNameError
-        When a name is not in ``list_heads(task)``.
+        If a name is not in ``list_heads(task)``.
     """
     if heads is None:
-        many = task == "classification" and len(np.unique(y)) > _MANY_CLASSES
-        heads = [name for name in _DEFAULT_HEADS[task] if not (many and name == "svm")]
+        skip_svm = task == "classification" and len(np.unique(y)) > _MANY_CLASSES
+        heads = [name for name in _DEFAULT_HEADS[task] if not (skip_svm and name == "svm")]
     heads = [heads] if isinstance(heads, str) else heads
     if hasattr(heads, "fit"):
         raise ValueError(
-            f"`heads` must give each estimator a name; got {_short(heads)}. Pass heads={{'my_head': estimator}}."
+            f"`heads` must give each estimator a name; got {_format_short(heads)}. Pass heads={{'my_head': estimator}}."
         )
     if not isinstance(heads, Iterable) or not (names := list(heads)):
         raise ValueError(
@@ -114,30 +116,33 @@ def make_head_grids(heads: Any, task: str, y: np.ndarray, seed: int) -> list[Hea
     for name in names:
         if not isinstance(name, str):
             raise ValueError(
-                f"`heads` must list names; got {_short(name)}. Pass own estimators in a dict: "
+                f"`heads` must list names; got {_format_short(name)}. Pass estimators in a dict: "
                 "heads={'my_head': estimator}."
             )
         value = settings.get(name)
         estimator, grid = _split_estimator(name, value)
         _check_grid(name, grid)
         if estimator is None:
-            usual, params = head_grid(name, task), make_head(name, task).get_params()
-            # an empty point is written out, because the name alone stands for the default grid
-            default_point = {key.removeprefix(f"{name}__"): params[key] for key in usual}
-            head = Head(name, task, _points(name, usual if grid is None else grid, default_point))
+            default_grid, params = head_grid(name, task), make_head(name, task).get_params()
+            # an empty point gets explicit values, because a name without parameters selects the default grid
+            default_point = {key.removeprefix(f"{name}__"): params[key] for key in default_grid}
+            head = Head(name, task, _expand_grid(name, default_grid if grid is None else grid, default_point))
         else:
             _check_estimator(name, estimator, task)
             head = Head(
-                name, task, _points(name, {} if grid is None else grid, {}), seed_estimator(estimator, seed)
+                name,
+                task,
+                _expand_grid(name, {} if grid is None else grid, {}),
+                seed_estimator(estimator, seed),
             )
         for point in range(len(head.points)):
-            head.estimator(point)  # raises for a wrong parameter
+            head.estimator(point)  # raises for an invalid parameter
         grids.append(head)
     return grids
 
 
 def own_estimators(heads: Any) -> dict[str, Any]:
-    """Get the user's estimators among the heads, by name."""
+    """Return the estimators among the heads, by name."""
     if not isinstance(heads, Mapping):
         return {}
     estimators = {name: _split_estimator(name, value)[0] for name, value in heads.items()}
@@ -145,7 +150,7 @@ def own_estimators(heads: Any) -> dict[str, Any]:
 
 
 def _split_estimator(name: str, value: Any) -> tuple[Any, Any]:
-    """Tell the estimator from the grid; either may be None."""
+    """Split a value of ``heads`` into estimator and grid; either may be None."""
     if inspect.isclass(value) or hasattr(value, "fit"):
         return value, None
     if isinstance(value, tuple) and value and (inspect.isclass(value[0]) or hasattr(value[0], "fit")):
@@ -166,20 +171,20 @@ def _check_estimator(name: str, estimator: Any, task: str) -> None:
     missing = [method for method in ("predict", "get_params", "set_params") if not hasattr(estimator, method)]
     if missing:
         raise ValueError(
-            f"heads[{name!r}] must be a scikit-learn estimator with fit and predict; got {_short(estimator)} "
+            f"heads[{name!r}] must be a scikit-learn estimator with fit and predict; got {_format_short(estimator)} "
             f"without {', '.join(missing)}."
         )
     matches = is_classifier(estimator) if task == "classification" else is_regressor(estimator)
     if not matches:
-        wanted = "classifier" if task == "classification" else "regressor"
+        expected = "classifier" if task == "classification" else "regressor"
         raise ValueError(
-            f"heads[{name!r}] must be a {wanted} for these labels; got {_short(estimator)}. "
-            f"Pass a {wanted}, or set `task` if the labels were taken for the wrong kind."
+            f"heads[{name!r}] must be a {expected} for these labels; got {_format_short(estimator)}. "
+            f"Pass a {expected}, or set `task` if it was inferred wrongly."
         )
     if "__" in name or name in _RESERVED_NAMES:
         raise ValueError(
-            f"heads[{name!r}]: a head's name is a step of a pipeline and cannot be {name!r}. Choose another name, "
-            "without two underscores in a row."
+            f"heads[{name!r}]: the name of a head names a step of a pipeline and cannot be {name!r}. Choose another "
+            "name, without two underscores in a row."
         )
 
 
@@ -189,12 +194,12 @@ def _check_grid(name: str, grid: Any) -> None:
     if not isinstance(grid, (list, tuple)) or not all(isinstance(part, Mapping) for part in grid):
         raise ValueError(
             f"heads[{name!r}] must be an estimator with fit and predict, a grid such as {{'C': [1, 10]}}, "
-            f"(estimator, grid), or None; got {_short(grid)}."
+            f"(estimator, grid), or None; got {_format_short(grid)}."
         )
 
 
-def _points(name: str, grid: Any, default_point: dict[str, Any]) -> tuple[dict[str, Any], ...]:
-    """Expand a grid or a list of grids; names may have the head's name as their prefix."""
+def _expand_grid(name: str, grid: Any, default_point: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Expand a grid or a list of grids; parameters may have the head's name as their prefix."""
     parts = [grid] if isinstance(grid, Mapping) else grid
     prefix = f"{name}__"
     parts = [{key.removeprefix(prefix): values for key, values in part.items()} for part in parts]
@@ -218,6 +223,6 @@ def seed_estimator(estimator: Any, seed: int) -> Any:
     return estimator.set_params(**dict.fromkeys(unset, seed))
 
 
-def _short(value: Any) -> str:
+def _format_short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"an object of type {type(value).__name__}"

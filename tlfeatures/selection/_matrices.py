@@ -23,7 +23,7 @@ _MAX_BYTES_IN_MEMORY = 2 << 30  # beyond that, rows are read from the store when
 
 
 class EmbeddingMatrices:
-    """Run every pass, then return each embedding as a matrix.
+    """Embeddings of a search as matrices; the passes run when the object is made.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class EmbeddingMatrices:
         {row: reason} of decoded images that span fewer than 16 of 256 levels.
     keys : ndarray of uint8, shape (n, 16)
     timings : list of dict
-        For each pass ``step``, ``images``, ``computed`` and ``seconds``.
+        ``step``, ``images``, ``computed`` and ``seconds`` of each pass.
     """
 
     def __init__(
@@ -61,29 +61,29 @@ class EmbeddingMatrices:
         self.timings: list[dict[str, Any]] = []
         with warnings.catch_warnings():
             for category in (UnreadableImagesWarning, LowContrastImagesWarning):
-                warnings.simplefilter("ignore", category)  # the search warns once, and says what it did
-            for one in passes:
-                self._run(one, steps)
+                warnings.simplefilter("ignore", category)  # the search issues one warning for all passes
+            for planned in passes:
+                self._run(planned, steps)
 
-    def _run(self, one: Pass, steps: ProgressSteps) -> None:
+    def _run(self, planned: Pass, steps: ProgressSteps) -> None:
         start = time.perf_counter()
-        steps.begin(str(one))
+        steps.begin(str(planned))
         extracted = extract(
-            self._images, one.plan, store=self._store, on_batch=steps.advance, **self._options
+            self._images, planned.plan, store=self._store, on_batch=steps.advance, **self._options
         )
         self.keys = extracted.keys
         self.errors |= extracted.errors
         self.low_contrast |= extracted.low_contrast
         n_bytes = sum(block.nbytes for block in self._in_memory.values())
         keep = self._store is None or n_bytes + extracted.features.nbytes <= _MAX_BYTES_IN_MEMORY
-        for column, place in zip(one.plan.columns, one.plan.slices, strict=True):
+        for column, positions in zip(planned.plan.columns, planned.plan.slices, strict=True):
             digest = recipe_digest(column.recipe)
-            self._plans[digest] = one.plan
+            self._plans[digest] = planned.plan
             if keep:
-                self._in_memory[digest] = extracted.features[:, place]
+                self._in_memory[digest] = extracted.features[:, positions]
         self.timings.append(
             {
-                "step": f"network: {one}",
+                "step": f"network: {planned}",
                 "images": len(self._images),
                 "computed": extracted.computed,
                 "seconds": time.perf_counter() - start,
@@ -95,6 +95,6 @@ class EmbeddingMatrices:
         blocks = [self._in_memory.get(digest) for digest in embedding.identity]
         if all(block is not None for block in blocks):
             return np.concatenate([block[rows] for block in blocks], axis=1)
-        whole = self._plans[embedding.identity[0]]
-        plan = FeatureSpec(whole.backbone, whole.description, whole.decoder, embedding.columns)
+        joint = self._plans[embedding.identity[0]]
+        plan = FeatureSpec(joint.backbone, joint.description, joint.decoder, embedding.columns)
         return extract(self._images.take(rows), plan, store=self._store, **self._options).features

@@ -1,4 +1,4 @@
-"""Metadata of the images, such as sample weights, on its way to the heads and to the scorer."""
+"""Metadata of the images, such as sample weights, for the heads and the scorer."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ __all__ = ["Metadata", "check_sample_weight", "fit_estimator", "routing_enabled"
 
 
 def routing_enabled() -> bool:
-    """Tell whether scikit-learn routes metadata by requests."""
+    """Return whether scikit-learn's metadata routing is enabled."""
     return bool(get_config().get("enable_metadata_routing", False))
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """Arguments of one value per image for `fit` of each head and for the scorer.
+    """Arguments with one value per image, for `fit` of each head and for the scorer.
 
     Attributes
     ----------
     heads : dict of str to dict
-        By the head's name.
+        Arguments of ``fit``, by the name of the head.
     scorer : dict
+        Arguments of the scorer.
     """
 
     heads: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -41,27 +42,29 @@ class Metadata:
     def route(
         cls, search: Any, heads: Sequence[Head], n: int, sample_weight: np.ndarray | None, params: dict
     ) -> Metadata:
-        """Decide what each head and the scorer get.
+        """Select the metadata for each head and for the scorer.
 
-        Named heads get ``sample_weight`` where they take it. With scikit-learn's metadata routing, own
-        estimators and a scorer object get what they request; without it, own estimators are treated as named heads.
+        Named heads get ``sample_weight`` if their ``fit`` accepts it. With scikit-learn's metadata routing,
+        estimators passed by the user and a scorer object get what they request; without it, such estimators are
+        treated like named heads.
 
         Raises
         ------
         ValueError
-            When ``params`` are passed without metadata routing, or with another number of values than images.
+            If ``params`` are passed without metadata routing, or do not have one value per image.
         """
         enabled = routing_enabled()
         if params and not enabled:
             raise ValueError(
-                f"fit got the metadata {', '.join(sorted(params))}, which reaches own heads and scorers only by "
-                "scikit-learn's metadata routing. Call sklearn.set_config(enable_metadata_routing=True)."
+                f"fit got the metadata {', '.join(sorted(params))}, which is passed on to your own "
+                "estimators and scorers only with scikit-learn's metadata routing. "
+                "Call sklearn.set_config(enable_metadata_routing=True)."
             )
         passed = {name: value for name, value in params.items() if value is not None}
         for name, value in passed.items():
             if np.ndim(value) == 0 or len(value) != n:
                 raise ValueError(
-                    f"Got {n} images but `{name}` is not of that length; give one value per image."
+                    f"`{name}` must have one value for each of the {n} images; got the shape {np.shape(value)}."
                 )
         passed = {name: np.asarray(value) for name, value in passed.items()}
         if sample_weight is not None:
@@ -74,7 +77,7 @@ class Metadata:
             if enabled and head.own_estimator is not None:
                 for_heads[head.name] = dict(routed[f"head_{head.name}"].fit)
             elif sample_weight is not None:
-                name = _weight_argument(head)
+                name = _find_weight_argument(head)
                 if name is None:
                     unweighted.append(repr(head.name))
                 else:
@@ -87,7 +90,7 @@ class Metadata:
         return cls(for_heads, dict(routed["scorer"].score) if "scorer" in routed else {})
 
     def take(self, rows: np.ndarray) -> Metadata:
-        """Select some rows of everything."""
+        """Select some rows of all arguments."""
         heads = {name: _take(params, rows) for name, params in self.heads.items()}
         return Metadata(heads, _take(self.scorer, rows))
 
@@ -104,18 +107,18 @@ def _take(params: Mapping[str, Any], rows: np.ndarray) -> dict[str, Any]:
     return {name: values[rows] for name, values in params.items()}
 
 
-def _weight_argument(head: Head) -> str | None:
-    """Name of the `fit` argument that takes sample weights; None where there is none."""
+def _find_weight_argument(head: Head) -> str | None:
+    """Return the name of the `fit` argument for sample weights; None if there is none."""
     estimator = head.estimator(0)
     if isinstance(estimator, Pipeline):
-        last, final = estimator.steps[-1]
-        return f"{last}__sample_weight" if has_fit_parameter(final, "sample_weight") else None
-    final = getattr(estimator, "regressor", estimator)  # of TransformedTargetRegressor
+        step, final = estimator.steps[-1]
+        return f"{step}__sample_weight" if has_fit_parameter(final, "sample_weight") else None
+    final = getattr(estimator, "regressor", estimator)  # the head may be a TransformedTargetRegressor
     return "sample_weight" if has_fit_parameter(final, "sample_weight") else None
 
 
 def fit_estimator(head: Head, estimator: Any, X: np.ndarray, y: np.ndarray, params: dict[str, Any]) -> Any:
-    """Fit a head's estimator with its metadata; named heads need no requests to be set."""
+    """Fit a head's estimator with its metadata; for named heads no metadata requests are needed."""
     if head.own_estimator is not None:
         return estimator.fit(X, y, **params)
     with config_context(enable_metadata_routing=False):
@@ -123,12 +126,12 @@ def fit_estimator(head: Head, estimator: Any, X: np.ndarray, y: np.ndarray, para
 
 
 def check_sample_weight(sample_weight: Any, n: int) -> np.ndarray | None:
-    """Check sample weights; float64 of shape (n,).
+    """Check sample weights and convert them to float64, shape (n,).
 
     Raises
     ------
     ValueError
-        When there is not one finite weight of at least 0 per image, or all are 0.
+        If there is not one finite, non-negative weight per image, or all weights are 0.
     """
     if sample_weight is None:
         return None
@@ -136,7 +139,7 @@ def check_sample_weight(sample_weight: Any, n: int) -> np.ndarray | None:
         weights = np.asarray(sample_weight, dtype=np.float64)
     except (TypeError, ValueError):
         raise ValueError(
-            "`sample_weight` must be numeric; got other values. Give one weight per image."
+            "`sample_weight` must be numeric; got values that are not numbers. Pass one weight per image."
         ) from None
     if weights.shape != (n,):
         raise ValueError(
@@ -145,7 +148,8 @@ def check_sample_weight(sample_weight: Any, n: int) -> np.ndarray | None:
         )
     if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
         raise ValueError(
-            "`sample_weight` must be finite and at least 0, and not 0 for all images; got others. "
-            "Replace missing and negative weights, for example by 0."
+            "`sample_weight` must be finite and non-negative, with at least one positive weight; got "
+            f"weights from {weights.min():g} to {weights.max():g}. Replace missing and negative weights, for "
+            "example by 0."
         )
     return weights

@@ -14,11 +14,12 @@ __all__ = ["OutOfFold", "collect_out_of_fold"]
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """Predictions for each row that some fold tests, by a model that was not fitted on it.
+    """Out-of-fold predictions: each row is predicted by a model that was not fitted on it.
 
     Attributes
     ----------
     rows : ndarray of int, shape (m,)
+        Rows that are in the test set of a fold.
     fold : ndarray of int, shape (m,)
     predicted : ndarray of shape (m,)
     probabilities, decision_values : ndarray or None
@@ -32,7 +33,7 @@ class OutOfFold:
 
 
 def collect_out_of_fold(predictions: Iterable[FoldPredictions], y: np.ndarray, task: str) -> OutOfFold:
-    """Combine the predictions of all folds; a row that several folds test keeps the first prediction."""
+    """Combine the predictions of all folds; if several folds test a row, the first prediction is kept."""
     fold = np.full(len(y), -1)
     predicted = np.empty(len(y), y.dtype if task == "classification" else float)
     values: dict[str, np.ndarray | None] = {"probabilities": None, "decision_values": None}

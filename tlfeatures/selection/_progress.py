@@ -10,7 +10,7 @@ __all__ = ["ProgressSteps", "show_progress"]
 
 
 class ProgressSteps:
-    """Named steps, each with a count; without a bar nothing is shown."""
+    """Named steps of a progress bar; nothing is shown if ``bar`` is None."""
 
     def __init__(self, bar: Any = None) -> None:
         self._bar = bar
@@ -37,7 +37,7 @@ class ProgressSteps:
 
 @contextlib.contextmanager
 def show_progress(verbose: int) -> Iterator[ProgressSteps]:
-    """Show a bar for each step if ``verbose`` is above 0."""
+    """Show a progress bar for each step if ``verbose`` is above 0."""
     if not verbose:
         yield ProgressSteps()
         return

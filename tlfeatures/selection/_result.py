@@ -38,7 +38,7 @@ def build_result(search: Any) -> SearchResult:
     Parameters
     ----------
     search : FeatureSearchCV
-        Fitted; it is not changed.
+        A fitted search; it is not changed.
     """
     table = search.table()
     best = int(np.flatnonzero(table["candidate"].to_numpy() == search.best_index_)[0])
@@ -52,7 +52,7 @@ def build_result(search: Any) -> SearchResult:
     mistakes = worst_predictions(search.oof_, search.oof_proba_, search.oof_decision_, classes)
     try:
         embedding_sample, embedding_note = sample_embeddings(search.embeddings()), ""
-    except (OSError, ValueError) as error:  # images moved and the store cleared since the search
+    except (OSError, ValueError) as error:  # the images were moved and the store was cleared after the search
         embedding_sample, embedding_note = None, str(error)
     return SearchResult(
         task=search.task_,
@@ -74,7 +74,7 @@ def build_result(search: Any) -> SearchResult:
         metrics=search.metrics_,
         mistakes=mistakes,
         image_problems=search.image_problems_,
-        thumbnails=_thumbnails(search, mistakes["row"].tolist()),
+        thumbnails=_read_thumbnails(search, mistakes["row"].tolist()),
         embedding_sample=embedding_sample,
         embedding_note=embedding_note,
         regime=search.regime_,
@@ -114,12 +114,12 @@ def sample_embeddings(X: np.ndarray) -> EmbeddingSample:
     return EmbeddingSample(rows, components, share)
 
 
-def _thumbnails(search: Any, rows: Sequence[int]) -> dict[int, bytes]:
-    """Return JPEG previews of the images that can still be shown, by row."""
+def _read_thumbnails(search: Any, rows: Sequence[int]) -> dict[int, bytes]:
+    """Return JPEG previews of the images that can still be read, by row."""
     thumbnails = {}
     for row in rows:
         with contextlib.suppress(OSError, ValueError), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the search has warned
+            warnings.simplefilter("ignore")  # the search has already warned
             pixels = search.thumbnail(int(np.searchsorted(search.rows_, row)))
             buffer = io.BytesIO()
             Image.fromarray(pixels).save(buffer, "JPEG", quality=85)
@@ -133,9 +133,9 @@ def _thumbnails(search: Any, rows: Sequence[int]) -> dict[int, bytes]:
 def best_options(search: Any) -> dict[str, Any] | None:
     """Return parameters of a search that has only the best candidate, or None if they cannot be written.
 
-    An estimator of the user's own is written by its ``repr``, if its parameters can be. Other objects cannot be
-    written: a network in memory, sample weights, a callable score, folds given as rows, a splitter that is not
-    scikit-learn's or that draws new folds each time.
+    An estimator passed by the user is written as its ``repr`` if its parameters can be written. Other objects cannot:
+    a network in memory, sample weights, a callable score, folds passed as rows, and a splitter that is not from
+    scikit-learn or that draws new folds each time.
     """
     best = dict(search.best_params_)
     head, layer = best.pop("head"), best["layer"]

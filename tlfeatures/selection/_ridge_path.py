@@ -45,7 +45,7 @@ class _RidgeRegressor(RegressorMixin, _LinearModel):
 
 
 def fit_ridge_path(fold: FoldData, head: Head) -> _LinearModel:
-    """Fit what RidgeCV and RidgeClassifierCV fit, from the fold's decomposition.
+    """Fit the models of RidgeCV and RidgeClassifierCV from the decomposition of a fold.
 
     The penalty is chosen by the squared leave-one-out error. The leave-one-out residual of a row is its
     residual in the fit to all rows, divided by one less its leverage (Golub, Heath and Wahba 1979).
@@ -53,7 +53,7 @@ def fit_ridge_path(fold: FoldData, head: Head) -> _LinearModel:
     Returns
     -------
     estimator
-        Fitted; it takes rows in the coordinates of ``fold.svd``.
+        A fitted estimator for rows in the coordinates of ``fold.svd``.
     """
     left, values, _ = fold.svd
     classification = head.task == "classification"

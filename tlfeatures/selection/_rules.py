@@ -45,8 +45,8 @@ def choose(scores: np.ndarray, costs: np.ndarray, widths: np.ndarray, rule: str)
     means = scores.mean(axis=1)
     if np.isnan(means).all():
         raise ValueError(
-            "The score of every candidate is NaN on some fold, so none can be chosen. Take a score that is defined "
-            "there, larger folds, or a scoring that returns numbers."
+            "The score of every candidate is NaN on at least one fold, so none can be chosen. Use a score that is "
+            "defined on every fold, fewer folds, or a `scoring` that returns numbers."
         )
     means = np.where(np.isnan(means), -np.inf, means)
     best = int(np.lexsort((widths, costs, -means))[0])

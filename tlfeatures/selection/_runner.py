@@ -21,7 +21,13 @@ from tlfeatures.images import Images
 from tlfeatures.results import score_bounds
 from tlfeatures.selection._best_pipeline import fit_best_pipeline
 from tlfeatures.selection._candidates import Embedding
-from tlfeatures.selection._cv_results import Candidate, cv_results, label, metrics, parameters
+from tlfeatures.selection._cv_results import (
+    Candidate,
+    compute_metrics,
+    format_label,
+    get_parameters,
+    make_cv_results,
+)
 from tlfeatures.selection._fits import Scores, evaluate, predict_folds
 from tlfeatures.selection._grouped_score import score_grouped
 from tlfeatures.selection._head_grids import Head
@@ -38,16 +44,16 @@ __all__ = ["SearchRunner"]
 
 
 class SearchRunner:
-    """Runs a search on the embeddings of its images.
+    """Run the steps of a search on the embeddings of its images.
 
     Parameters
     ----------
     search : FeatureSearchCV
-        Its parameters are read; it is not changed.
+        Source of the parameters; it is not changed.
     images : sequence of (int, str)
         Row in X and display name of each readable image.
     data : TrainingData
-        Of the readable images.
+        Labels, groups and metadata of the readable images.
     matrices : EmbeddingMatrices
     embeddings : list of Embedding
     heads : list of Head
@@ -122,7 +128,7 @@ class SearchRunner:
     # -- steps -------------------------------------------------------------------------------
 
     def _find_duplicates(self) -> None:
-        # the last layer of the largest network at its largest size: others confuse similar images with duplicates
+        # the last layer of the largest network at its largest size confuses the fewest similar images with duplicates
         embedding = max(self.embeddings, key=lambda e: (e.macs, e.depth, -len(e.layers)))
         self.duplicates = find_duplicates(
             self.matrices.keys[self.rows],
@@ -158,7 +164,7 @@ class SearchRunner:
         }
 
     def _prescreen(self) -> None:
-        """Score embeddings without fits, and mark in ``wanted`` which to fit on which folds."""
+        """Score embeddings without fitting heads, and mark in ``wanted`` on which folds to fit each of them."""
         all_rows = np.arange(len(self.data.y))
         subsets = [all_rows, *(train for train, _ in (self.folds if self.inner_folds else []))]
         distinct: dict[bytes, Embedding] = {}
@@ -216,21 +222,21 @@ class SearchRunner:
             inner_scores = [self.scores.test[:, start:stop] for start, stop in pairwise(bounds)]
             nested, choices = choose_nested(self.scores.test[:, :n_folds], inner_scores, costs, widths, rule)
             self.attributes["nested_scores_"] = nested
-            self.attributes["nested_params_"] = [parameters(self.candidates[c]) for c in choices]
-        # embeddings that only the prescreen within a fold kept are not candidates of the whole search
+            self.attributes["nested_params_"] = [get_parameters(self.candidates[c]) for c in choices]
+        # embeddings kept only by the prescreen within a fold are not candidates of the final search
         keep = np.flatnonzero(self.kept[self.embedding_index])
         prescreen = self.prescreen_scores[self.embedding_index][keep]
         self.candidates = [self.candidates[i] for i in keep]
         self.scores = self.scores.select(keep, n_folds)
         best = choose(self.scores.test, costs[keep], widths[keep], rule)
         self.best = self.candidates[best]
-        results = cv_results(self.candidates, self.scores, self.folds, prescreen, self.bounds)
+        results = make_cv_results(self.candidates, self.scores, self.folds, prescreen, self.bounds)
         self.attributes |= {
             "cv_results_": results,
             "candidates_": self.candidates,
             "best_index_": best,
             "best_score_": float(results["mean_test_score"][best]),
-            "best_params_": parameters(self.best),
+            "best_params_": get_parameters(self.best),
         }
         self._compare_prescreen(results["mean_test_score"])
 
@@ -267,7 +273,7 @@ class SearchRunner:
         )
         cost = np.array([e.relative_cost if len(e.layers) == 1 else np.nan for e, _, _ in self.candidates])
         best_possible = self.bounds[1] if np.isfinite(self.bounds[1]) else None
-        names = [label(candidate) for candidate in self.candidates]
+        names = [format_label(candidate) for candidate in self.candidates]
         self.attributes["learning_curve_"] = curve
         self.attributes["regime_"] = advise(
             self.scores.test, cost == 1, cost < 1, curve, names, best_possible
@@ -289,7 +295,7 @@ class SearchRunner:
             out.probabilities,
             out.decision_values,
         )
-        self.attributes["metrics_"] = metrics(y[out.rows], out.predicted, task)
+        self.attributes["metrics_"] = compute_metrics(y[out.rows], out.predicted, task)
 
     def _score_grouped(self) -> None:
         embedding, head, point = self.best

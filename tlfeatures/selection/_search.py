@@ -27,8 +27,8 @@ from tlfeatures.evaluation import check_groups, check_labels, check_seed
 from tlfeatures.features import CNNFeatures
 from tlfeatures.images import Images, warn_of_low_contrast
 from tlfeatures.results import SearchResult
-from tlfeatures.selection import _cv_results
 from tlfeatures.selection._candidates import EmbeddingGrid, plan_passes
+from tlfeatures.selection._cv_results import make_table
 from tlfeatures.selection._fits import check_scorer
 from tlfeatures.selection._fitted_images import FittedImages, worst_predictions
 from tlfeatures.selection._head_grids import Head, make_head_grids, own_estimators
@@ -45,7 +45,7 @@ __all__ = ["FeatureSearchCV"]
 
 
 def _splits_any_rows(cv: Any) -> bool:
-    """Whether ``cv`` can split other rows, which a list of folds cannot."""
+    """Whether ``cv`` can split any set of rows; a list of folds cannot."""
     return isinstance(cv, Integral) or hasattr(cv, "split")
 
 
@@ -59,7 +59,7 @@ def _best_head_has(method: str) -> Any:
 
 
 class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
-    """Find the network, image size, layer, pooling and head that suit labelled images, by cross-validation.
+    """Search for the best network, image size, layer, pooling and head by cross-validation.
 
     Each image passes through each network once for each image size and resize mode. All layers, poolings and
     heads share these passes, and later searches read the embeddings from the store.
@@ -70,7 +70,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         Networks, as in :class:`~tlfeatures.CNNFeatures`.
     layers : "auto", None, list, or dict of model to list, default="auto"
         "auto" tries each of the network's standard taps, and the last two and the last three concatenated. None
-        is the last convolutional output. A list contains layer names, and lists of layer names to concatenate.
+        is the last convolutional output. A list contains layer names, or lists of layer names to concatenate.
     poolings : list of str, default=("avg", "max")
     image_sizes : "auto", None, or list, default="auto"
         "auto" tries the network's default size and about half of it. None is the default size.
@@ -88,15 +88,15 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         estimator, except for a `Pipeline` of your own. Where ``random_state`` of an estimator is None, the search
         sets it. The default is logreg, ridge and, up to 100 classes, svm; for regression ridge and svr.
     cv : int, splitter, or list of (train, test), default=5
-        A number of folds is shuffled, stratified by class, and keeps groups together.
+        An int gives that many shuffled folds, stratified by class, with each group in one of them.
     scoring : str, callable or None, default=None
         As in scikit-learn. The default is accuracy, or R2 for regression.
     rule : {"best", "1se"}, default="best"
         "best" chooses the highest mean score; "1se" chooses, among the candidates within one standard error of
         it, the cheapest network, then the smallest embedding.
     nested : bool, default=False
-        Also score the choice itself by nested cross-validation. The cost is that of ``cv`` further searches, but
-        no further pass through a network.
+        Also score the selection procedure itself by nested cross-validation. This costs as much as ``cv`` further
+        searches, but needs no further pass through a network.
     prescreen : int or None, default=None
         Number of embeddings to cross-validate, chosen by ``prescreen_method``. None is all of them.
     prescreen_method : {"logme", "hscore", "shrunk_hscore"}, default="logme"
@@ -131,7 +131,8 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
     classes_ : ndarray
         Sorted class labels, for classification.
     nested_scores_ : ndarray of shape (folds,)
-        Scores of nested cross-validation, with ``nested=True``; ``nested_params_`` are the choices.
+        Scores of nested cross-validation if ``nested=True``; ``nested_params_`` are the parameters of the candidate
+        that was chosen for each fold.
     prescreen_ : pandas.DataFrame
         One row per embedding: its prescreen score, its best cross-validated score, and whether it was kept.
         ``prescreen_correlation_`` is the rank correlation of the two scores.
@@ -139,8 +140,8 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         Score of the best candidate with duplicates kept in one fold, if the folds split some.
     image_problems_ : pandas.DataFrame
         ``row``, ``image``, ``problem`` ("error" or "warning") and ``reason`` of images that could not be
-        read, which were left out, and of images that carry almost no information; the latter as far as this
-        fit decoded them: images whose embeddings are in the store are not decoded.
+        read, which were left out, and of images that carry almost no information. The latter are reported only if
+        this fit decoded them: images whose embeddings are in the store are not decoded.
     duplicates_ : :class:`~tlfeatures.evaluation.Duplicates`
     learning_curve_ : :class:`~tlfeatures.results.LearningCurve`
     regime_ : :class:`~tlfeatures.results.Regime`
@@ -161,7 +162,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
     Raises
     ------
     ValueError
-        When labels, groups, folds, heads or the score do not work, such as a class with fewer images than folds.
+        If labels, groups, folds, heads or the score cannot be used, such as a class with fewer images than folds.
         It is raised before anything is computed.
     ImageReadError, ImageInputError, WeightsError, UnknownNameError
         As in `CNNFeatures`.
@@ -170,15 +171,15 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
     -----
     A search that is interrupted resumes from the store: completed passes are not repeated.
 
-    A fitted search keeps no images, except for small thumbnails of those with the worst predictions if they were
+    A fitted search keeps no images, except for small thumbnails of the worst predictions if the images were
     passed as arrays.
 
     The prescreen uses the labels of all images, so pruning with it biases the scores slightly; with ``nested`` it
-    is repeated within each fold's training rows. A callable ``scoring`` gets test rows in coordinates of the
-    fit, and may only pass them on to the estimator.
+    is repeated within each fold's training rows. A callable ``scoring`` receives the test rows as the estimator takes
+    them, for example as rows of a kernel matrix, and may only pass them on to the estimator.
 
-    Metadata routing: with ``sklearn.set_config(enable_metadata_routing=True)`` a search takes part in
-    scikit-learn's metadata routing as a consumer of ``groups`` (requested by default) and ``sample_weight``, and
+    With ``sklearn.set_config(enable_metadata_routing=True)`` a search takes part in scikit-learn's metadata
+    routing as a consumer of ``groups`` (requested by default) and ``sample_weight``, and
     as a router to estimators of your own in ``heads`` and to a scorer in ``scoring``.
 
     Examples
@@ -193,7 +194,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
     (1.0, 'block3_pw_relu')
     """
 
-    # scikit-learn's way to request groups by default, as its group splitters do
+    # groups are requested by default, as by scikit-learn's group splitters
     __metadata_request__fit: ClassVar[dict[str, bool]] = {"groups": True}
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -306,11 +307,12 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         groups : array-like of shape (n,), optional
             Groups, such as patients, whose images are kept in one fold.
         sample_weight : array-like of shape (n,), optional
-            Weights for fitting the heads; those that do not take any, such as knn, are named in a warning.
+            Weights for fitting the heads. A warning names the heads that do not accept weights, such as knn.
             Standardization and the prescreen are unweighted, and so are scores, unless ``scoring`` is a scorer
-            that requests weights by scikit-learn's metadata routing.
+            that requests weights through scikit-learn's metadata routing.
         **params : array-like of shape (n,)
-            Further metadata that own heads or the scorer request by scikit-learn's metadata routing.
+            Further metadata that estimators in ``heads`` or the scorer request through scikit-learn's metadata
+            routing.
 
         Returns
         -------
@@ -469,15 +471,15 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         check_is_fitted(self, "best_estimator_")
         if sample_weight is None:
             return float(self.scorer_(self.best_estimator_, X, y))
-        # a named score is ours, and needs no request to be set
+        # the scorer of a named score was made by this search, so no metadata request is needed
         routing = routing_enabled() and callable(self.scoring)
         with config_context(enable_metadata_routing=routing):
             return float(self.scorer_(self.best_estimator_, X, y, sample_weight=sample_weight))
 
     def get_metadata_routing(self) -> MetadataRouter:
-        """Get the metadata routing of the search, of its own heads and of its scorer.
+        """Get the metadata routing of the search, of the estimators in ``heads`` and of the scorer.
 
-        The search itself takes ``groups`` (requested by default) and ``sample_weight`` (to be requested by
+        The search itself takes ``groups`` (requested by default) and ``sample_weight`` (to be requested with
         ``set_fit_request(sample_weight=True)``).
 
         Returns
@@ -504,7 +506,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
             ``depth`` is the index of the deepest layer.
         """
         check_is_fitted(self, "best_estimator_")
-        return _cv_results.table(self.candidates_, self.cv_results_)
+        return make_table(self.candidates_, self.cv_results_)
 
     def embeddings(self) -> np.ndarray:
         """Load the best candidate's embeddings of the images that the search was fitted on.
@@ -519,7 +521,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            When the images were arrays and the store has lost their embeddings.
+            If the images were passed as arrays and their embeddings are no longer in the store.
         """
         check_is_fitted(self, "best_estimator_")
         return self.fitted_images_.load_embeddings(self.best_estimator_["cnn"])
@@ -527,8 +529,8 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
     def thumbnail(self, i: int, side: int = 160) -> np.ndarray:
         """Make a thumbnail of one of the images that the search was fitted on.
 
-        Files are read again. Of images that were passed as arrays only those with the twelve worst
-        out-of-fold predictions are kept, 160 pixels wide: the search does not hold the caller's arrays.
+        Files are read again. The search does not keep arrays; it keeps thumbnails, 160 pixels wide, of the images
+        with the twelve worst out-of-fold predictions.
 
         Parameters
         ----------
@@ -544,20 +546,20 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         Raises
         ------
         ImageReadError
-            When the file is no longer there.
+            If the file no longer exists.
         ValueError
-            When the image was an array and its thumbnail was not kept.
+            If the image was passed as an array and its thumbnail was not kept.
         """
         check_is_fitted(self, "best_estimator_")
         return self.fitted_images_.thumbnail(int(i), side)
 
     def result(self) -> SearchResult:
-        """Collect everything that the search measured in one object, which the report is made from.
+        """Collect everything that the search measured in one object, from which the report is made.
 
         Returns
         -------
         :class:`~tlfeatures.results.SearchResult`
-            Holds no network. Previews of the worst predictions are read from the files.
+            Contains no network. Previews of the worst predictions are read from the image files.
         """
         check_is_fitted(self, "best_estimator_")
         return build_result(self)

@@ -12,11 +12,12 @@ __all__ = ["select"]
 def select(
     X: Any, y: Any, *, groups: Any = None, sample_weight: Any = None, **options: Any
 ) -> FeatureSearchCV:
-    """Search and fit in one line: ``FeatureSearchCV(**options).fit(X, y)``.
+    """Make a search and fit it: ``FeatureSearchCV(**options).fit(X, y)``.
 
     Parameters
     ----------
     X : images
+        In any form that :class:`~tlfeatures.CNNFeatures` takes.
     y : array-like of shape (n,)
     groups, sample_weight : array-like of shape (n,), optional
     **options
@@ -25,7 +26,7 @@ def select(
     Returns
     -------
     FeatureSearchCV
-        Fitted.
+        The fitted search.
 
     Examples
     --------

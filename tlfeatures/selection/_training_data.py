@@ -1,4 +1,4 @@
-"""The images of a search, without their pixels."""
+"""Labels, groups and metadata of the images of a search."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["TrainingData"]
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Labels, groups and metadata of n images, and how to split them.
+    """Labels, groups and metadata of n images, and the parameters of the folds.
 
     Attributes
     ----------
@@ -40,9 +40,9 @@ class TrainingData:
         return replace(self, y=self.y[rows], groups=groups, metadata=self.metadata.take(rows))
 
     def make_folds(self) -> list[Fold]:
-        """Make the folds; ValueError if there are none that keep groups together and classes in each fold."""
+        """Make the folds, as :func:`~tlfeatures.evaluation.make_folds` does."""
         return make_folds(self.cv, self.y, self.groups, self.task, self.seed)
 
     def make_inner_folds(self, folds: list[Fold]) -> list[list[Fold]]:
-        """Split the training rows of each fold again."""
+        """Split the training rows of each fold again, for nested cross-validation."""
         return make_inner_folds(self.cv, self.y, self.groups, self.task, self.seed, folds)

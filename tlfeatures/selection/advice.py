@@ -1,4 +1,4 @@
-"""What the measurements say: whether earlier layers win, whether more images would help, and what to do next."""
+"""Conclusions of a search: whether earlier layers or more images would help, and what to do next."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tlfeatures.selection._metadata import Metadata
 __all__ = ["LearningCurve", "Regime", "advise", "learning_curve"]
 
 _FRACTIONS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)  # of the training rows: each step doubles them
-_NEAR_PERFECT = 0.98  # share of the best possible score from which little is left to gain
+_NEAR_PERFECT = 0.98  # fraction of the best possible score above which little is left to gain
 _PLATEAU = 0.01  # relative gain of the last doubling below which more images do not help
 
 
@@ -38,8 +38,8 @@ def learning_curve(
     Subsets are stratified by class, or consist of whole groups. A subset that lacks a class or has fewer
     than ten rows is skipped.
     """
-    one = head.at(point)
-    min_rows = max(10, one.points[0].get("n_neighbors", 0))
+    head = head.at(point)
+    min_rows = max(10, head.points[0].get("n_neighbors", 0))
     rng = np.random.default_rng(seed)
     orders = [
         train[_stratified_order(y[train], head.task, rng, None if groups is None else groups[train])]
@@ -56,10 +56,10 @@ def learning_curve(
             continue
         pairs = [(rows, test) for rows, (_, test) in zip(subsets, folds, strict=True)]
         with warnings.catch_warnings():
-            # with little more than one image per class, scikit-learn takes the classes for numbers
+            # with few images per class, scikit-learn mistakes the classes for regression targets
             warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
             with contextlib.suppress(ValueError):  # a subset may be too small for the score
-                scores.append(evaluate(X, y, pairs, [one], scorer, metadata or Metadata())[0].test[0])
+                scores.append(evaluate(X, y, pairs, [head], scorer, metadata or Metadata())[0].test[0])
                 sizes.append(round(np.mean([len(rows) for rows in subsets])))
     return LearningCurve(np.array(sizes, int), np.array(scores).reshape(len(sizes), len(folds)))
 
@@ -67,7 +67,7 @@ def learning_curve(
 def _stratified_order(
     y: np.ndarray, task: str, rng: np.random.Generator, groups: np.ndarray | None
 ) -> np.ndarray:
-    """Order rows so that every prefix has the class proportions of the whole."""
+    """Order rows so that every prefix has the class proportions of all rows."""
     if groups is not None:
         _, codes = np.unique(groups, return_inverse=True)
         return np.argsort(rng.permutation(codes.max() + 1)[codes], kind="stable")
@@ -97,13 +97,13 @@ def advise(
 ) -> Regime:
     """Decide which regime of transfer learning the scores show, and recommend what to do.
 
-    A difference counts only beyond two standard errors; anything else is reported as open.
+    A difference is significant if it exceeds two standard errors; otherwise the question is reported as open.
 
     Parameters
     ----------
     scores : ndarray of shape (candidates, folds)
     last, early : ndarray of bool, shape (candidates,)
-        Candidates that use only the last layer, and only one earlier layer.
+        Whether a candidate uses only the last layer, and whether it uses a single earlier layer.
     curve : LearningCurve
     names : sequence of str
         Display names of the candidates.
@@ -116,7 +116,7 @@ def advise(
     """
     means = np.where(np.isnan(scores).any(axis=1), -np.inf, scores.mean(axis=1))
     domain, about_layers = _compare_layers(scores, means, last, early, names)
-    data, about_images = _judge_curve(curve)
+    data, about_images = _assess_learning_curve(curve)
     evidence = [about_layers, about_images]
     top = float(means.max())
     near_perfect = best_possible is not None and best_possible > 0 and top >= _NEAR_PERFECT * best_possible
@@ -145,7 +145,7 @@ def advise(
 def _compare_layers(
     scores: np.ndarray, means: np.ndarray, last: np.ndarray, early: np.ndarray, names: Sequence[str]
 ) -> tuple[str, tuple[str, str]]:
-    """Compare the best earlier layer with the last one: the domain and the evidence."""
+    """Compare the best earlier layer with the last one; return the domain and the evidence."""
     if not (np.isfinite(means[last]).any() and np.isfinite(means[early]).any()):
         return "similar", (
             "Earlier layers were not compared with the last.",
@@ -154,11 +154,11 @@ def _compare_layers(
     a, b = (int(np.flatnonzero(mask)[means[mask].argmax()]) for mask in (early, last))
     gain, error = paired_difference(scores[a], scores[b])
     if gain > 2 * error:
-        finding = "Earlier layers win: the images are unlike those the network was trained on."
+        finding = "Earlier layers are better: the images are unlike those the network was trained on."
     elif gain < -2 * error:
-        finding = "Earlier layers do not win: the images are like those the network was trained on."
+        finding = "Earlier layers are not better: the images are like those the network was trained on."
     else:
-        finding = "Whether earlier layers win is open: the difference may be due to chance."
+        finding = "Whether earlier layers are better is open: the difference may be due to chance."
     return "dissimilar" if gain > 2 * error else "similar", (
         finding,
         f"best earlier layer {means[a]:.4f} ({names[a]}), last layer {means[b]:.4f} ({names[b]}), "
@@ -166,8 +166,8 @@ def _compare_layers(
     )
 
 
-def _judge_curve(curve: LearningCurve) -> tuple[str, tuple[str, str]]:
-    """Say whether the last doubling of the training images helped: the amount of data and the evidence."""
+def _assess_learning_curve(curve: LearningCurve) -> tuple[str, tuple[str, str]]:
+    """Assess whether the last doubling of the training images helped; return the amount of data and the evidence."""
     if len(curve.sizes) < 2:
         return "open", (
             "Whether more images would help is open.",
