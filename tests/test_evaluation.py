@@ -31,7 +31,7 @@ from tlfeatures.evaluation import (
 from tlfeatures.evaluation._paired_tests import mcnemar_test
 
 
-def test_the_confidence_interval_by_hand():
+def test_confidence_interval_agrees_with_its_formula():
     scores = np.array([0.8, 0.9, 1.0])
     folds = [(np.arange(20), np.arange(20, 30))] * 3
     low, high = confidence_interval(scores, folds)
@@ -91,7 +91,7 @@ def test_near_duplicates_and_user_groups_are_merged():
 
 
 @pytest.mark.parametrize("wrap", [list, np.array, pd.Series, lambda y: pd.Series(y, dtype="category"), tuple])
-def test_labels_of_any_kind(wrap):
+def test_labels_in_any_container(wrap):
     values, task = check_labels(wrap(["b", "a", "b"]), 3, "auto")
     assert task == "classification" and values.tolist() == ["b", "a", "b"] and values.dtype.kind == "U"
 
@@ -127,7 +127,7 @@ def test_sparse_labels_say_how_to_convert_them(y, fix):
             check()
 
 
-def test_validation_keeps_classes_and_groups():
+def test_validation_split_is_stratified_and_keeps_groups():
     codes, groups = np.arange(60) % 3, np.arange(60) // 4
     classes = np.array(["a", "b", "c"])
     train, validation = split_validation(codes, classes, None, 0.2, [0])
@@ -135,7 +135,7 @@ def test_validation_keeps_classes_and_groups():
     np.testing.assert_array_equal(np.bincount(codes[validation]), [4, 4, 4])
     train, validation = split_validation(codes, classes, groups, 0.2, [0])
     assert not set(groups[train]) & set(groups[validation]) and 8 <= len(validation) <= 16
-    with pytest.raises(ValueError, match="of one group"):
+    with pytest.raises(ValueError, match="in one group"):
         split_validation(codes, classes, groups * 0, 0.2, [0])
     with pytest.raises(ValueError, match=r"Class 'c' has one image.*validation_fraction=0"):
         split_validation(np.array([0, 0, 1, 1, 2]), classes, None, 0.2, [0])
@@ -183,12 +183,12 @@ def test_infer_task(y, task):
         ([1j, 2j], "neither classes nor numbers"),
     ],
 )
-def test_labels_that_cannot_be_learned(y, message):
+def test_invalid_labels_raise(y, message):
     with pytest.raises(ValueError, match=message):
         infer_task(y)
 
 
-def test_a_table_of_arrow_is_no_column():
+def test_arrow_table_as_labels_raises():
     pa = pytest.importorskip("pyarrow")
     with pytest.raises(ValueError, match=r"got a table with the columns path, label.*table\['label'\]"):
         check_labels(pa.table({"path": ["a"], "label": ["b"]}), 1)
@@ -206,14 +206,14 @@ def test_a_table_of_arrow_is_no_column():
         (None, "requires y to be passed"),
     ],
 )
-def test_labels_of_a_wrong_kind_say_what_to_pass(y, message):
+def test_error_for_labels_of_another_type_says_what_to_pass(y, message):
     with pytest.raises(ValueError, match=message):
         check_labels(y, 3)
 
 
-def test_inferring_from_real_targets():
+def test_infer_task_of_real_targets():
     assert infer_task(load_digits().target) == "classification"
-    assert infer_task(load_diabetes().target) == "regression"  # whole numbers, but hardly any twice
+    assert infer_task(load_diabetes().target) == "regression"  # whole numbers, but few of them repeated
 
 
 def test_folds_are_reproducible():
@@ -240,18 +240,18 @@ def test_folds_are_reproducible():
         ),
     ],
 )
-def test_folds_that_cannot_be_made(cv, y, groups, message):
+def test_error_for_folds_that_cannot_be_made(cv, y, groups, message):
     task = "regression" if y.dtype.kind == "f" else "classification"
     with pytest.raises(InvalidParameterError, match=message) as caught:
         make_folds(cv, y, groups, task, 0)
-    assert caught.value.parameter in ("cv", "groups")  # from which a front end makes the name of an option
+    assert caught.value.parameter in ("cv", "groups")  # so that the command line can name its option
 
 
 # -- comparison ----------------------------------------------------------------------------------
 
 
 class Guess(ClassifierMixin, BaseEstimator):
-    """Predicts the label in the first column, right with a probability that partly depends on the image.
+    """Predict the label in the first column, correctly with a probability that partly depends on the image.
 
     Columns of X: label, difficulty in 0..1, row.
     """
@@ -270,16 +270,16 @@ class Guess(ClassifierMixin, BaseEstimator):
         return np.where(luck < self.accuracy, X[:, 0], 1 - X[:, 0])
 
 
-def guesses(n, seed=0):
+def make_guessing_data(n, seed=0):
     y = np.arange(n) % 2.0
     return np.c_[y, np.random.default_rng(seed).random(n), np.arange(n)], y
 
 
-def share_significant(n, gain, trials, **kwargs):
-    """How often a gain is significant and positive, and significant in either direction."""
+def fraction_significant(n, gain, trials, **kwargs):
+    """Return how often a gain is significant and positive, and how often it is significant in either direction."""
     results = []
     for seed in range(trials):
-        X, y = guesses(n, seed)
+        X, y = make_guessing_data(n, seed)
         pair = [Guess(0.85, 2 * seed), Guess(0.85 + gain, 2 * seed + 1)]
         results.append(compare(pair, X, y, random_state=seed, **kwargs))
     return np.mean([r.significant and r.difference > 0 for r in results]), np.mean(
@@ -288,16 +288,16 @@ def share_significant(n, gain, trials, **kwargs):
 
 
 @pytest.mark.parametrize("kwargs", [{"cv": 3, "n_repeats": 1}, {"cv": 2}], ids=["mcnemar", "bootstrap"])
-def test_equal_estimators_are_rarely_called_different(kwargs):
-    assert share_significant(120, 0.0, 100, **kwargs)[1] <= 0.09  # 5% and twice its standard error
+def test_equal_estimators_are_rarely_significantly_different(kwargs):
+    assert fraction_significant(120, 0.0, 100, **kwargs)[1] <= 0.09  # 5% plus twice its standard error
 
 
 @pytest.mark.parametrize("kwargs", [{"cv": 3, "n_repeats": 1}, {"cv": 3}], ids=["mcnemar", "bootstrap"])
-def test_a_gain_of_six_points_on_200_images_is_usually_found(kwargs):
-    assert share_significant(200, 0.06, 50, **kwargs)[0] > 0.5
+def test_a_gain_of_six_points_on_200_images_is_usually_significant(kwargs):
+    assert fraction_significant(200, 0.06, 50, **kwargs)[0] > 0.5
 
 
-def test_compare_is_mcnemar_with_one_prediction_an_image():
+def test_compare_uses_mcnemar_for_one_prediction_per_image():
     X, y = load_digits(return_X_y=True)
     X, y = X[:600], y[:600]
     near, linear = KNeighborsClassifier(1), LogisticRegression(C=1e-4)
@@ -332,7 +332,7 @@ def test_interval_and_p_value_of_mcnemar_agree(n):
 
 
 def test_repeated_folds_are_compared_by_image_and_groups_by_group():
-    X, y = guesses(90)
+    X, y = make_guessing_data(90)
     pair = {"a": Guess(0.7, 1), "b": Guess(0.9, 2)}
     result = compare(pair, X, y, cv=3)
     assert (result.n_repeats, len(result.folds), len(result.predictions)) == (4, 12, 360)
@@ -349,11 +349,11 @@ def test_repeated_folds_are_compared_by_image_and_groups_by_group():
     assert result.test == "paired bootstrap by group"
     for (train, _), kept in zip(result.folds, result.attributes["b"], strict=True):
         assert len(kept["groups_"]) == len(train)  # estimators whose `fit` takes groups get them
-    wide = compare(pair, X, y, cv=3, n_repeats=1, groups=groups, level=0.999).interval
-    assert wide[0] < result.interval[0] < result.interval[1] < wide[1]
+    wide_interval = compare(pair, X, y, cv=3, n_repeats=1, groups=groups, level=0.999).interval
+    assert wide_interval[0] < result.interval[0] < result.interval[1] < wide_interval[1]
 
 
-def test_other_scores_are_bootstrapped():
+def test_compare_bootstraps_other_scores():
     X, y = load_diabetes(return_X_y=True)
     result = compare([DummyRegressor(), LinearRegression()], X, y, cv=4, n_repeats=1)
     assert result.scoring == "r2" and result.test == "paired bootstrap by image"
@@ -361,15 +361,15 @@ def test_other_scores_are_bootstrapped():
     pooled = result.predictions
     expected = 1 - ((pooled["LinearRegression"] - pooled["true"]) ** 2).sum() / ((y - y.mean()) ** 2).sum()
     assert result.pooled_scores["LinearRegression"] == pytest.approx(expected)
-    X, y = guesses(60)
+    X, y = make_guessing_data(60)
     soft = LogisticRegression().fit(X[:, 1:], y)
     result = compare([DummyClassifier(), LogisticRegression()], X, y, cv=5, n_repeats=1, scoring="roc_auc")
     assert result.pooled_scores["LogisticRegression"] == 1.0 and result.best == "LogisticRegression"
     assert roc_auc_score(y, soft.decision_function(X[:, 1:])) < 1
 
 
-def test_a_score_of_your_own_is_tested_over_the_folds():
-    X, y = guesses(60)
+def test_compare_tests_a_callable_score_over_the_folds():
+    X, y = make_guessing_data(60)
 
     def negative_errors(estimator, X, y):
         return -float((estimator.predict(X) != y).sum() * len(X[0]))
@@ -384,7 +384,7 @@ def test_a_score_of_your_own_is_tested_over_the_folds():
 
 
 def test_several_estimators_are_compared_with_the_first_and_corrected():
-    X, y = guesses(300)
+    X, y = make_guessing_data(300)
     pair = {"base": Guess(0.8, 1), "better": Guess(0.9, 2)}
     two = compare(pair, X, y, cv=3, n_repeats=1)
     three = compare({**pair, "same": Guess(0.8, 3)}, X, y, cv=3, n_repeats=1)
@@ -398,7 +398,7 @@ def test_several_estimators_are_compared_with_the_first_and_corrected():
 
 
 def test_identical_estimators_do_not_differ():
-    X, y = guesses(40)
+    X, y = make_guessing_data(40)
     for kwargs in ({"n_repeats": 1}, {"n_repeats": 2}, {"n_repeats": 1, "scoring": "f1"}):
         result = compare([Guess(1.0), Guess(1.0)], X, y, cv=4, **kwargs)
         assert (result.difference, result.p_value, result.significant) == (0.0, 1.0, False)
@@ -408,7 +408,7 @@ def test_identical_estimators_do_not_differ():
 @pytest.mark.parametrize(
     ("estimators", "options", "message"),
     [
-        ([Guess()], {}, "`estimators` must hold two or more; got 1"),
+        ([Guess()], {}, "`estimators` must contain at least two estimators; got 1"),
         ([Guess(), Guess], {"cv": 3}, "Pass instances"),
         ([Guess(), Guess()], {"n_repeats": 0}, "`n_repeats` must be None or an integer of at least 1; got 0"),
         ([Guess(), Guess()], {"cv": StratifiedKFold(3), "n_repeats": 2}, "RepeatedStratifiedKFold"),
@@ -416,9 +416,9 @@ def test_identical_estimators_do_not_differ():
         ([Guess(), Guess()], {"level": 95}, "`level` must be a number above 0 and below 1; got 95"),
     ],
 )
-def test_compare_refuses(estimators, options, message):
+def test_compare_raises_for_invalid_parameters(estimators, options, message):
     with pytest.raises(ValueError, match=message):
-        compare(estimators, *guesses(20), **options)
+        compare(estimators, *make_guessing_data(20), **options)
 
 
 def test_compare_takes_regressors_and_lists():

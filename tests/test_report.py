@@ -25,13 +25,13 @@ from tlfeatures import EmbeddingStore, FeatureSearchCV, select
 from tlfeatures.cli._best_command import best_command
 from tlfeatures.evaluation import Duplicates
 from tlfeatures.report import _figures, _tables, is_report, write_report
-from tlfeatures.report._code import python_code
+from tlfeatures.report._code import make_python_code
 from tlfeatures.report._labels import Labels
 from tlfeatures.results import LearningCurve, Regime, Score, SearchResult
 from tlfeatures.selection._fitted_images import worst_predictions
 from tlfeatures.selection._result import best_options, sample_embeddings
 
-NASTY = '<script>alert(1)</script> & "é$x$" a rather long name'
+UNUSUAL_NAME = '<script>alert(1)</script> & "é$x$" a rather long name'
 OPTIONS = {
     "models": "tiny", "layers": ["block5_out"], "poolings": "avg", "image_sizes": [112], "resize": "crop",
     "heads": {"svm": {"C": [1.0]}}, "cv": 5, "task": "classification", "random_state": 0,
@@ -39,7 +39,7 @@ OPTIONS = {
 
 
 def make_candidates(networks, seed=0):
-    """A table of candidates as `FeatureSearchCV.table` returns it."""
+    """Make a table of candidates as `FeatureSearchCV.table` returns it."""
     rng, rows = np.random.default_rng(seed), []
     for network in networks:
         layers = [f"block{i}_out" for i in range(1, 6)]
@@ -65,11 +65,11 @@ def jpeg(side=160):
 
 
 def make_result(classes, n=60, proba=True, seed=0, networks=("tiny", "mobilenet_0.75"), folds=5, names=None):
-    """A result with this number of classes; 0 for regression."""
+    """Make a result with this number of classes; 0 for regression."""
     rng = np.random.default_rng(seed)
     rows = np.arange(n) + 2  # the first two could not be read
     if classes:
-        names = names or [NASTY if i == 1 else f"class {i:02d}" for i in range(classes)]
+        names = names or [UNUSUAL_NAME if i == 1 else f"class {i:02d}" for i in range(classes)]
         labels = np.unique(names)
         codes = np.arange(n) % classes
         p = rng.dirichlet(np.full(classes, 0.3), n)
@@ -140,7 +140,7 @@ def make_result(classes, n=60, proba=True, seed=0, networks=("tiny", "mobilenet_
 
 
 class Page(HTMLParser):
-    """Checks that tags are balanced; collects text, tags and images."""
+    """Parser that checks that tags are balanced, and collects text, tags and images."""
 
     VOID = ("meta", "img", "br")
 
@@ -214,8 +214,8 @@ def test_page_is_accessible(fifty):
 def test_names_are_escaped_and_shown(fifty):
     html, page, summary = read(fifty[1])
     assert "<script" not in html
-    assert NASTY in page
-    assert NASTY in [row["class"] for row in summary["per_class"]]
+    assert UNUSUAL_NAME in page
+    assert UNUSUAL_NAME in [row["class"] for row in summary["per_class"]]
 
 
 def test_all_figures_are_files_and_on_the_page(fifty):
@@ -243,8 +243,8 @@ def test_page_shows_the_numbers_of_the_result(fifty):
         "Earlier layers are not better.",
         "0.80 < 0.85",
         f"score 0.7500 ± {np.std(result.nested_scores, ddof=1) / 5**0.5:.4f} on that fold",
-        "correlation (Spearman) with the final scores of 28 embeddings is +0.83: it can be trusted",
-        "4.7 s in all",
+        "correlation (Spearman) with the final scores of 28 embeddings is +0.83: it is reliable enough for pruning",
+        "Total time: 4.7 s.",
         "tlfeatures select x.h5::images",
         "tlfeatures select y",
     ):
@@ -304,7 +304,7 @@ def test_tables_are_complete(fifty):
     expected = confusion_matrix(oof["true"], oof["predicted"], labels=result.classes)
     np.testing.assert_array_equal(tables["confusion"].iloc[:, 1:], expected)
     np.testing.assert_array_equal(tables["predictions"]["predicted"], oof["predicted"])
-    np.testing.assert_allclose(tables["predictions"][f"p({NASTY})"], result.probabilities[:, 0])
+    np.testing.assert_allclose(tables["predictions"][f"p({UNUSUAL_NAME})"], result.probabilities[:, 0])
     assert list(tables["learning_curve"]["training_images"]) == [25, 50, 100, 200]
     assert len(tables["map"]) == 500
     assert set(tables) == {"candidates", "confusion", "predictions", "learning_curve", "map", "layers", "per_class",
@@ -312,7 +312,7 @@ def test_tables_are_complete(fifty):
                            "image_problems"}  # fmt: skip
 
 
-def test_twelve_worst_mistakes(fifty):
+def test_page_shows_the_twelve_worst_mistakes(fifty):
     result, folder = fifty
     _, page, _ = read(folder)
     p, oof = result.probabilities, result.predictions
@@ -324,13 +324,13 @@ def test_twelve_worst_mistakes(fifty):
     assert len(previews) == 12
 
 
-def test_image_that_can_no_longer_be_read(tmp_path):
+def test_page_says_which_image_can_no_longer_be_read(tmp_path):
     _, page, _ = write(tmp_path, thumbnails={})
     assert "can no longer be read" in page
     assert not [image for image in page.images if image["src"].startswith("data:image/jpeg")]
 
 
-def test_regression(tmp_path):
+def test_report_of_a_regression(tmp_path):
     result = make_result(0)
     _, page, summary = write(tmp_path, result)
     names = {p.stem for p in (tmp_path / "figures").iterdir()}
@@ -343,15 +343,15 @@ def test_regression(tmp_path):
     np.testing.assert_allclose(worst["margin"], np.sort(errors)[::-1][:12])
 
 
-def test_head_without_probabilities(tmp_path):
+def test_report_of_a_head_without_probabilities(tmp_path):
     _, page, _ = write(tmp_path, make_result(3, proba=False))
     assert "has no probabilities" in page
     assert not (tmp_path / "figures" / "calibration.png").exists()
     assert "over the true one in decision value" in page
 
 
-def test_report_of_little(tmp_path):
-    """No mistakes, curve, duplicates, map or second candidate: the page says so."""
+def test_report_without_mistakes_curve_duplicates_or_map(tmp_path):
+    """The page says what is missing, also if there is a single candidate."""
     result = make_result(2, n=24, networks=("tiny",))
     oof = result.predictions
     duplicates = Duplicates(np.empty((0, 2), int), np.empty(0), np.empty(0, bool), np.arange(24), 0.95, False)
@@ -406,8 +406,8 @@ def test_matplotlib_settings_are_restored(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["日本", "قطة", "🐈", "ไทย", "\U0001f9d1\u200d\U0001f33e"])
-def test_class_names_in_any_script(tmp_path, name):
-    """Figures show the name in an installed font, or a number that the page explains; never a placeholder."""
+def test_figures_show_class_names_in_any_script(tmp_path, name):
+    """Figures show the name in an installed font, or a number that the page explains; but not a placeholder."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # such as matplotlib's "Glyph missing from font"
         _, page, summary = write(tmp_path, make_result(3, names=["cat", "dog", name]))
@@ -431,7 +431,9 @@ def test_class_names_that_start_with_an_underscore_are_in_the_legend():
 
 
 def test_font_is_chosen_among_the_installed_ones():
-    labels = Labels(["cat", "\u2a0b"])  # a sign that DejaVu Sans has not, but another font of matplotlib's
+    labels = Labels(
+        ["cat", "\u2a0b"]
+    )  # a character that DejaVu Sans lacks, but another font of matplotlib has
     assert labels.fonts[0] == "DejaVu Sans"
     assert not any(font.startswith("Last Resort") for font in Labels(["日本"]).fonts)
     assert Labels(["cat", "Ünï"]).fonts == ["DejaVu Sans"]
@@ -441,20 +443,20 @@ def test_font_is_chosen_among_the_installed_ones():
 
 
 def texts(figure):
-    """All texts of a figure, and their boxes in pixels: (m, 4) of left, bottom, right, top."""
+    """Return all texts of a figure, and their boxes in pixels: (m, 4) of left, bottom, right, top."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    renderer, unseen = canvas.get_renderer(), set()
+    renderer, hidden = canvas.get_renderer(), set()
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
         low, high = sorted(axis.get_view_interval())
         labels = zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True)
-        unseen |= {label for at, label in labels if not low <= at <= high}
+        hidden |= {label for position, label in labels if not low <= position <= high}
     shown = [t for t in figure.findobj(matplotlib.text.Text) if t.get_visible() and t.get_text().strip()]
-    shown = [t for t in shown if t not in unseen]
+    shown = [t for t in shown if t not in hidden]
     return [t.get_text() for t in shown], np.array([t.get_window_extent(renderer).extents for t in shown])
 
 
-def check_apart(figure):
+def check_no_overlap(figure):
     names, boxes = texts(figure)
     assert len(names) >= 4
     width, height = figure.bbox.size
@@ -466,21 +468,21 @@ def check_apart(figure):
 
 
 def expand(counts, names):
-    """True and predicted classes that have these counts."""
+    """Return true and predicted classes with these counts."""
     i, j = (np.repeat(axis.ravel(), counts.ravel()) for axis in np.indices(counts.shape))
     return names[i], names[j]
 
 
 @pytest.mark.parametrize("n", [2, 3, 12, 50])
-def test_classes_do_not_overlap(n):
+def test_names_of_classes_do_not_overlap(n):
     rng = np.random.default_rng(n)
-    names = np.array([f"{i:02d} {NASTY}" if i % 2 else f"class {i}" for i in range(n)])
+    names = np.array([f"{i:02d} {UNUSUAL_NAME}" if i % 2 else f"class {i}" for i in range(n)])
     counts = rng.integers(0, 3, (n, n)) * rng.integers(0, 2, (n, n)) + 150 * np.eye(n, dtype=int)
     labels = Labels(names)
     true, predicted = expand(counts, names)
     with labels.style():
-        check_apart(_figures.plot_confusion(counts, names.tolist(), labels))
-        check_apart(_figures.plot_class_metrics(_tables.class_metrics(true, predicted, names), labels))
+        check_no_overlap(_figures.plot_confusion(counts, names.tolist(), labels))
+        check_no_overlap(_figures.plot_class_metrics(_tables.class_metrics(true, predicted, names), labels))
 
 
 @pytest.mark.parametrize("n", [3, 7, 50])
@@ -491,7 +493,7 @@ def test_names_on_the_map_do_not_overlap(n):
     labels = np.array([f"{i:02d} a long name" for i in range(n)])[codes]
     with Labels(labels).style():
         figure = _figures.plot_map(xy, "PCA", labels, codes % 9 == 0, Labels(labels))
-        check_apart(figure)
+        check_no_overlap(figure)
         written, _ = texts(figure)
     assert sum("long name" in text.replace("\n", " ") for text in written) >= min(n, 40)
 
@@ -513,7 +515,7 @@ def test_many_classes_are_drawn_without_names():
 
 
 @pytest.mark.parametrize("n", [1, 8, 60])
-def test_layers_do_not_overlap(n):
+def test_names_of_layers_do_not_overlap(n):
     layers = tuple(f"conv{i}_block_with_a_long_name_out" for i in range(n))
     values = np.linspace(0.5, 0.9, n + 2)
     series = [
@@ -530,7 +532,7 @@ def test_layers_do_not_overlap(n):
         for name, right in zip(names, boxes[:, 2], strict=True)
         if name.endswith("_out") or "last" in name
     ]
-    assert (np.diff(sorted(ends)) > 8).all()  # pixels: a line of text
+    assert (np.diff(sorted(ends)) > 8).all()  # pixels, the height of a line of text
 
 
 # -- tables behind the figures ---------------------------------------------------------------
@@ -565,9 +567,9 @@ def test_calibration_of_calibrated_and_overconfident_probabilities():
     errors = _tables.calibration_errors(sharp_bins, true, sharp, classes)
     assert errors["expected_calibration_error"] > 0.1
     assert bins["images"].sum() == 4000
-    partly = p.copy()
-    partly[:1000] = np.nan
-    assert _tables.calibration(true, partly, classes)["images"].sum() == 3000
+    incomplete = p.copy()
+    incomplete[:1000] = np.nan
+    assert _tables.calibration(true, incomplete, classes)["images"].sum() == 3000
 
 
 def test_layer_scores_take_the_best_candidate():
@@ -587,10 +589,10 @@ def test_layer_scores_take_the_best_candidate():
         "se",
     ]
     table = pd.DataFrame(rows, columns=columns)
-    avg, most = _tables.layer_scores(table)["n"]  # one size: by pooling
+    avg, max_ = _tables.layer_scores(table)["n"]  # one size: by pooling
     assert (avg.name, avg.layers, avg.combined) == ("avg", ("a", "b"), ("last 2",))
     np.testing.assert_array_equal(avg.scores, [0.5, 0.6, 0.9])
-    np.testing.assert_array_equal(most.scores, [0.7, np.nan, np.nan])
+    np.testing.assert_array_equal(max_.scores, [0.7, np.nan, np.nan])
     two = pd.concat([table, table.assign(image_size=224, score=table["score"] + 0.01)])
     small, large = _tables.layer_scores(two)["n"]
     assert (small.name, large.name) == ("96 px", "224 px")
@@ -620,7 +622,7 @@ def test_map_keeps_clusters_together():
     assert (nearest == codes).mean() > 0.95
 
 
-def test_worst_by_decision_of_two_classes():
+def test_worst_predictions_by_decision_values_of_two_classes():
     oof = pd.DataFrame({"true": ["a", "b", "a", "b"], "predicted": ["b", "a", "b", "b"]})
     worst = worst_predictions(oof, None, np.array([0.5, -2.0, 1.0, 3.0]), np.array(["a", "b"]))
     assert worst.index.tolist() == [1, 2, 0]
@@ -630,7 +632,7 @@ def test_worst_by_decision_of_two_classes():
 
 
 def fake_search(best_params=None, **params):
-    """A search with a best candidate, without fitting."""
+    """Make a search with a best candidate without fitting it."""
     search = FeatureSearchCV(**params)
     search.task_, search.seed_ = "classification", 0
     search.best_params_ = {"model": "tiny", "image_size": 112, "layer": "block5_out", "pooling": "avg",
@@ -648,7 +650,7 @@ def test_command_has_every_option_that_differs():
         "--resize pad --head knn:n_neighbors=3:weights=uniform --cv 5 --task classification --seed 0 "
         "--scoring balanced_accuracy --weights random --precision bfloat16 -o best"
     )
-    search.interpolation = "bicubic"  # the command has no such option
+    search.interpolation = "bicubic"  # the command line has no such option
     result = dataclasses.replace(result, options=best_options(search))
     assert best_command(result, "report", ["x"]) is None
     search.scoring = len
@@ -693,16 +695,18 @@ def test_parameters_of_heads_are_written_if_possible():
     search.best_params_["ridge__alphas"] = np.asarray
     assert best_options(search) is None
     tree = DecisionTreeClassifier()
-    own = fake_search({"head": "tree", "tree__max_depth": 3}, heads={"tree": (tree, {"max_depth": [2, 3]})})
-    result = dataclasses.replace(make_result(3), options=best_options(own))
-    code = python_code(result, "report")
+    user_search = fake_search(
+        {"head": "tree", "tree__max_depth": 3}, heads={"tree": (tree, {"max_depth": [2, 3]})}
+    )
+    result = dataclasses.replace(make_result(3), options=best_options(user_search))
+    code = make_python_code(result, "report")
     assert "heads={'tree': DecisionTreeClassifier(max_depth=3, random_state=0)}," in code
     assert "from sklearn.tree import DecisionTreeClassifier" in code.splitlines()
     assert best_command(result, "report", ["x"]) is None
-    own.heads = {
+    user_search.heads = {
         "tree": DecisionTreeClassifier(class_weight=np.asarray)
     }  # the repr of a function is not code
-    assert best_options(own) is None
+    assert best_options(user_search) is None
     weighted = fake_search()
     weighted.sample_weight_ = np.ones(3)
     assert best_options(weighted) is None
@@ -716,8 +720,8 @@ def test_folds_by_duplicates_of_arrays_have_no_command():
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory):
-    """A real search over image files, with groups, and its report."""
+def fitted_search(tmp_path_factory):
+    """Run a search over image files, with groups, and write its report."""
     root = tmp_path_factory.mktemp("real")
     rng = np.random.default_rng(0)
     paths, labels = [], []
@@ -741,8 +745,8 @@ def real(tmp_path_factory):
     return search, root, page, store
 
 
-def test_report_of_a_real_search(real):
-    search, root, path, _ = real
+def test_report_of_a_real_search(fitted_search):
+    search, root, path, _ = fitted_search
     assert path == root / "report" / "index.html"
     _, page, summary = read(root / "report")
     assert f"accuracy {search.best_score_:.4f}" in page
@@ -753,8 +757,8 @@ def test_report_of_a_real_search(real):
     assert all(os.path.isabs(path) for path in table["image"])
 
 
-def test_intervals_stay_within_the_range_of_the_score(real):
-    search, root, _, _ = real
+def test_intervals_stay_within_the_range_of_the_score(fitted_search):
+    search, root, _, _ = fitted_search
     results, table = search.cv_results_, pd.read_csv(root / "report/tables/candidates.csv")
     assert (table["ci_high"] == 1).any()  # clipped
     assert table["ci_low"].ge(0).all() and table["ci_high"].le(1).all()
@@ -764,16 +768,16 @@ def test_intervals_stay_within_the_range_of_the_score(real):
         assert f"{summary['best'][f'ci_{end}']:.4f}" in page
 
 
-def test_result_of_a_search_needs_no_images(real):
-    search, _, _, _ = real
+def test_result_of_a_search_needs_no_images(fitted_search):
+    search, _, _, _ = fitted_search
     result = pickle.loads(pickle.dumps(search.result()))
     assert result.score == (search.grouped_score_ or result.score)
     assert len(result.embedding_sample.components) == 36 and not result.embedding_note
     assert set(result.thumbnails) == set(result.mistakes["row"])
 
 
-def test_code_reproduces_the_best_pipeline(real, monkeypatch):
-    search, root, _, store = real
+def test_code_reproduces_the_best_pipeline(fitted_search, monkeypatch):
+    search, root, _, store = fitted_search
     code = json.loads((root / "report/report.json").read_text("utf-8"))["best_code"]
     monkeypatch.setenv("TLFEATURES_CACHE", str(store.root))
     names = {}
@@ -789,16 +793,18 @@ def test_code_reproduces_the_best_pipeline(real, monkeypatch):
     )
 
 
-def test_report_of_a_pickled_search(real, tmp_path):
-    search = pickle.loads(pickle.dumps(real[0]))
+def test_report_of_a_pickled_search(fitted_search, tmp_path):
+    search = pickle.loads(pickle.dumps(fitted_search[0]))
     search.report(tmp_path)
-    ours, theirs = ((folder / "figures/map.png").read_bytes() for folder in (tmp_path, real[1] / "report"))
+    ours, theirs = (
+        (folder / "figures/map.png").read_bytes() for folder in (tmp_path, fitted_search[1] / "report")
+    )
     assert ours == theirs
 
 
-def test_images_without_contrast_are_on_the_page(real, tmp_path):
-    """Of a folder with two nearly black images and a broken one; the second search finds all in the store."""
-    _, root, _, _ = real
+def test_images_without_contrast_are_on_the_page(fitted_search, tmp_path):
+    """Two images are nearly black and one is broken; the second search reads all embeddings from the store."""
+    _, root, _, _ = fitted_search
     paths = [str(root / f"{i} ü.png") for i in range(24)]
     for i in (2, 7):
         paths[i] = str(tmp_path / f"dark {i}.png")

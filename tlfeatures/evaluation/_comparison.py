@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Comparison", "compare"]
 
-_MIN_FITS = ((100, 10), (500, 5))  # below so many images, at least so many fits of each estimator
+_MIN_FITS = ((100, 10), (500, 5))  # number of images, and least number of fits of each estimator below it
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,8 +47,8 @@ class Comparison:
     scores : dict of str to ndarray of shape (n_folds * n_repeats,)
         Score of each estimator on each fold.
     pooled_scores : dict of str to float
-        Score of each estimator on all out-of-fold predictions together, which the tests compare. Mean over the
-        folds if ``tests`` holds corrected resampled t-tests.
+        Score of each estimator on the out-of-fold predictions of all folds, which the tests compare; if the tests are
+        corrected resampled t-tests, the mean over the folds.
     predictions : DataFrame
         One row for each out-of-fold prediction: row of the image, repeat, fold, true label, and a column with the
         prediction of each estimator.
@@ -56,13 +56,13 @@ class Comparison:
         Row indices, for all repeats.
     n_repeats : int
     tests : tuple of PairedTest
-        Every estimator but the first, tested against the first, which is the reference. With m of them, p-values and
-        intervals are corrected by Bonferroni's method, that is, for m tests.
+        One test of each further estimator against the first one, the reference. With m tests, p-values and intervals
+        are corrected by Bonferroni's method.
     best : str
         The estimator with the highest pooled score among those that are significantly better than the reference; the
         reference if there is none.
     attributes : dict of str to list of dict
-        For each estimator and fold, the fitted attributes that were asked for.
+        For each estimator and fold, the fitted attributes that were requested.
     """
 
     scoring: str
@@ -82,7 +82,7 @@ class Comparison:
 
     @property
     def challenger(self) -> PairedTest:
-        """Test of the estimator with the highest pooled score besides the reference."""
+        """Test of the estimator with the highest pooled score, except for the reference."""
         return max(self.tests, key=lambda test: self.pooled_scores[test.name])
 
     @property
@@ -154,35 +154,34 @@ def compare(
     out-of-fold predictions of the first estimator, the reference, are then compared with those of each other one:
 
     - accuracy, no groups, one prediction for each image: exact McNemar test [1]_;
-    - all other scores of scikit-learn, groups, or repeated folds: paired bootstrap. All predictions for an image,
-      or for a group of images, are resampled together;
-    - scores that are not functions of predictions (a callable of your own): corrected resampled t-test over
-      the folds [2]_, which needs many folds to find a difference.
+    - all other scores of scikit-learn, groups, or repeated folds: paired bootstrap, which resamples images, or groups
+      of images, with all of their predictions;
+    - scores that are not functions of predictions (callables): corrected resampled t-test over the folds [2]_, which
+      needs many folds to detect a difference.
 
     Parameters
     ----------
     estimators : dict of str to estimator, or sequence of estimators
         Two or more; the first is the reference. In a sequence, they are named by their classes.
     X : array-like or list of length n
-        What the estimators accept, such as images or paths of images.
+        Input that the estimators accept, such as images or paths of images.
     y : array-like of shape (n,)
     cv : int, splitter or list of (train, test), default=5
-        An int gives shuffled folds, stratified by class, with each group in one of them.
+        An int gives that many shuffled folds, stratified by class, with each group in one of them.
     n_repeats : int, optional
-        Number of times that the folds are drawn, if ``cv`` is an int. By default once for 500 images or more;
-        otherwise as many times as give at least 5 fits of each estimator, or 10 for fewer than 100 images, where fits
-        are cheap.
+        Number of times that the folds are drawn, if ``cv`` is an int. By default once for 500 images or more, and
+        otherwise often enough for at least 5 fits of each estimator, or 10 for fewer than 100 images.
     groups : array-like of shape (n,), optional
-        Such as patients. Also passed to the estimators whose ``fit`` takes groups.
+        Group of each image, such as a patient. Also passed to estimators whose ``fit`` takes groups.
     scoring : str or callable, optional
         As in scikit-learn; "accuracy" or "r2" by default.
     task : {"auto", "classification", "regression"}, default="auto"
     level : float, default=0.95
         Confidence level of intervals; a difference is significant if its p-value is below ``1 - level``.
     attributes : sequence of str, default=()
-        Fitted attributes to keep from each fit, such as "history_". Those that an estimator lacks are left out.
+        Fitted attributes to keep from each fit, such as "history_". Attributes that an estimator lacks are skipped.
     random_state : int, RandomState or None, default=0
-        Draws the folds and the bootstrap samples.
+        Seed for drawing the folds and the bootstrap samples.
 
     Returns
     -------
@@ -195,9 +194,8 @@ def compare(
 
     Notes
     -----
-    The McNemar test and the bootstrap take the fitted estimators as they are: they account for the choice of test
-    images, and not for the choice of training images or for random initial weights. More repeats average over
-    these.
+    The McNemar test and the bootstrap treat the fitted estimators as fixed: they account for the choice of test
+    images, but not for the choice of training images or for random initial weights. More repeats average over these.
 
     References
     ----------
@@ -261,7 +259,7 @@ def _name_estimators(estimators: Mapping[str, Any] | Sequence[Any]) -> dict[str,
             named[name] = estimator
     if len(named) < 2:
         raise InvalidParameterError(
-            f"`estimators` must hold two or more; got {len(named)}. To score a single one use "
+            f"`estimators` must contain at least two estimators; got {len(named)}. To score a single one, use "
             "sklearn.model_selection.cross_val_score.",
             "estimators",
         )
@@ -292,7 +290,7 @@ def _count_repeats(cv: Any, n_repeats: int | None, n: int) -> int:
 
 
 def _is_from_sklearn(scoring: Any) -> bool:
-    """Whether a score depends on the responses of the estimator alone, and not on ``X`` itself."""
+    """Whether a score depends only on the responses of the estimator, and not on ``X`` itself."""
     return isinstance(scoring, str) or type(scoring).__module__.startswith("sklearn.")
 
 
@@ -309,21 +307,21 @@ def _test_against_first(
     """Compute the pooled scores, and test every run against the first."""
     rows = np.concatenate([test for _, test in folds])
     true, units = y[rows], rows if groups is None else groups[rows]
-    once = groups is None and len(np.unique(rows)) == len(rows)
+    predicted_once = groups is None and len(np.unique(rows)) == len(rows)
     reference, *others = runs
     level = 1 - (1 - level) / len(others)
 
     def score(name: str, entries: np.ndarray) -> float:
         try:
             return float(scorer(runs[name].pooled, entries, true[entries]))
-        except (AttributeError, ValueError):  # such as an area under the curve without positives
+        except (AttributeError, ValueError):  # such as ROC AUC without positive labels
             return np.nan
 
     def paired_test(name: str) -> tuple[str, Result]:
         if by_fold:
             return T_TEST, resampled_t_test(runs[name].scores - runs[reference].scores, folds, level)
         correct, reference_correct = (runs[each].predictions == true for each in (name, reference))
-        if scoring == "accuracy" and once:
+        if scoring == "accuracy" and predicted_once:
             return MCNEMAR, mcnemar_test(correct, reference_correct, level)
         difference: Any = lambda entries: score(name, entries) - score(reference, entries)  # noqa: E731
         if scoring == "accuracy":
@@ -332,7 +330,7 @@ def _test_against_first(
         return f"{BOOTSTRAP} by {unit}", bootstrap_test(units, difference, level, seed)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of scores that are undefined on some resamples
+        warnings.simplefilter("ignore")  # scores may be undefined on some resamples
         pooled = (
             {name: score(name, np.arange(len(rows))) for name in runs} if _is_from_sklearn(scoring) else {}
         )
@@ -354,6 +352,6 @@ def _tabulate_predictions(
     import pandas
 
     k, sizes = len(folds) // n_repeats, [len(test) for _, test in folds]
-    rows, at = np.concatenate([test for _, test in folds]), np.repeat(np.arange(len(folds)), sizes)
-    frame = pandas.DataFrame({"row": rows, "repeat": at // k, "fold": at % k, "true": y[rows]})
+    rows, fold = np.concatenate([test for _, test in folds]), np.repeat(np.arange(len(folds)), sizes)
+    frame = pandas.DataFrame({"row": rows, "repeat": fold // k, "fold": fold % k, "true": y[rows]})
     return frame.assign(**{name: run.predictions for name, run in runs.items()})

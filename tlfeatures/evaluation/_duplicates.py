@@ -14,7 +14,7 @@ from tlfeatures.evaluation._folds import Fold
 
 __all__ = ["Duplicates", "find_duplicates", "keep_groups_together"]
 
-_NEAR_ROWS = 20_000  # above it only exact duplicates, because the cost grows with the square
+_NEAR_ROWS = 20_000  # above it only exact duplicates are searched, because the cost is quadratic
 _BLOCK = 256  # rows compared with all others at a time
 
 
@@ -26,22 +26,22 @@ class Duplicates:
     ----------
     pairs : ndarray of int, shape (p, 2)
         Rows that are duplicates or near-duplicates of each other. A duplicate group of n images contributes its
-        n - 1 nearest pairs, because a film of one scene would have millions.
+        n - 1 nearest pairs, because a video of one scene would have millions of pairs.
     cosine : ndarray of shape (p,)
         Cosine similarity of the centered embeddings; 1 for exact duplicates.
     exact : ndarray of bool, shape (p,)
         Whether the digests of both images are equal.
     groups : ndarray of int, shape (n,)
-        Duplicate group of each row; groups given by the user that share a duplicate are merged.
+        Duplicate group of each row; groups passed by the user that share a duplicate are merged.
     threshold : float
-        Cosine from which two rows count as near-duplicates.
+        Cosine similarity from which two rows are near-duplicates.
     searched : bool
         False if there were too many rows to search for near-duplicates.
     crossing : int
         Number of pairs that fall into different folds.
     score, score_together : float or None
         Mean score of the best candidate on the original folds, and on folds that keep duplicate groups together;
-        None if no pair crosses folds, and if no such folds exist.
+        None if no pair crosses folds, or if no such folds exist.
     """
 
     pairs: np.ndarray
@@ -56,7 +56,7 @@ class Duplicates:
 
     @property
     def drop(self) -> float | None:
-        """Difference of the score that is due to duplicates in other folds."""
+        """Part of the score that is due to duplicates split between folds."""
         return None if self.score_together is None else self.score - self.score_together
 
     @property
@@ -87,9 +87,9 @@ def find_duplicates(
     features : ndarray of shape (n, d)
         Embeddings.
     threshold : float
-        Cosine similarity from which two rows count as near-duplicates.
+        Cosine similarity from which two rows are near-duplicates.
     groups : ndarray of int, shape (n,), optional
-        Rows that belong together in any case.
+        Groups passed by the user; the duplicate groups contain them as a whole.
 
     Returns
     -------

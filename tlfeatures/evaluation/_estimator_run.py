@@ -19,9 +19,10 @@ _METHODS = ("predict", "predict_proba", "decision_function")
 
 
 class Responses:
-    """An estimator whose responses to one set of rows are remembered, so that each is computed once.
+    """An estimator whose responses to one set of rows are cached, so that each is computed once.
 
-    Scorers take it in place of the estimator. If ``pooled``, the rows that they pass are indices into the responses.
+    It is passed to scorers in place of the estimator. If ``pooled``, the ``X`` of its methods is an array of indices
+    into the responses.
     """
 
     def __init__(self, estimator: Any, responses: dict[str, np.ndarray], pooled: bool = False) -> None:
@@ -31,7 +32,7 @@ class Responses:
         if name not in _METHODS:
             return getattr(self._estimator, name)
         if self._pooled and name not in self._responses:
-            raise AttributeError(f"No pooled responses of {name}.")
+            raise AttributeError(f"There are no pooled responses of {name}.")
         method = getattr(self._estimator, name)
 
         def respond(X: Any) -> np.ndarray:
@@ -41,7 +42,7 @@ class Responses:
                 self._responses[name] = np.asarray(method(X))
             return self._responses[name]
 
-        respond.__name__ = name  # scikit-learn looks the method up again by its name
+        respond.__name__ = name  # scikit-learn looks up the method by its name
         return respond
 
 

@@ -117,7 +117,7 @@ def split_validation(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split rows into training and validation rows.
 
-    Every class keeps its share, with at least one image on either side; groups stay whole.
+    The split is stratified by class, with at least one image of each class on either side; groups are not split.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def split_validation(
     Raises
     ------
     ValueError
-        If a class has one image, there are too few images, or the groups cannot be split.
+        If a class has only one image, there are too few images, or the groups cannot be split.
 
     Examples
     --------
@@ -231,7 +231,7 @@ def _check_rows(part: Any, i: int, n: int) -> np.ndarray:
         return np.flatnonzero(rows)
     if rows.ndim != 1 or (len(rows) and (rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= n)):
         raise InvalidParameterError(
-            f"`cv` must give rows from 0 to {n - 1}; fold {i} has others. Pass integer indices or boolean masks.",
+            f"`cv` must give rows from 0 to {n - 1}; fold {i} has other rows. Pass integer indices or boolean masks.",
             "cv",
         )
     return rows.astype(int)
@@ -264,7 +264,7 @@ def _split_groups(
 ) -> np.ndarray:
     n = len(np.unique(groups))
     if n < 2:
-        raise ValueError(f"All images are of one group, so none can be kept for validation. {fix}")
+        raise ValueError(f"All images are in one group, so none can be kept for validation. {fix}")
     folds = min(n, max(2, round(1 / fraction)))
     splitter = (GroupKFold if classes is None else StratifiedGroupKFold)(
         folds, shuffle=True, random_state=int(rng.integers(1 << 31))
@@ -272,4 +272,4 @@ def _split_groups(
     for train, validation in splitter.split(y, y, groups):
         if classes is None or len(np.unique(y[train])) == len(classes):
             return validation
-    raise ValueError(f"Wherever the groups are split, a class is left without images to train on. {fix}")
+    raise ValueError(f"No split of the groups leaves training images of every class. {fix}")

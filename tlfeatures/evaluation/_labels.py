@@ -1,4 +1,4 @@
-"""Checks of labels, groups and seeds; the task that labels stand for."""
+"""Validation of labels, groups and seeds, and inference of the task from the labels."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def infer_task(y: Iterable[Any]) -> Task:
     Raises
     ------
     ValueError
-        If ``y`` is empty, has missing values or several columns, or holds neither classes nor numbers.
+        If ``y`` is empty, has missing values or several columns, or contains neither classes nor numbers.
 
     Examples
     --------
@@ -53,9 +53,9 @@ def infer_task(y: Iterable[Any]) -> Task:
         )
     if missing := sum(map(_is_not_finite, values.tolist())):
         raise ValueError(f"{missing} of {len(values)} labels are missing; fill them in or drop their images.")
-    if values.dtype == object:  # what pandas gives for text and for nullable numbers
+    if values.dtype == object:  # pandas columns of text or of nullable numbers
         if len({isinstance(value, str) for value in values}) == 2:
-            raise ValueError("Labels mix text with other types; turn all of them into text: y.astype(str).")
+            raise ValueError("Labels mix text with other types; convert all of them to text: y.astype(str).")
         values = np.array(values.tolist())
     kind = values.dtype.kind
     if categorical or kind in "bUS":
@@ -78,12 +78,12 @@ def check_labels(y: Any, n: int, task: str = "auto") -> tuple[np.ndarray, str]:
     n : int
         Number of images.
     task : {"auto", "classification", "regression"}, default="auto"
-        "auto" asks :func:`infer_task`.
+        "auto" calls :func:`infer_task`.
 
     Returns
     -------
     y : ndarray of shape (n,)
-        Of dtype float64 for regression.
+        Labels as an array, of dtype float64 for regression.
     task : {"classification", "regression"}
 
     Raises
@@ -119,7 +119,7 @@ def check_labels(y: Any, n: int, task: str = "auto") -> tuple[np.ndarray, str]:
     elif values.dtype.kind == "f" and (fractions := values[values != np.round(values)]).size:
         raise InvalidParameterError(
             f"`task='classification'` needs classes as labels; got continuous numbers, such as {fractions[0]:g}. "
-            "Use `task='regression'`, or turn them into classes.",
+            "Use `task='regression'`, or convert them to classes.",
             "task",
         )
     _check_variation(values, task)
@@ -132,9 +132,11 @@ def _check_variation(values: np.ndarray, task: str) -> None:
             f"Got n_samples=1 image, of label {values.tolist()[0]!r}; expected at least 2 images."
         )
     if (values == values[0]).all():
-        what = f"class, {values.tolist()[0]!r}" if task == "classification" else f"value, {values[0]:g}"
+        description = (
+            f"class, {values.tolist()[0]!r}" if task == "classification" else f"value, {values[0]:g}"
+        )
         raise ValueError(
-            f"All {len(values)} labels are one {what}; expected two or more. Add images of other labels."
+            f"All {len(values)} labels are one {description}; expected two or more. Add images of other labels."
         )
 
 
@@ -175,14 +177,14 @@ def check_groups(groups: Any, n: int) -> np.ndarray | None:
     Parameters
     ----------
     groups : array-like of shape (n,) or None
-        Such as patients: images of one group belong to the same fold.
+        Group of each image, such as a patient; images of one group are kept in one fold.
     n : int
         Number of images.
 
     Returns
     -------
     ndarray of int, shape (n,), or None
-        Codes from 0.
+        Integer codes, starting at 0.
 
     Raises
     ------

@@ -16,8 +16,8 @@ __all__ = ["PairedTest", "bootstrap_test", "mcnemar_test", "resampled_t_test"]
 MCNEMAR = "exact McNemar test"
 BOOTSTRAP = "paired bootstrap"
 T_TEST = "corrected resampled t-test"
-_RESAMPLES = 1000  # give a standard error to 2%
-_SLOW_RESAMPLES = 200  # to 5%; for scores that are computed by a function
+_RESAMPLES = 1000  # for a standard error that is accurate to 2%
+_SLOW_RESAMPLES = 200  # accurate to 5%; for differences that are computed by a function
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ class PairedTest:
 
 
 Result = tuple[float, tuple[float, float], float]
-"""Difference, ends of its interval, p-value."""
+"""Difference, bounds of its interval, and p-value."""
 
 
 def mcnemar_test(correct: np.ndarray, reference_correct: np.ndarray, level: float) -> Result:
     """Test the difference of two accuracies on the same images, with one prediction for each image.
 
-    The interval spans Wald's interval and the exact one that takes as given on how many images only one of the two is
-    correct. So it contains 0 whenever the difference is not significant.
+    The interval covers both Wald's interval and the exact interval conditional on the number of images on which only
+    one of the two is correct, so it contains 0 whenever the difference is not significant.
     """
     n = len(correct)
     wins, losses = int((correct & ~reference_correct).sum()), int((reference_correct & ~correct).sum())
@@ -90,8 +90,8 @@ def bootstrap_test(
 
     Notes
     -----
-    Interval and p-value take the standard deviation of the resamples as standard error, with Student's t for the
-    number of units [1]_. Percentiles of the resamples would be too narrow for few units.
+    Interval and p-value use the standard deviation of the resamples as the standard error, with Student's t
+    distribution for the number of units [1]_. Percentiles of the resamples would be too narrow for few units.
 
     References
     ----------
@@ -113,7 +113,7 @@ def bootstrap_test(
 
 
 def _student_result(difference: float, error: float, df: int, level: float) -> Result:
-    """Interval and p-value of a difference with a standard error."""
+    """Compute the interval and the p-value of a difference from its standard error."""
     margin = student_t.ppf((1 + level) / 2, df) * error
     p_value = 2 * student_t.sf(abs(difference) / error, df) if error > 0 else float(difference == 0)
     return difference, (float(difference - margin), float(difference + margin)), float(p_value)

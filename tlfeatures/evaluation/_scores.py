@@ -26,8 +26,8 @@ class CrossValidation:
     scores : ndarray of shape (n_folds,)
         Scores on folds that keep duplicate groups together, if possible.
     uncorrected : ndarray of shape (n_folds,) or None
-        Scores on folds that split duplicate groups; None if no fold does, or if no other folds exist, and then
-        `scores` are those.
+        Scores on the original folds, if these split duplicate groups and other folds exist. Otherwise None, and
+        ``scores`` are the scores on the original folds.
     duplicates : Duplicates
         ``duplicates.crossing`` counts the pairs split between the uncorrected folds.
     """
@@ -72,7 +72,7 @@ def cross_validate_embeddings(
         A score of scikit-learn.
     task : {"classification", "regression"}
     duplicate_threshold : float, default=0.95
-        Cosine from which two images count as near-duplicates.
+        Cosine similarity from which two images are near-duplicates.
     random_state : int, default=0
 
     Returns
@@ -82,7 +82,7 @@ def cross_validate_embeddings(
     Raises
     ------
     ValueError
-        If the classes or the groups cannot be split into so many folds.
+        If the classes or the groups cannot be split into ``cv`` folds.
 
     Examples
     --------
@@ -106,7 +106,7 @@ def cross_validate_embeddings(
         return CrossValidation(scoring, scores, None, duplicates)
     try:
         corrected = score(group_folds(folds, duplicates.groups, y, task, random_state))
-    except ValueError:  # the duplicate groups are too large for any folds
+    except ValueError:  # the duplicate groups are too large to be split into folds
         return CrossValidation(scoring, scores, None, duplicates)
     duplicates.score, duplicates.score_together = float(scores.mean()), float(corrected.mean())
     return CrossValidation(scoring, corrected, scores, duplicates)
@@ -124,7 +124,7 @@ def group_folds(
     y : ndarray of shape (n,)
     task : {"classification", "regression"}
     random_state : int, default=0
-        Used where the folds overlap or a class would be lost, so that new ones are made.
+        Seed for new folds, which are made if the folds overlap or a class would be missing.
 
     Returns
     -------
@@ -133,7 +133,7 @@ def group_folds(
     Raises
     ------
     ValueError
-        If the groups cannot be split into so many folds.
+        If the groups cannot be split into that many folds.
     """
     try:
         return make_folds(keep_groups_together(folds, groups), y, None, task, random_state)

@@ -1,4 +1,4 @@
-"""Code that reproduces the best pipeline, and the versions it was found with."""
+"""Code that reproduces the best pipeline, and the versions of the packages that it used."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy", "scikit-learn", "sc
              "matplotlib")  # fmt: skip
 
 
-def python_code(result: SearchResult, folder: str | os.PathLike[str]) -> str | None:
-    """Return code that ends with the best score and its fitted pipeline.
+def make_python_code(result: SearchResult, folder: str | os.PathLike[str]) -> str | None:
+    """Make Python code that reproduces the best score and the fitted pipeline.
 
     If all images are files, the code reads them and their labels from ``tables/predictions.csv`` in ``folder``;
-    otherwise ``X`` and ``y`` are left to the reader. None if the parameters cannot be written as text.
+    otherwise the reader has to define ``X`` and ``y``. Returns None if the parameters cannot be written as text.
     """
     if result.options is None:
         return None
@@ -26,7 +26,9 @@ def python_code(result: SearchResult, folder: str | os.PathLike[str]) -> str | N
     if result.reads_back:
         path = os.path.join(folder, "tables", "predictions.csv")
         text_labels = result.classes is not None and result.classes.dtype.kind in "US"
-        dtype = ", dtype={'true': str}" if text_labels else ""  # even if the labels look like numbers
+        dtype = (
+            ", dtype={'true': str}" if text_labels else ""
+        )  # the labels stay text even if they look like numbers
         imports.insert(0, "import pandas")
         data = [
             f"table = pandas.read_csv({path!r}{dtype}, keep_default_na=False)",
@@ -42,8 +44,8 @@ def python_code(result: SearchResult, folder: str | os.PathLike[str]) -> str | N
     return "\n".join([*imports, "", *data, *call, *end])
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of tlfeatures, Python, the system and the packages that compute and draw."""
+def get_versions() -> dict[str, str]:
+    """Return the versions of tlfeatures, Python, the operating system and the packages used."""
     installed = {"tlfeatures": __version__, "python": platform.python_version()}
     for name in _PACKAGES:
         try:

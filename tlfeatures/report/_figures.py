@@ -1,4 +1,4 @@
-"""Figures of the report, in colors that color-blind readers can distinguish, and never by color alone.
+"""Figures of the report. Color-blind readers can distinguish the colors, and markers or lines differ too.
 
 Most figures are five inches wide, so that they stay readable on a phone; those that need more room for many
 classes are larger, and the page lets them scroll.
@@ -27,7 +27,7 @@ from tlfeatures.results import LearningCurve
 
 # Okabe and Ito 2008, without the yellow that is hard to see on white
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MAX_NAMES = 60  # classes that a figure has room to name
+MAX_NAMES = 60  # largest number of classes that a figure names
 _MARKERS = "osD^vPX*"
 _LINES = ("-", "--", "-.", ":")
 _GREY = "#767676"
@@ -46,7 +46,7 @@ def _subplot(width: float = 5.0, height: float = 3.6) -> tuple[Figure, Any]:
 
 
 def _add_legend(figure: Figure, axes: Any, columns: int) -> None:
-    """Add a legend below the plot, where it hides nothing."""
+    """Add a legend below the plot, so that it covers no data."""
     if axes.get_legend() is not None:
         axes.get_legend().remove()
     handles, labels = axes.get_legend_handles_labels()
@@ -61,17 +61,17 @@ def plot_layers(
     n_single, n_combined = len(series[0].layers), len(series[0].combined)
     x = np.concatenate([np.arange(n_single), np.arange(n_combined) + n_single + 0.3])
     figure, axes = _subplot(max(5.0, min(9.0, 2 + 0.25 * len(x))), 4.0)
-    for i, one in enumerate(series):
+    for i, scores in enumerate(series):
         shifted = x + 0.07 * (i - (len(series) - 1) / 2)
         line = _LINES[i // 7 % 4] if len(series) > 7 else _LINES[i % 4]
         options = {
             "color": PALETTE[i % 7], "marker": _MARKERS[i % 8], "markersize": 5, "capsize": 2.5, "elinewidth": 1
         }  # fmt: skip
         for part, options["linestyle"], label in (
-            (slice(None, n_single), line, one.name),
+            (slice(None, n_single), line, scores.name),
             (slice(n_single, None), "none", None),
         ):
-            axes.errorbar(shifted[part], one.scores[part], one.errors[part], label=label, **options)
+            axes.errorbar(shifted[part], scores.scores[part], scores.errors[part], label=label, **options)
     if n_single and n_combined:
         axes.axvline(n_single - 0.35, color=_GREY, linewidth=0.8, linestyle=":")
     names = [shorten(name, 22) for name in (*series[0].layers, *series[0].combined)]
@@ -89,7 +89,7 @@ def plot_layers(
 
 
 def plot_heads(candidates: pd.DataFrame, scoring: str) -> Figure:
-    """Plot each embedding at the best parameters of each head, and the best of each head."""
+    """Plot the score of each embedding with the best parameters of each head, and the best score of each head."""
     best = candidates.groupby("head")["score"].max().sort_values()
     figure, axes = _subplot(5.0, 1.3 + 0.55 * len(best))
     embedding = ["network", "image_size", "resize", "layer", "pooling"]
@@ -169,8 +169,8 @@ def plot_learning_curve(curve: LearningCurve, scoring: str) -> Figure:
     display = LearningCurveDisplay(  # training scores are not drawn
         train_sizes=sizes, train_scores=scores, test_scores=scores, score_name=scoring
     )
-    look = {"marker": "o", "color": PALETTE[0], "capsize": 3}
-    display.plot(axes, score_type="test", std_display_style="errorbar", errorbar_kw=look)
+    errorbar_options = {"marker": "o", "color": PALETTE[0], "capsize": 3}
+    display.plot(axes, score_type="test", std_display_style="errorbar", errorbar_kw=errorbar_options)
     axes.get_legend().remove()
     axes.set_xscale("log")
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
@@ -180,7 +180,7 @@ def plot_learning_curve(curve: LearningCurve, scoring: str) -> Figure:
 
 
 def plot_calibration(bins: pd.DataFrame) -> Figure:
-    """Plot the probability of the predicted class against how often the prediction is right."""
+    """Plot the fraction of correct predictions against the probability of the predicted class."""
     figure, axes = _subplot(5.0, 3.8)
     accuracy, confidence = bins["accuracy"].to_numpy(), bins["confidence"].to_numpy()
     display = CalibrationDisplay(accuracy, confidence, confidence)
@@ -190,7 +190,7 @@ def plot_calibration(bins: pd.DataFrame) -> Figure:
     axes.plot([low, 1], [low, 1], "--", color=_GREY, linewidth=1, label="perfect calibration")
     margins = np.abs(np.stack([accuracy - bins["low"], bins["high"] - accuracy]))
     axes.errorbar(confidence, accuracy, margins, color=color, capsize=3, elinewidth=1, fmt="none")
-    axes.set(xlabel="probability of the predicted class", ylabel="share of right predictions", title="Calibration",
+    axes.set(xlabel="probability of the predicted class", ylabel="fraction of correct predictions", title="Calibration",
              xlim=(low, 1.01), ylim=(low, 1.03), aspect="auto")  # fmt: skip
     _add_legend(figure, axes, 2)
     return figure
@@ -236,9 +236,9 @@ def plot_map(
     method : str
         Name of the projection.
     targets : ndarray of shape (m,)
-        Classes or, with ``wrong`` None, numbers.
+        Classes, or numbers if ``wrong`` is None.
     wrong : ndarray of bool, shape (m,), or None
-        Mistakes, drawn with a ring.
+        Whether each prediction is wrong; these points get a ring.
     labels : Labels
     """
     figure, axes = _subplot(5.0, 4.8)
@@ -264,7 +264,7 @@ def plot_map(
 
 
 def _name_clusters(figure: Figure, axes: Any, xy: np.ndarray, codes: np.ndarray, names: list[str]) -> None:
-    """Write each class at the median of its images or near it; names without room are left out."""
+    """Write the name of each class at or near the median of its images; names that would overlap are left out."""
     canvas = FigureCanvasAgg(figure)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # text placed in pixels must not move

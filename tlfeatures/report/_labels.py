@@ -1,4 +1,4 @@
-"""Labels of figures: fonts that have the characters of class names, and numbers where none does."""
+"""Labels of figures: fonts for the characters of class names, and numbers for names that no font can show."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import matplotlib
 import matplotlib.style
 from matplotlib.font_manager import fontManager, get_font
 
-_FIRST_FONT = "DejaVu Sans"  # comes with matplotlib
+_FIRST_FONT = "DejaVu Sans"  # installed with matplotlib
 _STYLE = {
     "figure.dpi": 150, "savefig.dpi": 150, "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9,
     "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8, "legend.frameon": False,
@@ -25,16 +25,16 @@ _STYLE = {
 
 
 @cache
-def _fonts_by_family() -> dict[str, str]:
-    """Path of the regular face of each installed family; not of fonts that draw placeholders."""
+def _list_fonts() -> dict[str, str]:
+    """Return the path of the regular face of each installed font family, except for fonts that draw placeholders."""
     faces = [f for f in fontManager.ttflist if f.style == "normal" and f.weight in (400, "normal", "regular")]
     faces = sorted((f for f in faces if not f.name.startswith("Last Resort")), key=lambda face: face.name)
     return {face.name: face.fname for face in reversed(faces)}
 
 
 @cache
-def _characters(path: str) -> frozenset[int]:
-    """Code points that a font has; none if matplotlib cannot scale it, as fonts of coloured emoji."""
+def _get_characters(path: str) -> frozenset[int]:
+    """Return the code points of a font; none if matplotlib cannot scale the font, such as fonts of coloured emoji."""
     with contextlib.suppress(OSError, RuntimeError, ValueError), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         font = get_font(path)
@@ -54,17 +54,17 @@ class Labels:
     Attributes
     ----------
     fonts : list of str
-        Font families that together have the characters of the names.
+        Font families for the characters of the names.
     numbered : dict of str to str
-        Label such as "#3", and the name that it stands for: names with characters that no installed font has.
+        Names that no installed font can show, by the label that replaces them, such as "#3".
     """
 
     def __init__(self, names: Iterable[Any]) -> None:
         names = [str(name) for name in names]
         available = {_FIRST_FONT, *self._find_fonts({ord(c) for name in names for c in _printable(name)})}
         self.fonts = [_FIRST_FONT, *sorted(available - {_FIRST_FONT})]
-        paths = _fonts_by_family()
-        covered = frozenset().union(*(_characters(paths[font]) for font in self.fonts if font in paths))
+        paths = _list_fonts()
+        covered = frozenset().union(*(_get_characters(paths[font]) for font in self.fonts if font in paths))
         self.numbered = {
             f"#{i}": name
             for i, name in enumerate(names, 1)
@@ -74,16 +74,16 @@ class Labels:
 
     @staticmethod
     def _find_fonts(characters: set[int]) -> list[str]:
-        """Families that have the characters which the first font lacks; each step takes the one with the most."""
-        paths = _fonts_by_family()
-        missing = characters - _characters(paths.get(_FIRST_FONT, ""))
+        """Select families for the characters that the first font lacks, the family with most of them first."""
+        paths = _list_fonts()
+        missing = characters - _get_characters(paths.get(_FIRST_FONT, ""))
         fonts = []
         while missing:
-            best = max(paths, key=lambda family: len(missing & _characters(paths[family])))
-            if not missing & _characters(paths[best]):
+            best = max(paths, key=lambda family: len(missing & _get_characters(paths[family])))
+            if not missing & _get_characters(paths[best]):
                 break
             fonts.append(best)
-            missing -= _characters(paths[best])
+            missing -= _get_characters(paths[best])
         return fonts
 
     def __call__(self, name: Any, max_length: int = 26) -> str:
@@ -93,13 +93,13 @@ class Labels:
 
     @contextlib.contextmanager
     def style(self) -> Iterator[None]:
-        """Apply the style and the fonts of the figures, whatever the user's own; these are restored."""
+        """Apply the style and the fonts of the figures; the user's settings are restored afterwards."""
         with matplotlib.style.context(["default", {**_STYLE, "font.family": self.fonts}]):
             yield
 
     @property
     def note(self) -> str:
-        """A sentence for captions, if classes are numbered."""
+        """Sentence for captions if classes are numbered."""
         return " Classes that no installed font can show have numbers; see the list." if self.numbered else ""
 
 
@@ -108,7 +108,7 @@ def _printable(text: str) -> str:
 
 
 def _is_misordered(name: str) -> bool:
-    """Whether this matplotlib draws a right-to-left name in the wrong order; 3.11 orders and shapes text."""
+    """Whether this matplotlib, before version 3.11, draws a right-to-left name in the wrong order."""
     version = tuple(int(part) for part in matplotlib.__version__.split(".")[:2])
     return version < (3, 11) and any(unicodedata.bidirectional(c) in ("R", "AL") for c in name)
 

@@ -55,7 +55,7 @@ class ReportFolder:
         png = _figures.to_png(figure)
         (self.path / "figures" / f"{name}.png").write_bytes(png)
         inches = figure.get_figwidth()
-        # a wide figure keeps its size: scaled down to a phone, the names of fifty classes are unreadable
+        # a wide figure is not scaled down to a phone, where the names of fifty classes would be unreadable
         width = round(inches * _PIXELS_PER_INCH) if inches > 5.5 else None
         self.figures[name] = {"data": base64.b64encode(png).decode(), "width": width}
 
@@ -76,41 +76,41 @@ def make_sections(result: SearchResult, folder: ReportFolder) -> dict[str, Any]:
     with labels.style():
         layers = _draw_layers(result, folder)
         folder.draw("heads", _figures.plot_heads, result.candidates, result.scoring)
-        _draw_outcome(result, folder, labels)
+        _draw_predictions(result, folder, labels)
         embedding_map = _draw_curves(result, folder, labels)
     return {
         "labels": labels,
         "layer_scores": layers,
         "embedding_map": embedding_map,
-        "mistakes": _mistakes(result, folder),
+        "mistakes": _save_predictions(result, folder),
         "max_names": _figures.MAX_NAMES,
         "max_legend": len(_figures.PALETTE),
     }
 
 
 def _draw_layers(result: SearchResult, folder: ReportFolder) -> dict[str, list[_tables.LayerScores]]:
-    """Draw the score by layer for each network; return the scores by the name of the figure."""
+    """Draw the score by layer for each network; return the scores by name of figure."""
     by_network = _tables.layer_scores(result.candidates)
-    series = [one for many in by_network.values() for one in many]
-    low = np.nanmin(np.concatenate([one.scores - np.nan_to_num(one.errors) for one in series]))
-    high = np.nanmax(np.concatenate([one.scores + np.nan_to_num(one.errors) for one in series]))
+    all_series = [scores for series in by_network.values() for scores in series]
+    low = np.nanmin(np.concatenate([s.scores - np.nan_to_num(s.errors) for s in all_series]))
+    high = np.nanmax(np.concatenate([s.scores + np.nan_to_num(s.errors) for s in all_series]))
     margin = 0.04 * (high - low) or 0.02
     by_figure, rows = {}, []
-    for network, many in by_network.items():
+    for network, series in by_network.items():
         name = base = "layers-" + re.sub(r"[^A-Za-z0-9_.-]+", "_", network)[:60]
         while name.lower() in map(str.lower, by_figure):
             name = f"{base}-{len(by_figure)}"
-        by_figure[name] = many
+        by_figure[name] = series
         limits = (low - margin, high + margin)
-        folder.draw(name, _figures.plot_layers, network, many, result.scoring, limits)
-        for one in many:
-            layers = zip((*one.layers, *one.combined), one.scores, one.errors, strict=True)
-            rows += [(network, one.name, *values) for values in layers]
+        folder.draw(name, _figures.plot_layers, network, series, result.scoring, limits)
+        for scores in series:
+            layers = zip((*scores.layers, *scores.combined), scores.scores, scores.errors, strict=True)
+            rows += [(network, scores.name, *values) for values in layers]
     folder.save("layers", pd.DataFrame(rows, columns=["network", "series", "layer", "score", "se"]))
     return by_figure
 
 
-def _draw_outcome(result: SearchResult, folder: ReportFolder, labels: Labels) -> None:
+def _draw_predictions(result: SearchResult, folder: ReportFolder, labels: Labels) -> None:
     """Draw the confusion matrix and the metrics of each class; for regression, the prediction errors."""
     true, predicted = (result.predictions[name].to_numpy() for name in ("true", "predicted"))
     if result.classes is None:
@@ -126,7 +126,7 @@ def _draw_outcome(result: SearchResult, folder: ReportFolder, labels: Labels) ->
 
 
 def _draw_curves(result: SearchResult, folder: ReportFolder, labels: Labels) -> _tables.EmbeddingMap | None:
-    """Draw learning curve, calibration, prescreen and map of the embeddings, if the result has them."""
+    """Draw the learning curve, calibration, prescreen and map of the embeddings, if available."""
     curve, prescreen = result.learning_curve, result.prescreen
     if len(curve.sizes) > 1:
         splits = {f"split{i}": column for i, column in enumerate(curve.scores.T)}
@@ -153,7 +153,7 @@ def _draw_curves(result: SearchResult, folder: ReportFolder, labels: Labels) -> 
     return embedding_map
 
 
-def _mistakes(result: SearchResult, folder: ReportFolder) -> list[dict[str, Any]]:
+def _save_predictions(result: SearchResult, folder: ReportFolder) -> list[dict[str, Any]]:
     """Save all predictions; return the worst ones with previews."""
     frame = result.predictions.copy()
     if result.from_files:

@@ -15,16 +15,16 @@ from threadpoolctl import threadpool_limits
 
 from tlfeatures.results import EmbeddingSample
 
-_TSNE_ROWS = 1000  # takes about five seconds; more images are shown by their principal components
-_BIN_IMAGES = 20  # images in a bin of the calibration curve, at least
+_TSNE_ROWS = 1000  # takes about five seconds; with more images, principal components are shown
+_BIN_IMAGES = 20  # least number of images in a bin of the calibration curve
 
 
 @dataclass(frozen=True)
 class LayerScores:
     """Best score at each layer of a network for one image size or pooling.
 
-    ``combined`` are several layers, concatenated. The arrays have shape (len(layers) + len(combined),) and
-    are NaN where no candidate was tried.
+    ``combined`` names the concatenations of several layers. The arrays have shape (len(layers) + len(combined),)
+    and are NaN for layers without a candidate.
     """
 
     network: str
@@ -41,9 +41,9 @@ class LayerScores:
 
 
 def layer_scores(candidates: pd.DataFrame) -> dict[str, list[LayerScores]]:
-    """Return the best score at each layer for each network, image size and way to resize.
+    """Return the best score at each layer for each network, image size and resize mode.
 
-    If there is only one image size and one way to resize, there is one series for each pooling.
+    If there is only one image size and one resize mode, there is one series for each pooling.
     """
     by_network = {}
     for network, rows in candidates.groupby("network", sort=False):
@@ -55,13 +55,13 @@ def layer_scores(candidates: pd.DataFrame) -> dict[str, list[LayerScores]]:
         for key, part in rows.groupby(varied or ["pooling"], sort=True):
             best = part.sort_values("score", ascending=False, kind="stable").drop_duplicates("layer")
             best = best.set_index("layer").reindex([*layers, *combined])
-            words = [
+            labels = [
                 f"{value} px" if name == "image_size" else str(value)
                 for name, value in zip(varied or ["pooling"], key, strict=True)
             ]
             short = tuple(_name_combined(layers, name) for name in combined)
             columns = (best[name].to_numpy(float) for name in ("score", "se"))
-            series.append(LayerScores(str(network), ", ".join(words), tuple(layers), short, *columns))
+            series.append(LayerScores(str(network), ", ".join(labels), tuple(layers), short, *columns))
         by_network[str(network)] = series
     return by_network
 
@@ -96,7 +96,7 @@ def frequent_confusions(counts: np.ndarray, classes: np.ndarray, n: int = 10) ->
 def calibration(
     true: np.ndarray, probabilities: np.ndarray, classes: np.ndarray, bins: int = 10
 ) -> pd.DataFrame:
-    """Compare the probability of the predicted class with how often the prediction is right.
+    """Compute the calibration curve: the accuracy by the probability of the predicted class.
 
     Parameters
     ----------
@@ -117,13 +117,13 @@ def calibration(
     complete = ~np.isnan(probabilities).any(axis=1)
     probabilities, true = probabilities[complete], true[complete]
     confidence = probabilities.max(axis=1)
-    right = classes[probabilities.argmax(axis=1)] == true
+    correct = classes[probabilities.argmax(axis=1)] == true
     n_bins = max(1, min(bins, len(confidence) // _BIN_IMAGES))
     parts = np.array_split(np.argsort(confidence, kind="stable"), n_bins)
     rows = []
     for part in parts:
-        interval = binomtest(int(right[part].sum()), len(part)).proportion_ci(method="wilson")
-        rows.append((confidence[part].mean(), right[part].mean(), len(part), interval.low, interval.high))
+        interval = binomtest(int(correct[part].sum()), len(part)).proportion_ci(method="wilson")
+        rows.append((confidence[part].mean(), correct[part].mean(), len(part), interval.low, interval.high))
     return pd.DataFrame(rows, columns=["confidence", "accuracy", "images", "low", "high"])
 
 
@@ -138,7 +138,7 @@ def calibration_errors(
 
 @dataclass(frozen=True)
 class EmbeddingMap:
-    """Embeddings in the plane: ``xy`` (m, 2) by ``method``, and a note on how to read it."""
+    """Embeddings in the plane: ``xy`` of shape (m, 2), the ``method``, and a ``note`` on how to read the map."""
 
     xy: np.ndarray
     method: str
@@ -146,13 +146,13 @@ class EmbeddingMap:
 
 
 def map_embeddings(sample: EmbeddingSample) -> EmbeddingMap:
-    """Project embeddings to the plane by t-SNE, or PCA for more than 1,000 images; the result is reproducible."""
+    """Project embeddings to the plane by t-SNE, or by PCA for more than 1,000 images; the result is reproducible."""
     Z = sample.components
     n, k = Z.shape
     if not 20 <= n <= _TSNE_ROWS or k < 3 or not Z.any():
         xy = np.column_stack([Z, np.zeros((n, 2))])[:, :2]
         share = f"The first two components explain {sample.explained_variance:.0%} of the variance"
-        return EmbeddingMap(xy, "PCA", f"{share}; classes may be separated along others.")
+        return EmbeddingMap(xy, "PCA", f"{share}; other components may separate the classes.")
     from sklearn.manifold import TSNE
 
     with threadpool_limits(1):  # sums over several threads differ from run to run
@@ -178,7 +178,7 @@ def candidates_table(
 
 
 def describe(settings: str) -> str:
-    """Return a head's parameters for display.
+    """Format the parameters of a head for display.
 
     >>> describe('{"regressor__C": 1.0}')
     'C=1.0'
@@ -187,7 +187,7 @@ def describe(settings: str) -> str:
 
 
 def to_json(value: Any) -> Any:
-    """Convert NumPy values at any depth to what JSON has; NaN becomes None."""
+    """Convert NumPy values at any depth to types of JSON; NaN becomes None."""
     if isinstance(value, dict):
         return {str(k): to_json(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

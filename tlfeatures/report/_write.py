@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from tlfeatures.report._code import python_code, versions
+from tlfeatures.report._code import get_versions, make_python_code
 from tlfeatures.report._sections import ReportFolder, make_sections
 from tlfeatures.report._tables import calibration_errors, candidates_table, describe, to_json
 from tlfeatures.results import SearchResult
@@ -44,8 +44,8 @@ def write_report(
     Returns
     -------
     Path
-        Path of the page, ``index.html``. It needs no other file, no network and no script. It contains
-        small previews of the worst predictions: share it only where these images may be shared.
+        Path of the page, ``index.html``, which is self-contained and uses no scripts. It contains small previews of
+        the worst predictions, so share it only if you may share these images.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def write_report(
 
     Notes
     -----
-    ``report.json``, ``figures/*.png`` and ``tables/*.csv`` have the content of the page and more.
+    ``report.json``, ``figures/*.png`` and ``tables/*.csv`` contain the content of the page and more.
     ``tables/predictions.csv`` is also a manifest of the images and labels.
     """
     path = Path(folder)
@@ -62,14 +62,14 @@ def write_report(
     _remove_earlier_report(path)
     variables = make_sections(result, output)
     summary = _summarize(result, output.tables) | {
-        "command": command, "best_command": best_command, "best_code": python_code(result, folder),
-        "versions": versions(), "recipes": result.recipes, "files": output.files(),
+        "command": command, "best_command": best_command, "best_code": make_python_code(result, folder),
+        "versions": get_versions(), "recipes": result.recipes, "files": output.files(),
     }  # fmt: skip
     variables |= {"result": result, "summary": summary, "figures": output.figures, "tables": output.tables}
     html = _environment().get_template("report.html").render(variables)
     (path / "report.json").write_text(json.dumps(to_json(summary), indent=2) + "\n", "utf-8")
     page = path / "index.html"
-    page.write_text(html, "utf-8", errors="backslashreplace")  # of file names that are not Unicode
+    page.write_text(html, "utf-8", errors="backslashreplace")  # file names may not be Unicode
     return page
 
 
@@ -139,7 +139,7 @@ def _summarize(result: SearchResult, tables: dict[str, pd.DataFrame]) -> dict[st
 
 
 def _remove_earlier_report(folder: Path) -> None:
-    """Remove figures and tables of an earlier report, which may have had other networks."""
+    """Remove figures and tables of an earlier report, whose names may differ."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         for name in json.loads((folder / "report.json").read_text("utf-8"))["files"]:
             if re.fullmatch(r"(figures|tables)/[\w.-]+\.(png|csv)", name):
