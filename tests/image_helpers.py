@@ -29,7 +29,7 @@ QUADRANTS[:8, :6], QUADRANTS[8:, :6], QUADRANTS[:8, 6:], QUADRANTS[8:, 6:] = (
 SAMPLE = Image.fromarray(QUADRANTS)
 RESIZED_SAMPLE = np.asarray(SAMPLE.resize((6, 8), Image.Resampling.BILINEAR)).astype(int)
 # Transposition that undoes each EXIF orientation.
-UNTURN = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
+INVERSE_TRANSPOSITION = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
 
 
 def encode(im, fmt, **options):
@@ -76,7 +76,7 @@ def python(code, *args, timeout=60):
 
 
 class Rows:
-    """An array on disk, as h5py and zarr show it, that counts what is read."""
+    """Array on disk with the interface of h5py and zarr, which counts the rows that are read."""
 
     def __init__(self, array):
         self.array, self.read = array, 0
@@ -92,7 +92,7 @@ def quiet():
     """Turn unexpected warnings into errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged metadata
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         warnings.simplefilter("ignore", LowContrastImagesWarning)  # many tests decode images of one colour
         yield

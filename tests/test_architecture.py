@@ -1,4 +1,4 @@
-"""Imports point downward, one adapter imports the backends, and the public API is complete."""
+"""Imports point downward, only the Keras adapter imports the backends, and the public API is complete."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import tlfeatures
 
 PACKAGE = Path(tlfeatures.__file__).parent
 
-# Module or subpackage -> what it may import, lowest layer first, and with each of them what that may import.
-# All may also import errors, _warnings, _inputs, _params, _files and __init__.
+# Module or subpackage -> modules that it may import, lowest layer first; imports of these are allowed too.
+# All modules may also import errors, _warnings, _inputs, _params, _files and __init__.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "_warnings": set(),
@@ -46,20 +46,20 @@ ALLOWED: dict[str, set[str]] = {
     "app": {"features", "report"},
 }
 ALLOWED["cli"] = set(ALLOWED)
-for below in ALLOWED.values():
-    for other in sorted(below):
-        below |= ALLOWED[other]  # complete already: lower layers come first
+for allowed_units in ALLOWED.values():
+    for lower in sorted(allowed_units):
+        allowed_units |= ALLOWED[lower]  # already complete, because lower layers come first
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
 def unit_of(path: Path) -> str:
-    """The top-level module or subpackage: "store" for ``store.py`` and for ``store/x.py``."""
+    """Return the top-level module or subpackage: "store" for ``store.py`` and for ``store/x.py``."""
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def imported(path: Path) -> set[str]:
-    """Absolute names of all that a module imports, at any depth, for type checkers too."""
+def list_imports(path: Path) -> set[str]:
+    """Return the absolute names of all imports of a module, at any depth and also for type checkers."""
     names: set[str] = set()
     package = ("tlfeatures", *path.relative_to(PACKAGE).parent.parts)
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -79,20 +79,20 @@ def imported(path: Path) -> set[str]:
 
 
 def units_imported(path: Path) -> set[str]:
-    """The other modules and subpackages that a file imports; a public name counts as its home module."""
+    """Return the other modules and subpackages that a file imports; a public name stands for its module."""
     units = {
         tlfeatures._HOME.get(n.split(".")[1], n.split(".")[1])
-        for n in imported(path)
+        for n in list_imports(path)
         if n.startswith("tlfeatures.")
     }
     return {unit for unit in units if not unit.startswith("__")} - {unit_of(path)}
 
 
 def top_levels(path: Path) -> set[str]:
-    return {name.split(".")[0] for name in imported(path)}
+    return {name.split(".")[0] for name in list_imports(path)}
 
 
-def test_the_table_points_downward():
+def test_allowed_imports_point_downward():
     order = list(ALLOWED)
     for unit, allowed in ALLOWED.items():
         assert allowed <= set(order[: order.index(unit)]), unit
@@ -102,17 +102,17 @@ def test_the_table_points_downward():
 def test_imports_point_downward(path):
     unit = unit_of(path)
     if unit == "__init__":
-        return  # the public API names every module; that it is lazy is tested below
+        return  # the public API refers to every module; that imports are lazy is tested below
     assert unit in ALLOWED, f"{unit} has no layer: add it to the table above"
     assert units_imported(path) <= ALLOWED[unit] | {"errors", "_warnings", "_inputs", "_params", "_files"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_only_the_adapter_imports_backends_and_nothing_imports_the_studies(path):
-    outside = top_levels(path)
+def test_only_the_keras_adapter_imports_backends_and_no_module_imports_the_studies(path):
+    packages = top_levels(path)
     if unit_of(path) != "_keras":
-        assert not outside & {"keras", "tensorflow", "jax", "torch"}
-    assert not outside & {"pipelines", "notebooks", "benchmarks", "tests", "conftest"}
+        assert not packages & {"keras", "tensorflow", "jax", "torch"}
+    assert not packages & {"pipelines", "notebooks", "benchmarks", "tests", "conftest"}
 
 
 @pytest.mark.parametrize(
@@ -128,18 +128,20 @@ def test_only_the_adapter_imports_backends_and_nothing_imports_the_studies(path)
 def test_every_form_of_import_is_parsed(monkeypatch, source, expected):
     path = PACKAGE / "probe.py"
     monkeypatch.setattr(Path, "read_text", lambda self, *args: source)
-    assert imported(path) == expected
+    assert list_imports(path) == expected
     assert units_imported(path) == ({"store"} if "tlfeatures" in min(expected) else set())
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_only_the_command_line_prints(path):
     calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
-    printing = [node.lineno for node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"]
-    assert unit_of(path) == "cli" or not printing
+    print_lines = [
+        node.lineno for node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+    assert unit_of(path) == "cli" or not print_lines
 
 
-def test_import_is_light():
+def test_import_does_not_import_heavy_packages():
     heavy = {
         "keras",
         "tensorflow",
@@ -154,8 +156,8 @@ def test_import_is_light():
         "ray",
     }
     code = "import sys, json, tlfeatures; dir(tlfeatures); print(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = {name.split(".")[0] for name in json.loads(done.stdout)}
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in json.loads(process.stdout)}
     assert "tlfeatures" in loaded
     assert not loaded & heavy
 
@@ -168,7 +170,7 @@ def test_public_names_resolve_and_are_documented(name):
     assert value.__module__.startswith("tlfeatures.")
 
 
-def test_the_public_api_is_one_list():
+def test_public_names_and_their_modules_agree():
     assert set(tlfeatures.__all__) == {*tlfeatures._HOME, "__version__"}
     with pytest.raises(AttributeError, match="has no attribute 'CNNFeature'"):
         tlfeatures.CNNFeature  # noqa: B018
@@ -179,15 +181,15 @@ def test_modules_have_docstrings(path):
     assert ast.get_docstring(ast.parse(path.read_text("utf-8")))
 
 
-def lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Number of lines without the docstring."""
+def count_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Return the number of lines without the docstring."""
     lines = function.end_lineno - function.lineno + 1
     if ast.get_docstring(function) is not None:
         lines -= function.body[0].end_lineno - function.body[0].lineno + 1
     return lines
 
 
-LONG = {"selection/_search.py"}  # to be split
+LONG = {"selection/_search.py"}  # modules with longer functions
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -196,7 +198,7 @@ def test_functions_have_at_most_60_lines(path):
         node
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and node.name != "__init__"  # of an estimator: two lines a parameter
+        and node.name != "__init__"  # constructors have two lines for each parameter
     ]
-    long = {node.name: lines_of(node) for node in functions if lines_of(node) > 60}
+    long = {node.name: count_lines(node) for node in functions if count_lines(node) > 60}
     assert not long or str(path.relative_to(PACKAGE)) in LONG, long

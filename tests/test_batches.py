@@ -1,4 +1,4 @@
-"""Batches keep the order, stay bounded and name the bad images."""
+"""Batches keep the order of the rows, use bounded memory and name unreadable images."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def decoding_threads():
     return [t for t in threading.enumerate() if t.name.startswith("tlfeatures-decode")]
 
 
-def test_batches_keep_order_and_name_the_bad():
-    good = [np.full((5, 5), i, np.uint8) for i in range(23)]
-    X = [b"bad" if i in (0, 7, 8, 9, 10, 11, 22) else a for i, a in enumerate(good)]
+def test_batches_keep_the_order_and_name_unreadable_images():
+    arrays = [np.full((5, 5), i, np.uint8) for i in range(23)]
+    X = [b"bad" if i in (0, 7, 8, 9, 10, 11, 22) else a for i, a in enumerate(arrays)]
     rows = [*range(22, -1, -1), 3, 3]
-    seen, bad = [], {}
-    for got, keys, batch, errors in decode_batches(X, rows, D, batch_size=5, n_threads=3):
-        assert len(got) == len(keys) == len(batch) and len(got) + len(errors) == 5
+    read_rows, all_errors = [], {}
+    for batch_rows, keys, batch, errors in decode_batches(X, rows, D, batch_size=5, n_threads=3):
+        assert len(batch_rows) == len(keys) == len(batch) and len(batch_rows) + len(errors) == 5
         assert batch.shape[1:] == (8, 6, 3) and batch.dtype == np.uint8
-        for row, key, image in zip(got.tolist(), keys, batch, strict=True):
-            assert (image == row).all() and key.tobytes() == array_key(good[row])
-        seen += got.tolist()
-        bad |= errors
-    assert seen == [r for r in rows if not isinstance(X[r], bytes)]
-    assert sorted(bad) == [0, 7, 8, 9, 10, 11, 22]
+        for row, key, image in zip(batch_rows.tolist(), keys, batch, strict=True):
+            assert (image == row).all() and key.tobytes() == array_key(arrays[row])
+        read_rows += batch_rows.tolist()
+        all_errors |= errors
+    assert read_rows == [r for r in rows if not isinstance(X[r], bytes)]
+    assert sorted(all_errors) == [0, 7, 8, 9, 10, 11, 22]
     assert not decoding_threads()
 
 
@@ -43,14 +43,14 @@ def test_a_batch_may_be_empty():
     assert list(decode_batches([b"x"], [], D, batch_size=4)) == []
 
 
-def test_decoding_ahead_is_bounded():
+def test_number_of_batches_decoded_ahead_is_bounded():
     rows = Rows(np.zeros((400, 5, 5), np.uint8))
     batches = decode_batches(rows, range(400), D, batch_size=10, n_threads=2, depth=3)
     assert rows.read == 0
-    for taken in range(1, 6):
+    for n_batches in range(1, 6):
         next(batches)
         time.sleep(0.05)
-        assert rows.read <= 10 * (taken + 3)
+        assert rows.read <= 10 * (n_batches + 3)
     batches.close()
     assert not decoding_threads() and rows.read < 100
 
@@ -65,7 +65,7 @@ def test_an_exception_in_the_consumer_stops_the_threads():
     assert not decoding_threads()
 
 
-def test_other_errors_reach_the_caller():
+def test_unexpected_errors_reach_the_caller():
     class Broken(Rows):
         def __getitem__(self, i):
             raise ZeroDivisionError("a bug")
@@ -75,13 +75,13 @@ def test_other_errors_reach_the_caller():
     assert not decoding_threads()
 
 
-def test_the_number_of_threads_changes_nothing():
+def test_batches_do_not_depend_on_the_number_of_threads():
     X = [encode(photo(60 + i, 50, seed=i), "JPEG") for i in range(12)]
-    one, four = (
+    single, parallel = (
         np.concatenate([b for *_, b, _ in decode_batches(X, range(12), D, size, n_threads=n)])
         for n, size in ((1, 1), (4, 5))
     )
-    np.testing.assert_array_equal(one, four)
+    np.testing.assert_array_equal(single, parallel)
 
 
 def test_interrupted_process_ends_at_once(tmp_path):
@@ -99,6 +99,6 @@ def test_interrupted_process_ends_at_once(tmp_path):
             print("interrupted")
     """
     started = time.perf_counter()
-    done = python(textwrap.dedent(code))
-    assert done.stdout.strip() == "interrupted", done.stderr
+    process = python(textwrap.dedent(code))
+    assert process.stdout.strip() == "interrupted", process.stderr
     assert time.perf_counter() - started < 15

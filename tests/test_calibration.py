@@ -1,4 +1,4 @@
-"""Calibrated heads: labels of the head, probabilities that can be believed."""
+"""Calibrated heads: labels of the head, calibrated probabilities."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def test_labels_are_those_of_the_head_and_probabilities_are_calibrated(digits, n
     proba = head.predict_proba(X_test)
     np.testing.assert_allclose(proba.sum(axis=1), 1)
     assert (head.classes_[proba.argmax(axis=1)] == head.predict(X_test)).mean() > 0.99
-    confidence, right = proba.max(axis=1), head.predict(X_test) == y_test
-    assert abs(confidence.mean() - right.mean()) < 0.05
+    confidence, correct = proba.max(axis=1), head.predict(X_test) == y_test
+    assert abs(confidence.mean() - correct.mean()) < 0.05
     if hasattr(alone, "decision_function"):
         np.testing.assert_array_equal(head.decision_function(X_test), alone.decision_function(X_test))
     else:
         assert not hasattr(head, "decision_function")
 
 
-def test_log_loss_is_about_that_of_scikit_learn(digits):
+def test_log_loss_is_close_to_that_of_scikit_learn(digits):
     X, X_test, y, y_test = digits
     reference = CalibratedClassifierCV(make_head("svm"), method="sigmoid", ensemble=False).fit(X, y)
     ours = log_loss(y_test, CalibratedHead(make_head("svm")).fit(X, y).predict_proba(X_test))
@@ -64,11 +64,11 @@ def test_separable_classes_do_not_reach_probability_1():
 
 def test_groups_stay_in_one_fold():
     X, y = make_classification(60, random_state=0, flip_y=0.5)
-    copies, labels, groups = np.repeat(X, 5, axis=0), np.repeat(y, 5), np.repeat(np.arange(60), 5)
+    X, labels, groups = np.repeat(X, 5, axis=0), np.repeat(y, 5), np.repeat(np.arange(60), 5)
     head = make_head("svm")
-    leaking = CalibratedHead(head).fit(copies, labels).predict_proba(copies).max(axis=1).mean()
-    kept = CalibratedHead(head).fit(copies, labels, groups=groups).predict_proba(copies).max(axis=1).mean()
-    assert kept < leaking - 0.1
+    leaking = CalibratedHead(head).fit(X, labels).predict_proba(X).max(axis=1).mean()
+    grouped = CalibratedHead(head).fit(X, labels, groups=groups).predict_proba(X).max(axis=1).mean()
+    assert grouped < leaking - 0.1
 
 
 def test_small_classes_reduce_the_folds_and_clones_refit_on_other_rows():
@@ -87,6 +87,6 @@ def test_small_classes_reduce_the_folds_and_clones_refit_on_other_rows():
         (list("aaaa"), None, "can't be fitted on one class"),
     ],
 )
-def test_what_cannot_be_calibrated(y, groups, message):
+def test_labels_that_cannot_be_calibrated_raise(y, groups, message):
     with pytest.raises(ValueError, match=message):
         CalibratedHead(SVC()).fit(np.arange(4.0)[:, None], y, groups=groups)

@@ -1,4 +1,4 @@
-"""Decoding of files: fidelity, formats, damaged files, bit depth and contrast, the recipe."""
+"""Decoding of files: fidelity, formats, damaged files, bit depth, contrast and the recipe."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ import pytest
 from PIL import Image
 
 from tests.image_helpers import (  # noqa: F401
+    INVERSE_TRANSPOSITION,
     QUADRANTS,
     RESIZED_SAMPLE,
     SAMPLE,
     SHARED,
-    UNTURN,
     D,
     encode,
     photo,
@@ -43,27 +43,27 @@ from tlfeatures.images import _decode as decode_module
 
 @pytest.mark.parametrize("size", [(500, 375), (90, 130), (64, 64), (1, 1), (3, 700)])
 @pytest.mark.parametrize("decode", ["scaled", "exact"])
-def test_stretch_bilinear_is_what_load_img_does(tmp_path, size, decode):
+def test_stretch_and_bilinear_agree_with_pillow(tmp_path, size, decode):
     path = tmp_path / "a.jpg"
     photo(*size).save(path, quality=80)
     with Image.open(path) as im:
-        want = np.asarray(im.convert("RGB").resize((224, 160), Image.Resampling.BILINEAR))
-    got = Images.of([path]).decode(0, Decoder((160, 224), decode=decode))[1]
-    assert got.dtype == np.uint8
-    np.testing.assert_array_equal(got, want)
+        expected = np.asarray(im.convert("RGB").resize((224, 160), Image.Resampling.BILINEAR))
+    decoded = Images.of([path]).decode(0, Decoder((160, 224), decode=decode))[1]
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, expected)
 
 
-def test_keras_load_img_gives_the_same_pixels(tmp_path):
+def test_pixels_agree_with_keras_load_img(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         keras = pytest.importorskip("keras")
     files = {"a.jpg": photo(300, 200), "b.png": photo(50, 80), "c.gif": photo(90, 70).convert("P")}
     for name, im in files.items():
         im.save(tmp_path / name)
-        by_hand = keras.utils.load_img(
+        expected = keras.utils.load_img(
             tmp_path / name, color_mode="rgb", target_size=(96, 128), interpolation="bilinear"
         )
-        np.testing.assert_array_equal(pixels([tmp_path / name], Decoder((96, 128))), np.asarray(by_hand))
+        np.testing.assert_array_equal(pixels([tmp_path / name], Decoder((96, 128))), np.asarray(expected))
 
 
 def test_real_photographs_match_pillow():
@@ -72,27 +72,27 @@ def test_real_photographs_match_pillow():
         pytest.skip("../shared/data/pets is absent")
     for path in files:
         with Image.open(path) as im:
-            want = np.asarray(im.convert("RGB").resize((224, 224), Image.Resampling.BILINEAR))
-        np.testing.assert_array_equal(pixels([path], Decoder((224, 224))), want)
+            expected = np.asarray(im.convert("RGB").resize((224, 224), Image.Resampling.BILINEAR))
+        np.testing.assert_array_equal(pixels([path], Decoder((224, 224))), expected)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
 @pytest.mark.parametrize("size", [(1000, 700), (3000, 260), (130, 1999), (449, 449)])
-def test_scaled_decoding_stays_above_twice_what_is_needed(orientation, resize, size):
+def test_scaled_decoding_keeps_at_least_twice_the_required_size(orientation, resize, size):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(Image.new("L", size), "JPEG", exif=exif)
     decoder = Decoder((48, 112), resize)
     im = decode_module.open_image(data)
-    turned = orientation > 4
-    need = decode_module._compute_size(size[::-1] if turned else size, decoder)
+    is_transposed = orientation > 4
+    required = decode_module._compute_size(size[::-1] if is_transposed else size, decoder)
     decode_module._shrink_while_decoding(im, decoder)
-    left = im.size[::-1] if turned else im.size
-    full = size[::-1] if turned else size
-    assert left == full or (left[0] >= 2 * need[0] and left[1] >= 2 * need[1])
-    could_halve = all(-(-have // 2) >= 2 * want for have, want in zip(left, need, strict=True))
-    assert not could_halve or full[0] / left[0] > 7  # the decoder shrinks by 8 at most
+    decoded = im.size[::-1] if is_transposed else im.size
+    full = size[::-1] if is_transposed else size
+    assert decoded == full or (decoded[0] >= 2 * required[0] and decoded[1] >= 2 * required[1])
+    could_halve = all(-(-n // 2) >= 2 * m for n, m in zip(decoded, required, strict=True))
+    assert not could_halve or full[0] / decoded[0] > 7  # the decoder shrinks by a factor of at most 8
 
 
 def test_scaled_is_close_to_exact_and_identical_on_small_files():
@@ -108,22 +108,22 @@ def test_scaled_is_close_to_exact_and_identical_on_small_files():
 def test_exif_orientation_is_applied(fmt, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    stored = SAMPLE if orientation == 1 else SAMPLE.transpose(UNTURN[orientation])
+    stored = SAMPLE if orientation == 1 else SAMPLE.transpose(INVERSE_TRANSPOSITION[orientation])
     options = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(fmt, {})
-    if orientation in (6, 8):  # the inverse turn is the other one
-        stored = SAMPLE.transpose(UNTURN[14 - orientation]).transpose(3)
+    if orientation in (6, 8):  # the inverse rotation is the other one
+        stored = SAMPLE.transpose(INVERSE_TRANSPOSITION[14 - orientation]).transpose(3)
     data = encode(stored, fmt, exif=exif, **options)
     assert np.abs(pixels([data]) - RESIZED_SAMPLE).max() <= 2
     in_memory = Image.open(io.BytesIO(data))
     assert np.abs(pixels([in_memory]) - RESIZED_SAMPLE).max() <= 2
 
 
-def test_damaged_exif_does_not_lose_the_image():
+def test_images_with_damaged_exif_are_decoded():
     data = encode(SAMPLE, "JPEG", quality=100, subsampling=0, exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
     assert np.abs(pixels([data]) - RESIZED_SAMPLE).max() <= 2
 
 
-def test_crop_takes_the_centre_and_pad_keeps_everything():
+def test_crop_takes_the_centre_and_pad_keeps_the_whole_image():
     wide = np.zeros((10, 30, 3), np.uint8)
     wide[:, 10:20] = 255
     assert pixels([wide], Decoder((10, 10), "crop", "nearest")).min() == 255
@@ -136,25 +136,25 @@ def test_crop_takes_the_centre_and_pad_keeps_everything():
 
 def test_crop_is_resize_by_the_short_side_then_centre():
     im = photo(300, 200)
-    by_hand = im.resize((120, 80), Image.Resampling.BILINEAR).crop((20, 0, 100, 80))
-    np.testing.assert_array_equal(pixels([im], Decoder((80, 80), "crop")), np.asarray(by_hand))
+    expected = im.resize((120, 80), Image.Resampling.BILINEAR).crop((20, 0, 100, 80))
+    np.testing.assert_array_equal(pixels([im], Decoder((80, 80), "crop")), np.asarray(expected))
 
 
 @pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
 @pytest.mark.parametrize("size", [(1, 1), (1, 30_000), (30_000, 1), (7, 5)])
-def test_odd_shapes_fit_without_huge_intermediates(resize, size):
+def test_extreme_shapes_need_little_time_and_memory(resize, size):
     im = Image.new("RGB", size, (10, 20, 30))
     started = time.perf_counter()
-    got = pixels([im], Decoder((224, 160), resize))
+    decoded = pixels([im], Decoder((224, 160), resize))
     assert time.perf_counter() - started < 5
-    assert got.shape == (224, 160, 3) and got.reshape(-1, 3).max(axis=0).tolist() == [10, 20, 30]
+    assert decoded.shape == (224, 160, 3) and decoded.reshape(-1, 3).max(axis=0).tolist() == [10, 20, 30]
 
 
 @pytest.mark.parametrize("name", ["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"])
-def test_interpolations_are_pillows(name):
+def test_interpolations_agree_with_pillow(name):
     im = photo(40, 30)
-    want = im.resize((20, 25), Image.Resampling[name.upper()])
-    np.testing.assert_array_equal(pixels([im], Decoder((25, 20), interpolation=name)), np.asarray(want))
+    expected = im.resize((20, 25), Image.Resampling[name.upper()])
+    np.testing.assert_array_equal(pixels([im], Decoder((25, 20), interpolation=name)), np.asarray(expected))
 
 
 # --- files -----------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ LOSSLESS = {
 
 
 @pytest.mark.parametrize("fmt", LOSSLESS)
-def test_lossless_formats(fmt):
+def test_lossless_formats_are_decoded_exactly(fmt):
     try:
         data = encode(SAMPLE, fmt.split()[0], **LOSSLESS[fmt])
     except (KeyError, OSError):
@@ -182,24 +182,24 @@ def test_lossless_formats(fmt):
     np.testing.assert_array_equal(pixels([data]), RESIZED_SAMPLE)
 
 
-def test_grey_16_bit_grey_and_1_bit_files():
+def test_grey_files_of_8_16_and_1_bits():
     grey = np.arange(96, dtype=np.uint8).reshape(8, 12)
     deep = (np.arange(96).reshape(8, 12) * 680).astype(np.uint16)
     d = Decoder((8, 12))
     np.testing.assert_array_equal(pixels([encode(grey, "PNG")], d), np.stack([grey] * 3, -1))
-    want = np.rint(deep / 257)
+    expected = np.rint(deep / 257)
     for data in (
         encode(deep, "PNG"),
         encode(deep, "TIFF"),
         encode(deep.astype(">u2"), "TIFF"),
         encode(deep, "PPM"),
     ):
-        np.testing.assert_array_equal(pixels([data], d)[..., 1], want)
+        np.testing.assert_array_equal(pixels([data], d)[..., 1], expected)
     bits = grey % 3 == 0
     np.testing.assert_array_equal(pixels([encode(bits, "PNG")], d)[..., 2], bits * 255)
 
 
-def test_16_bit_extremes_map_to_the_ends():
+def test_16_bit_values_are_rounded():
     deep = np.array([[0, 65535], [128, 129]], np.uint16)  # 128 / 257 rounds down, 129 / 257 up
     assert pixels([encode(deep, "PNG")], Decoder((2, 2)))[..., 0].tolist() == [[0, 255], [0, 1]]
 
@@ -210,15 +210,15 @@ def test_16_bit_colour_keeps_its_high_byte():
     np.testing.assert_array_equal(pixels([png(4, 4, 16, 2, rows)], Decoder((4, 4))), deep >> 8)
 
 
-@pytest.mark.parametrize("high, what", [(4095, "12-bit"), (255, "8-bit")])
-def test_16_bit_images_that_use_12_or_8_bits_warn_with_the_fix(high, what):
+@pytest.mark.parametrize("high, kind", [(4095, "12-bit"), (255, "8-bit")])
+def test_16_bit_images_that_use_12_or_8_bits_warn_with_the_fix(high, kind):
     deep = np.linspace(0, high, 96).astype(np.uint16).reshape(8, 12)
     for X in ([encode(deep, "PNG")], [deep], [Image.fromarray(deep)], deep[None]):
-        with pytest.warns(UserWarning, match=rf"{what} data.*pass max_value={high}") as caught:
+        with pytest.warns(UserWarning, match=rf"{kind} data.*pass `max_value={high}`") as caught:
             Images.of(X).decode(0, D)
         assert len(caught) == 1 and caught[0].filename == __file__
         table = check_images(X)
-        assert table["problem"].tolist() == ["warning"] and f"looks like {what} data" in table["reason"][0]
+        assert table["problem"].tolist() == ["warning"] and f"looks like {kind} data" in table["reason"][0]
         assert check_images(X, max_value=high).empty
     both = np.stack([deep, deep * (65535 // high)])
     pixels(both)  # the array as a whole has 16 bits
@@ -236,11 +236,11 @@ def test_max_value_scales_16_bit_images(high):
     np.testing.assert_array_equal(pixels([encode(eight, "PNG")], decoder)[..., 0], eight)
 
 
-def test_values_above_max_value_are_errors_of_that_image():
+def test_error_names_the_image_with_values_above_max_value():
     deep = np.array([[0, 4095], [7, 4096]], np.uint16)
     for X in ([encode(deep, "PNG")], [deep], [Image.fromarray(deep)], deep[None]):
         with pytest.raises(
-            ImageReadError, match=r"X\[0\].*up to 4096 are above max_value=4095: pass a larger"
+            ImageReadError, match=r"X\[0\].*up to 4096 are above `max_value=4095`: pass a larger"
         ):
             Images.of(X).decode(0, Decoder((2, 2), max_value=4095))
 
@@ -251,7 +251,7 @@ def test_max_value_enters_the_recipe_only_when_set():
 
 
 @pytest.mark.parametrize("value", [0, -1, 65536, 1.5, True, "4095"])
-def test_bad_max_value(value):
+def test_invalid_max_value(value):
     with pytest.raises(
         ValueError, match=r"`max_value` must be None or an integer of .*65535; got .*4095 for 12-bit"
     ):
@@ -263,7 +263,7 @@ def test_equal_colours_of_different_16_bit_images_have_different_keys():
     assert Images.of([a]).key(0) != Images.of([b]).key(0)
 
 
-PALE = {
+LOW_CONTRAST = {
     "nearly black: values from 0 to 2 of 255": np.arange(64, dtype=np.uint8).reshape(8, 8) % 3,
     "all pixels have the colour (9, 9, 9)": np.full((8, 8), 9, np.uint8),
     "all pixels have the colour (250, 0, 0)": np.full((8, 8, 3), (250, 0, 0), np.uint8),
@@ -271,13 +271,13 @@ PALE = {
 }
 
 
-@pytest.mark.parametrize("text", PALE)
+@pytest.mark.parametrize("text", LOW_CONTRAST)
 @pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
 def test_images_without_contrast_warn(text, resize):
-    pale, good = PALE[text], QUADRANTS
+    low_contrast, good = LOW_CONTRAST[text], QUADRANTS
     for X in (
-        [good, pale, encode(pale, "PNG"), Image.fromarray(pale)],
-        [good, encode(pale, "PNG"), pale, pale],
+        [good, low_contrast, encode(low_contrast, "PNG"), Image.fromarray(low_contrast)],
+        [good, encode(low_contrast, "PNG"), low_contrast, low_contrast],
     ):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -293,7 +293,7 @@ def test_images_with_just_enough_contrast_do_not_warn():
     X = [np.linspace(100, 115.99, 64).astype(np.uint8).reshape(8, 8)]
     X[0][0, 0] = 116
     dot = np.zeros((500, 500), np.uint8)
-    dot[77, 93] = 255  # lost by the resizing, but it is there
+    dot[77, 93] = 255  # a single pixel, lost by resizing
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for decode in ("scaled", "exact"):
@@ -310,7 +310,7 @@ def test_many_images_without_contrast_are_counted_and_ten_are_named(tmp_path):
     assert len(caught) == 1 and "10.png" not in str(caught[0].message)
 
 
-def test_check_images_tells_errors_from_warnings():
+def test_check_images_reports_errors_and_warnings():
     table = check_images([QUADRANTS, b"no image", np.zeros((8, 8), np.uint8), None])
     assert table[["row", "image", "problem"]].values.tolist() == [
         [1, "X[1]", "error"],
@@ -320,7 +320,7 @@ def test_check_images_tells_errors_from_warnings():
     assert table["reason"][1] == "all pixels have the colour (0, 0, 0)"
 
 
-def test_decoding_threads_warn_once_with_a_count():
+def test_decoding_threads_issue_one_warning_with_a_count():
     deep = np.arange(0, 3200, 50, dtype=np.uint16).reshape(8, 8)
     X = [deep, deep, deep * 20, deep]
     with pytest.warns(UserWarning, match=r"3 16-bit image\(s\).*first X\[0\]") as caught:
@@ -328,10 +328,10 @@ def test_decoding_threads_warn_once_with_a_count():
     assert len(caught) == 1
 
 
-def test_float_and_32_bit_files():
+def test_float_and_32_bit_tiff_files():
     unit = np.linspace(0, 1, 96, dtype=np.float32).reshape(8, 12)
-    got = pixels([encode(unit, "TIFF")], Decoder((8, 12)))
-    np.testing.assert_array_equal(got[..., 0], np.rint(unit * 255))
+    decoded = pixels([encode(unit, "TIFF")], Decoder((8, 12)))
+    np.testing.assert_array_equal(decoded[..., 0], np.rint(unit * 255))
     assert "0 to 200" in reason([encode(unit * 200, "TIFF")])
     assert "expected 0 to 65535" in reason([encode((unit * 99999).astype(np.int32), "TIFF")])
     assert "nan" in reason([encode(np.full((4, 4), np.nan, np.float32), "TIFF")])
@@ -340,7 +340,7 @@ def test_float_and_32_bit_files():
 def test_alpha_is_composited_on_white():
     rgba = np.zeros((8, 6, 4), np.uint8)
     rgba[..., 0], rgba[:, :3, 3] = 200, 255
-    rgba[4:, 3:, 3] = 51  # a fifth
+    rgba[4:, 3:, 3] = 51  # opacity of one fifth
     for X in (
         [encode(rgba, "PNG")],
         [encode(rgba, "WEBP", lossless=True)],
@@ -348,23 +348,23 @@ def test_alpha_is_composited_on_white():
         rgba[None],
         [Image.fromarray(rgba)],
     ):
-        got = pixels(X)
-        assert got[0, 0].tolist() == [200, 0, 0]
-        assert got[0, 5].tolist() == [255, 255, 255]
-        assert got[7, 5].tolist() == [244, 204, 204]
+        decoded = pixels(X)
+        assert decoded[0, 0].tolist() == [200, 0, 0]
+        assert decoded[0, 5].tolist() == [255, 255, 255]
+        assert decoded[7, 5].tolist() == [244, 204, 204]
 
 
-def test_grey_alpha_and_palette_with_transparency():
+def test_transparency_of_grey_palette_and_rgb_images():
     la = Image.new("LA", (6, 8), (100, 255))
     la.putpixel((5, 0), (0, 0))
-    got = pixels([encode(la, "PNG")])
-    assert got[0, 0].tolist() == [100] * 3 and got[0, 5].tolist() == [255] * 3
+    decoded = pixels([encode(la, "PNG")])
+    assert decoded[0, 0].tolist() == [100] * 3 and decoded[0, 5].tolist() == [255] * 3
     palette = Image.new("P", (6, 8), 0)
     palette.putpalette([10, 20, 30, 40, 50, 60])
     palette.putpixel((5, 0), 1)
-    for fmt, clear in (("PNG", 1), ("GIF", 1), ("PNG", b"\xff\x00")):
-        got = pixels([encode(palette, fmt, transparency=clear)])
-        assert got[0, 0].tolist() == [10, 20, 30] and got[0, 5].tolist() == [255] * 3
+    for fmt, transparency in (("PNG", 1), ("GIF", 1), ("PNG", b"\xff\x00")):
+        decoded = pixels([encode(palette, fmt, transparency=transparency)])
+        assert decoded[0, 0].tolist() == [10, 20, 30] and decoded[0, 5].tolist() == [255] * 3
     assert pixels([encode(palette, "PNG")])[0, 5].tolist() == [40, 50, 60]
     keyed = Image.new("RGB", (6, 8), (1, 2, 3))
     keyed.putpixel((5, 0), (9, 9, 9))
@@ -374,15 +374,15 @@ def test_grey_alpha_and_palette_with_transparency():
 @pytest.mark.parametrize(
     "fmt, mode", [("JPEG", "CMYK"), ("TIFF", "CMYK"), ("TIFF", "YCbCr"), ("TIFF", "LAB")]
 )
-def test_other_colour_spaces_become_rgb(fmt, mode):
+def test_other_colour_spaces_are_converted_to_rgb(fmt, mode):
     if mode == "LAB":
-        data, want = encode(Image.frombytes("LAB", (12, 16), bytes([128, 0, 0]) * 192), fmt), [119] * 3
+        data, expected = encode(Image.frombytes("LAB", (12, 16), bytes([128, 0, 0]) * 192), fmt), [119] * 3
     else:
-        data, want = encode(Image.new("RGB", (12, 16), (200, 40, 90)).convert(mode), fmt), [200, 40, 90]
-    assert np.abs(pixels([data])[4, 3] - want).max() <= 3
+        data, expected = encode(Image.new("RGB", (12, 16), (200, 40, 90)).convert(mode), fmt), [200, 40, 90]
+    assert np.abs(pixels([data])[4, 3] - expected).max() <= 3
 
 
-def test_first_frame_of_animations_and_pages():
+def test_first_frame_of_animations_and_multi_page_files_is_read():
     frames = [Image.new("RGB", (6, 8), c) for c in ("red", "lime", "blue")]
     for fmt, options in (
         ("GIF", {"duration": 50}),
@@ -408,7 +408,7 @@ def test_first_frame_of_animations_and_pages():
         "a#1?.jpg",
     ],
 )
-def test_file_names(tmp_path, name):
+def test_unusual_file_names(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(encode(SAMPLE, "PNG"))
     for X in ([str(path)], [path], (path,), np.array([str(path)]), np.array([path], dtype=object)):
@@ -418,17 +418,17 @@ def test_file_names(tmp_path, name):
         assert images.key(0) == file_key(path)
 
 
-def test_name_that_is_not_unicode(tmp_path):
+def test_file_name_that_is_not_unicode(tmp_path):
     path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.png")
     try:
         with open(path, "wb") as f:
             f.write(encode(SAMPLE, "PNG"))
     except OSError:
-        pytest.skip("this file system wants UTF-8 names")
+        pytest.skip("this file system requires UTF-8 names")
     np.testing.assert_array_equal(pixels([path]), RESIZED_SAMPLE)
 
 
-def test_heic_names_its_install_line_and_is_read_with_it(monkeypatch):
+def test_heic_is_read_with_pillow_heif_and_otherwise_names_it(monkeypatch):
     pillow_heif = pytest.importorskip("pillow_heif")
     out = io.BytesIO()
     pillow_heif.from_pillow(SAMPLE.resize((96, 128), Image.Resampling.NEAREST)).save(out, quality=-1)
@@ -457,7 +457,7 @@ def test_heic_names_its_install_line_and_is_read_with_it(monkeypatch):
     ],
     ids=["empty", "text", "html", "pdf", "eps", "dicom", "cut jpeg", "cut png", "cut header"],
 )
-def test_bad_files_are_named_with_their_reason(tmp_path, data, text):
+def test_error_names_an_unreadable_file_and_the_reason(tmp_path, data, text):
     path = tmp_path / "a.jpg"
     path.write_bytes(data)
     with pytest.raises(ImageReadError, match=text) as caught:
@@ -470,7 +470,7 @@ def test_bad_files_are_named_with_their_reason(tmp_path, data, text):
     )
 
 
-def test_bad_paths(tmp_path):
+def test_invalid_paths(tmp_path):
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "broken.jpg").symlink_to(tmp_path / "gone")
     os.mkfifo(tmp_path / "pipe.jpg")
@@ -494,12 +494,12 @@ def test_bad_paths(tmp_path):
         assert reason([secret]) == "permission denied"
 
 
-def bomb(fmt, side=30_000):
+def make_decompression_bomb(fmt, side=30_000):
     if fmt == "PNG":
         return png(side, side, 8, 2, bytes(1000))
     data = bytearray(encode(Image.new("RGB", (16, 16)), "JPEG"))
-    at = data.index(b"\xff\xc0") + 5
-    data[at : at + 4] = struct.pack(">HH", side, side)
+    offset = data.index(b"\xff\xc0") + 5
+    data[offset : offset + 4] = struct.pack(">HH", side, side)
     return bytes(data)
 
 
@@ -508,15 +508,17 @@ def test_decompression_bombs_are_refused_before_memory_is_allocated(fmt):
     resource = pytest.importorskip("resource")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
-    assert "30000 x 30000 pixels are more than the pixel limit of 178,956,970" in reason([bomb(fmt)])
+    assert "30000 x 30000 pixels are more than the pixel limit of 178,956,970" in reason(
+        [make_decompression_bomb(fmt)]
+    )
     assert time.perf_counter() - started < 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
 
 
-def test_pixel_limit_is_pillows_error_limit_without_its_warning(monkeypatch):
+def test_pixel_limit_is_that_of_pillow_without_its_warning(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)
     for fmt in ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"):
-        if fmt != "TIFF":  # whose plugin warns by itself while it loads
+        if fmt != "TIFF":  # the plugin for TIFF issues a warning while it loads
             assert pixels([encode(SAMPLE.resize((10, 10)), fmt)]).shape == (8, 6, 3)
         assert re.search("pixel limit.*120", reason([encode(SAMPLE, fmt)]))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
@@ -527,7 +529,7 @@ def test_pixel_limit_is_pillows_error_limit_without_its_warning(monkeypatch):
     "error",
     [SyntaxError, struct.error, ValueError, OverflowError, zlib.error, EOFError, KeyError, RecursionError],
 )
-def test_any_exception_of_a_decoder_is_a_read_error(monkeypatch, error):
+def test_exceptions_of_decoders_are_converted_to_image_read_errors(monkeypatch, error):
     def fail(*args):
         raise error("made up")
 
@@ -573,52 +575,52 @@ except ImportError:
 def mutate(data):
     data = bytearray(data)
     kind = rng.integers(4)
-    reach = len(data) if rng.random() < 0.5 else min(len(data), 256)  # headers are where it hurts
+    end = len(data) if rng.random() < 0.5 else min(len(data), 256)  # half of the mutations are in the header
     if kind == 0:
-        for at in rng.integers(0, reach, rng.integers(1, 9)):
+        for at in rng.integers(0, end, rng.integers(1, 9)):
             data[at] ^= 1 << rng.integers(8)
     elif kind == 1:
-        del data[rng.integers(0, reach):]
+        del data[rng.integers(0, end):]
     elif kind == 2:
-        at = rng.integers(0, reach)
+        at = rng.integers(0, end)
         data[at : at + rng.integers(1, 65)] = rng.bytes(int(rng.integers(1, 65)))
     else:
-        for at in rng.integers(0, reach, 2):
+        for at in rng.integers(0, end, 2):
             data[at : at + 4] = [bytes(4), b"\\xff" * 4, b"\\x7f\\xff\\xff\\xff"][rng.integers(3)]
     return bytes(data)
 
 decoder = Decoder((32, 32))
 Images.of([s for s in seeds]).decode(0, decoder)
 start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-read = named = 0
+n_read = n_errors = 0
 slowest = 0.0
 for n in range(int(sys.argv[1])):
     data = mutate(seeds[n % len(seeds)])
-    began = time.perf_counter()
+    begin = time.perf_counter()
     try:
         key, pixels = Images.of([data]).decode(0, decoder)
         if pixels.shape != (32, 32, 3) or pixels.dtype != np.uint8:
             sys.exit(f"wrong pixels from mutation {n}")
-        read += 1
+        n_read += 1
     except ImageReadError as e:
         if not e.reason:
             sys.exit(f"no reason for mutation {n}")
-        named += 1
-    slowest = max(slowest, time.perf_counter() - began)
+        n_errors += 1
+    slowest = max(slowest, time.perf_counter() - begin)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start
-print(len(seeds), read, named, round(slowest, 2), peak // 1024)
+print(len(seeds), n_read, n_errors, round(slowest, 2), peak // 1024)
 """
 
 
-def test_2000_mutated_files_are_read_or_named():
+def test_2000_mutated_files_are_decoded_or_raise_image_read_error():
     pytest.importorskip("resource")
-    done = python(MUTATE, "2000", timeout=120)
-    assert done.returncode == 0, f"exit code {done.returncode}: {done.stderr[-2000:]}"
-    kinds, read, named, slowest, grown = map(float, done.stdout.split())
-    assert read + named == 2000 and kinds >= 8
-    assert read > 200 and named > 200  # the mutations neither spare nor ruin everything
+    process = python(MUTATE, "2000", timeout=120)
+    assert process.returncode == 0, f"exit code {process.returncode}: {process.stderr[-2000:]}"
+    n_formats, n_read, n_errors, slowest, memory = map(float, process.stdout.split())
+    assert n_read + n_errors == 2000 and n_formats >= 8
+    assert n_read > 200 and n_errors > 200  # the mutations damage some files and not others
     assert slowest < 5
-    assert grown < 1000  # MB; what one image near the pixel limit takes
+    assert memory < 1000  # MB, which one image near the pixel limit takes
 
 
 # --- decoder and recipe ----------------------------------------------------------------------------
@@ -639,7 +641,7 @@ def test_recipe_differs_in_every_field_and_is_json():
     assert json.dumps(Decoder([8, np.int64(6)]).recipe(), sort_keys=True) == texts[0]
 
 
-def test_the_recipe_of_the_decoder_differs_for_another_decoder(monkeypatch):
+def test_decoder_recipe_changes_with_the_decoded_pixels(monkeypatch):
     before, pixels = decoder_recipe(), decode_module.probe_pixels()
     assert before.keys() == {"pixel_probe"} and not before.keys() & Decoder((8, 6)).recipe().keys()
     assert pixels.dtype == np.uint8 and pixels.nbytes < 8000
@@ -657,7 +659,7 @@ def test_the_recipe_of_the_decoder_differs_for_another_decoder(monkeypatch):
         decode_module.probe_pixels.cache_clear()
 
 
-def test_encoded_images_are_told_from_pixels():
+def test_encoded_is_true_for_files_and_bytes():
     array = np.zeros((4, 4, 3), "uint8")
     assert not Images.of(array[None]).encoded().any()
     assert Images.of(["a.jpg", "b.jpg"]).encoded().all()
@@ -678,14 +680,14 @@ def test_encoded_images_are_told_from_pixels():
         ("decode", "fast", "`decode` must be 'scaled' or 'exact'; got 'fast'"),
     ],
 )
-def test_unknown_names(field, value, text):
+def test_unknown_options(field, value, text):
     with pytest.raises(UnknownNameError, match=text):
         Decoder((8, 6), **{field: value})
 
 
 @pytest.mark.parametrize("size", [8, (8,), (8, 0), (8, -1), (8.0, 6), (True, 6), "86", None, (8, 6, 3)])
-def test_bad_sizes(size):
-    with pytest.raises(ValueError, match="image_size must be"):
+def test_invalid_image_sizes(size):
+    with pytest.raises(ValueError, match="`image_size` must be"):
         Decoder(size)
 
 
@@ -698,7 +700,7 @@ def test_check_images_is_empty_for_good_images_and_keeps_global_state():
     assert random == np.random.get_state()[1].tolist()
 
 
-def test_every_pair_of_modes_gives_the_size_asked_for():
+def test_all_pillow_modes_are_resized_to_the_requested_size():
     for mode, resize in itertools.product(
         ["1", "L", "P", "RGB", "CMYK", "HSV", "I;16", "F", "LA", "PA"], ["crop", "pad"]
     ):

@@ -1,4 +1,4 @@
-"""The estimator checks of scikit-learn, on subclasses that turn rows of numbers into images."""
+"""Estimator checks of scikit-learn, for subclasses that convert rows of numbers to images."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from tlfeatures import CNNFeatures, FeatureSearchCV, FineTuneClassifier, FineTun
 
 
 def images(rows: np.ndarray) -> np.ndarray:
-    """Grey images of shape (n, 8, n_features, 1): one column for each number, from -inf (black) to inf (white)."""
+    """Make grey images of shape (n, 8, n_features, 1): one column for each number, from -inf (black) to inf (white)."""
     grey = np.rint(127.5 * (np.tanh(rows) + 1)).astype("uint8")
     return np.repeat(grey[:, None, :, None], 8, axis=1)
 
 
 class Tabular:
-    """Takes the rows of numbers that the checks pass, where the estimator takes images."""
+    """Mixin that accepts rows of numbers, as the checks pass them, and converts them to images."""
 
     def fit(self, X, y=None, **params):
         rows = validate_data(self, X)
         super().fit(images(rows), y, **params)
-        self.n_features_in_ = rows.shape[1]  # a search forgets what an earlier fit left
+        self.n_features_in_ = rows.shape[1]  # FeatureSearchCV deletes attributes of an earlier fit
         return self
 
     def _images(self, X):

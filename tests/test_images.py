@@ -1,4 +1,4 @@
-"""Every row of the acceptance table: which inputs are images, and what is said of others."""
+"""Accepted forms of images, and the errors for other inputs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tlfeatures.images import Decoder, Images, check_images, decode_batches
 @pytest.mark.parametrize(
     "dtype", ["uint8", "uint16", ">u2", "float16", "float32", "float64", "bool", "int64", "int8"]
 )
-def test_arrays_of_every_accepted_kind(tail, dtype):
+def test_arrays_of_every_accepted_dtype_and_layout(tail, dtype):
     eight = np.random.default_rng(0).integers(0, 256, (3, 8, 6, *tail), np.uint8)
     if tail == (4,):
         eight[..., 3] = 255
@@ -57,14 +57,14 @@ def test_arrays_of_every_accepted_kind(tail, dtype):
         X = eight.astype(dtype)
     X.flags.writeable = False
     copy = X.copy()
-    want = np.stack([eight] * 3, -1) if tail == () else np.broadcast_to(eight[..., :3], (3, 8, 6, 3))
-    for given in (X, list(X), X[::-1][::-1]):
-        images = Images.of(given)
+    expected = np.stack([eight] * 3, -1) if tail == () else np.broadcast_to(eight[..., :3], (3, 8, 6, 3))
+    for array in (X, list(X), X[::-1][::-1]):
+        images = Images.of(array)
         assert len(images) == 3 and images.name(2) == "X[2]" and images.paths() == [None] * 3
         for i in range(3):
             if dtype != "float16":
-                np.testing.assert_array_equal(pixels(images, i=i), want[i])
-            assert np.abs(pixels(images, i=i) - want[i]).max() <= 1
+                np.testing.assert_array_equal(pixels(images, i=i), expected[i])
+            assert np.abs(pixels(images, i=i) - expected[i]).max() <= 1
             assert images.key(i) == array_key(X[i]) == images.decode(i, D)[0]
     np.testing.assert_array_equal(X, copy)
 
@@ -80,8 +80,8 @@ def test_large_arrays_are_not_copied():
     assert peak < 5e6
 
 
-def of_library(module, name):
-    """An object of a class as another library has it."""
+def make_object(module, name):
+    """Make an object whose class has the module and name of a class of another library."""
     return type(name, (), {"__module__": module, "__iter__": lambda self: iter([])})()
 
 
@@ -139,7 +139,7 @@ INPUT_ERRORS = {
     "int8": (np.arange(-128, 128).reshape(4, 8, 8).astype(np.int8), r"use \(X \+ 128\).astype\('uint8'\)"),
     "int16 of 12 bits": (
         np.arange(4096).reshape(4, 32, 32).astype(np.int16),
-        r"use X.astype\('uint16'\) with max_value=4095",
+        r"use X.astype\('uint16'\) with `max_value=4095`",
     ),
     "int8 negative": (np.full((2, 8, 8), -1, np.int8), "from -1 to -1"),
     "complex": (np.zeros((2, 8, 8), complex), "Complex data not supported"),
@@ -159,12 +159,12 @@ INPUT_ERRORS = {
         r"a sparse matrix of shape \(8, 8\).*X.toarray\(\).reshape",
     ),
     "DataLoader": (
-        of_library("torch.utils.data.dataloader", "DataLoader"),
+        make_object("torch.utils.data.dataloader", "DataLoader"),
         r"a PyTorch DataLoader; .*X.dataset.samples",
     ),
-    "Dataset": (of_library("torch.utils.data.dataset", "Dataset"), r"a PyTorch Dataset; .*y = X.targets"),
+    "Dataset": (make_object("torch.utils.data.dataset", "Dataset"), r"a PyTorch Dataset; .*y = X.targets"),
     "Hugging Face": (
-        of_library("datasets.arrow_dataset", "Dataset"),
+        make_object("datasets.arrow_dataset", "Dataset"),
         r"a Hugging Face Dataset; .*list\(X\['image'\]\)",
     ),
     "dict": ({"a": 1}, "type dict"),
@@ -175,7 +175,7 @@ INPUT_ERRORS = {
 
 
 @pytest.mark.parametrize("case", INPUT_ERRORS)
-def test_inputs_that_are_not_images_are_errors_with_the_fix(case):
+def test_error_for_inputs_that_are_not_images_says_how_to_fix_them(case):
     X, text = INPUT_ERRORS[case]
     with pytest.raises(ImageInputError, match=text) as caught:
         Images.of(X)
@@ -183,7 +183,7 @@ def test_inputs_that_are_not_images_are_errors_with_the_fix(case):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_nan_is_counted_and_its_first_row_named(bad):
+def test_error_for_nan_counts_values_and_names_the_first_row(bad):
     X = np.zeros((4, 8, 8), np.float32)
     X[2, 1, 1:4] = bad
     X[3, 0, 0] = bad
@@ -191,7 +191,7 @@ def test_nan_is_counted_and_its_first_row_named(bad):
         Images.of(X)
 
 
-def test_bad_rows_of_lists_are_errors_of_that_row():
+def test_invalid_items_of_lists_are_errors_of_these_rows():
     good = np.zeros((8, 6, 3), np.uint8)
     X = [
         good,
@@ -228,7 +228,7 @@ def test_floats_may_exceed_the_unit_interval_by_rounding():
 # --- containers ------------------------------------------------------------------------------------
 
 
-def test_series_and_data_frames(tmp_path):
+def test_series_data_frames_and_object_arrays_of_paths(tmp_path):
     pd = pytest.importorskip("pandas")
     path = tmp_path / "a.png"
     SAMPLE.save(path)
@@ -278,11 +278,11 @@ def test_arrow_arrays_of_paths(tmp_path):
 
 
 @pytest.mark.parametrize("url", ["https://x.org/a.jpg", "s3://bucket/a.jpg"])
-def test_urls_are_errors_with_the_fix(url):
+def test_error_for_urls_says_to_download_them(url):
     assert reason([url]) == "is a URL, not a local file: download it first and pass the local path"
 
 
-def test_mixed_lists_and_equal_content(tmp_path):
+def test_equal_content_in_different_forms_has_equal_keys(tmp_path):
     path = tmp_path / "a.png"
     SAMPLE.save(path)
     data = path.read_bytes()
@@ -308,27 +308,27 @@ def test_mixed_lists_and_equal_content(tmp_path):
     assert [k.tobytes() for k in keys] == [images.key(i) for i in range(len(X))] and errors == {}
 
 
-def test_pil_images_stay_as_they_are(tmp_path):
+def test_pil_images_are_not_changed(tmp_path):
     path = tmp_path / "a.jpg"
     photo(900, 900).save(path)
     with Image.open(path) as im:
-        got = pixels([im, im, im], Decoder((64, 64)), i=2)
+        decoded = pixels([im, im, im], Decoder((64, 64)), i=2)
         assert im.size == (900, 900) and im.mode == "RGB"  # no draft on the caller's image
-        np.testing.assert_array_equal(got, np.asarray(im.resize((64, 64), Image.Resampling.BILINEAR)))
+        np.testing.assert_array_equal(decoded, np.asarray(im.resize((64, 64), Image.Resampling.BILINEAR)))
     lazy = [Image.open(path)] * 16
     batches = list(decode_batches(lazy, range(16), Decoder((64, 64)), 4, n_threads=4))
     for _, _, batch, errors in batches:
-        assert not errors and (batch == got).all()
+        assert not errors and (batch == decoded).all()
 
 
 def test_take_keeps_names_and_order(tmp_path):
     X = np.arange(5, dtype=np.uint8)[:, None, None] * np.ones((1, 5, 5), np.uint8)
-    some = Images.of(X).take([4, 0, 4])
-    assert [some.name(i) for i in range(3)] == ["X[4]", "X[0]", "X[4]"]
-    assert [int(pixels(some, i=i).max()) for i in range(3)] == [4, 0, 4]
-    again = some.take(np.array([False, True, True]))
+    taken = Images.of(X).take([4, 0, 4])
+    assert [taken.name(i) for i in range(3)] == ["X[4]", "X[0]", "X[4]"]
+    assert [int(pixels(taken, i=i).max()) for i in range(3)] == [4, 0, 4]
+    again = taken.take(np.array([False, True, True]))
     assert len(again) == 2 and again.name(1) == "X[4]" and again.key(1) == array_key(X[4])
-    assert len(some.take([])) == 0
+    assert len(taken.take([])) == 0
 
 
 def test_arrays_on_disk_are_read_row_by_row():
@@ -345,7 +345,7 @@ def test_arrays_on_disk_are_read_row_by_row():
     assert list(Images.of(Rows(floats)).keys()[1]) == [1]
 
 
-def test_hdf5_datasets(tmp_path):
+def test_hdf5_datasets_can_be_decoded(tmp_path):
     h5py = pytest.importorskip("h5py")
     X = np.random.default_rng(0).integers(0, 256, (10, 8, 6, 3), np.uint8)
     with h5py.File(tmp_path / "a.h5", "w") as f:
@@ -354,7 +354,7 @@ def test_hdf5_datasets(tmp_path):
     np.testing.assert_array_equal(np.concatenate([b for _, _, b, _ in batches]), X)
 
 
-# --- keys and pixels belong together ---------------------------------------------------------------
+# --- keys belong to the decoded pixels ---------------------------------------------------------------
 
 
 def test_a_file_replaced_after_keying_is_stored_under_its_new_key(tmp_path):
@@ -362,8 +362,8 @@ def test_a_file_replaced_after_keying_is_stored_under_its_new_key(tmp_path):
     path.write_bytes(encode(np.zeros((8, 6, 3), np.uint8), "BMP"))
     stat = path.stat()
     images = Images.of([path])
-    old = images.key(0)
+    old_key = images.key(0)
     path.write_bytes(encode(np.full((8, 6, 3), 9, np.uint8), "BMP"))
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    key, got = images.decode(0, D)
-    assert key != old and key == bytes_key(path.read_bytes()) == images.key(0) and got.min() == 9
+    key, decoded = images.decode(0, D)
+    assert key != old_key and key == bytes_key(path.read_bytes()) == images.key(0) and decoded.min() == 9

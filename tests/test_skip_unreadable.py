@@ -1,4 +1,4 @@
-"""One broken image costs one row: in cross-validation, grid search, probabilities and scores."""
+"""Rows of unreadable images in cross-validation, grid search, probabilities and scores."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ READABLE = [0, 1, 3, 4]
         SkipUnreadable(LinearRegression()),
     ],
     expected_failed_checks=lambda skip: (
-        {"check_classifiers_one_label_sample_weights": "SVC words this error differently, also on its own"}
+        {
+            "check_classifiers_one_label_sample_weights": "the message of SVC differs, also without SkipUnreadable"
+        }
         if isinstance(skip.estimator, SVC)
         else {}
     ),
@@ -52,7 +54,7 @@ def test_estimator_checks_of_scikit_learn(estimator, check):
 
 @pytest.fixture(scope="module")
 def broken(photos, tmp_path_factory):
-    """Paths and labels of 15 files, three of which are not images: cut, empty, and text."""
+    """Return paths and labels of 15 files; one is truncated, one is empty, and one contains text."""
     root = shutil.copytree(photos.root, tmp_path_factory.mktemp("broken") / "photos")
     data = next((root / "stripes").glob("*.jpg")).read_bytes()
     (root / "stripes" / "cut.jpg").write_bytes(data[: len(data) // 2])
@@ -64,14 +66,14 @@ def broken(photos, tmp_path_factory):
 
 @pytest.fixture
 def cnn(tmp_path_factory):
-    """The tiny network at 32 pixels; unreadable images become rows of NaN."""
+    """Return the tiny network at 32 pixels; unreadable images become rows of NaN."""
     return CNNFeatures("tiny", image_size=32, on_error="nan", cache=tmp_path_factory.getbasetemp() / "skip")
 
 
 @pytest.mark.filterwarnings("error:The y_prob values")
 @pytest.mark.filterwarnings("ignore::tlfeatures.errors.UnreadableImagesWarning")
 class TestBrokenFiles:
-    def test_the_pipeline_without_it_fails(self, broken, cnn):
+    def test_pipeline_without_skip_unreadable_raises(self, broken, cnn):
         with pytest.raises(ValueError, match="NaN"):
             Pipeline([("cnn", cnn), ("svm", SVC())]).fit(*broken)
 
@@ -104,11 +106,13 @@ class TestBrokenFiles:
         paths, labels = broken
         pipe = Pipeline([("cnn", cnn), ("lr", SkipUnreadable(LogisticRegression()))]).fit(paths, labels)
         proba = pipe.predict_proba(paths)
-        bad = pipe.predict(paths) == "unreadable"
-        np.testing.assert_allclose(proba[bad], 1 / 3)
+        unreadable = pipe.predict(paths) == "unreadable"
+        np.testing.assert_allclose(proba[unreadable], 1 / 3)
         np.testing.assert_allclose(proba.sum(axis=1), 1)
-        share = bad.mean()
-        expected = share * np.log(3) + (1 - share) * log_loss(np.array(labels)[~bad], proba[~bad])
+        share = unreadable.mean()
+        expected = share * np.log(3) + (1 - share) * log_loss(
+            np.array(labels)[~unreadable], proba[~unreadable]
+        )
         assert log_loss(labels, proba) == pytest.approx(expected)
 
     def test_regression_predicts_the_mean_of_the_training_targets(self, broken, cnn):
@@ -117,8 +121,8 @@ class TestBrokenFiles:
         pipe = Pipeline([("cnn", cnn), ("ridge", SkipUnreadable(Ridge()))])
         assert np.isfinite(cross_val_score(pipe, paths, target, cv=3, scoring="r2")).all()
         predicted = pipe.fit(paths, target).predict(paths)
-        bad = np.isnan(pipe[0].transform(paths)).any(axis=1)
-        np.testing.assert_allclose(predicted[bad], target[~bad].mean())
+        unreadable = np.isnan(pipe[0].transform(paths)).any(axis=1)
+        np.testing.assert_allclose(predicted[unreadable], target[~unreadable].mean())
 
     def test_columns_of_pandas_keep_their_names(self, broken, cnn):
         pipe = Pipeline([("cnn", cnn), ("svm", SkipUnreadable(SVC()))]).set_output(transform="pandas")
@@ -148,17 +152,17 @@ def test_fits_on_rows_without_nan_and_counts_the_others():
     assert skip.score(X, y, sample_weight=[1, 1, 0, 1, 1, 0]) == 1
 
 
-def test_a_batch_without_a_readable_row():
+def test_predictions_if_every_row_has_nan():
     skip = SkipUnreadable(LogisticRegression()).fit(X, y)
-    nothing = np.full((3, 2), np.nan)
-    assert skip.predict(nothing).tolist() == ["unreadable"] * 3
-    assert skip.predict_proba(nothing).shape == (3, 2)
-    assert skip.decision_function(nothing).shape == (3,)
-    three = SkipUnreadable(LogisticRegression()).fit(X, ["a", "b", "c", "c", "c", "a"])
-    assert three.decision_function(nothing).shape == (3, 3)
+    all_nan = np.full((3, 2), np.nan)
+    assert skip.predict(all_nan).tolist() == ["unreadable"] * 3
+    assert skip.predict_proba(all_nan).shape == (3, 2)
+    assert skip.decision_function(all_nan).shape == (3,)
+    three_classes = SkipUnreadable(LogisticRegression()).fit(X, ["a", "b", "c", "c", "c", "a"])
+    assert three_classes.decision_function(all_nan).shape == (3, 3)
 
 
-def test_rows_left_out_lose_their_sample_weight():
+def test_sample_weights_of_rows_with_nan_are_removed():
     weight = np.array([1.0, 2.0, 100.0, 3.0, 4.0, 100.0])
     skip = SkipUnreadable(LogisticRegression()).fit(X, y, sample_weight=weight)
     alone = LogisticRegression().fit(X[READABLE], y[READABLE], sample_weight=weight[READABLE])
@@ -173,16 +177,18 @@ def test_rows_left_out_lose_their_sample_weight():
 )
 def test_metadata_routing_through_a_pipeline_and_grid_search():
     weight = np.tile([1.0, 2.0, 100.0, 3.0, 4.0, 100.0], 3)
-    many, labels = np.tile(X, (3, 1)), np.tile(y, 3)
-    readable = ~np.isnan(many).any(axis=1)
+    tiled, labels = np.tile(X, (3, 1)), np.tile(y, 3)
+    readable = ~np.isnan(tiled).any(axis=1)
     with config_context(enable_metadata_routing=True):
         inner = LogisticRegression().set_fit_request(sample_weight=True)
         skip = SkipUnreadable(inner).set_score_request(sample_weight=True)
         pipe = Pipeline([("lr", skip)])
-        search = GridSearchCV(pipe, {"lr__estimator__C": [0.5]}, cv=3).fit(many, labels, sample_weight=weight)
-        unasked = SkipUnreadable(LogisticRegression().set_fit_request(sample_weight=False))
-        assert unasked.fit(many, labels).n_unreadable_ == 6
-    alone = LogisticRegression(C=0.5).fit(many[readable], labels[readable], sample_weight=weight[readable])
+        search = GridSearchCV(pipe, {"lr__estimator__C": [0.5]}, cv=3).fit(
+            tiled, labels, sample_weight=weight
+        )
+        not_requested = SkipUnreadable(LogisticRegression().set_fit_request(sample_weight=False))
+        assert not_requested.fit(tiled, labels).n_unreadable_ == 6
+    alone = LogisticRegression(C=0.5).fit(tiled[readable], labels[readable], sample_weight=weight[readable])
     assert_array_equal(search.best_estimator_[-1].estimator_.coef_, alone.coef_)
 
 
@@ -203,13 +209,13 @@ def test_the_default_label_is_not_a_class(labels, expected):
 
 def test_a_class_as_the_label_allows_scores_of_two_classes():
     labels = [0, 0, 1, 1, 1, 0] * 3
-    many = np.tile(X, (3, 1))
+    tiled = np.tile(X, (3, 1))
     skip = SkipUnreadable(SVC(), unreadable_label=0)
-    assert np.isfinite(cross_val_score(skip, many, labels, cv=3, scoring="f1", error_score="raise")).all()
-    assert skip.fit(many, labels).predict(many)[2] == 0
+    assert np.isfinite(cross_val_score(skip, tiled, labels, cv=3, scoring="f1", error_score="raise")).all()
+    assert skip.fit(tiled, labels).predict(tiled)[2] == 0
 
 
-def test_regressors():
+def test_prediction_of_regressors_for_rows_with_nan():
     target = np.array([[0.0, 1.0], [1.0, 2.0], [9.0, 9.0], [2.0, 3.0], [3.0, 4.0], [9.0, 9.0]])
     assert SkipUnreadable(Ridge()).fit(X, target).predict(X)[2].tolist() == [1.5, 2.5]
     skip = SkipUnreadable(Ridge(), unreadable_label=NAN).fit(X, target[:, 0])
@@ -226,7 +232,7 @@ def test_methods_are_those_of_the_estimator():
     assert not hasattr(SkipUnreadable(Ridge()), "predict_proba")
 
 
-def test_clone_pickle_and_sparse_rows():
+def test_clone_pickle_sparse_rows_and_data_frames():
     skip = SkipUnreadable(SVC(C=3), unreadable_label="?").fit(X, y)
     assert clone(skip).get_params()["estimator__C"] == 3
     assert_array_equal(pickle.loads(pickle.dumps(skip)).predict(X), skip.predict(X))
@@ -255,12 +261,12 @@ def test_clone_pickle_and_sparse_rows():
         ),
     ],
 )
-def test_what_cannot_be_fitted(make, labels, message):
+def test_invalid_labels_raise(make, labels, message):
     with pytest.raises(ValueError, match=message):
         make().fit(X, labels)
 
 
-def test_nothing_to_fit_on():
+def test_rows_without_any_readable_image_or_with_infinity_raise():
     with pytest.raises(ValueError, match=r"All 6 rows of X have NaN.*check_images"):
         SkipUnreadable(SVC()).fit(np.full((6, 2), np.nan), y)
     with pytest.raises(ValueError, match="infinity"):

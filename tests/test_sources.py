@@ -18,7 +18,7 @@ SHARED = pathlib.Path(__file__).parents[1].parent / "shared" / "data"
 
 
 def fill(root, *names):
-    """Image files (any content will do: nothing is opened) and others below ``root``."""
+    """Make files below ``root``; images may have any content, because they are not opened."""
     for name in names:
         path = pathlib.Path(root, name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,9 +51,9 @@ def shared(name):
 
 def test_class_folders_are_labelled_by_the_first_level_in_natural_order(tmp_path):
     fill(tmp_path, "dog/10.jpg", "dog/9.jpg", "Cat/a/b/1.png", "Cat/2.png", "cat10/x.png", "cat2/y.png")
-    found = read_source(tmp_path)
-    assert found.kind == "class folders" and len(found) == 6
-    assert found.names == [
+    source = read_source(tmp_path)
+    assert source.kind == "class folders" and len(source) == 6
+    assert source.names == [
         "Cat/2.png",
         "Cat/a/b/1.png",
         "cat2/y.png",
@@ -61,13 +61,13 @@ def test_class_folders_are_labelled_by_the_first_level_in_natural_order(tmp_path
         "dog/9.jpg",
         "dog/10.jpg",
     ]
-    assert found.y.tolist() == ["Cat", "Cat", "cat2", "cat10", "dog", "dog"]
-    assert found.images == [os.path.join(tmp_path, name) for name in found.names]
-    assert found.groups is None and found.split is None and found.ignored == []
+    assert source.y.tolist() == ["Cat", "Cat", "cat2", "cat10", "dog", "dog"]
+    assert source.images == [os.path.join(tmp_path, name) for name in source.names]
+    assert source.groups is None and source.split is None and source.ignored == []
 
 
 def test_all_images_and_only_images_are_listed(tmp_path):
-    kept = [
+    image_names = [
         "a.webp",
         "b.TIF",
         "c.JPEG",
@@ -79,7 +79,7 @@ def test_all_images_and_only_images_are_listed(tmp_path):
         "2Q== (1).jpg",
         "n\nl.jpg",
     ]
-    other = [
+    other_names = [
         "notes.txt",
         "Thumbs.db",
         ".DS_Store",
@@ -89,27 +89,27 @@ def test_all_images_and_only_images_are_listed(tmp_path):
         "noext",
         "desktop.ini",
     ]
-    fill(tmp_path, *(f"k/{n}" for n in kept + other), "k/.cache/z.jpg", "k2/empty.jpg")
-    (tmp_path / "k2" / "empty.jpg").write_bytes(b"")  # broken, but an image to the one who put it there
+    fill(tmp_path, *(f"k/{n}" for n in image_names + other_names), "k/.cache/z.jpg", "k2/empty.jpg")
+    (tmp_path / "k2" / "empty.jpg").write_bytes(b"")  # an empty file with an image suffix is listed
     for i, fmt in enumerate(("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000")):
         name = ("sniffed", "photo.jpg_large", "img.jpg?size=3", "s4", "s5", "s6", "s7")[i]
         Image.new("RGB", (4, 4)).save(tmp_path / "k" / name, fmt)
-        kept.append(name)
+        image_names.append(name)
     with pytest.warns(
         UserWarning, match=r"3 file\(s\) in .* are not images and were ignored: .*1 without a suffix"
     ) as caught:
-        found = read_source(tmp_path)
+        source = read_source(tmp_path)
     assert len(caught) == 1 and caught[0].filename == __file__
-    assert sorted(found.names) == sorted([f"k/{n}" for n in kept] + ["k2/empty.jpg"])
-    assert sorted(found.ignored) == sorted(f"k/{n}" for n in other)
+    assert sorted(source.names) == sorted([f"k/{n}" for n in image_names] + ["k2/empty.jpg"])
+    assert sorted(source.ignored) == sorted(f"k/{n}" for n in other_names)
 
 
-def test_flat_folder(tmp_path):
+def test_flat_folder_has_no_labels(tmp_path):
     fill(tmp_path, "b.jpg", "a.jpg", "notes.txt")
     with pytest.warns(UserWarning, match=r"1 file\(s\) .* ignored: 1 .txt, the first 'notes.txt'.$"):
-        found = read_source(str(tmp_path))
-    assert (found.kind, found.names, found.y) == ("flat folder", ["a.jpg", "b.jpg"], None)
-    assert found.ignored == ["notes.txt"]
+        source = read_source(str(tmp_path))
+    assert (source.kind, source.names, source.y) == ("flat folder", ["a.jpg", "b.jpg"], None)
+    assert source.ignored == ["notes.txt"]
 
 
 MEDICAL = {
@@ -126,9 +126,9 @@ MEDICAL = {
 def test_files_of_other_formats_are_counted_with_a_hint(tmp_path, name):
     fill(tmp_path, "a/1.jpg", "b/1.jpg", "b/2.txt", "b/.hidden", name)
     with pytest.warns(UserWarning, match=r"2 file\(s\) in .* ignored: 1 \.[a-z.]+, 1 \.") as caught:
-        found = read_source(tmp_path)
+        source = read_source(tmp_path)
     assert MEDICAL[name] in str(caught[0].message) and len(caught) == 1
-    assert found.y.tolist() == ["a", "b"] and set(found.ignored) == {"b/2.txt", "b/.hidden", name}
+    assert source.y.tolist() == ["a", "b"] and set(source.ignored) == {"b/2.txt", "b/.hidden", name}
     fill(tmp_path / "only", name)
     with pytest.raises(SourceError, match=r"No images in .*\(1 other files: 1 \..*Expected") as caught:
         read_source(tmp_path / "only")
@@ -160,7 +160,7 @@ def test_other_files_of_split_folders_are_counted_once(tmp_path):
     assert len(caught) == 1
 
 
-def test_urls_are_not_read(tmp_path):
+def test_urls_raise(tmp_path):
     with pytest.raises(
         SourceError, match=r"'s3://bucket/pets' is a URL; expected a local folder or file: download"
     ):
@@ -175,15 +175,15 @@ def test_images_beside_class_folders_are_left_out_with_a_warning(tmp_path):
     with pytest.warns(
         UserWarning, match=r"2 image\(s\).*beside its class folders.*first 'another.jpg'"
     ) as caught:
-        found = read_source(tmp_path)
+        source = read_source(tmp_path)
     assert caught[0].filename == __file__
-    assert found.names == ["cat/1.jpg", "dog/1.jpg"]
+    assert source.names == ["cat/1.jpg", "dog/1.jpg"]
     everything = read_source(tmp_path, labels=False)
     assert everything.kind == "flat folder" and everything.y is None
     assert everything.names == ["another.jpg", "cat/1.jpg", "dog/1.jpg", "stray.jpg"]
 
 
-def test_one_class_and_empty_classes_warn(tmp_path):
+def test_single_class_and_empty_class_folders_warn(tmp_path):
     fill(tmp_path, "cat/1.jpg")
     with pytest.warns(UserWarning, match=r"has a single class folder, 'cat'") as caught:
         assert read_source(tmp_path).y.tolist() == ["cat"]
@@ -194,15 +194,20 @@ def test_one_class_and_empty_classes_warn(tmp_path):
     assert caught[0].filename == __file__
 
 
-def test_symbolic_links_are_followed_and_loops_end(tmp_path):
+def test_symbolic_links_are_followed_once(tmp_path):
     elsewhere = fill(tmp_path / "elsewhere", "1.jpg", "deep/2.jpg")
     root = fill(tmp_path / "root", "a/0.jpg")
     (root / "b").symlink_to(elsewhere)
     (root / "a" / "up").symlink_to(root)
     (root / "a" / "self").symlink_to(root / "a")
     (root / "a" / "gone.jpg").symlink_to(root / "nothing")
-    found = read_source(root)
-    assert found.names == ["a/0.jpg", "a/gone.jpg", "b/1.jpg", "b/deep/2.jpg"]  # broken, but there
+    source = read_source(root)
+    assert source.names == [
+        "a/0.jpg",
+        "a/gone.jpg",
+        "b/1.jpg",
+        "b/deep/2.jpg",
+    ]  # a broken link with an image suffix is listed
 
 
 @pytest.mark.parametrize(
@@ -212,24 +217,24 @@ def test_symbolic_links_are_followed_and_loops_end(tmp_path):
 def test_splits_are_never_classes(tmp_path, names, inner):
     for name in names:
         fill(tmp_path, f"{name}/{inner}1.jpg", *([f"{name}/dog/2.jpg"] if inner else [f"{name}/2.jpg"]))
-    found = read_source(tmp_path)
-    assert found.kind == "split folders" and len(found) == 2 * len(names)
-    want = [{"tr": "train", "va": "val", "te": "test"}[n.lower()[:2]] for n in names]
-    assert list(dict.fromkeys(found.split.tolist())) == want
-    assert found.y is None if not inner else set(found.y.tolist()) == {"cat", "dog"}
-    part = found.subset({"train": "Training", "val": "validation", "test": "TEST"}[want[1]])
+    source = read_source(tmp_path)
+    assert source.kind == "split folders" and len(source) == 2 * len(names)
+    expected = [{"tr": "train", "va": "val", "te": "test"}[n.lower()[:2]] for n in names]
+    assert list(dict.fromkeys(source.split.tolist())) == expected
+    assert source.y is None if not inner else set(source.y.tolist()) == {"cat", "dog"}
+    part = source.subset({"train": "Training", "val": "validation", "test": "TEST"}[expected[1]])
     assert len(part) == 2 and all(n.startswith(names[1] + "/") for n in part.names)
     assert [os.path.relpath(p, tmp_path) for p in part.images] == part.names
 
 
-def test_unlabelled_test_split(tmp_path):
+def test_test_split_without_labels(tmp_path):
     fill(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "test/3.jpg")
-    found = read_source(tmp_path)
-    assert found.y.tolist() == ["cat", "dog", None]
-    assert found.subset("train").y.dtype.kind == "U" and found.subset("test").y is None
+    source = read_source(tmp_path)
+    assert source.y.tolist() == ["cat", "dog", None]
+    assert source.subset("train").y.dtype.kind == "U" and source.subset("test").y is None
 
 
-def test_split_folders_beside_others(tmp_path):
+def test_other_folders_of_images_beside_splits_raise(tmp_path):
     fill(
         tmp_path,
         "train/a/1.jpg",
@@ -247,7 +252,7 @@ def test_split_folders_beside_others(tmp_path):
         read_source(tmp_path)
 
 
-def test_two_splits_of_the_same_kind(tmp_path):
+def test_two_splits_of_the_same_kind_raise(tmp_path):
     fill(tmp_path, "train/a/1.jpg", "val/a/1.jpg", "validation/a/1.jpg")
     with pytest.raises(SourceError, match=r"two of the same kind"):
         read_source(tmp_path)
@@ -255,13 +260,13 @@ def test_two_splits_of_the_same_kind(tmp_path):
 
 def test_a_lone_train_folder_is_a_split_but_a_class_called_test_is_a_class(tmp_path):
     fill(tmp_path / "one", "train/a/1.jpg", "train/b/1.jpg")
-    found = read_source(tmp_path / "one")
-    assert found.kind == "split folders" and found.y.tolist() == ["a", "b"]
+    source = read_source(tmp_path / "one")
+    assert source.kind == "split folders" and source.y.tolist() == ["a", "b"]
     fill(tmp_path / "two", "blood/1.jpg", "test/1.jpg")
     assert read_source(tmp_path / "two").y.tolist() == ["blood", "test"]
 
 
-def test_subset_names_the_splits_that_exist(tmp_path):
+def test_error_of_subset_names_the_splits_that_exist(tmp_path):
     fill(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test/a/1.jpg", "test/b/2.jpg")
     with pytest.raises(SourceError, match=r"No split 'val'. Splits: 'train', 'test'"):
         read_source(tmp_path).subset("val")
@@ -269,7 +274,7 @@ def test_subset_names_the_splits_that_exist(tmp_path):
         read_source(tmp_path / "train").subset("train")
 
 
-def test_empty_folder_and_no_images(tmp_path):
+def test_folders_without_images_raise(tmp_path):
     with pytest.raises(SourceError, match=r"No images in .*\(0 other files\)"):
         read_source(tmp_path)
     fill(tmp_path, "a/x.txt", "b.pdf")
@@ -278,17 +283,17 @@ def test_empty_folder_and_no_images(tmp_path):
 
 
 def test_missing_sources_suggest_similar_names(tmp_path):
-    fill(tmp_path, "pictures/1.jpg")
-    with pytest.raises(SourceError, match=r"No such file or folder: .*Did you mean 'pictures'"):
-        read_source(tmp_path / "picturs")
+    fill(tmp_path, "photos/1.jpg")
+    with pytest.raises(SourceError, match=r"No such file or folder: .*Did you mean 'photos'"):
+        read_source(tmp_path / "photso")
     with pytest.raises(SourceError, match=r"target='label' names a column.*is a folder. Leave it out"):
-        read_source(tmp_path / "pictures", target="label")
+        read_source(tmp_path / "photos", target="label")
 
 
-def test_single_files(tmp_path):
+def test_single_image_file_is_a_source(tmp_path):
     fill(tmp_path, "a.JPG", "notes.md")
-    found = read_source(tmp_path / "a.JPG")
-    assert (found.kind, found.images, found.names, found.y) == (
+    source = read_source(tmp_path / "a.JPG")
+    assert (source.kind, source.images, source.names, source.y) == (
         "file",
         [str(tmp_path / "a.JPG")],
         ["a.JPG"],
@@ -298,18 +303,18 @@ def test_single_files(tmp_path):
         read_source(tmp_path / "notes.md")
 
 
-def test_undecodable_and_odd_names_survive(tmp_path):
+def test_unusual_names_and_names_that_are_not_utf_8(tmp_path):
     try:
         os.mkdir(os.fsencode(tmp_path) + b"/k\xff")
         open(os.fsencode(tmp_path) + b"/k\xff/\xfe.jpg", "wb").close()
     except OSError:
-        pytest.skip("this file system wants UTF-8 names")
+        pytest.skip("this file system requires UTF-8 names")
     fill(tmp_path, 'it\'s "q" ☃/a b.jpg')
-    found = read_source(tmp_path)
-    assert len(found) == 2 and all(map(os.path.exists, found.images))
+    source = read_source(tmp_path)
+    assert len(source) == 2 and all(map(os.path.exists, source.images))
 
 
-def test_real_folders():
+def test_folders_of_real_data_sets():
     pets = read_source(shared("pets"))
     assert {k: pets.y.tolist().count(k) for k in set(pets.y)} == {"cats": 106, "dogs": 35, "horses": 56}
     with pytest.MonkeyPatch.context() as patch:
@@ -332,41 +337,46 @@ def images(tmp_path):
     return fill(tmp_path, "img/1.jpg", "img/2.jpg", "img/3.jpg")
 
 
-def test_real_manifest():
-    found = read_source(shared("signs") / "signs.csv", target="label")
-    assert found.kind == "manifest" and len(found) == 1200
-    assert found.y.dtype == np.int64 and set(found.y.tolist()) == set(range(6))
-    test = found.subset("test")
+def test_manifest_of_a_real_data_set():
+    source = read_source(shared("signs") / "signs.csv", target="label")
+    assert source.kind == "manifest" and len(source) == 1200
+    assert source.y.dtype == np.int64 and set(source.y.tolist()) == set(range(6))
+    test = source.subset("test")
     assert len(test) == 120 and all(name.startswith("test/") for name in test.names)
     assert [int(pathlib.Path(name).name[0]) for name in test.names] == test.y.tolist()
     assert all(map(os.path.exists, test.images))
 
 
 @pytest.mark.parametrize(
-    "mark, suffix", [(",", "csv"), (";", "csv"), ("\t", "csv"), ("|", "csv"), ("\t", "tsv"), (",", "txt")]
+    "delimiter, suffix",
+    [(",", "csv"), (";", "csv"), ("\t", "csv"), ("|", "csv"), ("\t", "tsv"), (",", "txt")],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_delimiters_encodings_and_line_ends(images, mark, suffix, encoding, newline):
+def test_delimiters_encodings_and_line_ends(images, delimiter, suffix, encoding, newline):
     rows = [("path", "label", "fold"), ("img/1.jpg", "chât", "1"), ("img/2.jpg", "dog", "2"), ("", "", "")]
-    path = write(images / f"m.{suffix}", newline.join(mark.join(r) for r in rows), encoding)
-    found = read_source(path, groups="fold")
-    assert found.names == ["img/1.jpg", "img/2.jpg"] and found.y.tolist() == ["chât", "dog"]
-    assert found.groups.tolist() == [1, 2] and found.split is None
-    assert found.images == [str(images / "img/1.jpg"), str(images / "img/2.jpg")]
+    path = write(images / f"m.{suffix}", newline.join(delimiter.join(r) for r in rows), encoding)
+    source = read_source(path, groups="fold")
+    assert source.names == ["img/1.jpg", "img/2.jpg"] and source.y.tolist() == ["chât", "dog"]
+    assert source.groups.tolist() == [1, 2] and source.split is None
+    assert source.images == [str(images / "img/1.jpg"), str(images / "img/2.jpg")]
 
 
 def test_quoted_fields_absolute_paths_and_a_missing_file(images):
     fill(images, 'a, "b"\n.jpg')
     text = f'Label,Image\n1,"a, ""b""\n.jpg"\n2,"{images}/img/1.jpg"\n3,gone.jpg\n'
-    found = read_source(write(images / "m.csv", text))
-    assert found.names == ['a, "b"\n.jpg', f"{images}/img/1.jpg", "gone.jpg"]
-    assert list(map(os.path.exists, found.images)) == [True, True, False]  # the extraction names it
-    assert found.y.tolist() == [1, 2, 3]
+    source = read_source(write(images / "m.csv", text))
+    assert source.names == ['a, "b"\n.jpg', f"{images}/img/1.jpg", "gone.jpg"]
+    assert list(map(os.path.exists, source.images)) == [
+        True,
+        True,
+        False,
+    ]  # the error for it is raised when it is decoded
+    assert source.y.tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
-    "values, want",
+    "values, expected",
     [
         (["0", "1"], np.array([0, 1])),
         (["1.5", "2"], np.array([1.5, 2.0])),
@@ -380,13 +390,13 @@ def test_quoted_fields_absolute_paths_and_a_missing_file(images):
         (["True", "False"], np.array(["True", "False"])),
     ],
 )
-def test_label_types(images, values, want):
+def test_types_of_labels(images, values, expected):
     lines = "".join(f"img/{i + 1}.jpg,{v}\n" for i, v in enumerate(values))
-    found = read_source(write(images / "m.csv", "path,label\n" + lines))
-    if want is None:
-        want = np.array(values)  # all of them words: then they are classes
-    assert found.y.dtype.kind == want.dtype.kind
-    np.testing.assert_array_equal(found.y, want)
+    source = read_source(write(images / "m.csv", "path,label\n" + lines))
+    if expected is None:
+        expected = np.array(values)  # if no label is a number, such words are classes
+    assert source.y.dtype.kind == expected.dtype.kind
+    np.testing.assert_array_equal(source.y, expected)
 
 
 @pytest.mark.parametrize("gap", ["", "nan", "NA", "None"])
@@ -405,7 +415,7 @@ def test_missing_labels_are_counted(images, gap):
         read_source(path)
 
 
-def test_columns_asked_for_and_missing(images):
+def test_columns_can_be_chosen_and_missing_columns_raise(images):
     path = write(images / "m.csv", "pic,clas,patient,part\nimg/1.jpg,a,p1,train\nimg/2.jpg,b,p2,Testing\n")
     with pytest.raises(
         SourceError, match=r"No column for the paths of the images, such as 'path'.*Columns: 'pic', 'clas'"
@@ -413,21 +423,21 @@ def test_columns_asked_for_and_missing(images):
         read_source(path)
     with pytest.raises(SourceError, match=r"No column 'class' .labels. .*Did you mean 'clas'"):
         read_source(path, path_column="pic", target="class")
-    found = read_source(path, path_column="pic", target="clas", groups="patient", split="part")
-    assert found.y.tolist() == ["a", "b"] and found.groups.tolist() == ["p1", "p2"]
-    assert found.split.tolist() == ["train", "test"]
+    source = read_source(path, path_column="pic", target="clas", groups="patient", split="part")
+    assert source.y.tolist() == ["a", "b"] and source.groups.tolist() == ["p1", "p2"]
+    assert source.split.tolist() == ["train", "test"]
     assert read_source(path, path_column="pic").y is None
 
 
-def test_split_column_is_found_by_itself(images):
+def test_split_column_is_detected(images):
     path = write(images / "m.csv", "file,Split\nimg/1.jpg,training\nimg/2.jpg,valid\nimg/3.jpg,TEST\n")
-    found = read_source(path)
-    assert found.split.tolist() == ["train", "val", "test"] and found.subset("validation").names == [
+    source = read_source(path)
+    assert source.split.tolist() == ["train", "val", "test"] and source.subset("validation").names == [
         "img/2.jpg"
     ]
 
 
-def test_bad_manifests(images):
+def test_invalid_manifests_raise(images):
     for text, message in {
         "": "has no rows",
         "path,label\n": "has no rows",
@@ -447,10 +457,10 @@ def test_bad_manifests(images):
         read_source(images / "m.csv")
 
 
-def test_trailing_delimiters_and_short_rows(images):
+def test_trailing_delimiters_are_ignored(images):
     for header in ("path,label,", "path,label"):
-        found = read_source(write(images / "m.csv", f"{header}\nimg/1.jpg,1,\nimg/2.jpg,2\n"))
-        assert found.y.tolist() == [1, 2] and found.columns == ["path", "label"]
+        source = read_source(write(images / "m.csv", f"{header}\nimg/1.jpg,1,\nimg/2.jpg,2\n"))
+        assert source.y.tolist() == [1, 2] and source.columns == ["path", "label"]
 
 
 def test_rows_are_counted_as_a_spreadsheet_does(images):
@@ -469,7 +479,7 @@ def test_parquet_with_its_paths_as_index(images):
     assert read_source(images / "m.parquet").names == ["img/1.jpg", "img/2.jpg"]
 
 
-def test_parquet(images, monkeypatch):
+def test_parquet_manifests(images, monkeypatch):
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
 
@@ -480,8 +490,8 @@ def test_parquet(images, monkeypatch):
         "bad": [1.0, float("nan")],
     }
     pq.write_table(pa.table(table), images / "m.parquet")
-    found = read_source(images / "m.parquet")
-    assert found.kind == "manifest" and found.y.dtype == np.int64 and found.y.tolist() == [3, 4]
+    source = read_source(images / "m.parquet")
+    assert source.kind == "manifest" and source.y.dtype == np.int64 and source.y.tolist() == [3, 4]
     for column in ("name", "bad"):
         with pytest.raises(
             SourceError, match=f"1 of 2 rows .* no value in column '{column}': row 1 .counted from 0"
@@ -517,47 +527,49 @@ def h5(tmp_path):
 def test_hdf5_array_with_its_labels(h5):
     path, X = h5
     for text in (f"{path}::train_set_x", f"{path}::/train_set_x", str(path)):
-        found = read_source(text)
-        assert found.kind == "hdf5" and len(found) == 6 and found.names[4] == "train_set_x[4]"
-        assert found.y.tolist() == [0, 1, 2, 3, 4, 5] and found.y.dtype == np.int64
-        images = Images.of(found.images)
+        source = read_source(text)
+        assert source.kind == "hdf5" and len(source) == 6 and source.names[4] == "train_set_x[4]"
+        assert source.y.tolist() == [0, 1, 2, 3, 4, 5] and source.y.dtype == np.int64
+        images = Images.of(source.images)
         np.testing.assert_array_equal(images.decode(4, Decoder((8, 8)))[1], X[4])
     assert read_source(path, labels=False).y is None
-    found = read_source(path, target="words", groups="train_set_y", split="part")
-    assert found.y.tolist() == list("abcabc") and found.groups.tolist() == list(range(6))
-    test = found.subset("test")
+    source = read_source(path, target="words", groups="train_set_y", split="part")
+    assert source.y.tolist() == list("abcabc") and source.groups.tolist() == list(range(6))
+    test = source.subset("test")
     assert test.names == ["train_set_x[4]", "train_set_x[5]"] and test.y.tolist() == ["b", "c"]
     np.testing.assert_array_equal(Images.of(test.images).decode(1, Decoder((8, 8)))[1], X[5])
     np.testing.assert_array_equal(Images.of(test.take([1]).images).decode(0, Decoder((8, 8)))[1], X[5])
 
 
-def test_hdf5_arrays_are_lazy_and_pickle_as_an_address(tmp_path):
+def test_hdf5_arrays_are_lazy_and_pickle_without_their_data(tmp_path):
     h5py = pytest.importorskip("h5py")
     path = tmp_path / "big.h5"
-    with h5py.File(path, "w") as f:  # 3 TB that are not there
+    with h5py.File(path, "w") as f:  # 3 TB, none of which is written
         f.create_dataset("x", (1_000_000, 1024, 1024, 3), "u1", chunks=(1, 1024, 1024, 3))
-    found = read_source(path)
-    assert len(found) == 1_000_000 and found.images.shape == (1_000_000, 1024, 1024, 3)
-    small = found.take([5, 999_999])
-    text = pickle.dumps(small.images)
-    assert len(text) < 2000
-    again = pickle.loads(text)
+    source = read_source(path)
+    assert len(source) == 1_000_000 and source.images.shape == (1_000_000, 1024, 1024, 3)
+    small = source.take([5, 999_999])
+    pickled = pickle.dumps(small.images)
+    assert len(pickled) < 2000
+    again = pickle.loads(pickled)
     assert isinstance(again, ArrayOnDisk) and len(again) == 2 and again[1].max() == 0
 
 
-def test_hdf5_with_several_arrays_asks_which(h5):
+def test_hdf5_file_with_several_arrays_needs_the_name_of_one(h5):
     h5py = pytest.importorskip("h5py")
     path, X = h5
     with h5py.File(path, "a") as f:
         f["test_set_x"] = X[:2]
         f["deep/images"], f["deep/labels"] = X[:2], [7, 8]
-    with pytest.raises(SourceError, match=r"Which array.*'.*::dataset'.*'test_set_x' \(2, 8, 8, 3\)"):
+    with pytest.raises(
+        SourceError, match=r"needs the name of an image array.*'.*::dataset'.*'test_set_x' \(2, 8, 8, 3\)"
+    ):
         read_source(path)
     assert read_source(f"{path}::test_set_x").y is None
     assert read_source(f"{path}::deep/images").y.tolist() == [7, 8]
 
 
-def test_bad_hdf5(h5, tmp_path):
+def test_invalid_hdf5_sources_raise(h5, tmp_path):
     path, _ = h5
     for dataset, options, message in (
         ("train_set", {}, "No array 'train_set'.*Did you mean .*'train_set_x'.*Image arrays"),
@@ -569,7 +581,7 @@ def test_bad_hdf5(h5, tmp_path):
             r"has shape \(6, 8, 8, 3\); expected one value for each image",
         ),
         ("train_set_x", {"target": "gaps"}, "2 values of 'gaps' .* are missing, the first in row 2"),
-        ("train_set_x", {"path_column": "p"}, "path_column is for manifests"),
+        ("train_set_x", {"path_column": "p"}, "`path_column` is for manifests"),
     ):
         with pytest.raises(SourceError, match=message):
             read_source(f"{path}::{dataset}", **options)
@@ -590,5 +602,7 @@ def test_listing_folders_imports_neither_pandas_nor_keras(images):
         print(sorted({{"keras", "tensorflow", "h5py", "pandas", "sklearn"}} & set(sys.modules)))
     """
     root = pathlib.Path(__file__).parents[1]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "[]", done.stderr
+    process = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert process.stdout.strip() == "[]", process.stderr

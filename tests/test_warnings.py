@@ -1,4 +1,4 @@
-"""Warnings point at the code of the user."""
+"""Warnings are attributed to the code of the user."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def files(photos, tmp_path):
 
 
 def files_of(category, call):
-    """Files that the warnings of a call point at."""
+    """Return the files that the warnings of a call are attributed to."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         call()
     return {w.filename for w in caught if issubclass(w.category, category)}
 
 
-def test_warnings_of_transformers(arrays, files):
+def test_warnings_of_transformers_are_attributed_to_the_caller(arrays, files):
     cnn = CNNFeatures(**RANDOM)
     assert files_of(RandomWeightsWarning, lambda: cnn.fit(arrays)) == {__file__}
     assert files_of(RandomWeightsWarning, lambda: cnn.transform(arrays)) == {__file__}
@@ -58,7 +58,7 @@ def test_warnings_of_transformers(arrays, files):
     assert files_of(UnreadableImagesWarning, lambda: cnn.transform(files)) == {__file__}
 
 
-def test_warnings_through_scikit_learn(arrays):
+def test_warnings_through_scikit_learn_are_attributed_to_the_caller(arrays):
     pipeline = make_pipeline(CNNFeatures(**RANDOM), SVC())
     assert files_of(RandomWeightsWarning, lambda: pipeline.fit(arrays, Y)) == {__file__}
     assert files_of(RandomWeightsWarning, lambda: pipeline.predict(arrays)) == {__file__}
@@ -66,14 +66,14 @@ def test_warnings_through_scikit_learn(arrays):
     assert files_of(RandomWeightsWarning, lambda: search.fit(arrays, Y)) == {__file__}
 
 
-def test_warnings_of_searches(arrays, files):
+def test_warnings_of_searches_are_attributed_to_the_caller(arrays, files):
     search = FeatureSearchCV("tiny", **SEARCH, on_error="nan")
     assert files_of(UnreadableImagesWarning, lambda: search.fit(files, Y)) == {__file__}
     search = FeatureSearchCV("mobilenet_0.25", **SEARCH, weights=None)
     assert files_of(RandomWeightsWarning, lambda: search.fit(arrays, Y)) == {__file__}
 
 
-def test_warnings_of_fine_tuning(arrays, files):
+def test_warnings_of_fine_tuning_are_attributed_to_the_caller(arrays, files):
     tuner = FineTuneClassifier(
         **{**TINY, "on_error": "drop"}, start="linear", epochs=0, validation_fraction=0
     )
@@ -82,7 +82,7 @@ def test_warnings_of_fine_tuning(arrays, files):
     assert files_of(RandomWeightsWarning, lambda: tuner.fit(arrays, Y)) == {__file__}
 
 
-def test_warning_of_a_thread_is_not_lost(arrays):
+def test_warnings_in_a_thread_are_issued(arrays):
     thread = threading.Thread(target=CNNFeatures(**RANDOM).fit, args=(arrays,))
     with pytest.warns(RandomWeightsWarning):
         thread.start()

@@ -8,8 +8,8 @@ from types import FrameType
 
 __all__ = ["warn"]
 
-# Libraries that call this package on the user's behalf; a warning attributed to them helps nobody.
-_BETWEEN = frozenset(
+# This package and the libraries that call it for the user; warnings are not attributed to them.
+_SKIPPED_PACKAGES = frozenset(
     (
         __name__.partition(".")[0],
         "sklearn", "joblib", "keras", "tensorflow", "torch", "jax",
@@ -31,7 +31,7 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     The warning points at the innermost frame outside this package and outside the libraries that call it for the
     user, such as scikit-learn in a pipeline.
     """
-    frame = _user_frame(sys._getframe(1))
+    frame = _find_user_frame(sys._getframe(1))
     names = frame.f_globals
     warnings.warn_explicit(
         message,
@@ -43,12 +43,12 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     )
 
 
-def _user_frame(frame: FrameType) -> FrameType:
-    """Innermost frame that is not in between; the outermost frame when all are, as in a worker thread."""
-    while frame.f_back is not None and _is_between(frame):
+def _find_user_frame(frame: FrameType) -> FrameType:
+    """Return the innermost frame that is not skipped, or the outermost one if all are, as in a worker thread."""
+    while frame.f_back is not None and _is_skipped(frame):
         frame = frame.f_back
     return frame
 
 
-def _is_between(frame: FrameType) -> bool:
-    return str(frame.f_globals.get("__name__")).partition(".")[0] in _BETWEEN
+def _is_skipped(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).partition(".")[0] in _SKIPPED_PACKAGES

@@ -21,31 +21,31 @@ __all__ = ["CalibratedHead"]
 class CalibratedHead(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     """A head on embeddings with class probabilities calibrated by temperature scaling.
 
-    Decision values of held-out folds, or logarithms of probabilities, are multiplied by one number, chosen
-    so that their softmax has the smallest log loss (Guo et al. 2017, "On calibration of modern neural
-    networks"). The labels that `predict` returns are those of the head.
+    Decision values, or logarithms of probabilities, are multiplied by one number, which minimizes the log loss
+    of their softmax on held-out folds (Guo et al. 2017, "On calibration of modern neural networks").
+    The labels that `predict` returns are those of the head.
 
     Parameters
     ----------
     estimator : classifier
-        With ``decision_function`` or ``predict_proba``.
+        A classifier with ``decision_function`` or ``predict_proba``.
     cv : int, default=5
-        Number of folds; reduced to the size of the smallest class and to the number of groups.
+        Number of folds. It is reduced if the smallest class has fewer images, or if there are fewer groups.
 
     Attributes
     ----------
     estimator_ : classifier
-        Fitted on all rows.
+        The head, fitted on all rows.
     inverse_temperature_ : float
-        The factor of the decision values.
+        Factor by which the decision values are multiplied.
     classes_ : ndarray of shape (n_classes,)
     n_features_in_ : int
 
     Notes
     -----
-    Targets are smoothed as by Platt (1999), so that probabilities stay below 1 where the folds make no
-    mistake. ``sklearn.calibration.CalibratedClassifierCV(method="temperature", ensemble=False)`` is similar;
-    it needs scikit-learn 1.8 or later, takes no groups and does not smooth.
+    Targets are smoothed as in Platt (1999), so that probabilities stay below 1 even if the folds have no
+    mistakes. ``sklearn.calibration.CalibratedClassifierCV(method="temperature", ensemble=False)`` is similar;
+    it requires scikit-learn 1.8 or later, does not support groups, and does not smooth the targets.
 
     Examples
     --------
@@ -81,7 +81,7 @@ class CalibratedHead(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            When some class has one row only, or the groups cannot be split.
+            If a class has only one row, or the groups cannot be split.
         """
         X, y = validate_data(self, X, y)
         check_classification_targets(y)
@@ -96,12 +96,12 @@ class CalibratedHead(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             k = min(k, len(np.unique(groups)))
         if k < 2:
             raise ValueError(
-                "CalibratedHead needs 2 folds or more, with an image of each class and another group in each: "
-                f"these rows and cv={self.cv!r} allow {k}. Give more images, or use `estimator` without it."
+                "CalibratedHead needs 2 folds or more, each with images of every class and with its own groups; "
+                f"these rows and cv={self.cv!r} allow {k}. Give more images, or use `estimator` uncalibrated."
             )
         logits = np.empty((len(y), len(self.classes_)))
         for train, test in make_folds(k, codes, groups, "classification", 0):
-            logits[test] = self._logits(clone(self.estimator).fit(X[train], y[train]), X[test])
+            logits[test] = self._compute_logits(clone(self.estimator).fit(X[train], y[train]), X[test])
         self.inverse_temperature_ = _fit_inverse_temperature(logits, codes)
         self.estimator_ = clone(self.estimator).fit(X, y)
         return self
@@ -133,7 +133,7 @@ class CalibratedHead(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         """
         check_is_fitted(self)
         X = validate_data(self, X, reset=False)
-        return softmax(self.inverse_temperature_ * self._logits(self.estimator_, X), axis=1)
+        return softmax(self.inverse_temperature_ * self._compute_logits(self.estimator_, X), axis=1)
 
     @available_if(lambda self: hasattr(getattr(self, "estimator_", self.estimator), "decision_function"))
     def decision_function(self, X: Any) -> np.ndarray:
@@ -150,13 +150,15 @@ class CalibratedHead(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         check_is_fitted(self)
         return self.estimator_.decision_function(validate_data(self, X, reset=False))
 
-    def _logits(self, head: Any, X: np.ndarray) -> np.ndarray:
-        """Decision values, or logarithms of probabilities, one column per class."""
+    def _compute_logits(self, head: Any, X: np.ndarray) -> np.ndarray:
+        """Return decision values, or logarithms of probabilities, with one column per class."""
         if hasattr(head, "decision_function"):
             z = np.asarray(head.decision_function(X), float)
             z = np.stack([-z, z], axis=1) if z.ndim == 1 else z
         else:
-            z = np.log(np.maximum(head.predict_proba(X), 1e-6))  # neighbors give probabilities of exactly 0
+            z = np.log(
+                np.maximum(head.predict_proba(X), 1e-6)
+            )  # nearest neighbors return probabilities of exactly 0
         if z.shape[1] != len(self.classes_):
             raise ValueError(
                 f"The decision function of `estimator` has {z.shape[1]} columns for {len(self.classes_)} classes; "
@@ -173,7 +175,7 @@ class CalibratedHead(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
 
 def _fit_inverse_temperature(logits: np.ndarray, codes: np.ndarray) -> float:
-    """The factor with the smallest log loss, with targets smoothed as by Platt."""
+    """Find the factor with the smallest log loss, with targets smoothed as in Platt (1999)."""
     n, k = logits.shape
     targets = np.full((n, k), 1 / (n + 2) / (k - 1))
     targets[np.arange(n), codes] = (n + 1) / (n + 2)

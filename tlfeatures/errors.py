@@ -1,4 +1,4 @@
-"""Errors and warnings; each error is also the builtin that a user would catch."""
+"""Exceptions and warnings; each exception also derives from the built-in exception that users would catch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-_NAMED = 10  # images named by a message
+_NAMED = 10  # largest number of images that a message names
 
 
 class TLFeaturesError(Exception):
@@ -45,15 +45,15 @@ class ImageReadError(TLFeaturesError, OSError):
     Parameters
     ----------
     name : str
-        The path of the first image, or its place in ``X``.
+        Path of the first image, or its position in ``X``.
     reason : str
-        Why it cannot be read.
+        Reason why it cannot be read.
     failures : sequence of (str, str), optional
         Name and reason of each image that cannot be read; by default only the first.
     n_images : int, optional
         Number of images that were checked.
     hint : str, optional
-        How to fix it; the end of the message.
+        How to fix it; appended to the message.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class ImageReadError(TLFeaturesError, OSError):
 
     @classmethod
     def of(cls, failures: Sequence[tuple[str, str]], n_images: int, hint: str = "") -> ImageReadError:
-        """Make one error for all images that cannot be read; names the first ten."""
+        """Make one error for all images that cannot be read; the message names the first ten."""
         return cls(*failures[0], failures, n_images, hint)
 
     def _message(self) -> str:
@@ -98,15 +98,15 @@ class SourceError(TLFeaturesError, ValueError):
 
 
 class InvalidParameterError(TLFeaturesError, ValueError, TypeError):
-    """A parameter has a value that it may not have.
+    """A parameter has an invalid value.
 
     Parameters
     ----------
     message : str
         What was expected, what was passed, and how to fix it.
     parameter : str, optional
-        The name of the parameter; the message has it in backticks, so that a front end can replace it by what it
-        calls the parameter.
+        Name of the parameter. It is in backticks in the message, so that the command line can replace it by the name
+        of its option.
     """
 
     def __init__(self, message: str, parameter: str | None = None) -> None:
@@ -115,19 +115,19 @@ class InvalidParameterError(TLFeaturesError, ValueError, TypeError):
 
 
 class UnknownNameError(InvalidParameterError):
-    """A name that is not in a table; lists the nearest names."""
+    """A name is unknown; the message lists the nearest names."""
 
     @classmethod
     def of(
         cls,
         kind: str,
         name: object,
-        known: Iterable[str],
+        names: Iterable[str],
         listing: str = "",
         parameter: str | None = None,
     ) -> UnknownNameError:
-        """Make the error for an unknown name, with up to three near matches and where to see all names."""
-        names = list(known)
+        """Make the error for an unknown name, with up to three near matches and a pointer to all names."""
+        names = list(names)
         near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.6)
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
         see = (
@@ -141,7 +141,7 @@ class UnknownNameError(InvalidParameterError):
 
 
 class WeightsError(TLFeaturesError, OSError):
-    """The weights of a network cannot be found, fetched or read."""
+    """The weights of a network cannot be found, downloaded or read."""
 
 
 class RecipeMismatchError(TLFeaturesError, ValueError):
@@ -149,11 +149,11 @@ class RecipeMismatchError(TLFeaturesError, ValueError):
 
 
 class StoreError(TLFeaturesError, OSError):
-    """The embedding store cannot be used as asked."""
+    """The embedding store cannot be used as requested."""
 
 
 class MissingDependencyError(TLFeaturesError, ImportError):
-    """An optional package is not installed; the message has the install line."""
+    """An optional package is not installed; the message has the install command."""
 
 
 class ForkedProcessError(TLFeaturesError, RuntimeError):
@@ -181,7 +181,7 @@ class LowContrastImagesWarning(UserWarning):
 
 
 class DuplicateImagesWarning(UserWarning):
-    """Duplicates fall into different folds, so the score is too high."""
+    """Duplicate images are split between folds, so the score may be too high."""
 
 
 class TrainingStoppedWarning(UserWarning):

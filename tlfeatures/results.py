@@ -1,4 +1,4 @@
-"""Typed results: what a feature search measured, as data that can be read without the search itself."""
+"""Result objects of a feature search, which can be used without the search itself."""
 
 from __future__ import annotations
 
@@ -80,19 +80,19 @@ class LearningCurve:
 
 @dataclass(frozen=True)
 class Regime:
-    """Which of the cases of transfer learning the measurements show, and what to do next.
+    """Regime of transfer learning that the measurements indicate, and the recommendation.
 
     Attributes
     ----------
     domain : {"similar", "dissimilar"}
-        "dissimilar" if an earlier layer beats the last one by more than two standard errors; the
-        best of several layers beats a single one by chance more often than not.
+        "dissimilar" if an earlier layer is better than the last one by more than two standard errors. Smaller
+        differences may be due to chance, because the earlier layer is the best of several.
     data : {"small", "large", "open"}
         "small" if the last doubling of the training images raised the score by more than two standard
         errors, "large" if it raised the score by less than 1% with the same confidence, else "open".
     recommendation : {"frozen features", "earlier layers", "fine-tune the top", "fine-tune all"}
-    evidence : list of (sentence, figures)
-        Each statement and the measurements behind it.
+    evidence : list of (sentence, measurements)
+        Conclusions and the measurements that support them.
     """
 
     domain: str
@@ -124,7 +124,7 @@ class EmbeddingSample:
 class SearchResult:
     """Everything that a feature search measured.
 
-    :meth:`tlfeatures.FeatureSearchCV.result` builds it. It holds data only: no network, no fitted estimator and no
+    :meth:`tlfeatures.FeatureSearchCV.result` returns it. It contains only data: no network, no fitted estimator and no
     images except small previews.
 
     Attributes
@@ -140,15 +140,14 @@ class SearchResult:
         Score of the best pipeline. If duplicates were split between folds, this is the score with
         duplicates kept in one fold (grouped cross-validation), when such folds can be made.
     uncorrected_score : Score or None
-        Score on the folds as given, if it differs from ``score``.
+        Score on the original folds, if it differs from ``score``.
     candidates : pandas.DataFrame
         One row per candidate, the best first, as :meth:`tlfeatures.FeatureSearchCV.table` returns.
     best : int
         Row of the chosen candidate in ``candidates``.
     best_params : dict
     options : dict or None
-        Parameters of a search that has the chosen candidate as its only one; None if they cannot be
-        written as text.
+        Parameters of a search whose only candidate is the chosen one; None if they cannot be written as text.
     n_splits : int
     rule : {"best", "1se"}
     grouped_duplicates : bool
@@ -168,7 +167,7 @@ class SearchResult:
         JPEG previews of the rows in ``mistakes``, if the image can be read.
     embedding_sample : EmbeddingSample or None
     embedding_note : str
-        Why there is no ``embedding_sample``, if there is none.
+        Reason why ``embedding_sample`` is None; otherwise empty.
     regime : Regime
     learning_curve : LearningCurve
     duplicates : Duplicates
@@ -225,7 +224,7 @@ class SearchResult:
 
     @property
     def reads_back(self) -> bool:
-        """Whether ``predictions``, written as CSV, can serve as the manifest of the same search."""
+        """Whether ``predictions``, written as CSV, can be used as the manifest of the same search."""
         return self.from_files and len(self.predictions) == len(self.rows)
 
     def format_options(self) -> tuple[list[str], list[str]]:
@@ -236,35 +235,35 @@ class SearchResult:
         (imports, arguments) : tuple of list of str
         """
         options = self.options or {}
-        imports = {line for value in _estimators(options.get("heads")) for line in _imports(value)}
+        imports = {line for value in _list_estimators(options.get("heads")) for line in _make_imports(value)}
         if hasattr(cv := options.get("cv"), "split"):
             imports.add(f"from sklearn.model_selection import {type(cv).__name__}")
-        arguments = [f"{name}={_format(value)}" for name, value in options.items()]
+        arguments = [f"{name}={_format_value(value)}" for name, value in options.items()]
         return [*sorted(imports), "from tlfeatures import select"], arguments
 
 
-def _estimators(heads: Any) -> list[Any]:
-    """Return the estimators among the heads, which are named by strings otherwise."""
+def _list_estimators(heads: Any) -> list[Any]:
+    """Return the heads that are estimators; the others are names."""
     return (
         [value for value in heads.values() if hasattr(value, "get_params")] if isinstance(heads, dict) else []
     )
 
 
-def _imports(estimator: Any) -> list[str]:
+def _make_imports(estimator: Any) -> list[str]:
     """Return the import statements that the ``repr`` of an estimator needs."""
     parts = [estimator, *estimator.get_params(deep=True).values()]
     kinds = {type(part) for part in parts if hasattr(part, "get_params")}
-    return [f"from {_public_module(kind)} import {kind.__name__}" for kind in kinds]
+    return [f"from {_find_public_module(kind)} import {kind.__name__}" for kind in kinds]
 
 
-def _public_module(kind: type) -> str:
+def _find_public_module(kind: type) -> str:
     """Return the package that exports a class of a private module, such as sklearn.svm for sklearn.svm._classes."""
     module = kind.__module__.split("._")[0]
     return module if getattr(import_module(module), kind.__name__, None) is kind else kind.__module__
 
 
-def _format(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key!r}: {_format(item)}" for key, item in value.items()) + "}"
-    # without this parameter scikit-learn abbreviates long texts
+        return "{" + ", ".join(f"{key!r}: {_format_value(item)}" for key, item in value.items()) + "}"
+    # by default scikit-learn abbreviates a long repr
     return value.__repr__(N_CHAR_MAX=math.inf) if hasattr(value, "get_params") else repr(value)

@@ -1,4 +1,4 @@
-"""``SkipUnreadable``: one unreadable image costs one row, not the fit."""
+"""``SkipUnreadable``: fit an estimator although some images cannot be read."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def _estimator_has(method: str) -> Callable[[Any], bool]:
 class SkipUnreadable(MetaEstimatorMixin, BaseEstimator):
     """Fit an estimator on the rows without NaN, and predict a fixed value for the others.
 
-    ``CNNFeatures(on_error="nan")`` gives a row of NaN for an image that cannot be read. Most estimators
-    refuse NaN; this one leaves such rows out of the fit and still returns one prediction for each row,
-    so cross-validation and grid search work on folders with broken files.
+    ``CNNFeatures(on_error="nan")`` returns a row of NaN for an image that cannot be read. Most estimators
+    raise an error for NaN; this one leaves such rows out of the fit and still returns one prediction for each
+    row, so cross-validation and grid search work on folders with broken files.
 
     Parameters
     ----------
     estimator : estimator
         A classifier or regressor.
     unreadable_label : "auto", str or number, default="auto"
-        The prediction for a row with NaN. "auto" is a label that is not a class, so the row counts as
-        wrong: "unreadable" for text labels, and one less than the smallest class for numbers. For
-        regressors "auto" is the mean of the training targets. A class may be given too, for scores that
-        take the classes only, such as "f1" with two classes.
+        The prediction for a row with NaN. "auto" is a label that is not a class, so the
+        prediction is wrong: "unreadable" for text labels, and the smallest class minus one for numbers. For
+        regressors "auto" is the mean of the training targets. Pass one of the classes for scores that accept
+        only the classes, such as "f1" with two classes.
 
     Attributes
     ----------
@@ -82,8 +82,8 @@ class SkipUnreadable(MetaEstimatorMixin, BaseEstimator):
         X : array-like of shape (n_samples, n_features)
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
         **params : dict
-            Passed to the ``fit`` of `estimator`, such as ``sample_weight``; values with one entry per row
-            lose the entries of the rows with NaN. With metadata routing enabled, what `estimator` requests.
+            Passed to the ``fit`` of `estimator`, such as ``sample_weight``. From values with one entry per row,
+            the entries of rows with NaN are removed. With metadata routing, `estimator` gets what it requests.
 
         Returns
         -------
@@ -92,7 +92,7 @@ class SkipUnreadable(MetaEstimatorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            When every row has NaN, or `unreadable_label` does not suit the labels.
+            If every row has NaN, or `unreadable_label` is not of the type of the labels.
         """
         X, readable = self._split(X, reset=True)
         if y is None:
@@ -115,11 +115,11 @@ class SkipUnreadable(MetaEstimatorMixin, BaseEstimator):
             params = {name: _take(value, rows, len(readable)) for name, value in params.items()}
         self.estimator_ = clone(self.estimator).fit(X, y, **params)
         self.n_unreadable_ = int(len(readable) - len(rows))
-        self.unreadable_label_ = self._label(y)
+        self.unreadable_label_ = self._choose_label(y)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """Predict; `unreadable_label_` for rows with NaN.
+        """Predict with the fitted estimator; the prediction for rows with NaN is `unreadable_label_`.
 
         Parameters
         ----------
@@ -130,11 +130,11 @@ class SkipUnreadable(MetaEstimatorMixin, BaseEstimator):
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
         """
         check_is_fitted(self, "estimator_")
-        return self._fill("predict", X, self.unreadable_label_)
+        return self._call_and_fill("predict", X, self.unreadable_label_)
 
     @available_if(_estimator_has("predict_proba"))
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities of the classes; equal for rows with NaN.
+        """Predict class probabilities; they are equal for rows with NaN.
 
         Parameters
         ----------
@@ -145,11 +145,11 @@ class SkipUnreadable(MetaEstimatorMixin, BaseEstimator):
         ndarray of shape (n_samples, n_classes)
         """
         check_is_fitted(self, "estimator_")
-        return self._fill("predict_proba", X, np.full(len(self.classes_), 1 / len(self.classes_)))
+        return self._call_and_fill("predict_proba", X, np.full(len(self.classes_), 1 / len(self.classes_)))
 
     @available_if(_estimator_has("predict_log_proba"))
     def predict_log_proba(self, X: Any) -> np.ndarray:
-        """Logarithms of the probabilities of the classes; equal for rows with NaN.
+        """Predict logarithms of class probabilities; they are equal for rows with NaN.
 
         Parameters
         ----------
@@ -160,11 +160,13 @@ class SkipUnreadable(MetaEstimatorMixin, BaseEstimator):
         ndarray of shape (n_samples, n_classes)
         """
         check_is_fitted(self, "estimator_")
-        return self._fill("predict_log_proba", X, np.full(len(self.classes_), -np.log(len(self.classes_))))
+        return self._call_and_fill(
+            "predict_log_proba", X, np.full(len(self.classes_), -np.log(len(self.classes_)))
+        )
 
     @available_if(_estimator_has("decision_function"))
     def decision_function(self, X: Any) -> np.ndarray:
-        """Decision values of `estimator_`; 0 for rows with NaN.
+        """Compute decision values; they are 0 for rows with NaN.
 
         Parameters
         ----------
@@ -176,10 +178,10 @@ class SkipUnreadable(MetaEstimatorMixin, BaseEstimator):
         """
         check_is_fitted(self, "estimator_")
         k = len(self.classes_)
-        return self._fill("decision_function", X, np.zeros(k) if k > 2 else 0.0)
+        return self._call_and_fill("decision_function", X, np.zeros(k) if k > 2 else 0.0)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Accuracy of a classifier or R2 of a regressor, unreadable rows included.
+        """Return the accuracy of a classifier or the R2 of a regressor, including rows with NaN.
 
         Parameters
         ----------
@@ -201,7 +203,7 @@ class SkipUnreadable(MetaEstimatorMixin, BaseEstimator):
         return self.estimator_.classes_
 
     def get_metadata_routing(self) -> MetadataRouter:
-        """Say what metadata goes where; see scikit-learn's User Guide.
+        """Get the metadata routing of this estimator; see scikit-learn's User Guide.
 
         Returns
         -------
@@ -214,19 +216,19 @@ class SkipUnreadable(MetaEstimatorMixin, BaseEstimator):
         )
 
     def _split(self, X: Any, *, reset: bool) -> tuple[Any, np.ndarray]:
-        """X as the estimator takes it, and which rows are without NaN."""
+        """Validate X; return it as the estimator accepts it, and a mask of the rows without NaN."""
         values = validate_data(self, X, reset=reset, accept_sparse=True, ensure_all_finite="allow-nan")
         dense = values if isinstance(values, np.ndarray) else values.tocsr()
         readable: np.ndarray
         if isinstance(dense, np.ndarray):
             readable = ~np.isnan(dense).any(axis=1) if dense.dtype.kind == "f" else np.ones(len(dense), bool)
         else:
-            bad = np.repeat(np.arange(dense.shape[0]), np.diff(dense.indptr))[np.isnan(dense.data)]
-            readable = ~np.isin(np.arange(dense.shape[0]), bad)
+            rows_with_nan = np.repeat(np.arange(dense.shape[0]), np.diff(dense.indptr))[np.isnan(dense.data)]
+            readable = ~np.isin(np.arange(dense.shape[0]), rows_with_nan)
         return X if hasattr(X, "iloc") else values, readable
 
-    def _label(self, y: Any) -> Any:
-        """What to predict for a row with NaN, checked against the labels."""
+    def _choose_label(self, y: Any) -> Any:
+        """Choose the prediction for rows with NaN, and check it against the labels."""
         auto = isinstance(self.unreadable_label, str) and self.unreadable_label == "auto"
         if not is_classifier(self):
             return np.mean(np.asarray(y, float), axis=0) if auto else self.unreadable_label
@@ -237,23 +239,26 @@ class SkipUnreadable(MetaEstimatorMixin, BaseEstimator):
             kind = "text" if text else "numbers"
             raise ValueError(
                 f"`unreadable_label` must be of the kind of the labels, which are {kind} such as "
-                f"{self.classes_.tolist()[0]!r}; got {self.unreadable_label!r}. Pass 'auto' to have one chosen."
+                f"{self.classes_.tolist()[0]!r}; got {self.unreadable_label!r}. Pass 'auto' to choose one "
+                "automatically."
             )
         return self.unreadable_label
 
-    def _fill(self, method: str, X: Any, value: Any) -> np.ndarray:
-        """Results of a method of the estimator, with ``value`` for rows with NaN."""
+    def _call_and_fill(self, method: str, X: Any, value: Any) -> np.ndarray:
+        """Call a method of the estimator on the rows without NaN, and fill in ``value`` for the others."""
         X, readable = self._split(X, reset=False)
         if readable.all():
             return getattr(self.estimator_, method)(X)
         value = np.asarray(value)
         if not readable.any():
             return np.broadcast_to(value, (len(readable), *value.shape)).copy()
-        some = np.asarray(getattr(self.estimator_, method)(_safe_indexing(X, np.flatnonzero(readable))))
+        results = np.asarray(getattr(self.estimator_, method)(_safe_indexing(X, np.flatnonzero(readable))))
         # probabilities stay float32: as float64 they would not sum to 1 within the tolerance of log_loss
-        dtype = some.dtype if some.dtype.kind == value.dtype.kind == "f" else np.result_type(some, value)
-        filled = np.empty((len(readable), *some.shape[1:]), dtype)
-        filled[readable], filled[~readable] = some, value
+        dtype = (
+            results.dtype if results.dtype.kind == value.dtype.kind == "f" else np.result_type(results, value)
+        )
+        filled = np.empty((len(readable), *results.shape[1:]), dtype)
+        filled[readable], filled[~readable] = results, value
         return filled
 
     def __sklearn_tags__(self) -> Any:
@@ -270,6 +275,6 @@ class SkipUnreadable(MetaEstimatorMixin, BaseEstimator):
 
 
 def _take(value: Any, rows: np.ndarray, n: int) -> Any:
-    """The entries of ``rows`` where there is one for each of n rows; other values unchanged."""
+    """Select ``rows`` of a value that has one entry for each of n rows; return other values unchanged."""
     per_row = hasattr(value, "__len__") and not isinstance(value, (str, bytes, dict)) and len(value) == n
     return _safe_indexing(value, rows) if per_row else value

@@ -1,4 +1,4 @@
-"""Images in any accepted form as uint8 RGB batches; unreadable images are named with the reason."""
+"""Decoding of images in any accepted form to uint8 RGB batches, with the reason for each unreadable image."""
 
 from tlfeatures.images._batches import check_images, decode_batches
 from tlfeatures.images._decode import IMAGE_CONSTRAINTS, Decoder, decoder_recipe, probe_pixels

@@ -1,4 +1,4 @@
-"""Decoding of batches in threads ahead of their use, in bounded memory."""
+"""Decoding of batches in threads, ahead of their use and with bounded memory."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 from tlfeatures.errors import ImageReadError
 from tlfeatures.fingerprints import KEY_BYTES
 from tlfeatures.images._decode import Decoder
-from tlfeatures.images._images import Images, count_threads, pool, warn_of_notes
+from tlfeatures.images._images import Images, count_threads, make_pool, warn_of_notes
 from tlfeatures.images._notes import Note
 
 if TYPE_CHECKING:
     import pandas
 
-_PIECE = 4  # images in one task: small, so that threads share a batch
+_TASK_IMAGES = 4  # images per task: few, so that several threads decode each batch
 
 
 def decode_batches(
@@ -42,7 +42,7 @@ def decode_batches(
     depth : int, default=4
         Number of batches to decode ahead.
     notes : dict, optional
-        Filled with {row: `Note`} of images that can be read but look wrong. None issues warnings of them at the end.
+        Filled with {row: `Note`} of images that can be read but look wrong. If None, warnings are issued at the end.
 
     Yields
     ------
@@ -51,7 +51,7 @@ def decode_batches(
     keys : ndarray of uint8, shape (b, 16)
         Digests of the bytes that were decoded.
     batch : ndarray of uint8, shape (b, height, width, 3)
-        A new array each time. b is ``batch_size`` less the unreadable images, and may be 0.
+        A new array each time. b is ``batch_size`` minus the number of unreadable images, and may be 0.
     errors : dict
         {row: reason} of the unreadable images.
 
@@ -81,21 +81,23 @@ def _decode_batches(
     depth: int,
     notes: dict[int, Note] | None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, dict[int, str]]]:
-    noted: dict[int, Note] = {} if notes is None else notes
+    all_notes: dict[int, Note] = {} if notes is None else notes
 
-    def work(part: np.ndarray, keys: np.ndarray, batch: np.ndarray) -> tuple[dict[int, str], dict[int, Note]]:
-        errors, seen = {}, {}
+    def decode_task(
+        part: np.ndarray, keys: np.ndarray, batch: np.ndarray
+    ) -> tuple[dict[int, str], dict[int, Note]]:
+        errors, task_notes = {}, {}
         for j, row in enumerate(part.tolist()):
             try:
                 key, batch[j], note = images.decode_with_note(row, decoder)
                 keys[j] = np.frombuffer(key, np.uint8)
                 if note:
-                    seen[row] = note
+                    task_notes[row] = note
             except ImageReadError as e:
                 errors[row] = e.reason
-        return errors, seen
+        return errors, task_notes
 
-    with pool(n_threads) as executor:
+    with make_pool(n_threads) as executor:
         ahead: deque = deque()
         starts = iter(range(0, len(rows), batch_size))
 
@@ -106,8 +108,8 @@ def _decode_batches(
             part = rows[start : start + batch_size]
             keys = np.zeros((len(part), KEY_BYTES), np.uint8)
             batch = np.empty((len(part), *decoder.image_size, 3), np.uint8)
-            pieces = [slice(j, j + _PIECE) for j in range(0, len(part), _PIECE)]
-            futures = [executor.submit(work, part[p], keys[p], batch[p]) for p in pieces]
+            tasks = [slice(j, j + _TASK_IMAGES) for j in range(0, len(part), _TASK_IMAGES)]
+            futures = [executor.submit(decode_task, part[p], keys[p], batch[p]) for p in tasks]
             ahead.append((part, keys, batch, futures))
 
         for _ in range(depth):
@@ -116,16 +118,16 @@ def _decode_batches(
             part, keys, batch, futures = ahead.popleft()
             errors: dict[int, str] = {}
             for future in futures:
-                bad, seen = future.result()
-                errors.update(bad)
-                noted.update(seen)
+                task_errors, batch_notes = future.result()
+                errors.update(task_errors)
+                all_notes.update(batch_notes)
             submit()
             if errors:
-                good = np.array([row not in errors for row in part.tolist()], dtype=bool)
-                part, keys, batch = part[good], keys[good], batch[good]
+                readable = np.array([row not in errors for row in part.tolist()], dtype=bool)
+                part, keys, batch = part[readable], keys[readable], batch[readable]
             yield part, keys, batch, errors
-    if notes is None:  # once, and from the thread of the caller
-        warn_of_notes(images, noted)
+    if notes is None:  # one warning, issued in the thread of the caller
+        warn_of_notes(images, all_notes)
 
 
 def check_images(X: Any, n_jobs: int | None = None, *, max_value: int | None = None) -> pandas.DataFrame:

@@ -22,7 +22,7 @@ RESIZES = ("stretch", "crop", "pad")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 DECODES = ("scaled", "exact")
 
-_TURNS = {
+_TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -57,13 +57,13 @@ _PROBE = base64.b85decode(
 )
 
 
-# Increase this when the rules for orientation, colour, transparency, 16 bits or padding change.
+# Increase this number when the rules for orientation, colour, transparency, 16 bits or padding change.
 _PIXELS_VERSION = 1
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """How an image becomes pixels of one size.
+    """Options for decoding an image and resizing it to one size.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class Decoder:
         (height, width) in pixels.
     resize : {"stretch", "crop", "pad"}
         "stretch" is what ``keras.utils.load_img(target_size=...)`` does; "crop" fits the short side
-        and cuts the centre out; "pad" fits the long side and centres the image on black.
+        and crops the centre; "pad" fits the long side and centres the image on black.
     interpolation : {"nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"}
         Pillow's resampling filters, which antialias (all but "nearest").
     decode : {"scaled", "exact"}
@@ -83,9 +83,9 @@ class Decoder:
     Raises
     ------
     UnknownNameError
-        For a name that is none of the above.
+        If an option is not one of the names above.
     ValueError
-        For a size that is not two positive integers, or a `max_value` that is not an integer from 1 to 65535.
+        If the size is not two positive integers, or `max_value` is not an integer from 1 to 65535.
 
     Notes
     -----
@@ -109,17 +109,16 @@ class Decoder:
         for name, allowed in IMAGE_CONSTRAINTS.items():
             check_parameter(name, getattr(self, name), allowed)
         size = self.image_size
-        whole = isinstance(size, (tuple, list, np.ndarray)) and len(size) == 2
-        if not whole or not all(isinstance(s, (int, np.integer)) and s is not True and s > 0 for s in size):
-            raise ValueError(f"image_size must be (height, width), two positive integers; got {size!r}.")
+        is_pair = isinstance(size, (tuple, list, np.ndarray)) and len(size) == 2
+        if not is_pair or not all(isinstance(s, (int, np.integer)) and s is not True and s > 0 for s in size):
+            raise ValueError(f"`image_size` must be (height, width), two positive integers; got {size!r}.")
         object.__setattr__(self, "image_size", (int(size[0]), int(size[1])))
         object.__setattr__(self, "max_value", None if self.max_value is None else int(self.max_value))
 
     def recipe(self) -> dict[str, Any]:
-        """Return every field that changes pixels, as JSON values.
+        """Return all options that change pixels, as JSON values.
 
-        The installed decoder, which matters for encoded images only, has a recipe of its own:
-        `decoder_recipe`.
+        The installed decoder, which affects only encoded images, has a separate recipe: `decoder_recipe`.
         """
         recipe = {
             "image_size": list(self.image_size),
@@ -132,7 +131,7 @@ class Decoder:
 
 
 def decoder_recipe() -> dict[str, Any]:
-    """Return what identifies the installed decoder: a digest of the pixels that it gives for a small JPEG file."""
+    """Return the identity of the installed decoder: a digest of the pixels that it decodes from a small JPEG file."""
     return {"pixel_probe": bytes_key(probe_pixels().data).hex()}
 
 
@@ -156,7 +155,7 @@ def decode_bytes(data: bytes, decoder: Decoder) -> tuple[np.ndarray, Note | None
     Raises
     ------
     Unreadable
-        With the reason, whatever the bytes are.
+        If the image cannot be decoded, for any reason; the message is the reason.
     """
     with readable(), open_image(data) as im:
         pixels = im.size[0] * im.size[1]
@@ -168,7 +167,7 @@ def decode_bytes(data: bytes, decoder: Decoder) -> tuple[np.ndarray, Note | None
 
 
 def decode_array(a: np.ndarray, decoder: Decoder, check_depth: bool = True) -> tuple[np.ndarray, Note | None]:
-    """Convert one checked array (height, width[, 1 | 3 | 4]) as `decode_bytes` does, with or without a depth note."""
+    """Convert a checked array (height, width[, 1 | 3 | 4]) as `decode_bytes` does, optionally with a depth note."""
     note = _check_values(a, decoder.max_value) if check_depth or decoder.max_value else None
     a = np.ascontiguousarray(to_uint8(a, decoder.max_value))
     with readable():
@@ -184,17 +183,17 @@ def _read_orientation(im: Image.Image) -> int:
 
 
 def _shrink_while_decoding(im: Any, decoder: Decoder) -> None:
-    turned = _read_orientation(im) in (5, 6, 7, 8)
-    size = im.size[::-1] if turned else im.size
+    is_transposed = _read_orientation(im) in (5, 6, 7, 8)
+    size = im.size[::-1] if is_transposed else im.size
     width, height = _compute_size(size, decoder)
-    need = (2 * width, 2 * height)
-    im.draft("RGB", need[::-1] if turned else need)
+    min_size = (2 * width, 2 * height)
+    im.draft("RGB", min_size[::-1] if is_transposed else min_size)
 
 
 def to_rgb(im: Image.Image, max_value: int | None = None) -> tuple[Image.Image, Note | None]:
     """Convert any image to upright 8-bit RGB, with a note on its depth; ``im`` is not changed."""
     im.load()
-    turn, note = _TURNS.get(_read_orientation(im)), None
+    transposition, note = _TRANSPOSITIONS.get(_read_orientation(im)), None
     if is_deep(im):
         values = _read_deep_values(im)
         note = _check_values(values, max_value)
@@ -205,7 +204,7 @@ def to_rgb(im: Image.Image, max_value: int | None = None) -> tuple[Image.Image, 
         im.paste(layer.convert("RGB"), mask=layer.getchannel("A"))
     if im.mode != "RGB":
         im = im.convert("RGB")
-    return (im if turn is None else im.transpose(turn)), note
+    return (im if transposition is None else im.transpose(transposition)), note
 
 
 def is_deep(im: Image.Image) -> bool:
@@ -216,23 +215,22 @@ def is_deep(im: Image.Image) -> bool:
 def read_upright_values(im: Image.Image) -> np.ndarray:
     """Read the upright values of an image with more than 8 bits; uint16 or float32 (height, width)."""
     im.load()
-    turn = _TURNS.get(_read_orientation(im))
-    return _read_deep_values(im if turn is None else im.transpose(turn))
+    transposition = _TRANSPOSITIONS.get(_read_orientation(im))
+    return _read_deep_values(im if transposition is None else im.transpose(transposition))
 
 
 def _read_deep_values(im: Image.Image) -> np.ndarray:
     values = np.asarray(im)
     low, high, limit = values.min(), values.max(), 1 if im.mode == "F" else 65535
-    if not (low >= 0 and high <= limit):  # also True for NaN
+    if not (low >= 0 and high <= limit):  # the condition is also true for NaN
         finite = np.isfinite(low) and np.isfinite(high)
         raise Unreadable(
             f"{'float' if im.mode == 'F' else 'integer'} pixels from {low:g} to {high:g}; "
             f"expected 0 to {limit}: pass them as an array scaled to [0, 1]"
             + (f": {suggest_scaling(float(low), float(high))}" if finite else "")
         )
-    return (
-        values if im.mode == "F" else values.astype(np.uint16)
-    )  # Pillow opens some 16-bit files with mode "I"
+    # Pillow opens some 16-bit files with mode "I"
+    return values if im.mode == "F" else values.astype(np.uint16)
 
 
 def _check_values(values: np.ndarray, max_value: int | None) -> Note | None:
@@ -259,7 +257,7 @@ def _compute_size(size: tuple[int, int], decoder: Decoder) -> tuple[int, int]:
 
 
 def _resize_and_pad(im: Image.Image, decoder: Decoder, note: Note | None) -> tuple[np.ndarray, Note | None]:
-    """Resize an RGB image to uint8 (height, width, 3), with ``note``, or else a note on its contrast."""
+    """Resize an RGB image to uint8 (height, width, 3); if ``note`` is None, return a note on its contrast."""
     pixels = np.asarray(_resize(im, decoder))
     note = note or check_contrast(pixels, im)
     height, width = decoder.image_size
@@ -277,7 +275,7 @@ def _resize(im: Image.Image, decoder: Decoder) -> Image.Image:
     method = Image.Resampling[decoder.interpolation.upper()]
     if im.size == (width, height):
         return im
-    if decoder.resize == "crop":  # resized from the box, so that long images need little memory
+    if decoder.resize == "crop":  # resized from a box, so that elongated images need little memory
         scale = max(width / im.size[0], height / im.size[1])
         left, top = (im.size[0] - width / scale) / 2, (im.size[1] - height / scale) / 2
         box = (

@@ -1,4 +1,4 @@
-"""File formats: which are opened, and what is wrong with bytes that cannot be."""
+"""Supported file formats, and reasons why a file cannot be opened."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 __all__ = ["Unreadable", "open_image", "readable"]
 
-# Raster formats with a magic number; none that Pillow decodes by another program, as EPS.
+# Raster formats with a magic number, except for those that Pillow decodes with an external program, such as EPS.
 _FORMATS = (
     "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM", "JPEG2000", "AVIF",
     "DIB", "ICO", "PCX", "SGI", "QOI", "HEIF",
@@ -25,12 +25,12 @@ class Unreadable(Exception):
 
 @contextlib.contextmanager
 def readable():
-    """Raise `Unreadable` in place of anything that a decoder may raise on damaged data."""
+    """Convert any exception that a decoder may raise on damaged data to `Unreadable`."""
     try:
         yield
     except Unreadable:
         raise
-    except Image.DecompressionBombError as e:  # by a plugin that reads the size late
+    except Image.DecompressionBombError as e:  # raised by plugins that read the size while they load
         raise Unreadable(f"more pixels than the pixel limit: {e}") from None
     except MemoryError:
         raise Unreadable("there is not enough memory to decode it") from None
@@ -41,8 +41,8 @@ def readable():
 def open_image(data: bytes) -> Image.Image:
     """Open an encoded image without decoding its pixels.
 
-    This loops over Pillow's table of formats, because ``Image.open`` warns of large images from the thread in which it
-    is called, and warning filters cannot be set for one thread.
+    This loops over Pillow's table of formats, because ``Image.open`` warns about large images in the thread that calls
+    it, and warning filters cannot be set for a single thread.
     """
     if not len(data):
         raise Unreadable("the file is empty")
@@ -61,7 +61,7 @@ def open_image(data: bytes) -> Image.Image:
         return im
     if prefix[4:8] == b"ftyp" and prefix[8:12] in _HEIF_BRANDS:
         return _open_heif(data)
-    raise Unreadable(damage or _guess_content(bytes(data[:256])))
+    raise Unreadable(damage or _describe_content(bytes(data[:256])))
 
 
 @functools.cache
@@ -89,15 +89,15 @@ def _open_heif(data: bytes) -> Image.Image:
     return file.to_pillow()
 
 
-def _guess_content(head: bytes) -> str:
+def _describe_content(head: bytes) -> str:
     text = head.lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html")):
-        return "holds a web page, not an image"
+        return "contains a web page, not an image"
     if head[128:132] == b"DICM":
         return "DICOM is not supported: read it with pydicom and pass its pixel array"
     if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis"):
         return "AVIF needs a newer Pillow: pip install -U 'pillow>=11.3'"
-    for magic, what in ((b"%PDF", "PDF"), (b"<svg", "SVG"), (b"<?xml", "XML"), (b"\x89HDF", "HDF5")):
+    for magic, name in ((b"%PDF", "PDF"), (b"<svg", "SVG"), (b"<?xml", "XML"), (b"\x89HDF", "HDF5")):
         if text.startswith(magic.lower()):
-            return f"holds {what}, not a raster image"
+            return f"contains {name}, not a raster image"
     return "not an image in a known format"

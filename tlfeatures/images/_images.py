@@ -30,7 +30,7 @@ from tlfeatures.images._other_libraries import ARROW_ARRAYS, EXPECTED, refuse_ot
 from tlfeatures.images._pixels import find_layout_problem, find_row_layout_problem, find_value_problem
 
 _MAX_FILE = 2 << 30  # bytes; no image within the pixel limit is larger
-_pil_lock = threading.Lock()  # PIL images load lazily, and not from two threads
+_pil_lock = threading.Lock()  # PIL images load lazily, and loading is not thread-safe
 
 
 def count_threads() -> int:
@@ -43,8 +43,8 @@ def count_threads() -> int:
 
 
 @contextlib.contextmanager
-def pool(n_threads: int | None) -> Iterator[ThreadPoolExecutor]:
-    """Make a thread pool that cancels its queue when the block is left, also by an exception."""
+def make_pool(n_threads: int | None) -> Iterator[ThreadPoolExecutor]:
+    """Make a thread pool that cancels its queue on leaving the block, also after an exception."""
     executor = ThreadPoolExecutor(n_threads or count_threads(), thread_name_prefix="tlfeatures-decode")
     try:
         yield executor
@@ -69,8 +69,8 @@ class Images:
 
     def __init__(self, data: Any, rows: np.ndarray, checked: bool, full_depth: bool = False) -> None:
         self._data, self._rows = data, rows
-        self._checked = checked  # layout and values of the whole array
-        self._full_depth = full_depth  # the whole array uses more than 12 bits
+        self._checked = checked  # whether layout and values of the whole array were checked
+        self._full_depth = full_depth  # whether the whole array uses more than 12 bits
 
     @classmethod
     def of(cls, X: Any) -> Images:
@@ -87,13 +87,15 @@ class Images:
         ------
         ImageInputError
             If ``X`` as a whole is not a batch of images; the message says what was passed, what is expected and how
-            to fix it. Single bad items of a list are not checked here: `key` and `decode` raise for them.
+            to fix it. Single items of a list are not checked here: `key` and `decode` raise for invalid ones.
         """
         if isinstance(X, Images):
             return X
         if isinstance(X, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)):
-            what = f"the path {os.fspath(X)!r}" if isinstance(X, (str, os.PathLike)) else type(X).__name__
-            raise ImageInputError(f"Got one image ({what}) where a list is expected: wrap it, [X].")
+            description = (
+                f"the path {os.fspath(X)!r}" if isinstance(X, (str, os.PathLike)) else type(X).__name__
+            )
+            raise ImageInputError(f"Got one image ({description}) where a list is expected: wrap it, [X].")
         refuse_other_libraries(X)
         if library_types(X) & ARROW_ARRAYS:
             return cls._of_list(X.to_pylist())
@@ -139,7 +141,7 @@ class Images:
             raise ImageInputError(
                 "Found array with 0 sample(s) (shape=(0,)) while a minimum of 1 is required."
             )
-        if set(map(type, items)) == {str}:  # the usual case, in every fit of a search
+        if set(map(type, items)) == {str}:  # fast path for the most frequent input
             return cls(items, np.arange(len(items)), checked=False)
         for i, item in enumerate(items):
             if not _is_image_like(item):
@@ -151,7 +153,7 @@ class Images:
                 fix = " Use np.asarray(X)." if isinstance(item, (list, tuple)) else ""
                 raise ImageInputError(f"X[{i}] is of type {type(item).__name__}; {EXPECTED}.{fix}")
         if all(isinstance(item, np.ndarray) and item.ndim < 2 for item in items):
-            raise ImageInputError(f"Got a list of arrays of shape {items[0].shape} and the like; {EXPECTED}.")
+            raise ImageInputError(f"Got a list of arrays of shape {items[0].shape} and similar; {EXPECTED}.")
         return cls(items, np.arange(len(items)), checked=False)
 
     def __len__(self) -> int:
@@ -168,7 +170,7 @@ class Images:
         )
 
     def encoded(self) -> np.ndarray:
-        """Which images are files or bytes that a decoder must read, rather than pixels; bool (n,)."""
+        """Return a mask of the images that are encoded files or bytes, not pixels; bool (n,)."""
         if not isinstance(self._data, list):
             return np.zeros(len(self), bool)
         items = [self._data[row] for row in self._rows.tolist()]
@@ -182,7 +184,7 @@ class Images:
         return [self._path(i) for i in range(len(self))]
 
     def name(self, i: int) -> str:
-        """Return the path of image ``i``, or its place in ``X``, such as ``"X[12]"``."""
+        """Return the path of image ``i``, or its position in ``X``, such as ``"X[12]"``."""
         return self._path(i) or f"X[{self._rows[i]}]"
 
     def _path(self, i: int) -> str | None:
@@ -207,11 +209,11 @@ class Images:
             return self._content(item)[0]
 
     def keys(self, n_threads: int | None = None) -> tuple[np.ndarray, dict[int, str]]:
-        """Return digests of all images, uint8 (n, 16), zeros if unreadable, and {row: reason} of the unreadable."""
+        """Return the digests, uint8 (n, 16) with zeros for unreadable images, and {row: reason} of the latter."""
         keys, errors = [None] * len(self), {}
         if isinstance(self._data, list):
             keys = memoized_keys(self._data[row] for row in self._rows.tolist())
-        todo = [i for i, key in enumerate(keys) if key is None]
+        missing = [i for i, key in enumerate(keys) if key is None]
 
         def fill(part: list[int]) -> None:
             for i in part:
@@ -221,9 +223,11 @@ class Images:
                     keys[i] = bytes(KEY_BYTES)
                     errors[i] = e.reason
 
-        if todo:
-            with pool(n_threads) as executor:
-                for future in [executor.submit(fill, todo[i : i + 64]) for i in range(0, len(todo), 64)]:
+        if missing:
+            with make_pool(n_threads) as executor:
+                for future in [
+                    executor.submit(fill, missing[i : i + 64]) for i in range(0, len(missing), 64)
+                ]:
                     future.result()
         joined = np.frombuffer(bytearray().join(keys), np.uint8).reshape(len(keys), KEY_BYTES)
         return joined, dict(sorted(errors.items()))
@@ -248,7 +252,7 @@ class Images:
         return key, pixels
 
     def decode_with_note(self, i: int, decoder: Decoder) -> tuple[bytes, np.ndarray, Note | None]:
-        """Decode image ``i`` and return a `Note` if its values look wrong, in place of a warning."""
+        """Decode image ``i``; return a `Note` instead of a warning if its values look wrong."""
         with self._named(i):
             item = self._data[int(self._rows[i])]
             if isinstance(item, (str, os.PathLike)):
@@ -261,7 +265,7 @@ class Images:
             return key, *decode_bytes(content, decoder)
 
     def _content(self, item: Any) -> tuple[bytes, Any]:
-        """Return key and content, bytes or an array, of an image that is not a path."""
+        """Return the key and the content (bytes or array) of an image that is not a path."""
         if isinstance(item, (bytes, bytearray, memoryview)):
             if not len(item):
                 raise Unreadable("the bytes are empty")
@@ -286,11 +290,11 @@ class Images:
         except Unreadable as e:
             raise ImageReadError(self.name(i), str(e)) from e.__cause__
         except OSError as e:
-            raise ImageReadError(self.name(i), _os_reason(e)) from e
+            raise ImageReadError(self.name(i), _describe_os_error(e)) from e
 
 
 def warn_of_notes(images: Images, notes: dict[int, Note]) -> dict[int, str]:
-    """Issue one warning for each kind of note; {row: reason} of the images without contrast.
+    """Issue one warning for each kind of note; return {row: reason} of the images without contrast.
 
     Parameters
     ----------
@@ -336,7 +340,7 @@ def _check_file(path: str | os.PathLike[str]) -> None:
         raise Unreadable(f"the path is not valid: {e}") from None
     if stat.S_ISDIR(info.st_mode):
         raise Unreadable("is a folder, not an image file")
-    if not stat.S_ISREG(info.st_mode):  # a pipe would block for ever
+    if not stat.S_ISREG(info.st_mode):  # a pipe would block forever
         raise Unreadable("is not a regular file")
     if info.st_size == 0:
         raise Unreadable("the file is empty")
@@ -344,7 +348,7 @@ def _check_file(path: str | os.PathLike[str]) -> None:
         raise Unreadable(f"the file has {info.st_size:,} bytes; at most {_MAX_FILE:,} are read")
 
 
-def _os_reason(e: OSError) -> str:
+def _describe_os_error(e: OSError) -> str:
     if isinstance(e, FileNotFoundError):
         return "no such file"
     return e.strerror.lower() if e.strerror else str(e)

@@ -16,11 +16,11 @@ __all__ = ["LOW_CONTRAST", "Note", "check_contrast", "check_depth", "warn_of_dep
 
 LOW_CONTRAST = "low contrast"
 _LEAST_LEVELS = 16  # of 256
-_NAMED = 10  # images named by a warning
+_NAMED = 10  # largest number of images that a warning names
 
 
 class Note(NamedTuple):
-    """What looks wrong about an image that can be read.
+    """Description of what looks wrong with an image that can be read.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ def check_contrast(pixels: np.ndarray, image: Image.Image) -> Note | None:
     Parameters
     ----------
     pixels : ndarray of uint8, shape (height, width, 3)
-        The resized image: a sample of it is enough for nearly all images.
+        The resized image. For nearly all images, a sample of it shows enough contrast.
     image : PIL.Image.Image
         The whole RGB image.
     """

@@ -1,4 +1,4 @@
-"""Messages about data sets, tables and matrices of other libraries: how to get images out of them."""
+"""Errors for data sets, tables and matrices of other libraries, with the conversion to images."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ EXPECTED = (
     "or one array (n, height, width[, channels])"
 )
 ARROW_ARRAYS = {"pyarrow.Array", "pyarrow.ChunkedArray"}
-_DATA_SETS = {  # class -> what it is, and how to get images or paths out of it
+_DATA_SETS = {  # class -> display name, and how to get images or paths from it
     "tensorflow.DatasetV2": (
         "tf.data.Dataset",
-        "Pass the paths that it was made of, or its batches as one array: "
+        "Pass the paths from which it was made, or its batches as one array: "
         "np.concatenate([x for x, _ in X.as_numpy_iterator()]).astype('uint8').",
     ),
     "torch.DataLoader": (
@@ -30,13 +30,13 @@ _DATA_SETS = {  # class -> what it is, and how to get images or paths out of it
         "Pass the paths, for an ImageFolder [path for path, _ in X.samples] with y = X.targets, or a list of its "
         "images, [image for image, _ in X].",
     ),
-    "keras.PyDataset": ("Keras PyDataset", "Pass the paths or arrays that it was made of."),
+    "keras.PyDataset": ("Keras PyDataset", "Pass the paths or arrays from which it was made."),
     "datasets.Dataset": ("Hugging Face Dataset", "Pass its column of images: list(X['image'])."),
 }
 
 
 def refuse_other_libraries(X: Any) -> None:
-    """Raise an `ImageInputError` with the conversion for data sets and matrices of other libraries."""
+    """Raise an `ImageInputError` for data sets and matrices of other libraries; the message has the conversion."""
     types = library_types(X)
     if "pyarrow.Table" in types or "pyarrow.RecordBatch" in types:
         if X.num_columns != 1:
@@ -49,6 +49,6 @@ def refuse_other_libraries(X: Any) -> None:
         raise ImageInputError(
             f"Got a sparse matrix of shape {X.shape}; {EXPECTED}. Use X.toarray().reshape(-1, height, width)."
         )
-    for name, (what, fix) in _DATA_SETS.items():
+    for name, (display_name, fix) in _DATA_SETS.items():
         if name in types:
-            raise ImageInputError(f"Got a {what}; {EXPECTED}. {fix}")
+            raise ImageInputError(f"Got a {display_name}; {EXPECTED}. {fix}")

@@ -1,4 +1,4 @@
-"""Conversion of arrays to uint8 pixels, and messages about arrays that are not images."""
+"""Conversion of arrays to uint8 pixels, and error messages for arrays that are not images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-_SLACK = 1e-6  # resampled floats overshoot 0 and 1 by rounding
+_SLACK = 1e-6  # rounding may move resampled floats slightly below 0 or above 1
 _LIMITS = (1023, 4095, 16383, 65535)  # the largest values of 10, 12, 14 and 16 bits
 _LAYOUT = "expected (n, height, width), or (n, height, width, channels) with 1, 3 or 4 channels"
 
@@ -55,7 +55,7 @@ def find_row_layout_problem(shape: tuple[int, ...]) -> str | None:
 def find_value_problem(a: np.ndarray, *, batch: bool) -> str | None:
     """Return why the values of ``a`` are not pixels, or None; needs little memory.
 
-    With ``batch`` the first axis is that of the images, and the message names the first bad one.
+    If ``batch``, the first axis is that of the images, and the message names the first invalid one.
     """
     kind = a.dtype.kind
     if kind == "b" or (kind == "u" and a.dtype.itemsize <= 2):
@@ -71,7 +71,7 @@ def find_value_problem(a: np.ndarray, *, batch: bool) -> str | None:
         fix = _suggest_integer_scaling(int(low), int(high))
         return f"got {a.dtype} values from {low} to {high}; expected 0 to 255: {fix}"
     if not (np.isfinite(low) and np.isfinite(high)):
-        return _not_finite(a, batch)
+        return _describe_not_finite(a, batch)
     if low >= -_SLACK and high <= 1 + _SLACK:
         return None
     return (
@@ -106,13 +106,13 @@ def suggest_scaling(low: float, high: float) -> str:
     return f"use (X + {-low:g}) / {high - low:g}, the same for all images.{undo}"
 
 
-def _not_finite(a: np.ndarray, batch: bool) -> str:
+def _describe_not_finite(a: np.ndarray, batch: bool) -> str:
     if not batch:
         return f"{a.size - np.isfinite(a).sum()} values are NaN or infinite; expected floats in [0, 1]"
-    bad = [int(row.size - np.isfinite(row).sum()) for row in a]
-    first = next(i for i, count in enumerate(bad) if count)
+    counts = [int(row.size - np.isfinite(row).sum()) for row in a]
+    first = next(i for i, count in enumerate(counts) if count)
     return (
-        f"{sum(bad)} values in {sum(map(bool, bad))} rows are NaN or infinite, the first in row {first}; "
+        f"{sum(counts)} values in {sum(map(bool, counts))} rows are NaN or infinite, the first in row {first}; "
         "expected floats in [0, 1]: drop these rows, or fill them with np.nan_to_num"
     )
 
@@ -129,7 +129,7 @@ def to_uint8(a: np.ndarray, max_value: int | None = None) -> np.ndarray:
     ----------
     a : ndarray
     max_value : int, optional
-        The 16-bit value that becomes 255; None is 65535.
+        The 16-bit value that is converted to 255; None means 65535.
     """
     if a.dtype == np.uint8:
         return a

@@ -54,13 +54,14 @@ def read_source(
     SourceError
         If the source does not exist, has no images, or lacks a column or dataset that was passed.
     MissingDependencyError
-        If pyarrow, which reads Parquet, is not installed; the message has the install line.
+        If pyarrow, which reads Parquet, is not installed; the message has the install command.
 
     Notes
     -----
-    Broken images are listed too: the extraction reports them. In a folder, files are images if they have an image
-    suffix in any case, or if their first bytes are those of an image. Other files are ignored with a warning that
-    counts them, except for hidden files. Images beside class folders have no class and are left out with a warning.
+    Broken images are listed too; they are reported when they are decoded. In a folder, files are images if they have
+    an image suffix in any case, or if their first bytes are those of an image. Other files are ignored with a warning
+    that counts them, except for hidden files. Images beside class folders have no class and are left out with a
+    warning.
 
     Examples
     --------

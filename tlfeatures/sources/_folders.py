@@ -21,7 +21,7 @@ _SUFFIXES = (
 
 
 _SYSTEM_FILES = ("thumbs.db", "desktop.ini")
-_OTHER_FORMATS = {  # suffixes -> how to use such files
+_OTHER_FORMATS = {  # suffixes -> how to use files with them
     (
         ".dcm",
         ".dicom",
@@ -54,13 +54,13 @@ _OTHER_FORMATS = {  # suffixes -> how to use such files
 
 
 def read_folder(root: str, labels: bool) -> Source:
-    """List the images of a folder; `labels` says whether its subfolders are classes."""
+    """List the images of a folder; its subfolders are classes if ``labels`` is True."""
     source = _read_folder(root, labels)
     ignored = [name for name in source.ignored if not _is_hidden(name)]
     if ignored:
         warn(
             f"{len(ignored):,} file(s) in {root!r} are not images and were ignored: "
-            f"{_count_suffixes(root, ignored)}, the first {ignored[0]!r}.{_hint(root, ignored)}"
+            f"{_count_suffixes(root, ignored)}, the first {ignored[0]!r}.{_make_hint(root, ignored)}"
         )
     return source
 
@@ -72,35 +72,35 @@ def _read_folder(root: str, labels: bool) -> Source:
         trees[name], skipped = _walk(root, name)
         ignored += skipped
     splits = {name: SPLITS[name.lower()] for name in folders if name.lower() in SPLITS and trees[name]}
-    rest = [name for name in folders if trees[name] and name not in splits]
-    if splits and (("train" in splits.values() and len(splits) > 1) or not rest):
-        return _split_folders(root, splits, rest, files, ignored, labels)
+    others = [name for name in folders if trees[name] and name not in splits]
+    if splits and (("train" in splits.values() and len(splits) > 1) or not others):
+        return _read_splits(root, splits, others, files, ignored, labels)
     paths = [path for name in folders for path in trees[name]]
     if not files and not paths:
-        others = f": {_count_suffixes(root, ignored)}" if ignored else ""
+        suffixes = f": {_count_suffixes(root, ignored)}" if ignored else ""
         raise SourceError(
-            f"No images in {root!r} ({len(ignored)} other files{others}). Expected image files, a folder of images for "
-            f"each class, or train/ and test/ folders.{_hint(root, ignored)}"
+            f"No images in {root!r} ({len(ignored)} other files{suffixes}). Expected image files, a folder of images "
+            f"for each class, or train/ and test/ folders.{_make_hint(root, ignored)}"
         )
     if not paths or not labels:
-        names = sorted(files + paths, key=_natural)
+        names = sorted(files + paths, key=_make_natural_key)
         return Source([os.path.join(root, n) for n in names], None, None, None, names, "flat folder", ignored)
     _warn_of_unlabelled(root, files, [name for name in folders if not trees[name]])
-    if len(rest) + len(splits) == 1:
+    if len(others) + len(splits) == 1:
         warn(f"{root!r} has a single class folder, {paths[0].split('/')[0]!r}.")
     y = np.array([path.split("/", 1)[0] for path in paths])
     full = [os.path.join(root, path) for path in paths]
     return Source(full, y, None, None, paths, "class folders", ignored)
 
 
-def _split_folders(
-    root: str, splits: dict[str, str], rest: list[str], files: list[str], ignored: list[str], labels: bool
+def _read_splits(
+    root: str, splits: dict[str, str], others: list[str], files: list[str], ignored: list[str], labels: bool
 ) -> Source:
-    if rest or len(set(splits.values())) < len(splits):
+    if others or len(set(splits.values())) < len(splits):
         raise SourceError(
             f"{root!r} has the splits {quote_names(splits)}"
-            + (f" and beside them images in {quote_names(rest)}" if rest else ", two of the same kind")
-            + ". Move what is not a split elsewhere, or give one split's folder as the source."
+            + (f" and beside them images in {quote_names(others)}" if others else ", two of the same kind")
+            + ". Move the folders that are not splits elsewhere, or pass the folder of one split as the source."
         )
     order = sorted(splits, key=lambda name: ("train", "val", "test").index(splits[name]))
     parts = {name: _read_folder(os.path.join(root, name), labels) for name in order}
@@ -130,8 +130,8 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") for part in name.split("/")) or name.lower().endswith(_SYSTEM_FILES)
 
 
-def _suffix(root: str, name: str) -> str:
-    """Suffix in lower case; ".dcm" for DICOM files without one, as scanners write them."""
+def _get_suffix(root: str, name: str) -> str:
+    """Return the suffix in lower case, and ".dcm" for DICOM files without one, as scanners write them."""
     stem, suffix = os.path.splitext(name.lower())
     if suffix == ".gz" and stem.endswith(".nii"):
         return ".nii.gz"
@@ -145,19 +145,19 @@ def _suffix(root: str, name: str) -> str:
 
 
 def _count_suffixes(root: str, names: list[str]) -> str:
-    """Numbers of files by suffix, such as "3 .dcm, 1 .txt", the most frequent first."""
-    counts = Counter(_suffix(root, name) or "without a suffix" for name in names).most_common()
+    """Count files by suffix, the most frequent first, such as "3 .dcm, 1 .txt"."""
+    counts = Counter(_get_suffix(root, name) or "without a suffix" for name in names).most_common()
     return ", ".join(f"{n:,} {suffix}" for suffix, n in counts[:6]) + (", ..." if len(counts) > 6 else "")
 
 
-def _hint(root: str, names: list[str]) -> str:
-    """How to use the files of other formats among ``names``."""
-    suffixes = {_suffix(root, name) for name in names}
-    return "".join(f" {hint}" for known, hint in _OTHER_FORMATS.items() if suffixes.intersection(known))
+def _make_hint(root: str, names: list[str]) -> str:
+    """Return how to use the files of other formats among ``names``."""
+    suffixes = {_get_suffix(root, name) for name in names}
+    return "".join(f" {hint}" for key, hint in _OTHER_FORMATS.items() if suffixes.intersection(key))
 
 
 def _scan(folder: str) -> tuple[list[str], list[str], list[str]]:
-    """Names of folders, of image files and of other files in ``folder``, each in natural order."""
+    """List the folders, the image files and the other files in ``folder``, each in natural order."""
     folders, files, ignored = [], [], []
     try:
         with os.scandir(folder) as entries:
@@ -171,11 +171,15 @@ def _scan(folder: str) -> tuple[list[str], list[str], list[str]]:
                     ignored.append(entry.name)
     except OSError as e:
         raise SourceError(f"Cannot list the folder {folder!r}: {e.strerror or e}.") from e
-    return sorted(folders, key=_natural), sorted(files, key=_natural), sorted(ignored, key=_natural)
+    return (
+        sorted(folders, key=_make_natural_key),
+        sorted(files, key=_make_natural_key),
+        sorted(ignored, key=_make_natural_key),
+    )
 
 
 def _walk(root: str, name: str) -> tuple[list[str], list[str]]:
-    """Images and other files at any depth below ``root/name``, relative to ``root``; each real folder once."""
+    """List images and other files at any depth below ``root/name``, relative to ``root``, each folder once."""
     images, ignored, seen, stack = [], [], {os.path.realpath(root)}, [name]
     while stack:
         folder = stack.pop()
@@ -187,7 +191,7 @@ def _walk(root: str, name: str) -> tuple[list[str], list[str]]:
         ignored += [f"{folder}/{file}" for file in others]
         images += [f"{folder}/{file}" for file in files]
         stack += [f"{folder}/{inner}" for inner in folders]
-    return sorted(images, key=_natural), sorted(ignored, key=_natural)
+    return sorted(images, key=_make_natural_key), sorted(ignored, key=_make_natural_key)
 
 
 def is_image_file(path: str) -> bool:
@@ -210,6 +214,6 @@ def is_image_file(path: str) -> bool:
     )
 
 
-def _natural(name: str) -> tuple[list[Any], str]:
+def _make_natural_key(name: str) -> tuple[list[Any], str]:
     parts = re.split(r"([0-9]+)", name.lower())
     return [int(p) if i % 2 else p for i, p in enumerate(parts)], name

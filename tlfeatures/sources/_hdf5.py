@@ -20,11 +20,11 @@ from tlfeatures.sources._source import (
 
 
 def read_hdf5(path: str, name: str, columns: dict[str, str | None], labels: bool) -> Source:
-    """List the images of one dataset; `columns` has the keywords of `read_source`."""
+    """List the images of one dataset; ``columns`` are the keyword arguments of `read_source`."""
     import h5py
 
     if columns["path_column"] is not None:
-        raise SourceError(f"path_column is for manifests; name the image array as '{path}::dataset'.")
+        raise SourceError(f"`path_column` is for manifests; pass the image array as '{path}::dataset'.")
     if not os.path.isfile(path):
         raise SourceError(
             f"No such HDF5 file: {path!r}.{suggest_names(Path(path).name, list_siblings(path))}"
@@ -46,7 +46,7 @@ def read_hdf5(path: str, name: str, columns: dict[str, str | None], labels: bool
 
 
 def _list_datasets(file: Any) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every dataset; of text only the length, so that it is not taken for images."""
+    """Return the shape of every dataset; for text only the length, so that it is not mistaken for images."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def visit(name: str, item: Any) -> None:
@@ -60,13 +60,15 @@ def _list_datasets(file: Any) -> dict[str, tuple[int, ...]]:
 def _find_image_dataset(path: str, name: str, shapes: dict[str, tuple[int, ...]]) -> str:
     image_like = {key: shape for key, shape in shapes.items() if len(shape) in (3, 4)}
     listing = ", ".join(f"{key!r} {shape}" for key, shape in image_like.items()) or "none"
-    four = [key for key, shape in image_like.items() if len(shape) == 4]
+    image_batches = [key for key, shape in image_like.items() if len(shape) == 4]
     if name in image_like:
         return name
-    if not name and len(four) == 1:
-        return four[0]
+    if not name and len(image_batches) == 1:
+        return image_batches[0]
     if not name:
-        raise SourceError(f"Which array of {path!r}? Name it, '{path}::dataset'. Image arrays: {listing}.")
+        raise SourceError(
+            f"{path!r} needs the name of an image array, as in '{path}::dataset'. Image arrays: {listing}."
+        )
     if name in shapes:
         raise SourceError(
             f"{name!r} in {path!r} has shape {shapes[name]}, which is not that of images. Image arrays: {listing}."

@@ -28,7 +28,7 @@ PARQUET = (".parquet", ".pq")
 
 
 def read_manifest(path: str, columns: dict[str, str | None], labels: bool) -> Source:
-    """List the images of a table; `columns` has the keywords of `read_source`."""
+    """List the images of a table; ``columns`` are the keyword arguments of `read_source`."""
     table = _read_parquet(path) if Path(path).suffix.lower() in PARQUET else _read_csv(path)
     if not len(table):
         raise SourceError(f"{path!r} has no rows; expected a header and one row for each image.")
@@ -38,13 +38,13 @@ def read_manifest(path: str, columns: dict[str, str | None], labels: bool) -> So
     target = columns["target"] or (_find_default(names, _TARGET_COLUMNS) if labels else None)
     split = columns["split"] or _find_default(names, ("split",))
 
-    def field(name: str | None, what: str, number: bool = True) -> np.ndarray | None:
+    def read_column(name: str | None, content: str, number: bool = True) -> np.ndarray | None:
         if name is None:
             return None
-        return _convert_column(path, name, table[_find_column(path, names, name, (), what)], number)
+        return _convert_column(path, name, table[_find_column(path, names, name, (), content)], number)
 
-    y, groups = field(target, "labels"), field(columns["groups"], "groups")
-    parts = field(split, "splits", number=False)
+    y, groups = read_column(target, "labels"), read_column(columns["groups"], "groups")
+    parts = read_column(split, "splits", number=False)
     folder = os.path.dirname(path)
     full = [p if is_url(p) else os.path.join(folder, p) for p in paths]
     if not any(map(os.path.exists, full)):
@@ -64,19 +64,19 @@ def _read_csv(path: str) -> pandas.DataFrame:
 
     def read(**options: Any) -> pandas.DataFrame:
         return pandas.read_csv(
-            path, sep=mark, header=None, dtype=str, encoding="utf-8-sig", skip_blank_lines=False, na_filter=False,
+            path, sep=delimiter, header=None, dtype=str, encoding="utf-8-sig", skip_blank_lines=False, na_filter=False,
             **options,
         )  # fmt: skip
 
     try:
         with open(path, encoding="utf-8-sig") as f:
             first = f.readline()
-        mark = "\t" if path.lower().endswith(".tsv") else max(",;\t|", key=first.count)
+        delimiter = "\t" if path.lower().endswith(".tsv") else max(",;\t|", key=first.count)
         header = [name.strip() for name in read(nrows=1).iloc[0].tolist()]
         while header and not header[-1]:
             header.pop()
-        # one column more than the header has: lines may end with a delimiter
-        table = read(names=range(max(first.count(mark), len(header)) + 2), index_col=False)
+        # read one column more than the header has, because lines may end with a delimiter
+        table = read(names=range(max(first.count(delimiter), len(header)) + 2), index_col=False)
     except pandas.errors.EmptyDataError:
         return pandas.DataFrame()
     except UnicodeDecodeError as e:
@@ -86,26 +86,28 @@ def _read_csv(path: str) -> pandas.DataFrame:
     except pandas.errors.ParserError as e:
         if ragged := re.search(r"in line (\d+), saw (\d+)", str(e)):
             row, fields = map(int, ragged.groups())
-            raise _make_ragged_error(path, row, fields, len(header), mark) from None
+            raise _make_ragged_error(path, row, fields, len(header), delimiter) from None
         raise SourceError(f"{path!r} is not a readable CSV file: {e}.") from e
     except OSError as e:
         raise SourceError(f"Cannot read {path!r}: {e.strerror or e}.") from e
-    repeated = {name for name in header if header.count(name) > 1}
-    if repeated:
-        raise SourceError(f"Column {quote_names(sorted(repeated))} appears more than once in {path!r}.")
+    duplicates = {name for name in header if header.count(name) > 1}
+    if duplicates:
+        raise SourceError(f"Column {quote_names(sorted(duplicates))} appears more than once in {path!r}.")
     table.index = range(1, len(table) + 1)
     filled = (table != "").to_numpy()
     beyond = filled[:, len(header) :].any(axis=1)
     if beyond.any():
         row = int(beyond.argmax())
-        raise _make_ragged_error(path, row + 1, int(np.flatnonzero(filled[row])[-1]) + 1, len(header), mark)
+        raise _make_ragged_error(
+            path, row + 1, int(np.flatnonzero(filled[row])[-1]) + 1, len(header), delimiter
+        )
     return table.loc[filled.any(axis=1)].iloc[1:, : len(header)].set_axis(header, axis=1)
 
 
-def _make_ragged_error(path: str, row: int, fields: int, expected: int, mark: str) -> SourceError:
+def _make_ragged_error(path: str, row: int, fields: int, expected: int, delimiter: str) -> SourceError:
     return SourceError(
-        f"Row {row} of {path!r} has {fields} fields; the header, row 1, has {expected}. Values that contain {mark!r} "
-        "must be quoted."
+        f"Row {row} of {path!r} has {fields} fields; the header, row 1, has {expected}. Values that contain "
+        f"{delimiter!r} must be quoted."
     )
 
 
@@ -126,18 +128,22 @@ def _find_default(names: Iterable[str], candidates: Sequence[str]) -> str | None
     return next((lower[name] for name in candidates if name in lower), None)
 
 
-def _find_column(path: str, names: list[str], name: str | None, candidates: Sequence[str], what: str) -> str:
+def _find_column(
+    path: str, names: list[str], name: str | None, candidates: Sequence[str], content: str
+) -> str:
     column = _find_default(names, candidates) if name is None else name
     if column in names:
         return column
-    problem = f"No column {name!r} ({what})" if name else f"No column for {what}, such as {candidates[0]!r},"
+    problem = (
+        f"No column {name!r} ({content})" if name else f"No column for {content}, such as {candidates[0]!r},"
+    )
     raise SourceError(
         f"{problem} in {path!r}.{suggest_names(name or candidates[0], names)} Columns: {quote_names(names)}."
     )
 
 
 def _convert_column(path: str, name: str, column: pandas.Series, number: bool) -> np.ndarray:
-    """Convert a column without missing values to an array; of numbers, if all of its texts are numbers."""
+    """Convert a column without missing values to an array, to numbers if all of its texts are numbers."""
     values = [v.strip() if isinstance(v, str) and number else v for v in column.tolist()]
     missing = [i for i, v in enumerate(values) if is_missing(v) or v == ""]
     full = [v for v in values if not (isinstance(v, str) and v.lower() in _MISSING)]

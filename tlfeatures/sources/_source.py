@@ -31,11 +31,11 @@ class Source:
         Labels: strings from class folders; numbers or strings from a manifest or a dataset. If only some splits have
         labels, an object array with None for the others.
     groups : ndarray or None
-        What cross-validation keeps in one fold, such as patients.
+        Group of each image, such as a patient; cross-validation keeps each group in one fold.
     split : ndarray of str or None
         "train", "val" or "test".
     names : list of str
-        Paths relative to the source, or places in an array, such as ``"train_set_x[12]"``.
+        Paths relative to the source, or positions in an array, such as ``"train_set_x[12]"``.
     kind : str
         "class folders", "flat folder", "split folders", "manifest", "hdf5" or "file".
     ignored : list of str
@@ -62,7 +62,7 @@ class Source:
         Raises
         ------
         SourceError
-            If there are none; names the splits that exist.
+            If there are none; the message names the splits that exist.
         """
         if self.split is None:
             raise SourceError(
@@ -92,7 +92,7 @@ class Source:
 
 
 class ArrayOnDisk:
-    """A dataset of an HDF5 file, read row by row; pickles as its address.
+    """A dataset of an HDF5 file, read row by row; only path, name and rows are pickled.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ class ArrayOnDisk:
 
 
 def simplify_labels(y: np.ndarray | None) -> np.ndarray | None:
-    """Return None if there are no labels, and no object array if all images have one."""
+    """Return None if there are no labels, and a plain array of labels if all images have one."""
     if y is None or y.dtype != object:
         return y
     if all(v is None for v in y.tolist()):
@@ -156,12 +156,12 @@ def list_siblings(path: str) -> list[str]:
 
 
 def suggest_names(name: str, names: Iterable[str]) -> str:
-    """Return a question with the nearest names, or an empty string."""
+    """Return "Did you mean ...?" with the nearest names, or an empty string."""
     matches = difflib.get_close_matches(name, list(names), n=3, cutoff=0.6)
     return f" Did you mean {' or '.join(map(repr, matches))}?" if matches else ""
 
 
 def quote_names(names: Iterable[Any]) -> str:
-    """Return at most a dozen names in quotes."""
+    """Return the first twelve names in quotes, separated by commas."""
     names = list(names)
     return ", ".join(map(repr, names[:12])) + (", ..." if len(names) > 12 else "")
