@@ -1,4 +1,4 @@
-"""The other backends give what TensorFlow gives, under the same recipes: one store serves all."""
+"""Embeddings of JAX and PyTorch equal those of TensorFlow, with equal recipes, so that backends share a store."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BACKENDS = [
 ]
 
 
-# what each backend computes; the arguments are a folder and, where it is here, the golden file
+# code that each backend runs; the arguments are a folder and the golden file, which may be empty
 WORK = """
     import json, sys, warnings
     from pathlib import Path
@@ -38,22 +38,22 @@ WORK = """
 
     warnings.simplefilter("ignore")
     folder, golden = sys.argv[1:]
-    X = np.load(f"{folder}/pictures.npy")
-    got, recipes = {}, {}
+    X = np.load(f"{folder}/images.npy")
+    embeddings, recipes = {}, {}
 
     def embed(name, X, model="mobilenet_0.25", **options):
         cnn = CNNFeatures(model, **{"cache": f"{folder}/store", "pooling": "avgmax", **options})
-        got[name] = cnn.fit_transform(X)
+        embeddings[name] = cnn.fit_transform(X)
         recipes[name] = cnn.recipes_
 
-    made = {"weights": f"{folder}/made.weights.h5", "image_size": 64}
-    embed("all", X, layer=["conv_pw_5_relu", "conv_pw_13_relu"], batch_size=8, **made)
-    embed("again", X, layer=["conv_pw_5_relu", "conv_pw_13_relu"], batch_size=8, **made)
-    embed("turned", X[::-1][:5], batch_size=8, cache=None, **made)
-    embed("one by one", X[:2], batch_size=1, cache=None, **made)
-    embed("bfloat16", X, precision="bfloat16", batch_size=8, **made)
-    embed("own", X, model=f"{folder}/own.keras")
-    embed("literal", X, model=f"{folder}/own.keras", normalization=((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
+    network = {"weights": f"{folder}/network.weights.h5", "image_size": 64}
+    embed("all", X, layer=["conv_pw_5_relu", "conv_pw_13_relu"], batch_size=8, **network)
+    embed("again", X, layer=["conv_pw_5_relu", "conv_pw_13_relu"], batch_size=8, **network)
+    embed("reversed", X[::-1][:5], batch_size=8, cache=None, **network)
+    embed("one by one", X[:2], batch_size=1, cache=None, **network)
+    embed("bfloat16", X, precision="bfloat16", batch_size=8, **network)
+    embed("custom", X, model=f"{folder}/custom.keras")
+    embed("literal", X, model=f"{folder}/custom.keras", normalization=((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
     embed("random", X[:2], model="mobilenet_0.25", weights=None, image_size=32)
     if golden:
         with np.load(golden) as file:
@@ -62,7 +62,7 @@ WORK = """
         embed("golden alone", paths[:2], model="mobilenet_0.75", pooling="avg", batch_size=1, cache=None)
     import keras
 
-    np.savez(f"{folder}/got-{keras.backend.backend()}.npz", **got)
+    np.savez(f"{folder}/{keras.backend.backend()}.npz", **embeddings)
     print(json.dumps([keras.backend.backend(), recipes]))
 """
 
@@ -72,23 +72,23 @@ def compute(backend, folder, golden):
     command = [sys.executable, "-c", textwrap.dedent(WORK), str(folder), str(golden)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    used, recipes = json.loads(done.stdout.splitlines()[-1])
-    assert used == backend
-    with np.load(folder / f"got-{backend}.npz") as file:
+    actual, recipes = json.loads(done.stdout.splitlines()[-1])
+    assert actual == backend
+    with np.load(folder / f"{backend}.npz") as file:
         return dict(file), recipes
 
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory):
-    """A folder with pictures, weights and a model file."""
+    """Make a folder with images, weights and a model file."""
     import keras
 
     folder = tmp_path_factory.mktemp("backends")
     spec, X = NETWORKS["mobilenet_0.25"], pictures(10, 64)
-    np.save(folder / "pictures.npy", X)
+    np.save(folder / "images.npy", X)
     model = build(spec, 64)
     give_weights(model, preprocess(spec, X))
-    model.save_weights(folder / "made.weights.h5")
+    model.save_weights(folder / "network.weights.h5")
     inputs = keras.Input((32, 32, 3))
     inner = keras.Sequential(
         [keras.Input((32, 32, 3)), keras.layers.SeparableConv2D(8, 3, activation="gelu")]
@@ -97,13 +97,13 @@ def material(tmp_path_factory):
     normalization.adapt(X.astype("float32"))
     x = inner(normalization(inputs))
     x = keras.layers.GroupNormalization(4)(keras.layers.DepthwiseConv2D(3, strides=2, padding="same")(x))
-    keras.Model(inputs, keras.ops.sigmoid(x) * 2).save(folder / "own.keras")
+    keras.Model(inputs, keras.ops.sigmoid(x) * 2).save(folder / "custom.keras")
     return folder
 
 
 @pytest.fixture(scope="module")
 def golden(request):
-    """The golden file, or nothing where it or its weights are absent."""
+    """Path of the golden file; empty if the file or its weights are absent."""
     shared = request.config.rootpath.parent / "shared" / "golden" / "mobilenet_0.75_imagenet.npz"
     weights = os.path.join(os.environ["KERAS_HOME"], "models", "mobilenet_7_5_224_tf_no_top.h5")
     return shared if shared.is_file() and os.path.isfile(weights) else ""
@@ -118,40 +118,40 @@ def tensorflow(material, golden):
 
 @pytest.fixture(scope="module")
 def other(request, material, golden, tensorflow, tmp_path_factory):
-    """What another backend gives on a store of its own."""
+    """Embeddings and recipes of another backend, with a new store."""
     folder = tmp_path_factory.mktemp(request.param)
-    for file in ("pictures.npy", "made.weights.h5", "own.keras"):
+    for file in ("images.npy", "network.weights.h5", "custom.keras"):
         os.link(material / file, folder / file)
     return compute(request.param, folder, golden)
 
 
 @pytest.mark.parametrize("other", BACKENDS, indirect=True)
-def test_embeddings_are_those_of_tensorflow(other, tensorflow):
-    for name in ("all", "own", "literal", "random"):
+def test_embeddings_equal_those_of_tensorflow(other, tensorflow):
+    for name in ("all", "custom", "literal", "random"):
         assert off(other[0][name], tensorflow[0][name]) < 1e-4, name
     assert np.abs(other[0]["all"][0] - other[0]["all"][1]).max() > 1e-2
-    assert off(other[0]["own"], other[0]["literal"]) > 1e-2
+    assert off(other[0]["custom"], other[0]["literal"]) > 1e-2
 
 
 @pytest.mark.parametrize("other", BACKENDS, indirect=True)
-def test_recipes_are_those_of_tensorflow(other, tensorflow):
-    """Digests of weights and graphs, of files, of random weights: all the same."""
+def test_recipes_equal_those_of_tensorflow(other, tensorflow):
+    """Check the digests of weights, graphs, files and random weights."""
     assert other[1] == tensorflow[1]
 
 
 @pytest.mark.parametrize("other", BACKENDS, indirect=True)
-def test_a_row_does_not_depend_on_its_company(other):
-    got = other[0]
-    np.testing.assert_array_equal(got["again"], got["all"])  # read back
-    width = got["turned"].shape[1]
-    assert off(got["turned"], got["all"][::-1][:5, -width:]) < 1e-5
-    assert off(got["one by one"], got["all"][:2, -width:]) < 1e-5
-    if "golden" in got:
-        assert off(got["golden alone"], got["golden"][:2]) < 1e-5
+def test_rows_do_not_depend_on_the_batch(other):
+    embeddings = other[0]
+    np.testing.assert_array_equal(embeddings["again"], embeddings["all"])  # from the store
+    width = embeddings["reversed"].shape[1]
+    assert off(embeddings["reversed"], embeddings["all"][::-1][:5, -width:]) < 1e-5
+    assert off(embeddings["one by one"], embeddings["all"][:2, -width:]) < 1e-5
+    if "golden" in embeddings:
+        assert off(embeddings["golden alone"], embeddings["golden"][:2]) < 1e-5
 
 
 @pytest.mark.parametrize("other", BACKENDS, indirect=True)
-def test_bfloat16_is_close(other):
+def test_bfloat16_is_close_to_float32(other):
     a, b = other[0]["bfloat16"], other[0]["all"][:, -other[0]["bfloat16"].shape[1] :]
     assert off(a, b) > 1e-4
     assert ((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min() > 0.99
@@ -165,7 +165,7 @@ def test_golden_embeddings(other, golden):
         assert off(other[0]["golden"], file["conv_pw_13_relu/avg"][::7]) < 1e-3
 
 
-def test_a_backend_that_is_not_supported_says_which_are():
+def test_unsupported_backend():
     code = "from tlfeatures import CNNFeatures; import numpy as np\n"
     code += "CNNFeatures('mobilenet_0.25', weights=None, image_size=32, cache=None)"
     code += ".fit_transform(np.zeros((1, 32, 32, 3), 'uint8'))"

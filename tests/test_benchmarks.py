@@ -1,4 +1,4 @@
-"""Each benchmark runs and writes its figures, of which tables.py makes tables. Quick figures are too small to count."""
+"""Each benchmark runs in its quick mode, which checks no target, and tables.py makes tables of its figures."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FIGURES = {
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
-    """All benchmarks at once: each waits for most of its time on one core."""
+    """Run all benchmarks in parallel, because each mostly waits."""
     folder = tmp_path_factory.mktemp("benchmarks")
     runs = {}
     for name in FIGURES:
@@ -60,22 +60,22 @@ def running(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
-def test_quick(running, name):
+def test_quick_mode(running, name):
     folder, runs = running
     code = runs[name].wait(timeout=280)
-    printed = (folder / f"{name}.txt").read_text()
-    assert code == 0, printed
+    output = (folder / f"{name}.txt").read_text()
+    assert code == 0, output
     result = json.loads((folder / f"{name}.json").read_text())
     assert (result["benchmark"], result["quick"]) == (name, True)
     assert FIGURES[name] <= result["figures"].keys()
     assert all(isinstance(value, float | int) and value == value for value in result["figures"].values())
     assert result["targets"].keys() <= result["figures"].keys() and result["targets"]
     for figure in result["targets"]:
-        assert any(line.startswith(figure) and "target" in line for line in printed.splitlines())
+        assert any(line.startswith(figure) and "target" in line for line in output.splitlines())
 
 
 @pytest.mark.slow
-def test_embeddings_are_those_of_keras(running):
+def test_embeddings_equal_those_of_keras(running):
     folder, runs = running
     assert runs["extract"].wait(timeout=280) == 0
     figures = json.loads((folder / "extract.json").read_text())["figures"]
@@ -85,7 +85,7 @@ def test_embeddings_are_those_of_keras(running):
 
 @pytest.fixture(scope="module")
 def tables():
-    """The module benchmarks/tables.py."""
+    """Import benchmarks/tables.py as a module."""
     spec = importlib.util.spec_from_file_location("tables", BENCHMARKS / "tables.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -93,7 +93,7 @@ def tables():
 
 
 class AnyFigure(dict):
-    """Figures of one benchmark, all the same."""
+    """Figures of a benchmark that are all equal."""
 
     def __missing__(self, name):
         return 0.125
@@ -102,29 +102,29 @@ class AnyFigure(dict):
 def test_tables_are_made_from_figures(tables):
     page = "before\n<!-- benchmark: tiny -->\n| old |\n<!-- end -->\nafter\n"
     figures = {"tiny": AnyFigure()}
-    made = tables.fill(page, figures)
-    assert made.startswith(
+    filled = tables.fill(page, figures)
+    assert filled.startswith(
         "before\n<!-- benchmark: tiny -->\n| data | random weights, same network | tiny |\n"
     )
-    assert "| scikit-learn's digits, 5-fold | 12.5% | 12.5% |\n<!-- end -->\nafter\n" in made
-    assert tables.fill(made, figures) == made
+    assert "| scikit-learn's digits, 5-fold | 12.5% | 12.5% |\n<!-- end -->\nafter\n" in filled
+    assert tables.fill(filled, figures) == filled
 
 
-def test_a_table_without_figures_stays_as_it_is(tables, capsys):
+def test_table_without_figures_is_not_changed(tables, capsys):
     page = "<!-- benchmark: speed -->\n| old |\n<!-- end -->\n"
     assert tables.fill(page, {"extract": {}}) == page
     assert "table 'speed' stays as it is: no figure 'tlfeatures_images_per_s'" in capsys.readouterr().err
 
 
-def test_every_table_of_the_pages_can_be_made(tables):
+def test_figures_of_all_tables_exist(tables):
     root = BENCHMARKS.parent
     pages = [root / "README.md", *root.glob("docs/**/*.md")]
     names = [m[2] for page in pages for m in tables.BLOCK.finditer(page.read_text("utf-8"))]
     assert sorted(set(names)) == sorted(tables.TABLES)
-    every = {
+    figures = {
         name: AnyFigure()
         for name in (*FIGURES, "select_regret", *(f"finetune_{p}" for p in ("signs", "times")))
     }
     for name in names:
-        lines = tables.table(name, every).splitlines()
+        lines = tables.table(name, figures).splitlines()
         assert len({line.count("|") for line in lines}) == 1, name

@@ -1,4 +1,4 @@
-"""The command line: what it prints and writes, its exit codes, and how it fails."""
+"""The command line: its output, files, exit codes and error messages."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Result(NamedTuple):
 
 @pytest.fixture
 def run(capsys, tmp_path, monkeypatch):
-    """Run the command in this process, with a store and a current folder of its own."""
+    """Run the command in this process, with a new store and a new working directory."""
     monkeypatch.setenv("TLFEATURES_CACHE", str(tmp_path / "store"))
     work = tmp_path / "work"
     work.mkdir()
@@ -66,7 +66,7 @@ def run(capsys, tmp_path, monkeypatch):
 
 
 def command(*argv, env=None, **kwargs):
-    """Run the command in a process of its own."""
+    """Run the command in a new process."""
     code = "import sys; from tlfeatures.cli import main; sys.exit(main())"
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, argv)],
@@ -80,13 +80,13 @@ def command(*argv, env=None, **kwargs):
 
 @pytest.fixture
 def folder(photos, tmp_path) -> Path:
-    """A copy of the photographs that a test may spoil."""
+    """A copy of the photographs that a test may change."""
     return Path(shutil.copytree(photos.root, tmp_path / "photos"))
 
 
 @pytest.fixture
-def spoiled(folder) -> Path:
-    """With three files that are no images."""
+def damaged_folder(folder) -> Path:
+    """The photographs and three files that are not readable as images."""
     (folder / "checks" / "text.jpg").write_text("hello")
     (folder / "discs" / "a zero.png").write_bytes(b"")
     data = next((folder / "stripes").glob("*.jpg")).read_bytes()
@@ -104,7 +104,7 @@ def rows_of(path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-# -- the command itself ------------------------------------------------------------------------
+# -- options, errors and warnings ------------------------------------------------------------------------
 
 
 def test_help_and_version(run):
@@ -117,7 +117,7 @@ def test_help_and_version(run):
         assert "Usage" in result.out
 
 
-def test_help_and_the_table_of_networks_import_nothing_heavy():
+def test_help_and_models_do_not_import_large_packages():
     code = """if True:
         import sys
         from tlfeatures.cli import main
@@ -145,7 +145,7 @@ def test_help_and_the_table_of_networks_import_nothing_heavy():
         (["layers", "vgg91"], "Did you mean 'vgg19'"),
     ],
 )
-def test_wrong_arguments_are_one_line_and_exit_code_2(run, argv, text):
+def test_invalid_arguments_print_one_line_and_exit_with_2(run, argv, text):
     code, out, err = run(*argv)
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
@@ -153,18 +153,18 @@ def test_wrong_arguments_are_one_line_and_exit_code_2(run, argv, text):
     assert text in err
 
 
-def test_an_unexpected_error_is_one_line(run, monkeypatch, photos):
+def test_unexpected_error_prints_one_line(run, monkeypatch, photos):
     def fail(*args, **kwargs):
         raise RuntimeError("one\ntwo")
 
     monkeypatch.setattr("tlfeatures.sources.read_source", fail)
     result = run("embed", photos.root, "-o", "x.h5")
-    assert result == (1, "", "error: RuntimeError: one two (TLFEATURES_DEBUG=1 shows where)\n")
+    assert result == (1, "", "error: RuntimeError: one two (TLFEATURES_DEBUG=1 prints the traceback)\n")
     monkeypatch.setenv("TLFEATURES_DEBUG", "1")
     assert "Traceback" in run("embed", photos.root, "-o", "x.h5").err
 
 
-def test_warnings_are_lines_told_once_and_the_hooks_are_put_back(run, monkeypatch):
+def test_warnings_are_printed_once_and_filters_are_restored(run, monkeypatch):
     def noisy(*args, **kwargs):
         for _ in range(3):
             warnings.warn("over\n  two lines", stacklevel=1)
@@ -179,7 +179,7 @@ def test_warnings_are_lines_told_once_and_the_hooks_are_put_back(run, monkeypatc
     assert before == (warnings.showwarning, list(warnings.filters))
 
 
-def test_a_closed_pipe_is_quiet():
+def test_closed_pipe_prints_no_error():
     code = "import sys; from tlfeatures.cli import main; sys.exit(main())"
     line = f"'{sys.executable}' -c '{code}' models --json | head -n 1"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
@@ -187,7 +187,7 @@ def test_a_closed_pipe_is_quiet():
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_backends_start_in_silence_but_not_when_they_fail(tmp_path, fails):
+def test_start_up_messages_of_backends_are_printed_only_on_errors(tmp_path, fails):
     (tmp_path / "keras.py").write_text(
         "import os\nos.write(2, b'start-up noise\\n')\n"
         + ("raise ImportError('no device')\n" if fails else "")
@@ -199,15 +199,15 @@ def test_backends_start_in_silence_but_not_when_they_fail(tmp_path, fails):
         from tlfeatures.cli._session import session
         with session():
             _keras.keras()
-        os.write(2, b"heard")
+        os.write(2, b"printed")
     """
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     assert ("start-up noise" in done.stderr) == fails
-    assert done.stderr == "heard" or "importing them failed: no device" in done.stderr
+    assert done.stderr == "printed" or "importing them failed: no device" in done.stderr
 
 
-def test_options():
+def test_parse_image_size_and_bytes():
     assert parse_image_size(None) is None
     assert parse_image_size("96") == 96
     assert parse_image_size("160x224") == (160, 224)
@@ -230,9 +230,9 @@ def test_options():
 
 
 def test_models(run):
-    found = run("models", "--json").json
-    assert [row["model"] for row in found] == list_models()
-    vgg = next(row for row in found if row["model"] == "vgg19")
+    rows = run("models", "--json").json
+    assert [row["model"] for row in rows] == list_models()
+    vgg = next(row for row in rows if row["model"] == "vgg19")
     assert vgg["image_size"] == 224
     assert vgg["taps"][-1] == "block5_pool"
     assert vgg["weights"] is None
@@ -240,9 +240,9 @@ def test_models(run):
     assert all(name in table for name in list_models())
 
 
-def test_models_says_which_weights_are_here(run, shared):
-    here = {row["model"]: row["weights"] for row in run("models", "--json").json}
-    assert here["mobilenet_0.75"].endswith("mobilenet_7_5_224_tf_no_top.h5")
+def test_models_shows_paths_of_local_weights(run, shared):
+    weights = {row["model"]: row["weights"] for row in run("models", "--json").json}
+    assert weights["mobilenet_0.75"].endswith("mobilenet_7_5_224_tf_no_top.h5")
 
 
 def test_layers(run):
@@ -270,9 +270,9 @@ def test_layers(run):
 # -- embed -------------------------------------------------------------------------------------
 
 
-def test_embed_writes_features_manifest_and_recipe(run, spoiled):
+def test_embed_writes_features_manifest_and_recipe(run, damaged_folder):
     layers = ["block5_pw_relu", "block10_pw_relu"]
-    result = run("embed", spoiled, "-o", "f.h5", *SMALL, "--layer", ",".join(layers))
+    result = run("embed", damaged_folder, "-o", "f.h5", *SMALL, "--layer", ",".join(layers))
     assert result.code == 0
     assert "15 images: 0 from the store, 12 computed" in result.out
     assert "3 of 15 images could not be read" in result.err
@@ -298,7 +298,7 @@ def test_embed_writes_features_manifest_and_recipe(run, spoiled):
     assert [column["layer"] for column in recipe["columns"]] == layers
 
 
-def test_every_format_holds_the_same_and_a_second_run_computes_nothing(run, photos):
+def test_all_formats_have_equal_content_and_second_run_computes_nothing(run, photos):
     first = run("embed", photos.root, "-o", "f.h5", *SMALL, "--json").json
     assert (first["images"], first["from_store"], first["computed"], first["features"]) == (12, 0, 12, 320)
     for name in ("f.h5", "f.parquet", "f.npy"):
@@ -310,15 +310,15 @@ def test_every_format_holds_the_same_and_a_second_run_computes_nothing(run, phot
     assert table.columns[:5].tolist() == ["path", "digest", "label", "error", "block10_pw_relu_avg_000"]
     np.testing.assert_array_equal(table.filter(like="block10_pw").to_numpy(), X)
     np.testing.assert_array_equal(np.load("f.npy"), X)
-    beside = rows_of("f.manifest.csv")
-    assert paths == table["path"].tolist() == [row["path"] for row in beside]
-    assert [row["label"] for row in beside] == table["label"].tolist()
+    manifest_rows = rows_of("f.manifest.csv")
+    assert paths == table["path"].tolist() == [row["path"] for row in manifest_rows]
+    assert [row["label"] for row in manifest_rows] == table["label"].tolist()
     assert sorted(os.listdir()) == ["f.h5", "f.manifest.csv", "f.npy", "f.parquet"]
 
 
-def test_embed_names_ten_unreadable_images_and_strict_is_exit_code_1(run, folder):
+def test_embed_lists_ten_unreadable_images_and_strict_exits_with_1(run, folder):
     for i in range(13):
-        (folder / "checks" / f"bad {i:02d}.jpg").write_text(f"no image {i}")
+        (folder / "checks" / f"bad {i:02d}.jpg").write_text(f"not an image {i}")
     result = run("embed", folder, "-o", "f.npy", *SMALL, "--strict")
     assert result.code == 1
     assert "13 of 25 images could not be read" in result.err
@@ -328,7 +328,7 @@ def test_embed_names_ten_unreadable_images_and_strict_is_exit_code_1(run, folder
     assert run("embed", folder, "-o", "f.npy", *SMALL).code == 0
 
 
-def test_a_manifest_without_labels_lists_its_columns(run, photos):
+def test_fit_on_manifest_without_labels_lists_columns(run, photos):
     table = pd.DataFrame({"path": photos.paths, "kind": photos.labels, "patient": 1})
     table.to_csv("table.csv", index=False)
     result = run("fit", "table.csv", "-o", "m.joblib", *SMALL)
@@ -339,7 +339,7 @@ def test_a_manifest_without_labels_lists_its_columns(run, photos):
     )
 
 
-def test_12_bit_images_by_max_value(run):
+def test_max_value_scales_12_bit_images(run):
     eight = np.random.default_rng(0).integers(0, 256, (4, 32, 32), dtype=np.uint8)
     for folder, images in (("8", eight), ("12", (eight.astype(np.uint32) * 4095 // 255).astype(np.uint16))):
         os.mkdir(folder)
@@ -355,13 +355,13 @@ def test_12_bit_images_by_max_value(run):
     assert np.abs(np.load("dark.npy") - np.load("eight.npy")).max() > 0.1
 
 
-def test_an_interrupted_run_has_its_rows_in_the_store(run, photos, monkeypatch):
+def test_interrupted_run_stores_computed_rows(run, photos, monkeypatch):
     from tlfeatures.extract import _pass as extract
 
-    whole, stop = extract.decode_batches, [True]
+    decode_batches, stop = extract.decode_batches, [True]
 
     def interrupted(*args, **kwargs):
-        for i, batch in enumerate(whole(*args, **kwargs)):
+        for i, batch in enumerate(decode_batches(*args, **kwargs)):
             if i == 2 and stop.pop():
                 raise KeyboardInterrupt
             yield batch
@@ -376,8 +376,8 @@ def test_an_interrupted_run_has_its_rows_in_the_store(run, photos, monkeypatch):
     assert "12 images: 8 from the store, 4 computed" in again.out
 
 
-def test_embed_fails_where_the_store_cannot_be_written(run, photos):
-    Path("file").write_text("no folder")
+def test_embed_fails_if_the_store_is_not_writable(run, photos):
+    Path("file").write_text("a file")
     result = run("embed", photos.root, "-o", "f.h5", *SMALL, "--cache", "file")
     assert result.code == 1
     assert "cannot write to the embedding store" in result.errors[0]
@@ -397,7 +397,7 @@ def test_embed_fails_where_the_store_cannot_be_written(run, photos):
         ("beside.npy", "'beside.manifest.csv' exists"),
     ],
 )
-def test_embed_refuses_what_it_could_not_or_should_not_write(run, photos, output, text):
+def test_embed_rejects_output_files(run, photos, output, text):
     os.mkdir("folder.h5")
     with h5py.File("theirs.h5", "w") as file:
         file["x"] = [1]
@@ -412,10 +412,10 @@ def test_embed_refuses_what_it_could_not_or_should_not_write(run, photos, output
     assert Path("theirs.h5").read_bytes() == before
     if output.startswith("theirs"):
         assert run("embed", photos.root, "-o", output, *SMALL, "--force").code == 0
-        assert run("embed", photos.root, "-o", output, *SMALL).code == 0  # now it is ours
+        assert run("embed", photos.root, "-o", output, *SMALL).code == 0  # the command wrote the file
 
 
-def test_a_failing_write_leaves_the_old_file_and_no_other(run, photos, monkeypatch):
+def test_failed_write_keeps_the_old_file_and_leaves_no_other(run, photos, monkeypatch):
     assert run("embed", photos.root, "-o", "f.h5", *SMALL).code == 0
     before = Path("f.h5").read_bytes()
     monkeypatch.setattr(
@@ -429,7 +429,7 @@ def test_a_failing_write_leaves_the_old_file_and_no_other(run, photos, monkeypat
     assert Path("f.h5").read_bytes() == before
 
 
-def test_embed_keeps_splits_and_groups_and_odd_names(run, tmp_path, photos):
+def test_embed_writes_splits_groups_and_unusual_file_names(run, tmp_path, photos):
     source = tmp_path / "odd"
     source.mkdir()
     names = ["two\nlines.png", "[red] :smile:.png", "quote'\".png", "a b.PNG", os.fsdecode(b"\xff.png")]
@@ -439,7 +439,7 @@ def test_embed_keeps_splits_and_groups_and_odd_names(run, tmp_path, photos):
     assert {row["path"] for row in rows_of("f.manifest.csv")} == {str(source / name) for name in names}
     for output in ("f.h5", "f.parquet"):
         assert run("embed", source, "-o", output, *SMALL).code == 0
-    (source / "two\nlines.png").write_text("no image")
+    (source / "two\nlines.png").write_text("not an image")
     assert "two\\nlines.png: not an image" in run("embed", source, "-o", "f.h5", *SMALL).err
     table = manifest(tmp_path / "m.csv", path=photos.paths, split=["train", "test"] * 6, who=range(12))
     assert run("embed", table, "-o", "g.npy", *SMALL, "--groups", "who").code == 0
@@ -453,9 +453,9 @@ def test_embed_keeps_splits_and_groups_and_odd_names(run, tmp_path, photos):
 # -- fit ---------------------------------------------------------------------------------------
 
 
-def test_fit_scores_as_scikit_learn_does_and_ignores_unreadable_images(run, photos, spoiled):
+def test_fit_scores_equal_cross_val_score_without_unreadable_images(run, photos, damaged_folder):
     clean = run("fit", photos.root, *SMALL, "--cv", 4, "--head", "ridge", "-o", "p.joblib", "--json").json
-    dirty = run("fit", spoiled, *SMALL, "--cv", 4, "--head", "ridge", "--json")
+    dirty = run("fit", damaged_folder, *SMALL, "--cv", 4, "--head", "ridge", "--json")
     assert dirty.json["cv"] == clean["cv"]
     assert dirty.json["from_store"] == 12
     assert (clean["unreadable"], dirty.json["unreadable"]) == (0, 3)
@@ -472,33 +472,33 @@ def test_fit_scores_as_scikit_learn_does_and_ignores_unreadable_images(run, phot
     assert clean["classes"] == {"checks": 4, "discs": 4, "stripes": 4}
 
 
-def test_fit_prints_mean_and_spread_and_folds(run, photos):
+def test_fit_prints_mean_standard_deviation_and_scores_of_folds(run, photos):
     result = run("fit", photos.root, *SMALL, "--cv", 2, "--scoring", "balanced_accuracy")
     assert "checks 4, discs 4, stripes 4" in result.out
     line = next(line for line in result.out.splitlines() if line.startswith("2-fold balanced_accuracy: "))
-    mean, _, spread, *folds = line.removesuffix(", duplicates kept together").split(": ")[1].split()
+    mean, _, std, *folds = line.removesuffix(", duplicates kept together").split(": ")[1].split()
     scores = [float(score.strip("()")) for score in folds]
     assert len(scores) == 2
-    assert [float(mean), float(spread)] == pytest.approx([np.mean(scores), np.std(scores)], abs=1e-3)
+    assert [float(mean), float(std)] == pytest.approx([np.mean(scores), np.std(scores)], abs=1e-3)
     assert os.listdir() == []
 
 
-def test_a_saved_pipeline_predicts_from_paths_in_another_process(run, photos):
+def test_saved_pipeline_predicts_from_paths_in_another_process(run, photos):
     assert run("fit", photos.root, *SMALL, "--cv", 0, "-o", "p.joblib").code == 0
     pipe = joblib.load("p.joblib")
     assert isinstance(pipe, Pipeline)
     assert [name for name, _ in pipe.steps] == ["cnn", "head"]
     assert pipe.named_steps["cnn"].verbose == 0
-    here = pipe.predict(photos.paths).tolist()
-    assert here == photos.labels
+    predictions = pipe.predict(photos.paths).tolist()
+    assert predictions == photos.labels
     code = (
         "import joblib, json, sys; print(json.dumps(joblib.load('p.joblib').predict(sys.argv[1:]).tolist()))"
     )
     done = subprocess.run([sys.executable, "-c", code, *photos.paths], capture_output=True, text=True)
-    assert json.loads(done.stdout) == here
+    assert json.loads(done.stdout) == predictions
 
 
-def test_a_cold_start_shows_no_noise_of_the_backend(run, photos):
+def test_cold_start_prints_no_messages_of_the_backend(run, photos):
     assert run("fit", photos.root, *SMALL, "--cv", 0, "-o", "p.joblib").code == 0
     done = command("predict", "p.joblib", photos.paths[0], "--cache", "none", "--json")
     assert json.loads(done.stdout)[0]["prediction"] == photos.labels[0]
@@ -529,7 +529,7 @@ def test_a_cold_start_shows_no_noise_of_the_backend(run, photos):
         (["-o", "absent/p.joblib", "--cv", "2"], "there is no folder"),
     ],
 )
-def test_fit_refuses(run, photos, argv, text):
+def test_fit_rejects_options(run, photos, argv, text):
     result = run("fit", photos.root, *SMALL, *argv)
     assert result.code == 2
     assert result.out == ""
@@ -537,13 +537,13 @@ def test_fit_refuses(run, photos, argv, text):
     assert text in result.errors[0]
 
 
-def test_fit_refuses_sources_that_cannot_be_learned_from(run, photos, tmp_path):
+def test_fit_rejects_sources(run, photos, tmp_path):
     (tmp_path / "empty").mkdir()
     one = manifest(tmp_path / "one.csv", path=photos.paths, label=["same"] * 12)
     bare = manifest(tmp_path / "bare.csv", path=photos.paths, note=photos.labels)
     few = manifest(tmp_path / "few.csv", path=photos.paths, label=["a"] * 11 + ["rare"])
     text = tmp_path / "words.jpg"
-    text.write_text("no image")
+    text.write_text("not an image")
     broken = manifest(tmp_path / "broken.csv", path=[text] * 4, label=["a", "b"] * 2)
     for source, message in (
         ("absent", "No such file or folder: 'absent'"),
@@ -563,7 +563,7 @@ def test_fit_refuses_sources_that_cannot_be_learned_from(run, photos, tmp_path):
     assert "Did you mean 'note'" in run("fit", bare, *SMALL, "--target", "notes").errors[0]
 
 
-def test_fit_trains_on_train_and_evaluate_tests_on_test(run, photos, tmp_path):
+def test_fit_uses_the_train_split_and_evaluate_the_test_split(run, photos, tmp_path):
     split = ["train"] * 9 + ["test"] * 3
     table = manifest(tmp_path / "m.csv", path=photos.paths, label=photos.labels, split=split)
     fitted = run("fit", table, *SMALL, "--cv", 3, "--head", "knn", "-o", "p.joblib", "--json").json
@@ -574,7 +574,7 @@ def test_fit_trains_on_train_and_evaluate_tests_on_test(run, photos, tmp_path):
     assert "No split 'val'" in run("evaluate", "p.joblib", table, "--split", "val").errors[0]
 
 
-def test_numbers_as_labels(run, photos, tmp_path):
+def test_regression(run, photos, tmp_path):
     target = [x + 0.5 for x in range(12)]
     table = manifest(tmp_path / "m.csv", path=photos.paths, age=target)
     argv = ("fit", table, *SMALL, "--target", "age", "--cv", 3, "-o", "p.joblib")
@@ -592,7 +592,7 @@ def test_numbers_as_labels(run, photos, tmp_path):
     assert list(row) == ["path", "prediction", "error"]
 
 
-def test_groups_are_used(run, photos, tmp_path):
+def test_groups(run, photos, tmp_path):
     table = manifest(tmp_path / "m.csv", path=photos.paths, label=photos.labels, who=["p", "q", "r", "s"] * 3)
     assert run("fit", table, *SMALL, "--groups", "who", "--cv", 4).code == 0
     assert "No column 'whom'" in run("fit", table, *SMALL, "--groups", "whom").errors[0]
@@ -603,30 +603,30 @@ def test_groups_are_used(run, photos, tmp_path):
 
 @pytest.fixture
 def saved(run, photos):
-    """A pipeline of images to classes, in the current folder."""
+    """Path of a saved classification pipeline."""
     assert run("fit", photos.root, *SMALL, "--cv", 0, "-o", "p.joblib").code == 0
     return "p.joblib"
 
 
-def test_evaluate(run, saved, photos, tmp_path, spoiled):
+def test_evaluate(run, saved, photos, tmp_path, damaged_folder):
     labels = [*photos.labels[:10], "checks", "discs"]  # the last two are wrong
     table = manifest(tmp_path / "m.csv", path=photos.paths, label=labels)
-    found = run("evaluate", saved, table, "--json").json
-    assert found["accuracy"] == pytest.approx(10 / 12)
-    assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, photos.labels))
-    assert [row["class"] for row in found["classes"]] == ["checks", "discs", "stripes"]
-    assert np.sum(found["confusion_matrix"]) == 12
-    assert np.trace(found["confusion_matrix"]) == 10
-    shown = run("evaluate", saved, spoiled)
-    assert "accuracy 1.0000, balanced accuracy 1.0000 on 12 images" in shown.out
-    assert "true \\ predicted" in shown.out
-    assert "3 of 15 images could not be read and are left out" in shown.err
+    scores = run("evaluate", saved, table, "--json").json
+    assert scores["accuracy"] == pytest.approx(10 / 12)
+    assert scores["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, photos.labels))
+    assert [row["class"] for row in scores["classes"]] == ["checks", "discs", "stripes"]
+    assert np.sum(scores["confusion_matrix"]) == 12
+    assert np.trace(scores["confusion_matrix"]) == 10
+    result = run("evaluate", saved, damaged_folder)
+    assert "accuracy 1.0000, balanced accuracy 1.0000 on 12 images" in result.out
+    assert "true \\ predicted" in result.out
+    assert "3 of 15 images could not be read and are left out" in result.err
 
 
-def test_evaluate_says_when_labels_are_not_its_classes(run, saved, photos, tmp_path):
+def test_evaluate_on_labels_that_are_not_classes_of_the_pipeline(run, saved, photos, tmp_path):
     table = manifest(tmp_path / "m.csv", path=photos.paths, label=["zebra", *photos.labels[1:]])
     result = run("evaluate", saved, table, "--json")
-    assert "1 image of 12 have a label that this pipeline has never seen (zebra)" in result.err
+    assert "The labels of 1 of 12 images are not classes of this pipeline (zebra)" in result.err
     assert result.json["accuracy"] == pytest.approx(11 / 12)
     other = manifest(tmp_path / "o.csv", path=photos.paths, label=list("xyz") * 4)
     result = run("evaluate", saved, other)
@@ -634,7 +634,7 @@ def test_evaluate_says_when_labels_are_not_its_classes(run, saved, photos, tmp_p
     assert "x, y, z; expected checks, discs, stripes" in result.errors[0]
 
 
-def test_class_numbers_fit_class_folders(run, photos, tmp_path):
+def test_numbers_of_a_manifest_match_names_of_class_folders(run, photos, tmp_path):
     numbers = {"checks": 0, "discs": 1, "stripes": 2}
     table = manifest(tmp_path / "m.csv", path=photos.paths, label=[numbers[name] for name in photos.labels])
     assert run("fit", table, *SMALL, "--cv", 0, "-o", "p.joblib").code == 0
@@ -643,15 +643,24 @@ def test_class_numbers_fit_class_folders(run, photos, tmp_path):
     assert run("evaluate", "p.joblib", tmp_path / "numbered", "--json").json["accuracy"] == 1
 
 
-def test_predict_takes_files_folders_patterns_manifests_and_arrays(run, saved, photos, tmp_path, spoiled):
-    (spoiled / "discs" / "notes.txt").write_text("no image")
-    (spoiled / "discs" / "deeper").mkdir()
-    shutil.copy(photos.paths[0], spoiled / "discs" / "deeper" / "x.png")
+def test_predict_takes_files_folders_patterns_manifests_and_arrays(
+    run, saved, photos, tmp_path, damaged_folder
+):
+    (damaged_folder / "discs" / "notes.txt").write_text("not an image")
+    (damaged_folder / "discs" / "deeper").mkdir()
+    shutil.copy(photos.paths[0], damaged_folder / "discs" / "deeper" / "x.png")
     table = manifest(tmp_path / "m.csv", path=photos.paths[:2])
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["X"] = np.zeros((2, 40, 40, 3), np.uint8)
     pattern = f"{photos.root}/*/*0[0-5].jpg"
-    items = (photos.paths[5], spoiled, pattern, table, f"{tmp_path}/a.h5::X", photos.paths[5])
+    items = (
+        photos.paths[5],
+        damaged_folder,
+        pattern,
+        table,
+        f"{tmp_path}/a.h5::X",
+        photos.paths[5],
+    )
     result = run("predict", saved, *items, "-o", "out.csv")
     assert result.code == 0
     rows = rows_of("out.csv")
@@ -659,9 +668,9 @@ def test_predict_takes_files_folders_patterns_manifests_and_arrays(run, saved, p
     assert len(rows) == 1 + 16 + 5 + 2 + 2 + 1
     assert rows[0] == rows[-1]
     assert (rows[0]["path"], rows[0]["prediction"]) == (photos.paths[5], photos.labels[5])
-    bad = [row for row in rows if row["error"]]
-    assert [Path(row["path"]).name for row in bad] == ["text.jpg", "a zero.png", "cut.jpg"]
-    assert {(row["prediction"], row["probability"]) for row in bad} == {("", "")}
+    unreadable = [row for row in rows if row["error"]]
+    assert [Path(row["path"]).name for row in unreadable] == ["text.jpg", "a zero.png", "cut.jpg"]
+    assert {(row["prediction"], row["probability"]) for row in unreadable} == {("", "")}
     assert [row["path"] for row in rows[-3:-1]] == ["X[0]", "X[1]"]
     assert run("predict", saved, *items, "--json").json[0]["prediction"] == photos.labels[5]
     table = run("predict", saved, photos.paths[5]).out
@@ -671,7 +680,7 @@ def test_predict_takes_files_folders_patterns_manifests_and_arrays(run, saved, p
 
 @pytest.mark.parametrize("head", ["svm", "logreg", "knn", "ridge"])
 @pytest.mark.parametrize("classes", [2, 3])
-def test_predict_gives_calibrated_probabilities(run, photos, tmp_path, head, classes):
+def test_predict_shows_calibrated_probabilities(run, photos, tmp_path, head, classes):
     labels = [name if classes == 3 or name == "discs" else "others" for name in photos.labels]
     table = manifest(tmp_path / "m.csv", path=photos.paths, label=labels)
     assert run("fit", table, *SMALL, "--cv", 0, "--head", head, "-o", "p.joblib").code == 0
@@ -689,7 +698,7 @@ def test_predict_gives_calibrated_probabilities(run, photos, tmp_path, head, cla
     assert all(0 < p < 1 for p in expected)
 
 
-def test_heads_without_probabilities_have_a_decision_value(run, photos):
+def test_predict_shows_decision_values_of_heads_without_probabilities(run, photos):
     for classes in (2, 3):
         y = [name if classes == 3 or name == "discs" else "others" for name in photos.labels]
         pipe = Pipeline([("net", CNNFeatures(**CNN)), ("svc", SVC())]).fit(photos.paths, y)
@@ -704,19 +713,19 @@ def test_heads_without_probabilities_have_a_decision_value(run, photos):
         assert "--proba needs class probabilities, which 'p.joblib' does not have" in result.errors[0]
 
 
-def test_predict_exits_with_1_when_images_fail(run, saved, photos, tmp_path):
-    bad = tmp_path / "bad.jpg"
-    bad.write_text("not an image")
+def test_predict_exits_with_1_if_images_are_unreadable(run, saved, photos, tmp_path):
+    unreadable = tmp_path / "bad.jpg"
+    unreadable.write_text("not an image")
     good = photos.paths[0]
     assert run("predict", saved, good).code == 0
     assert run("predict", saved, good, "--strict").code == 0
-    assert run("predict", saved, good, bad).code == 0
-    assert run("predict", saved, good, bad, "--strict").code == 1
-    failed = run("predict", saved, bad, "--proba", "--json")
+    assert run("predict", saved, good, unreadable).code == 0
+    assert run("predict", saved, good, unreadable, "--strict").code == 1
+    failed = run("predict", saved, unreadable, "--proba", "--json")
     assert (failed.code, failed.json[0]["prediction"], failed.json[0]["proba_discs"]) == (1, None, None)
 
 
-def test_evaluate_says_how_many_images_were_used_for_training(run, photos, tmp_path):
+def test_evaluate_counts_training_images(run, photos, tmp_path):
     split = ["train"] * 9 + ["test"] * 3
     table = manifest(tmp_path / "m.csv", path=photos.paths, label=photos.labels, split=split)
     assert run("fit", table, *SMALL, "--cv", 0, "-o", "p.joblib").code == 0
@@ -734,7 +743,7 @@ def test_evaluate_says_how_many_images_were_used_for_training(run, photos, tmp_p
     assert run("evaluate", "old.joblib", table, "--json").json["used_for_training"] is None
 
 
-def test_evaluate_uses_val_where_there_is_no_test(run, saved, photos, tmp_path):
+def test_evaluate_uses_the_val_split_if_there_is_no_test_split(run, saved, photos, tmp_path):
     for i, (path, label) in enumerate(zip(photos.paths, photos.labels, strict=True)):
         target = tmp_path / "split" / ("train" if i < 6 else "val") / label / Path(path).name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -746,9 +755,9 @@ def test_evaluate_uses_val_where_there_is_no_test(run, saved, photos, tmp_path):
 
 def test_saved_files_are_recognized_by_their_content(run, saved, photos):
     pipe = joblib.load(saved)
-    for i, how in enumerate((0, "zlib", ("gzip", 3), "bz2", "lzma", "xz")):
+    for i, compress in enumerate((0, "zlib", ("gzip", 3), "bz2", "lzma", "xz")):
         name = f"model {i}.keras-bundle"
-        joblib.dump(pipe, name, compress=how)
+        joblib.dump(pipe, name, compress=compress)
         result = run("predict", name, photos.paths[0], "--json")
         assert result.code == 0, result.err
         assert result.json[0]["prediction"] == photos.labels[0]
@@ -757,11 +766,11 @@ def test_saved_files_are_recognized_by_their_content(run, saved, photos):
         Path("other.joblib").write_bytes(data)
         result = run("predict", "other.joblib", photos.paths[0])
         assert result.code == 2
-        assert "is neither a pickle of joblib nor a bundle" in result.errors[0]
+        assert "is neither a joblib file nor a bundle" in result.errors[0]
         assert "run code" not in result.err
 
 
-def test_only_models_of_ours_are_replaced_without_force(run, saved, photos):
+def test_fit_overwrites_files_of_others_only_with_force(run, saved, photos):
     argv = ("fit", photos.root, *SMALL, "--cv", 0, "-o", "p.joblib")
     assert run(*argv).code == 0
     joblib.dump({"theirs": np.arange(3)}, "p.joblib")
@@ -773,14 +782,14 @@ def test_only_models_of_ours_are_replaced_without_force(run, saved, photos):
     assert run(*argv, "--force").code == 0
 
 
-def test_fit_keeps_duplicates_together_and_names_labels_that_conflict(run, folder):
+def test_fit_keeps_duplicates_in_one_fold_and_lists_label_conflicts(run, folder):
     clean = run("fit", folder, *SMALL, "--cv", 2, "--json")
     assert clean.json["cv"]["duplicates"]["exact"] == 0
     assert clean.json["label_conflicts"] == []
     assert "different labels" not in clean.err
     for image in sorted(folder.rglob("*.*")):
         for i in range(3):
-            shutil.copy(image, image.with_name(f"copy {i} {image.name}"))
+            shutil.copy(image, image.with_name(f"duplicate {i} {image.name}"))
     stray = next((folder / "discs").iterdir())
     shutil.copy(stray, folder / "checks" / "stray.jpg")
     result = run("fit", folder, *SMALL, "--cv", 2, "--json")
@@ -795,7 +804,7 @@ def test_fit_keeps_duplicates_together_and_names_labels_that_conflict(run, folde
     assert "duplicates kept together" in run("fit", folder, *SMALL, "--cv", 2).out
 
 
-def test_pipelines_made_in_python_serve_too(run, photos):
+def test_predict_with_a_grid_search_saved_in_python(run, photos):
     pipe = Pipeline([("net", CNNFeatures(**CNN)), ("svc", SVC())]).set_output(transform="pandas")
     search = GridSearchCV(pipe, {"svc__C": [1, 10]}, cv=2).fit(photos.paths, photos.labels)
     joblib.dump(search, "search.joblib")
@@ -804,24 +813,24 @@ def test_pipelines_made_in_python_serve_too(run, photos):
     assert "feature names" not in result.err
 
 
-def test_predict_refuses(run, saved, photos):
+def test_predict_rejects_arguments(run, saved, photos):
     Path("junk.joblib").write_bytes(b"not a pickle")
     Path("cut.joblib").write_bytes(Path(saved).read_bytes()[:900])
     joblib.dump({"a": 1}, "dict.joblib")
     joblib.dump(make_head("svm"), "head.joblib")
     Path("mine.csv").write_text("path,label\nx.jpg,cat\n")
-    picture = photos.paths[0]
+    image = photos.paths[0]
     for argv, text in (
-        (("absent.joblib", picture), "No such file: 'absent.joblib'"),
-        (("p.jobli", picture), "Did you mean 'p.joblib'"),
-        (("junk.joblib", picture), "Cannot load 'junk.joblib': it is neither a pickle"),
-        (("cut.joblib", picture), "Cannot load 'cut.joblib' ("),
-        (("dict.joblib", picture), "holds an object of type dict; expected a scikit-learn Pipeline"),
-        (("head.joblib", picture), "begins with CNNFeatures"),
+        (("absent.joblib", image), "No such file: 'absent.joblib'"),
+        (("p.jobli", image), "Did you mean 'p.joblib'"),
+        (("junk.joblib", image), "Cannot load 'junk.joblib': it is neither a joblib file"),
+        (("cut.joblib", image), "Cannot load 'cut.joblib' ("),
+        (("dict.joblib", image), "contains an object of type dict; expected a scikit-learn Pipeline"),
+        (("head.joblib", image), "begins with CNNFeatures"),
         ((saved, "absent.jpg"), "No such file or folder: 'absent.jpg'"),
         ((saved, "absent*.jpg"), "No file matches the pattern 'absent*.jpg'"),
-        ((saved, picture, "-o", "out.txt"), "must end in .csv"),
-        ((saved, picture, "-o", "mine.csv"), "was not written by this command"),
+        ((saved, image, "-o", "out.txt"), "must end in .csv"),
+        ((saved, image, "-o", "mine.csv"), "was not written by this command"),
     ):
         result = run("predict", *argv)
         assert (result.code, result.out) == (2, "")
@@ -829,7 +838,7 @@ def test_predict_refuses(run, saved, photos):
     assert Path("mine.csv").read_text() == "path,label\nx.jpg,cat\n"
 
 
-def test_a_changed_recipe_is_refused(run, saved, photos):
+def test_predict_rejects_a_changed_recipe(run, saved, photos):
     pipe = joblib.load(saved)
     pipe.named_steps["cnn"].set_params(image_size=64)
     joblib.dump(pipe, "changed.joblib")
@@ -847,13 +856,13 @@ def test_cache(run, photos, tmp_path):
     for batch in (photos.paths[:4], photos.paths[4:]):
         table = manifest(tmp_path / "m.csv", path=batch)
         assert run("embed", table, "-o", "f.npy", *SMALL).code == 0
-    held = run("cache", "info", root, "--json").json
-    for recipe in held["recipes"]:
+    recipes = run("cache", "info", root, "--json").json["recipes"]
+    for recipe in recipes:
         assert {"rows", "unique_rows", "bytes", "segments"} <= set(recipe)
         assert (recipe["rows"], recipe["unique_rows"], recipe["segments"]) == (12, 12, 2)
-    assert {r["recipe"]["pooling"] for r in held["recipes"]} == {"avg", "max"}
+    assert {r["recipe"]["pooling"] for r in recipes} == {"avg", "max"}
     assert "block10_pw_relu" in run("cache", "info").out
-    assert run("cache", "verify") == (0, "All is well.\n", "")
+    assert run("cache", "verify") == (0, "No damaged files.\n", "")
     assert run("cache", "compact", "--json").json["segments_after"] == 2
     segment = next(root.glob("v1/*/*.h5"))
     data = bytearray(segment.read_bytes())
@@ -867,7 +876,7 @@ def test_cache(run, photos, tmp_path):
     assert run("cache", "prune", "--max-bytes", "0").out.startswith("Removed 2 recipes")
 
 
-def test_cache_clear_asks(run, photos, monkeypatch):
+def test_cache_clear_asks_for_confirmation(run, photos, monkeypatch):
     assert run("embed", photos.root, "-o", "f.npy", *SMALL).code == 0
 
     def rows():
@@ -886,7 +895,7 @@ def test_cache_clear_asks(run, photos, monkeypatch):
     assert rows() == 0
 
 
-def test_cache_wants_a_folder(run):
+def test_cache_rejects_files_and_missing_folders(run):
     Path("file").write_text("x")
     assert "is a file" in run("cache", "info", "file").errors[0]
     assert "no folder" in run("cache", "clear", "absent", "--yes").errors[0]
@@ -895,7 +904,7 @@ def test_cache_wants_a_folder(run):
 # -- real images -------------------------------------------------------------------------------
 
 
-def test_pets_with_a_corrupt_file(run, shared, tmp_path):
+def test_fit_pets_with_a_truncated_file(run, shared, tmp_path):
     pets = tmp_path / "pets"
     for source in (shared / "data/pets").rglob("*.jpg"):
         target = pets / source.relative_to(shared / "data/pets")
@@ -914,10 +923,10 @@ def test_pets_with_a_corrupt_file(run, shared, tmp_path):
     assert f"{clean['cv']['mean']:.4f} ± {clean['cv']['std']:.4f}" in line
 
 
-def test_signs_reach_their_accuracy(run, shared):
+def test_accuracy_on_signs(run, shared):
     signs = shared / "data/signs/signs.csv"
     argv = ("--model", "mobilenet_0.75", "--head", "svm", "--cv", "0", "-o", "signs.joblib")
     assert run("fit", signs, "--target", "label", *argv).code == 0
-    found = run("evaluate", "signs.joblib", signs, "--split", "test", "--json").json
-    assert found["evaluated"] == 120
-    assert found["accuracy"] >= 0.983
+    scores = run("evaluate", "signs.joblib", signs, "--split", "test", "--json").json
+    assert scores["evaluated"] == 120
+    assert scores["accuracy"] >= 0.983

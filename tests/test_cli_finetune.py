@@ -1,4 +1,4 @@
-"""`tlfeatures finetune`: the comparison, the files, and predictions with them."""
+"""`tlfeatures finetune`: the comparison, the saved files, and predictions with them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ QUICK = [
 
 @pytest.fixture
 def run(capsys, tmp_path, monkeypatch):
-    """Run the command in this process; exit code, output and errors."""
+    """Run the command in this process; return exit code, standard output and standard error."""
     monkeypatch.setenv("TLFEATURES_CACHE", str(tmp_path / "store"))
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
@@ -42,7 +42,7 @@ def run(capsys, tmp_path, monkeypatch):
     return call
 
 
-def test_a_bundle_is_made_and_predicts(run, photos):
+def test_bundle_is_saved_and_predicts(run, photos):
     code, out, err = run(
         "finetune", photos.root, *QUICK, "--cv", "0", "-o", "m.keras-bundle", "--curves", "c.png"
     )
@@ -65,7 +65,7 @@ def test_a_bundle_is_made_and_predicts(run, photos):
     assert json.loads(out)["accuracy"] == pytest.approx(clf.score(photos.paths, photos.labels))
 
 
-def test_the_frozen_pipeline_is_kept_unless_the_network_is_significantly_better(run, photos):
+def test_frozen_pipeline_is_kept_unless_the_network_is_significantly_better(run, photos):
     code, out, err = run(
         *("finetune", photos.root, *QUICK, "--cv", "2", "--repeats", "1", "-o", "m.keras-bundle"),
         *("--curves", "c.png", "--json"),
@@ -83,21 +83,21 @@ def test_the_frozen_pipeline_is_kept_unless_the_network_is_significantly_better(
     assert comparison["interval"][0] <= comparison["difference"] <= comparison["interval"][1]
     assert (
         about["kept"] == comparison["keep"] == "frozen" and not comparison["significant"]
-    )  # twelve images: all is noise
-    assert [row["epoch"] for row in about["history"]] == [0, 1]  # of the fits on the folds
+    )  # with twelve images no difference is significant
+    assert [row["epoch"] for row in about["history"]] == [0, 1]  # mean over the folds
     assert about["training"]["of"] == "mean of 2 fits on the folds" and Image.open("c.png").format == "PNG"
 
 
-def test_few_images_are_split_again(run, photos):
+def test_small_data_sets_are_split_repeatedly(run, photos):
     code, out, err = run("finetune", photos.root, *SMALL, "--train-from", "head", "--epochs", "2", "--cv", "3",
                          "--keep", "finetuned", "-o", "m.keras-bundle")  # fmt: skip
     assert code == 0, err
-    assert "paired bootstrap by image, folds drawn 4 times" in out and "Difference " in out
+    assert "paired bootstrap by image, 4 repeats" in out and "Difference " in out
     assert "lowest fold" in out and "Saved the fine-tuned network: m.keras-bundle" in out
     assert "Best epoch of the head: " in out and "; validation accuracy " in out
 
 
-def test_groups_reach_the_comparison(run, photos, tmp_path):
+def test_comparison_uses_groups(run, photos, tmp_path):
     table = tmp_path / "m.csv"
     rows = [
         f"{path},{label},{i // 3}"
@@ -110,10 +110,10 @@ def test_groups_reach_the_comparison(run, photos, tmp_path):
     assert json.loads(out)["comparison"]["test"] == "paired bootstrap by group"
 
 
-# -- the file --------------------------------------------------------------------------------------
+# -- saved files --------------------------------------------------------------------------------------
 
 
-def test_the_name_given_is_written_whatever_is_kept(run, photos):
+def test_model_is_saved_under_the_name_of_the_option(run, photos):
     assert run("fit", photos.root, *SMALL, "--cv", "0", "-o", "m.joblib")[0] == 0
     before = Path("m.joblib").read_bytes()
     quick = ["finetune", photos.root, *QUICK, "--cv", "2", "--repeats", "1"]
@@ -130,12 +130,12 @@ def test_the_name_given_is_written_whatever_is_kept(run, photos):
     assert code == 0 and json.loads(out)[0]["error"] is None, err
 
 
-def test_an_existing_file_is_replaced_only_by_force(run, photos):
+def test_existing_file_is_overwritten_only_with_force(run, photos):
     quick = ["finetune", photos.root, *QUICK, "--cv", "0", "-o", "m.keras-bundle"]
     Path("m.keras-bundle").write_bytes(b"of an earlier run")
     code, _, err = run(*quick)
     assert (
-        code == 2 and "-o 'm.keras-bundle' exists. Name another file, or pass --force to replace it." in err
+        code == 2 and "-o 'm.keras-bundle' exists. Name another file, or pass --force to overwrite it." in err
     )
     assert Path("m.keras-bundle").read_bytes() == b"of an earlier run"
     code, _, err = run(*quick, "--keep", "frozen", "--force")
@@ -143,18 +143,18 @@ def test_an_existing_file_is_replaced_only_by_force(run, photos):
     assert run(*quick, "--force")[0] == 0 and is_bundle("m.keras-bundle")
 
 
-def test_duplicates_in_different_folds_are_named(run, photos, tmp_path):
-    root = tmp_path / "copy"
+def test_warning_of_duplicates_in_different_folds(run, photos, tmp_path):
+    root = tmp_path / "photos"
     shutil.copytree(photos.root, root)
     for path in sorted((root / "discs").iterdir()):
-        shutil.copy(path, path.with_name(f"again {path.name}"))
+        shutil.copy(path, path.with_name(f"duplicate {path.name}"))
     code, _, err = run("finetune", root, *QUICK, "--cv", "2", "--repeats", "1")
     assert code == 0 and "pairs of duplicate images (cosine >= 0.95; 4 exact)" in err and "--groups" in err, (
         err
     )
 
 
-def test_no_epochs(run, photos):
+def test_zero_epochs(run, photos):
     code, out, err = run(
         *("finetune", photos.root, *SMALL, "--linear-start", "--validation-fraction", "0", "--epochs", "0"),
         *("--cv", "0", "-o", "m.keras-bundle"),
@@ -162,7 +162,7 @@ def test_no_epochs(run, photos):
     assert code == 0 and "Saved the fine-tuned network" in out and "Best epoch" not in out, err
 
 
-def test_no_curves_without_training(run, photos):
+def test_no_curves_without_epochs(run, photos):
     code, _, err = run("finetune", photos.root, *SMALL, "--cv", "0", "--keep", "frozen", "--curves", "c.png")
     assert code == 0 and "no epoch was trained: c.png is not written" in err and not Path("c.png").exists()
 
@@ -170,8 +170,8 @@ def test_no_curves_without_training(run, photos):
 # -- options ---------------------------------------------------------------------------------------
 
 
-def test_views_are_shown(run, photos, monkeypatch):
-    monkeypatch.setenv("KERAS_HOME", "nowhere")  # not even the weights are needed
+def test_show_augmentations(run, photos, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", "absent")  # weights are not needed
     code, out, err = run(
         "finetune",
         photos.root,
@@ -182,7 +182,7 @@ def test_views_are_shown(run, photos, monkeypatch):
         "v.png",
     )
     assert code == 0, err
-    assert "Drew v.png" in out
+    assert "Saved v.png" in out
     assert Image.open("v.png").size == (8 * 36 - 4, 6 * 36 - 4)
 
 
@@ -203,16 +203,16 @@ def test_views_are_shown(run, photos, monkeypatch):
         (["--weight-decay", "-1"], "--weight-decay must be a number of at least 0; got -1.0"),
     ],
 )
-def test_wrong_arguments(run, photos, options, text):
+def test_invalid_options(run, photos, options, text):
     code, _, err = run("finetune", photos.root, *SMALL, "--cv", "0", "--epochs", "1", *options)
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert code == 2 and text in line
 
 
-def test_unreadable_images_are_named_and_left_out(run, photos, tmp_path):
-    root = tmp_path / "copy"
+def test_unreadable_images_are_listed_and_left_out(run, photos, tmp_path):
+    root = tmp_path / "photos"
     shutil.copytree(photos.root, root)
-    bad = next(iter(sorted((root / "discs").iterdir())))
-    bad.write_bytes(b"not an image")
+    unreadable = next(iter(sorted((root / "discs").iterdir())))
+    unreadable.write_bytes(b"not an image")
     code, out, err = run("finetune", root, *QUICK, "--cv", "0", "-o", "m.keras-bundle")
-    assert code == 0 and bad.name in err and "1 unreadable" in out
+    assert code == 0 and unreadable.name in err and "1 unreadable" in out

@@ -1,4 +1,4 @@
-"""Groups of options: one declaration, the same options in every command."""
+"""Groups of options, which several commands share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Size:
 
 @dataclass(frozen=True)
 class LargeSize(Size):
-    """The same with another default."""
+    """A subclass with another default."""
 
     width: int = 300
 
@@ -34,35 +34,35 @@ def call(command, *argv):
     return CliRunner().invoke(app, list(argv))
 
 
-def test_a_group_becomes_options_and_comes_back_as_one_value():
-    seen = []
+def test_group_becomes_options_and_is_passed_as_one_object():
+    calls = []
 
     @expand_options
     def command(size: Size, other: Annotated[str, typer.Option()] = "x") -> None:
         """Do it."""
-        seen.append((size, other))
+        calls.append((size, other))
 
     assert call(command, "a").exit_code == 0
     assert call(command, "b", "-w", "7", "--wide", "--other", "y").exit_code == 0
-    assert seen == [(Size("a"), "x"), (Size("b", 7, True), "y")]
-    shown = call(command, "--help").output
-    assert all(text in shown for text in ("Do it.", "In pixels.", "--wide", "--other"))
+    assert calls == [(Size("a"), "x"), (Size("b", 7, True), "y")]
+    output = call(command, "--help").output
+    assert all(text in output for text in ("Do it.", "In pixels.", "--wide", "--other"))
     assert call(command).exit_code == 2
     assert call(command, "a", "--width", "0").exit_code == 2
 
 
-def test_a_subclass_overrides_a_default():
-    seen = []
+def test_subclass_overrides_a_default():
+    calls = []
 
     @expand_options
     def command(size: LargeSize) -> None:
-        seen.append(size)
+        calls.append(size)
 
     assert call(command, "a").exit_code == 0
-    assert seen == [LargeSize("a", 300)]
+    assert calls == [LargeSize("a", 300)]
 
 
-def test_options_become_a_transformer(tmp_path, monkeypatch):
+def test_make_cnn(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cnn = make_cnn(
         NetworkOptions("net.keras", layer="a, b", image_size="96x64"),
@@ -74,10 +74,10 @@ def test_options_become_a_transformer(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["embed", "fit", "finetune"])
-def test_commands_have_the_same_options(name):
+def test_commands_share_options(name):
     from tlfeatures.cli._app import app
 
-    shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"}).output
+    output = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"}).output
     for option in (
         "--model",
         "--layer",
@@ -88,4 +88,4 @@ def test_commands_have_the_same_options(name):
         "--target",
         "--split",
     ):
-        assert f"{option} " in shown
+        assert f"{option} " in output

@@ -1,4 +1,4 @@
-"""`tlfeatures select`: what it prints and writes, that its winner can be used, and how it fails."""
+"""`tlfeatures select`: its output, its report, the saved pipeline, and error messages."""
 
 from __future__ import annotations
 
@@ -36,12 +36,13 @@ class Result(NamedTuple):
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """One store for all tests: each image goes through the network once."""
+    """One store for all tests, so that each image passes through the network once."""
     return tmp_path_factory.mktemp("select") / "store"
 
 
 @pytest.fixture
 def run(capsys, cache, tmp_path, monkeypatch):
+    """Run the command in this process, in a new working directory."""
     monkeypatch.setenv("TLFEATURES_CACHE", str(cache))
     work = tmp_path / "work"
     work.mkdir()
@@ -57,7 +58,7 @@ def run(capsys, cache, tmp_path, monkeypatch):
 
 @pytest.fixture
 def no_network(monkeypatch):
-    """What is wrong from the start must fail before a network runs."""
+    """Fail if a network runs: invalid arguments must raise an error before."""
 
     def fail(*args, **kwargs):
         raise AssertionError("a network ran")
@@ -71,33 +72,33 @@ def manifest(photos, path, **columns) -> Path:
     return path
 
 
-def the_error(result, *parts):
-    """One line that says all of ``parts``."""
+def check_error(result, *parts):
+    """Check that the output is one error with all ``parts``, and the exit code 2."""
+    assert result.code == 2
     lines = result.err.splitlines()
     assert len(lines) == 1, result.err
     assert lines[0].startswith("error: ")
     for part in parts:
         assert part in lines[0], lines[0]
     assert result.out == ""
-    return result.code
 
 
-# -- what works --------------------------------------------------------------------------------
+# -- results --------------------------------------------------------------------------------
 
 
 def test_best_pipeline_is_saved_and_reproduced(run, photos):
     argv = [*SMALL, "--layer", "block3_pw_relu,block3_pw_relu+block5_pw_relu", "--pooling", "avg,max",
             "--head", "ridge,logreg:C=0.1/1", "--cv", "2", "--nested", "--weights", "random"]  # fmt: skip
-    shown = run("select", photos.root, *argv, "-o", "report")
-    assert shown.code == 0, shown.err
-    assert "12 images in 3 classes, 12 candidates" in shown.out
-    assert "Saved report/index.html and pipeline.joblib." in shown.out
-    assert "Nested cross-validation, which scores the choice itself:" in shown.out
-    facts = json.loads(Path("report/report.json").read_text("utf-8"))
-    best = facts["best"]
-    assert f"2-fold accuracy: {best['score']:.4f}, 95% interval" in shown.out
-    assert shlex.split(facts["command"])[:3] == ["tlfeatures", "select", str(photos.root)]
-    assert "--cv 2 --nested --weights random" in facts["command"]
+    result = run("select", photos.root, *argv, "-o", "report")
+    assert result.code == 0, result.err
+    assert "12 images in 3 classes, 12 candidates" in result.out
+    assert "Saved report/index.html and pipeline.joblib." in result.out
+    assert "Nested cross-validation, which scores the selection:" in result.out
+    report = json.loads(Path("report/report.json").read_text("utf-8"))
+    best = report["best"]
+    assert f"2-fold accuracy: {best['score']:.4f}, 95% interval" in result.out
+    assert shlex.split(report["command"])[:3] == ["tlfeatures", "select", str(photos.root)]
+    assert "--cv 2 --nested --weights random" in report["command"]
 
     evaluated = run("evaluate", "report/pipeline.joblib", photos.root, "--json")
     assert evaluated.json["evaluated"] == 12
@@ -107,35 +108,34 @@ def test_best_pipeline_is_saved_and_reproduced(run, photos):
     assert photos.labels[0] in predicted.out
     assert "probability" in predicted.out
 
-    again = run(*shlex.split(facts["best_command"])[1:], "--json")
-    assert again.code == 0, again.err
-    assert again.json["best"]["score"] == best["score"]
-    assert again.json["candidates"] == 1
-    ours, theirs = (joblib.load(f"{folder}/pipeline.joblib") for folder in ("report", "best"))
-    np.testing.assert_array_equal(ours.predict(photos.paths), theirs.predict(photos.paths))
-    assert ours[0].get_params() | {"cache": None} == theirs[0].get_params() | {"cache": None}
+    reproduced = run(*shlex.split(report["best_command"])[1:], "--json")
+    assert reproduced.code == 0, reproduced.err
+    assert reproduced.json["best"]["score"] == best["score"]
+    assert reproduced.json["candidates"] == 1
+    first, second = (joblib.load(f"{folder}/pipeline.joblib") for folder in ("report", "best"))
+    np.testing.assert_array_equal(first.predict(photos.paths), second.predict(photos.paths))
+    assert first[0].get_params() | {"cache": None} == second[0].get_params() | {"cache": None}
 
-    whole = run(*shlex.split(facts["command"])[1:], "--json")  # the command of the report does the same again
-    assert whole.json["best"]["score"] == best["score"]
-    assert whole.json["nested"] == facts["nested"]["scores"]
+    repeated = run(*shlex.split(report["command"])[1:], "--json")
+    assert repeated.json["best"]["score"] == best["score"]
+    assert repeated.json["nested"] == report["nested"]["scores"]
 
 
-def test_json(run, photos):
-    result = run("select", photos.root, *ONE, "--cv", "2", "--json")
-    found = result.json
-    assert (found["images"], found["unreadable"], found["candidates"], found["folds"]) == (12, 0, 1, 2)
-    assert found["best"]["params"]["layer"] == "block3_pw_relu"
-    assert found["best"]["score"] == pytest.approx(np.mean(found["best"]["scores"]))
-    assert found["top"][0]["score"] == found["best"]["score"]
-    assert found["scoring"] == "accuracy"
-    assert found["recommendation"] in (
+def test_json_output(run, photos):
+    output = run("select", photos.root, *ONE, "--cv", "2", "--json").json
+    assert (output["images"], output["unreadable"], output["candidates"], output["folds"]) == (12, 0, 1, 2)
+    assert output["best"]["params"]["layer"] == "block3_pw_relu"
+    assert output["best"]["score"] == pytest.approx(np.mean(output["best"]["scores"]))
+    assert output["top"][0]["score"] == output["best"]["score"]
+    assert output["scoring"] == "accuracy"
+    assert output["recommendation"] in (
         "frozen features",
         "earlier layers",
         "fine-tune the top",
         "fine-tune all",
     )
-    assert found["evidence"][-1][0].startswith("Recommended: ")
-    assert not list(Path().iterdir())  # no report was asked for
+    assert output["evidence"][-1][0].startswith("Recommended: ")
+    assert not list(Path().iterdir())  # no report without -o
 
 
 def test_regression_and_groups(run, photos, tmp_path):
@@ -148,13 +148,13 @@ def test_regression_and_groups(run, photos, tmp_path):
     oof = pd.read_csv("report/tables/predictions.csv")
     assert (oof.groupby("group")["fold"].nunique() == 1).all()
     assert oof["group"].nunique() == 6
-    facts = json.loads(Path("report/report.json").read_text("utf-8"))
-    assert "--groups group" in facts["best_command"]
-    again = run(*shlex.split(facts["best_command"])[1:], "--json")
-    assert again.json["best"]["scores"] == result.json["best"]["scores"]
+    report = json.loads(Path("report/report.json").read_text("utf-8"))
+    assert "--groups group" in report["best_command"]
+    reproduced = run(*shlex.split(report["best_command"])[1:], "--json")
+    assert reproduced.json["best"]["scores"] == result.json["best"]["scores"]
 
 
-def test_unreadable_images_are_left_out_and_named(run, photos, tmp_path):
+def test_unreadable_images_are_left_out_and_listed(run, photos, tmp_path):
     folder = Path(shutil.copytree(photos.root, tmp_path / "photos"))
     (folder / "checks" / "text.jpg").write_text("hello")
     result = run("select", folder, *ONE, "--cv", "2", "--json")
@@ -165,11 +165,11 @@ def test_unreadable_images_are_left_out_and_named(run, photos, tmp_path):
     assert list(result.json["skipped"]) == [str(folder / "checks" / "text.jpg")]
 
 
-def test_duplicates_in_different_folds_warn_with_names_of_options(run, tmp_path):
+def test_warning_of_duplicates_names_the_option(run, tmp_path):
     folder = tmp_path / "photos"
     for i, pixels in enumerate(pictures(12, 40)):
         (folder / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
-        for name in (f"{i}.png", f"copy of {i}.png"):
+        for name in (f"{i}.png", f"duplicate of {i}.png"):
             Image.fromarray(pixels).save(folder / "ab"[i % 2] / name)
     result = run("select", folder, *ONE, "--cv", "2", "--json")
     line = next(line for line in result.err.splitlines() if "split between folds" in line)
@@ -177,15 +177,15 @@ def test_duplicates_in_different_folds_warn_with_names_of_options(run, tmp_path)
     assert "--dedupe-groups uses such folds" in line
     assert "dedupe_groups=True" not in line
     assert result.json["copies"]["in_different_folds"] > 0
-    shown = run("select", folder, *ONE, "--cv", "2").out
+    text = run("select", folder, *ONE, "--cv", "2").out
     score = result.json["copies"]["score_together"]
-    assert f"2-fold accuracy: {score:.4f}, 95% interval" in shown  # the corrected score comes first
-    together = run("select", folder, *ONE, "--cv", "2", "--dedupe-groups", "--json")
-    assert together.code == 0, together.err
-    assert together.json["copies"]["in_different_folds"] == 0
+    assert f"2-fold accuracy: {score:.4f}, 95% interval" in text  # the corrected score comes first
+    grouped = run("select", folder, *ONE, "--cv", "2", "--dedupe-groups", "--json")
+    assert grouped.code == 0, grouped.err
+    assert grouped.json["copies"]["in_different_folds"] == 0
 
 
-def test_option_names_are_those_of_the_other_commands(run, photos):
+def test_plural_names_of_options_are_aliases(run, photos):
     plural = ["--models", "tiny", "--image-sizes", "32", "--layers", "block3_pw_relu", "--poolings", "avg"]
     former = run(
         "select", photos.root, *plural, "--heads", "ridge", "--resize", "stretch", "--cv", "2", "--json"
@@ -197,53 +197,51 @@ def test_option_names_are_those_of_the_other_commands(run, photos):
         "fit", photos.root, "--models", "tiny", "--image-size=32", "--heads=ridge", "--cv", "2", "--json"
     )
     assert fitted.code == 0, fitted.err
-    shown = run("select", "--help").out
+    text = run("select", "--help").out
     for name in ("--model", "--layer", "--pooling", "--image-size", "--head"):
-        assert f"{name} " in shown and f"{name}s" not in shown
+        assert f"{name} " in text and f"{name}s" not in text
 
 
-# -- what is wrong -----------------------------------------------------------------------------
+# -- errors -----------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("no_network")
-class TestFailsAtOnce:
-    def test_a_class_with_fewer_images_than_folds(self, run, photos):
-        assert the_error(run("select", photos.root, *ONE), "--cv 5 folds need", "'checks' with 4",
-                         "Use --cv 4") == 2  # fmt: skip
+class TestErrorsBeforeExtraction:
+    def test_class_with_fewer_images_than_folds(self, run, photos):
+        result = run("select", photos.root, *ONE)
+        check_error(result, "--cv 5 folds need", "'checks' with 4", "Use --cv 4")
 
-    def test_one_class_only(self, run, photos, tmp_path):
+    def test_one_class(self, run, photos, tmp_path):
         source = manifest(photos, tmp_path / "a.csv", label="cat")
-        assert the_error(run("select", source, *ONE), "one class, 'cat'", "two or more") == 2
+        check_error(run("select", source, *ONE), "one class, 'cat'", "two or more")
 
-    def test_labels_missing(self, run, photos, tmp_path):
+    def test_missing_labels(self, run, photos, tmp_path):
         labels = [None, None, *photos.labels[2:]]
         source = manifest(photos, tmp_path / "a.csv", label=labels)
-        assert the_error(run("select", source, "--target", "label", *ONE), "2 of 12 rows", "no value in column 'label'",
-                         "Fill them in or delete") == 2  # fmt: skip
-        assert (
-            the_error(
-                run("select", photos.root / "discs", *ONE), "has no labels", "Put the images of each class"
-            )
-            == 2
+        result = run("select", source, "--target", "label", *ONE)
+        parts = ("2 of 12 rows", "no value in column 'label'", "Fill them in or delete")
+        check_error(result, *parts)
+        check_error(
+            run("select", photos.root / "discs", *ONE), "has no labels", "Put the images of each class"
         )
 
-    def test_no_such_column(self, run, photos, tmp_path):
+    def test_unknown_column(self, run, photos, tmp_path):
         source = manifest(photos, tmp_path / "a.csv", finding=photos.labels)
         result = run("select", source, "--target", "findings", *ONE)
-        assert the_error(result, "No column 'findings'", "Did you mean 'finding'?") == 2
-        assert the_error(run("select", source, "--groups", "patient", *ONE), "No column 'patient'") == 2
+        check_error(result, "No column 'findings'", "Did you mean 'finding'?")
+        check_error(run("select", source, "--groups", "patient", *ONE), "No column 'patient'")
 
-    def test_groups_that_cannot_be_split(self, run, photos, tmp_path):
+    def test_too_few_groups(self, run, photos, tmp_path):
         source = manifest(photos, tmp_path / "a.csv", patient=np.arange(12) % 2)
         result = run("select", source, "--groups", "patient", *ONE, "--cv", "4")
-        assert the_error(result, "2 group(s)", "--cv 4 folds need as many groups", "Use --cv 2") == 2
+        check_error(result, "2 group(s)", "--cv 4 folds need as many groups", "Use --cv 2")
         source = manifest(photos, tmp_path / "b.csv", patient=[f"{label[0]}" for label in photos.labels])
         result = run("select", source, "--groups", "patient", *ONE, "--cv", "3")
-        assert the_error(result, "are in one group", "divide the group") == 2
+        check_error(result, "are in one group", "divide the group")
 
-    def test_too_few_for_nested(self, run, photos):
+    def test_too_few_images_for_nested_cross_validation(self, run, photos):
         result = run("select", photos.root, *ONE, "--cv", "4", "--nested")
-        assert the_error(result, "--nested splits the training rows", "--cv 4 folds", "Use --cv 3") == 2
+        check_error(result, "--nested splits the training rows", "--cv 4 folds", "Use --cv 3")
 
     @pytest.mark.parametrize(
         ("argv", "parts"),
@@ -267,45 +265,34 @@ class TestFailsAtOnce:
             (["--prescreen", "0"], ["--prescreen"]),
         ],
     )
-    def test_wrong_options(self, run, photos, argv, parts):
-        assert the_error(run("select", photos.root, *ONE, "--cv", "2", *argv), *parts) == 2
+    def test_invalid_options(self, run, photos, argv, parts):
+        check_error(run("select", photos.root, *ONE, "--cv", "2", *argv), *parts)
 
-    def test_folders_with_other_files_are_refused(self, run, photos):
+    def test_folders_with_files_of_others_are_rejected(self, run, photos):
         Path("file").write_text("mine")
-        assert (
-            the_error(run("select", photos.root, *ONE, "-o", "file"), "'file' is a file", "name a folder")
-            == 2
-        )
-        assert (
-            the_error(
-                run("select", photos.root, *ONE, "-o", "no/where"), "there is no folder", "make it first"
-            )
-            == 2
-        )
+        check_error(run("select", photos.root, *ONE, "-o", "file"), "'file' is a file", "name a folder")
+        check_error(run("select", photos.root, *ONE, "-o", "no/where"), "there is no folder", "make it first")
         Path("site").mkdir()
         Path("site/index.html").write_text("<h1>mine</h1>")
-        assert (
-            the_error(
-                run("select", photos.root, *ONE, "-o", "site"), "was not written by this command", "--force"
-            )
-            == 2
+        check_error(
+            run("select", photos.root, *ONE, "-o", "site"), "was not written by this command", "--force"
         )
         assert Path("site/index.html").read_text() == "<h1>mine</h1>"
         for name in ("report.json", "pipeline.joblib"):
             Path("project").mkdir(exist_ok=True)
             Path("project", name).write_text("mine")
-            assert the_error(run("select", photos.root, *ONE, "-o", "project"), name, "--force") == 2
+            check_error(run("select", photos.root, *ONE, "-o", "project"), name, "--force")
             Path("project", name).unlink()
 
-    def test_report_inside_the_image_folder_is_refused(self, run, photos):
+    def test_report_inside_the_image_folder_is_rejected(self, run, photos):
         for folder in (photos.root, photos.root / "new", f"{photos.root}/discs/../x/"):
             result = run("select", photos.root, *ONE, "-o", folder)
-            assert the_error(result, "is in the folder of the images", "Name another folder") == 2
+            check_error(result, "is in the folder of the images", "Name another folder")
 
     def test_hints_name_only_options_of_the_command(self, run, photos, tmp_path):
         source = manifest(photos, tmp_path / "a.csv", label=["rare", *photos.labels[1:]])
         result = run("select", source, "--target", "label", *ONE)
-        assert the_error(result, "'rare' with 1. Add images, or merge or drop small classes.") == 2
+        check_error(result, "'rare' with 1. Add images, or merge or drop small classes.")
 
 
 def test_report_replaces_an_earlier_report(run, photos):
@@ -313,7 +300,7 @@ def test_report_replaces_an_earlier_report(run, photos):
         assert run("select", photos.root, *ONE, "--cv", "2", "-o", "report").code == 0
 
 
-def test_unreadable_images_leave_too_few(run, photos, tmp_path):
+def test_too_few_readable_images_for_the_folds(run, photos, tmp_path):
     folder = Path(shutil.copytree(photos.root, tmp_path / "photos"))
     next((folder / "discs").iterdir()).write_bytes(b"")
     result = run("select", folder, *ONE, "--cv", "4")
@@ -332,11 +319,11 @@ def test_unreadable_images_leave_too_few(run, photos, tmp_path):
         ("logreg:class_weight=None", {"logreg": {"class_weight": [None]}}),
     ],
 )
-def test_heads(text, expected):
+def test_parse_heads(text, expected):
     assert parse_heads(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "svm,,ridge", "svm:", "svm:C=", "svm:=1"])
-def test_invalid_heads(text):
+def test_parse_invalid_heads(text):
     with pytest.raises(BadArgument, match="--head"):
         parse_heads(text)

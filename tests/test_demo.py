@@ -15,8 +15,8 @@ from tlfeatures.networks import NETWORKS
 @pytest.fixture
 def small_demo(monkeypatch):
     """Use 300 digits and one head to keep the test short."""
-    all_digits = module._digits
-    monkeypatch.setattr(module, "_digits", lambda: tuple(a[:300] for a in all_digits()))
+    all_digits = module._load_digits
+    monkeypatch.setattr(module, "_load_digits", lambda: tuple(a[:300] for a in all_digits()))
     monkeypatch.setattr(module, "_HEADS", ("linear_svm",))
 
 

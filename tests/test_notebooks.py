@@ -16,19 +16,19 @@ from PIL import Image
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 QUICKSTART = FOLDER / "quickstart.ipynb"
-BLOCKED = "http://127.0.0.1:9"  # nothing listens there: tests have no network access
+BLOCKED = "http://127.0.0.1:9"  # refuses connections: tests have no network access
 
 
 def run(path, folder, **environment):
-    """Execute a notebook in a fresh kernel; return {cell: text} and {cell: images}."""
+    """Execute a notebook in a new kernel; return {cell: text} and {cell: images}."""
     notebook = nbformat.read(path, as_version=4)
-    env = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}  # figures go into the notebook
+    env = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}  # figures are outputs of the notebook
     env |= {name: BLOCKED for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
     env |= {"IPYTHONDIR": str(folder / "ipython"), "JUPYTER_DATA_DIR": str(folder / "jupyter")}
     env |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1"} | environment
     manager = AsyncKernelManager(kernel_name="python3")
     client = NotebookClient(notebook, km=manager, timeout=200, resources={"metadata": {"path": str(folder)}})
-    client.execute(env=env)  # raises what a cell raises
+    client.execute(env=env)  # raises the errors of cells
     texts, images = {}, {}
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
@@ -80,8 +80,8 @@ def test_quickstart_with_imagenet_weights(keras_home, tmp_path):
 
 @pytest.mark.slow
 def test_quickstart_falls_back_to_tiny_offline(tmp_path):
-    elsewhere = {"HOME": str(tmp_path), "KERAS_HOME": str(tmp_path / "keras")}
-    texts, images = run(QUICKSTART, tmp_path, **elsewhere)
+    without_weights = {"HOME": str(tmp_path), "KERAS_HOME": str(tmp_path / "keras")}
+    texts, images = run(QUICKSTART, tmp_path, **without_weights)
     assert "could not be downloaded" in texts["network"]
     assert texts["network"].endswith("\ntiny\n")
     assert check_quickstart(texts, images) >= 0.95

@@ -28,7 +28,7 @@ CLASSES = ["fist", "one", "two"]
 
 @pytest.fixture(scope="module")
 def signs():
-    """The study as a module."""
+    """Import the study as a module."""
     spec = importlib.util.spec_from_file_location("signs", SIGNS)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -36,7 +36,7 @@ def signs():
 
 
 def draw(labels, seed):
-    """Draw as many bright bars on noise as the label says; some have low contrast."""
+    """Draw bright bars on noise, whose number is the label; some have low contrast."""
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 160, (len(labels), 32, 32, 3), dtype=np.uint8)
     for image, label in zip(images, labels, strict=True):
@@ -51,11 +51,11 @@ X, X_TEST = draw(Y, seed=0), draw(Y_TEST, seed=1)
 
 
 def write(folder, labels_test=Y_TEST):
-    """Write the two files of the tutorial."""
+    """Write HDF5 files with the layout of the tutorial."""
     for split, images, labels in (("train", X, Y), ("test", X_TEST, labels_test)):
         with h5py.File(folder / f"{split}_signs.h5", "w") as file:
             file[f"{split}_set_x"] = images
-            file[f"{split}_set_y"] = labels[None]  # shape (1, n), as in some copies of the tutorial
+            file[f"{split}_set_y"] = labels[None]  # shape (1, n), as in some versions of the tutorial
             file["list_classes"] = np.array(CLASSES, dtype="S")
     return folder
 
@@ -95,15 +95,15 @@ def test_signs_searches_all_candidates_and_scores_the_best(run):
     assert result["test_images"] == 12
 
 
-def test_signs_search_computes_nothing(run):
-    """The store holds each layer and pooling of each image once."""
+def test_signs_computes_each_embedding_once(run):
+    """Check that the store has one row for each image, layer and pooling."""
     _, out = run
     recipes = json.loads((out / "info.json").read_text())["recipes"]
     rows = {(r["recipe"]["layer"], r["recipe"]["pooling"]): (r["rows"], r["unique_rows"]) for r in recipes}
     assert rows == {(layer, pooling): (48, 48) for layer in LAYERS for pooling in ("avg", "max")}
 
 
-def test_signs_second_run_imports_no_backend_and_gives_the_same_results(run, tmp_path):
+def test_signs_second_run_imports_no_backend_and_has_equal_results(run, tmp_path):
     args, out = run
     script = (
         "import runpy, sys\n"
@@ -122,7 +122,7 @@ def test_signs_second_run_imports_no_backend_and_gives_the_same_results(run, tmp
 
 def test_signs_selects_on_the_training_images_only(signs, run, tmp_path):
     args, out = run
-    wrong = write(tmp_path, (Y_TEST + 1) % 3)  # same images, all test labels wrong
+    wrong = write(tmp_path, (Y_TEST + 1) % 3)  # same images, wrong test labels
     assert signs.main([str(wrong), *args[1:], "--cache", str(out / "store"), "--out", str(tmp_path)]) == 0
     tables = [pd.read_csv(folder / "results.csv").drop(columns="fit_seconds") for folder in (out, tmp_path)]
     pd.testing.assert_frame_equal(*tables)
@@ -154,7 +154,7 @@ def test_signs_classifies_images_named_on_the_command_line(signs, run, tmp_path,
             assert line.startswith(f"{path}: {name} ({confidence}")
 
 
-def test_signs_tunes_the_heads_and_names_random_weights(signs, run, tmp_path, capsys):
+def test_signs_tunes_the_heads_and_reports_random_weights(signs, run, tmp_path, capsys):
     args, out = run
     few = [*args[: args.index("--layers")], "--layers", LAYERS[1], "--heads", "svm,ridge", "--folds", "3"]
     few += ["--poolings", "avg", "--tune", "--cache", str(out / "store"), "--out", str(tmp_path)]
@@ -172,11 +172,11 @@ def test_signs_skips_unreadable_images(signs, run, tmp_path, capsys):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(path)
     args = [str(tmp_path / "signs"), *args[1:], "--cache", str(tmp_path / "store"), "--out"]
-    assert signs.main([*args, str(tmp_path / "whole")]) == 0
-    (tmp_path / "signs" / "train" / "one" / "broken.jpg").write_bytes(b"\xff\xd8\xff torn")
-    assert signs.main([*args, str(tmp_path / "torn")]) == 0
+    assert signs.main([*args, str(tmp_path / "complete")]) == 0
+    (tmp_path / "signs" / "train" / "one" / "broken.jpg").write_bytes(b"\xff\xd8\xff truncated")
+    assert signs.main([*args, str(tmp_path / "truncated")]) == 0
     assert "skipped, unreadable: train/one/broken.jpg" in capsys.readouterr().out
-    folders = (tmp_path / "whole", tmp_path / "torn")
+    folders = (tmp_path / "complete", tmp_path / "truncated")
     pd.testing.assert_frame_equal(
         *(pd.read_csv(f / "results.csv").drop(columns="fit_seconds") for f in folders)
     )
@@ -187,11 +187,12 @@ def test_signs_reads_every_layout(signs, tutorial, tmp_path, layout):
     files = [str(tutorial / "train_signs.h5"), str(tutorial / "test_signs.h5")]
     sources = {"folder": [str(tutorial)], "two files": files}.get(layout)
     if layout == "one file":
-        with h5py.File(tmp_path / "signs.h5", "w") as whole:
+        with h5py.File(tmp_path / "signs.h5", "w") as target:
             for file in files:
-                with h5py.File(file) as part:
-                    for name in part:
-                        whole.require_dataset(name, part[name].shape, part[name].dtype)[...] = part[name][()]
+                with h5py.File(file) as source:
+                    for name in source:
+                        data = source[name]
+                        target.require_dataset(name, data.shape, data.dtype)[...] = data[()]
         sources = [str(tmp_path / "signs.h5")]
     elif sources is None:
         rows = []
@@ -240,7 +241,7 @@ def test_signs_error_messages(signs, tutorial, tmp_path, capsys, monkeypatch):
 
 
 def test_signs_reaches_the_documented_accuracy(shared, keras_home, tmp_path):
-    """The images of the tutorial, from an empty store to the score."""
+    """Run the study on the images of the tutorial, with an empty store."""
     source = shared / "data" / "signs"
     if not source.is_dir() or not (keras_home / "models" / "mobilenet_7_5_224_tf_no_top.h5").is_file():
         pytest.skip("needs ../shared/data/signs and the weights in ../shared/keras")

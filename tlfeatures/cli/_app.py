@@ -16,11 +16,11 @@ from tlfeatures.cli._fit import fit
 from tlfeatures.cli._models import layers, models
 from tlfeatures.cli._predict import predict
 from tlfeatures.cli._select import select
-from tlfeatures.cli._terminal import tell
+from tlfeatures.cli._terminal import show_text
 
 __all__ = ["app"]
 
-# plural spellings of options, which `select` had before its options were named as those of the other commands
+# plural names of options, which earlier versions of `select` had
 _ALIASES = {
     "models": "model",
     "layers": "layer",
@@ -42,20 +42,20 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        tell(f"tlfeatures {__version__}")
+def _show_version(requested: bool) -> None:
+    if requested:
+        show_text(f"tlfeatures {__version__}")
         raise typer.Exit
 
 
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Embeddings of images from frozen pretrained ConvNets, for scikit-learn. Each embedding is computed once
-    and kept in a store.
+    """Compute embeddings of images with frozen pretrained ConvNets, for scikit-learn. Each embedding is computed
+    once and stored.
 
     SOURCE is a folder with one subfolder per class, a folder with train/ and test/, a folder of images, a CSV
     or Parquet manifest, or an array in an HDF5 file (file.h5::dataset).

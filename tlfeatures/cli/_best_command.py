@@ -1,4 +1,4 @@
-"""The command that reproduces the best pipeline of a search."""
+"""Write the command that reproduces the best pipeline of a search."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ _OPTIONS = {
 
 
 def best_command(result: SearchResult, folder: str | os.PathLike[str], source: Sequence[str]) -> str | None:
-    """Return the `select` command whose only candidate is the best one; None if no option can express it.
+    """Return the `select` command whose only candidate is the best one; None if options cannot express it.
 
     Parameters
     ----------
     result : SearchResult
+        Result of the search.
     folder : path
-        Folder of the report: if all images are files, its ``tables/predictions.csv`` is the source.
+        Folder of the report. If all images are files, its ``tables/predictions.csv`` is the source of the command.
     source : sequence of str
-        Otherwise, the source and its options as they were passed.
+        Source and its options as the user passed them, for other images.
     """
     options = result.options
     if options is None:
@@ -40,11 +41,11 @@ def best_command(result: SearchResult, folder: str | os.PathLike[str], source: S
         source = [manifest, "--path-column", "image", "--target", "true"]
         source += ["--groups", "group"] if result.has_groups else []
     elif result.grouped_duplicates:
-        return None  # with the embedding of the best candidate alone, other images may be near-duplicates
+        return None  # the near-duplicates depend on the other candidates
     layer, heads, size = options["layers"][0], options["heads"], options["image_sizes"]
     grids = heads.values() if isinstance(heads, dict) else ()
     if not all(isinstance(grid, dict) for grid in grids):
-        return None  # an estimator
+        return None  # a head is an estimator without a name
     values = [value for grid in grids for candidates in grid.values() for value in candidates]
     expressible = all(re.fullmatch(r"[\w.+-]+", str(value)) for value in values)
     if not isinstance(options["cv"], int) or "interpolation" in options or not expressible:

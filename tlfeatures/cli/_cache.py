@@ -1,16 +1,16 @@
-"""`cache`: look after the embedding store."""
+"""`cache`: inspect, verify, compact, prune and clear the embedding store."""
 
 from __future__ import annotations
 
 import os
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tlfeatures.cli._options import Json, parse_bytes
 from tlfeatures.cli._session import BadArgument
-from tlfeatures.cli._terminal import count, show_json, show_table, tell
+from tlfeatures.cli._terminal import count, show_json, show_table, show_text
 
 if TYPE_CHECKING:
     from tlfeatures.store import EmbeddingStore
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["cache"]
 
 cache = typer.Typer(
-    help="Look after the embedding store: PATH, or $TLFEATURES_CACHE, or tlfeatures in the user's cache folder."
+    help="Inspect and clean the embedding store in the folder PATH; by default $TLFEATURES_CACHE, or tlfeatures "
+    "in the user's cache folder."
 )
 Path = Annotated[
     str | None, typer.Argument(metavar="[PATH]", help="Folder of the store.", show_default=False)
@@ -27,100 +28,101 @@ Path = Annotated[
 
 @cache.command()
 def info(path: Path = None, as_json: Json = False) -> None:
-    """Say what the store holds."""
+    """List the recipes in the store with their numbers of rows and sizes."""
     report = _open(path).info()
     if as_json:
         show_json(report)
         return
     recipes = sorted(report["recipes"], key=lambda r: -r["last_used"])
-    rows = sum(r["unique_rows"] for r in recipes)
-    tell(
-        f"{report['root']}: {count(rows, 'row')} of {count(len(recipes), 'recipe')}, {_size(report['bytes'])}"
+    n_rows = sum(r["unique_rows"] for r in recipes)
+    show_text(
+        f"{report['root']}: {count(n_rows, 'row')} of {count(len(recipes), 'recipe')}, {_format_bytes(report['bytes'])}"
     )
     if recipes:
-        columns = (
-            "model",
-            "layer",
-            "pooling",
-            "pixels",
-            "rows",
-            "unique",
-            "size",
-            "segments",
-            "last used",
-            "digest",
+        rows = [_make_row(r) for r in recipes]
+        show_table(list(rows[0]), [row.values() for row in rows])
+    n_quarantined = sum(r["quarantined"] for r in recipes)
+    if n_quarantined:
+        show_text(
+            f"{count(n_quarantined, 'damaged file')} in quarantine; `tlfeatures cache clear` removes them too."
         )
-        show_table(columns, [_row(r) for r in recipes])
-    aside = sum(r["quarantined"] for r in recipes)
-    if aside:
-        tell(f"{count(aside, 'damaged file')} set aside; `tlfeatures cache clear` removes them too.")
 
 
 @cache.command()
 def verify(path: Path = None, as_json: Json = False) -> None:
-    """Read everything and check it; exit code 1 if anything is damaged."""
+    """Read and check all files of the store; the exit code is 1 if any is damaged."""
     damage = _open(path).verify()
     if as_json:
         show_json(damage)
     elif damage:
         show_table(("damaged file", "reason"), [(d["path"], d["reason"]) for d in damage])
-        tell(f"\n{count(len(damage), 'damaged file')}: set aside and computed again at the next use.")
+        show_text(
+            f"\n{count(len(damage), 'damaged file')} moved to quarantine; the next run computes these rows again."
+        )
     else:
-        tell("All is well.")
+        show_text("No damaged files.")
     if damage:
         raise typer.Exit(1)
 
 
 @cache.command()
 def compact(path: Path = None, as_json: Json = False) -> None:
-    """Merge small segments and drop duplicate rows; safe beside other processes."""
-    done = _open(path).compact()
-    if as_json:
-        show_json(done)
-        return
-    tell(
-        f"{count(done['segments_before'], 'segment')} of {_size(done['bytes_before'])} became "
-        f"{done['segments_after']:,} of {_size(done['bytes_after'])}."
+    """Merge small segments and drop duplicate rows; safe while other processes use the store."""
+    result = _open(path).compact()
+    _show(
+        result,
+        as_json,
+        f"{count(result['segments_before'], 'segment')} of {_format_bytes(result['bytes_before'])} became "
+        f"{result['segments_after']:,} of {_format_bytes(result['bytes_after'])}.",
     )
 
 
 @cache.command()
 def prune(
-    max_bytes: Annotated[str, typer.Option(metavar="SIZE", help="What may stay, such as 500MB or 2GB.")],
+    max_bytes: Annotated[
+        str, typer.Option(metavar="SIZE", help="Maximum size of the store, such as 500MB or 2GB.")
+    ],
     path: Path = None,
     as_json: Json = False,
 ) -> None:
-    """Delete the recipes that have not been used for longest, until the store is small enough."""
-    done = _open(path).prune(parse_bytes(max_bytes))
-    if as_json:
-        show_json(done)
-        return
-    tell(
-        f"Removed {count(done['removed_recipes'], 'recipe')} of {_size(done['removed_bytes'])}; "
-        f"{_size(done['bytes'])} are left."
+    """Delete the least recently used recipes until the store is small enough."""
+    result = _open(path).prune(parse_bytes(max_bytes))
+    _show(
+        result,
+        as_json,
+        f"Removed {count(result['removed_recipes'], 'recipe')} of {_format_bytes(result['removed_bytes'])}; "
+        f"{_format_bytes(result['bytes'])} remain.",
     )
 
 
 @cache.command()
 def clear(
     path: Path = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Delete what tlfeatures keeps in the store, and nothing else."""
+    """Delete all files of the store, and no other files."""
     store = _open(path)
     if not yes:
         report = store.info()
         typer.confirm(
-            f"Delete the embeddings in {report['root']} ({_size(report['bytes'])})? They can be computed again.",
+            f"Delete the embeddings in {report['root']} ({_format_bytes(report['bytes'])})?",
             abort=True,
             err=True,
         )
-    done = store.clear()
+    result = store.clear()
+    _show(
+        result,
+        as_json,
+        f"Removed {count(result['removed_files'], 'file')} of {_format_bytes(result['removed_bytes'])}.",
+    )
+
+
+def _show(result: dict[str, Any], as_json: bool, text: str) -> None:
     if as_json:
-        show_json(done)
+        show_json(result)
     else:
-        tell(f"Removed {count(done['removed_files'], 'file')} of {_size(done['removed_bytes'])}.")
+        show_text(text)
 
 
 def _open(path: str | None) -> EmbeddingStore:
@@ -130,32 +132,32 @@ def _open(path: str | None) -> EmbeddingStore:
     if os.path.exists(store.root) and not store.root.is_dir():
         raise BadArgument(f"{str(store.root)!r} is a file; expected the folder of a store.")
     if path is not None and not store.root.exists():
-        raise BadArgument(f"There is no folder {str(store.root)!r}.")
+        raise BadArgument(f"There is no folder {str(store.root)!r}; expected the folder of a store.")
     return store
 
 
-def _row(entry: dict) -> tuple:
+def _make_row(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of the table of recipes."""
     recipe = entry["recipe"] or {}
-    size = recipe.get("image_size") or ()
-    when = datetime.fromtimestamp(entry["last_used"]).strftime("%Y-%m-%d %H:%M") if entry["last_used"] else ""
-    return (
-        recipe.get("network"),
-        recipe.get("layer"),
-        recipe.get("pooling"),
-        "x".join(map(str, size)),
-        entry["rows"],
-        entry["unique_rows"],
-        _size(entry["bytes"]),
-        entry["segments"],
-        when,
-        entry["digest"][:8],
-    )
+    last_used = entry["last_used"]
+    return {
+        "model": recipe.get("network"),
+        "layer": recipe.get("layer"),
+        "pooling": recipe.get("pooling"),
+        "pixels": "x".join(map(str, recipe.get("image_size") or ())),
+        "rows": entry["rows"],
+        "unique": entry["unique_rows"],
+        "size": _format_bytes(entry["bytes"]),
+        "segments": entry["segments"],
+        "last used": f"{datetime.fromtimestamp(last_used):%Y-%m-%d %H:%M}" if last_used else "",
+        "digest": entry["digest"][:8],
+    }
 
 
-def _size(n: float) -> str:
-    """Bytes for people.
+def _format_bytes(n: float) -> str:
+    """Format a number of bytes with a unit.
 
-    >>> _size(999), _size(1234567)
+    >>> _format_bytes(999), _format_bytes(1234567)
     ('999 bytes', '1.2 MB')
     """
     if n < 1000:

@@ -11,10 +11,12 @@ import typer
 
 from tlfeatures.cli._extraction import Tally
 from tlfeatures.cli._options import Json
-from tlfeatures.cli._terminal import show_json, show_table, stderr_is_terminal, tell
+from tlfeatures.cli._terminal import show_json, show_table, show_text, stderr_is_terminal
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from tlfeatures.selection import FeatureSearchCV
 
 _MODEL = "tiny"
 _SIDE = 64  # pixels; larger sizes do not help on digits of 8 x 8 pixels
@@ -27,26 +29,53 @@ def demo(
     ] = "cache/demo",
     as_json: Json = False,
 ) -> None:
-    """Embed handwritten digits at several layers, compare heads on each layer, test the best, write a report.
+    """Compare layers and heads on handwritten digits, test the best pipeline, and write a report.
 
-    Works offline with the digits of scikit-learn and the network that is part of this package. A second run
+    Works offline, with the digits of scikit-learn and the network that is part of this package. A second run
     reads all embeddings from the store.
     """
+    from sklearn.model_selection import cross_val_score
     from sklearn.svm import SVC
 
-    from tlfeatures.errors import DuplicateImagesWarning
     from tlfeatures.networks import NETWORKS
-    from tlfeatures.selection import FeatureSearchCV
 
     start = time.perf_counter()
-    images, y = _digits()
-    train, test = _hold_out(y)
+    images, y = _load_digits()
+    train, test = _split_rows(y)
     layers = list(NETWORKS[_MODEL].taps)
-    echo = (lambda *_: None) if as_json else tell
+    echo = (lambda *_: None) if as_json else show_text
     echo(f"{len(images):,} handwritten digits of 8 x 8 pixels, enlarged to {_SIDE} x {_SIDE}.")
     echo(f"Network {_MODEL} (part of this package), {len(layers)} layers in one pass.")
     tally = _embed(images, layers, cache)
     echo(f"{tally}. Store: {cache}")
+
+    search = _search(images[train], y[train], layers, cache)
+    pixels = images[train].reshape(len(train), -1)
+    page = str(search.report(os.path.join(cache, "report")))
+    table = search.table().sort_values("candidate")
+    summary = {
+        "model": _MODEL,
+        "images": tally.images,
+        "from_store": tally.from_store,
+        "computed": tally.computed,
+        "scores": table[["layer", "width", "head", "score", "std"]].to_dict("records"),
+        "best_layer": search.table().iloc[0]["layer"],
+        "test_accuracy": float(search.score(images[test], y[test])),
+        "raw_pixels": float(cross_val_score(SVC(C=10), pixels, y[train], cv=search.folds_).mean()),
+        "files": [page, os.path.join(os.path.dirname(page), "figures", f"layers-{_MODEL}.png")],
+    }
+    if as_json:
+        show_json(summary)
+        return
+    _show(search, summary, len(test))
+    outlook = "In the next run all embeddings will come" if tally.computed else "All embeddings came"
+    show_text(f"{time.perf_counter() - start:.0f} s in total. {outlook} from the store.")
+
+
+def _search(images: np.ndarray, y: np.ndarray, layers: list[str], cache: str) -> FeatureSearchCV:
+    """Compare the heads on each layer by cross-validation."""
+    from tlfeatures.errors import DuplicateImagesWarning
+    from tlfeatures.selection import FeatureSearchCV
 
     search = FeatureSearchCV(
         _MODEL,
@@ -60,42 +89,39 @@ def demo(
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DuplicateImagesWarning)  # the report counts them
-        search.fit(images[train], y[train])
-    tested = float(search.score(images[test], y[test]))
-    pixels = _cross_validated(SVC(C=10), images[train].reshape(len(train), -1), y[train], search.folds_)
-    page = search.report(os.path.join(cache, "report"))
-    plot = os.path.join(os.path.dirname(page), "figures", f"layers-{_MODEL}.png")
-    table = search.table().sort_values("candidate")
-    best = search.table().iloc[0]["layer"]
-    if as_json:
-        show_json(_json(table, tally, best, tested, pixels, [str(page), plot]))
-        return
-    tell()
+        return search.fit(images, y)
+
+
+def _show(search: FeatureSearchCV, summary: dict[str, Any], n_test: int) -> None:
+    best, best_layer = search.table().iloc[0], summary["best_layer"]
+    rows: dict[str, list[Any]] = {}
+    for row in summary["scores"]:
+        cells = rows.setdefault(row["layer"], [row["layer"], row["width"]])
+        cells.append(f"{row['score']:.4f} ± {row['std']:.4f}")
+    show_text()
     show_table(
         ("layer", "features", *(f"{name}, {search.n_splits_} folds" for name in _HEADS), ""),
-        [
-            (layer, int(rows.width.iloc[0]), *map(_score, rows.itertuples()), "best" if layer == best else "")
-            for layer, rows in table.groupby("layer", sort=False)
-        ],
-        best=layers.index(best),
+        [[*cells, "best" if layer == best_layer else ""] for layer, cells in rows.items()],
+        best=list(rows).index(best_layer),
     )
-    tell(f"\nSVM on the raw pixels: {pixels:.4f}.")
-    head = search.table().iloc[0]["head"]
-    tell(f"{best} with {head}: {tested:.4f} on {len(test)} held-out digits.", style="bold")
-    tell(f"Plot: {plot}\nPage: {page}")
-    outlook = "In the next run all embeddings will come" if tally.computed else "All embeddings came"
-    tell(f"{time.perf_counter() - start:.0f} s in total. {outlook} from the store.")
+    show_text(f"\nSVM on the raw pixels: {summary['raw_pixels']:.4f}.")
+    show_text(
+        f"{best_layer} with {best['head']}: {summary['test_accuracy']:.4f} on {n_test} held-out digits.",
+        style="bold",
+    )
+    page, plot = summary["files"]
+    show_text(f"Plot: {plot}\nPage: {page}")
 
 
-def _digits() -> tuple[np.ndarray, np.ndarray]:
+def _load_digits() -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     return (digits.images * (255 / 16)).round().astype("uint8"), digits.target
 
 
-def _hold_out(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Split the rows: 80% for the search, 20% for the final test."""
+def _split_rows(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Split the rows: 80% for the search, 20% for the test."""
     import numpy as np
     from sklearn.model_selection import train_test_split
 
@@ -109,32 +135,5 @@ def _embed(images: np.ndarray, layers: list[str], cache: str) -> Tally:
     from tlfeatures.store import EmbeddingStore
 
     store = EmbeddingStore(cache)
-    plan = FeatureSpec.make(Backbone(_MODEL, image_size=_SIDE), layers, "avg", store)
-    return Tally.of(extract(images, plan, store=store, batch_size=64, verbose=int(stderr_is_terminal())))
-
-
-def _cross_validated(head: Any, X: np.ndarray, y: np.ndarray, folds: Any) -> float:
-    from sklearn.model_selection import cross_val_score
-
-    return float(cross_val_score(head, X, y, cv=folds).mean())
-
-
-def _score(row: Any) -> str:
-    return f"{row.score:.4f} ± {row.std:.4f}"
-
-
-def _json(
-    table: Any, tally: Tally, best: str, tested: float, pixels: float, files: list[str]
-) -> dict[str, Any]:
-    columns = ["layer", "width", "head", "score", "std"]
-    return {
-        "model": _MODEL,
-        "images": tally.images,
-        "from_store": tally.from_store,
-        "computed": tally.computed,
-        "scores": table[columns].to_dict("records"),
-        "best_layer": best,
-        "test_accuracy": tested,
-        "raw_pixels": pixels,
-        "files": files,
-    }
+    spec = FeatureSpec.make(Backbone(_MODEL, image_size=_SIDE), layers, "avg", store)
+    return Tally.of(extract(images, spec, store=store, batch_size=64, verbose=int(stderr_is_terminal())))

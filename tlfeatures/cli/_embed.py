@@ -9,15 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._extraction import Tally, extract_images, get_paths, name_unreadable
-from tlfeatures.cli._terminal import show_json, tell
+from tlfeatures.cli._extraction import Tally, extract_images, get_paths, report_unreadable
+from tlfeatures.cli._terminal import show_json, show_text
 
 _SUFFIXES = (".h5", ".parquet", ".npy")
 
 
 @dataclass(frozen=True)
 class EmbedSource(opt.TrainingSource):
-    """Images with or without labels; all splits."""
+    """Images of all splits, with or without labels."""
 
     split: Annotated[
         str, typer.Option(metavar="NAME", help="all, train, val or test.", rich_help_panel="Source")
@@ -29,19 +29,24 @@ def embed(
     source: EmbedSource,
     output: Annotated[
         str,
-        typer.Option("--output", "-o", metavar="FILE", help=".h5, .parquet, or .npy (and .manifest.csv)."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="FILE.h5, FILE.parquet, or FILE.npy with FILE.manifest.csv.",
+        ),
     ],
     network: opt.NetworkOptions,
     compute: opt.ComputeOptions,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if an image cannot be read.")] = False,
+    strict: opt.Strict = False,
     force: opt.Force = False,
     as_json: opt.Json = False,
 ) -> None:
     """Write the embeddings of a source into a file, one row for each image, in the order of the source.
 
-    The file also has the path, digest and label of each row, and the error if the image could not be read; such a
-    row is NaN. Rows are written to the store as they are computed: an interrupted run resumes, and a second one
-    computes nothing.
+    The file also contains the path, digest and label of each image. An unreadable image has a row of NaN and an
+    error. Rows are written to the store as they are computed: an interrupted run resumes, and a second run computes
+    nothing.
     """
     from tlfeatures.cli._outputs import check_output, write_features
 
@@ -66,7 +71,7 @@ def embed(
         output, manifest, result.features, cnn.get_feature_names_out(), _merge_recipes(cnn.recipes_)
     )
     tally = Tally.of(result)
-    name_unreadable(paths, result.errors, "and have a row of NaN")
+    errors = report_unreadable(paths, result.errors, "and have a row of NaN")
     if as_json:
         show_json(
             {
@@ -74,18 +79,20 @@ def embed(
                 "features": result.features.shape[1],
                 "layers": cnn.layers_,
                 "output": output,
-                "errors": {paths[row]: reason for row, reason in result.errors.items()},
+                "errors": errors,
             }
         )
     else:
-        tell(f"{tally}.")
-        tell(f"{output}: {n:,} rows of {result.features.shape[1]:,} features ({', '.join(cnn.layers_)}).")
-    if strict and result.errors:
+        show_text(f"{tally}.")
+        show_text(
+            f"{output}: {n:,} rows of {result.features.shape[1]:,} features ({', '.join(cnn.layers_)})."
+        )
+    if strict and errors:
         raise typer.Exit(1)
 
 
 def _merge_recipes(recipes: list[dict[str, Any]]) -> dict[str, Any]:
-    """Merge the recipes of the columns: the common fields, and under ``columns`` those that differ."""
+    """Merge the recipes of several layers: the common fields, and under ``columns`` the fields of each layer."""
     first = recipes[0]
     common = {key: first[key] for key in first if all(r.get(key) == first[key] for r in recipes)}
     varying = ("layer", "pooling", "width", "digest")

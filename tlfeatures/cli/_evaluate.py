@@ -1,4 +1,4 @@
-"""`evaluate`: predictions of a saved pipeline against labels."""
+"""`evaluate`: score the predictions of a saved pipeline."""
 
 from __future__ import annotations
 
@@ -10,24 +10,34 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._extraction import Tally, extract_images, get_paths, name_unreadable
+from tlfeatures.cli._extraction import (
+    Tally,
+    extract_images,
+    get_paths,
+    report_unreadable,
+    require_readable_rows,
+)
 from tlfeatures.cli._saved_models import SavedModel
 from tlfeatures.cli._session import BadArgument
-from tlfeatures.cli._terminal import count, show_json, show_table, tell, warn
+from tlfeatures.cli._terminal import count, show_json, show_table, show_text, warn
 
 if TYPE_CHECKING:
     import numpy as np
 
+_COLUMNS = ("class", "precision", "recall", "f1", "images")
+_N_SHOWN = 5  # labels in a message
+_MAX_CLASSES = 30  # in the confusion matrix on the terminal
+
 
 @dataclass(frozen=True)
 class EvaluationSource(opt.SourceOptions):
-    """Labelled images to test on."""
+    """Labelled test images."""
 
     split: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="test, val, train or all; by default test if the source has splits, or else val.",
+            help="test, val, train or all; by default test, or val if there is no test split.",
             rich_help_panel="Source",
         ),
     ] = None
@@ -41,50 +51,46 @@ def evaluate(
     source: EvaluationSource,
     as_json: opt.Json = False,
 ) -> None:
-    """Compare the predictions of a saved model with labels.
+    """Score the predictions of a saved model on labelled images.
 
-    Unreadable images are left out and counted. A warning says how many of the images the model was trained on.
+    Unreadable images are left out and counted. A warning tells how many of the images were used for training.
     """
     fitted = model.load()
     images = source.read()
-    y = source.labels(images)
+    y = source.get_labels(images)
     name = source.source
-    y = _as_numbers(y, name) if fitted.classes is None else _like(y, fitted.classes, name)
+    y = _check_numbers(y, name) if fitted.classes is None else _match_classes(y, fitted.classes, name)
     result = extract_images(fitted.cnn, images.images)
-    paths, tally = get_paths(images), Tally.of(result)
-    name_unreadable(paths, result.errors, "and are left out")
-    found = fitted.predict(result)
-    if not len(found.rows):
-        raise BadArgument(f"None of the images of {name!r} could be read.")
-    used = fitted.count_training_images(result.keys[found.rows])
-    if used:
+    skipped = report_unreadable(get_paths(images), result.errors, "and are left out")
+    rows = require_readable_rows(result, name)
+    y_pred, y = fitted.predict(result).values, y[rows]
+    n_used = fitted.count_training_images(result.keys[rows])
+    if n_used:
         warn(
-            f"{used:,} of {count(len(found.rows), 'image')} were used for training, so the figures below are too good "
-            "to be true for other images."
+            f"{n_used:,} of {count(len(rows), 'image')} were used for training, so the scores are too high; "
+            "evaluate on other images."
         )
-    y = y[found.rows]
-    figures = (
-        _number_figures(y, found.values)
-        if fitted.classes is None
-        else _class_figures(y, found.values, fitted.classes)
+    scores = (
+        _score_numbers(y, y_pred) if fitted.classes is None else _score_classes(y, y_pred, fitted.classes)
     )
+    tally = Tally.of(result)
     about = {
         "source": name,
-        "evaluated": len(found.rows),
-        "used_for_training": used,
+        "evaluated": len(rows),
+        "used_for_training": n_used,
         **dataclasses.asdict(tally),
-        "skipped": {paths[row]: reason for row, reason in result.errors.items()},
-        **figures,
+        "skipped": skipped,
+        **scores,
     }
     if as_json:
         show_json(about)
     else:
-        tell(f"{tally}.")
-        _show_figures(about)
+        show_text(f"{tally}.")
+        _show_scores(about)
 
 
-def _like(y: np.ndarray, classes: np.ndarray, source: str) -> np.ndarray:
-    """Labels of the kind of ``classes``: a folder's "0" is a manifest's 0."""
+def _match_classes(y: np.ndarray, classes: np.ndarray, source: str) -> np.ndarray:
+    """Convert labels to the type of ``classes``: the folder "0" has the class 0 of a manifest."""
     import numpy as np
 
     if y.dtype.kind in "US" and classes.dtype.kind in "iufb":
@@ -92,26 +98,23 @@ def _like(y: np.ndarray, classes: np.ndarray, source: str) -> np.ndarray:
             y = y.astype(float)
     elif y.dtype.kind in "iufb" and classes.dtype.kind in "US":
         y = y.astype(str)
-    known = (
-        np.isin(y, classes)
-        if (y.dtype.kind in "US") == (classes.dtype.kind in "US")
-        else np.zeros(len(y), bool)
-    )
-    others = ", ".join(map(str, np.unique(y[~known])[:5].tolist()))
-    names = ", ".join(map(str, classes[:12].tolist())) + (", ..." if len(classes) > 12 else "")
-    if not known.any():
+    same_type = (y.dtype.kind in "US") == (classes.dtype.kind in "US")
+    is_class = np.isin(y, classes) if same_type else np.zeros(len(y), bool)
+    others = ", ".join(map(str, np.unique(y[~is_class])[:_N_SHOWN].tolist()))
+    if not is_class.any():
+        names = ", ".join(map(str, classes[:12].tolist())) + (", ..." if len(classes) > 12 else "")
         raise BadArgument(
             f"No label of {source!r} is a class of this pipeline: {others}; expected {names}. Name another --target."
         )
-    if not known.all():
+    if not is_class.all():
         warn(
-            f"{count(int((~known).sum()), 'image')} of {len(y):,} have a label that this pipeline has never seen "
-            f"({others}), and count as wrong."
+            f"The labels of {int((~is_class).sum()):,} of {count(len(y), 'image')} are not classes of this pipeline "
+            f"({others}); their predictions count as wrong."
         )
     return y
 
 
-def _as_numbers(y: np.ndarray, source: str) -> np.ndarray:
+def _check_numbers(y: np.ndarray, source: str) -> np.ndarray:
     if y.dtype.kind not in "iufb":
         raise BadArgument(
             f"This pipeline predicts numbers; the labels of {source!r} are texts, such as {y.tolist()[0]!r}. "
@@ -120,59 +123,49 @@ def _as_numbers(y: np.ndarray, source: str) -> np.ndarray:
     return y
 
 
-def _class_figures(y: np.ndarray, predictions: np.ndarray, classes: np.ndarray) -> dict[str, Any]:
+def _score_classes(y: np.ndarray, y_pred: np.ndarray, classes: np.ndarray) -> dict[str, Any]:
     import numpy as np
     from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
     labels = np.union1d(y, classes)
-    precision, recall, f1, support = precision_recall_fscore_support(
-        y, predictions, labels=labels, zero_division=0
-    )
+    scores = precision_recall_fscore_support(y, y_pred, labels=labels, zero_division=0)
+    _, recall, _, support = scores
+    columns = (labels.tolist(), *(values.tolist() for values in scores))
     return {
         "task": "classification",
-        "accuracy": float(accuracy_score(y, predictions)),
+        "accuracy": float(accuracy_score(y, y_pred)),
         "balanced_accuracy": float(recall[support > 0].mean()),
-        "classes": [
-            {"class": name, "precision": p, "recall": r, "f1": f, "images": n}
-            for name, p, r, f, n in zip(
-                labels.tolist(),
-                precision.tolist(),
-                recall.tolist(),
-                f1.tolist(),
-                support.tolist(),
-                strict=True,
-            )
-        ],
-        "confusion_matrix": confusion_matrix(y, predictions, labels=labels).tolist(),
+        "classes": [dict(zip(_COLUMNS, row, strict=True)) for row in zip(*columns, strict=True)],
+        "confusion_matrix": confusion_matrix(y, y_pred, labels=labels).tolist(),
     }
 
 
-def _number_figures(y: np.ndarray, predictions: np.ndarray) -> dict[str, Any]:
+def _score_numbers(y: np.ndarray, y_pred: np.ndarray) -> dict[str, Any]:
     from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
     return {
         "task": "regression",
-        "r2": float(r2_score(y, predictions)) if len(y) > 1 else None,
-        "mae": float(mean_absolute_error(y, predictions)),
-        "rmse": float(root_mean_squared_error(y, predictions)),
+        "r2": float(r2_score(y, y_pred)) if len(y) > 1 else None,
+        "mae": float(mean_absolute_error(y, y_pred)),
+        "rmse": float(root_mean_squared_error(y, y_pred)),
     }
 
 
-def _show_figures(about: dict[str, Any]) -> None:
+def _show_scores(about: dict[str, Any]) -> None:
     n = count(about["evaluated"], "image")
     if about["task"] == "regression":
         r2 = "not defined" if about["r2"] is None else f"{about['r2']:.4f}"
-        tell(f"R2 {r2}, MAE {about['mae']:.4g}, RMSE {about['rmse']:.4g} on {n}", style="bold")
+        show_text(f"R2 {r2}, MAE {about['mae']:.4g}, RMSE {about['rmse']:.4g} on {n}", style="bold")
         return
-    tell(
+    show_text(
         f"accuracy {about['accuracy']:.4f}, balanced accuracy {about['balanced_accuracy']:.4f} on {n}\n",
         style="bold",
     )
     rows = about["classes"]
     show_table(list(rows[0]), [[str(row["class"]), *list(row.values())[1:]] for row in rows])
     names = [str(row["class"]) for row in rows]
-    if len(names) <= 30:
-        tell()
+    if len(names) <= _MAX_CLASSES:
+        show_text()
         show_table(
             ["true \\ predicted", *names],
             [[name, *counts] for name, counts in zip(names, about["confusion_matrix"], strict=True)],

@@ -1,4 +1,4 @@
-"""`finetune`: train a network, and keep it if it is better than the frozen pipeline on the same folds."""
+"""`finetune`: train a network, and keep it if it is significantly better than the frozen pipeline."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._extraction import Tally, extract_images, get_paths, name_unreadable
+from tlfeatures.cli._duplicates import warn_of_split_pairs
+from tlfeatures.cli._extraction import (
+    Tally,
+    extract_images,
+    get_paths,
+    report_unreadable,
+    require_readable_rows,
+)
 from tlfeatures.cli._finetune_options import (
     ComparisonOptions,
     FileOptions,
@@ -19,10 +26,10 @@ from tlfeatures.cli._finetune_options import (
     make_finetune,
     parse_augment,
 )
-from tlfeatures.cli._fit import fit_head, known_score
+from tlfeatures.cli._fit import DEFAULT_HEAD, DEFAULT_SCORING, check_scorer_name, fit_head
 from tlfeatures.cli._saved_models import save_pipeline
 from tlfeatures.cli._session import BadArgument
-from tlfeatures.cli._terminal import count, show_json, show_table, tell, warn
+from tlfeatures.cli._terminal import count, show_json, show_table, show_text, warn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +38,7 @@ if TYPE_CHECKING:
     from tlfeatures.evaluation import Comparison
 
 _NAMES = {"frozen": "frozen pipeline", "finetuned": "fine-tuned network"}
-_SHOWN_FOLDS = 5
+_MAX_FOLDS = 5  # folds in the table; of more, only the lowest and the highest score
 _DUPLICATE_THRESHOLD = 0.95  # as in `fit`
 
 
@@ -44,11 +51,11 @@ def finetune(
     comparison: ComparisonOptions,
     files: FileOptions,
 ) -> None:
-    """Train the head, and the chosen top of the network, on labelled images.
+    """Train a head and the top layers of a network on labelled images.
 
-    The fine-tuned network is compared with the frozen pipeline on the same folds. It is kept if it is significantly
-    better (p < 0.05); otherwise the frozen pipeline is kept. A fine-tuned network is saved as a bundle, which runs no
-    code when it is loaded; a frozen pipeline is saved by joblib.
+    The fine-tuned network and the frozen pipeline are compared on the same folds. The network is kept if it is
+    significantly better (p < 0.05), and the frozen pipeline otherwise. A fine-tuned network is saved as a bundle,
+    which runs no code when it is loaded; a frozen pipeline is saved by joblib.
     """
     files.check()
     images = source.read()
@@ -57,7 +64,7 @@ def finetune(
         return
     about = _run(source, images, network, compute, training, comparison, files)
     if files.as_json:
-        show_json(_finite(about))
+        show_json(about)
     else:
         _show(about)
 
@@ -71,35 +78,33 @@ def _run(
     comparison: ComparisonOptions,
     files: FileOptions,
 ) -> dict[str, Any]:
-    """Compare, train and save; return what is printed."""
+    """Compare, train and save; return the results to print."""
     from tlfeatures.evaluation import check_groups, check_labels, make_folds
     from tlfeatures.heads import make_head
 
-    y, task = check_labels(source.labels(images), len(images), comparison.task)
+    y, task = check_labels(source.get_labels(images), len(images), comparison.task)
     groups = check_groups(images.groups, len(images))
     tuned = make_finetune(task, network, compute, training)
-    head = make_head(comparison.frozen or ("svm" if task == "classification" else "ridge"), task)
-    scoring = known_score(comparison.scoring or ("accuracy" if task == "classification" else "r2"))
+    head = make_head(comparison.frozen or DEFAULT_HEAD[task], task)
+    scoring = check_scorer_name(comparison.scoring or DEFAULT_SCORING[task])
     if comparison.cv:
-        make_folds(comparison.cv, y, groups, task, 0)  # must fail before the network runs
+        make_folds(comparison.cv, y, groups, task, 0)  # raises an error before the network runs
     cnn = opt.make_cnn(network, compute)
     with _stored_embeddings(cnn, tuned):
         cnn.fit(images.images)
         extracted = extract_images(cnn, images.images)
-        name_unreadable(get_paths(images), extracted.errors, "and are left out")
-        rows = [row for row in range(len(images)) if row not in extracted.errors]
-        if not rows:
-            raise BadArgument(f"None of the images of {source.source!r} could be read.")
+        skipped = report_unreadable(get_paths(images), extracted.errors, "and are left out")
+        rows = require_readable_rows(extracted, source.source)
         X, y = images.take(rows).images, y[rows]
         groups = None if groups is None else groups[rows]
-        result = _compare(cnn, head, tuned, X, y, groups, scoring, comparison)
+        result = _compare(cnn, head, tuned, X, y, groups, task, scoring, comparison)
         _warn_of_duplicates(extracted.keys[rows], extracted.features[rows], result)
         kept = comparison.keep
         if kept == "better":
             kept = result.best if result else "finetuned"
         if kept == "finetuned":
             tuned.fit(X, y, groups=groups)
-    history, epochs = _history(tuned, kept, result)
+    history, training_summary = _get_history(tuned, kept, result)
     _draw_curves(history, files.curves)
     if files.output is not None:
         if kept == "finetuned":
@@ -111,16 +116,16 @@ def _run(
     return {
         "source": source.source, "task": task, "model": tuned.model, "train_from": training.train_from,
         "epochs": training.epochs, **dataclasses.asdict(tally), "summary": str(tally),
-        "skipped": {get_paths(images)[row]: reason for row, reason in extracted.errors.items()},
+        "skipped": skipped,
         "head": head.steps[-1][0], "comparison": _describe(result, comparison.cv), "kept": kept,
         "history": None if history is None else history.to_dict("records"),
-        "training": epochs, "output": files.output,
+        "training": training_summary, "output": files.output,
     }  # fmt: skip
 
 
 @contextlib.contextmanager
 def _stored_embeddings(cnn: Any, tuned: Any) -> Iterator[None]:
-    """Keep embeddings for the time of the command where the user wants no store: the folds need them again."""
+    """Use a temporary store if the user chose none, because every fold needs the embeddings again."""
     if cnn.cache is not None:
         yield
         return
@@ -141,6 +146,7 @@ def _compare(
     X: Any,
     y: np.ndarray,
     groups: np.ndarray | None,
+    task: str,
     scoring: str,
     options: ComparisonOptions,
 ) -> Comparison | None:
@@ -151,7 +157,6 @@ def _compare(
 
     if not options.cv:
         return None
-    task = "classification" if hasattr(tuned, "predict_proba") else "regression"
     return compare(
         {"frozen": Pipeline([("cnn", clone(cnn).set_params(verbose=0)), ("head", head)]), "finetuned": tuned},
         X,
@@ -171,11 +176,9 @@ def _warn_of_duplicates(keys: np.ndarray, features: np.ndarray, result: Comparis
     if result is None:
         return
     duplicates = find_duplicates(keys, features, _DUPLICATE_THRESHOLD)
-    if crossing := duplicates.count_crossing(result.folds):
-        warn(
-            f"{count(len(duplicates.pairs), 'pair')} of duplicate images (cosine >= {duplicates.threshold:g}; "
-            f"{int(duplicates.exact.sum()):,} exact), {crossing:,} of them split between folds: both scores may be too "
-            "high. Name a column of --groups to keep them together."
+    if duplicates.count_crossing(result.folds):
+        warn_of_split_pairs(
+            duplicates, "both scores may be too high. Pass --groups to keep duplicates in one fold."
         )
 
 
@@ -190,10 +193,10 @@ def _describe(result: Comparison | None, cv: int) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _history(
+def _get_history(
     tuned: Any, kept: str, result: Comparison | None
 ) -> tuple[pandas.DataFrame | None, dict[str, Any] | None]:
-    """History of the final training, or the mean over the folds if there is none; and its best epochs."""
+    """Return the history of the final training, or the mean over the folds, and its best epochs."""
     from tlfeatures.finetune import average_histories
 
     if kept == "finetuned":
@@ -209,11 +212,11 @@ def _history(
     stage = history["stage"].iloc[-1]
     best = [fit["best_epoch_"] for fit in fits]
     scores = [
-        _value(fit["history_"], stage, epoch, f"val_{metric}") for fit, epoch in zip(fits, best, strict=True)
+        _get_value(fit["history_"], stage, epoch, f"val_{metric}")
+        for fit, epoch in zip(fits, best, strict=True)
     ]
-    of = "final training" if kept == "finetuned" else f"mean of {count(len(fits), 'fit')} on the folds"
     return history, {
-        "of": of,
+        "of": "final training" if kept == "finetuned" else f"mean of {count(len(fits), 'fit')} on the folds",
         "stage": stage,
         "best_epochs": best,
         "metric": metric,
@@ -221,7 +224,7 @@ def _history(
     }
 
 
-def _value(history: pandas.DataFrame, stage: str, epoch: int, column: str) -> float | None:
+def _get_value(history: pandas.DataFrame, stage: str, epoch: int, column: str) -> float | None:
     values = history.loc[(history["stage"] == stage) & (history["epoch"] == epoch), column]
     return float(values.iloc[0]) if len(values) and math.isfinite(values.iloc[0]) else None
 
@@ -230,7 +233,7 @@ def _draw_curves(history: pandas.DataFrame | None, path: str | None) -> None:
     if path is None:
         return
     if history is None:
-        warn(f"no epoch was trained: {path} is not written. Use --cv 2 or more, or --keep finetuned.")
+        warn(f"no epoch was trained: {path} is not written. Pass --cv 2 or more, or --keep finetuned.")
         return
     from tlfeatures.cli._outputs import replacing
     from tlfeatures.finetune import draw_curves
@@ -252,63 +255,54 @@ def _draw_views(
     png = tuned.draw_augmentations(images.images)
     with replacing(path) as file:
         file.write(png)
-    tell(f"Drew {path}: each row is an image with augmented views of it.")
+    show_text(f"Saved {path}: each row has an image and augmented views of it.")
 
 
 def _show(about: dict[str, Any]) -> None:
-    tell(f"{about['summary']}.")
+    show_text(f"{about['summary']}.")
     if about["comparison"]:
         _show_comparison(about["comparison"], about["head"], about["kept"])
     if about["history"]:
         _show_history(about["history"], about["training"])
     if about["output"]:
-        tell(f"Saved the {_NAMES[about['kept']]}: {about['output']}.")
+        show_text(f"Saved the {_NAMES[about['kept']]}: {about['output']}.")
 
 
 def _show_comparison(comparison: dict[str, Any], head: str, kept: str) -> None:
     n = len(comparison["frozen"])
-    names = [f"fold {i + 1}" for i in range(n)] if n <= _SHOWN_FOLDS else ["lowest fold", "highest fold"]
+    names = [f"fold {i + 1}" for i in range(n)] if n <= _MAX_FOLDS else ["lowest fold", "highest fold"]
     rows = []
     for name, side in ((f"frozen, {head}", "frozen"), ("fine-tuned", "finetuned")):
-        scores = comparison[side] if n <= _SHOWN_FOLDS else [min(comparison[side]), max(comparison[side])]
+        scores = comparison[side] if n <= _MAX_FOLDS else [min(comparison[side]), max(comparison[side])]
         rows.append([name, *scores, comparison["pooled"][side]])
     show_table(
         [comparison["scoring"], *names, "all folds"], rows, best=int(comparison["keep"] == "finetuned")
     )
     low, high = comparison["interval"]
     p_value = f"p = {comparison['p_value']:.4f}" if comparison["p_value"] >= 0.0001 else "p < 0.0001"
-    repeats = f", folds drawn {comparison['repeats']} times" if comparison["repeats"] > 1 else ""
-    tell(
+    repeats = f", {comparison['repeats']} repeats" if comparison["repeats"] > 1 else ""
+    show_text(
         f"Difference {comparison['difference']:+.4f}, 95% interval {low:+.4f} to {high:+.4f}, {p_value} "
         f"({comparison['test']}{repeats})."
     )
     if not comparison["significant"]:
-        verdict = "The difference is within noise, so the frozen pipeline is preferred."
+        verdict = "The difference is not significant, so the frozen pipeline is preferred."
     else:
         verdict = f"The {_NAMES[comparison['keep']]} is significantly better."
-    tell(verdict)
+    show_text(verdict)
     if comparison["keep"] == kept == "frozen" and comparison["difference"] > 0:
-        tell("--keep finetuned trains and saves the network all the same.")
+        show_text("To train and save the network nevertheless, pass --keep finetuned.")
 
 
 def _show_history(history: list[dict[str, Any]], training: dict[str, Any]) -> None:
     stages = dict.fromkeys(row["stage"] for row in history)
     epochs = {name: sum(r["stage"] == name and r["epoch"] > 0 for r in history) for name in stages}
     trained = " and ".join(f"the {name} for {count(n, 'epoch')}" for name, n in epochs.items())
-    tell(f"Trained {trained} ({training['of']}); final loss {history[-1]['loss']:.4f}.")
+    show_text(f"Trained {trained} ({training['of']}); final loss {history[-1]['loss']:.4f}.")
     best, scores = training["best_epochs"], training["validation_scores"]
     which = f"Best {'epoch' if len(best) == 1 else 'epochs'} of the {training['stage']}: {', '.join(map(str, best))}"
     if any(score is None for score in scores):
-        tell(f"{which}, the last (no validation images).")
+        show_text(f"{which}, the last (no validation images).")
     else:
         name = "accuracy" if training["metric"] == "accuracy" else "mean absolute error"
-        tell(f"{which}; validation {name} {', '.join(f'{score:.4f}' for score in scores)}.")
-
-
-def _finite(value: Any) -> Any:
-    """Replace NaN and infinity, which JSON lacks, by None."""
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        show_text(f"{which}; validation {name} {', '.join(f'{score:.4f}' for score in scores)}.")

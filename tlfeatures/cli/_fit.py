@@ -1,4 +1,4 @@
-"""`fit`: embeddings once, a cross-validated head on them, and a pipeline that can be saved."""
+"""`fit`: train, cross-validate and save a head on embeddings."""
 
 from __future__ import annotations
 
@@ -10,40 +10,41 @@ import typer
 
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._duplicates import warn_of_duplicates, warn_of_label_conflicts
-from tlfeatures.cli._extraction import Tally, extract_images, get_paths, name_unreadable
-from tlfeatures.cli._session import BadArgument
-from tlfeatures.cli._terminal import count, show_json, shown, tell, warn
+from tlfeatures.cli._extraction import (
+    Tally,
+    extract_images,
+    get_paths,
+    report_unreadable,
+    require_readable_rows,
+)
+from tlfeatures.cli._terminal import count, escape, show_json, show_text, warn
 
 if TYPE_CHECKING:
     import numpy as np
 
     from tlfeatures.evaluation import CrossValidation
 
-_SHOWN_CLASSES = 12
+DEFAULT_HEAD = {"classification": "svm", "regression": "ridge"}
+DEFAULT_SCORING = {"classification": "accuracy", "regression": "r2"}
+_MAX_CLASSES = 12  # classes whose sizes are printed
 
 
 @dataclass(frozen=True)
 class HeadOptions:
-    """The estimator on the embeddings, and how it is scored."""
+    """The head, and its cross-validation."""
 
     head: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="logreg, linear_svm, svm, ridge or knn; for regression ridge, svr or linear. By default svm or ridge.",
+            help="logreg, linear_svm, svm (default), ridge or knn; for regression ridge (default), svr or linear.",
         ),
     ] = None
-    cv: Annotated[int, typer.Option(metavar="K", min=0, help="Folds of cross-validation; 0 for none.")] = 5
-    scoring: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="Any score of scikit-learn; by default accuracy, or r2 for regression."
-        ),
-    ] = None
-    task: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="classification, regression, or auto: inferred from the labels."),
-    ] = "auto"
+    cv: Annotated[
+        int, typer.Option(metavar="K", min=0, help="Number of folds; 0 for no cross-validation.")
+    ] = 5
+    scoring: opt.Scoring = None
+    task: opt.Task = "auto"
 
 
 @opt.expand_options
@@ -53,16 +54,17 @@ def fit(
     compute: opt.ComputeOptions,
     options: HeadOptions,
     output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="FILE.joblib", help="Where to save the pipeline.")
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE.joblib", help="Save the pipeline to this file."),
     ] = None,
     force: opt.Force = False,
     as_json: opt.Json = False,
 ) -> None:
     """Train a head on the embeddings of labelled images, cross-validate it, and save it.
 
-    Unreadable images are left out and counted. Duplicate images are kept in one fold. The file is a
-    scikit-learn Pipeline from image paths to predictions, for `predict`, `evaluate` and joblib.load. Its
-    class probabilities are calibrated on held-out folds.
+    Unreadable images are left out and counted. Duplicate images are kept in one fold. The saved file is a
+    scikit-learn Pipeline that predicts from image paths, for `predict`, `evaluate` and joblib.load. Its class
+    probabilities are calibrated on held-out folds.
     """
     from tlfeatures.cli._outputs import check_output
     from tlfeatures.cli._saved_models import save_pipeline
@@ -72,11 +74,12 @@ def fit(
     if output is not None:
         check_output(output, (".joblib", ".pkl"), force)
     images = source.read()
-    y, task = check_labels(source.labels(images), len(images), options.task)
+    y, task = check_labels(source.get_labels(images), len(images), options.task)
     groups = check_groups(images.groups, len(images))
-    head = options.head or ("svm" if task == "classification" else "ridge")
-    estimator = make_head(head, task)  # a wrong name must fail before the network runs
-    scoring = known_score(options.scoring or ("accuracy" if task == "classification" else "r2"))
+    # options are checked before the network runs
+    head = options.head or DEFAULT_HEAD[task]
+    estimator = make_head(head, task)
+    scoring = check_scorer_name(options.scoring or DEFAULT_SCORING[task])
     if options.cv:
         make_folds(options.cv, y, groups, task, 0)
     cnn = opt.make_cnn(network, compute)
@@ -85,8 +88,8 @@ def fit(
     with blas_threads(*data.features.shape):
         scores = data.cross_validate(estimator, options.cv, scoring, task) if options.cv else None
         if output is not None:
-            together = data.groups if scores is None else scores.duplicates.groups
-            fitted = fit_head(estimator, task, data.features, data.y, together)
+            groups = data.groups if scores is None else scores.duplicates.groups
+            fitted = fit_head(estimator, task, data.features, data.y, groups)
             save_pipeline(output, cnn, fitted, data.keys)
     if scores is not None:
         warn_of_duplicates(scores.duplicates)
@@ -106,7 +109,7 @@ def fit(
 
 @dataclass(frozen=True)
 class _Data:
-    """Embeddings of the readable images, with all that belongs to them."""
+    """Embeddings, labels, groups, digests and paths of the readable images."""
 
     features: np.ndarray
     y: np.ndarray
@@ -117,7 +120,7 @@ class _Data:
     skipped: dict[str, str]
 
     def cross_validate(self, head: Any, cv: int, scoring: str, task: str) -> CrossValidation:
-        """Score the head on folds that keep duplicates together."""
+        """Score the head on folds that keep duplicate groups together."""
         from tlfeatures.evaluation import cross_validate_embeddings
 
         return cross_validate_embeddings(
@@ -127,23 +130,25 @@ class _Data:
 
 def _embed(cnn: Any, images: Any, y: np.ndarray, groups: np.ndarray | None, source: str) -> _Data:
     result, paths = extract_images(cnn, images.images), get_paths(images)
-    name_unreadable(paths, result.errors, "and are left out")
-    rows = [row for row in range(len(images)) if row not in result.errors]
-    if not rows:
-        raise BadArgument(f"None of the images of {source!r} could be read.")
+    skipped = report_unreadable(paths, result.errors, "and are left out")
+    rows = require_readable_rows(result, source)
     return _Data(
-        result.features[rows],
-        y[rows],
-        None if groups is None else groups[rows],
-        result.keys[rows],
-        [paths[row] for row in rows],
-        Tally.of(result),
-        {paths[row]: reason for row, reason in result.errors.items()},
+        features=result.features[rows],
+        y=y[rows],
+        groups=None if groups is None else groups[rows],
+        keys=result.keys[rows],
+        paths=[paths[row] for row in rows],
+        tally=Tally.of(result),
+        skipped=skipped,
     )
 
 
 def fit_head(head: Any, task: str, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> Any:
-    """Fit a head on all images, with calibrated probabilities unless its own are or a class is too small."""
+    """Fit a head on all images, and calibrate its class probabilities.
+
+    Logistic regression and regressors are fitted as they are. If a class has too few images for calibration, a warning
+    says so, and the head has decision values only.
+    """
     from sklearn.linear_model import LogisticRegression
 
     from tlfeatures.calibration import CalibratedHead
@@ -157,20 +162,21 @@ def fit_head(head: Any, task: str, X: np.ndarray, y: np.ndarray, groups: np.ndar
         return head.fit(X, y)
 
 
-def known_score(name: str) -> str:
-    """``name``, which must be one of scikit-learn's scores."""
+def check_scorer_name(name: str) -> str:
+    """Return ``name``, or raise UnknownNameError if scikit-learn has no such scorer."""
     from sklearn.metrics import get_scorer_names
 
     from tlfeatures.errors import UnknownNameError
 
-    if name not in (known := get_scorer_names()):
+    names = get_scorer_names()
+    if name not in names:
         raise UnknownNameError.of(
-            "score", name, known, "`sklearn.metrics.get_scorer_names()` for all of them"
+            "scorer", name, names, "`sklearn.metrics.get_scorer_names()` for all of them"
         )
     return name
 
 
-def _class_counts(y: np.ndarray) -> dict[str, int]:
+def _count_classes(y: np.ndarray) -> dict[str, int]:
     import numpy as np
 
     names, sizes = np.unique(y, return_counts=True)
@@ -180,7 +186,7 @@ def _class_counts(y: np.ndarray) -> dict[str, int]:
 def _describe_model(cnn: Any, head: str, task: str, data: _Data) -> dict[str, Any]:
     return {
         "task": task,
-        "classes": _class_counts(data.y) if task == "classification" else None,
+        "classes": _count_classes(data.y) if task == "classification" else None,
         "model": cnn.model,
         "layers": cnn.layers_,
         "pooling": cnn.pooling,
@@ -192,7 +198,7 @@ def _describe_model(cnn: Any, head: str, task: str, data: _Data) -> dict[str, An
 
 
 def _describe_scores(result: CrossValidation) -> dict[str, Any]:
-    found = result.duplicates
+    duplicates = result.duplicates
     return {
         "folds": len(result.scores),
         "scoring": result.scoring,
@@ -201,30 +207,30 @@ def _describe_scores(result: CrossValidation) -> dict[str, Any]:
         "scores": result.scores.tolist(),
         "uncorrected": None if result.uncorrected is None else result.uncorrected.tolist(),
         "duplicates": {
-            "pairs": len(found.pairs),
-            "exact": int(found.exact.sum()),
-            "in_different_folds": found.crossing,
+            "pairs": len(duplicates.pairs),
+            "exact": int(duplicates.exact.sum()),
+            "in_different_folds": duplicates.crossing,
         },
     }
 
 
 def _show(about: dict[str, Any], tally: Tally) -> None:
-    tell(f"{tally}.")
+    show_text(f"{tally}.")
     if about["classes"] is not None:
-        sizes = [f"{shown(name)} {size:,}" for name, size in about["classes"].items()]
-        more = ", ..." if len(sizes) > _SHOWN_CLASSES else ""
-        tell(f"{count(len(sizes), 'class', 'classes')}: {', '.join(sizes[:_SHOWN_CLASSES])}{more}.")
-    tell(
+        sizes = [f"{escape(name)} {size:,}" for name, size in about["classes"].items()]
+        more = ", ..." if len(sizes) > _MAX_CLASSES else ""
+        show_text(f"{count(len(sizes), 'class', 'classes')}: {', '.join(sizes[:_MAX_CLASSES])}{more}.")
+    show_text(
         f"{about['model']}, {', '.join(about['layers'])}, {about['pooling']}: "
         f"{count(about['features'], 'feature')}; head {about['head']} ({about['task']})."
     )
     if scores := about["cv"]:
         folds = " ".join(f"{score:.3f}" for score in scores["scores"])
         grouped = "" if scores["uncorrected"] is None else ", duplicates kept together"
-        tell(
+        show_text(
             f"{scores['folds']}-fold {scores['scoring']}: {scores['mean']:.4f} ± {scores['std']:.4f}  "
             f"({folds}){grouped}",
             style="bold",
         )
     if about["output"]:
-        tell(f"Saved {about['output']}.")
+        show_text(f"Saved {about['output']}.")

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from tlfeatures.cli._options import ImageSize, Json, parse_image_size
-from tlfeatures.cli._terminal import count, show_json, show_table, tell
+from tlfeatures.cli._terminal import count, show_json, show_table, show_text
 
 
 def models(as_json: Json = False) -> None:
-    """List the networks, and whether their pretrained weights are on this machine."""
+    """List the networks, and whether their pretrained weights are available locally."""
     from tlfeatures.networks import NETWORKS, find_weights
 
     rows = []
@@ -45,9 +45,9 @@ def models(as_json: Json = False) -> None:
             for row in rows
         ],
     )
-    present = sum(1 for row in rows if row["weights"] or row["weights_with_top"])
-    tell(
-        f"\n{count(len(rows), 'network')}; the weights of {present} are on this machine. "
+    n_local = sum(1 for row in rows if row["weights"] or row["weights_with_top"])
+    show_text(
+        f"\n{count(len(rows), 'network')}; the weights of {n_local} are available locally. "
         "Keras downloads others on first use. "
         "`tlfeatures layers MODEL` lists the layers of a network."
     )
@@ -55,11 +55,11 @@ def models(as_json: Json = False) -> None:
 
 def layers(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a network, or a .keras file.")],
-    every: Annotated[bool, typer.Option("--all", help="List all layers.")] = False,
+    all_layers: Annotated[bool, typer.Option("--all", help="List all layers.")] = False,
     image_size: ImageSize = None,
     as_json: Json = False,
 ) -> None:
-    """List the layers of a network: the standard layers and the fully connected ones, or all.
+    """List the standard and fully connected layers of a network, or all of its layers.
 
     The width is the number of features after average pooling.
     """
@@ -67,7 +67,11 @@ def layers(
 
     table = layer_table(model, parse_image_size(image_size))
     rows = [
-        {**row, "width": row["shape"][-1] if row["shape"] else None, "fully_connected": _is_connected(row)}
+        {
+            **row,
+            "width": row["shape"][-1] if row["shape"] else None,
+            "fully_connected": _is_fully_connected(row),
+        }
         for row in table
     ]
     selected = [row for row in rows if row["standard"] or row["fully_connected"]]
@@ -75,21 +79,21 @@ def layers(
         show_json(rows)
         return
     if not any(row["standard"] for row in rows):
-        every = True  # a custom model has no standard layers
+        all_layers = True  # custom models have no standard layers
     show_table(
         ("layer", "type", "shape", "width", "standard"),
         [
-            (row["layer"], row["type"], _shape(row["shape"]), row["width"], row["standard"])
-            for row in (rows if every else selected)
+            (row["layer"], row["type"], _format_shape(row["shape"]), row["width"], row["standard"])
+            for row in (rows if all_layers else selected)
         ],
     )
-    if not every and len(selected) < len(rows):
-        tell(f"\n{len(selected)} of {count(len(rows), 'layer')}; use --all to list all of them.")
+    if not all_layers and len(selected) < len(rows):
+        show_text(f"\n{len(selected)} of {count(len(rows), 'layer')}; use --all to list all of them.")
 
 
-def _is_connected(row: dict[str, Any]) -> bool:
+def _is_fully_connected(row: dict[str, Any]) -> bool:
     return row["type"] == "Dense" or row["layer"] == "predictions"
 
 
-def _shape(shape: tuple[int | None, ...]) -> str:
+def _format_shape(shape: tuple[int | None, ...]) -> str:
     return " x ".join("?" if n is None else str(n) for n in shape)

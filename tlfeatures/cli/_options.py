@@ -1,4 +1,4 @@
-"""Options that several commands share, in groups, and how they become an estimator.
+"""Options that several commands share, in groups, and the estimator that they describe.
 
 A command declares a group as one parameter::
 
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 import typer
 
 from tlfeatures.cli._session import BadArgument
-from tlfeatures.cli._terminal import stderr_is_terminal
+from tlfeatures.cli._terminal import count, stderr_is_terminal, warn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,13 +46,14 @@ Layer = Annotated[
         "--layer",
         "-l",
         metavar="NAME,...",
-        help="Layers to tap, see `tlfeatures layers`; by default the last convolutional output.",
+        help="Layers, see `tlfeatures layers`; by default the last convolutional output.",
     ),
 ]
 Pooling = Annotated[str, _network(metavar="NAME", help="avg, max, avgmax, gem or flatten.")]
 Weights = Annotated[str, _network(metavar="NAME|FILE", help="imagenet, random, or a weights file.")]
 ImageSize = Annotated[
-    str | None, _network(metavar="N|HxW", help="Pixels: side, or height x width; by default the network's.")
+    str | None,
+    _network(metavar="N|HxW", help="Side, or height x width, in pixels; by default the network's."),
 ]
 Resize = Annotated[str, _network(metavar="NAME", help="stretch, crop or pad.")]
 Decode = Annotated[str, _network(metavar="NAME", help="scaled (quick on large JPEGs) or exact.")]
@@ -67,20 +68,19 @@ MaxValue = Annotated[
     ),
 ]
 Precision = Annotated[str, _network(metavar="NAME", help="float32, tf32, bfloat16 or float16.")]
-BatchSize = Annotated[
-    int, _network(metavar="N", min=1, help="Images through the network at a time; changes no result.")
-]
+BatchSize = Annotated[int, _network(metavar="N", min=1, help="Images per batch; does not change the result.")]
 Cache = Annotated[
-    str, _network(metavar="auto|none|DIR", help="The embedding store; see `tlfeatures cache --help`.")
+    str,
+    _network(metavar="auto|none|DIR", help="Folder of the embedding store; see `tlfeatures cache --help`."),
 ]
 
 SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help="Folder, manifest, or file.h5::dataset.")]
 PathColumn = Annotated[str | None, _source(help="Column of a manifest with the paths.")]
 Target = Annotated[str | None, _source(help="Column or dataset with the labels.")]
 Groups = Annotated[
-    str | None, _source(help="Column or dataset of what cross-validation keeps together, such as patients.")
+    str | None, _source(help="Column or dataset with groups, such as patients, that are kept in one fold.")
 ]
-SplitColumn = Annotated[str | None, _source(help="Column or dataset with the splits.")]
+SplitColumn = Annotated[str | None, _source(help="Column or dataset with the names of the splits.")]
 Split = Annotated[
     str | None,
     _source(help="train, val, test or all; by default train if the source has splits, otherwise all."),
@@ -89,11 +89,21 @@ Force = Annotated[
     bool, typer.Option("--force", help="Overwrite an existing file that this command did not write.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit with code 1 if an image cannot be read.")]
+Scoring = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Any scorer of scikit-learn; by default accuracy, or r2 for regression."
+    ),
+]
+Task = Annotated[
+    str, typer.Option(metavar="NAME", help="classification, regression, or auto: inferred from the labels.")
+]
 
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """Where the images come from."""
+    """Source of the images."""
 
     source: SourceName
     path_column: PathColumn = None
@@ -105,36 +115,68 @@ class SourceOptions:
     groups: ClassVar[str | None] = None
 
     def read(self) -> Source:
-        """List the images of the source, or of the split asked for."""
-        from tlfeatures.cli._extraction import read_images
+        """List the images of the source, or of one split.
 
-        return read_images(
+        If the source has splits and none was chosen, this is the first of `default_split` that the source has, with a
+        note unless it is the first one.
+        """
+        from tlfeatures.sources import read_source
+
+        images = read_source(
             self.source,
-            self.path_column,
-            self.target,
-            self.groups,
-            self.split_column,
-            self.split,
-            self.default_split,
+            path_column=self.path_column,
+            target=self.target,
+            groups=self.groups,
+            split=self.split_column,
         )
+        split = self.split
+        if split is None:
+            split = "all" if images.split is None else self._choose_split(images)
+        return images if split == "all" else images.subset(split)
 
-    def labels(self, images: Source) -> np.ndarray:
-        """Return the labels of images that `read` returned; BadArgument when they have none."""
-        from tlfeatures.cli._extraction import get_labels
+    def _choose_split(self, images: Source) -> str:
+        first = self.default_split[0]
+        split = next((name for name in self.default_split if (images.split == name).any()), first)
+        if split != first:
+            warn(f"{self.source!r} has no {first} split; its {split} split is used.", "note: ")
+        return split
 
-        return get_labels(images, self.source, self.target)
+    def get_labels(self, images: Source) -> np.ndarray:
+        """Return the labels of the images that `read` returned.
+
+        Raises
+        ------
+        BadArgument
+            If any image has no label.
+        """
+        from tlfeatures.sources import quote_names
+
+        if images.y is None:
+            fix = {
+                "manifest": f"Name their column with --target. Columns: {quote_names(images.columns)}.",
+                "hdf5": f"Name their dataset with --target. Datasets: {quote_names(images.columns)}.",
+                "flat folder": "Put the images of each class into a folder of its own, or write a manifest.",
+            }.get(images.kind, "Expected class folders, or a manifest with a column of labels.")
+            raise BadArgument(f"{self.source!r} has no labels. {fix}")
+        missing = [row for row, label in enumerate(images.y.tolist()) if label is None]
+        if missing:
+            raise BadArgument(
+                f"{len(missing)} of {count(len(images), 'image')} of {self.source!r} have no label, such as "
+                f"{images.names[missing[0]]!r}. Choose a split that has labels with --split."
+            )
+        return images.y
 
 
 @dataclass(frozen=True)
 class TrainingSource(SourceOptions):
-    """Labelled images to train on, in groups where cross-validation needs them."""
+    """Labelled training images, with groups for cross-validation if available."""
 
     groups: Groups = None
 
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """Which embedding: one network, its layers and its input."""
+    """The network, its layers and its input."""
 
     model: Model = "mobilenet"
     layer: Layer = None
@@ -142,10 +184,20 @@ class NetworkOptions:
     image_size: ImageSize = None
     resize: Resize = "stretch"
 
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters of `CNNFeatures`; a path becomes absolute, so that the pipeline can be saved."""
+        return {
+            "model": parse_model(self.model),
+            "layer": parse_layers(self.layer),
+            "pooling": self.pooling,
+            "image_size": parse_image_size(self.image_size),
+            "resize": self.resize,
+        }
+
 
 @dataclass(frozen=True)
 class ComputeOptions:
-    """How embeddings are computed and where they are stored."""
+    """Precision and speed of the extraction, and the store of the embeddings."""
 
     weights: Weights = "imagenet"
     decode: Decode = "scaled"
@@ -155,7 +207,7 @@ class ComputeOptions:
     max_value: MaxValue = None
 
     def parameters(self) -> dict[str, Any]:
-        """Parameters of `CNNFeatures` and of `FeatureSearchCV` with these names."""
+        """Return the parameters of `CNNFeatures` and `FeatureSearchCV`."""
         return {
             "weights": parse_weights(self.weights),
             "decode": self.decode,
@@ -168,23 +220,16 @@ class ComputeOptions:
 
 
 def make_cnn(network: NetworkOptions, compute: ComputeOptions) -> CNNFeatures:
-    """Make the transformer that the options describe; paths become absolute, so that it can be saved."""
+    """Make the transformer that the options describe."""
     from tlfeatures.features import CNNFeatures
 
-    return CNNFeatures(
-        parse_model(network.model),
-        layer=parse_layers(network.layer),
-        pooling=network.pooling,
-        image_size=parse_image_size(network.image_size),
-        resize=network.resize,
-        **compute.parameters(),
-    )
+    return CNNFeatures(**network.parameters(), **compute.parameters())
 
 
 def expand_options(command: Callable[..., None]) -> Callable[..., None]:
     """Replace each parameter of a command that is annotated with a dataclass by the fields of the dataclass.
 
-    The result takes the fields as keyword arguments, with their annotations and defaults, and calls
+    The returned function takes the fields as keyword arguments, with their annotations and defaults, and calls
     ``command`` with instances of the dataclasses.
     """
     hints = get_type_hints(command, include_extras=True)
@@ -221,22 +266,32 @@ def _field_parameters(group: type) -> list[inspect.Parameter]:
 
 
 def parse_model(text: str) -> str:
-    """Return what `CNNFeatures(model=...)` takes: a name, or the absolute path of a .keras file."""
+    """Return the parameter `model` of `CNNFeatures`: a name, or the absolute path of a .keras file."""
     return os.path.abspath(text) if text.endswith(".keras") else text
 
 
 def parse_layers(text: str | None) -> str | list[str] | None:
-    """One name, a list for several, None for the network's last output."""
+    """Return the parameter `layer` of `CNNFeatures`: a name, a list of names, or None for the default."""
     if text is None:
         return None
-    names = [name.strip() for name in text.split(",")]
-    if not all(names):
-        raise BadArgument(f"--layer {text!r} holds an empty name; expected names with commas between them.")
+    names = split_names("--layer", text)
     return names[0] if len(names) == 1 else names
 
 
+def split_names(option: str, text: str) -> list[str]:
+    """Split the value of an option at its commas.
+
+    >>> split_names("--head", "svm, ridge")
+    ['svm', 'ridge']
+    """
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise BadArgument(f"{option} {text!r} contains an empty name; expected names separated by commas.")
+    return names
+
+
 def parse_image_size(text: str | None) -> int | tuple[int, int] | None:
-    """A side, or (height, width).
+    """Return the side of a square, or (height, width).
 
     >>> parse_image_size("96"), parse_image_size("160x224")
     (96, (160, 224))
@@ -253,14 +308,14 @@ def parse_image_size(text: str | None) -> int | tuple[int, int] | None:
 
 
 def parse_cache(text: str) -> str | None:
-    """What `CNNFeatures(cache=...)` takes."""
+    """Return the parameter `cache` of `CNNFeatures`: "auto", None or an absolute path."""
     if text == "auto":
         return text
     return None if text == "none" else os.path.abspath(os.path.expanduser(text))
 
 
 def parse_bytes(text: str) -> int:
-    """A size in bytes.
+    """Return a number of bytes.
 
     >>> parse_bytes("500MB"), parse_bytes("2 GiB"), parse_bytes("1e3")
     (500000000, 2147483648, 1000)
@@ -276,7 +331,7 @@ def parse_bytes(text: str) -> int:
 
 
 def parse_weights(text: str) -> str | None:
-    """What `CNNFeatures(weights=...)` takes."""
+    """Return the parameter `weights` of `CNNFeatures`: "imagenet", None for random, or an absolute path."""
     if text in ("imagenet", "bundled"):
         return text
     if text in ("random", "none"):
@@ -284,6 +339,6 @@ def parse_weights(text: str) -> str | None:
     path = os.path.abspath(os.path.expanduser(text))
     if not os.path.isfile(path):
         raise BadArgument(
-            f"--weights {text!r}: no such file; expected imagenet, random, or a .weights.h5 or .h5 file."
+            f"--weights {text!r}: no such file; expected imagenet, random, or the path of a .weights.h5 or .h5 file."
         )
     return path

@@ -1,4 +1,4 @@
-"""Output files of commands: complete or absent, and never in place of a file that another program wrote."""
+"""Write output files: atomically, and without overwriting files of other programs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from tlfeatures import __version__
+from tlfeatures._files import TEMPORARY_PREFIX, atomic_write
 from tlfeatures.cli._session import BadArgument
 from tlfeatures.errors import MissingDependencyError
 
@@ -22,18 +23,20 @@ if TYPE_CHECKING:
 __all__ = ["check_output", "manifest_path", "replacing", "write_csv", "write_features"]
 
 _MANIFEST = "path,digest,label,error"
-_MARK = "tlfeatures"  # an attribute, or a key of the metadata
+_MARK = "tlfeatures"  # attribute or metadata key of files that a command wrote
 
 
 def check_output(path: str, suffixes: Sequence[str], force: bool = False, option: str = "-o") -> None:
-    """Refuse, before any work is done, what could not be written in the end.
+    """Raise an error if an output file cannot or must not be written.
 
     Raises
     ------
     BadArgument
-        A suffix that says no known format, a missing folder, or a file that another program made.
+        If the suffix is unknown, the folder is missing, or the file exists and another program wrote it.
     OSError
-        A folder that cannot be written to.
+        If the folder is not writable.
+    MissingDependencyError
+        If a Parquet file is to be written and pyarrow is not installed.
     """
     suffix, folder = Path(path).suffix.lower(), os.path.dirname(os.path.realpath(path))
     if suffix not in suffixes:
@@ -46,8 +49,7 @@ def check_output(path: str, suffixes: Sequence[str], force: bool = False, option
         raise PermissionError(13, f"No permission to write into the folder of {option}", folder)
     if suffix == ".parquet":
         _pyarrow(path)
-    written = [path, manifest_path(path)] if suffix == ".npy" else [path]
-    for file in written:
+    for file in (path, manifest_path(path)) if suffix == ".npy" else (path,):
         if os.path.exists(file) and not force and not _is_ours(file):
             raise BadArgument(
                 f"{file!r} exists and was not written by this command. Name another file, or pass --force."
@@ -55,31 +57,26 @@ def check_output(path: str, suffixes: Sequence[str], force: bool = False, option
 
 
 def manifest_path(path: str) -> str:
-    """Where the manifest of a .npy file stands."""
+    """Return the path of the manifest of a .npy file."""
     return f"{os.path.splitext(path)[0]}.manifest.csv"
 
 
 @contextlib.contextmanager
 def replacing(path: str) -> Iterator[IO[bytes]]:
-    """A file that takes the place of ``path`` when it is complete and on the disk."""
+    """Open a temporary file that replaces ``path`` when it is complete; errors name ``path``."""
     path = os.path.realpath(path)
-    temp = os.path.join(os.path.dirname(path), f".tlfeatures-{os.urandom(8).hex()}.tmp")
     try:
-        with open(temp, "xb") as file:
+        with atomic_write(path) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temp, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temp)
-        if isinstance(error, OSError) and error.filename in (None, temp):  # the user knows of no other name
-            raise OSError(error.errno, f"Cannot write: {error.strerror or error}", path) from error
-        raise
+    except OSError as error:
+        name = os.path.basename(os.fsdecode(error.filename or ""))
+        if name and not name.startswith(TEMPORARY_PREFIX):
+            raise
+        raise OSError(error.errno, f"Cannot write: {error.strerror or error}", path) from error
 
 
 def write_csv(file: IO[bytes], columns: dict[str, Sequence[Any]]) -> None:
-    """Write a CSV table in UTF-8; file names that are not valid text keep their bytes."""
+    """Write a CSV table in UTF-8; undecodable bytes of file names are kept."""
     text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="", write_through=True)
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -94,26 +91,26 @@ def write_features(
     names: Sequence[str],
     recipe: dict[str, Any],
 ) -> None:
-    """Features with their manifest, in the format that the suffix says.
+    """Write features and their manifest in the format of the suffix.
 
     Parameters
     ----------
     path : str
-        Ends in .h5, .parquet or .npy.
+        Path that ends in .h5, .parquet or .npy.
     manifest : dict of str to list
-        Columns with a value for each row.
+        Columns with one value per row.
     features : ndarray of float32, shape (n, d)
     names : sequence of str
-        Of the d features.
+        Names of the d features.
     recipe : dict
-        A JSON object.
+        Recipe of the features, a JSON object.
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".npy":
         import numpy
 
-        with replacing(path) as file, replacing(manifest_path(path)) as beside:
-            write_csv(beside, {name: [_text(v) for v in values] for name, values in manifest.items()})
+        with replacing(path) as file, replacing(manifest_path(path)) as manifest_file:
+            write_csv(manifest_file, {name: [_text(v) for v in values] for name, values in manifest.items()})
             numpy.save(file, features)
         return
     write = _write_parquet if suffix == ".parquet" else _write_hdf5
@@ -127,7 +124,7 @@ def _write_hdf5(
     import h5py
 
     text = h5py.string_dtype()
-    # in memory, for HDF5 does not survive a full disk; images of newer versions lose their checksum
+    # in memory, because HDF5 crashes if the disk is full; file images of newer formats lose their checksum
     with h5py.File.in_memory(libver=("earliest", "v108")) as h5:
         h5.attrs[_MARK], h5.attrs["recipe"] = __version__, recipe
         h5["features"] = features
@@ -175,15 +172,15 @@ def _pyarrow(path: str) -> Any:
         import pyarrow.parquet
     except ImportError:
         raise MissingDependencyError(
-            f"{path!r} needs a Parquet writer: pip install pyarrow. Or name a .h5 or .npy file."
+            f"Writing {path!r} needs pyarrow: pip install pyarrow. Or name a .h5 or .npy file."
         ) from None
     return pyarrow.parquet
 
 
 def _is_ours(path: str) -> bool:
-    """Whether a command wrote the file, which may then be written anew."""
+    """Return whether a command wrote the file, so that it may be overwritten."""
     suffix = Path(path).suffix.lower()
-    with contextlib.suppress(Exception):  # whatever a foreign file makes of its reader: it is not ours
+    with contextlib.suppress(Exception):  # files of other programs can raise any exception
         if suffix == ".h5":
             import h5py
 
@@ -200,7 +197,6 @@ def _is_ours(path: str) -> bool:
         if start.startswith(b"PK"):  # a bundle of `finetune`
             with zipfile.ZipFile(path) as file:
                 return json.loads(file.read("about.json"))["format"].startswith(f"{_MARK}.")
-        return (
-            start.startswith(b"\x80") and _MARK.encode() in start
-        )  # a pickle of a pipeline with CNNFeatures
+        # a pickle of a pipeline with CNNFeatures
+        return start.startswith(b"\x80") and _MARK.encode() in start
     return False

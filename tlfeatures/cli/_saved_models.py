@@ -1,4 +1,4 @@
-"""Saved models: written, recognized by their content, loaded, and run with an account of every image."""
+"""Save, load and run fitted models."""
 
 from __future__ import annotations
 
@@ -22,50 +22,57 @@ if TYPE_CHECKING:
     from tlfeatures.extract import Extracted
     from tlfeatures.features import CNNFeatures
 
-_EXPECTED = "expected a scikit-learn Pipeline that begins with CNNFeatures, as `tlfeatures fit` saves it"
+_EXPECTED = "expected a scikit-learn Pipeline that begins with CNNFeatures, as saved by `tlfeatures fit`"
 _COMPRESSED = {b"\x1f\x8b": gzip, b"BZh": bz2, b"\xfd7zXZ": lzma, b"\x5d\x00": lzma}
 _LZ4 = b"\x04\x22\x4d\x18"
 
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A file of `fit`, `select` or `finetune`, and how to run it."""
+    """File of a saved model, and options to run it."""
 
     pipe: Annotated[
         str,
         typer.Argument(
             metavar="PIPE",
-            help="File that `fit`, `select` or `finetune` saved. Loading a .joblib file can run code: load only files "
+            help="File saved by `fit`, `select` or `finetune`. Loading a .joblib file can run code: load only files "
             "you trust.",
         ),
     ]
     cache: Annotated[
         str | None,
         typer.Option(
-            "--cache", metavar="auto|none|DIR", help="Folder of the store; by default the pipeline's."
+            "--cache",
+            metavar="auto|none|DIR",
+            help="Folder of the embedding store; by default that of the model.",
         ),
     ] = None
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", metavar="N", min=1, help="By default the pipeline's.")
+        int | None,
+        typer.Option(
+            "--batch-size", metavar="N", min=1, help="Images per batch; by default that of the model."
+        ),
     ] = None
 
     def load(self) -> Fitted:
-        """Load the file, whatever its name.
+        """Load the file, whose format is recognized by its content.
 
         Raises
         ------
         BadArgument
-            When it is neither a pipeline saved by joblib nor a bundle, or a pipeline without `CNNFeatures`.
+            If the file is neither a pipeline saved by joblib nor a bundle, or does not begin with `CNNFeatures`.
         """
         from sklearn.pipeline import Pipeline
 
         from tlfeatures.features import CNNFeatures
 
         model = _read(self.pipe)
-        model = getattr(model, "best_estimator_", model)  # a search over pipelines
+        model = getattr(model, "best_estimator_", model)  # such as a GridSearchCV over pipelines
         steps = model.steps if isinstance(model, Pipeline) else []
         if len(steps) < 2 or not isinstance(steps[0][1], CNNFeatures) or not hasattr(model, "predict"):
-            raise BadArgument(f"{self.pipe!r} holds an object of type {type(model).__name__}; {_EXPECTED}.")
+            raise BadArgument(
+                f"{self.pipe!r} contains an object of type {type(model).__name__}; {_EXPECTED}."
+            )
         cnn = steps[0][1].set_params(verbose=int(stderr_is_terminal()))
         if self.cache is not None:
             cnn.set_params(cache=parse_cache(self.cache))
@@ -81,11 +88,11 @@ class Predictions:
     Attributes
     ----------
     rows : ndarray of int, shape (m,)
-        Their places among all images.
+        Rows of these images among all images.
     values : ndarray of shape (m,)
         Labels or numbers.
     probabilities : ndarray of shape (m, n_classes) or None
-        None where the head has none.
+        None if the head has no probabilities.
     decision : ndarray of shape (m,) or None
         Decision value of the predicted class, for heads without probabilities.
     """
@@ -98,7 +105,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A loaded pipeline: the transformer, all that follows it, and the digests of its training images."""
+    """A loaded pipeline: the transformer, its other steps, and the digests of the training images."""
 
     cnn: CNNFeatures
     rest: Any
@@ -106,12 +113,12 @@ class Fitted:
 
     @property
     def classes(self) -> np.ndarray | None:
-        """The classes it knows; None for regression."""
+        """Classes of the head; None for regression."""
         return getattr(self.rest, "classes_", None)
 
     @property
     def confidence(self) -> str | None:
-        """What the head says of its predictions: "probability", "decision" or None."""
+        """Confidence value of the predictions: "probability", "decision" or None."""
         if self.classes is None:
             return None
         methods = {"probability": "predict_proba", "decision": "decision_function"}
@@ -125,7 +132,7 @@ class Fitted:
         if not len(rows):
             return Predictions(rows, np.empty(0))
         X = result.features[rows]
-        if hasattr(self.rest, "feature_names_in_"):  # fitted on what set_output(transform="pandas") gave
+        if hasattr(self.rest, "feature_names_in_"):  # fitted with set_output(transform="pandas")
             import pandas
 
             X = pandas.DataFrame(X, columns=self.cnn.get_feature_names_out())
@@ -135,37 +142,37 @@ class Fitted:
         return Predictions(rows, values, None, self._decision(X, values))
 
     def _decision(self, X: Any, values: np.ndarray) -> np.ndarray | None:
-        """Decision value of the predicted class, if there is one for each class."""
+        """Return the decision value of the predicted class; None if the head has no value for each class."""
         import numpy as np
 
         if self.confidence is None:
             return None
         decision = np.asarray(self.rest.decision_function(X))
-        places = np.searchsorted(self.classes, values)
-        if decision.ndim == 1:  # two classes: positive values are for the second
-            return np.where(places == 1, decision, -decision)
-        return decision[np.arange(len(places)), places] if decision.shape[1] == len(self.classes) else None
+        indices = np.searchsorted(self.classes, values)
+        if decision.ndim == 1:  # two classes: positive values predict the second
+            return np.where(indices == 1, decision, -decision)
+        return decision[np.arange(len(indices)), indices] if decision.shape[1] == len(self.classes) else None
 
     def count_training_images(self, keys: np.ndarray) -> int | None:
-        """How many images with these digests the pipeline was trained on; None when it does not say."""
+        """Count the images that were used for training; None if the file has no digests of them."""
         import numpy as np
 
         if self.training_digests is None:
             return None
-        known = {digest.tobytes() for digest in np.asarray(self.training_digests)}
-        return sum(key.tobytes() in known for key in keys)
+        used = {digest.tobytes() for digest in np.asarray(self.training_digests)}
+        return sum(key.tobytes() in used for key in keys)
 
 
 def save_pipeline(path: str, cnn: CNNFeatures, head: Any, keys: np.ndarray) -> None:
-    """Write a pipeline by joblib, with the digests of its training images.
+    """Save a pipeline with joblib, with the digests of its training images.
 
     Parameters
     ----------
     path : str
     cnn : CNNFeatures
-        Fitted.
+        Fitted transformer.
     head : estimator
-        Fitted.
+        Fitted head.
     keys : ndarray of uint8, shape (n, 16)
         Digests of the training images.
     """
@@ -188,12 +195,12 @@ def _read(path: str) -> Any:
     from tlfeatures.sources import list_siblings, suggest_names
 
     if not os.path.isfile(path):
-        near = suggest_names(os.path.basename(path), list_siblings(path))
-        raise BadArgument(f"No such file: {path!r}; {_EXPECTED}.{near}")
+        suggestion = suggest_names(os.path.basename(path), list_siblings(path))
+        raise BadArgument(f"No such file: {path!r}; {_EXPECTED}.{suggestion}")
     bundle = is_bundle(path)
     if not bundle and not _is_pickle(path):
         raise BadArgument(
-            f"Cannot load {path!r}: it is neither a pickle of joblib nor a bundle of `tlfeatures finetune`; "
+            f"Cannot load {path!r}: it is neither a joblib file nor a bundle saved by `tlfeatures finetune`; "
             f"{_EXPECTED}."
         )
     if not bundle:
@@ -202,12 +209,12 @@ def _read(path: str) -> Any:
         return read_bundle(path) if bundle else joblib.load(path)
     except OSError:
         raise
-    except Exception as error:  # a damaged pickle may raise anything
+    except Exception as error:  # a damaged pickle can raise any exception
         raise BadArgument(f"Cannot load {path!r} ({type(error).__name__}: {error}); {_EXPECTED}.") from error
 
 
 def read_bundle(path: str) -> Any:
-    """Read a bundle as a pipeline of its network, as `CNNFeatures`, and its head."""
+    """Read a bundle as a pipeline of `CNNFeatures` with its network, and its head."""
     from sklearn.pipeline import Pipeline
 
     from tlfeatures.features import CNNFeatures
@@ -216,24 +223,24 @@ def read_bundle(path: str) -> Any:
     tuned = load_bundle(path, expected={c.__name__: c for c in (FineTuneClassifier, FineTuneRegressor)})
     layers = [y._keras_history.operation.name for y in tuned.network_.outputs]
     if tuned.tta:
-        warn(f"{path} was trained with --tta {tuned.tta}, which is not used here: each image is seen once.")
+        warn(f"{path} was trained with --tta {tuned.tta}, which `evaluate` and `predict` do not apply.")
     net = tuned._live()
     decoding = {name: net.decoding.get(name) for name in ("resize", "interpolation", "decode", "max_value")}
     cnn = CNNFeatures(
         tuned.network_, layer=layers, pooling="flatten" if callable(tuned.head) else tuned.pooling,
         batch_size=tuned.batch_size, precision=net.precision, cache=tuned.cache, **decoding,
     )  # fmt: skip
-    cnn.fit([path])  # any list will do: it fixes the recipe
+    cnn.fit([path])  # fitting depends on the type of X, a list of paths, and does not read the files
     pipeline = Pipeline([("cnn", cnn), ("head", tuned.head_)])
     pipeline.training_digests_ = getattr(tuned, "training_digests_", None)
     return pipeline
 
 
 def _is_pickle(path: str) -> bool:
-    """Whether a file begins as a pickle does, compressed by any method of joblib or not."""
+    """Return whether a file begins like a pickle, uncompressed or compressed by a method of joblib."""
     with open(path, "rb") as file:
         start = file.read(4096)
-    if start.startswith(_LZ4):  # its package may be absent; joblib.load says so
+    if start.startswith(_LZ4):  # if its package is not installed, joblib.load raises an error
         return True
     try:
         if start.startswith(b"\x78"):

@@ -1,4 +1,4 @@
-"""One run of the command: warnings and errors as lines, backends that start in silence."""
+"""Context of one command: warnings and errors as single lines, no start-up messages of backends."""
 
 from __future__ import annotations
 
@@ -23,25 +23,22 @@ from tlfeatures.errors import DuplicateImagesWarning, OutOfMemoryError, Unreadab
 
 __all__ = ["BadArgument", "report_error", "session"]
 
-# parameters whose options have another name than the parameter
+# options whose names differ from those of the parameters
 _OPTIONS = {"n_jobs": "--jobs", "random_state": "--seed", "models": "--model"}
-_NONE = {"weights": "random", "cache": "none"}  # what an option calls the value None
+_NONE = {"weights": "random", "cache": "none"}  # values of options that mean None
+_DEPRECATIONS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
+_REPORTED_BY_COMMANDS = (UnreadableImagesWarning, DuplicateImagesWarning)
 
 
 class BadArgument(ValueError):
-    """An option or argument that cannot be as it is; the text says what to do."""
+    """An invalid option or argument; the message says how to fix it."""
 
 
 @contextlib.contextmanager
 def session() -> Iterator[None]:
-    """Print each warning as one line, once, and mute start-up messages of backends; restores all settings."""
-    with warnings.catch_warnings(), _silent_start(), _lenient_output(), _orderly_end():
-        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
-            warnings.simplefilter("ignore", category)
-        for category in (
-            UnreadableImagesWarning,
-            DuplicateImagesWarning,
-        ):  # commands name the images themselves
+    """Print each warning once, as one line, and suppress start-up messages of backends; restore all settings."""
+    with warnings.catch_warnings(), _muted_backends(), _escaped_output(), _sigterm_as_exit():
+        for category in (*_DEPRECATIONS, *_REPORTED_BY_COMMANDS):
             warnings.simplefilter("ignore", category)
         printed: set[str] = set()
 
@@ -55,26 +52,29 @@ def session() -> Iterator[None]:
 
 
 def report_error(error: Exception) -> int:
-    """Print one line for ``error``; the exit code."""
+    """Print an error as one line; return the exit code."""
     if os.environ.get("TLFEATURES_DEBUG"):
         traceback.print_exc()
-    if hasattr(error, "format_message"):  # of the parser, wherever this version of typer keeps it
+    if hasattr(
+        error, "format_message"
+    ):  # an error of the parser, whose class depends on the version of typer
         text = error.format_message().strip()
         full_stop = "" if text.endswith((".", "?")) else "."
-        warn(f"{text}{full_stop} See `{_command_of(error)} --help`.", "error: ")
+        command = getattr(getattr(error, "ctx", None), "command_path", "tlfeatures")
+        warn(f"{text}{full_stop} See `{command} --help`.", "error: ")
         return 2
-    if type(error).__name__ == "Abort":  # end of input at a question
-        warn("not confirmed; --yes goes ahead without asking.", "error: ")
+    if type(error).__name__ == "Abort":  # the question was not answered by yes
+        warn("not confirmed; pass --yes to skip the question.", "error: ")
         return 1
-    text = _name_options(_text(error))
+    text = _name_options(_describe_error(error))
     if not isinstance(error, (ValueError, OSError, ImportError, ArithmeticError, MemoryError)):
-        text = f"{type(error).__name__}: {text} (TLFEATURES_DEBUG=1 shows where)"
+        text = f"{type(error).__name__}: {text} (TLFEATURES_DEBUG=1 prints the traceback)"
     warn(text, "error: ")
     return 2 if isinstance(error, ValueError) else 1
 
 
 def _name_options(text: str) -> str:
-    """Write the parameters that a message of the library has in backticks as options of the command line.
+    """Replace the parameters in backticks in a message of the library by options of the command line.
 
     >>> _name_options("Pass `weights='my.h5'`, or `weights=None`; `n_jobs` and `nested=True` are others.")
     'Pass --weights my.h5, or --weights random; --jobs and --nested are others.'
@@ -98,7 +98,7 @@ def _name_options(text: str) -> str:
 
 @functools.cache
 def _known_options() -> frozenset[str]:
-    """The long options of all commands."""
+    """Return the options of all commands."""
     from typer.main import get_command
 
     from tlfeatures.cli._app import app
@@ -107,14 +107,9 @@ def _known_options() -> frozenset[str]:
     return frozenset(name for command in commands for parameter in command.params for name in parameter.opts)
 
 
-def _command_of(error: Any) -> str:
-    """The command whose arguments were wrong."""
-    return getattr(getattr(error, "ctx", None), "command_path", "tlfeatures")
-
-
-def _text(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     if isinstance(error, MemoryError) and not isinstance(error, OutOfMemoryError):
-        return "out of memory; a smaller --batch-size needs less"
+        return "out of memory; pass a smaller --batch-size"
     if isinstance(error, OSError) and error.strerror:  # without "[Errno 13]"
         name = "" if error.filename is None else f": {os.fsdecode(error.filename)!r}"
         return f"{error.strerror}{name}"
@@ -122,28 +117,28 @@ def _text(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _orderly_end() -> Iterator[None]:
-    """A request to end (of a batch system, say) unwinds as Ctrl-C does: rows in memory reach the store."""
-    if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
+def _sigterm_as_exit() -> Iterator[None]:
+    """Raise SystemExit on SIGTERM, so that rows in memory are written to the store as after Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():  # other threads cannot set handlers
         yield
         return
 
-    def end(*_: Any) -> None:
+    def stop(*_: Any) -> None:
         raise SystemExit(128 + signal.SIGTERM)
 
-    before = signal.signal(signal.SIGTERM, end)
+    previous = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
 
 
 @contextlib.contextmanager
-def _lenient_output() -> Iterator[None]:
-    """Print file names that are not valid text with escapes instead of failing."""
+def _escaped_output() -> Iterator[None]:
+    """Escape characters that standard output cannot encode, instead of raising an error."""
     stream = sys.stdout
-    before = getattr(stream, "errors", None)
-    if before is None or not hasattr(stream, "reconfigure"):
+    errors = getattr(stream, "errors", None)
+    if errors is None or not hasattr(stream, "reconfigure"):
         yield
         return
     stream.reconfigure(errors="backslashreplace")
@@ -151,21 +146,21 @@ def _lenient_output() -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(ValueError, OSError):
-            stream.reconfigure(errors=before)
+            stream.reconfigure(errors=errors)
 
 
 @contextlib.contextmanager
-def _silent_start() -> Iterator[None]:
-    """Keep what backends write to file descriptor 2 while they are imported off the terminal."""
+def _muted_backends() -> Iterator[None]:
+    """Suppress messages that backends write to file descriptor 2 while they are imported."""
     if os.environ.get("TLFEATURES_DEBUG"):
         yield
         return
     added = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # failures come as exceptions all the same
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # errors are raised as exceptions
     logger, importing = logging.getLogger("tensorflow"), _keras.importing
     level = logger.level
     logger.setLevel(logging.ERROR)
-    _keras.importing = _muted
+    _keras.importing = _muted_import
     try:
         yield
     finally:
@@ -176,20 +171,20 @@ def _silent_start() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _muted() -> Iterator[None]:
-    """File descriptor 2 goes to a file; an exception brings out what was written there."""
-    if "keras" in sys.modules:  # started already
+def _muted_import() -> Iterator[None]:
+    """Redirect file descriptor 2 to a temporary file, whose content is printed if an exception is raised."""
+    if "keras" in sys.modules:  # imported already
         yield
         return
     try:
         sys.stderr.flush()
-        real = os.dup(2)
-    except (OSError, ValueError, AttributeError):  # closed: nothing to see anyway
+        stderr = os.dup(2)
+    except (OSError, ValueError, AttributeError):  # standard error is closed
         yield
         return
-    watch = not faulthandler.is_enabled()
-    if watch:
-        faulthandler.enable(file=real)  # a crash of native code must not be silent
+    enable = not faulthandler.is_enabled()
+    if enable:
+        faulthandler.enable(file=stderr)  # reports crashes of native code
     with tempfile.TemporaryFile() as output:
         os.dup2(output.fileno(), 2)
         try:
@@ -197,10 +192,10 @@ def _muted() -> Iterator[None]:
         except BaseException:
             output.seek(0)
             with contextlib.suppress(OSError):
-                os.write(real, output.read())
+                os.write(stderr, output.read())
             raise
         finally:
-            if watch:
+            if enable:
                 faulthandler.disable()
-            os.dup2(real, 2)
-            os.close(real)
+            os.dup2(stderr, 2)
+            os.close(stderr)

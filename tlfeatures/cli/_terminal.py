@@ -1,14 +1,24 @@
-"""Terminal output: results on standard output, everything else on standard error."""
+"""Terminal output: results on standard output, messages on standard error."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["count", "show_json", "show_table", "shown", "stderr_is_terminal", "tell", "warn"]
+__all__ = [
+    "count",
+    "escape",
+    "show_json",
+    "show_table",
+    "show_text",
+    "stderr_is_terminal",
+    "warn",
+    "warn_of_list",
+]
 
 _WIDE = 10_000  # columns when the output is not a terminal
 
@@ -22,8 +32,8 @@ def _console(stderr: bool = False) -> Any:
     return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
 
 
-def tell(text: str = "", style: str | None = None) -> None:
-    """Print a line of results without wrapping it."""
+def show_text(text: str = "", style: str | None = None) -> None:
+    """Print a line on standard output without wrapping it."""
     _console().print(text, style=style, soft_wrap=True)
 
 
@@ -33,71 +43,77 @@ def warn(text: str, kind: str = "warning: ") -> None:
 
     line = " ".join(part.strip() for part in text.splitlines() if part.strip())
     style = {"error: ": "bold red", "warning: ": "yellow"}.get(kind, "")
-    _console(stderr=True).print(Text.assemble((kind, style), shown(line)), soft_wrap=True)
+    _console(stderr=True).print(Text.assemble((kind, style), escape(line)), soft_wrap=True)
 
 
-def show_table(
-    columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None, best: int | None = None
-) -> None:
+def warn_of_list(heading: str, items: Sequence[str], limit: int) -> None:
+    """Print a warning with the first ``limit`` items, one per line, and the number of the others."""
+    warn(heading)
+    for item in items[:limit]:
+        warn(item, "  ")
+    if len(items) > limit:
+        warn(f"and {len(items) - limit:,} more", "  ")
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], best: int | None = None) -> None:
     """Print a table with right-aligned numbers; row ``best`` is bold."""
     from rich import box
     from rich.table import Table
 
     rows = [list(row) for row in rows]
-    # rich would centre a title over the table
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for j, name in enumerate(columns):
         right = any(isinstance(row[j], (int, float)) for row in rows)
         table.add_column(name, justify="right" if right else "left", overflow="fold")
     for i, row in enumerate(rows):
-        table.add_row(*map(_cell, row), style="bold" if i == best else None)
-    if title:
-        tell(title, style="bold")
+        table.add_row(*map(_format_cell, row), style="bold" if i == best else None)
     _console().print(table)
 
 
-def _cell(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
         return "yes" if value else ""
     if isinstance(value, float):
         return f"{value:.4f}"
-    return f"{value:,}" if isinstance(value, int) else shown(str(value))
+    return f"{value:,}" if isinstance(value, int) else escape(str(value))
 
 
 def show_json(value: Any) -> None:
     """Print ``value`` as JSON on standard output."""
-    sys.stdout.write(json.dumps(value, indent=2, default=_plain) + "\n")
+    sys.stdout.write(json.dumps(_to_json(value), indent=2, default=os.fspath) + "\n")
 
 
-def _plain(value: Any) -> Any:
-    """Convert NumPy values and paths to JSON types."""
+def _to_json(value: Any) -> Any:
+    """Convert NumPy values to Python's; NaN and infinity, which JSON does not have, become None."""
     if hasattr(value, "tolist"):
-        return value.tolist()
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable.")
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {key: _to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_to_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def shown(text: str) -> str:
+def escape(text: str) -> str:
     """Escape characters that are not printable: line ends, escape sequences, undecodable bytes.
 
-    >>> shown("two\\nlines")
+    >>> escape("two\\nlines")
     'two\\\\nlines'
     """
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def count(n: int, what: str, plural: str | None = None) -> str:
+def count(n: int, noun: str, plural: str | None = None) -> str:
     """Format a number with its noun.
 
     >>> count(1, "image"), count(1080, "image")
     ('1 image', '1,080 images')
     """
-    return f"{n:,} {what if n == 1 else plural or what + 's'}"
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
 def stderr_is_terminal() -> bool:
-    """Whether standard error is a terminal, so that progress can be shown."""
+    """Return whether standard error is a terminal, so that progress can be shown."""
     return sys.stderr.isatty()
