@@ -389,7 +389,7 @@ def test_embed_fails_if_the_store_is_not_writable(run, photos):
     ("output", "text"),
     [
         ("f.txt", "must end in .h5 or .parquet or .npy"),
-        ("absent/f.h5", "there is no folder"),
+        ("absent/f.h5", "does not exist; make it first"),
         ("folder.h5", "is a folder"),
         ("theirs.h5", "was not written by this command"),
         ("theirs.parquet", "was not written by this command"),
@@ -526,7 +526,7 @@ def test_cold_start_prints_no_messages_of_the_backend(run, photos):
         (["--weights", "absent.h5", "--cv", "2"], "no such file"),
         (["--precision", "int8", "--cv", "2"], "got 'int8'"),
         (["-o", "p.txt", "--cv", "2"], "must end in .joblib"),
-        (["-o", "absent/p.joblib", "--cv", "2"], "there is no folder"),
+        (["-o", "absent/p.joblib", "--cv", "2"], "does not exist; make it first"),
     ],
 )
 def test_fit_rejects_options(run, photos, argv, text):
@@ -553,7 +553,7 @@ def test_fit_rejects_sources(run, photos, tmp_path):
         (bare, "Name their column with --target"),
         (
             few,
-            "--cv 2 folds need as many images of every class; 1 of 2 classes have fewer, the smallest 'rare' with 1",
+            "1 of 2 classes have fewer, the smallest 'rare' with 1",
         ),
         (broken, "None of the images"),
     ):
@@ -898,7 +898,7 @@ def test_cache_clear_asks_for_confirmation(run, photos, monkeypatch):
 def test_cache_rejects_files_and_missing_folders(run):
     Path("file").write_text("x")
     assert "is a file" in run("cache", "info", "file").errors[0]
-    assert "no folder" in run("cache", "clear", "absent", "--yes").errors[0]
+    assert "does not exist" in run("cache", "clear", "absent", "--yes").errors[0]
 
 
 # -- real images -------------------------------------------------------------------------------

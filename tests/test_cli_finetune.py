@@ -199,7 +199,7 @@ def test_show_augmentations(run, photos, monkeypatch):
         (["--show-augmentations", "v.png"], "needs --augment"),
         (["--augment", "flip=sideways"], "augment['flip']='sideways'"),
         (["--tta", "2"], "Set augment, or tta=0"),
-        (["--curves", "none/c.png"], "--curves 'none/c.png': there is no folder"),
+        (["--curves", "none/c.png"], "--curves 'none/c.png': the folder"),
         (["--weight-decay", "-1"], "--weight-decay must be a number of at least 0; got -1.0"),
     ],
 )

@@ -132,7 +132,7 @@ def _open(path: str | None) -> EmbeddingStore:
     if os.path.exists(store.root) and not store.root.is_dir():
         raise BadArgument(f"{str(store.root)!r} is a file; expected the folder of a store.")
     if path is not None and not store.root.exists():
-        raise BadArgument(f"There is no folder {str(store.root)!r}; expected the folder of a store.")
+        raise BadArgument(f"The folder {str(store.root)!r} does not exist; expected the folder of a store.")
     return store
 
 

@@ -42,7 +42,7 @@ def check_output(path: str, suffixes: Sequence[str], force: bool = False, option
     if suffix not in suffixes:
         raise BadArgument(f"{option} {path!r} must end in {' or '.join(suffixes)}.")
     if not os.path.isdir(folder):
-        raise BadArgument(f"{option} {path!r}: there is no folder {folder!r}; make it first.")
+        raise BadArgument(f"{option} {path!r}: the folder {folder!r} does not exist; make it first.")
     if os.path.isdir(path):
         raise BadArgument(f"{option} {path!r} is a folder; name a file in it.")
     if not os.access(folder, os.W_OK):

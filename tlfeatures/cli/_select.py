@@ -183,7 +183,7 @@ def _check_folder(path: str, source: str, force: bool) -> None:
         raise BadArgument(f"-o {path!r} is a file; name a folder for the report.")
     parent = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(parent):
-        raise BadArgument(f"-o {path!r}: there is no folder {parent!r}; make it first.")
+        raise BadArgument(f"-o {path!r}: the folder {parent!r} does not exist; make it first.")
     if not os.access(path if os.path.isdir(path) else parent, os.W_OK):
         raise PermissionError(13, "No permission to write into the folder of -o", path)
     from tlfeatures.report import is_report
