@@ -92,7 +92,7 @@ def bare(**options):
     """The compiled network alone: uint8 batch to embeddings, as `CNNFeatures` runs it with a store."""
     backbone = Backbone(options["model"], options["weights"], options.get("image_size"))
     plan = FeatureSpec.make(backbone, None, "avg")
-    outputs = plan.in_one_pass(plan.columns)
+    outputs = plan.add_free_poolings(plan.columns)
     return backbone.compile([(c.tap, c.part) for c in outputs], plan.description)
 
 

@@ -81,7 +81,7 @@ def list_imports(path: Path) -> set[str]:
 def units_imported(path: Path) -> set[str]:
     """Return the other modules and subpackages that a file imports; a public name stands for its module."""
     units = {
-        tlfeatures._HOME.get(n.split(".")[1], n.split(".")[1])
+        tlfeatures._MODULES.get(n.split(".")[1], n.split(".")[1])
         for n in list_imports(path)
         if n.startswith("tlfeatures.")
     }
@@ -171,7 +171,7 @@ def test_public_names_resolve_and_are_documented(name):
 
 
 def test_public_names_and_their_modules_agree():
-    assert set(tlfeatures.__all__) == {*tlfeatures._HOME, "__version__"}
+    assert set(tlfeatures.__all__) == {*tlfeatures._MODULES, "__version__"}
     with pytest.raises(AttributeError, match="has no attribute 'CNNFeature'"):
         tlfeatures.CNNFeature  # noqa: B018
 

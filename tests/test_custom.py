@@ -16,7 +16,7 @@ from tests.networks import KERAS_3_8, build, numbers, off, pictures, preprocess
 from tlfeatures import CNNFeatures, list_layers
 from tlfeatures.errors import UnknownNameError, WeightsError
 from tlfeatures.networks import NETWORKS, Backbone, layer_table
-from tlfeatures.networks._custom import preprocessing_of
+from tlfeatures.networks._custom import find_preprocessing
 
 keras = pytest.importorskip("keras")
 L = keras.layers
@@ -141,9 +141,11 @@ def test_a_model_of_one_size_keeps_it():
     model = functional(L.Rescaling(1 / 255), size=(24, 20))
     assert Backbone(model).describe().image_size == (24, 20)
     assert Backbone(model, image_size=(24, 20)).describe().image_size == (24, 20)
-    with pytest.raises(ValueError, match="takes images of 24x20 pixels, not 30x30; leave image_size out"):
+    with pytest.raises(
+        ValueError, match=r"must be \(24, 20\), the input size of .*; got \(30, 30\). Leave it out"
+    ):
         Backbone(model, image_size=30).describe()
-    with pytest.raises(ValueError, match="takes images of Nonex20 pixels, not 30x30"):
+    with pytest.raises(ValueError, match=r"must be \(None, 20\), .*; got \(30, 30\)"):
         Backbone(functional(size=(None, 20)), image_size=30).describe()
 
 
@@ -168,11 +170,11 @@ def test_a_model_of_one_size_keeps_it():
 )
 def test_a_network_of_keras_is_recognized(name, size, module):
     model = build(NETWORKS[name], size)
-    assert preprocessing_of(model) == module
+    assert find_preprocessing(model) == module
     other_top = keras.Model(model.input, L.Dense(3)(L.GlobalMaxPooling2D()(model.output)))
-    assert preprocessing_of(other_top) == module
+    assert find_preprocessing(other_top) == module
     nested = keras.Sequential([keras.Input((size, size, 3)), model, L.GlobalAveragePooling2D()])
-    assert preprocessing_of(nested) == module
+    assert find_preprocessing(nested) == module
 
 
 def test_a_saved_network_has_its_own_normalization(tmp_path):
@@ -210,11 +212,9 @@ def bare():
 @pytest.mark.parametrize("model", [functional, bare])
 def test_unknown_pixels_are_warned_about_once(model):
     model = model()
-    with pytest.warns(
-        UserWarning, match="so its pixels enter as RGB in 0..255.*pass normalization"
-    ) as caught:
+    with pytest.warns(UserWarning, match="so it gets RGB pixels from 0 to 255.*pass normalization") as caught:
         CNNFeatures(model, cache=None).fit_transform(X)
-    assert len([w for w in caught if "its pixels" in str(w.message)]) == 1
+    assert len([w for w in caught if "RGB pixels" in str(w.message)]) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         embedding(model, normalization=((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
@@ -538,7 +538,7 @@ def forget():
     """As a new process would."""
     from tlfeatures.networks import _digests, _loading, _metadata
 
-    _metadata.forget()
+    _metadata.clear()
     _digests._defaults.cache_clear()
     _loading._models.clear()
 

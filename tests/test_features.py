@@ -367,7 +367,7 @@ def test_images_of_all_kinds_in_one_list(pictures, files, store):
     batches = []
     for _ in range(2):  # computed, then read
         result = extract(
-            X, CNNFeatures(**NETWORK)._plan(), store=store, on_batch=lambda *b: batches.append(b)
+            X, CNNFeatures(**NETWORK)._make_spec(), store=store, on_batch=lambda *b: batches.append(b)
         )
         np.testing.assert_allclose(result.features, expected, rtol=1e-5, atol=1e-6)
         assert (result.keys != 0).any(axis=1).all()
@@ -397,7 +397,7 @@ def test_a_decoder_beyond_one_grey_level_is_refused(files, pictures, store, chan
     assert by_files.decoder_probe_.nbytes < 8000 and by_arrays.decoder_probe_ is None
     change_decoder(4)
     with pytest.raises(
-        RecipeMismatchError, match=r"by up to 4 of 255 grey levels .*install the Pillow of fit"
+        RecipeMismatchError, match=r"by up to 4 of 255 grey levels .*install the Pillow version of fit"
     ):
         by_files.transform(files)
     with warnings.catch_warnings():
@@ -430,11 +430,11 @@ def test_rows_and_transformers_of_an_older_format_are_never_misread(pictures, st
 
 def test_a_grid_of_wrong_layers_builds_the_network_once(pictures, store, monkeypatch):
     builds = []
-    application = Backbone._application
+    application = Backbone._build_application
     monkeypatch.setattr(
-        Backbone, "_application", lambda self, top: builds.append(top) or application(self, top)
+        Backbone, "_build_application", lambda self, top: builds.append(top) or application(self, top)
     )
-    _metadata.forget()
+    _metadata.clear()
     for cache in (None, store, store.root / "other"):
         for i in range(20):
             for size in (32, 48):

@@ -95,7 +95,7 @@ def test_a_global_policy_of_the_users_changes_no_embedding():
     def embed():
         from tlfeatures.networks import _backbone, _loading, _metadata
 
-        _metadata.forget()
+        _metadata.clear()
         _loading._models.clear()
         _backbone._compiled.clear()
         description = plain.describe()

@@ -236,7 +236,7 @@ def test_too_large_for_float16_is_an_error_that_says_so():
     outputs = keras.layers.Rescaling(1000.0)(keras.layers.Rescaling(1.0)(inputs))
     cnn = CNNFeatures(keras.Model(inputs, outputs), precision="float16", cache=None)
     with pytest.raises(
-        FloatingPointError, match=r"not finite under precision='float16'.*Use precision='float32'"
+        FloatingPointError, match=r"non-finite embeddings with precision='float16'.*Use precision='float32'"
     ):
         cnn.fit_transform(np.full((1, 8, 8, 3), 255, "uint8"))
 

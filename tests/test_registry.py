@@ -94,7 +94,7 @@ def test_the_names_of_keras_are_understood():
         ("vgg", r"Unknown network 'vgg'. Did you mean 'vgg19' or 'vgg16'\? See `tlfeatures models`"),
         ("mobilenet_0.7", r"Unknown network 'mobilenet_0.7'. Did you mean 'mobilenet_0.75'"),
         ("ResNet51", r"Did you mean 'resnet50'"),
-        ("", r"Unknown network ''. See `tlfeatures models` for all of them"),
+        ("", r"Unknown network ''. See `tlfeatures models` for all names"),
     ],
 )
 def test_an_unknown_name_is_told_with_its_neighbours(name, told):

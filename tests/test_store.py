@@ -149,14 +149,24 @@ def test_features_need_not_be_contiguous_and_are_not_changed(store):
 @pytest.mark.parametrize(
     ("recipe", "keys", "features", "message"),
     [
-        (RECIPE, rows(3)[0][:, :8], rows(3)[1], r"keys are uint8 \(3, 8\); expected uint8 \(n, 16\)"),
-        (RECIPE, rows(3)[0].astype(int), rows(3)[1], r"keys are int64 .* expected uint8"),
-        (RECIPE, rows(3)[0], rows(4)[1], r"features are float32 \(4, 6\); expected float32 \(3, 6\)"),
-        (RECIPE, rows(3)[0], rows(3, width=5)[1], r"expected float32 \(3, 6\)"),
-        (RECIPE, rows(3)[0], rows(3)[1].astype("f8"), r"features are float64"),
-        ({"width": 6}, *rows(3), r"dtype=None and width=6; expected 'float32'"),
-        ({"dtype": "float32"}, *rows(3), r"width=None; expected 'float32' and a whole number"),
-        ({**RECIPE, "width": 10**9}, *rows(3), r"width=1000000000; .* from 1 to"),
+        (
+            RECIPE,
+            rows(3)[0][:, :8],
+            rows(3)[1],
+            r"`keys` must be uint8 of shape \(n, 16\); got uint8 of shape \(3, 8\)",
+        ),
+        (RECIPE, rows(3)[0].astype(int), rows(3)[1], r"`keys` must be uint8 .* got int64"),
+        (
+            RECIPE,
+            rows(3)[0],
+            rows(4)[1],
+            r"`features` must be float32 of shape \(3, 6\); got float32 of shape \(4, 6\)",
+        ),
+        (RECIPE, rows(3)[0], rows(3, width=5)[1], r"float32 of shape \(3, 6\); got"),
+        (RECIPE, rows(3)[0], rows(3)[1].astype("f8"), r"`features` must be .* got float64"),
+        ({"width": 6}, *rows(3), r"must have dtype='float32' .*; got dtype=None and width=6"),
+        ({"dtype": "float32"}, *rows(3), r"an integer width from 1 to .*; got .*width=None"),
+        ({**RECIPE, "width": 10**9}, *rows(3), r"from 1 to .* got .*width=1000000000"),
     ],
 )
 def test_arrays_that_do_not_fit_the_recipe_are_refused(store, recipe, keys, features, message):
@@ -169,7 +179,7 @@ def test_arrays_that_do_not_fit_the_recipe_are_refused(store, recipe, keys, feat
 
 def test_out_of_another_shape_or_dtype_is_refused(store):
     for out in (np.empty((3, 5), "f4"), np.empty((3, 6), "f8")):
-        with pytest.raises(ValueError, match=r"expected float32 \(3, 6\)"):
+        with pytest.raises(ValueError, match=r"`out` must be float32 of shape \(3, 6\); got"):
             store.get(RECIPE, rows(3)[0], out=out)
 
 
@@ -286,7 +296,7 @@ def test_resolve(tmp_path, monkeypatch):
     assert EmbeddingStore.resolve(str(tmp_path)) == EmbeddingStore.resolve(tmp_path) == store
     for bad in (True, 3, "", {"root": "x"}):
         with pytest.raises(
-            TypeError, match="expected 'auto', the path of a folder, an EmbeddingStore, or None"
+            TypeError, match="`cache` must be 'auto', the path of a folder, an EmbeddingStore, or None"
         ):
             EmbeddingStore.resolve(bad)
 
@@ -431,9 +441,9 @@ os.kill(os.getpid(), 9)
 
 
 def test_writer_refuses_invalid_arguments(store):
-    with pytest.raises(ValueError, match="on_failure='ignore'; expected 'warn' or 'raise'"):
+    with pytest.raises(ValueError, match="`on_failure` must be 'warn' or 'raise'; got 'ignore'"):
         store.writer(RECIPE, on_failure="ignore")
-    with pytest.raises(ValueError, match="2 arrays of features for 1 recipes"):
+    with pytest.raises(ValueError, match="one array per recipe, 1 in total; got 2"):
         store.writer(RECIPE).add(rows(3)[0], [rows(3)[1]] * 2)
 
 
@@ -753,7 +763,7 @@ def test_prune_deletes_the_least_recently_used_first(store):
     assert len(list((store.root / "v1").iterdir())) == 2
     assert store.prune(size)["removed_recipes"] == 0
     assert store.prune(0)["bytes"] == 0
-    with pytest.raises(ValueError, match="max_bytes=-1"):
+    with pytest.raises(ValueError, match="`max_bytes` must be 0 or more; got -1"):
         store.prune(-1)
 
 

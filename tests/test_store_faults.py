@@ -482,7 +482,7 @@ def test_a_read_only_store_is_read_with_one_warning(store, monkeypatch, code):
     assert "digest of its name" in str(told[0].message)
     assert reads.count(str(bad)) == 2  # read once more, then known as bad
     assert bad.read_bytes() == b"damaged"
-    with pytest.raises(StoreError, match="name a folder of your own"):
+    with pytest.raises(StoreError, match="pass a folder that you can write to"):
         store.publish(RECIPE, more, bench.rows_of(more))
 
 
@@ -510,7 +510,7 @@ def test_a_root_that_is_a_file(tmp_path):
         store = EmbeddingStore(root)
         assert not store.get(RECIPE, rows(3)[0])[1].any()
         assert store.info()["recipes"] == []
-        with pytest.raises(StoreError, match="name a folder of your own as cache"):
+        with pytest.raises(StoreError, match="pass a folder that you can write to as `cache`"):
             store.publish(RECIPE, *rows(3))
     assert (tmp_path / "file").read_text() == "x"
 
@@ -527,7 +527,7 @@ def test_a_link_or_file_in_place_of_a_folder_is_left_alone(store, tmp_path, plac
     else:
         at.write_text("x")
     assert not store.get(RECIPE, rows(3)[0])[1].any()
-    with pytest.raises(StoreError, match="a file or a link is where a folder should be"):
+    with pytest.raises(StoreError, match="expected a folder, but there is a file or a link"):
         store.publish(RECIPE, *rows(3, 1))
     store.compact()
     store.clear()
@@ -707,7 +707,7 @@ def test_crafted_layouts_are_refused_at_once(figures):
     assert [name for name, told in crafted.items() if told["reason"] == "ACCEPTED"] == []
     assert crafted["1 TB declared shape"]["reason"].startswith("features declares shape (4294967296, 64)")
     for name in ("external storage", "virtual dataset", "filter", "chunks"):
-        assert crafted[name]["reason"].startswith("features is not stored plainly"), name
+        assert crafted[name]["reason"].startswith("features is not stored contiguously"), name
     for name in ("external link", "soft link", "soft link to itself"):
         assert crafted[name]["reason"].startswith("features is a link"), name
 
@@ -736,9 +736,9 @@ def test_a_segment_made_by_plain_h5py_in_the_exact_layout_is_accepted(store):
 def test_hdf5_is_skipped_only_for_metadata_that_it_has_parsed(store, monkeypatch):
     good, other = bench.image(40), bytearray(bench.image(40))
     read = []
-    parsed = segment._parsed
+    parse_layout = segment._parse_layout
     monkeypatch.setattr(segment, "_accepted", {})
-    monkeypatch.setattr(segment, "_parsed", lambda image: read.append(image) or parsed(image))
+    monkeypatch.setattr(segment, "_parse_layout", lambda image: read.append(image) or parse_layout(image))
     rows_at = len(good) - 40 * (16 + 256) - len(bench.TEXT)
     other[rows_at] ^= 1  # another row, equal metadata
     for _ in range(2):

@@ -154,12 +154,17 @@ def test_features_that_do_not_vary_and_a_thousand_classes(method):
 @pytest.mark.parametrize(
     ("F", "y", "options", "message"),
     [
-        (np.ones(4), [0, 1, 0, 1], {}, r"shape \(4,\)"),
-        (np.ones((4, 2)), [0, 1], {}, r"\(4, 2\) and labels of shape \(2,\)"),
-        (np.ones((3, 2)), ["a", "a", "a"], {}, "All labels are 'a'"),
-        (np.full((2, 2), np.nan), [0, 1], {}, "2 rows of features are not finite"),
-        (np.ones((2, 2)), [0.5, np.nan], {"task": "regression"}, "targets are not finite"),
-        (np.ones((2, 2)), [2.0, 2.0], {"task": "regression"}, "All targets are equal"),
+        (np.ones(4), [0, 1, 0, 1], {}, r"got \(4,\) and \(4,\)"),
+        (np.ones((4, 2)), [0, 1], {}, r"shapes \(n, d\) and \(n,\) with n >= 2; got \(4, 2\) and \(2,\)"),
+        (np.ones((3, 2)), ["a", "a", "a"], {}, "at least two classes; all labels are 'a'"),
+        (np.full((2, 2), np.nan), [0, 1], {}, "`features` must be finite; got 2 rows"),
+        (np.ones((2, 2)), [0.5, np.nan], {"task": "regression"}, "`y` must be finite"),
+        (
+            np.ones((2, 2)),
+            [2.0, 2.0],
+            {"task": "regression"},
+            "at least two different values; all targets are equal",
+        ),
         (
             np.ones((2, 2)),
             [1.0, 2.0],

@@ -281,7 +281,7 @@ def test_an_unknown_layer_is_told_with_its_neighbours():
         Backbone("vgg16", None, 32).describe(["block5_poool"])
     assert str(caught.value) == (
         "Unknown layer of vgg16 'block5_poool'. Did you mean 'block5_pool' or 'block4_pool' or 'block3_pool'? "
-        "See `tlfeatures layers vgg16` for all of them."
+        "See `tlfeatures layers vgg16` for all names."
     )
 
 
@@ -310,7 +310,7 @@ def forget():
     """As a new process would."""
     from tlfeatures.networks import _backbone, _loading, _metadata
 
-    _metadata.forget()
+    _metadata.clear()
     for values in (_loading._models, _backbone._compiled):
         values.clear()
 

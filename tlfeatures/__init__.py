@@ -1,7 +1,7 @@
 """Frozen pretrained ConvNets as scikit-learn feature extractors.
 
-The names below load on first use, so that ``import tlfeatures`` costs next to nothing and a script
-whose embeddings are all in the store never pays for Keras.
+The public names are imported on first use, so that ``import tlfeatures`` is fast and a script whose
+embeddings are all in the store never imports Keras.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
     "select",
 ]
 
-_HOME = {
+_MODULES = {
     "CNNFeatures": "features",
     "EmbeddingStore": "store",
     "FeatureSearchCV": "selection",
@@ -52,10 +52,10 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value  # the next access does not come here
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value  # later accesses bypass __getattr__
     return value
 
 

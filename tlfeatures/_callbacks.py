@@ -1,4 +1,4 @@
-"""scikit-learn's callbacks where the installed version has them (1.9 and later); no callbacks before that."""
+"""Callbacks of scikit-learn 1.9 and later; for older versions, replacements that do nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ except ImportError:  # scikit-learn < 1.9
             return self
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
-        """Estimators without ``set_callbacks``: this scikit-learn has no callbacks."""
+        """A mixin without ``set_callbacks``: this version of scikit-learn has no callbacks."""
 
         def _init_callback_context(self, **kwargs):
             return _NoCallbacks()

@@ -1,4 +1,4 @@
-"""Files that are complete or absent at all times, and stamps that tell when a file has changed."""
+"""Atomic writes of files, and stamps that show whether a file has changed."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Stamp = tuple[int, int, int, int]
 
 
 def stamp(status: os.stat_result) -> Stamp:
-    """Inode, size and times (ns) of a file: equal stamps of one path mean unchanged content.
+    """Return inode, size and times (ns) of a file; equal stamps of one path mean unchanged content.
 
-    Not within the resolution of the file system's clock: a file changed twice in one tick keeps its stamp.
+    The exception is the resolution of the file system's clock: a file that changes twice in one tick keeps its stamp.
     """
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def file_stamp(path: str | os.PathLike[str]) -> tuple[str, int, int, int, int]:
-    """The real path of a file and its `stamp`; does not read the file.
+    """Return the real path of a file and its `stamp`, without reading the file.
 
     Raises
     ------
@@ -47,9 +47,9 @@ def atomic_write(
     Parameters
     ----------
     path : path
-        The file to write. Resolve a symbolic link first to write to what it points to.
+        The file to write. Resolve a symbolic link first to write to its target.
     sync : bool, default=True
-        Whether content and name are on the disk when the block has ended, so that they survive power loss.
+        Whether to sync content and name to the disk before the block ends, so that they survive power loss.
     mode : int, default=0o666
         Permissions, reduced by the process's umask.
 
@@ -60,7 +60,7 @@ def atomic_write(
     Raises
     ------
     OSError
-        As the system says; the temporary file is removed.
+        When a system call fails; the temporary file is removed.
     """
     with _replacing(path, sync, mode) as fd, open(fd, "wb", closefd=False) as file:
         yield file
@@ -105,20 +105,20 @@ def _sync(fd: int) -> None:
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:
-    """Make the names in a folder durable, where the file system can.
+    """Make the names in a folder durable, if the file system supports it.
 
     Raises
     ------
     OSError
-        As the system says.
+        When a system call fails.
     """
-    if os.name == "nt":  # folders cannot be opened there
+    if os.name == "nt":  # Windows cannot open folders
         return
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):  # file systems without it
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):  # unsupported by the file system
             raise
     finally:
         os.close(fd)

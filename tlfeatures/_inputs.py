@@ -1,4 +1,4 @@
-"""What users pass: missing values, URLs, labels and images of other libraries; nothing of these is imported."""
+"""Checks of inputs: missing values, URLs, labels and types of other libraries, without importing these."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def is_missing(value: Any) -> bool:
 
 
 def is_url(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is the address of an object elsewhere.
+    """Whether a path is a URL.
 
     >>> is_url("s3://bucket/cat.jpg"), is_url("C:/cat.jpg")
     (True, False)
@@ -34,7 +34,7 @@ def is_url(path: str | os.PathLike[str]) -> bool:
 
 
 def library_types(value: Any) -> set[str]:
-    """Library and name of the classes of a value, such as "torch.Tensor".
+    """Return the library and name of each class of a value, such as "torch.Tensor".
 
     >>> "numpy.floating" in library_types(np.float64(1))
     True
@@ -43,7 +43,7 @@ def library_types(value: Any) -> set[str]:
 
 
 def as_labels(y: Any) -> Any:
-    """``y``, with Arrow arrays as NumPy arrays.
+    """Return ``y``, with Arrow arrays converted to NumPy arrays.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def as_labels(y: Any) -> Any:
     if hasattr(y, "toarray") and "scipy" in {name.partition(".")[0] for name in library_types(y)}:
         fix = "y.toarray().ravel()" if 1 in y.shape or len(y.shape) == 1 else "y.toarray().argmax(axis=1)"
         raise ValueError(
-            f"y must be one label for each image; got a sparse matrix of shape {y.shape}. Use {fix}."
+            f"`y` must be one label for each image; got a sparse matrix of shape {y.shape}. Use {fix}."
         )
     if library_types(y) & {"pyarrow.Array", "pyarrow.ChunkedArray"}:
         return np.asarray(y.to_pylist())

@@ -1,6 +1,6 @@
-"""Declarative checks of parameters: one table per estimator, one function that checks it.
+"""Declarative checks of parameters: one table per estimator, and a function that checks it.
 
-An estimator says in a class attribute what each of its parameters may be, and calls `check_parameters`
+An estimator lists the valid values of each parameter in a class attribute, and calls `check_parameters`
 first in ``fit``::
 
     class Embedder(BaseEstimator):
@@ -17,7 +17,7 @@ first in ``fit``::
         def fit(self, X, y=None):
             check_parameters(self)
 
-The entry of a parameter lists alternatives. A string, a number or None stands for itself; everything
+The entry of a parameter lists alternatives. A string, a number or None is accepted as it is; everything
 else is a `Constraint`. A subclass extends the table with ``{**Base._parameter_constraints, ...}``.
 """
 
@@ -57,8 +57,7 @@ class Constraint:
     accepts : callable
         Whether a value is of this kind; must take any object.
     hint : str or callable, default=""
-        A sentence that says how to fix a value that no alternative accepts, or a function from that value to
-        such a sentence.
+        How to fix a value that no alternative accepts: a sentence, or a function from that value to a sentence.
     """
 
     description: str
@@ -69,7 +68,7 @@ class Constraint:
 def integer(
     minimum: int | None = None, maximum: int | None = None, hint: str | Callable[[Any], str] = ""
 ) -> Constraint:
-    """An integer, of NumPy too but not a bool, within closed bounds.
+    """Accept an integer, including those of NumPy but not a bool, within closed bounds.
 
     >>> integer(minimum=1).description
     'an integer of at least 1'
@@ -85,7 +84,7 @@ def number(
     below: float | None = None,
     hint: str | Callable[[Any], str] = "",
 ) -> Constraint:
-    """A finite number within closed (``minimum``, ``maximum``) or open (``above``, ``below``) bounds.
+    """Accept a finite number within closed (``minimum``, ``maximum``) or open (``above``, ``below``) bounds.
 
     >>> number(above=0, maximum=1).description
     'a number above 0 and of at most 1'
@@ -94,19 +93,19 @@ def number(
 
 
 def boolean() -> Constraint:
-    """True or False."""
+    """Accept True or False, including those of NumPy."""
     return Constraint(
         "True or False", lambda value: isinstance(value, bool) or type(value).__name__ in ("bool_", "bool")
     )
 
 
 def path(description: str = "a path", hint: str | Callable[[Any], str] = "") -> Constraint:
-    """A non-empty string or a path object; the file may be absent."""
+    """Accept a non-empty string or a path object; the file may be absent."""
     return Constraint(description, lambda v: isinstance(v, (str, os.PathLike)) and bool(os.fspath(v)), hint)
 
 
 def instance_of(kind: type, description: str = "") -> Constraint:
-    """An instance of a class."""
+    """Accept an instance of a class."""
     article = "an" if kind.__name__[0] in "AEIOUaeiou" else "a"
     return Constraint(description or f"{article} {kind.__name__}", lambda value: isinstance(value, kind))
 
@@ -117,16 +116,16 @@ def check_parameters(estimator: Any) -> None:
     Raises
     ------
     InvalidParameterError
-        A ``ValueError`` and a ``TypeError``: at the first parameter, in the order of the table, that is none
-        of what it may be. ``error.parameter`` is its name. For an unknown name an `UnknownNameError`, which
-        lists the nearest names.
+        For the first parameter, in the order of the table, with an invalid value; ``error.parameter`` is its
+        name. Also a ``ValueError`` and a ``TypeError``. An unknown name raises the subclass `UnknownNameError`,
+        which lists the nearest names.
     """
     for name, allowed in estimator._parameter_constraints.items():
         check_parameter(name, getattr(estimator, name), allowed)
 
 
 def check_parameter(name: str, value: Any, allowed: Sequence[Any]) -> None:
-    """Check one value against the alternatives of its parameter; errors as `check_parameters`.
+    """Check one value against the alternatives of its parameter; raises the errors of `check_parameters`.
 
     >>> check_parameter("pooling", "average", ["avg", "max"])
     Traceback (most recent call last):
@@ -151,7 +150,7 @@ def check_parameter(name: str, value: Any, allowed: Sequence[Any]) -> None:
 
 
 def describe_value(value: Any) -> str:
-    """A short text for a value of any type, for "got ...".
+    """Describe a value of any type in a few words, for "got ...".
 
     >>> describe_value(-1), describe_value("x"), describe_value(object())
     ('-1', "'x'", 'an object of type object')

@@ -27,45 +27,46 @@ __all__ = ["CNNFeatures"]
 class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     """Embeddings of images from any layer of a frozen pretrained ConvNet.
 
-    Each image goes through the network once. Its embedding is kept in a store on disk, where every later
-    fit, fold and process reads it. With all rows in the store neither Keras nor TensorFlow is imported.
+    Each image goes through the network once. Its embedding is kept in a store on disk, from which every later
+    fit, fold and process reads it. If all rows are in the store, neither Keras nor TensorFlow is imported.
 
     Parameters
     ----------
     model : str, path or keras.Model, default="mobilenet"
         A network of ``keras.applications`` in any spelling ("vgg19", "MobileNetV2", "mobilenet_0.75";
         see `tlfeatures models`), the path of a ``.keras`` file, or a model. For a search in several
-        processes save a model as ``.keras`` and pass the path, because a model is pickled whole.
+        processes, save the model as a ``.keras`` file and pass its path, because a model is pickled with its weights.
     layer : str, list of str or None, default=None
         The layer whose output is the embedding; see `tlfeatures layers NAME`. None is the last
-        convolutional output. The embeddings of a list are concatenated in its order. Earlier layers suit images unlike
-        ImageNet's. "fc1", "fc2" and "predictions" load the top.
+        convolutional output. The embeddings of a list are concatenated in its order. Earlier layers suit images that
+        differ from those of ImageNet. "fc1", "fc2" and "predictions" load the top.
     pooling : {"avg", "max", "avgmax", "gem", "flatten"}, default="avg"
         How a feature map (h, w, c) becomes a vector: its mean, maximum, both, generalized mean
         (power 3; Radenović et al. 2018), or all h * w * c values.
     weights : "imagenet", "bundled", path or None, default="imagenet"
-        Pretrained weights, a ``.weights.h5`` or ``.h5`` file, or None: random (He), seeded, with a
-        warning. "tiny" has no ImageNet weights: for it the default is "bundled", the file in the package.
+        Pretrained weights, a ``.weights.h5`` or ``.h5`` file, or None for seeded random weights (He), with a
+        warning. For "tiny", which has no ImageNet weights, the default is "bundled", the file in the package.
     image_size : int, (int, int) or None, default=None
-        Side, or (height, width), in pixels; None is the network's default.
+        Side, or (height, width), in pixels; None means the network's default.
     resize : {"stretch", "crop", "pad"}, default="stretch"
-        How an image gets that size: as ``keras.utils.load_img(target_size=...)`` does, by its short
-        side and a cut of the centre, or by its long side and black bars.
+        How an image is brought to that size. "stretch" changes the aspect ratio, as
+        ``keras.utils.load_img(target_size=...)`` does; "crop" resizes the short side and crops the centre;
+        "pad" resizes the long side and adds black bars.
     interpolation : str, default="bilinear"
-        Pillow's filter: "nearest", "bilinear", "bicubic", "lanczos", "box" or "hamming".
+        Filter of Pillow: "nearest", "bilinear", "bicubic", "lanczos", "box" or "hamming".
     decode : {"scaled", "exact"}, default="scaled"
         "scaled" lets the JPEG decoder shrink large photographs, never below twice the size needed.
     max_value : int or None, default=None
-        The value of 16-bit grey files and uint16 arrays that is white, such as 4095 for 12-bit data; None is 65535.
-        Images with larger values cannot be read.
+        Value of white in 16-bit grey files and uint16 arrays, such as 4095 for 12-bit data; None means 65535.
+        Images with larger values raise an error.
     normalization : "auto" or (mean, std), default="auto"
-        The network's own, or RGB triples used as ``(x / 255 - mean) / std`` in place of it.
+        "auto" is the network's own; a pair of RGB triples is applied instead as ``(x / 255 - mean) / std``.
     precision : {"float32", "tf32", "bfloat16", "float16"}, default="float32"
         Arithmetic of the network. "float32" is IEEE float32, also on GPUs with TF32.
     batch_size : int, default=32
-        Images through the network at a time; does not change the result.
+        Number of images in a batch; does not change the result.
     cache : "auto", path, EmbeddingStore or None, default="auto"
-        The store: ``$TLFEATURES_CACHE`` or the user's cache folder, another folder, or none.
+        The store of embeddings. "auto" is ``$TLFEATURES_CACHE`` or the user's cache folder; None means no store.
     on_error : {"raise", "nan"}, default="raise"
         On unreadable images, raise an :class:`~tlfeatures.errors.ImageReadError`, or return rows of NaN
         with one warning that counts and names them.
@@ -81,25 +82,25 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     n_features_out_ : int
         Width of the embedding.
     recipes_ : list of dict
-        Everything that decides the values of the embedding, one for each layer and stored pooling.
+        Everything that determines the values of the embedding, one dict for each layer and stored pooling.
     decoder_probe_ : ndarray of uint8, shape (7605,), or None
-        Pixels that the image decoder of `fit` gives for a small test image; None if `fit` got arrays only.
+        Pixels of a small test image, read by the image decoder of `fit`; None if `fit` got arrays only.
 
     Raises
     ------
     UnknownNameError
-        A ``ValueError``: no such network, layer, pooling, ...; lists the nearest names.
+        If there is no such network, layer, pooling, ...; lists the nearest names. Also a ``ValueError``.
     WeightsError
-        An ``OSError``: the weights are not available; says which file is expected where.
+        If the weights are not available; says which file is expected where. Also an ``OSError``.
     ImageInputError, ImageReadError
-        A ``ValueError`` when X is not a batch of images, an ``OSError`` when an image cannot be read.
+        If X is not a batch of images (also a ``ValueError``), or an image cannot be read (also an ``OSError``).
     RecipeMismatchError
-        A ``ValueError``: `transform` would use another recipe than `fit` did.
+        If the recipe of `transform` differs from that of `fit`. Also a ``ValueError``.
 
     Notes
     -----
-    A model with code of the user's own (a Lambda, a layer class that is not Keras's) has an identity within this
-    process only: its rows are not shared with other processes (see docs/store.md).
+    A model with custom code (a Lambda, a layer class that is not Keras's) has an identity within this process
+    only: its rows are not shared with other processes (see docs/store.md).
 
     `fit` learns nothing from X and does not run the network: it checks the type of the images and fixes
     the recipe. X is a list, array, Series or one-column DataFrame of paths; a list of PIL images,
@@ -120,7 +121,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     ['block10_pw_relu_avg_000', 'block10_pw_relu_avg_001']
     """
 
-    max_value: int | None = None  # of pickles from before it was a parameter
+    max_value: int | None = None  # for pickles that predate this parameter
     _parameter_constraints: ClassVar = {
         **NETWORK_CONSTRAINTS,
         "layer": [
@@ -193,7 +194,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         """
         context = self._init_callback_context().call_on_fit_task_begin(estimator=self, X=X, y=y)
         images = Images.of(X)
-        self._set_fitted(self._plan(), images)
+        self._set_fitted(self._make_spec(), images)
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return self
 
@@ -212,14 +213,14 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         """
         context = self._init_callback_context(max_subtasks=None)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        images, plan = Images.of(X), self._plan()
+        images, spec = Images.of(X), self._make_spec()
 
         def on_batch(done: int, total: int) -> None:
             batch = context.subcontext(task_name="batch").call_on_fit_task_begin(estimator=self)
             batch.call_on_fit_task_end(estimator=self)
 
-        features = self._extract(images, plan, on_batch=on_batch).features
-        self._set_fitted(plan, images)
+        features = self._extract(images, spec, on_batch=on_batch).features
+        self._set_fitted(spec, images)
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return features
 
@@ -238,13 +239,13 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         Raises
         ------
         RecipeMismatchError
-            When parameters or weights are not those of `fit`, or the image decoder differs from that of `fit` by
+            If parameters or weights differ from those of `fit`, or the image decoder differs from that of `fit` by
             more than one grey level on a test image.
         """
         return embed(self, X).features
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Names of the columns: layer, pooling and a zero-padded number.
+        """Return the names of the columns: layer, pooling and a zero-padded number.
 
         Parameters
         ----------
@@ -264,14 +265,14 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             names += [f"{stem}_{i:0{digits}}" for i in range(recipe["width"])]
         return np.asarray(names, dtype=object)
 
-    def _plan(self) -> FeatureSpec:
+    def _make_spec(self) -> FeatureSpec:
         check_parameters(self)
         layers = [self.layer] if isinstance(self.layer, str) else self.layer
         backbone = Backbone(self.model, self.weights, self.image_size, self.normalization, self.precision)
         if self.weights is None:
             warn(
-                f"{backbone.name} has random weights: its embeddings are not pretrained. Leave out `weights=None` for "
-                "ImageNet's.",
+                f"{backbone.name} has random weights: its embeddings are not pretrained. Leave out `weights=None` to "
+                "use the ImageNet weights.",
                 RandomWeightsWarning,
             )
         store = EmbeddingStore.resolve(self.cache)
@@ -286,13 +287,13 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             max_value=self.max_value,
         )
 
-    def _set_fitted(self, plan: FeatureSpec, images: Images) -> None:
-        self.layers_ = [tap.layer for tap in plan.description.taps]
-        self.n_features_out_ = plan.width
-        self.recipes_ = [column.recipe for column in plan.columns]
+    def _set_fitted(self, spec: FeatureSpec, images: Images) -> None:
+        self.layers_ = [tap.layer for tap in spec.description.taps]
+        self.n_features_out_ = spec.width
+        self.recipes_ = [column.recipe for column in spec.columns]
         self.decoder_probe_ = probe_pixels() if images.encoded().any() else None
 
-    def _extract(self, X: Any, plan: FeatureSpec, **kwargs: Any) -> Extracted:
+    def _extract(self, X: Any, spec: FeatureSpec, **kwargs: Any) -> Extracted:
         defaults = {
             "store": EmbeddingStore.resolve(self.cache),
             "batch_size": self.batch_size,
@@ -300,7 +301,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             "on_error": self.on_error,
             "verbose": self.verbose,
         }
-        return extract(X, plan, **defaults | kwargs)
+        return extract(X, spec, **defaults | kwargs)
 
     def __sklearn_clone__(self) -> CNNFeatures:
         if not is_model(self.model):
@@ -315,7 +316,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
-        tags.input_tags.one_d_array = True  # of paths
+        tags.input_tags.one_d_array = True  # an array of paths
         tags.input_tags.three_d_array = True
         tags.input_tags.string = True
         tags.transformer_tags.preserves_dtype = []
@@ -329,16 +330,16 @@ def _all_names(values: Any) -> bool:
 def embed(cnn: CNNFeatures, X: Any, **kwargs: Any) -> Extracted:
     """Transform X and return errors and digests too; ``kwargs`` are those of `tlfeatures.extract.extract`."""
     check_is_fitted(cnn, "recipes_")
-    plan, images = cnn._plan(), Images.of(X)
-    _check_recipes(cnn.recipes_, [column.recipe for column in plan.columns])
+    spec, images = cnn._make_spec(), Images.of(X)
+    _check_recipes(cnn.recipes_, [column.recipe for column in spec.columns])
     if images.encoded().any():
         _check_decoder(cnn.decoder_probe_)
-    return cnn._extract(images, plan, **kwargs)
+    return cnn._extract(images, spec, **kwargs)
 
 
 def _check_recipes(fitted: list[dict[str, Any]], current: list[dict[str, Any]]) -> None:
-    """Refuse to compute other embeddings than those of `fit`."""
-    # code of the user's own is identified within one process only, and travels with the model
+    """Raise an error if the embeddings would differ from those of `fit`."""
+    # the identity of custom code differs between processes, but the code is pickled with the model
     fitted, current = (
         [{k: v for k, v in recipe.items() if k != "process"} for recipe in each] for each in (fitted, current)
     )
@@ -359,8 +360,8 @@ def _check_recipes(fitted: list[dict[str, Any]], current: list[dict[str, Any]]) 
             )
         )
     raise RecipeMismatchError(
-        f"transform would not give the embeddings that fit was made for: {'; '.join(changes[:4])}. Fit again, or "
-        "restore what was changed: parameters after fit, or the weights file."
+        f"The recipe of transform differs from that of fit: {'; '.join(changes[:4])}. Fit again, or restore "
+        "the parameters or the weights file that changed."
     )
 
 
@@ -368,7 +369,7 @@ _decoders_warned: set[bytes] = set()
 
 
 def _check_decoder(fitted: np.ndarray | None) -> None:
-    """Compare the installed decoder with that of `fit`; None where `fit` saw no encoded image."""
+    """Compare the installed decoder with that of `fit`, which is None if `fit` got no encoded image."""
     current = probe_pixels()
     if fitted is None or np.array_equal(fitted, current):
         return
@@ -381,10 +382,8 @@ def _check_decoder(fitted: np.ndarray | None) -> None:
     )
     if difference > 1:
         raise RecipeMismatchError(
-            f"{text}, so embeddings would differ from those of fit. Fit again, or install the Pillow of fit."
+            f"{text}, so embeddings would differ from those of fit. Fit again, or install the Pillow version of fit."
         )
     if fitted.tobytes() not in _decoders_warned:
         _decoders_warned.add(fitted.tobytes())
-        warn(
-            f"{text}. Embeddings of image files differ slightly from those of fit; fit again to rule that out."
-        )
+        warn(f"{text}. Embeddings of image files differ slightly from those of fit; fit again to avoid this.")

@@ -26,12 +26,12 @@ __all__ = [
 
 KEY_BYTES = 16
 _MEMO_LIMIT = 2_000_000  # entries; about 300 bytes each
-_FRESH_NS = 2_000_000_000  # younger files may change again without a new mtime
+_FRESH_NS = 2_000_000_000  # a file that changed more recently may change again with the same times
 _memo: dict[str, tuple[Stamp, bytes]] = {}  # no lock: a child forked while a thread holds one would hang
 
 
 def bytes_key(*parts: Any) -> bytes:
-    """Digest of the concatenation of bytes-like ``parts``; 16 bytes.
+    """Compute the digest of the concatenation of bytes-like ``parts``; 16 bytes.
 
     >>> bytes_key(b"ab").hex() == bytes_key(b"a", b"b").hex()
     True
@@ -43,7 +43,7 @@ def bytes_key(*parts: Any) -> bytes:
 
 
 def array_key(array: np.ndarray) -> bytes:
-    """Digest of dtype, shape and content of ``array``; memory layout and byte order do not matter.
+    """Compute the digest of dtype, shape and content of ``array``; memory layout and byte order do not matter.
 
     >>> a = np.arange(6, dtype="uint8").reshape(2, 3)
     >>> array_key(a) == array_key(np.asfortranarray(a)), array_key(a) == array_key(a.reshape(3, 2))
@@ -56,7 +56,7 @@ def array_key(array: np.ndarray) -> bytes:
 
 
 def file_key(path: str | os.PathLike[str]) -> bytes:
-    """Digest of the bytes of a file; 16 bytes, memoized by path, inode, size and times.
+    """Compute the digest of the bytes of a file; 16 bytes, memoized by path, inode, size and times.
 
     A file that changed in the last two seconds is read every time: within the resolution of the file
     system's clock it may change again with the same times.
@@ -77,13 +77,13 @@ def file_key(path: str | os.PathLike[str]) -> bytes:
 
 
 def memoized_keys(paths: Iterable[Any]) -> list[bytes | None]:
-    """Digests of files that have not changed since this process read them; None for everything else.
+    """Return the digests of files that have not changed since this process read them; None for all others.
 
-    In a search all fits but the first find every digest here, so this loop is what a fit costs.
+    In a search, every fit but the first finds all digests here, so this loop dominates its cost.
     """
     keys: list[bytes | None] = []
     for path in paths:
-        entry = _memo.get(path if type(path) is str else _name(path))
+        entry = _memo.get(path if type(path) is str else _path_text(path))
         if entry is not None:
             try:
                 status = os.stat(path)
@@ -95,12 +95,12 @@ def memoized_keys(paths: Iterable[Any]) -> list[bytes | None]:
     return keys
 
 
-def _name(path: Any) -> Any:
+def _path_text(path: Any) -> Any:
     return os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
 
 
 def read_file(path: str | os.PathLike[str]) -> tuple[bytes, bytes]:
-    """Digest and bytes of a file; a memoized digest is used if the file has not changed.
+    """Read a file and return its digest and bytes; a memoized digest is used if the file has not changed.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def read_file(path: str | os.PathLike[str]) -> tuple[bytes, bytes]:
 
 
 def _memoize(path: str | os.PathLike[str], before: os.stat_result, after: os.stat_result, key: bytes) -> None:
-    """Keep a digest, unless the file changed while it was read or so recently that it may change again unnoticed."""
+    """Memoize a digest, unless the file changed while it was read or so recently that it may change again unnoticed."""
     if stamp(before) != stamp(after):
         return
     if time.time_ns() - max(after.st_mtime_ns, after.st_ctime_ns) > _FRESH_NS:
@@ -130,7 +130,7 @@ def _memoize(path: str | os.PathLike[str], before: os.stat_result, after: os.sta
 
 
 def canonical_json(value: Any) -> bytes:
-    """Canonical JSON of ``value``: sorted keys, no spaces, ASCII.
+    """Encode ``value`` as canonical JSON: sorted keys, no spaces, ASCII.
 
     >>> canonical_json({"b": 1, "a": [1.5, None]})
     b'{"a":[1.5,null],"b":1}'
@@ -139,7 +139,7 @@ def canonical_json(value: Any) -> bytes:
 
 
 def recipe_digest(recipe: dict[str, Any] | Iterable[Any]) -> str:
-    """Hexadecimal digest of a recipe (any JSON value); 32 characters.
+    """Compute the hexadecimal digest of a recipe (any JSON value); 32 characters.
 
     >>> recipe_digest({"a": 1, "b": 2}) == recipe_digest({"b": 2, "a": 1})
     True

@@ -23,7 +23,7 @@ __all__ = ["Task", "blas_threads", "head_grid", "list_heads", "make_head"]
 
 Task = Literal["classification", "regression"]
 
-# On standardized embeddings the best penalty was near 300 for 300 to 1,000 images, and grows with their number.
+# On standardized embeddings of 300 to 1,000 images the best penalty was near 300; it increases with their number.
 _ALPHAS = np.logspace(0, 6, 13)
 _MIN_VALUES_FOR_THREADS = 16_000_000
 
@@ -35,9 +35,9 @@ class _HeadSpec:
     Attributes
     ----------
     build : callable
-        Makes the unfitted estimator.
+        Function that makes the unfitted estimator.
     grid : dict of str to list
-        Default grid, by parameter names of the estimator.
+        Default grid: values by parameter name of the estimator.
     supports_class_weight : bool
     """
 
@@ -89,7 +89,7 @@ def list_heads(task: Task = "classification") -> list[str]:
     Raises
     ------
     UnknownNameError
-        When there is no such task.
+        If there is no such task.
 
     Examples
     --------
@@ -123,9 +123,9 @@ def make_head(name: str, task: Task = "classification", *, class_weight: Any = N
     Raises
     ------
     UnknownNameError
-        When there is no such head or task; lists the nearest names.
+        If there is no such head or task; lists the nearest names.
     ValueError
-        When the head does not support ``class_weight``.
+        If the head does not support ``class_weight``.
 
     Notes
     -----
@@ -134,11 +134,11 @@ def make_head(name: str, task: Task = "classification", *, class_weight: Any = N
     - "logreg": logistic regression. Recommended where probabilities matter: it is the only head whose
       probabilities are calibrated. Its cost is linear in the number of images.
     - "linear_svm": support vector machine with a linear kernel. Often slightly better than "logreg" on a few
-      hundred images. Its cost is quadratic in the number of images; decision values, no probabilities.
+      hundred images. Its cost is quadratic in the number of images; it has decision values, no probabilities.
     - "svm": support vector machine with an RBF kernel. The best default for up to about 20,000 images. Its cost
-      is quadratic in the number of images; decision values, no probabilities.
+      is quadratic in the number of images; it has decision values, no probabilities.
     - "ridge": least squares on class indicators. One decomposition tries 13 penalties by leave-one-out
-      cross-validation, so it needs no grid. Decision values, no probabilities.
+      cross-validation, so it needs no grid. It has decision values, no probabilities.
     - "knn": the five nearest images by cosine distance, weighted by proximity. It shows how well the embedding
       alone separates the classes. Its default grid needs at least nine training images.
 
@@ -150,7 +150,7 @@ def make_head(name: str, task: Task = "classification", *, class_weight: Any = N
     - "linear": ordinary least squares, as a baseline. It overfits with fewer than about five images per feature,
       most of all if there are as many images as features.
 
-    Constant features do no harm: standardization sets them to 0.
+    Constant features have no effect: standardization sets them to 0.
 
     Examples
     --------
@@ -192,7 +192,7 @@ def head_grid(name: str, task: Task = "classification", prefix: str = "") -> dic
     Raises
     ------
     UnknownNameError
-        When there is no such head or task; lists the nearest names.
+        If there is no such head or task; lists the nearest names.
 
     Examples
     --------
@@ -208,7 +208,7 @@ def blas_threads(rows: int, columns: int) -> AbstractContextManager[Any]:
     Parameters
     ----------
     rows, columns : int
-        Shape of the matrix that heads are fitted on. From 16 million values on there is no limit.
+        Shape of the matrix that heads are fitted on. There is no limit for 16 million values or more.
 
     Returns
     -------

@@ -34,7 +34,7 @@ def logme(features: Any, y: Any, task: str = "classification") -> float:
     Raises
     ------
     ValueError
-        When the shapes do not match, values are not finite, or all labels are equal.
+        If the shapes do not match, values are not finite, or all labels are equal.
 
     Notes
     -----
@@ -50,7 +50,7 @@ def logme(features: Any, y: Any, task: str = "classification") -> float:
     >>> logme(noise + 3 * (y == "cat")[:, None], y) > logme(noise, y)
     True
     """
-    F, codes, _ = _checked(features, y, task)
+    F, codes, _ = _check_inputs(features, y, task)
     # the evidence does not depend on the scale of F, but the lower bounds in the iteration do
     F = F / (np.sqrt(np.mean(F**2)) or 1.0)
     unit = codes.std() if task == "regression" else 1.0
@@ -84,10 +84,10 @@ def _evidence(variances: np.ndarray, projected: np.ndarray, outside: float, tota
         gamma = float((beta * variances / spread).sum())  # number of well-determined directions
         weights = float((beta**2 * variances * projected / spread**2).sum())
         residual = float((alpha**2 * projected / spread**2).sum()) + outside
-        alpha, before = gamma / max(weights, _EPSILON), alpha / beta
+        alpha, previous = gamma / max(weights, _EPSILON), alpha / beta
         beta = max(n - gamma, _EPSILON) / max(residual, _EPSILON)
         alpha = min(max(alpha, _EPSILON), beta / _EPSILON)
-        if abs(alpha / beta - before) <= _TOLERANCE * before:
+        if abs(alpha / beta - previous) <= _TOLERANCE * previous:
             break
     spread = alpha + beta * variances
     weights = float((beta**2 * variances * projected / spread**2).sum())
@@ -118,7 +118,7 @@ def h_score(features: Any, y: Any) -> float:
     Raises
     ------
     ValueError
-        When the shapes do not match, values are not finite, or there is only one class.
+        If the shapes do not match, values are not finite, or there is only one class.
 
     Notes
     -----
@@ -131,7 +131,7 @@ def h_score(features: Any, y: Any) -> float:
     >>> round(h_score([[0.0], [0.0], [1.0], [1.0]], ["a", "a", "b", "b"]), 6)
     1.0
     """
-    F, codes, _ = _checked(features, y)
+    F, codes, _ = _check_inputs(features, y)
     # with f = U S V^T the trace is the sum over classes of |U^T 1_c|^2 / n_c
     members = np.eye(int(codes.max()) + 1)[codes]
     _, projected = _spectrum(F - F.mean(axis=0), members)
@@ -170,7 +170,7 @@ def shrunk_h_score(features: Any, y: Any) -> float:
     >>> shrunk_h_score(noise + (y == 1)[:, None], y) > 2 * shrunk_h_score(noise, y)
     True
     """
-    F, codes, _ = _checked(features, y)
+    F, codes, _ = _check_inputs(features, y)
     n, d = F.shape
     F = F - F.mean(axis=0)
     wide = d > n
@@ -186,7 +186,7 @@ def shrunk_h_score(features: Any, y: Any) -> float:
         return 0.0
     members = np.eye(int(codes.max()) + 1)[codes]
     sizes = members.sum(axis=0)
-    # in the basis of the eigenvectors, so that the same lines serve both shapes
+    # in the basis of the eigenvectors, which works for both shapes of the matrix
     variances, projected = _spectrum(F, members)
     means = variances[:, None] * projected / sizes**2  # squared coordinates of the class means
     spread = (1 - shrinkage) * variances / n + shrinkage * mean_variance
@@ -217,9 +217,9 @@ def transferability(features: Any, y: Any, method: str = "logme", task: str = "c
     Raises
     ------
     UnknownNameError
-        When there is no such method or task.
+        If there is no such method or task.
     ValueError
-        When the method does not support regression, or the shapes do not match.
+        If the method does not support regression, or the shapes do not match.
 
     Examples
     --------
@@ -233,7 +233,7 @@ def transferability(features: Any, y: Any, method: str = "logme", task: str = "c
     return METHODS[method](features, y, task)
 
 
-def _checked(features: Any, y: Any, task: str = "classification") -> tuple[np.ndarray, np.ndarray, int]:
+def _check_inputs(features: Any, y: Any, task: str = "classification") -> tuple[np.ndarray, np.ndarray, int]:
     """Return embeddings as float64, labels as class indices or as centred float64 targets, and the class count."""
     if task not in ("classification", "regression"):
         raise UnknownNameError.of("task", task, ("classification", "regression"))
@@ -241,20 +241,21 @@ def _checked(features: Any, y: Any, task: str = "classification") -> tuple[np.nd
     labels = np.asarray(y if hasattr(y, "__array__") else list(y))
     if F.ndim != 2 or labels.shape != F.shape[:1] or len(F) < 2:
         raise ValueError(
-            f"Got features of shape {F.shape} and labels of shape {labels.shape}; expected (n, d) and (n,), n >= 2."
+            f"`features` and `y` must have shapes (n, d) and (n,) with n >= 2; got {F.shape} and {labels.shape}."
         )
     if not np.isfinite(F).all():
         raise ValueError(
-            f"{(~np.isfinite(F).all(axis=1)).sum()} rows of features are not finite; remove them."
+            f"`features` must be finite; got {(~np.isfinite(F).all(axis=1)).sum()} rows with NaN or infinity. "
+            "Remove them."
         )
     if task == "regression":
         labels = labels.astype(np.float64)
         if not np.isfinite(labels).all():
-            raise ValueError("Some targets are not finite; remove their rows.")
+            raise ValueError("`y` must be finite for regression; got NaN or infinity. Remove these rows.")
         if np.ptp(labels) == 0:
-            raise ValueError("All targets are equal; expected at least two different values.")
+            raise ValueError("`y` must have at least two different values; all targets are equal.")
         return F, labels - labels.mean(), 0
     names, codes = np.unique(labels.astype(str) if labels.dtype == object else labels, return_inverse=True)
     if len(names) < 2:
-        raise ValueError(f"All labels are {names.tolist()[0]!r}; expected at least two classes.")
+        raise ValueError(f"`y` must have at least two classes; all labels are {names.tolist()[0]!r}.")
     return F, codes.reshape(-1), len(names)

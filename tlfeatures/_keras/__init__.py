@@ -1,4 +1,4 @@
-"""The only module that imports keras: backend, precision, compilation; Keras's global state stays as it was."""
+"""The only package that imports keras: backend, precision and compilation. Global state is not changed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ PRECISIONS = {
 # entered around every import of Keras; the command line uses it to hide the backends' start-up messages
 importing: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 _tf32_lock = threading.Lock()  # TF32 is switched for the whole process
-_FROZEN_LIMIT = 512 << 20  # bytes of weights; above, constants would near protobuf's 2 GB
+_FROZEN_LIMIT = 512 << 20  # bytes of weights; larger constants would approach protobuf's limit of 2 GB
 
 
 def keras() -> ModuleType:
@@ -71,13 +71,13 @@ _forked_after: str | None = None  # backend that had started in the parent of th
 
 
 def check_fork() -> None:
-    """Refuse to run a network in a process in which it would never end.
+    """Raise an error in a process in which a network would never finish.
 
     Raises
     ------
     ForkedProcessError
         When this process was forked after its parent had started TensorFlow or JAX: their threads do not exist
-        here, and work that is given to them waits forever.
+        in this process, and their work would wait forever.
     """
     if _forked_after is not None:
         raise ForkedProcessError(
@@ -90,7 +90,7 @@ def check_fork() -> None:
 
 
 def _started_backend() -> str | None:
-    """Backend whose threads run in this process, whoever started it; imports nothing."""
+    """Return the backend whose threads run in this process; imports nothing."""
     context = getattr(sys.modules.get("tensorflow.python.eager.context"), "_context", None)
     if getattr(context, "_context_handle", None) is not None:
         return "TensorFlow"
@@ -108,9 +108,9 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_remember_backend)
 
 
-@functools.cache  # called by every fit, and takes half a millisecond
+@functools.cache  # called by every fit; takes half a millisecond
 def keras_version() -> str:
-    """Version of the installed Keras, from its metadata: imports nothing."""
+    """Return the version of the installed Keras from its metadata; imports nothing."""
     try:
         return importlib.metadata.version("keras")
     except importlib.metadata.PackageNotFoundError:
@@ -128,14 +128,14 @@ def is_model(value: object) -> bool:
 
 
 def weights_folders() -> list[Path]:
-    """Folders where Keras keeps weights, the one that it writes to first."""
+    """Return the folders where Keras keeps weights; it writes to the first."""
     home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
     return [home / "models", Path.home() / ".keras" / "models", Path("/tmp/.keras/models")]
 
 
 @contextlib.contextmanager
 def untouched_random_state() -> Iterator[None]:
-    """Restore Python's global generator, from which Keras's initializers draw their seeds."""
+    """Restore Python's global generator after the block; Keras's initializers draw their seeds from it."""
     state = random.getstate()
     try:
         yield
@@ -145,23 +145,26 @@ def untouched_random_state() -> Iterator[None]:
 
 @contextlib.contextmanager
 def seeded_random_state(seed: int) -> Iterator[None]:
-    """Initializers and random layers made inside draw their seeds from ``seed``; Python's generator is restored."""
+    """Seed the initializers and random layers that are made in the block; restore Python's generator after it."""
     with untouched_random_state():
         random.seed(seed)
         yield
 
 
 def compile_frozen(
-    model: Any, before: Callable[[Any], Any], after: Callable[[list[Any]], list[Any]], precision: str
+    model: Any,
+    preprocess: Callable[[Any], Any],
+    postprocess: Callable[[list[Any]], list[Any]],
+    precision: str,
 ) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """Compile ``after(model(before(x)))`` in inference mode with the weights frozen.
+    """Compile ``postprocess(model(preprocess(x)))`` in inference mode with the weights frozen.
 
     Parameters
     ----------
     model : keras.Model
         With a list of outputs.
-    before, after : callable
-        On backend tensors: uint8 pixels to the input, and the outputs to the results.
+    preprocess, postprocess : callable
+        Functions of backend tensors: from uint8 pixels to the input, and from the outputs to the results.
     precision : str
         "float32" means IEEE float32 also on GPUs; "tf32" and the others allow faster arithmetic.
 
@@ -178,8 +181,8 @@ def compile_frozen(
         )
 
     def outputs(trainable: Any, fixed: Any, x: Any) -> list[Any]:
-        y, _ = model.stateless_call(trainable, fixed, before(x), training=False)
-        return after(y if isinstance(y, (list, tuple)) else [y])
+        y, _ = model.stateless_call(trainable, fixed, preprocess(x), training=False)
+        return postprocess(y if isinstance(y, (list, tuple)) else [y])
 
     check_fork()
     run = compiler[backend](model, outputs)
@@ -193,7 +196,7 @@ def compile_frozen(
 
 
 def to_numpy(variable: Any) -> np.ndarray:
-    """The value of a Keras variable."""
+    """Return the value of a Keras variable."""
     if keras().backend.backend() == "tensorflow":
         return variable.value.numpy()  # convert_to_numpy warns under numpy 2
     return keras().ops.convert_to_numpy(variable.value)
@@ -208,19 +211,18 @@ def _compile_tensorflow(model: Any, outputs: Callable[..., list[Any]]) -> Callab
 
     size = sum(math.prod(v.shape) * 4 for v in model.variables)
 
-    # constants made inside the function fold into the graph; captured from outside they do not
+    # only constants that are made inside the function are folded into the graph
     @tf.function(autograph=False)
     def run(x: Any) -> list[Any]:
         if size > _FROZEN_LIMIT:
             groups = model.trainable_variables, model.non_trainable_variables
             return outputs(*([tf.convert_to_tensor(v.value) for v in g] for g in groups), x)
-        with tf.init_scope():  # out of the trace, where variables have values
+        with tf.init_scope():  # outside the trace, where variables have values
             groups = _values(model.trainable_variables), _values(model.non_trainable_variables)
         return outputs(*([tf.constant(v) for v in g] for g in groups), x)
 
-    traces: dict[
-        tuple[int, ...], Any
-    ] = {}  # kept here because TensorFlow warns of "retracing" if it keeps them
+    # a dict of our own, because TensorFlow warns of "retracing" with its cache
+    traces: dict[tuple[int, ...], Any] = {}
 
     def call(batch: np.ndarray) -> list[np.ndarray]:
         if batch.shape not in traces:
@@ -256,7 +258,7 @@ def _compile_torch(model: Any, outputs: Callable[..., list[Any]]) -> Callable[..
 
 @contextlib.contextmanager
 def precise(precision: str) -> Iterator[None]:
-    """Use IEEE float32 on GPUs inside the block, or TF32 if ``precision`` allows it; restore the setting after."""
+    """Use IEEE float32 on GPUs inside the block, or TF32 if ``precision`` allows it; then restore the setting."""
     fast = precision != "float32"
     if keras().backend.backend() == "jax":
         import jax
@@ -266,18 +268,18 @@ def precise(precision: str) -> Iterator[None]:
         return
     switches = _tf32_switches()
     with _tf32_lock if switches else contextlib.nullcontext():
-        before = [get() for get, _ in switches]
-        for _, put in switches:
-            put(fast)
+        previous = [get() for get, _ in switches]
+        for _, set_tf32 in switches:
+            set_tf32(fast)
         try:
             yield
         finally:
-            for (_, put), value in zip(switches, before, strict=True):
-                put(value)
+            for (_, set_tf32), value in zip(switches, previous, strict=True):
+                set_tf32(value)
 
 
 def _tf32_switches() -> list[tuple[Callable[[], bool], Callable[[bool], None]]]:
-    """Getters and setters of TF32 in TensorFlow or PyTorch; empty without a GPU, where it has no effect."""
+    """Return getters and setters of TF32 in TensorFlow or PyTorch; none without a GPU, where it has no effect."""
     if keras().backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -286,6 +288,6 @@ def _tf32_switches() -> list[tuple[Callable[[], bool], Callable[[bool], None]]]:
         return switches if tf.config.list_physical_devices("GPU") else []
     import torch
 
-    places = torch.backends.cuda.matmul, torch.backends.cudnn
-    switches = [(lambda p=p: p.allow_tf32, lambda on, p=p: setattr(p, "allow_tf32", on)) for p in places]
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    switches = [(lambda p=p: p.allow_tf32, lambda on, p=p: setattr(p, "allow_tf32", on)) for p in backends]
     return switches if torch.cuda.is_available() else []

@@ -1,4 +1,4 @@
-"""Extraction: ask the store, compute the missing rows once, write them, gather in input order."""
+"""Extraction of embeddings: read rows from the store, compute and store the missing ones, in input order."""
 
 from tlfeatures.extract._extraction import Extracted, extract
 from tlfeatures.extract._spec import FeatureBlock, FeatureSpec

@@ -1,4 +1,4 @@
-"""`extract`: embeddings of images under a specification, from the store or the network."""
+"""`extract`: compute the embeddings of images, or read them from the store."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Extracted:
     keys : ndarray of uint8, shape (n, 16)
         Digests of the images; zeros where unreadable.
     computed : int
-        Images that went through the network in this call.
+        Number of images that went through the network in this call.
     seconds : float
     low_contrast : dict
-        {row: reason} of the images that span fewer than 16 of 256 levels, among those that this call decoded: rows
-        that are read from the store are not decoded.
+        {row: reason} of the images that span fewer than 16 of 256 levels. Images whose rows are read from the
+        store are not decoded, and so not checked.
     """
 
     features: np.ndarray
@@ -68,19 +68,19 @@ def extract(
     X : images, as :class:`~tlfeatures.images.Images` accepts them
     spec : FeatureSpec
     store : EmbeddingStore or None
-        Searched first; computed rows are written to it about every 8 MB or 60 s.
+        Where rows are read first; computed rows are written to it about every 8 MB or 60 s.
     batch_size : int
-        Images through the network at a time.
+        Number of images in a batch.
     n_threads : int or None
-        Decoding threads.
+        Number of decoding threads.
     on_error : {"raise", "nan"}
         Whether an unreadable image raises an error or gives a row of NaN.
     on_failure : {"warn", "raise"}
         Whether a failed write to the store warns or raises.
     on_batch : callable or None
-        Called after each batch with the number of images in it and of all that this call computes.
+        Called after each batch with the number of its images and the number of all images that are computed.
     verbose : int
-        Above 0, a progress bar on standard error.
+        If greater than 0, show a progress bar on standard error.
 
     Returns
     -------
@@ -89,13 +89,13 @@ def extract(
     Raises
     ------
     ImageReadError
-        With ``on_error="raise"``, when an image cannot be read. What was computed until then is in the store; the
-        other images are decoded before the error is raised, so that it counts all that cannot be read.
+        With ``on_error="raise"``, when an image cannot be read. Rows computed before are in the store. The
+        remaining images are decoded before the error is raised, so that it counts all unreadable images.
 
     Notes
     -----
-    Threads decode a few batches ahead while the network runs. On two cores this reached 0.97 of the bound that
-    decoder and network set together, 14 times the speed of Keras's one-image loop
+    Threads decode a few batches ahead while the network runs. On two cores this reached 0.97 of the speed that
+    decoder and network allow together, 14 times the speed of Keras's one-image loop
     (``python benchmarks/extract.py``). Beyond the result, 20,000 images took 8 MB more memory than 2,000
     (``python benchmarks/memory.py``).
     """
@@ -106,13 +106,13 @@ def extract(
         hooks = [hook for hook in (on_batch, bar) if hook is not None]
         for rows, is_encoded in _split_by_kind(images):
             part = images if len(rows) == len(images) else images.take(rows)
-            one = ExtractionPass(
+            extraction = ExtractionPass(
                 part, spec, is_encoded, store, int(batch_size), n_threads, on_error, on_failure
             )
             computed = sum(earlier.computed for _, earlier in passes)
-            one.on_batch = [_with_offset(hook, computed) for hook in hooks]
-            one.execute()
-            passes.append((rows, one))
+            extraction.on_batch = [_with_offset(hook, computed) for hook in hooks]
+            extraction.execute()
+            passes.append((rows, extraction))
     result, notes = _collect(passes, len(images), spec.width)
     result.seconds = time.perf_counter() - start
     result.low_contrast = warn_of_notes(images, notes)
@@ -127,7 +127,7 @@ def extract(
 
 
 def _split_by_kind(images: Images) -> Iterator[tuple[np.ndarray, bool]]:
-    """Rows of the images that a decoder must read, and rows of those given as pixels; their recipes differ."""
+    """Iterate over the rows of encoded images and those of images passed as pixels; their recipes differ."""
     encoded = images.encoded()
     for is_encoded in (True, False):
         rows = np.flatnonzero(encoded == is_encoded)
@@ -136,26 +136,25 @@ def _split_by_kind(images: Images) -> Iterator[tuple[np.ndarray, bool]]:
 
 
 def _with_offset(hook: Callable[[int, int], None], computed: int) -> Callable[[int, int], None]:
-    """``hook`` with what earlier passes computed added to the total."""
+    """Return ``hook`` with the number of images of earlier passes added to the total."""
     return lambda done, total: hook(done, computed + total)
 
 
 def _collect(
     passes: Sequence[tuple[np.ndarray, ExtractionPass]], n: int, width: int
 ) -> tuple[Extracted, dict[int, Note]]:
-    """Result and notes of all passes, in input order."""
+    """Combine the results and notes of all passes in input order."""
     if len(passes) == 1:
-        one = passes[0][1]
-        return Extracted(one.out, dict(sorted(one.errors.items())), one.keys, one.computed), dict(
-            sorted(one.notes.items())
-        )
+        only = passes[0][1]
+        result = Extracted(only.out, dict(sorted(only.errors.items())), only.keys, only.computed)
+        return result, dict(sorted(only.notes.items()))
     result = Extracted(np.empty((n, width), np.float32), {}, np.empty((n, KEY_BYTES), np.uint8))
     notes: dict[int, Note] = {}
-    for rows, one in passes:
-        result.features[rows], result.keys[rows] = one.out, one.keys
-        result.errors |= {int(rows[i]): reason for i, reason in one.errors.items()}
-        notes |= {int(rows[i]): note for i, note in one.notes.items()}
-        result.computed += one.computed
+    for rows, extraction in passes:
+        result.features[rows], result.keys[rows] = extraction.out, extraction.keys
+        result.errors |= {int(rows[i]): reason for i, reason in extraction.errors.items()}
+        notes |= {int(rows[i]): note for i, note in extraction.notes.items()}
+        result.computed += extraction.computed
     result.errors = dict(sorted(result.errors.items()))
     return result, dict(sorted(notes.items()))
 

@@ -1,4 +1,4 @@
-"""Specification of embeddings: network, pixels and columns, and the recipe of each block of columns."""
+"""Specification of embeddings: network, decoder and columns, and the recipe of each block of columns."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tlfeatures.store import EmbeddingStore
 
 __all__ = ["FeatureBlock", "FeatureSpec"]
 
-_RECIPE_FORMAT = 2  # rows of other formats are not found in a store, and computed again
+_RECIPE_FORMAT = 2  # rows of other formats in a store are recomputed
 
 
 @dataclass(frozen=True)
 class FeatureBlock:
-    """The columns of one pooled tap, which have a recipe of their own.
+    """The columns of one pooled tap, with their own recipe.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class FeatureBlock:
     part : str
         The stored pooling.
     recipe : dict
-        Everything that decides the values, except for the decoder of encoded images.
+        Everything that determines the values, except for the decoder of encoded images.
     """
 
     tap: Tap
@@ -43,7 +43,7 @@ class FeatureBlock:
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """What embeddings are computed: by which network, from which pixels, and with which columns.
+    """Specification of embeddings: the network, the pixels that it gets and the columns of the result.
 
     Parameters
     ----------
@@ -68,19 +68,20 @@ class FeatureSpec:
         store: EmbeddingStore | None = None,
         **decoding: Any,
     ) -> FeatureSpec:
-        """Specify the concatenation of ``layers`` (None: the last convolutional output).
+        """Make the specification of the concatenated embeddings of layers.
 
         Parameters
         ----------
         backbone : Backbone
         layers : sequence of str or None
+            None means the last convolutional output.
         pooling : str
         store : EmbeddingStore or None
-            Keeps the metadata of the network.
+            The store of the metadata of the network.
         **decoding
             ``resize``, ``interpolation``, ``decode`` and ``max_value`` of :class:`~tlfeatures.images.Decoder`.
         """
-        pooling_parts(pooling, 4)  # refuse a wrong name before a network is loaded
+        pooling_parts(pooling, 4)  # raise for an unknown name before a network is loaded
         description = backbone.describe(layers, store)
         decoder = Decoder(description.image_size, **decoding)
         spec = cls(backbone, description, decoder, ())
@@ -92,7 +93,7 @@ class FeatureSpec:
         return cls(backbone, description, decoder, tuple(columns))
 
     def column(self, tap: Tap, part: str) -> FeatureBlock:
-        """The block of columns of one tap and stored pooling, with its recipe."""
+        """Return the block of columns of one tap and stored pooling, with its recipe."""
         recipe = {
             "format": _RECIPE_FORMAT,
             "network": self.description.name,
@@ -120,9 +121,11 @@ class FeatureSpec:
         """Number of columns of the result."""
         return sum(column.width for column in self.columns)
 
-    def in_one_pass(self, wanted: Sequence[FeatureBlock]) -> list[FeatureBlock]:
-        """``wanted`` and what the same pass computes almost for free: average and maximum of the same taps."""
+    def add_free_poolings(self, columns: Sequence[FeatureBlock]) -> list[FeatureBlock]:
+        """Add the average and the maximum of the same taps, which the same pass computes almost for free."""
         free = [
-            self.column(c.tap, part) for c in wanted for part in pooling_parts("avgmax", len(c.tap.shape) + 1)
+            self.column(c.tap, part)
+            for c in columns
+            for part in pooling_parts("avgmax", len(c.tap.shape) + 1)
         ]
-        return list({(c.tap.layer, c.part): c for c in [*wanted, *free]}.values())
+        return list({(c.tap.layer, c.part): c for c in [*columns, *free]}.values())

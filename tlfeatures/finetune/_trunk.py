@@ -48,7 +48,7 @@ class Trunk:
     @classmethod
     def of(cls, plan: FeatureSpec) -> Trunk:
         """Copy the network of a plan, with its weights."""
-        shared, canonical = plan.backbone.shared(plan.description)
+        shared, canonical = plan.backbone.load_shared(plan.description)
         policy = PRECISIONS[plan.backbone.precision]
         pixels = keras().Input((*plan.description.image_size, 3), name="pixels")
         made: dict[str, tuple[Any, Any]] = {}

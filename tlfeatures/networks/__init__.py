@@ -1,4 +1,4 @@
-"""Networks: their names, layers, weights and poolings, and how to load one with its taps."""
+"""Networks: their names, layers, weights and poolings, and the loading of networks and taps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = [
 
 
 def list_models() -> list[str]:
-    """Names of the networks that come with Keras.
+    """List the names of the available networks.
 
     Returns
     -------
@@ -36,7 +36,7 @@ def list_models() -> list[str]:
 
 
 def list_layers(model: Any) -> list[str]:
-    """Names of the layers that can be tapped, early to late, those of the top included.
+    """List the layers whose output can be an embedding, from input to output, including those of the top.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def list_layers(model: Any) -> list[str]:
     Raises
     ------
     UnknownNameError
-        A ``ValueError``: no network has this name.
+        If no network has this name; also a ``ValueError``.
 
     Examples
     --------
@@ -62,7 +62,7 @@ def list_layers(model: Any) -> list[str]:
 
 
 def layer_table(model: Any, image_size: Any = None) -> list[dict[str, Any]]:
-    """Layers that can be tapped: ``layer``, ``type``, ``shape`` (without the batch axis) and ``standard``."""
+    """Return a row for each layer: ``layer``, ``type``, ``shape`` (without the batch axis) and ``standard``."""
     backbone = Backbone(model, image_size=image_size)
     standard = backbone.spec.taps if backbone.spec else ()
     operations, taps = backbone.skeleton()

@@ -24,13 +24,13 @@ from tlfeatures.networks._pooling import pool
 
 __all__ = ["Backbone", "Description", "Tap"]
 
-_COMPILED_KEPT = 4
+_MAX_COMPILED = 4
 _lock = threading.RLock()  # one build or compilation at a time
 _compiled: OrderedDict[str, Callable[[np.ndarray], list[np.ndarray]]] = OrderedDict()
 
 
 def _renew_lock() -> None:
-    """In a forked child: another thread may have held the lock."""
+    """Replace the lock in a forked child: a thread of the parent may have held it."""
     global _lock
     _lock = threading.RLock()
 
@@ -41,17 +41,17 @@ if hasattr(os, "register_at_fork"):
 
 @dataclass(frozen=True)
 class Tap:
-    """An output of a network.
+    """An output of a layer of a network.
 
     Parameters
     ----------
     layer : str
     shape : tuple of int
-        Without the batch axis.
+        Shape of the output without the batch axis.
     digest : str
-        Identifies what computes it: architecture and weights.
+        Identifies the architecture and the weights up to the layer.
     process : str or None, default=None
-        Identifies code of the user's own, within this process only; None where there is none.
+        Identifies custom code, within this process only; None if the network has none.
     """
 
     layer: str
@@ -62,7 +62,7 @@ class Tap:
 
 @dataclass(frozen=True)
 class Description:
-    """What is known of a network without running it.
+    """Description of a network that can be stored and read without loading the network.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ class Description:
         As in recipes; see `normalizer`.
     taps : tuple of Tap
     top : bool, default=True
-        Whether it is the network with its top, whose file may hold other weights than the one without.
+        Whether the network includes its top. The weights files with and without the top may differ.
     """
 
     name: str
@@ -85,38 +85,39 @@ class Description:
 
 
 class Backbone(NetworkLoader):
-    """A frozen network: which one, with which weights, normalization and precision.
+    """A frozen network with its weights, normalization and precision.
 
     Parameters
     ----------
     model : str, path or keras.Model
         Name of a network of ``keras.applications``, a ``.keras`` file, or a model.
     weights : "imagenet", "bundled", path or None
-        Of a named network; files and models come with their own. None: random, seeded. For "tiny" the first
-        two both are the weights in the package: it has no others.
+        Weights of a named network; ``.keras`` files and models contain their own. None means seeded random
+        weights. For "tiny", "imagenet" and "bundled" both mean the weights file in the package.
     image_size : int, (int, int) or None
         Height and width in pixels; None is the network's default.
     normalization : "auto" or (mean, std)
-        "auto" is the network's own; else RGB triples applied as ``(x / 255 - mean) / std``.
+        "auto" is the network's own; a pair of RGB triples is applied as ``(x / 255 - mean) / std``.
     precision : str
         "float32", "tf32", "bfloat16" or "float16".
 
     Raises
     ------
     UnknownNameError, ValueError, TypeError
-        When an argument is none of these.
+        When an argument is invalid.
     WeightsError
         When a file does not exist.
     """
 
-    # --- known without the network
+    # --- description
 
     def describe(self, layers: Sequence[str] | None = None, store: Any = None) -> Description:
-        """Shapes and digests of taps, from the metadata in the store if it has them.
+        """Describe taps by their shapes and digests, from the metadata in the store if available.
 
         Parameters
         ----------
-        layers : sequence of str, or None for the last convolutional output
+        layers : sequence of str or None
+            None means the last convolutional output.
         store : EmbeddingStore or None
 
         Raises
@@ -132,27 +133,27 @@ class Backbone(NetworkLoader):
             metadata = _metadata.load(variant.key, store)
             if metadata is None:
                 break
-            wanted = set(layers or (metadata["default"],))
-            if wanted <= set(metadata["taps"]):
+            layer_names = set(layers or (metadata["default"],))
+            if layer_names <= set(metadata["taps"]):
                 return self._description(metadata, layers, variant.top)
-            if wanted <= set(metadata["layers"]):
+            if layer_names <= set(metadata["layers"]):
                 break
         if (error := self._layer_error(layers, _metadata.load(self._names_key(), store))) is not None:
             raise error
         with _lock:
             variant, graph, skipped = self._load(layers, store=store)
-            metadata, lasting = self._make_metadata(graph, layers)
-        for other, names in skipped:  # so that next time it is skipped without being built
+            metadata, is_persistent = self._make_metadata(graph, layers)
+        for other, names in skipped:  # so that the next call skips it without building it
             if other.key is not None and _metadata.load(other.key, store) is None:
                 _metadata.save(other.key, {**metadata, "layers": names, "taps": {}}, store)
-        if variant.key is not None and lasting:
-            before = _metadata.load(variant.key, store)
-            metadata["taps"] = {**(before["taps"] if before else {}), **metadata["taps"]}
+        if variant.key is not None and is_persistent:
+            stored = _metadata.load(variant.key, store)
+            metadata["taps"] = {**(stored["taps"] if stored else {}), **metadata["taps"]}
             _metadata.save(variant.key, metadata, store)
         return self._description(metadata, layers, variant.top)
 
     def _make_metadata(self, graph: Graph, layers: Sequence[str] | None) -> tuple[dict[str, Any], bool]:
-        """Metadata of a loaded network, and whether other processes may use it."""
+        """Return the metadata of a loaded network, and whether other processes may use it."""
         default = self.spec.taps[-1] if self.spec else default_tap(graph)
         size = self._spec_size() if self.spec else input_size(graph.model, self.image_size)
         taps = {}
@@ -164,11 +165,11 @@ class Backbone(NetworkLoader):
             taps[layer] = [[int(n) for n in shape[1:]], *self._identify(layer, tapped)]
         own = own_normalization(self.spec, graph.model) if self.normalization == "auto" else None
         metadata = {"default": default, "size": list(size), "normalization": own}
-        lasting = all(process is None for *_, process in taps.values())
-        return {**metadata, "layers": list(graph.taps), "taps": taps}, lasting
+        is_persistent = all(process is None for *_, process in taps.values())
+        return {**metadata, "layers": list(graph.taps), "taps": taps}, is_persistent
 
     def _identify(self, layer: str, tapped: Any) -> tuple[str, str | None]:
-        """Digest of a tap, and the identity of code of the user's own."""
+        """Return the digest of a tap, and the identity of its custom code or None."""
         if self.spec is not None:
             rescaled = (
                 self.spec.entry is not None and self.normalization == "auto" and self.weights == "imagenet"
@@ -186,14 +187,15 @@ class Backbone(NetworkLoader):
         name = self.spec.name if self.spec else "custom"
         return Description(name, tuple(metadata["size"]), normalization, tuple(taps), top)
 
-    # --- the network itself
+    # --- compilation and models
 
     def compile(
         self, outputs: Sequence[tuple[Tap, str]], description: Description
     ) -> Callable[[np.ndarray], list[np.ndarray]]:
         """Compile the function from uint8 pixels (b, h, w, 3) to float32 arrays (b, d), one per (tap, pooling).
 
-        The process keeps it by what it computes, so that clones of an estimator share it.
+        Compiled functions are cached in the process by what they compute, so that clones of an estimator share
+        them.
         """
         layers = list(dict.fromkeys(tap.layer for tap, _ in outputs))
         identity = [
@@ -204,7 +206,7 @@ class Backbone(NetworkLoader):
             return cached(
                 _compiled,
                 json.dumps(identity),
-                _COMPILED_KEPT,
+                _MAX_COMPILED,
                 lambda: self._compile(outputs, layers, description),
             )
 
@@ -213,18 +215,18 @@ class Backbone(NetworkLoader):
     ) -> Callable[[np.ndarray], list[np.ndarray]]:
         graph = self._load(layers, description.top)[1]
         tapped = with_policy(self._tapped(graph, layers), PRECISIONS[self.precision])
-        places = [(layers.index(tap.layer), part) for tap, part in outputs]
+        output_poolings = [(layers.index(tap.layer), part) for tap, part in outputs]
         return compile_frozen(
             tapped,
             normalizer(description.normalization),
-            lambda ys: [pool(ys[i], part) for i, part in places],
+            lambda ys: [pool(ys[i], part) for i, part in output_poolings],
             self.precision,
         )
 
-    def shared(self, description: Description) -> tuple[Any, dict[str, str]]:
-        """The model from normalized pixels to the taps of a description, and {layer name: canonical name}.
+    def load_shared(self, description: Description) -> tuple[Any, dict[str, str]]:
+        """Load the model from normalized pixels to the taps of a description, and {layer name: canonical name}.
 
-        The process shares it: copy it before changing anything in it.
+        The whole process shares the model: copy it before modifying it.
         """
         layers = list(dict.fromkeys(tap.layer for tap in description.taps))
         with _lock:
@@ -232,17 +234,17 @@ class Backbone(NetworkLoader):
             return self._tapped(graph, layers), {o.name: name for name, o in graph.operations.items()}
 
     def normalizer(self, description: Description) -> Callable[[Any], Any]:
-        """The function from uint8 pixels to the network's input."""
+        """Return the function from uint8 pixels to the network's input."""
         return normalizer(description.normalization)
 
     def skeleton(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Operations, and the outputs that can be tapped, by name from the input on, with the top.
+        """Return operations and tappable outputs by name, from input to output, including the top.
 
-        Needs no weights.
+        No weights are needed.
         """
         with _lock:
             if self.spec is None:
                 graph = self._load(None)[1]
                 return graph.operations, graph.taps
-            whole, bottom = (self._application(top) for top in (True, False))
-        return bottom.operations | whole.operations, bottom.taps | whole.taps
+            with_top, without_top = (self._build_application(top) for top in (True, False))
+        return without_top.operations | with_top.operations, without_top.taps | with_top.taps

@@ -1,4 +1,4 @@
-"""Models of the user's own: load them, make a graph of them, and find which pixels they expect."""
+"""Custom models: load them, convert them to graphs, and determine which pixels they expect."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tlfeatures.errors import WeightsError
 from tlfeatures.networks._graph import Graph, canonical_operations, walk
 from tlfeatures.networks._registry import NETWORKS, NetworkSpec
 
-__all__ = ["as_graph", "default_tap", "input_size", "open_model", "preprocessing_of"]
+__all__ = ["as_graph", "default_tap", "find_preprocessing", "input_size", "open_model"]
 
 
 def open_model(path: str) -> Any:
@@ -18,7 +18,7 @@ def open_model(path: str) -> Any:
     Raises
     ------
     WeightsError
-        When it is not a ``.keras`` file, is damaged, or needs code of the user's own.
+        When it is not a ``.keras`` file, is damaged, or needs custom code.
     """
     check_fork()
     try:
@@ -27,8 +27,8 @@ def open_model(path: str) -> Any:
     except Exception as error:
         raise WeightsError(
             f"Cannot load {path!r}: {' '.join(str(error).split())[:300]}. Expected a model saved by "
-            "model.save('name.keras'); one with Lambda layers or custom classes must be loaded by you and passed as "
-            "a keras.Model."
+            "model.save('name.keras'). If it has Lambda layers or custom classes, load it yourself and pass it as a "
+            "keras.Model."
         ) from error
 
 
@@ -58,7 +58,7 @@ def as_graph(model: Any) -> Any:
 
 
 def default_tap(graph: Graph) -> str:
-    """The last feature map, or the last vector of a model without feature maps."""
+    """Return the name of the last feature map, or of the last vector of a model without feature maps."""
     maps = [name for name, output in graph.taps.items() if len(output.shape) == 4]
     if not graph.taps:
         raise ValueError(
@@ -67,21 +67,21 @@ def default_tap(graph: Graph) -> str:
     return (maps or list(graph.taps))[-1]
 
 
-def input_size(model: Any, wanted: tuple[int, int] | None) -> tuple[int, int]:
-    """Height and width for a model: its own if it fixes them, else ``wanted``, else 224.
+def input_size(model: Any, image_size: tuple[int, int] | None) -> tuple[int, int]:
+    """Return the height and width for a model: its own if it fixes them, else ``image_size``, else 224.
 
     Raises
     ------
     ValueError
-        When the model fixes another size than ``wanted``.
+        When the model has a fixed input size other than ``image_size``.
     """
-    own = tuple(model.inputs[0].shape[1:3])
-    height, width = wanted or (224, 224)
-    size = own[0] or height, own[1] or width
-    if wanted not in (None, size):
+    fixed = tuple(model.inputs[0].shape[1:3])
+    height, width = image_size or (224, 224)
+    size = fixed[0] or height, fixed[1] or width
+    if image_size not in (None, size):
         raise ValueError(
-            f"The model {model.name!r} takes images of {own[0]}x{own[1]} pixels, not {wanted[0]}x{wanted[1]}; leave "
-            "image_size out."
+            f"`image_size` must be {fixed}, the input size of the model {model.name!r}; got {image_size}. Leave it "
+            "out to use that size."
         )
     return size
 
@@ -91,20 +91,20 @@ _NEUTRAL = {"InputLayer", "ZeroPadding2D", "Resizing", "CenterCrop", "Cropping2D
 _NORMALIZING = {"Rescaling", "Normalization"}
 
 
-def preprocessing_of(model: Any) -> str | None:
+def find_preprocessing(model: Any) -> str | None:
     """Find the normalization that a model expects.
 
     Returns
     -------
     str or None
         "raw" if it starts with layers or arithmetic that normalize; the module of
-        ``keras.applications`` if it is, or begins with, one of those networks; None if neither
+        ``keras.applications`` if it is, or contains, one of those networks; None if neither
         can be determined.
     """
     if _normalizes(model):
         return "raw"
     graphs = [each for each in (model, *walk(model)) if hasattr(each, "operations")]
-    return next((spec.module for spec in map(_application, graphs) if spec is not None), None)
+    return next((spec.module for spec in map(_matching_network, graphs) if spec is not None), None)
 
 
 def _normalizes(model: Any) -> bool:
@@ -118,11 +118,11 @@ def _normalizes(model: Any) -> bool:
     return False
 
 
-def _application(model: Any) -> NetworkSpec | None:
-    """The network of ``keras.applications`` that a model is, possibly with another top."""
+def _matching_network(model: Any) -> NetworkSpec | None:
+    """Return the network of ``keras.applications`` with the layers of a model, whose top may differ."""
     names = list(canonical_operations(model))
     # networks that can be built without their preprocessing cannot be recognized by their layers
     candidates = [spec for spec in NETWORKS.values() if not spec.options and not spec.entry]
-    fits = [spec for spec in candidates if set(spec.taps) <= set(names)]
+    matches = [spec for spec in candidates if set(spec.taps) <= set(names)]
     # ResNet50V2 has all taps of ResNet50, and more after them
-    return max(fits, key=lambda spec: names.index(spec.taps[-1]), default=None)
+    return max(matches, key=lambda spec: names.index(spec.taps[-1]), default=None)

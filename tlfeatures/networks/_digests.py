@@ -7,7 +7,7 @@
   its weights up to the tap. Names of layers and training settings do not count.
 
 Nothing else enters: no wording, module path or bytecode, and no default that a newer Keras adds.
-Code of the user's own cannot be identified in this way; see `code_identity`.
+Custom code cannot be identified in this way; see `code_identity`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["code_identity", "file_digest", "model_digest", "network_digest"]
 
 
 def network_digest(spec: NetworkSpec, layer: str, model: Any, rescaled: bool = False) -> str:
-    """Digest of a tap of a named network.
+    """Compute the digest of a tap of a named network.
 
     Parameters
     ----------
@@ -49,18 +49,18 @@ def network_digest(spec: NetworkSpec, layer: str, model: Any, rescaled: bool = F
 
 
 def file_digest(key: bytes, layer: str) -> str:
-    """Digest of a tap of a ``.keras`` file whose content has the digest ``key``."""
+    """Compute the digest of a tap of a ``.keras`` file whose content has the digest ``key``."""
     return recipe_digest({"file": key.hex(), "layer": layer})
 
 
 def model_digest(model: Any) -> str:
-    """Digest of a model in memory: graph, settings and weights, but not code of the user's own.
+    """Compute the digest of a model in memory: graph, settings and weights, but not custom code.
 
-    Nothing behind the outputs counts, nor do names and training settings.
+    Layers after the outputs, names and training settings do not change it.
     """
     try:
         graph = _describe_graph(model)
-    except (TypeError, ValueError, NotImplementedError):  # own code that has no configuration
+    except (TypeError, ValueError, NotImplementedError):  # custom code without a configuration
         if code_identity(model) is None:
             raise
         graph = {}  # `code_identity` identifies the graph too
@@ -85,7 +85,7 @@ _TRAINING = ("_initializer", "_regularizer", "_constraint")
 
 
 def _describe_graph(model: Any) -> dict[str, Any]:
-    """Operations of a model with their settings and inputs, as a JSON value without names."""
+    """Describe the operations of a model, their settings and inputs as a JSON value without names."""
     config = model.get_config()
     operations = {operation.name: operation for operation in getattr(model, "operations", model.layers)}
     names = [record["name"] for record in config["layers"]]
@@ -102,26 +102,30 @@ def _describe_graph(model: Any) -> dict[str, Any]:
         if record.get("inbound_nodes"):
             entry["inputs"] = [
                 [
-                    _plain(node["args"], numbers),
-                    {k: _plain(v, numbers) for k, v in node["kwargs"].items() if v is not None},
+                    _to_json(node["args"], numbers),
+                    {k: _to_json(v, numbers) for k, v in node["kwargs"].items() if v is not None},
                 ]
                 for node in record["inbound_nodes"]
             ]
         described.append(entry)
-    ends = {key: _places(config[key], numbers) for key in ("input_layers", "output_layers") if key in config}
+    ends = {
+        key: _graph_positions(config[key], numbers)
+        for key in ("input_layers", "output_layers")
+        if key in config
+    }
     return {"operations": described, **ends}
 
 
 def _settings(config: dict[str, Any], cls: type | None, is_layer: bool) -> dict[str, Any]:
-    """Settings of a layer that differ from the defaults of its class and change what it computes."""
+    """Return the settings of a layer that differ from the defaults of its class and change what it computes."""
     defaults = _defaults(cls) if cls is not None else {}
     settings = {}
     for key, value in config.items():
         if key in _IGNORED or key.endswith(_TRAINING):
             continue
         if key == "dtype" and is_layer and cls.__name__ != "InputLayer":
-            continue  # the policy, which `precision` replaces; the dtype of a cast is no policy
-        value = _plain(value)
+            continue  # the policy, which `precision` replaces; the dtype of a cast is not a policy
+        value = _to_json(value)
         if key not in defaults or value != defaults[key]:
             settings[key] = value
     return settings
@@ -129,18 +133,18 @@ def _settings(config: dict[str, Any], cls: type | None, is_layer: bool) -> dict[
 
 @functools.cache
 def _defaults(cls: type) -> dict[str, Any]:
-    """Defaults of the arguments of a class and its bases, as JSON values."""
+    """Return the defaults of the arguments of a class and its bases, as JSON values."""
     defaults: dict[str, Any] = {}
     for base in cls.__mro__:
         if "__init__" in vars(base) and base is not object:
             for name, parameter in inspect.signature(base.__init__).parameters.items():
                 if parameter.default is not parameter.empty:
-                    defaults.setdefault(name, _plain(parameter.default))
+                    defaults.setdefault(name, _to_json(parameter.default))
     return defaults
 
 
 def _keras_class(record: dict[str, Any]) -> type | None:
-    """The class that Keras wrote into a configuration; None where it is not Keras's."""
+    """Return the Keras class that a configuration names; None for other classes."""
     path = f"{record.get('module') or ''}.{record['class_name']}"
     try:
         cls = operator.attrgetter(path.removeprefix("keras."))(keras())
@@ -149,18 +153,18 @@ def _keras_class(record: dict[str, Any]) -> type | None:
     return cls if isinstance(cls, type) else None
 
 
-def _plain(value: Any, numbers: dict[str, int] | None = None) -> Any:
-    """A configuration as a JSON value; tensors are places in the graph."""
+def _to_json(value: Any, numbers: dict[str, int] | None = None) -> Any:
+    """Convert a configuration to a JSON value; tensors become positions in the graph."""
     if value is None or isinstance(value, (bool, int, float)):
         return repr(value) if isinstance(value, float) and not np.isfinite(value) else value
     if isinstance(value, str):
         return value
     if isinstance(value, (list, tuple)):
-        return [_plain(item, numbers) for item in value]
+        return [_to_json(item, numbers) for item in value]
     if isinstance(value, dict):
         kind, config = value.get("class_name"), value.get("config")
         if kind == "__keras_tensor__":
-            return _places(config["keras_history"], numbers or {})
+            return _graph_positions(config["keras_history"], numbers or {})
         if kind == "__lambda__":
             return "code"
         if isinstance(kind, str) and isinstance(config, dict):
@@ -168,44 +172,44 @@ def _plain(value: Any, numbers: dict[str, int] | None = None) -> Any:
             settings = _settings(config, cls, cls is not None and issubclass(cls, keras().Layer))
             return {"class": kind, "settings": settings}
         return {
-            str(k): _plain(v, numbers) for k, v in value.items() if k not in ("module", "registered_name")
+            str(k): _to_json(v, numbers) for k, v in value.items() if k not in ("module", "registered_name")
         }
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return _to_json(value.tolist())
     return type(value).__name__
 
 
-def _places(value: Any, numbers: dict[str, int]) -> Any:
-    """Places in the graph, [layer, node, tensor] or lists of these, with numbers for names."""
+def _graph_positions(value: Any, numbers: dict[str, int]) -> Any:
+    """Replace names by numbers in positions in the graph: [layer, node, tensor] or lists of these."""
     if isinstance(value, (list, tuple)):
-        return [_places(item, numbers) for item in value]
+        return [_graph_positions(item, numbers) for item in value]
     return numbers.get(value, value) if isinstance(value, str) else value
 
 
-# --- code of the user's own ------------------------------------------------------------------------
+# --- custom code -----------------------------------------------------------------------------------
 
 _LIBRARIES = {"keras", "tensorflow", "torch", "jax", "jaxlib", "builtins", "abc", "typing"}
 _tokens: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
 
 def code_identity(model: Any) -> str | None:
-    """Identity of a one-tap model with code of the user's own; None where all code is Keras's.
+    """Return a random token that identifies a one-tap model with custom code; None if all code is Keras's.
 
-    Two layers of one name, class and configuration may still compute different things: a function may read a
-    global variable, a class may be edited. So the tap is identified by its tensor in the graph, an object that
-    stays as long as the user's model does, under a random token that no other process has.
+    Two layers with the same name, class and configuration may still compute different things: a function may
+    read a global variable, a class may be edited. So the token belongs to the output tensor in the graph, an
+    object that lives as long as the user's model and exists in this process only.
     """
-    if not any(map(_has_own_code, walk(model))):
+    if not any(map(_has_custom_code, walk(model))):
         return None
     return _tokens.setdefault(model.outputs[0], secrets.token_hex(KEY_BYTES))
 
 
-def _has_own_code(operation: Any) -> bool:
+def _has_custom_code(operation: Any) -> bool:
     return any(_root(value) not in _LIBRARIES for value in _callables(operation, set()))
 
 
 def _callables(value: Any, seen: set[int]) -> Iterator[Any]:
-    """``value`` and what it calls: functions, activations and layers among its attributes."""
+    """Iterate over ``value`` and what it calls: functions, activations and layers among its attributes."""
     if id(value) in seen:
         return
     seen.add(id(value))
@@ -221,6 +225,6 @@ def _callables(value: Any, seen: set[int]) -> Iterator[Any]:
 
 
 def _root(value: Callable[..., Any]) -> str:
-    """The top-level package that a function, or the class of an object, comes from."""
+    """Return the top-level package that a function, or the class of an object, comes from."""
     module = getattr(value, "__module__", None) or type(value).__module__
     return str(module).split(".")[0]

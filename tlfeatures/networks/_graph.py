@@ -1,4 +1,4 @@
-"""The graph of a Keras model: names that do not depend on what was built before, and taps."""
+"""The graph of a Keras model: taps, and names that do not depend on previously built models."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["Graph", "canonical_operations", "walk", "with_policy"]
 
 
 def _auto_prefix(operation: Any) -> str:
-    """The stem of the name that Keras gives an operation of this class: ReLU -> re_lu."""
+    """Return the name that Keras derives from the class of an operation: ReLU -> re_lu."""
     name = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", re.sub(r"\W+", "", type(operation).__name__))
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 def canonical_operations(model: Any) -> dict[str, Any]:
-    """Operations of ``model`` by the names that they have if it is the first model that a process builds.
+    """Return the operations of ``model`` by the names that they have in the first model that a process builds.
 
     Keras numbers unnamed layers over the lifetime of the process. The numbers are in the order in
     which the layers were created, so counting from zero restores the names.
@@ -40,7 +40,7 @@ def canonical_operations(model: Any) -> dict[str, Any]:
 
 
 def walk(model: Any) -> Iterator[Any]:
-    """Iterate over the operations of ``model`` from the input on, and over those of nested models."""
+    """Iterate over the operations of ``model`` and of nested models, from input to output."""
     for operation in getattr(model, "operations", None) or model.layers:
         yield operation
         if hasattr(operation, "layers"):
@@ -49,7 +49,7 @@ def walk(model: Any) -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class Graph:
-    """A model with its operations and the outputs that can be tapped, by name from the input on."""
+    """A model with its operations and tappable outputs by name, from input to output."""
 
     model: Any
     operations: dict[str, Any]
@@ -57,9 +57,9 @@ class Graph:
 
     @classmethod
     def of(cls, model: Any, canonical: bool) -> Graph:
-        """Make the graph of a Functional model, under canonical names or the names that it has."""
+        """Make the graph of a Functional model, with canonical names or its own names."""
         operations = canonical_operations(model) if canonical else {o.name: o for o in model.operations}
-        # Operation.output is that of the graph where a layer was used first, perhaps not this one
+        # Operation.output belongs to the graph in which a layer was first used, which may be another one
         calls: dict[int, list[Any]] = {}
         for node in (node for nodes in model._nodes_by_depth.values() for node in nodes):
             calls.setdefault(id(node.operation), []).append(node)
@@ -68,7 +68,7 @@ class Graph:
 
 
 def _tap(calls: list[Any]) -> Any:
-    """The only feature map or vector that an operation outputs; None if it has none or several."""
+    """Return the only feature map or vector that an operation outputs; None if it has none or several."""
     if len(calls) != 1 or calls[0].is_input or len(calls[0].outputs) != 1:
         return None
     shape = calls[0].outputs[0].shape
@@ -76,7 +76,7 @@ def _tap(calls: list[Any]) -> Any:
 
 
 def with_policy(model: Any, policy: str) -> Any:
-    """``model`` under a dtype policy: the model itself if all layers have that policy, else a copy.
+    """Return ``model`` under a dtype policy: the model itself if all layers have that policy, else a copy.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def with_policy(model: Any, policy: str) -> Any:
     with untouched_random_state():
         copy = keras().models.clone_model(model, clone_function=cast, recursive=True)
     copy.set_weights(model.get_weights())
-    for operation in walk(copy):  # Normalization keeps what it computes from its weights
+    for operation in walk(copy):  # Normalization caches values computed from its weights
         getattr(operation, "finalize_state", lambda: None)()
     return copy
 
@@ -108,5 +108,5 @@ def with_policy(model: Any, policy: str) -> Any:
 def _policy(operation: Any) -> str | None:
     if type(operation).__name__ == "InputLayer" or hasattr(operation, "layers"):
         return None
-    policy = getattr(operation, "dtype_policy", None)  # plain operations have none
+    policy = getattr(operation, "dtype_policy", None)  # operations that are not layers have none
     return policy and policy.name

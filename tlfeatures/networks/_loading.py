@@ -1,4 +1,4 @@
-"""Loading of networks: their variants, files, layers and weights; what was loaded is kept by the process."""
+"""Loading of networks: variants, files, layers and weights. Loaded networks are cached in the process."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from tlfeatures.networks._weights import draw_weights, fetch_weights, find_weigh
 __all__ = ["NetworkLoader", "cached"]
 
 _IMAGENET_STD = (0.229, 0.224, 0.225)
-_MODELS_KEPT = 2
+_MAX_MODELS = 2
 _models: OrderedDict[str, Any] = OrderedDict()
 
 
 @dataclass(frozen=True)
 class _Variant:
-    """A network with or without its top, from a file that may not be here yet."""
+    """A network with or without its top, from a weights file that may not be downloaded yet."""
 
     top: bool
     file: Path | None
-    key: dict[str, Any] | None  # of its metadata; None when nothing lasting identifies it
+    key: dict[str, Any] | None  # of its metadata; None if it has no identity outside this process
 
 
 class NetworkLoader:
-    """A network by its name, file or model, and how to load it; see `Backbone` for the parameters."""
+    """Loader of a network by its name, file or model; see `Backbone` for the parameters."""
 
     def __init__(
         self,
@@ -48,12 +48,12 @@ class NetworkLoader:
         normalization: Any = "auto",
         precision: str = "float32",
     ) -> None:
-        given = {
+        parameters = {
             "model": model, "weights": weights, "image_size": image_size,
             "normalization": normalization, "precision": precision,
         }  # fmt: skip
         for parameter, allowed in NETWORK_CONSTRAINTS.items():
-            check_parameter(parameter, given[parameter], allowed)
+            check_parameter(parameter, parameters[parameter], allowed)
         self.spec: NetworkSpec | None = None
         self.path: str | None = None
         self.model: Any = None
@@ -75,7 +75,7 @@ class NetworkLoader:
             self.normalization = tuple(tuple(float(v) for v in triple) for triple in normalization)
 
     def _check_weights(self, weights: Any) -> Any:
-        """``weights``, where "bundled" is "imagenet": the network's own pretrained weights."""
+        """Check ``weights`` and return them; "bundled" becomes "imagenet", the network's own pretrained weights."""
         if self.spec is None and weights != "imagenet":
             raise InvalidParameterError(
                 f"`weights` must be left out for a {self.name}, which has its own; got {weights!r}.",
@@ -102,7 +102,7 @@ class NetworkLoader:
         return self.spec.name if self.spec else ".keras file" if self.path else "keras.Model"
 
     def _variants(self) -> Iterator[_Variant]:
-        """The network without and with its top, files that must be downloaded last; a model once."""
+        """Iterate over the network without and with its top, files to download last; a model has one variant."""
         key = {"bare": self.normalization != "auto", "size": self.image_size}
         if self.model is not None:
             yield _Variant(True, None, None)
@@ -122,7 +122,7 @@ class NetworkLoader:
             yield from absent
 
     def _names_key(self) -> dict[str, Any] | None:
-        """Key of the names of all layers, which depend on neither weights nor image size."""
+        """Return the key of the names of all layers, which depend on neither weights nor image size."""
         if self.model is not None:
             return None
         if self.path is not None:
@@ -132,15 +132,15 @@ class NetworkLoader:
     def _layer_error(
         self, layers: Sequence[str] | None, names: dict[str, list[str]] | None
     ) -> InvalidParameterError | None:
-        """The error for layers that no variant has, or that no single one has; None if one has all, or is unknown."""
+        """Return the error for layers that no single variant has; None if one has all, or if names are unknown."""
         variants = list(names.values()) if names else []
         if not variants or any(set(layers or ()) <= set(variant) for variant in variants):
             return None
-        known = list(dict.fromkeys(name for variant in variants for name in variant))
+        layer_names = list(dict.fromkeys(name for variant in variants for name in variant))
         for layer in layers or ():
-            if layer not in known:
-                listing = f"`tlfeatures layers {self.spec.name}` for all of them" if self.spec else ""
-                return UnknownNameError.of(f"layer of {self.name}", layer, known, listing, "layer")
+            if layer not in layer_names:
+                listing = f"`tlfeatures layers {self.spec.name}` for all names" if self.spec else ""
+                return UnknownNameError.of(f"layer of {self.name}", layer, layer_names, listing, "layer")
         in_top = next(layer for layer in layers if layer not in names["without top"])
         in_bottom = next(layer for layer in layers if layer not in names["with top"])
         return InvalidParameterError(
@@ -152,11 +152,11 @@ class NetworkLoader:
     def _load(
         self, layers: Sequence[str] | None, top: bool | None = None, store: Any = None
     ) -> tuple[_Variant, Graph, list[tuple[_Variant, list[str]]]]:
-        """The first variant that has all of ``layers``; nothing is downloaded to find out.
+        """Load the first variant that has all of ``layers``; nothing is downloaded to determine it.
 
-        Also the variants skipped with the names of their layers; no names where the file does not fit.
+        Also return the skipped variants with the names of their layers, without names if the file does not fit.
         """
-        problem: WeightsError | None = None
+        weights_error: WeightsError | None = None
         names: dict[str, list[str]] = {}
         skipped: list[tuple[_Variant, list[str]]] = []
         for variant in self._variants():
@@ -173,36 +173,36 @@ class NetworkLoader:
             if self.spec is None or identity in _models:
                 return variant, graph, skipped
             try:
-                self._fill(variant, graph)
+                self._load_weights(variant, graph)
             except WeightsError as error:
                 if self.weights == "imagenet":
                     raise
-                problem = problem or error  # the file may be that of the other variant
+                weights_error = weights_error or error  # the file may be that of the other variant
                 skipped.append((variant, []))
             else:
-                return variant, cached(_models, identity, _MODELS_KEPT, lambda g=graph: g), skipped
+                return variant, cached(_models, identity, _MAX_MODELS, lambda g=graph: g), skipped
         if top is None and (key := self._names_key()) is not None:
             _metadata.save(key, names, store)
-        raise problem or self._layer_error(layers, names)
+        raise weights_error or self._layer_error(layers, names)
 
     def _graph(self, variant: _Variant, identity: str) -> Graph:
-        """A variant of the network, from memory if possible; a named one that was not loaded has no weights yet."""
+        """Return the graph of a variant, from memory if possible; otherwise a named network has no weights yet."""
         if self.model is not None:
             return Graph.of(as_graph(self.model), canonical=False)
         if self.path is not None:
             return cached(
                 _models,
                 identity,
-                _MODELS_KEPT,
+                _MAX_MODELS,
                 lambda: Graph.of(as_graph(open_model(self.path)), canonical=False),
             )
         if identity in _models:
             _models.move_to_end(identity)
             return _models[identity]
-        return self._application(variant.top)
+        return self._build_application(variant.top)
 
-    def _application(self, top: bool) -> Graph:
-        """A network of ``keras.applications`` without weights."""
+    def _build_application(self, top: bool) -> Graph:
+        """Build the network of ``keras.applications`` without weights."""
         check_fork()
         spec, size = self.spec, self._spec_size()
         options = dict(spec.kwargs) | (dict(spec.options) if self.normalization != "auto" else {})
@@ -218,7 +218,7 @@ class NetworkLoader:
             ) from error
         return Graph.of(model, canonical=True)
 
-    def _fill(self, variant: _Variant, graph: Graph) -> None:
+    def _load_weights(self, variant: _Variant, graph: Graph) -> None:
         if self.weights is None:
             draw_weights(graph.operations)
         elif self.weights == "imagenet":
@@ -230,7 +230,7 @@ class NetworkLoader:
             read_weights(graph.model, variant.file)
 
     def _tapped(self, graph: Graph, layers: Sequence[str]) -> Any:
-        """A model from normalized pixels to the outputs of ``layers``."""
+        """Make a model from normalized pixels to the outputs of ``layers``."""
         inputs, outputs = graph.model.inputs[0], [graph.taps[layer] for layer in layers]
         if self.spec is None or self.spec.entry is None:
             return keras().Model(inputs, outputs)
@@ -239,15 +239,16 @@ class NetworkLoader:
             return keras().Model(entry, outputs)
         if self.weights != "imagenet":
             return keras().Model(inputs, outputs)
-        # as Keras builds it for these weights only: divided by the variance twice
-        again = keras().layers.Rescaling([1 / math.sqrt(std) for std in _IMAGENET_STD])(entry)
-        return keras().Model(inputs, keras().Model(entry, outputs)(again))
+        # for ImageNet weights only, Keras rescales a second time
+        rescaled = keras().layers.Rescaling([1 / math.sqrt(std) for std in _IMAGENET_STD])(entry)
+        return keras().Model(inputs, keras().Model(entry, outputs)(rescaled))
 
     def _spec_size(self) -> tuple[int, int]:
         return self.image_size or (self.spec.image_size,) * 2
 
 
 def cached(values: OrderedDict[str, Any], key: str, limit: int, make: Callable[[], Any]) -> Any:
+    """Return the value under ``key``, made on first use; at most ``limit`` recently used values are kept."""
     if key not in values:
         values[key] = make()
         while len(values) > limit:

@@ -1,8 +1,8 @@
-"""What is known of a network without loading it: kept by the process, and in the sidecars of a store.
+"""Metadata that describe a network without loading it, in memory and in the sidecars of a store.
 
-There are two kinds. The metadata of one network file: its taps with shapes and digests, its default tap, size
-and normalization. And the names of all layers, with and without the top, by which a wrong name is refused
-before anything is built.
+There are two kinds: the metadata of one network file (its taps with shapes and digests, its default tap, size
+and normalization), and the names of all layers with and without the top, so that an unknown layer name raises
+an error before anything is built.
 """
 
 from __future__ import annotations
@@ -11,33 +11,33 @@ from typing import Any
 
 from tlfeatures._keras import keras_version
 
-__all__ = ["FORMAT", "forget", "load", "save"]
+__all__ = ["FORMAT", "clear", "load", "save"]
 
-FORMAT = 4  # raised when what the sidecars hold gets another meaning
+FORMAT = 4  # increased when the meaning of the sidecars changes
 _in_memory: dict[str, dict[str, Any]] = {}
 
 
 def load(key: dict[str, Any] | None, store: Any) -> dict[str, Any] | None:
-    """The metadata under a key; None when absent, or when nothing lasting identifies the network."""
+    """Return the metadata under a key; None if absent, or if the network has no identity outside this process."""
     if key is None:
         return None
     key = _full(key)
     metadata = store.get_sidecar(key) if store is not None else None
     if metadata is None and (metadata := _in_memory.get(str(key))) is not None and store is not None:
-        store.put_sidecar(key, metadata)  # learned with another store
+        store.put_sidecar(key, metadata)  # saved earlier, with another store
     return metadata
 
 
 def save(key: dict[str, Any], metadata: dict[str, Any], store: Any) -> None:
-    """Keep metadata under a key."""
+    """Save metadata under a key, in memory and in the store."""
     key = _full(key)
     _in_memory[str(key)] = metadata
     if store is not None:
         store.put_sidecar(key, metadata)
 
 
-def forget() -> None:
-    """Forget what this process knows."""
+def clear() -> None:
+    """Delete the metadata in memory."""
     _in_memory.clear()
 
 

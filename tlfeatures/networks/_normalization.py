@@ -1,4 +1,4 @@
-"""From uint8 pixels to the input of a network."""
+"""Conversion of uint8 pixels to the input of a network."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ import numpy as np
 from tlfeatures._keras import keras
 from tlfeatures._warnings import warn
 from tlfeatures.networks import tiny
-from tlfeatures.networks._custom import preprocessing_of
+from tlfeatures.networks._custom import find_preprocessing
 from tlfeatures.networks._registry import NetworkSpec
 
 __all__ = ["RAW", "normalizer", "own_normalization"]
 
-RAW = "raw"  # pixels enter as they are, RGB in 0..255
+RAW = "raw"  # RGB pixels from 0 to 255, unchanged
 
 
 def own_normalization(spec: NetworkSpec | None, model: Any) -> str:
-    """What ``normalization="auto"`` means for a network, as its recipe has it.
+    """Return the normalization that "auto" means for a network, as in its recipe.
 
     Returns
     -------
     str
         "raw", or the module of ``keras.applications`` whose ``preprocess_input`` applies.
     """
-    module = spec.module if spec else preprocessing_of(model)
+    module = spec.module if spec else find_preprocessing(model)
     if module is None:
         warn(
             f"The model {model.name!r} neither starts with a Rescaling or Normalization layer nor is one of "
-            "keras.applications, so its pixels enter as RGB in 0..255. If it was trained on others, pass "
+            "keras.applications, so it gets RGB pixels from 0 to 255. If it was trained on other values, pass "
             "normalization=(mean, std)."
         )
     return module or RAW
 
 
 def normalizer(normalization: Any) -> Callable[[Any], Any]:
-    """The function from uint8 pixels to a network's input that a recipe names."""
+    """Return the function from uint8 pixels to a network's input for a normalization of a recipe."""
     ops = keras().ops
     if isinstance(normalization, str):
         if normalization == RAW:

@@ -1,4 +1,4 @@
-"""What the parameters of a network may be; `CNNFeatures` and `Backbone` check them alike."""
+"""Constraints on the parameters of a network, shared by `CNNFeatures` and `Backbone`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _is_mean_and_std(value: Any) -> bool:
 
 
 def size_pair(image_size: Any) -> tuple[int, int] | None:
-    """A checked ``image_size`` as (height, width), or None."""
+    """Convert a checked ``image_size`` to (height, width); None stays None."""
     if image_size is None:
         return None
     height, width = (image_size, image_size) if isinstance(image_size, Integral) else image_size

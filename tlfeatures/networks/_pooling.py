@@ -1,4 +1,4 @@
-"""Named poolings of a feature map, and the widths that they give."""
+"""Named poolings of a feature map, and the number of columns of each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tlfeatures.errors import UnknownNameError
 
 __all__ = ["POOLINGS", "pool", "pooling_parts", "pooling_width"]
 
-_GEM_POWER, _GEM_FLOOR = 3.0, 1e-6
+_GEM_POWER, _GEM_MINIMUM = 3.0, 1e-6
 
 
 def _axes(x: Any) -> tuple[int, ...]:
@@ -20,7 +20,7 @@ def _axes(x: Any) -> tuple[int, ...]:
 
 def _gem(x: Any) -> Any:
     ops = keras().ops
-    return ops.power(ops.mean(ops.power(ops.maximum(x, _GEM_FLOOR), _GEM_POWER), _axes(x)), 1 / _GEM_POWER)
+    return ops.power(ops.mean(ops.power(ops.maximum(x, _GEM_MINIMUM), _GEM_POWER), _axes(x)), 1 / _GEM_POWER)
 
 
 _POOLS: dict[str, Callable[[Any], Any]] = {
@@ -34,7 +34,7 @@ POOLINGS = ("avg", "max", "avgmax", "gem", "flatten")
 
 
 def pooling_parts(pooling: str, rank: int) -> tuple[str, ...]:
-    """The stored poolings that make up ``pooling`` for an output of that rank, batch axis included.
+    """Return the stored poolings that make up ``pooling`` for an output of that rank, batch axis included.
 
     "avgmax" is the stored average followed by the stored maximum. A vector (rank 2) is not pooled:
     every pooling returns the vector itself, stored once.
@@ -45,7 +45,7 @@ def pooling_parts(pooling: str, rank: int) -> tuple[str, ...]:
     Raises
     ------
     UnknownNameError
-        A ``ValueError``: no pooling has this name.
+        If no pooling has this name; also a ``ValueError``.
     """
     if pooling not in POOLINGS:
         raise UnknownNameError.of("pooling", pooling, POOLINGS)
@@ -55,7 +55,7 @@ def pooling_parts(pooling: str, rank: int) -> tuple[str, ...]:
 
 
 def pooling_width(part: str, shape: tuple[int, ...]) -> int:
-    """Number of columns of a stored pooling for an output of ``shape`` (without the batch axis).
+    """Return the number of columns of a stored pooling for an output of ``shape`` (without the batch axis).
 
     >>> pooling_width("avg", (7, 7, 512)), pooling_width("flatten", (7, 7, 512))
     (512, 25088)
@@ -67,6 +67,6 @@ def pool(x: Any, part: str) -> Any:
     """Pool a backend tensor (b, ..., c) to (b, d) in float32.
 
     "gem" is the generalized mean with power 3 (Radenović, Tolias and Chum 2018, "Fine-tuning CNN
-    image retrieval with no human annotation"), on activations floored at 1e-6.
+    image retrieval with no human annotation"), on activations of at least 1e-6.
     """
     return _POOLS[part](keras().ops.cast(x, "float32"))

@@ -18,7 +18,7 @@ _ORDERING = "{name}_weights_tf_dim_ordering_tf_kernels{notop}.h5"
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A network before it is built.
+    """A row of the table of networks.
 
     Parameters
     ----------
@@ -29,14 +29,13 @@ class NetworkSpec:
     taps : tuple of str
         Standard taps from early to late; the last is the output of the network without its top.
     image_size : int
-        Side in pixels that the weights were trained at.
+        Side in pixels of the images that the weights were trained on.
     url : str
-        Where the weights come from: a template in ``{notop}`` (empty, or the suffix of the file
-        without the fully connected top) and ``{size}``.
+        Template of the address of the weights, with the fields ``{notop}`` (empty, or ``notop``) and ``{size}``.
     notop : str
-        That suffix.
+        Suffix of the weights file without the fully connected top.
     weight_sizes : tuple of int
-        Square image sizes with weights of their own; other sizes use the largest.
+        Square image sizes that have separate weights; other sizes use the weights of the largest.
     kwargs : tuple of (str, value)
         Further arguments of the builder.
     options : tuple of (str, value)
@@ -46,10 +45,10 @@ class NetworkSpec:
     licence : str
         Licence of the pretrained weights.
     bundled : str
-        File of the weights in the package, for the network that it brings along; else empty.
+        Weights file in the package; empty for networks whose weights are downloaded.
     version : int
-        Architecture version: raised when the same weights come to give other numbers, in Keras or here, so that
-        stored embeddings are computed again.
+        Architecture version. It is increased when a change in Keras or in this package alters the embeddings
+        for the same weights, so that stored embeddings are recomputed.
     """
 
     name: str
@@ -69,16 +68,16 @@ class NetworkSpec:
     version: int = 1
 
     def weights_url(self, *, top: bool, image_size: tuple[int, int]) -> str:
-        """Address of the ImageNet weights, with or without the top, for images of that size."""
+        """Return the address of the ImageNet weights, with or without the top, for images of that size."""
         height, width = image_size
         sizes = self.weight_sizes or (self.image_size,)
         size = height if height == width and height in sizes else sizes[-1]
         return self.url.format(notop="" if top else self.notop, size=size)
 
     def weights_file(self, *, top: bool, image_size: tuple[int, int]) -> str:
-        """Name of the weights file in Keras's ``models`` folder."""
+        """Return the name of the weights file in Keras's ``models`` folder."""
         file = self.weights_url(top=top, image_size=image_size).rsplit("/", 1)[1]
-        # Keras saves these under another name than it fetches
+        # Keras saves NASNet's weights under a name other than that of the download
         return file.replace("NASNet-", "nasnet_").replace("-no-top", "_no_top")
 
 
@@ -314,5 +313,5 @@ def find_network(name: str) -> NetworkSpec:
     except KeyError:
         pass
     raise UnknownNameError.of(
-        "network", name.lower(), NETWORKS, "`tlfeatures models` for all of them", "model"
+        "network", name.lower(), NETWORKS, "`tlfeatures models` for all names", "model"
     ) from None

@@ -1,4 +1,4 @@
-"""Weights of a network: find, download, load, or draw at random."""
+"""Weights of a network: find, download, load or initialize them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def fetch_weights(spec: NetworkSpec, *, top: bool, image_size: tuple[int, int]) 
     Raises
     ------
     WeightsError
-        Which file, where Keras looks for it, and how to work offline.
+        When it cannot be downloaded; the message has the file, the folder where Keras looks for it and how to
+        work offline.
     """
     path = find_weights(spec, top=top, image_size=image_size)
     if path is not None:
@@ -48,20 +49,19 @@ def fetch_weights(spec: NetworkSpec, *, top: bool, image_size: tuple[int, int]) 
     try:
         return _download(url, folder / name)
     except Exception as error:
-        by_path = (
-            "" if spec.entry else "pass `weights='path/to/file'`, "
-        )  # Keras builds it otherwise for a path
+        # for networks with an entry layer, Keras builds a different graph if weights is a path
+        path_option = "" if spec.entry else "pass `weights='path/to/file'`, "
         raise WeightsError(
             f"The ImageNet weights of {spec.name!r} are not on this machine and could not be downloaded "
             f"({type(error).__name__}: {' '.join(str(error).split())[:200]}). Expected the file {name} in {folder}. "
             f"To work offline, download {url} on another machine and copy it there (KERAS_HOME sets the folder "
-            f"above `models`), {by_path}or pass `weights=None` for random weights. Networks whose weights are on this "
-            f"machine: {', '.join(map(repr, available_networks()))}."
+            f"above `models`), {path_option}or pass `weights=None` for random weights. Networks whose weights are on "
+            f"this machine: {', '.join(map(repr, available_networks()))}."
         ) from error
 
 
 def available_networks() -> list[str]:
-    """Names of the networks whose pretrained weights, for their default image size, are on this machine."""
+    """List the networks whose pretrained weights, for their default image size, are on this machine."""
     return [
         spec.name
         for spec in NETWORKS.values()
@@ -123,8 +123,8 @@ def read_weights(model: Any, path: str | os.PathLike[str]) -> None:
     except Exception as error:
         raise WeightsError(
             f"Cannot load the weights file {os.fspath(path)!r} into {model.name!r}: "
-            f"{' '.join(str(error).split())[:300]}. It is damaged (delete it to fetch it again), of another "
-            "network, or with a top that fits other image sizes only."
+            f"{' '.join(str(error).split())[:300]}. It is damaged (delete it to download it again), of another "
+            "network, or has a top for another image size."
         ) from error
 
 
@@ -135,7 +135,7 @@ def draw_weights(layers: Mapping[str, Any]) -> None:
     normalization statistics keep their initial values.
     """
     for name, layer in layers.items():
-        for variable in getattr(layer, "weights", ()):  # plain operations have none
+        for variable in getattr(layer, "weights", ()):  # operations that are not layers have none
             shape = tuple(variable.shape)
             if len(shape) < 2:
                 continue

@@ -20,7 +20,7 @@ BLOCKS = (
 
 
 def preprocess_input(x: Any) -> Any:
-    """RGB in 0..255 to [-1, 1]."""
+    """Scale RGB values from [0, 255] to [-1, 1]."""
     return x / 127.5 - 1.0
 
 
@@ -41,7 +41,7 @@ def Tiny(
     input_shape : (int, int, int), default=(96, 96, 3)
         At least 32 pixels high and wide.
     batch_norm : bool, default=False
-        With batch normalization, for training; without, it is folded into the convolutions.
+        Add batch normalization, for training. In the weights file it is folded into the convolutions.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def Tiny(
     for i, (width, stride) in enumerate(BLOCKS, start=1):
         y = convolve("DepthwiseConv2D", f"block{i}_dw", x, 3, strides=stride)
         y = convolve("Conv2D", f"block{i}_pw", y, width, 1)
-        # the last stage is the deep one
+        # residual connections in the last stage only
         x = layers.Add(name=f"block{i}_add")([x, y]) if i > 6 and y.shape == x.shape else y
     return keras().Model(inputs, x, name="tiny")
 

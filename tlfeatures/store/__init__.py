@@ -1,4 +1,4 @@
-"""The embedding store: rows by (recipe, content of the image), in HDF5 segments that never change."""
+"""The embedding store: rows by recipe and image content, in immutable HDF5 segments."""
 
 from tlfeatures.store._store import EmbeddingStore
 from tlfeatures.store._writer import StoreWriter

@@ -28,12 +28,12 @@ SEGMENT_NAME = re.compile(r"[0-9a-f]{32}\.h5")
 RECIPE_NAME = re.compile(r"[0-9a-f]{32}")
 TEMP_NAME = re.compile(r"\.tmp-[0-9a-f]{24}")
 _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-_durable: dict[Path, int] = {}  # inodes of folders whose own name, and the names of all parents, were synced
+_durable: dict[Path, int] = {}  # inodes of folders whose names, and those of all parents, are synced
 _warned: set[str] = set()
 
 
 def default_root() -> Path:
-    """$TLFEATURES_CACHE, else the user's cache folder of this system."""
+    """Return $TLFEATURES_CACHE, or else ``tlfeatures`` in the user's cache folder of this platform."""
     if folder := os.environ.get("TLFEATURES_CACHE"):
         return Path(folder)
     if sys.platform == "win32":
@@ -45,21 +45,21 @@ def default_root() -> Path:
     return Path(base, "tlfeatures")
 
 
-def warn_once(about: str, message: str) -> None:
-    """Issue a `StoreWarning` once per process for each path or cause."""
-    if about not in _warned:
-        _warned.add(about)
+def warn_once(path: str, message: str) -> None:
+    """Issue a `StoreWarning` once per process for each path."""
+    if path not in _warned:
+        _warned.add(path)
         warn(message, StoreWarning)
 
 
-def store_error(error: OSError, what: str, root: str) -> StoreError:
-    """Turn an ``OSError`` into a `StoreError` that says what to do."""
+def store_error(error: OSError, action: str, root: str) -> StoreError:
+    """Make a `StoreError` from an ``OSError``, with a hint how to fix it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        hint = "free space, run `tlfeatures cache prune`, or name another folder as cache"
+        hint = "free space, run `tlfeatures cache prune`, or pass another folder as `cache`"
     else:
-        hint = "name a folder of your own as `cache`, or `cache=None` for none"
+        hint = "pass a folder that you can write to as `cache`, or `cache=None` for no store"
     reason = error.strerror or str(error)
-    return StoreError(error.errno or 0, f"cannot {what} the embedding store: {reason}; {hint}", root)
+    return StoreError(error.errno or 0, f"cannot {action} the embedding store: {reason}; {hint}", root)
 
 
 def is_folder(path: str) -> bool:
@@ -68,7 +68,7 @@ def is_folder(path: str) -> bool:
     Raises
     ------
     OSError
-        When the system cannot say.
+        When a system call fails.
     """
     try:
         return stat.S_ISDIR(os.lstat(path).st_mode)
@@ -77,7 +77,7 @@ def is_folder(path: str) -> bool:
 
 
 def list_names(folder: str, pattern: re.Pattern[str]) -> frozenset[str]:
-    """Names in a folder that match a pattern; empty when the folder is absent or a link.
+    """List the names in a folder that match a pattern; empty when the folder is absent or a link.
 
     Raises
     ------
@@ -91,12 +91,12 @@ def list_names(folder: str, pattern: re.Pattern[str]) -> frozenset[str]:
 
 
 def read_file(path: str, limit: int) -> bytes:
-    """Bytes of a regular file of at most ``limit`` bytes.
+    """Read a regular file of at most ``limit`` bytes.
 
     Raises
     ------
     OSError
-        As the system says.
+        When a system call fails.
     ValueError
         When it is a link, another kind of file, or too large; the message is the reason.
     """
@@ -111,7 +111,7 @@ def read_file(path: str, limit: int) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("it is not a regular file")
         if status.st_size > limit:
-            raise ValueError(f"it has {status.st_size} bytes; {limit} are the limit")
+            raise ValueError(f"it has {status.st_size} bytes, more than the limit of {limit}")
         parts, left = [], status.st_size
         while left and (part := os.read(fd, left)):
             parts.append(part)
@@ -122,7 +122,7 @@ def read_file(path: str, limit: int) -> bytes:
 
 
 def load_segment(path: str) -> Segment:
-    """Read and verify one segment; its digest is checked before HDF5 sees it.
+    """Read and verify one segment; its digest is checked before HDF5 parses it.
 
     Raises
     ------
@@ -137,7 +137,7 @@ def load_segment(path: str) -> Segment:
 
 
 def quarantine(path: str) -> None:
-    """Move a damaged file into the quarantine folder; leave it where that fails."""
+    """Move a damaged file into the quarantine folder; if that fails, leave it in place."""
     folder, name = os.path.split(path)
     quarantine_folder = os.path.join(folder, "quarantine")
     with contextlib.suppress(OSError):
@@ -153,7 +153,7 @@ def publish_file(path: str, image: bytes) -> None:
     Raises
     ------
     OSError
-        As the system says; no partial file is left.
+        When a system call fails; no partial file is left.
     """
     for last in (False, False, True):
         try:
@@ -179,7 +179,7 @@ def make_folder(folder: str) -> None:
     Raises
     ------
     OSError
-        As the system says, or when the folder or the one above it is a link or a file.
+        When a system call fails, or when the folder or its parent is a link or a file.
     """
     parent = os.path.dirname(folder)
     for path in (parent, folder):
@@ -189,18 +189,18 @@ def make_folder(folder: str) -> None:
             os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
             os.mkdir(path, 0o700)
         if os.path.lexists(path) and not is_folder(path):
-            raise NotADirectoryError(errno.ENOTDIR, "a file or a link is where a folder should be", path)
+            raise NotADirectoryError(errno.ENOTDIR, "expected a folder, but there is a file or a link", path)
 
 
 def _publish(path: str, image: bytes) -> None:
     folder = os.path.dirname(path)
     make_folder(folder)
     _files.write_file(path, image, mode=0o600)
-    for parent in (Path(folder), *Path(folder).parents):  # whoever made them may have died before its sync
+    for parent in (Path(folder), *Path(folder).parents):  # their creator may have died before it synced them
         inode = os.lstat(parent).st_ino
         if _durable.get(parent) == inode or parent == parent.parent:
             break
-        with contextlib.suppress(PermissionError):  # owned by somebody else, so not made just now
+        with contextlib.suppress(PermissionError):  # owned by another user, so not created by this process
             _files.sync_folder(parent.parent)
         _durable[parent] = inode
 

@@ -1,4 +1,4 @@
-"""Best-effort file locks, which the kernel frees when their process dies."""
+"""Best-effort file locks, which the kernel releases when their process ends."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _locked: set[int] = set()
 
 @contextlib.contextmanager
 def flock(path: str, wait: bool = True) -> Iterator[bool]:
-    """Hold an exclusive lock on ``path``; yields False when another process has it and ``wait`` is false.
+    """Hold an exclusive lock on ``path``; yield False when another process has it and ``wait`` is false.
 
-    Where locks are unsupported or the folder is read-only, continues without one.
+    If locks are unsupported or the folder is read-only, the block runs without a lock.
     """
     fd = _open(path) if fcntl else None
     try:
         yield fd is None or _lock(fd, wait)
     finally:
-        if fd in _locked:  # a forked child has closed its own already
+        if fd in _locked:  # otherwise a forked child has already closed its own
             _locked.discard(fd)
             os.close(fd)
 
@@ -54,7 +54,7 @@ def _lock(fd: int, wait: bool) -> bool:
 
 
 def _release_in_child() -> None:
-    """A forked child that outlives its parent must not keep the parent's locks."""
+    """Close the locks in a forked child, which would otherwise keep them after its parent ends."""
     for fd in _locked:
         with contextlib.suppress(OSError):
             os.close(fd)

@@ -32,7 +32,7 @@ SIDECAR_NAME = re.compile(r"[0-9a-f]{32}\.json")
 _OWN_NAME = re.compile(rf"{SEGMENT_NAME.pattern}|{TEMP_NAME.pattern}|recipe\.json|lock|compact\.lock")
 _SIDECAR_NAME = re.compile(rf"{SIDECAR_NAME.pattern}|{TEMP_NAME.pattern}")
 _JSON_BYTES = 1 << 20
-MALFORMED = (ValueError, TypeError, KeyError, RecursionError)  # what damaged JSON raises
+MALFORMED = (ValueError, TypeError, KeyError, RecursionError)  # raised for damaged JSON
 
 
 def publish_recipe(folder: str, text: bytes) -> None:
@@ -45,14 +45,14 @@ def publish_recipe(folder: str, text: bytes) -> None:
 
 
 def publish_segment(folder: str, image: bytes) -> str:
-    """Publish a file image under its digest; return the name. Replaces the file of that name, which may be damaged."""
+    """Publish a file image under its digest and return the name; replaces a file of that name, which may be damaged."""
     name = f"{bytes_key(image).hex()}.h5"
     publish_file(os.path.join(folder, name), image)
     return name
 
 
 def info(v1: str, root: str) -> dict[str, Any]:
-    """See `EmbeddingStore.info`."""
+    """Implement `EmbeddingStore.info`."""
     recipes = []
     for folder in _folders(v1):
         index = open_folder(folder).refresh()
@@ -73,7 +73,7 @@ def info(v1: str, root: str) -> dict[str, Any]:
 
 
 def verify(v1: str) -> list[dict[str, str]]:
-    """See `EmbeddingStore.verify`."""
+    """Implement `EmbeddingStore.verify`."""
     work: list[tuple[Callable[[str], object], str]] = []
     for folder in _folders(v1):
         work += [(load_segment, os.path.join(folder, n)) for n in sorted(list_names(folder, SEGMENT_NAME))]
@@ -96,7 +96,7 @@ def verify(v1: str) -> list[dict[str, str]]:
 
 
 def compact(v1: str) -> dict[str, int]:
-    """See `EmbeddingStore.compact`."""
+    """Implement `EmbeddingStore.compact`."""
     before = _totals(v1)
     for folder in _folders(v1):
         _remove_stale(folder)
@@ -117,7 +117,7 @@ def compact(v1: str) -> dict[str, int]:
 
 
 def prune(v1: str, max_bytes: int) -> dict[str, int]:
-    """See `EmbeddingStore.prune`."""
+    """Implement `EmbeddingStore.prune`."""
     usage = []
     for folder in _folders(v1):
         names = list_names(folder, SEGMENT_NAME)
@@ -133,7 +133,7 @@ def prune(v1: str, max_bytes: int) -> dict[str, int]:
 
 
 def clear(v1: str) -> dict[str, int]:
-    """See `EmbeddingStore.clear`."""
+    """Implement `EmbeddingStore.clear`."""
     removed = [_clear_folder(folder) for folder in _folders(v1)]
     networks = os.path.join(v1, "networks")
     removed.append(_unlink_matching(networks, _SIDECAR_NAME))
@@ -147,7 +147,9 @@ def _compact(folder: str) -> None:
     opened = open_folder(folder)
     index = opened.refresh()
     sizes = {name: _size(os.path.join(folder, name)) for name in index.names}
-    order = sorted(sizes, key=lambda name: (-sizes[name], name))  # the largest segment keeps a duplicate key
+    order = sorted(
+        sizes, key=lambda name: (-sizes[name], name)
+    )  # a duplicate key stays in the largest segment
     kept = index.unique_rows(order)
     rows = index.rows()
     sources = [n for n in order if len(kept[n]) < rows[n] or sizes[n] < TARGET_BYTES // 2]
@@ -167,7 +169,7 @@ def _compact(folder: str) -> None:
     for group in filter(None, groups):
         segments = [opened.segment(name) for name in group]
         if any(s is None for s in segments):
-            return  # removed or damaged: what looked like a duplicate may be the only copy
+            return  # removed or damaged: an apparent duplicate may be the only row left
         keys = np.concatenate([s.keys[kept[n]] for n, s in zip(group, segments, strict=True)])
         features = np.concatenate([s.features[kept[n]] for n, s in zip(group, segments, strict=True)])
         published.add(publish_segment(folder, encode(segments[0].recipe, keys, features)))
@@ -202,7 +204,7 @@ def _check_recipe(path: str) -> dict[str, Any]:
 
 
 def read_sidecar(path: str) -> dict[str, Any]:
-    """A sidecar, verified.
+    """Read and verify a sidecar.
 
     Raises
     ------
@@ -245,7 +247,7 @@ def _remove_stale(folder: str) -> None:
 
 
 def _clear_folder(folder: str) -> tuple[int, int]:
-    """Delete what this library wrote into one recipe's folder; return (files, bytes)."""
+    """Delete the files of this library in the folder of a recipe; return (files, bytes)."""
     own = _unlink_matching(folder, _OWN_NAME)
     quarantine = os.path.join(folder, "quarantine")
     quarantined = _unlink_matching(quarantine, SEGMENT_NAME)
@@ -264,7 +266,7 @@ def _unlink_matching(folder: str, pattern: re.Pattern[str]) -> tuple[int, int]:
 
 
 def _unlink(path: str) -> bool:
-    """Delete a file; return False when another process has."""
+    """Delete a file; return False if another process has deleted it."""
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -274,5 +276,5 @@ def _unlink(path: str) -> bool:
 
 def _rmdir(path: str) -> None:
     if is_folder(path):
-        with contextlib.suppress(OSError):  # files of others stay, and so does their folder
+        with contextlib.suppress(OSError):  # a folder with other files stays
             os.rmdir(path)

@@ -18,14 +18,12 @@ __all__ = [
     "encode", "rows_per_segment",
 ]  # fmt: skip
 
-TARGET_BYTES = 32 << 20  # rows of one segment at most, or a single longer row
-MAX_FILE_BYTES = 256 << 20  # larger files are refused unread
+TARGET_BYTES = 32 << 20  # maximum size of the rows of a segment, unless it has one longer row
+MAX_FILE_BYTES = 256 << 20  # larger files are not read
 _MAX_WIDTH = MAX_FILE_BYTES // 4 - (1 << 20)  # so that a single row always fits
-_METADATA_BYTES = 64 << 10  # HDF5's own part of a file; 2 KiB at present
+_METADATA_BYTES = 64 << 10  # maximum size of HDF5's own part of a file; 2 KiB at present
 _ACCEPTED = 1000
-_accepted: dict[
-    int, tuple[bytes, dict[bytes, tuple[int, int, int]]]
-] = {}  # by size: metadata and its meaning
+_accepted: dict[int, tuple[bytes, dict[bytes, tuple[int, int, int]]]] = {}  # by size: metadata and layout
 _LAYOUT = {b"features": h5t.IEEE_F32LE, b"keys": h5t.STD_U8LE, b"recipe": h5t.STD_U8LE}
 
 
@@ -40,37 +38,41 @@ class Segment:
 
 
 def check_width(recipe: Mapping[str, Any]) -> int:
-    """Length of a recipe's rows; ValueError when it has none."""
+    """Return the length of a recipe's rows; raise ``ValueError`` if it has none."""
     width = recipe.get("width")
     if recipe.get("dtype") != "float32" or not isinstance(width, int) or not 0 < width <= _MAX_WIDTH:
         raise ValueError(
-            f"the recipe has dtype={recipe.get('dtype')!r} and width={width!r}; "
-            f"expected 'float32' and a whole number from 1 to {_MAX_WIDTH}"
+            f"`recipe` must have dtype='float32' and an integer width from 1 to {_MAX_WIDTH}; "
+            f"got dtype={recipe.get('dtype')!r} and width={width!r}."
         )
     return width
 
 
 def check_keys(keys: np.ndarray) -> np.ndarray:
-    """Contiguous keys; ValueError when they are not uint8 (n, 16)."""
+    """Return contiguous keys; raise ``ValueError`` if they are not uint8 (n, 16)."""
     keys = np.asarray(keys)
     if keys.dtype != np.uint8 or keys.ndim != 2 or keys.shape[1] != KEY_BYTES:
-        raise ValueError(f"keys are {keys.dtype} {keys.shape}; expected uint8 (n, {KEY_BYTES})")
+        raise ValueError(
+            f"`keys` must be uint8 of shape (n, {KEY_BYTES}); got {keys.dtype} of shape {keys.shape}."
+        )
     return np.ascontiguousarray(keys)
 
 
 def check_rows(
     recipe: Mapping[str, Any], keys: np.ndarray, features: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Contiguous keys, and features; ValueError when they do not fit the recipe."""
+    """Return contiguous keys, and features; raise ``ValueError`` if they do not fit the recipe."""
     keys, features = check_keys(keys), np.asarray(features)
     expected = len(keys), check_width(recipe)
     if features.dtype != np.float32 or features.shape != expected:
-        raise ValueError(f"features are {features.dtype} {features.shape}; expected float32 {expected}")
+        raise ValueError(
+            f"`features` must be float32 of shape {expected}; got {features.dtype} of shape {features.shape}."
+        )
     return keys, features
 
 
 def rows_per_segment(width: int) -> int:
-    """Maximum number of rows of ``width`` values in one segment."""
+    """Return the maximum number of rows of ``width`` values in one segment."""
     return max(1, TARGET_BYTES // (width * 4 + KEY_BYTES))
 
 
@@ -109,13 +111,13 @@ def decode(image: bytes, folder: str) -> Segment:
     ValueError
         When the layout is not exactly that of `encode`; the message is the reason.
     """
-    head, places = _accepted.get(len(image), (b"?", {}))
-    if not image.startswith(head):
-        places = _parsed(image)
-        _remember(image, places)
+    metadata, layout = _accepted.get(len(image), (b"?", {}))
+    if not image.startswith(metadata):
+        layout = _parse_layout(image)
+        _accept_layout(image, layout)
     views = {
         name: np.frombuffer(image, _LAYOUT[name].dtype, rows * columns, offset).reshape(rows, columns)
-        for name, (rows, columns, offset) in places.items()
+        for name, (rows, columns, offset) in layout.items()
     }
     keys, features, recipe = views[b"keys"], views[b"features"], views[b"recipe"].tobytes()
     if bytes_key(recipe).hex() != folder:
@@ -128,7 +130,7 @@ def decode(image: bytes, folder: str) -> Segment:
 
 
 def _recipe_width(text: bytes) -> Any:
-    """The width that a recipe names; None where it names none, as only a crafted one does."""
+    """Return the width in a recipe; None if it has none, which is possible in crafted files only."""
     try:
         recipe = json.loads(text)
     except RecursionError as error:
@@ -136,63 +138,67 @@ def _recipe_width(text: bytes) -> Any:
     return recipe.get("width") if isinstance(recipe, dict) else None
 
 
-def _parsed(image: bytes) -> dict[bytes, tuple[int, int, int]]:
+def _parse_layout(image: bytes) -> dict[bytes, tuple[int, int, int]]:
     if not image.startswith(b"\x89HDF\r\n\x1a\n"):
         raise ValueError("not an HDF5 file")
     try:
         with h5py.File.in_memory(file_image=image) as file:
-            return _places(file.id, len(image))
+            return _dataset_layout(file.id, len(image))
     except ValueError:
         raise
     except Exception as error:  # HDF5 may raise anything on a crafted file
         raise ValueError(f"HDF5 cannot read it: {error}") from error
 
 
-def _remember(image: bytes, places: dict[bytes, tuple[int, int, int]]) -> None:
-    """Skip HDF5 for files that have the size and the metadata of one that it has parsed.
+def _accept_layout(image: bytes, layout: dict[bytes, tuple[int, int, int]]) -> None:
+    """Remember a layout, so that files of the same size and metadata need not be parsed by HDF5.
 
-    HDF5 copies the whole file, which costs more than its digest. Most segments have the same shape.
+    HDF5 copies the whole file, which takes longer than its digest. Most segments have the same shape.
     """
-    start = min(offset for _, _, offset in places.values())
-    content = sum(rows * columns * _LAYOUT[name].get_size() for name, (rows, columns, _) in places.items())
+    start = min(offset for _, _, offset in layout.values())
+    content = sum(rows * columns * _LAYOUT[name].get_size() for name, (rows, columns, _) in layout.items())
     if start + content == len(image):  # all metadata is before the rows
         if len(_accepted) >= _ACCEPTED:
             _accepted.clear()
-        _accepted[len(image)] = image[:start], places
+        _accepted[len(image)] = image[:start], layout
 
 
-def _places(file: h5f.FileID, size: int) -> dict[bytes, tuple[int, int, int]]:
-    """(rows, columns, byte offset) of each dataset, if the layout is exactly that of `encode`."""
+def _dataset_layout(file: h5f.FileID, size: int) -> dict[bytes, tuple[int, int, int]]:
+    """Return (rows, columns, byte offset) of each dataset, if the layout is exactly that of `encode`."""
     root = h5o.open(file, b"/")
     if h5o.get_info(root).num_attrs or sorted(root) != sorted(_LAYOUT):
-        raise ValueError("it must hold keys, features and recipe, and no attribute")
-    places = {}
+        raise ValueError("it must contain keys, features and recipe, and no attributes")
+    layout = {}
     for name, kind in _LAYOUT.items():
-        text = name.decode()
+        label = name.decode()
         if root.links.get_info(name).type != h5py.h5l.TYPE_HARD:
-            raise ValueError(f"{text} is a link")
+            raise ValueError(f"{label} is a link")
         info = h5o.get_info(root, name)
         if info.type != h5o.TYPE_DATASET or info.num_attrs:
-            raise ValueError(f"{text} is not a bare dataset")
+            raise ValueError(f"{label} is not a dataset without attributes")
         dataset = h5d.open(root, name)
-        made = dataset.get_create_plist()
-        if made.get_layout() != h5d.CONTIGUOUS or made.get_external_count() or made.get_nfilters():
-            raise ValueError(f"{text} is not stored plainly")
+        creation = dataset.get_create_plist()
+        if (
+            creation.get_layout() != h5d.CONTIGUOUS
+            or creation.get_external_count()
+            or creation.get_nfilters()
+        ):
+            raise ValueError(f"{label} is not stored contiguously in this file without filters")
         if not dataset.get_type().equal(kind):
-            raise ValueError(f"{text} has another dtype")
+            raise ValueError(f"{label} has an unexpected dtype")
         space = dataset.get_space()
         shape = space.get_simple_extent_dims() if space.get_simple_extent_type() == h5s.SIMPLE else ()
         if len(shape) != 2 or space.get_simple_extent_dims(True) != shape:
-            raise ValueError(f"{text} has {len(shape)} dimensions instead of 2 fixed ones")
-        places[name] = (*shape, dataset.get_offset())
+            raise ValueError(f"{label} has {len(shape)} dimensions instead of 2 fixed ones")
+        layout[name] = (*shape, dataset.get_offset())
     ends = []
-    for name, (rows, columns, offset) in places.items():
+    for name, (rows, columns, offset) in layout.items():
         end = (offset or 0) + rows * columns * _LAYOUT[name].get_size()
         if offset is None or end > size:
             raise ValueError(
                 f"{name.decode()} declares shape ({rows}, {columns}), more than the file contains"
             )
         ends.append(end - offset)
-    if places[b"recipe"][0] != 1 or size - sum(ends) > _METADATA_BYTES:
+    if layout[b"recipe"][0] != 1 or size - sum(ends) > _METADATA_BYTES:
         raise ValueError("it contains more than keys, features and recipe")
-    return places
+    return layout

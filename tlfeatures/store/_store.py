@@ -33,7 +33,7 @@ class EmbeddingStore:
     Parameters
     ----------
     root : path, optional
-        The folder; by default ``$TLFEATURES_CACHE``, else ``tlfeatures`` in the user's cache folder.
+        The folder; by default ``$TLFEATURES_CACHE``, or else ``tlfeatures`` in the user's cache folder.
         It is created by the first write.
 
     Attributes
@@ -43,9 +43,9 @@ class EmbeddingStore:
 
     Notes
     -----
-    The object is an address: it pickles as its path and has no other state. A row is returned
+    The object has no state but its path, which is what pickle saves. A row is returned
     bit-identical or is missing. Damaged files are quarantined with one `StoreWarning` and never raise.
-    A recipe is a JSON object with everything that changes the embedding; it must contain
+    A recipe is a JSON object with everything that determines the embedding; it must contain
     ``"width"``, the length d of a row, and ``"dtype": "float32"``. A key is the digest of an image's
     content, 16 bytes. The store does not compute embeddings and does not interpret keys.
     On two cores it read 570,000 rows of width 512 per second, and opened 100,000 rows from disk with all
@@ -74,7 +74,7 @@ class EmbeddingStore:
 
     @classmethod
     def resolve(cls, cache: str | os.PathLike[str] | EmbeddingStore | None) -> EmbeddingStore | None:
-        """The store of a ``cache`` parameter: "auto", a path, a store, or None for no store.
+        """Return the store of a ``cache`` parameter: "auto", a path, a store, or None for no store.
 
         Raises
         ------
@@ -88,8 +88,8 @@ class EmbeddingStore:
         if isinstance(cache, (str, os.PathLike)) and os.fspath(cache):
             return cls(cache)
         raise TypeError(
-            f"cache={cache!r} of type {type(cache).__name__}; expected 'auto', the path of a folder, "
-            "an EmbeddingStore, or None for no store"
+            f"`cache` must be 'auto', the path of a folder, an EmbeddingStore, or None for no store; got {cache!r} of "
+            f"type {type(cache).__name__}."
         )
 
     def __repr__(self) -> str:
@@ -105,14 +105,14 @@ class EmbeddingStore:
         return hash(self.root)
 
     def contains(self, recipe: Mapping[str, Any], keys: np.ndarray) -> np.ndarray:
-        """Whether each key has a row: uint8 (n, 16) -> bool (n,)."""
+        """Return whether each key has a row: uint8 (n, 16) -> bool (n,)."""
         keys, _ = check_keys(keys), check_width(recipe)
         return self._folder(recipe).refresh().find(keys) >= 0
 
     def get(
         self, recipe: Mapping[str, Any], keys: np.ndarray, out: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows in the order of the keys.
+        """Read rows in the order of the keys.
 
         Parameters
         ----------
@@ -126,23 +126,25 @@ class EmbeddingStore:
         Returns
         -------
         rows : float32 array (n, d)
-            ``out`` when given. Rows that are not in the store are NaN.
+            ``out`` if it is passed. Rows that are not in the store are NaN.
         is_stored : bool array (n,)
         """
         keys, width = check_keys(keys), check_width(recipe)
         if out is None:
             out = np.empty((len(keys), width), np.float32)
         elif out.shape != (len(keys), width) or out.dtype != np.float32:
-            raise ValueError(f"out is {out.dtype} {out.shape}; expected float32 {(len(keys), width)}")
+            raise ValueError(
+                f"`out` must be float32 of shape {(len(keys), width)}; got {out.dtype} of shape {out.shape}."
+            )
         folder, is_stored = self._folder(recipe), np.zeros(len(keys), bool)
         todo = np.arange(len(keys))
         for _ in range(RETRIES):
             index = folder.refresh()
-            at = index.find(keys[todo])
-            lost = _gather(folder, index, at, todo, out, is_stored)
-            if not lost:
+            positions = index.find(keys[todo])
+            unreadable = _gather(folder, index, positions, todo, out, is_stored)
+            if not unreadable:
                 break
-            folder.forget(lost)  # removed or damaged: another segment may have the rows
+            folder.forget(unreadable)  # removed or damaged: another segment may have the rows
             todo = todo[~is_stored[todo]]
         out[~is_stored] = np.nan
         if is_stored.any():
@@ -152,12 +154,12 @@ class EmbeddingStore:
     def publish(self, recipe: Mapping[str, Any], keys: np.ndarray, features: np.ndarray) -> None:
         """Store rows: ``keys`` uint8 (n, 16), ``features`` float32 (n, d); durable on return.
 
-        Of duplicate keys the first counts. Rows of NaN are stored too: leave out those of unreadable images.
+        The first of duplicate keys is stored. Rows of NaN are stored too: leave out those of unreadable images.
 
         Raises
         ------
         ValueError
-            When the arrays do not fit the recipe.
+            If the arrays do not fit the recipe.
         StoreError
             When the disk is full, read-only or fails; no partial file is left.
         """
@@ -178,12 +180,12 @@ class EmbeddingStore:
     def writer(
         self, recipes: Mapping[str, Any] | Sequence[Mapping[str, Any]], on_failure: str = "warn"
     ) -> StoreWriter:
-        """A `StoreWriter` for one recipe or for several that one pass fills."""
+        """Return a `StoreWriter` for one recipe, or for several recipes that are filled together."""
         return StoreWriter(self, [recipes] if isinstance(recipes, Mapping) else list(recipes), on_failure)
 
     @contextlib.contextmanager
     def single_flight(self, recipe: Mapping[str, Any]) -> Iterator[None]:
-        """Wait until no other process computes rows of this recipe, where the file system supports locks.
+        """Wait until no other process computes rows of this recipe, if the file system supports locks.
 
         This only avoids duplicate work; correctness does not depend on it. The lock of a dead process is released.
         """
@@ -191,7 +193,7 @@ class EmbeddingStore:
             yield
 
     def get_sidecar(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
-        """A small JSON object stored under a JSON key; None when absent or damaged."""
+        """Return a small JSON object stored under a JSON key; None if it is absent or damaged."""
         path, text = self._sidecar(key), canonical_json(dict(key))
         with contextlib.suppress(OSError, *MALFORMED):
             sidecar = read_sidecar(path)
@@ -207,7 +209,7 @@ class EmbeddingStore:
             publish_file(self._sidecar(key), image)
 
     def info(self) -> dict[str, Any]:
-        """Contents of the store: ``root``, ``bytes`` and a list ``recipes``.
+        """Describe the contents of the store: ``root``, ``bytes`` and a list ``recipes``.
 
         Each recipe has ``digest``, ``recipe``, ``rows``, ``unique_rows``, ``bytes``, ``segments``,
         ``quarantined`` and ``last_used`` (seconds since 1970).
@@ -239,21 +241,21 @@ class EmbeddingStore:
         Returns ``removed_recipes``, ``removed_bytes`` and ``bytes``.
         """
         if max_bytes < 0:
-            raise ValueError(f"max_bytes={max_bytes}; expected 0 or more")
+            raise ValueError(f"`max_bytes` must be 0 or more; got {max_bytes}.")
         with self._errors("write to"):
             return _maintenance.prune(self._v1, max_bytes)
 
     def clear(self) -> dict[str, int]:
-        """Delete the files that this library wrote and no others; returns ``removed_files`` and ``removed_bytes``."""
+        """Delete the files of this library and no others; return ``removed_files`` and ``removed_bytes``."""
         with self._errors("write to"):
             return _maintenance.clear(self._v1)
 
     @contextlib.contextmanager
-    def _errors(self, what: str) -> Iterator[None]:
+    def _errors(self, action: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise store_error(error, what, str(self.root)) from error
+            raise store_error(error, action, str(self.root)) from error
 
     @property
     def _v1(self) -> str:
@@ -278,13 +280,18 @@ class EmbeddingStore:
 
 
 def _gather(
-    folder: Folder, index: Index, at: np.ndarray, todo: np.ndarray, out: np.ndarray, is_stored: np.ndarray
+    folder: Folder,
+    index: Index,
+    positions: np.ndarray,
+    todo: np.ndarray,
+    out: np.ndarray,
+    is_stored: np.ndarray,
 ) -> list[str]:
-    """Fill rows ``todo`` of ``out`` from places ``at``; return the names of segments that could not be read."""
-    hit = np.flatnonzero(at >= 0)
-    places = index.places[at[hit]]
+    """Fill rows ``todo`` of ``out``; return the names of segments that could not be read."""
+    hits = np.flatnonzero(positions >= 0)
+    places = index.places[positions[hits]]
     order = np.lexsort((places[:, 1], places[:, 0]))
-    target, places = todo[hit[order]], places[order]
+    target, places = todo[hits[order]], places[order]
     numbers, starts = np.unique(places[:, 0], return_index=True)
     parts = np.split(np.arange(len(places)), starts[1:]) if len(numbers) else []
 

@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 __all__ = ["StoreWriter"]
 
-COMMIT_BYTES = 8 << 20  # of one recipe's rows
-PENDING_BYTES = 64 << 20  # of all recipes' rows
+COMMIT_BYTES = 8 << 20  # of the pending rows of one recipe
+PENDING_BYTES = 64 << 20  # of the pending rows of all recipes
 COMMIT_SECONDS = 60.0
 
 
 class StoreWriter:
     """Buffer rows and publish them about every 8 MB or 60 s, and on closing.
 
-    A context manager: leaving the block publishes pending rows, also after an exception or a
-    KeyboardInterrupt. Made by `EmbeddingStore.writer`.
+    As a context manager it publishes pending rows at the end of the block, also after an exception or a
+    KeyboardInterrupt. `EmbeddingStore.writer` makes it.
 
     Parameters
     ----------
     store : EmbeddingStore
-        Where the rows go.
+        The store that the rows are written to.
     recipes : sequence of dict
         One recipe for each array that is passed to `add`.
     on_failure : {"warn", "raise"}
@@ -44,7 +44,7 @@ class StoreWriter:
         self, store: EmbeddingStore, recipes: Sequence[dict[str, Any]], on_failure: str = "warn"
     ) -> None:
         if on_failure not in ("warn", "raise"):
-            raise ValueError(f"on_failure={on_failure!r}; expected 'warn' or 'raise'")
+            raise ValueError(f"`on_failure` must be 'warn' or 'raise'; got {on_failure!r}.")
         self.store = store
         self.recipes = list(recipes)
         self.on_failure = on_failure
@@ -58,13 +58,13 @@ class StoreWriter:
         Raises
         ------
         ValueError
-            When the arrays do not fit the recipes.
+            If the arrays do not fit the recipes.
         StoreError
             When a write fails and ``on_failure`` is "raise"; the rows stay pending.
         """
         if len(features) != len(self.recipes):
             raise ValueError(
-                f"{len(features)} arrays of features for {len(self.recipes)} recipes; give one for each"
+                f"`features` must have one array per recipe, {len(self.recipes)} in total; got {len(features)}."
             )
         rows = [check_rows(r, keys, f) for r, f in zip(self.recipes, features, strict=True)]
         if self.failed or not len(keys):
@@ -112,5 +112,5 @@ class StoreWriter:
         except StoreError as failure:
             if error is None:
                 raise
-            if not isinstance(error, StoreError):  # the first error matters more
+            if not isinstance(error, StoreError):  # the first error is more important
                 warn(str(failure), StoreWarning)
