@@ -88,7 +88,11 @@ def _describe_graph(model: Any) -> dict[str, Any]:
     """Describe the operations of a model, their settings and inputs as a JSON value without names."""
     config = model.get_config()
     operations = {operation.name: operation for operation in getattr(model, "operations", model.layers)}
-    names = [record["name"] for record in config["layers"]]
+    # records of a Sequential model have no name, configurations of custom layers may have none
+    names = [
+        record.get("name") or record["config"].get("name", str(i))
+        for i, record in enumerate(config["layers"])
+    ]
     numbers = {name: i for i, name in enumerate(names)}
     described = []
     for name, record in zip(names, config["layers"], strict=True):
