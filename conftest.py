@@ -16,9 +16,9 @@ SHARED = Path(__file__).parent.parent / "shared"
 
 
 def _prepare_environment() -> None:
-    """Set what must stand before keras is imported, here and in every process that tests start."""
+    """Set the environment for this process and all that tests start, before keras is imported."""
     worker = os.environ.get("PYTEST_XDIST_WORKER")
-    if worker:  # the controller has set all else, and clears it away at its end
+    if worker:  # the controller has set all other variables, and deletes the folders at its end
         os.environ["TLFEATURES_CACHE"] += f"-{worker}"
         return
     scratch = Path(tempfile.mkdtemp(prefix="tlfeatures-tests-"))
@@ -26,11 +26,11 @@ def _prepare_environment() -> None:
     home = scratch / "keras"
     home.mkdir()
     (scratch / "home").mkdir()
-    for source in sorted((SHARED / "keras").rglob("*.*")):  # copied: Keras ignores a home it cannot write
+    for source in sorted((SHARED / "keras").rglob("*.*")):  # Keras ignores a home without write access
         target = home / source.relative_to(SHARED / "keras")
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(source, target)  # without the read-only mode
-    os.environ["HOME"] = str(scratch / "home")  # weights in the user's own ~/.keras must not be found either
+    os.environ["HOME"] = str(scratch / "home")  # weights in the user's own ~/.keras must not be used either
     os.environ["KERAS_HOME"] = str(home)
     os.environ["TLFEATURES_CACHE"] = str(scratch / "cache")
     os.environ["MPLBACKEND"] = "Agg"
@@ -41,7 +41,7 @@ _prepare_environment()
 
 
 class Photos(NamedTuple):
-    """Image files, the class of each, and the class-folder root that they lie in."""
+    """Image files, the class of each, and the root of their class folders."""
 
     paths: list[str]
     labels: list[str]
@@ -50,7 +50,7 @@ class Photos(NamedTuple):
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real images, weights and golden embeddings; skips where it is absent."""
+    """The folder of real images, weights and golden embeddings; tests that need it are skipped if it is absent."""
     if not SHARED.is_dir():
         pytest.skip("needs ../shared, which is absent")
     return SHARED
@@ -58,7 +58,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def keras_home() -> Path:
-    """The Keras home of this session: a copy of ../shared/keras, or empty where that is absent."""
+    """The Keras home of this session: a copy of ../shared/keras, or empty if that is absent."""
     return Path(os.environ["KERAS_HOME"])
 
 

@@ -1,4 +1,4 @@
-"""What tests of networks share: a small one of each family, healthy weights, embeddings by hand."""
+"""Helpers for tests of networks: a small network of each family, random weights, reference embeddings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 # only Keras 3.8 among the supported versions; ../constraints-oldest.txt has it
 KERAS_3_8 = metadata.version("keras").startswith("3.8.")
-# the cheapest network of each module of keras.applications, and the side in pixels that it is tested at
+# the cheapest network of each module of keras.applications, and the side in pixels of its test images
 FAMILIES = {
     "vgg16": 48,
     "vgg19": 48,
@@ -32,18 +32,18 @@ FAMILIES = {
 }
 
 
-def pictures(n, size, seed=0):
-    """Smooth colour fields with noise: uint8 (n, size, size, 3), no two alike; more begin with the same."""
-    made = []
+def make_images(n, size, seed=0):
+    """Make distinct colour fields with noise, uint8 (n, size, size, 3); image i does not depend on n."""
+    images = []
     for i in range(n):
         rng = np.random.default_rng([seed, i])
         coarse = rng.uniform(0, 255, (4, 4, 3)).repeat(-(-size // 4), axis=0).repeat(-(-size // 4), axis=1)
-        made.append(coarse[:size, :size] + rng.normal(0, 20, (size, size, 3)))
-    return np.clip(made, 0, 255).astype("uint8")
+        images.append(coarse[:size, :size] + rng.normal(0, 20, (size, size, 3)))
+    return np.clip(images, 0, 255).astype("uint8")
 
 
 def build(spec, size, top=False, **options):
-    """The network as Keras builds it, untrained."""
+    """Build the network of Keras without pretrained weights."""
     import keras
 
     build = getattr(keras.applications, spec.builder)
@@ -53,28 +53,28 @@ def build(spec, size, top=False, **options):
 
 
 def preprocess(spec, x):
-    """Keras's own preprocessing of a copy of ``x``."""
+    """Apply Keras's preprocessing to a copy of ``x``."""
     import keras
 
     return getattr(keras.applications, spec.module).preprocess_input(np.array(x, "float32"))
 
 
-def give_weights(model, x, seed=0):
-    """Random weights under which every picture of ``x`` (preprocessed) gives another embedding.
+def set_random_weights(model, x, seed=0):
+    """Set random weights for which every image of ``x`` (preprocessed) has a different embedding.
 
-    Kernels are He-normal, all else is random too; the statistics of batch normalization are those of
-    ``x``, changed by up to a third so that training mode gives other results.
+    Kernels are He-normal, and all other weights are random too. The statistics of batch normalization are those
+    of ``x``, changed by up to a third so that training mode gives different results.
     """
     rng = np.random.default_rng(seed)
     for variable in model.weights:
         shape, kind = tuple(variable.shape), variable.path.rsplit("/", 1)[-1]
-        if kind == "variance":  # of the Normalization in EfficientNet, which sees pixels in 0..1
+        if kind == "variance":  # of the Normalization in EfficientNet, whose input is in 0..1
             value = rng.uniform(0.03, 0.09, shape)
         elif kind == "mean":
             value = rng.uniform(0.3, 0.6, shape)
         elif kind == "gamma":
             value = rng.uniform(0.6, 1.2, shape)
-        elif kind == "beta":  # above zero, where rectifiers let rounding errors grow less
+        elif kind == "beta":  # above zero, where rounding errors grow less in rectifiers
             value = rng.normal(0.8, 0.4, shape)
         elif kind in ("count", "moving_mean", "moving_variance"):
             continue
@@ -96,39 +96,41 @@ def give_weights(model, x, seed=0):
     model(x, training=True)
     for layer, momentum in zip(normalizations, momenta, strict=True):
         layer.momentum = momentum
-        mean, variance = numbers(layer.moving_mean), numbers(layer.moving_variance)
-        # channels that hardly vary would be blown up, and rounding errors with them
-        least = np.maximum(0.5 * variance.mean(), 0.5 * mean**2)
-        layer.moving_variance.assign(np.maximum(variance * rng.uniform(0.7, 1.4, variance.shape), least))
+        mean, variance = to_array(layer.moving_mean), to_array(layer.moving_variance)
+        # channels with a small variance would amplify rounding errors
+        min_variance = np.maximum(0.5 * variance.mean(), 0.5 * mean**2)
+        layer.moving_variance.assign(
+            np.maximum(variance * rng.uniform(0.7, 1.4, variance.shape), min_variance)
+        )
 
 
-def numbers(y):
-    """A tensor or variable as an array."""
+def to_array(y):
+    """Convert a tensor or variable to an array."""
     import keras
 
     return keras.ops.convert_to_numpy(y)
 
 
-def pooled(y):
-    """Average and maximum of a feature map, side by side."""
-    y = numbers(y)
+def avg_and_max(y):
+    """Concatenate the average and the maximum of a feature map."""
+    y = to_array(y)
     return np.concatenate([y.mean((1, 2)), y.max((1, 2))], axis=1)
 
 
-def off(ours, theirs):
-    """The largest difference, relative to the largest value."""
+def relative_difference(ours, theirs):
+    """Return the largest difference relative to the largest value."""
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     assert ours.shape == theirs.shape
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
 def cosines(a, b):
-    """The cosine of each row of ``a`` to that of ``b``."""
+    """Return the cosine of the angle between each row of ``a`` and that of ``b``."""
     return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
 
 
 def run(code, *args, env=None, timeout=240):
-    """Standard output of Python code in a process of its own."""
+    """Run Python code in a separate process and return its standard output."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *args],
         cwd=Path(__file__).parents[1],

@@ -12,7 +12,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from tests.networks import build, give_weights, off, pictures, preprocess
+from tests.networks import build, make_images, preprocess, relative_difference, set_random_weights
 from tlfeatures.networks import NETWORKS
 
 BACKENDS = [
@@ -84,10 +84,10 @@ def material(tmp_path_factory):
     import keras
 
     folder = tmp_path_factory.mktemp("backends")
-    spec, X = NETWORKS["mobilenet_0.25"], pictures(10, 64)
+    spec, X = NETWORKS["mobilenet_0.25"], make_images(10, 64)
     np.save(folder / "images.npy", X)
     model = build(spec, 64)
-    give_weights(model, preprocess(spec, X))
+    set_random_weights(model, preprocess(spec, X))
     model.save_weights(folder / "network.weights.h5")
     inputs = keras.Input((32, 32, 3))
     inner = keras.Sequential(
@@ -128,9 +128,9 @@ def other(request, material, golden, tensorflow, tmp_path_factory):
 @pytest.mark.parametrize("other", BACKENDS, indirect=True)
 def test_embeddings_equal_those_of_tensorflow(other, tensorflow):
     for name in ("all", "custom", "literal", "random"):
-        assert off(other[0][name], tensorflow[0][name]) < 1e-4, name
+        assert relative_difference(other[0][name], tensorflow[0][name]) < 1e-4, name
     assert np.abs(other[0]["all"][0] - other[0]["all"][1]).max() > 1e-2
-    assert off(other[0]["custom"], other[0]["literal"]) > 1e-2
+    assert relative_difference(other[0]["custom"], other[0]["literal"]) > 1e-2
 
 
 @pytest.mark.parametrize("other", BACKENDS, indirect=True)
@@ -144,16 +144,16 @@ def test_rows_do_not_depend_on_the_batch(other):
     embeddings = other[0]
     np.testing.assert_array_equal(embeddings["again"], embeddings["all"])  # from the store
     width = embeddings["reversed"].shape[1]
-    assert off(embeddings["reversed"], embeddings["all"][::-1][:5, -width:]) < 1e-5
-    assert off(embeddings["one by one"], embeddings["all"][:2, -width:]) < 1e-5
+    assert relative_difference(embeddings["reversed"], embeddings["all"][::-1][:5, -width:]) < 1e-5
+    assert relative_difference(embeddings["one by one"], embeddings["all"][:2, -width:]) < 1e-5
     if "golden" in embeddings:
-        assert off(embeddings["golden alone"], embeddings["golden"][:2]) < 1e-5
+        assert relative_difference(embeddings["golden alone"], embeddings["golden"][:2]) < 1e-5
 
 
 @pytest.mark.parametrize("other", BACKENDS, indirect=True)
 def test_bfloat16_is_close_to_float32(other):
     a, b = other[0]["bfloat16"], other[0]["all"][:, -other[0]["bfloat16"].shape[1] :]
-    assert off(a, b) > 1e-4
+    assert relative_difference(a, b) > 1e-4
     assert ((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min() > 0.99
 
 
@@ -162,7 +162,7 @@ def test_golden_embeddings(other, golden):
     if not golden:
         pytest.skip("needs ../shared, which is absent")
     with np.load(golden) as file:
-        assert off(other[0]["golden"], file["conv_pw_13_relu/avg"][::7]) < 1e-3
+        assert relative_difference(other[0]["golden"], file["conv_pw_13_relu/avg"][::7]) < 1e-3
 
 
 def test_unsupported_backend():

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tests.networks import pictures
+from tests.networks import make_images
 from tlfeatures.cli import main
 from tlfeatures.cli._select import parse_heads
 from tlfeatures.cli._session import BadArgument
@@ -167,7 +167,7 @@ def test_unreadable_images_are_left_out_and_listed(run, photos, tmp_path):
 
 def test_warning_of_duplicates_names_the_option(run, tmp_path):
     folder = tmp_path / "photos"
-    for i, pixels in enumerate(pictures(12, 40)):
+    for i, pixels in enumerate(make_images(12, 40)):
         (folder / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
         for name in (f"{i}.png", f"duplicate of {i}.png"):
             Image.fromarray(pixels).save(folder / "ab"[i % 2] / name)

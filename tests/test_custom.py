@@ -1,4 +1,4 @@
-"""Models of the user's own: which pixels they get, which are refused, and when two are the same network."""
+"""Custom models: their embeddings and pixels, errors for unsupported models, and digests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
-from tests.networks import KERAS_3_8, build, numbers, off, pictures, preprocess
+from tests.networks import KERAS_3_8, build, make_images, preprocess, relative_difference, to_array
 from tlfeatures import CNNFeatures, list_layers
 from tlfeatures.errors import UnknownNameError, WeightsError
 from tlfeatures.networks import NETWORKS, Backbone, layer_table
@@ -21,7 +21,7 @@ from tlfeatures.networks._custom import find_preprocessing
 keras = pytest.importorskip("keras")
 L = keras.layers
 SIDE = 32
-X = pictures(3, SIDE)
+X = make_images(3, SIDE)
 
 
 def embedding(model, **options):
@@ -29,9 +29,9 @@ def embedding(model, **options):
 
 
 def by_hand(model, layer=None, x=None):
-    """The average of a layer's map, of pixels as they are unless ``x`` is given."""
+    """Compute the average of the map of a layer, for unchanged pixels or ``x``."""
     tapped = model if layer is None else keras.Model(model.inputs[0], model.get_layer(layer).output)
-    y = numbers(tapped(X.astype("float32") if x is None else x, training=False))
+    y = to_array(tapped(X.astype("float32") if x is None else x, training=False))
     return y.mean((1, 2)) if y.ndim == 4 else y
 
 
@@ -40,7 +40,7 @@ def conv(filters=6, seed=0, **options):
 
 
 def functional(*head, size=(SIDE, SIDE)):
-    """A model with a map and a vector behind it."""
+    """Build a model with a feature map followed by a vector."""
     x = inputs = keras.Input((*size, 3))
     for layer in head:
         x = layer(x)
@@ -57,7 +57,7 @@ def mobilenet(top=None, size=SIDE):
     return keras.Model(bottom.input, top(L.GlobalAveragePooling2D()(bottom.output)))
 
 
-# --- the same embedding as by hand ---------------------------------------------------------------------
+# --- equality with plain Keras ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("saved", [False, True])
@@ -65,18 +65,20 @@ def test_a_functional_model(saved, tmp_path):
     model = functional(L.Rescaling(1 / 255))
     if saved:
         model.save(tmp_path / "mine.keras")
-    given = tmp_path / "mine.keras" if saved else model
-    assert off(embedding(given), by_hand(model, "last")) < 1e-4
-    assert off(embedding(given, layer="map"), by_hand(model, "map")) < 1e-4
-    assert off(embedding(given, layer="scores", pooling="max"), by_hand(model, "scores")) < 1e-4
+    model_or_path = tmp_path / "mine.keras" if saved else model
+    assert relative_difference(embedding(model_or_path), by_hand(model, "last")) < 1e-4
+    assert relative_difference(embedding(model_or_path, layer="map"), by_hand(model, "map")) < 1e-4
     assert (
-        off(embedding(str(given) if saved else given, layer=["map", "scores"])[:, :6], by_hand(model, "map"))
+        relative_difference(embedding(model_or_path, layer="scores", pooling="max"), by_hand(model, "scores"))
         < 1e-4
     )
+    as_string = str(model_or_path) if saved else model_or_path
+    both = embedding(as_string, layer=["map", "scores"])
+    assert relative_difference(both[:, :6], by_hand(model, "map")) < 1e-4
 
 
-def test_one_note_on_a_file_serves_all_its_layers(tmp_path, store):
-    """The last map may be asked for after another layer."""
+def test_metadata_of_a_file_are_extended_by_other_layers(tmp_path, store):
+    """The last feature map may be requested after another layer."""
     functional(L.Rescaling(1 / 255)).save(tmp_path / "mine.keras")
     first = CNNFeatures(tmp_path / "mine.keras", layer="map", cache=store).fit(X)
     second = CNNFeatures(tmp_path / "mine.keras", cache=store).fit(X)
@@ -90,12 +92,15 @@ def test_a_sequential_model(saved, tmp_path):
     )
     if saved:
         model.save(tmp_path / "mine.keras")
-    assert off(embedding(tmp_path / "mine.keras" if saved else model), by_hand(model, "map")) < 1e-4
+    assert (
+        relative_difference(embedding(tmp_path / "mine.keras" if saved else model), by_hand(model, "map"))
+        < 1e-4
+    )
 
 
 @pytest.mark.parametrize("saved", [False, True])
-def test_a_model_around_a_network_of_keras_has_its_normalization(saved, tmp_path):
-    """A fine-tuned model as most are made: augmentation, network, pooling, classes."""
+def test_a_model_that_contains_a_network_of_keras_has_its_normalization(saved, tmp_path):
+    """A typical fine-tuned model: augmentation, network, pooling and classes."""
     augmentation = keras.Sequential([L.RandomFlip("horizontal"), L.RandomRotation(0.2)], name="augmentation")
     network = mobilenet()
     x = inputs = keras.Input((SIDE, SIDE, 3))
@@ -103,41 +108,41 @@ def test_a_model_around_a_network_of_keras_has_its_normalization(saved, tmp_path
     model = keras.Model(inputs, L.Dense(3, name="scores")(x))
     if saved:
         model.save(tmp_path / "mine.keras")
-    given = tmp_path / "mine.keras" if saved else model
+    model_or_path = tmp_path / "mine.keras" if saved else model
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        ours = embedding(given)
+        ours = embedding(model_or_path)
     x = preprocess(NETWORKS["mobilenet_0.25"], X)
-    assert off(ours, by_hand(network, x=x)) < 1e-4
-    assert off(embedding(given, layer="scores"), by_hand(model, x=x)) < 1e-4
+    assert relative_difference(ours, by_hand(network, x=x)) < 1e-4
+    assert relative_difference(embedding(model_or_path, layer="scores"), by_hand(model, x=x)) < 1e-4
 
 
-def test_precision_reaches_into_nested_models():
+def test_precision_applies_to_nested_models():
     x = inputs = keras.Input((SIDE, SIDE, 3))
     x = mobilenet()(keras.ops.divide(x, 255.0))
     model = keras.Model(inputs, x)
     exact, rough = embedding(model), embedding(model, precision="bfloat16")
-    assert 1e-4 < off(rough, exact) < 0.1
-    assert off(exact, by_hand(model)) < 1e-4  # and the user's own model is as it was
+    assert 1e-4 < relative_difference(rough, exact) < 0.1
+    assert relative_difference(exact, by_hand(model)) < 1e-4  # the model itself is unchanged
 
 
-def test_an_adapted_normalization_goes_along_into_another_precision():
-    """What Normalization computes with is no variable: it must be made anew from the weights."""
+def test_an_adapted_normalization_is_kept_in_another_precision():
+    """Normalization computes with values that are not variables and must be recomputed from the weights."""
     layer = L.Normalization(mean=None)
     layer.adapt(X.astype("float32"))
     model = functional(layer)
-    assert off(embedding(model, precision="bfloat16"), by_hand(model, "last")) < 0.05
+    assert relative_difference(embedding(model, precision="bfloat16"), by_hand(model, "last")) < 0.05
 
 
-def test_a_model_of_any_size_takes_the_size_asked_for():
+def test_a_model_of_variable_size_accepts_any_image_size():
     model = functional(L.Rescaling(1 / 255), size=(None, None))
     assert embedding(model, image_size=SIDE).shape == (3, 6)
-    assert off(embedding(model, image_size=SIDE), by_hand(model, "last")) < 1e-4
+    assert relative_difference(embedding(model, image_size=SIDE), by_hand(model, "last")) < 1e-4
     assert Backbone(model).describe().image_size == (224, 224)
     assert Backbone(model, image_size=(30, 20)).describe().taps[0].shape == (28, 18, 6)
 
 
-def test_a_model_of_one_size_keeps_it():
+def test_a_model_of_fixed_size_accepts_this_size_only():
     model = functional(L.Rescaling(1 / 255), size=(24, 20))
     assert Backbone(model).describe().image_size == (24, 20)
     assert Backbone(model, image_size=(24, 20)).describe().image_size == (24, 20)
@@ -157,7 +162,7 @@ def test_a_model_of_one_size_keeps_it():
     [
         ("vgg16", 32, "vgg16"),
         ("resnet50", 32, "resnet"),
-        ("resnet50_v2", 32, "resnet_v2"),  # has all the names of resnet50, and other pixels
+        ("resnet50_v2", 32, "resnet_v2"),  # has all layer names of resnet50, but another normalization
         ("densenet121", 32, "densenet"),
         ("xception", 71, "xception"),
         ("mobilenet_0.25", 32, "mobilenet"),
@@ -181,7 +186,10 @@ def test_a_saved_network_has_its_own_normalization(tmp_path):
     model = mobilenet()
     model.save(tmp_path / "mine.keras")
     cnn = CNNFeatures(tmp_path / "mine.keras", cache=None)
-    assert off(cnn.fit_transform(X), by_hand(model, x=preprocess(NETWORKS["mobilenet_0.25"], X))) < 1e-4
+    assert (
+        relative_difference(cnn.fit_transform(X), by_hand(model, x=preprocess(NETWORKS["mobilenet_0.25"], X)))
+        < 1e-4
+    )
     assert cnn.recipes_[0]["normalization"] == "mobilenet"
 
 
@@ -196,21 +204,21 @@ def test_a_saved_network_has_its_own_normalization(tmp_path):
     ],
 )
 def test_a_model_that_normalizes_gets_0_to_255(head):
-    """Also where the network behind it is one of Keras's, whose preprocessing is then done already."""
+    """Also if it contains a network of Keras, whose preprocessing it then includes."""
     inputs = keras.Input((SIDE, SIDE, 3))
     for network in (mobilenet(), keras.Sequential([conv()])):
         model = keras.Model(inputs, network(head(inputs)))
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
-            assert off(embedding(model), by_hand(model)) < 1e-4
+            assert relative_difference(embedding(model), by_hand(model)) < 1e-4
 
 
-def bare():
+def without_preprocessing():
     return build(NETWORKS["mobilenet_v3_small"], SIDE, include_preprocessing=False)
 
 
-@pytest.mark.parametrize("model", [functional, bare])
-def test_unknown_pixels_are_warned_about_once(model):
+@pytest.mark.parametrize("model", [functional, without_preprocessing])
+def test_an_unknown_normalization_warns_once(model):
     model = model()
     with pytest.warns(UserWarning, match="so it gets RGB pixels from 0 to 255.*pass normalization") as caught:
         CNNFeatures(model, cache=None).fit_transform(X)
@@ -220,14 +228,14 @@ def test_unknown_pixels_are_warned_about_once(model):
         embedding(model, normalization=((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
 
 
-def test_a_literal_normalization_goes_in_front_of_the_users_model():
+def test_a_literal_normalization_is_applied_before_a_model():
     model = functional()
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.35)
     x = ((X / 255 - np.array(mean)) / np.array(std)).astype("float32")
-    assert off(embedding(model, normalization=(mean, std)), by_hand(model, "last", x)) < 1e-4
+    assert relative_difference(embedding(model, normalization=(mean, std)), by_hand(model, "last", x)) < 1e-4
 
 
-# --- refused -------------------------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------------
 
 
 class Subclassed(keras.Model):
@@ -254,39 +262,39 @@ def vector():
     return keras.Model(inputs, L.Dense(2)(inputs), name="flat")
 
 
-def nothing():
+def no_taps():
     inputs = keras.Input((SIDE, SIDE, 3))
     return keras.Model(inputs, L.Reshape((SIDE, SIDE, 3, 1))(inputs), name="none")
 
 
-def called():
+def called_subclass():
     model = Subclassed()
     model(X.astype("float32"))
     return model
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (one_channel, r"'grey' takes inputs of shape \[\(None, 32, 32, 1\)\]; expected one input"),
         (two_inputs, r"'two' takes inputs of shape \[\(None, 32, 32, 3\), .*; expected one input"),
         (vector, r"'flat' takes inputs of shape \[\(None, 12\)\]; expected one input"),
         (Subclassed, r"'mine' is not a graph of layers; expected a Functional model, or a Sequential"),
-        (called, r"'mine' is not a graph of layers"),
+        (called_subclass, r"'mine' is not a graph of layers"),
         (lambda: keras.Sequential([conv()], name="unbuilt"), r"'unbuilt' is not a graph .*give it an Input"),
-        (nothing, r"'none' has no layer with a feature map"),
+        (no_taps, r"'none' has no layer with a feature map"),
     ],
 )
-def test_models_that_cannot_serve_are_refused(make, told):
+def test_unsupported_models_raise_an_error(make, message):
     model = make()
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         Backbone(model).describe()
-    if told.endswith("one input"):
-        with pytest.raises(ValueError, match=told):
+    if message.endswith("one input"):
+        with pytest.raises(ValueError, match=message):
             list_layers(model)
 
 
-def test_a_file_with_code_in_it_is_refused(tmp_path):
+def test_a_file_with_custom_code_raises_an_error(tmp_path):
     inputs = keras.Input((SIDE, SIDE, 3))
     keras.Model(inputs, L.Lambda(lambda x: x * 2)(inputs)).save(tmp_path / "code.keras")
     with pytest.raises(WeightsError, match=r"(?s)Cannot load .*code.keras.*Lambda layers or custom"):
@@ -294,13 +302,13 @@ def test_a_file_with_code_in_it_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", b"PK\x03\x04" + bytes(100)])
-def test_a_damaged_file_is_named(content, tmp_path):
+def test_a_damaged_file_raises_an_error_with_its_name(content, tmp_path):
     (tmp_path / "bad.keras").write_bytes(content)
     with pytest.raises(WeightsError, match=r"(?s)Cannot load .*bad.keras.*Expected a model saved by"):
         Backbone(tmp_path / "bad.keras").describe()
 
 
-def test_a_cut_file_is_named(tmp_path):
+def test_a_truncated_file_raises_an_error_with_its_name(tmp_path):
     functional().save(tmp_path / "cut.keras")
     content = (tmp_path / "cut.keras").read_bytes()
     (tmp_path / "cut.keras").write_bytes(content[: len(content) * 2 // 3])
@@ -309,7 +317,7 @@ def test_a_cut_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("model", "error", "told"),
+    ("model", "error", "message"),
     [
         (
             "nowhere.keras",
@@ -321,27 +329,27 @@ def test_a_cut_file_is_named(tmp_path):
         ("vg19", UnknownNameError, "Unknown network 'vg19'. Did you mean 'vgg19'"),
     ],
 )
-def test_what_is_no_model_is_refused(model, error, told):
-    with pytest.raises(error, match=told):
+def test_an_invalid_model_raises_an_error(model, error, message):
+    with pytest.raises(error, match=message):
         Backbone(model)
 
 
-def test_weights_are_not_taken_for_a_model_that_has_its_own():
+def test_weights_cannot_be_passed_with_a_model():
     with pytest.raises(ValueError, match=r"`weights` must be left out for a keras.Model, which .* got None"):
         Backbone(functional(), weights=None)
 
 
-def test_an_unknown_layer_of_a_model():
+def test_an_unknown_layer_of_a_model_raises_an_error():
     with pytest.raises(UnknownNameError, match=r"Unknown layer of keras.Model 'maps'. Did you mean 'map'"):
         Backbone(functional()).describe(["maps"])
 
 
 @pytest.mark.xfail(KERAS_3_8, reason="Keras 3.8 copies a Lambda layer, later versions refuse to")
-def test_a_layer_that_cannot_be_made_anew_says_so():
+def test_a_layer_that_cannot_be_copied_raises_an_error():
     inputs = keras.Input((SIDE, SIDE, 3))
-    outside = keras.ops
-    model = keras.Model(inputs, L.Lambda(lambda x: outside.abs(x), name="mine")(L.Rescaling(1 / 255)(inputs)))
-    assert off(embedding(model), by_hand(model)) < 1e-4
+    ops = keras.ops
+    model = keras.Model(inputs, L.Lambda(lambda x: ops.abs(x), name="mine")(L.Rescaling(1 / 255)(inputs)))
+    assert relative_difference(embedding(model), by_hand(model)) < 1e-4
     with pytest.raises(ValueError, match=r"'mine' \(Lambda\) cannot be copied to compute in mixed_bfloat16"):
         embedding(model, precision="bfloat16")
 
@@ -349,7 +357,7 @@ def test_a_layer_that_cannot_be_made_anew_says_so():
 # --- layers --------------------------------------------------------------------------------------------
 
 
-def test_layers_that_cannot_be_tapped_are_not_offered():
+def test_layers_that_cannot_be_tapped_are_not_listed():
     inputs = keras.Input((SIDE, SIDE, 3))
     shared = conv(3, padding="same", name="shared")
     x = L.Concatenate(name="both")([shared(inputs), shared(L.ReLU(name="relu")(inputs))])
@@ -381,20 +389,20 @@ def plain(stride=1, activation="relu", seed=0, top=4, name="map", scale=1 / 255,
     return keras.Model(inputs, x)
 
 
-def test_the_digest_does_not_see_names_top_or_training_settings():
-    same = digest(plain())
-    assert digest(plain(top=0)) == digest(plain(top=9)) == same
-    assert digest(plain(early="other")) == digest(plain(name="else"), "else") == same
-    assert digest(plain(kernel_regularizer="l2", trainable=False)) == same
+def test_the_digest_does_not_depend_on_names_top_or_training_settings():
+    expected = digest(plain())
+    assert digest(plain(top=0)) == digest(plain(top=9)) == expected
+    assert digest(plain(early="other")) == digest(plain(name="else"), "else") == expected
+    assert digest(plain(kernel_regularizer="l2", trainable=False)) == expected
     model = plain()
     model.compile("sgd", "mse")
-    model.get_layer("scores").kernel.assign_add(numbers(model.get_layer("scores").kernel) + 1)
-    assert digest(model) == same
+    model.get_layer("scores").kernel.assign_add(to_array(model.get_layer("scores").kernel) + 1)
+    assert digest(model) == expected
     model.get_layer("early").trainable = False
-    assert digest(model) == same
+    assert digest(model) == expected
 
 
-def test_the_digest_sees_all_that_changes_the_embedding():
+def test_the_digest_depends_on_everything_that_changes_the_embedding():
     model = plain()
     model.get_layer("early").bias.assign([0, 0, 0, 0, 1e-6])
     digests = {
@@ -408,7 +416,7 @@ def test_the_digest_sees_all_that_changes_the_embedding():
     assert digest(plain(), "early") not in digests
 
 
-def test_the_digest_sees_the_order_of_inputs_of_a_layer():
+def test_the_digest_depends_on_the_order_of_inputs_of_a_layer():
     def model(swap):
         inputs = keras.Input((SIDE, SIDE, 3))
         a, b = conv(2, 0)(inputs), conv(2, 1)(inputs)
@@ -418,7 +426,7 @@ def test_the_digest_sees_the_order_of_inputs_of_a_layer():
 
 
 def test_the_digest_of_a_file_is_that_of_its_content(tmp_path):
-    """Also where Keras writes its configuration in another way than this version."""
+    """Also if another version of Keras has written its configuration."""
     model = plain()
     model.save(tmp_path / "mine.keras")
     first = digest(tmp_path / "mine.keras")
@@ -438,8 +446,8 @@ def with_layer(layer):
     return keras.Model(inputs, conv(name="map")(layer(inputs)))
 
 
-def own_layers():
-    """Models with code of their own that no configuration tells apart."""
+def models_with_custom_code():
+    """Build models with different custom code but the same configurations."""
 
     class Edited(L.Layer):
         def call(self, x):
@@ -467,9 +475,11 @@ def own_layers():
     return [with_layer(layer) for layer in [*layers, L.Activation(functools.partial(drop)), inner]]
 
 
-def test_models_with_code_of_their_own_never_share_rows():
-    """Their code cannot be identified: a model in memory is then only the same as itself."""
-    recipes = [CNNFeatures(model, layer="map", cache=None).fit(X).recipes_[0] for model in own_layers()]
+def test_models_with_custom_code_never_share_rows():
+    """Custom code cannot be identified, so that a model in memory shares rows with itself only."""
+    recipes = [
+        CNNFeatures(model, layer="map", cache=None).fit(X).recipes_[0] for model in models_with_custom_code()
+    ]
     assert len({recipe["process"] for recipe in recipes}) == len(recipes)
     model = with_layer(Twice())
     cnn = CNNFeatures(model, layer="map", cache=None).fit(X)
@@ -477,19 +487,17 @@ def test_models_with_code_of_their_own_never_share_rows():
     assert "process" not in CNNFeatures(plain(), layer="map", cache=None).fit(X).recipes_[0]
 
 
-def test_a_pickled_transformer_with_code_of_its_own_works_in_another_process(store):
+def test_a_pickled_transformer_with_custom_code_works_in_another_process(store):
     cnn = CNNFeatures(with_layer(Twice()), layer="map", cache=store)
     expected = cnn.fit_transform(X)
     with keras.saving.custom_object_scope({"Twice": Twice}):
-        copies = [
-            pickle.loads(pickle.dumps(cnn)) for _ in range(2)
-        ]  # as another process has it: other objects
+        copies = [pickle.loads(pickle.dumps(cnn)) for _ in range(2)]  # new objects, as in another process
     np.testing.assert_allclose(copies[0].transform(X), expected, rtol=1e-5)
     assert copies[1].recipes_[0]["process"] != copies[1].fit(X).recipes_[0]["process"]
 
 
-def test_files_with_code_of_their_own_never_share_rows_across_processes(tmp_path, store):
-    """Where the user has registered the class, such a file can be loaded."""
+def test_files_with_custom_code_never_share_rows_across_processes(tmp_path, store):
+    """Such a file can be loaded if its class is registered."""
     registered = keras.saving.register_keras_serializable("test_custom")(type("Mine", (Twice,), {}))
     with_layer(registered()).save(tmp_path / "own.keras")
     cnn = CNNFeatures(tmp_path / "own.keras", layer="map", cache=store).fit(X)
@@ -497,7 +505,7 @@ def test_files_with_code_of_their_own_never_share_rows_across_processes(tmp_path
     assert not list(store.root.glob("v1/networks/*"))
 
 
-def test_the_digest_does_not_see_settings_that_a_newer_keras_adds(monkeypatch, tmp_path):
+def test_the_digest_does_not_depend_on_settings_that_a_newer_keras_adds(monkeypatch, tmp_path):
     """Keras adds arguments with defaults, and keys for them, in minor releases."""
 
     def nested():
@@ -511,15 +519,15 @@ def test_the_digest_does_not_see_settings_that_a_newer_keras_adds(monkeypatch, t
     before = [digest(plain()), digest(nested()), digest(tmp_path / "mine.keras"), named.describe().taps]
     for cls in (L.Conv2D, L.Dense, L.Rescaling, L.Activation, L.TimeDistributed, L.DepthwiseConv2D, L.ReLU):
         add_setting(monkeypatch, cls)
-    forget()
+    clear_caches()
     assert plain().get_layer("early").get_config()["newer"] == ["a"]
     after = [digest(plain()), digest(nested()), digest(tmp_path / "mine.keras"), named.describe().taps]
     assert after == before
-    assert digest(plain(newer=("b",))) != digest(plain())  # and sees it where it is used
+    assert digest(plain(newer=("b",))) != digest(plain())  # but depends on a value other than the default
 
 
 def add_setting(monkeypatch, cls):
-    """As a newer Keras would: an argument with a default, of which the configuration tells."""
+    """Add an argument with a default to a class and its configuration, as a newer Keras may do."""
     init, get_config = cls.__init__, cls.get_config
 
     def __init__(self, *args, newer=("a",), **kwargs):
@@ -534,8 +542,8 @@ def add_setting(monkeypatch, cls):
     monkeypatch.setattr(cls, "get_config", lambda self: {**get_config(self), "newer": list(self.newer)})
 
 
-def forget():
-    """As a new process would."""
+def clear_caches():
+    """Clear the caches, as in a new process."""
     from tlfeatures.networks import _digests, _loading, _metadata
 
     _metadata.clear()
@@ -543,7 +551,7 @@ def forget():
     _loading._models.clear()
 
 
-def test_the_digest_sees_what_a_cast_casts_to():
+def test_the_digest_depends_on_the_dtype_of_a_cast():
     def model(dtype):
         inputs = keras.Input((SIDE, SIDE, 3))
         return keras.Model(

@@ -45,7 +45,7 @@ NETWORK = {"model": "mobilenet_0.25", "weights": None, "image_size": 32}
 
 
 class FlatCNNFeatures(CNNFeatures):
-    """Takes flat rows of any numbers, so that scikit-learn's own checks can feed it."""
+    """CNNFeatures for 2-D arrays of numbers, which scikit-learn's checks pass."""
 
     def __init__(self, model="mobilenet_0.25", *, weights=None, image_size=32, batch_size=8, cache=None):
         super().__init__(model, weights=weights, image_size=image_size, batch_size=batch_size, cache=cache)
@@ -76,27 +76,27 @@ def test_scikit_learn_checks(estimator, check):
 
 
 @parametrize_with_checks([CNNFeatures(**NETWORK, cache=None)])
-def test_scikit_learn_checks_with_the_honest_tags(estimator, check):
+def test_scikit_learn_checks_for_arrays_of_images_only(estimator, check):
     check(estimator)
 
 
 @pytest.fixture
-def pictures():
+def images():
     return np.random.default_rng(0).integers(0, 256, (12, 40, 36, 3), dtype=np.uint8)
 
 
 @pytest.fixture
-def files(tmp_path, pictures):
+def files(tmp_path, images):
     paths = []
-    for i, picture in enumerate(pictures):
-        paths.append(str(tmp_path / f"picture {i}.png"))
-        Image.fromarray(picture).save(paths[-1])
+    for i, image in enumerate(images):
+        paths.append(str(tmp_path / f"image {i}.png"))
+        Image.fromarray(image).save(paths[-1])
     return paths
 
 
 @pytest.fixture
 def network_calls(monkeypatch):
-    """How many images go through a network in this process."""
+    """Batches that go through a network in this process."""
     calls = []
     compile_ = Backbone.compile
 
@@ -113,56 +113,56 @@ def network_calls(monkeypatch):
     return calls
 
 
-def test_fit_then_transform_equals_fit_transform(pictures, store):
+def test_fit_then_transform_equals_fit_transform(images, store):
     cnn = CNNFeatures(**NETWORK, cache=None)
-    together = cnn.fit_transform(pictures)
-    assert together.dtype == np.float32 and together.shape == (12, 256)
-    np.testing.assert_array_equal(clone(cnn).fit(pictures).transform(pictures), together)
+    expected = cnn.fit_transform(images)
+    assert expected.dtype == np.float32 and expected.shape == (12, 256)
+    np.testing.assert_array_equal(clone(cnn).fit(images).transform(images), expected)
     stored = clone(cnn).set_params(cache=store)
-    np.testing.assert_array_equal(stored.fit_transform(pictures), together)  # written
-    np.testing.assert_array_equal(stored.transform(pictures), together)  # read
+    np.testing.assert_array_equal(stored.fit_transform(images), expected)  # written
+    np.testing.assert_array_equal(stored.transform(images), expected)  # read
 
 
-def test_row_i_is_picture_i_and_duplicates_are_computed_once(pictures, store, network_calls):
+def test_row_i_is_image_i_and_duplicates_are_computed_once(images, store, network_calls):
     cnn = CNNFeatures(**NETWORK, batch_size=4, cache=store)
-    alone = np.concatenate([CNNFeatures(**NETWORK, cache=None).fit_transform(p[None]) for p in pictures])
+    alone = np.concatenate([CNNFeatures(**NETWORK, cache=None).fit_transform(p[None]) for p in images])
     network_calls.clear()
     order = np.random.default_rng(1).integers(0, 12, 50)
-    np.testing.assert_allclose(cnn.fit_transform(pictures[order]), alone[order], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(cnn.fit_transform(images[order]), alone[order], rtol=1e-5, atol=1e-6)
     assert sum(map(len, network_calls)) == 12  # all twelve occur in the fifty; three full batches
     assert len(np.unique(order)) == 12
 
 
-def test_the_callers_array_is_untouched(pictures):
-    held = pictures.copy()
-    pictures.setflags(write=False)
-    CNNFeatures(**NETWORK, cache=None).fit_transform(pictures)
-    np.testing.assert_array_equal(pictures, held)
+def test_the_input_array_is_not_modified(images):
+    original = images.copy()
+    images.setflags(write=False)
+    CNNFeatures(**NETWORK, cache=None).fit_transform(images)
+    np.testing.assert_array_equal(images, original)
 
 
-def test_layers_are_concatenated_in_their_order(pictures, store, network_calls):
+def test_layers_are_concatenated_in_their_order(images, store, network_calls):
     late, early = "conv_pw_13_relu", "conv_pw_5_relu"
     both = CNNFeatures(**NETWORK, layer=[late, early], cache=store)
-    features = both.fit_transform(pictures)
+    features = both.fit_transform(images)
     passes = len(network_calls)
     assert both.layers_ == [late, early] and both.n_features_out_ == 256 + 64
     single = [
-        CNNFeatures(**NETWORK, layer=layer, cache=store).fit_transform(pictures) for layer in (late, early)
+        CNNFeatures(**NETWORK, layer=layer, cache=store).fit_transform(images) for layer in (late, early)
     ]
     np.testing.assert_array_equal(features, np.concatenate(single, axis=1))
-    maxima = CNNFeatures(**NETWORK, layer=[early, late], pooling="max", cache=store).fit_transform(pictures)
-    both_poolings = CNNFeatures(**NETWORK, layer=early, pooling="avgmax", cache=store).fit_transform(pictures)
+    maxima = CNNFeatures(**NETWORK, layer=[early, late], pooling="max", cache=store).fit_transform(images)
+    both_poolings = CNNFeatures(**NETWORK, layer=early, pooling="avgmax", cache=store).fit_transform(images)
     np.testing.assert_array_equal(both_poolings, np.concatenate([single[1], maxima[:, :64]], axis=1))
-    assert len(network_calls) == passes  # layers alone, the maximum and both came with the first pass
+    assert len(network_calls) == passes  # the first pass stored each layer, its average and its maximum
 
 
-def test_feature_names_and_pandas_output(pictures, store):
+def test_feature_names_and_pandas_output(images, store):
     cnn = CNNFeatures(**NETWORK, layer=["conv_pw_1_relu", "conv_pw_13_relu"], pooling="avgmax", cache=store)
-    frame = cnn.set_output(transform="pandas").fit_transform(pictures)
+    frame = cnn.set_output(transform="pandas").fit_transform(images)
     assert isinstance(frame, pd.DataFrame) and frame.shape == (12, 2 * (16 + 256))
     assert frame.columns[0] == "conv_pw_1_relu_avg_000" and frame.columns[16] == "conv_pw_1_relu_max_000"
     assert frame.columns[-1] == "conv_pw_13_relu_max_255" and len(set(frame.columns)) == frame.shape[1]
-    top = CNNFeatures(**NETWORK | {"layer": "predictions"}, cache=store).fit(pictures)
+    top = CNNFeatures(**NETWORK | {"layer": "predictions"}, cache=store).fit(images)
     assert top.get_feature_names_out()[[0, -1]].tolist() == ["predictions_000", "predictions_999"]
 
 
@@ -172,7 +172,7 @@ def test_a_series_of_paths_keeps_its_index(files, store):
     assert cnn.fit_transform(X).index.tolist() == X.index.tolist()
 
 
-def test_pickle_is_small_and_works_in_another_process(files, pictures, store, tmp_path):
+def test_pickle_is_small_and_works_in_another_process(files, images, store, tmp_path):
     y = np.arange(12) % 2
     pipe = Pipeline([("cnn", CNNFeatures(**NETWORK, cache=store)), ("svm", SVC())]).fit(files, y)
     cnn = pipe["cnn"]
@@ -211,7 +211,7 @@ print(json.dumps([search.cv_results_["mean_test_score"].tolist(), bool(network)]
 """
 
 
-def test_a_parallel_search_runs_each_image_once_and_a_second_one_needs_no_network(files, store):
+def test_a_parallel_search_computes_each_image_once_and_a_second_one_imports_no_keras(files, store):
     def search():
         argv = [sys.executable, "-c", SEARCH, json.dumps([files, str(store.root)])]
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
@@ -220,8 +220,8 @@ def test_a_parallel_search_runs_each_image_once_and_a_second_one_needs_no_networ
 
     scores, network = search()
     assert network
-    held = store.info()["recipes"]
-    rows = [(c["recipe"]["layer"], c["recipe"]["pooling"], c["rows"], c["unique_rows"]) for c in held]
+    recipes = store.info()["recipes"]
+    rows = [(c["recipe"]["layer"], c["recipe"]["pooling"], c["rows"], c["unique_rows"]) for c in recipes]
     layers = ("conv_pw_13_relu", "conv_pw_3_relu")
     assert sorted(rows) == [(layer, pooling, 12, 12) for layer in layers for pooling in ("avg", "max")]
     assert search() == [scores, False]
@@ -252,8 +252,8 @@ with joblib.parallel_config("multiprocessing", n_jobs=2):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("backend", ["TensorFlow", "JAX"])
-def test_workers_forked_after_a_network_ran_are_refused_unless_all_rows_are_stored(backend, tmp_path):
-    """They would wait forever for threads that only the parent has."""
+def test_workers_forked_after_a_network_ran_raise_an_error_unless_all_rows_are_stored(backend, tmp_path):
+    """They would wait forever for threads that exist in the parent only."""
     pytest.importorskip(backend.lower())
     env = {**os.environ, "KERAS_BACKEND": backend.lower()}
     argv = [sys.executable, "-c", FORKED, str(tmp_path)]
@@ -268,7 +268,7 @@ def test_workers_forked_after_a_network_ran_are_refused_unless_all_rows_are_stor
         assert 'joblib.parallel_config(backend="loky")' in line
 
 
-def test_one_call_with_all_layers_makes_the_search_free(files, store, network_calls):
+def test_a_search_after_one_call_with_all_layers_runs_no_network(files, store, network_calls):
     y = np.arange(12) % 2
     layers = ["conv_pw_3_relu", "conv_pw_13_relu"]
     CNNFeatures(**NETWORK, layer=layers, cache=store).fit_transform(files)
@@ -289,21 +289,21 @@ def test_workers_give_the_same_scores(files, store, backend):
         np.testing.assert_array_equal(cross_val_score(fresh, files, y, cv=3), expected)
 
 
-def test_threads_share_one_estimator(pictures):
-    cnn = CNNFeatures(**NETWORK, cache=None).fit(pictures)
-    expected = cnn.transform(pictures)
+def test_threads_share_one_estimator(images):
+    cnn = CNNFeatures(**NETWORK, cache=None).fit(images)
+    expected = cnn.transform(images)
     barrier = threading.Barrier(4)
 
     def work(_):
         barrier.wait()
-        return cnn.transform(pictures)
+        return cnn.transform(images)
 
     with ThreadPoolExecutor(4) as pool:
         for features in pool.map(work, range(4)):
             np.testing.assert_array_equal(features, expected)
 
 
-def test_clones_share_a_network_in_memory(pictures):
+def test_clones_share_a_network_in_memory(images):
     import keras
 
     network = keras.Sequential(
@@ -313,16 +313,16 @@ def test_clones_share_a_network_in_memory(pictures):
     copy = clone(cnn)
     assert copy.model is network and copy.get_params() == cnn.get_params()
     assert clone(make_pipeline(cnn, SVC()))[0].model is network
-    features = copy.fit_transform(pictures)
-    np.testing.assert_allclose(pickle.loads(pickle.dumps(copy)).transform(pictures), features, rtol=1e-6)
+    features = copy.fit_transform(images)
+    np.testing.assert_allclose(pickle.loads(pickle.dumps(copy)).transform(images), features, rtol=1e-6)
 
 
-def test_transform_refuses_another_recipe(pictures, store):
-    cnn = CNNFeatures(**NETWORK, cache=store).fit(pictures)
+def test_transform_with_another_recipe_raises_an_error(images, store):
+    cnn = CNNFeatures(**NETWORK, cache=store).fit(images)
     with pytest.raises(RecipeMismatchError, match=r"resize: 'stretch' became 'crop'.*Fit again"):
-        cnn.set_params(resize="crop").transform(pictures)
+        cnn.set_params(resize="crop").transform(images)
     cnn.set_params(resize="stretch", batch_size=3, n_jobs=1, on_error="nan", verbose=0, cache=None)
-    assert cnn.transform(pictures).shape == (12, 256)  # none of these is part of the recipe
+    assert cnn.transform(images).shape == (12, 256)  # none of these is part of the recipe
 
 
 # --- the decoder of encoded images -------------------------------------------------------------------
@@ -330,7 +330,7 @@ def test_transform_refuses_another_recipe(pictures, store):
 
 @pytest.fixture
 def change_decoder(monkeypatch):
-    """Change the installed decoder by so many grey levels, as another Pillow might."""
+    """Function that changes decoded images by a number of grey levels, as another version of Pillow may."""
     resize = Image.Image.resize
 
     def change(levels):
@@ -345,8 +345,8 @@ def change_decoder(monkeypatch):
     probe_pixels.cache_clear()
 
 
-def test_only_encoded_images_have_the_decoder_in_their_stored_recipe(pictures, files, store):
-    CNNFeatures(**NETWORK, cache=store).fit_transform(pictures)
+def test_only_encoded_images_have_the_decoder_in_their_stored_recipe(images, files, store):
+    CNNFeatures(**NETWORK, cache=store).fit_transform(images)
     stored = [one["recipe"] for one in store.info()["recipes"]]
     assert len(stored) == 2 and not any("pixel_probe" in recipe for recipe in stored)
     CNNFeatures(**NETWORK, cache=store).fit_transform(files)
@@ -354,16 +354,16 @@ def test_only_encoded_images_have_the_decoder_in_their_stored_recipe(pictures, f
     assert len(stored) == 4 and sum("pixel_probe" in recipe for recipe in stored) == 2
 
 
-def test_images_of_all_kinds_in_one_list(pictures, files, store):
+def test_images_of_all_kinds_in_one_list(images, files, store):
     X = [
-        pictures[0],
+        images[0],
         files[1],
         Path(files[2]).read_bytes(),
-        Image.fromarray(pictures[3]),
+        Image.fromarray(images[3]),
         Path(files[4]),
         files[1],
     ]
-    expected = CNNFeatures(**NETWORK, cache=None).fit_transform(pictures)[[0, 1, 2, 3, 4, 1]]
+    expected = CNNFeatures(**NETWORK, cache=None).fit_transform(images)[[0, 1, 2, 3, 4, 1]]
     batches = []
     for _ in range(2):  # computed, then read
         result = extract(
@@ -378,7 +378,7 @@ def test_images_of_all_kinds_in_one_list(pictures, files, store):
     assert np.isnan(features).all(axis=1).tolist() == [True, True, False, False, False, False]
 
 
-def test_a_decoder_within_one_grey_level_is_warned_about_once(files, store, change_decoder):
+def test_a_decoder_difference_of_one_grey_level_warns_once(files, store, change_decoder):
     cnn = CNNFeatures(**NETWORK, cache=store)
     before = cnn.fit_transform(files)
     copy = pickle.loads(pickle.dumps(cnn))
@@ -391,9 +391,9 @@ def test_a_decoder_within_one_grey_level_is_warned_about_once(files, store, chan
         np.testing.assert_array_equal(copy.transform(files), after)
 
 
-def test_a_decoder_beyond_one_grey_level_is_refused(files, pictures, store, change_decoder):
+def test_a_larger_decoder_difference_raises_an_error(files, images, store, change_decoder):
     by_files = CNNFeatures(**NETWORK, cache=store).fit(files)
-    by_arrays = CNNFeatures(**NETWORK, cache=store).fit(pictures)
+    by_arrays = CNNFeatures(**NETWORK, cache=store).fit(images)
     assert by_files.decoder_probe_.nbytes < 8000 and by_arrays.decoder_probe_ is None
     change_decoder(4)
     with pytest.raises(
@@ -402,33 +402,33 @@ def test_a_decoder_beyond_one_grey_level_is_refused(files, pictures, store, chan
         by_files.transform(files)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="The installed image decoder")
-        assert by_files.transform(pictures).shape == (12, 256)  # no decoder takes part
+        assert by_files.transform(images).shape == (12, 256)  # arrays are not decoded
         assert by_arrays.transform(files).shape == (12, 256)  # there is nothing to compare with
 
 
 # --- recipes of other versions -----------------------------------------------------------------------
 
 
-def test_rows_and_transformers_of_an_older_format_are_never_misread(pictures, store, network_calls):
+def test_rows_and_transformers_of_an_older_format_are_not_used(images, store, network_calls):
     cnn = CNNFeatures(**NETWORK, cache=store)
-    expected = cnn.fit_transform(pictures)
+    expected = cnn.fit_transform(images)
     for recipe in cnn.recipes_:
         older = {**recipe, "format": 1, "pixel_probe": "0"}
         store.publish(older, np.zeros((1, 16), "uint8"), np.zeros((1, 256), "float32"))
     network_calls.clear()
-    np.testing.assert_array_equal(cnn.transform(pictures), expected)
+    np.testing.assert_array_equal(cnn.transform(images), expected)
     cnn.recipes_ = [older]
     with pytest.raises(
         RecipeMismatchError, match=r"recipe format 1; this version has format 2. Fit it again"
     ):
-        cnn.transform(pictures)
+        cnn.transform(images)
     assert not network_calls
 
 
-# --- wrong names of layers --------------------------------------------------------------------------
+# --- unknown names of layers ------------------------------------------------------------------------
 
 
-def test_a_grid_of_wrong_layers_builds_the_network_once(pictures, store, monkeypatch):
+def test_a_grid_of_unknown_layers_builds_the_network_once(images, store, monkeypatch):
     builds = []
     application = Backbone._build_application
     monkeypatch.setattr(
@@ -442,21 +442,21 @@ def test_a_grid_of_wrong_layers_builds_the_network_once(pictures, store, monkeyp
                     **NETWORK | {"image_size": size}, layer=f"conv_pw_{i + 90}_relu", cache=cache
                 )
                 with pytest.raises(UnknownNameError, match=r"Unknown layer of mobilenet_0.25 .*Did you mean"):
-                    cnn.fit(pictures)
+                    cnn.fit(images)
     assert len(builds) <= 2  # without and with the top, unless a test before has built it
     builds.clear()
     mixed = CNNFeatures(**NETWORK, layer=["conv_pw_1_relu", "conv_pw_99_relu"], cache=store)
     with pytest.raises(UnknownNameError, match="conv_pw_99_relu"):
-        mixed.fit(pictures)
+        mixed.fit(images)
     assert not builds
-    assert CNNFeatures(**NETWORK, layer="conv_pw_1_relu", cache=store).fit(pictures).layers_ == [
+    assert CNNFeatures(**NETWORK, layer="conv_pw_1_relu", cache=store).fit(images).layers_ == [
         "conv_pw_1_relu"
     ]
 
 
-def test_a_wrong_layer_is_refused_in_a_new_process_without_keras(pictures, store):
+def test_an_unknown_layer_raises_an_error_in_a_new_process_without_keras(images, store):
     with pytest.raises(UnknownNameError):
-        CNNFeatures(**NETWORK, layer="conv", cache=store).fit(pictures)
+        CNNFeatures(**NETWORK, layer="conv", cache=store).fit(images)
     code = """
 import sys
 import numpy as np
@@ -495,16 +495,18 @@ MISSES = {
 
 
 @pytest.mark.parametrize("name", HITS)
-def test_what_does_not_change_the_answer_hits(name, pictures, store, network_calls):
-    CNNFeatures(**NETWORK, cache=store).fit_transform(pictures)
+def test_parameters_that_do_not_change_the_result_use_stored_rows(name, images, store, network_calls):
+    CNNFeatures(**NETWORK, cache=store).fit_transform(images)
     network_calls.clear()
-    CNNFeatures(**NETWORK | {name: HITS[name]}, cache=store).fit_transform(pictures)
+    CNNFeatures(**NETWORK | {name: HITS[name]}, cache=store).fit_transform(images)
     assert not network_calls
 
 
 @pytest.mark.parametrize("name", MISSES)
-def test_what_changes_the_answer_misses(name, pictures, store, network_calls, tmp_path):
-    CNNFeatures(**NETWORK, cache=store).fit_transform(pictures)
+def test_parameters_that_change_the_result_do_not_use_stored_rows(
+    name, images, store, network_calls, tmp_path
+):
+    CNNFeatures(**NETWORK, cache=store).fit_transform(images)
     network_calls.clear()
     value = MISSES[name]
     if name == "weights":
@@ -514,7 +516,7 @@ def test_what_changes_the_answer_misses(name, pictures, store, network_calls, tm
         keras.applications.MobileNet(
             alpha=0.25, weights=None, include_top=False, input_shape=(32, 32, 3)
         ).save_weights(value)
-    CNNFeatures(**NETWORK | {name: value}, cache=store).fit_transform(pictures)
+    CNNFeatures(**NETWORK | {name: value}, cache=store).fit_transform(images)
     assert sum(map(len, network_calls)) >= 12
 
 
@@ -522,21 +524,21 @@ def test_every_parameter_is_a_hit_or_a_miss():
     assert HITS.keys() | MISSES.keys() | {"cache"} == CNNFeatures().get_params().keys()
 
 
-def test_an_unreadable_image_is_named_and_finished_work_kept(files, store, network_calls):
+def test_an_unreadable_image_is_named_and_computed_rows_are_stored(files, store, network_calls):
     Path(files[9]).write_bytes(Path(files[9]).read_bytes()[:300])
     cnn = CNNFeatures(**NETWORK, batch_size=4, cache=store)
     with pytest.raises(
-        ImageReadError, match=r"1 of 12 images: .*picture 9\.png.*truncated.*on_error='nan'.*check_images"
+        ImageReadError, match=r"1 of 12 images: .*image 9\.png.*truncated.*on_error='nan'.*check_images"
     ):
         cnn.fit_transform(files)
     assert {r["rows"] for r in store.info()["recipes"]} == {8}  # the two batches before it
     network_calls.clear()
-    with pytest.warns(UnreadableImagesWarning, match=r"1 of 12 images could not be read.*picture 9"):
+    with pytest.warns(UnreadableImagesWarning, match=r"1 of 12 images could not be read.*image 9"):
         features = cnn.set_params(on_error="nan").fit_transform(files)
     assert np.isnan(features[9]).all() and not np.isnan(np.delete(features, 9, axis=0)).any()
     assert len(network_calls) == 1  # the third batch only
     Path(files[3]).unlink()
-    with pytest.raises(ImageReadError, match="picture 3"):
+    with pytest.raises(ImageReadError, match="image 3"):
         cnn.set_params(on_error="raise").transform(files)
 
 
@@ -555,7 +557,7 @@ def test_all_unreadable_images_are_counted_and_ten_are_named(files, store, netwo
     assert "on_error='nan'" in lines[-1] and "check_images(X) lists them all" in lines[-1]
     assert len(error.failures) == 12 and error.failures[-1] == (more[-1], "no such file")
     assert (error.name, error.reason) == error.failures[0]
-    assert not network_calls  # the error is known before the network has to run
+    assert not network_calls  # the error is raised before the network runs
     good = [path for i, path in enumerate(files) if i not in (2, 7, 11)]
     cnn.fit_transform(good)  # all in the store from now on
     network_calls.clear()
@@ -564,7 +566,7 @@ def test_all_unreadable_images_are_counted_and_ten_are_named(files, store, netwo
     assert not network_calls
 
 
-def test_12_bit_images_by_max_value(tmp_path):
+def test_max_value_of_12_bit_images(tmp_path):
     eight = np.random.default_rng(0).integers(0, 256, (4, 32, 32), dtype=np.uint8)
     twelve = ((eight.astype(np.uint32) * 4095 + 127) // 255).astype(np.uint16)
     paths = [str(tmp_path / f"{i}.png") for i in range(4)]
@@ -592,7 +594,7 @@ def test_images_without_contrast_warn_once_when_they_are_decoded(files, store):
         Image.new("L", (20, 20), 1).save(files[i])
     cnn = CNNFeatures(**NETWORK, batch_size=4, cache=store)
     with pytest.warns(
-        LowContrastImagesWarning, match=r"2 of 12 images .*picture 3\.png', .*8\.png'\."
+        LowContrastImagesWarning, match=r"2 of 12 images .*image 3\.png', .*8\.png'\."
     ) as caught:
         cnn.fit_transform(files)
     assert sum(w.category is LowContrastImagesWarning for w in caught) == 1
@@ -604,22 +606,22 @@ def test_images_without_contrast_warn_once_when_they_are_decoded(files, store):
         )
 
 
-def test_an_image_replaced_between_reading_and_decoding_is_never_stored_wrong(files, store, monkeypatch):
+def test_an_image_replaced_between_hashing_and_decoding_is_stored_correctly(files, store, monkeypatch):
     """The digest is taken, then the file changes, then it is decoded."""
     expected = CNNFeatures(**NETWORK, cache=None).fit_transform([files[5]])
     keys = Images.keys
 
     def keys_then_replaced(self, n_threads=None):
-        found = keys(self, n_threads)
+        digests = keys(self, n_threads)
         Path(files[0]).write_bytes(Path(files[5]).read_bytes())
-        return found
+        return digests
 
     monkeypatch.setattr(Images, "keys", keys_then_replaced)
-    held = Path(files[0]).read_bytes()
+    original_bytes = Path(files[0]).read_bytes()
     features = CNNFeatures(**NETWORK, cache=store).fit_transform([files[0], files[1]])
     np.testing.assert_allclose(features[0], expected[0], rtol=1e-5, atol=1e-6)
     monkeypatch.undo()
-    Path(files[0]).write_bytes(held)
+    Path(files[0]).write_bytes(original_bytes)
     original = CNNFeatures(**NETWORK, cache=None).fit_transform([files[0]])
     np.testing.assert_array_equal(CNNFeatures(**NETWORK, cache=store).fit_transform([files[0]]), original)
     assert np.abs(original - expected).max() > 0
@@ -636,18 +638,18 @@ def test_an_image_replaced_by_another_of_the_same_size_and_time(tmp_path, store)
     assert np.abs(features[0] - features[1]).max() > 0
 
 
-def test_a_store_that_cannot_be_written_changes_nothing_but_a_warning(tmp_path, pictures):
+def test_a_store_without_write_access_only_warns(tmp_path, images):
     from tlfeatures.errors import StoreWarning
 
     (tmp_path / "file").write_text("in the way")
-    expected = CNNFeatures(**NETWORK, cache=None).fit_transform(pictures)
+    expected = CNNFeatures(**NETWORK, cache=None).fit_transform(images)
     with pytest.warns(StoreWarning) as caught:
-        features = CNNFeatures(**NETWORK, batch_size=4, cache=tmp_path / "file").fit_transform(pictures)
+        features = CNNFeatures(**NETWORK, batch_size=4, cache=tmp_path / "file").fit_transform(images)
     assert sum(issubclass(w.category, StoreWarning) for w in caught) == 1
     np.testing.assert_array_equal(features, expected)
 
 
-def test_callbacks_see_the_batches(pictures, capsys):
+def test_callbacks_are_called_for_each_batch(images, capsys):
     class Recorder:
         def __init__(self):
             self.events = []
@@ -661,26 +663,26 @@ def test_callbacks_see_the_batches(pictures, capsys):
 
         def teardown(self, estimator, context): ...
 
-    callback = pytest.importorskip("sklearn.callback", reason="scikit-learn 1.9 brought callbacks")
+    callback = pytest.importorskip("sklearn.callback", reason="needs scikit-learn 1.9")
     recorder = Recorder()
-    CNNFeatures(**NETWORK, batch_size=5, cache=None).set_callbacks(recorder).fit_transform(pictures)
+    CNNFeatures(**NETWORK, batch_size=5, cache=None).set_callbacks(recorder).fit_transform(images)
     assert recorder.events == ["batch", "batch", "batch", "fit"]
     pipe = make_pipeline(CNNFeatures(**NETWORK, cache=None), SVC()).set_callbacks(
         callback.ProgressBar(max_propagation_depth=None)
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The estimator SVC does not support callbacks")
-        pipe.fit(pictures, np.arange(12) % 2)
+        pipe.fit(images, np.arange(12) % 2)
     assert "CNNFeatures" in capsys.readouterr().out
 
 
-def test_progress_on_a_terminal(pictures, capsys):
-    CNNFeatures(**NETWORK, cache=None, verbose=1).fit_transform(pictures)
+def test_progress_on_a_terminal(images, capsys):
+    CNNFeatures(**NETWORK, cache=None, verbose=1).fit_transform(images)
     err = capsys.readouterr().err
     assert "mobilenet_0.25" in err and "12/12" in err and "images/s" in err
 
 
-def test_html_display_and_tags(pictures):
+def test_html_display_and_tags(images):
     cnn = CNNFeatures(**NETWORK, cache=None)
     assert "CNNFeatures" in make_pipeline(cnn, SVC())._repr_html_()
     tags = cnn.__sklearn_tags__()
@@ -730,13 +732,15 @@ def test_html_display_and_tags(pictures):
         ({"model": 3}, "`model` must be the name of a network, .*; got 3. See `tlfeatures models`"),
     ],
 )
-def test_bad_parameters_say_what_to_do(params, error, pictures):
+def test_invalid_parameters_raise_an_error_with_a_hint(params, error, images):
     with pytest.raises((ValueError, TypeError, OSError), match=error) as caught:
-        CNNFeatures(**NETWORK | {"cache": None} | params).fit(pictures)
-    if isinstance(caught.value, InvalidParameterError):  # by which a front end knows what to call it
+        CNNFeatures(**NETWORK | {"cache": None} | params).fit(images)
+    if isinstance(
+        caught.value, InvalidParameterError
+    ):  # the command line replaces it by the name of its option
         assert caught.value.parameter in params
 
 
-def test_random_weights_warn(pictures):
+def test_random_weights_issue_a_warning(images):
     with pytest.warns(RandomWeightsWarning, match="not pretrained"):
-        CNNFeatures(**NETWORK, cache=None).fit(pictures)
+        CNNFeatures(**NETWORK, cache=None).fit(images)

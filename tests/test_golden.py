@@ -1,11 +1,11 @@
-"""Real images through real weights: what plain Keras gave when the golden file was made."""
+"""Embeddings of real images with pretrained weights, compared with a golden file made with plain Keras."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from tests.networks import off
+from tests.networks import relative_difference
 from tlfeatures import CNNFeatures
 
 NAME = "mobilenet_0.75"
@@ -14,7 +14,7 @@ LAYERS = ["conv_pw_5_relu", "conv_pw_11_relu", "conv_pw_13_relu"]
 
 @pytest.fixture(scope="module")
 def golden(shared, keras_home):
-    """Arrays by "<layer>/<pooling>", and the paths that they belong to."""
+    """Arrays by "<layer>/<pooling>", and the paths of their images."""
     if not any(keras_home.glob("models/mobilenet_7_5*")):
         pytest.skip("needs the weights of ../shared/keras")
     with np.load(shared / "golden" / f"{NAME}_imagenet.npz") as file:
@@ -30,27 +30,27 @@ def test_embeddings_are_the_golden_ones(golden, decode):
     arrays, paths = golden
     cnn = CNNFeatures(NAME, layer=LAYERS, pooling="avgmax", decode=decode, cache=None)
     got = cnn.fit_transform(paths)
-    at = 0
+    start = 0
     for layer in LAYERS:
         for pooling in ("avg", "max"):
             want = arrays[f"{layer}/{pooling}"]
-            place = slice(at, at := at + want.shape[1])
-            assert off(got[:, place], want) < 1e-3, (layer, pooling)
-    assert at == got.shape[1]
+            columns = slice(start, start := start + want.shape[1])
+            assert relative_difference(got[:, columns], want) < 1e-3, (layer, pooling)
+    assert start == got.shape[1]
 
 
 def test_the_last_layer_and_the_average_are_the_defaults(golden, store):
     arrays, paths = golden
-    some = slice(0, 9)
+    subset = slice(0, 9)
     cnn = CNNFeatures(NAME, cache=store)
-    assert off(cnn.fit_transform(paths[some]), arrays["conv_pw_13_relu/avg"][some]) < 1e-3
-    # the maximum came along, and is read back as golden as it was
+    assert relative_difference(cnn.fit_transform(paths[subset]), arrays["conv_pw_13_relu/avg"][subset]) < 1e-3
+    # the same pass has stored the maximum
     cnn.set_params(pooling="max")
-    assert off(cnn.fit_transform(paths[some]), arrays["conv_pw_13_relu/max"][some]) < 1e-3
+    assert relative_difference(cnn.fit_transform(paths[subset]), arrays["conv_pw_13_relu/max"][subset]) < 1e-3
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16", "tf32"])
-def test_lower_precision_stays_close(golden, precision):
+def test_lower_precision_is_close(golden, precision):
     arrays, paths = golden
     want = arrays["conv_pw_13_relu/avg"][::8]
     got = CNNFeatures(NAME, precision=precision, cache=None).fit_transform(paths[::8])
@@ -58,21 +58,21 @@ def test_lower_precision_stays_close(golden, precision):
     assert cosine.min() > 0.99
 
 
-def test_batches_and_order_change_nothing(golden):
+def test_batches_and_order_do_not_change_embeddings(golden):
     arrays, paths = golden
     order = np.random.default_rng(1).permutation(61)[:20]
     got = CNNFeatures(NAME, batch_size=7, cache=None, n_jobs=1).fit_transform([paths[i] for i in order])
-    assert off(got, arrays["conv_pw_13_relu/avg"][order]) < 1e-3
+    assert relative_difference(got, arrays["conv_pw_13_relu/avg"][order]) < 1e-3
 
 
-def test_the_same_file_under_its_path_is_the_same_network(golden, keras_home):
+def test_weights_by_name_and_by_path_have_the_same_recipe(golden, keras_home):
     file = next(keras_home.glob("models/mobilenet_7_5*no_top.h5"))
     by_name, by_path = (CNNFeatures(NAME, weights=w, cache=None).fit(["x.jpg"]) for w in ("imagenet", file))
     assert by_name.recipes_ == by_path.recipes_
 
 
-def test_with_the_top_the_classes_are_sensible(golden, keras_home):
-    """The network was trained on 1,000 classes: most photographs of cats are called cats."""
+def test_the_top_recognizes_cats(golden, keras_home):
+    """The network was trained on 1,000 classes: it classifies most photographs of cats as cats."""
     if not any(p for p in keras_home.glob("models/mobilenet_7_5*_tf.h5")):
         pytest.skip("needs the weights with the top")
     _, paths = golden

@@ -1,4 +1,4 @@
-"""Heads: the table, sane scaling, default grids, and the guess of the task."""
+"""Heads: names, scaling, default grids and class weights."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def digits():
     )
 
 
-def numbers(n=400, d=60):
+def regression_data(n=400, d=60):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(n, d))
     return X.astype("float32"), X[:, :5].sum(axis=1) + rng.normal(size=n) / 2 + 10
 
 
 def wide(n=120, d=768):
-    """Embeddings as they come: more features than images, a third of them dead, all of them >= 0."""
+    """Make typical embeddings: more features than images, a third of them constant, all values >= 0."""
     rng = np.random.default_rng(0)
     y = np.arange(n) % 3
     X = np.maximum(rng.normal(size=(3, d))[y] + rng.normal(size=(n, d)), 0)
@@ -49,7 +49,7 @@ def wide(n=120, d=768):
     return X.astype("float32"), y
 
 
-def test_names():
+def test_list_heads():
     assert list_heads() == CLASSIFIERS
     assert list_heads("regression") == REGRESSORS
 
@@ -65,40 +65,40 @@ def test_classifiers_learn_named_classes(name, digits):
 
 
 @pytest.mark.parametrize("name", REGRESSORS)
-def test_the_unit_of_the_target_does_not_matter(name):
-    X, y = numbers()
+def test_the_unit_of_the_target_does_not_change_scores(name):
+    X, y = regression_data()
     scores = [
         cross_val_score(make_head(name, "regression"), X, y * unit, cv=3).mean() for unit in (1e-3, 1e5)
     ]
     assert scores[0] == pytest.approx(scores[1], rel=1e-6)
-    assert scores[0] > 0.6  # a wavy kernel on a straight target is worst, with 0.73
+    assert scores[0] > 0.6  # the lowest is 0.73, of the RBF kernel for a linear target
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_the_unit_of_a_feature_does_not_matter(name):
+def test_the_unit_of_a_feature_does_not_change_predictions(name):
     X, y = wide()
     units = np.logspace(-3, 3, X.shape[1])
-    shown, asked = slice(0, 80), slice(80, None)
-    plain = make_head(name).fit(X[shown].astype("float64"), y[shown]).predict(X[asked].astype("float64"))
-    scaled = make_head(name).fit(X[shown] * units, y[shown]).predict(X[asked] * units)
+    train, test = slice(0, 80), slice(80, None)
+    plain = make_head(name).fit(X[train].astype("float64"), y[train]).predict(X[test].astype("float64"))
+    scaled = make_head(name).fit(X[train] * units, y[train]).predict(X[test] * units)
     assert np.array_equal(plain, scaled)
     assert len(set(plain)) == 3
 
 
 @pytest.mark.parametrize(("name", "task"), ALL)
-def test_dead_features_and_few_images_are_harmless(name, task):
+def test_constant_features_do_not_change_predictions(name, task):
     X, y = wide()
     y = y if task == "classification" else y + 0.5
-    alive = np.arange(X.shape[1]) % 3 != 0
+    varies = np.arange(X.shape[1]) % 3 != 0
     all_features = make_head(name, task).fit(X, y).predict(X)
     assert np.isfinite(all_features).all()
     np.testing.assert_allclose(
-        all_features, make_head(name, task).fit(X[:, alive], y).predict(X[:, alive]), atol=0.05
+        all_features, make_head(name, task).fit(X[:, varies], y).predict(X[:, varies]), atol=0.05
     )
 
 
 @pytest.mark.parametrize(("name", "task"), ALL)
-def test_features_that_never_vary(name, task):
+def test_constant_features_only(name, task):
     X, y = np.ones((30, 8), "float32"), np.arange(30) % 3
     predicted = make_head(name, task).fit(X, y if task == "classification" else y / 2).predict(X)
     assert len(set(np.round(predicted, 5))) == 1
@@ -119,7 +119,7 @@ def test_default_grid_fits_the_head(name, task):
         )
 
 
-def test_grid_prefix_and_freshness():
+def test_grids_have_the_prefix_and_are_new_dicts():
     grid = head_grid("svr", "regression", prefix="head__")
     assert set(grid) == {"head__svr__regressor__C", "head__svr__regressor__epsilon"}
     grid["head__svr__regressor__C"].clear()
@@ -128,16 +128,16 @@ def test_grid_prefix_and_freshness():
 
 @pytest.mark.parametrize(("name", "task"), [("ridge", "classification"), ("ridge", "regression")])
 def test_ridge_chooses_its_penalty(name, task):
-    X, y = numbers(n=100)
+    X, y = regression_data(n=100)
     y = y if task == "regression" else y > y.mean()
     noise = np.random.default_rng(1).permutation(y)
     weak, strong = (make_head(name, task).fit(X, target)[-1].alpha_ for target in (y, noise))
-    assert weak < strong  # nothing to learn: the heaviest penalty wins
+    assert weak < strong  # without signal the largest penalty is best
     assert head_grid(name, task) == {}
 
 
 @pytest.mark.parametrize(("name", "task"), ALL)
-def test_same_rows_same_model(name, task):
+def test_heads_are_deterministic(name, task):
     X, y = wide(n=60, d=40)
     y = y if task == "classification" else y + X[:, 1]
     head = make_head(name, task)
@@ -145,18 +145,18 @@ def test_same_rows_same_model(name, task):
 
 
 @pytest.mark.parametrize("name", ["logreg", "linear_svm", "svm", "ridge"])
-def test_balanced_classes(name):
+def test_balanced_class_weight(name):
     rng = np.random.default_rng(0)
     y = np.array(["rare"] * 30 + ["common"] * 570)
     X = rng.normal(size=(600, 5)) + (y == "rare")[:, None] * 0.8
-    found = [
+    recalls = [
         np.mean(make_head(name, class_weight=weight).fit(X, y).predict(X[:30]) == "rare")
         for weight in (None, "balanced")
     ]
-    assert found[1] > found[0] + 0.2
+    assert recalls[1] > recalls[0] + 0.2
 
 
-def test_class_weight_where_there_is_none():
+def test_unsupported_class_weight_raises_an_error():
     with pytest.raises(
         ValueError,
         match=r"`class_weight` must be None for the classification head 'knn'; got 'balanced'.*logreg",
@@ -166,7 +166,7 @@ def test_class_weight_where_there_is_none():
         make_head("ridge", "regression", class_weight="balanced")
 
 
-def test_unknown_names():
+def test_unknown_names_raise_an_error():
     with pytest.raises(
         UnknownNameError, match=r"Unknown classification head 'logrep'. Did you mean 'logreg'"
     ):

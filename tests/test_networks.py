@@ -1,4 +1,4 @@
-"""Networks: the same numbers as Keras by hand, the same names in every process, one row for one picture."""
+"""Networks: equality with plain Keras, reproducible names and random weights, batches, precision."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import pytest
 from tests.networks import (
     FAMILIES,
     KERAS_3_8,
+    avg_and_max,
     build,
     cosines,
-    give_weights,
-    numbers,
-    off,
-    pictures,
-    pooled,
+    make_images,
     preprocess,
+    relative_difference,
     run,
+    set_random_weights,
+    to_array,
 )
 from tlfeatures import CNNFeatures
 from tlfeatures._keras import PRECISIONS
@@ -29,22 +29,22 @@ from tlfeatures.errors import RandomWeightsWarning
 from tlfeatures.networks import NETWORKS, Backbone
 from tlfeatures.networks._graph import canonical_operations
 
-# families in which Keras numbers layers, so that their names depend on what was built before
+# families in which Keras numbers layers, so that their names depend on previously built models
 NUMBERED = (
     "inception_v3", "xception", "nasnet_mobile", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny",
 )  # fmt: skip
-# those that serve several tests
-SEVERAL = (
+# networks that several tests use
+SHARED_NETWORKS = (
     "vgg16", "mobilenet_0.25", "mobilenet_v2_0.35", "mobilenet_v3_small", "efficientnet_b0",
     "efficientnet_v2_b0", "convnext_tiny",
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def fresh():
-    """Names of layers as Keras gives them, and digests of taps, where nothing was built before.
+def fresh_process():
+    """Names of layers and digests of taps in processes that have built no other network.
 
-    One process imports keras; it forks one child for each network, none of which has built another.
+    A process that imports keras forks one child for each network.
     """
     code = """
         import json, os, sys
@@ -69,29 +69,29 @@ def fresh():
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """Of a family: its network with healthy weights, and the file of these."""
-    folder, held = tmp_path_factory.mktemp("made"), {}
+def make_network(tmp_path_factory):
+    """Function from the name of a network to the network with random weights, and the file of these."""
+    folder, networks = tmp_path_factory.mktemp("networks"), {}
 
     def make(name):
-        if name in held:
-            return held[name]
+        if name in networks:
+            return networks[name]
         spec, size = NETWORKS[name], FAMILIES[name]
         model, path = build(spec, size), folder / f"{name}.weights.h5"
-        give_weights(model, preprocess(spec, pictures(16, size)))
+        set_random_weights(model, preprocess(spec, make_images(16, size)))
         model.save_weights(path)
-        if name in SEVERAL:
-            held[name] = model, path
+        if name in SHARED_NETWORKS:
+            networks[name] = model, path
         return model, path
 
     yield make
     shutil.rmtree(folder)  # a gigabyte
 
 
-# --- fidelity --------------------------------------------------------------------------------------
+# --- equality with Keras ------------------------------------------------------------------------------------
 
 
-def test_every_family_is_here():
+def test_every_family_is_tested():
     assert {NETWORKS[name].module for name in FAMILIES} == {
         spec.module for spec in NETWORKS.values() if not spec.bundled
     }
@@ -101,109 +101,124 @@ def test_every_family_is_here():
     "name",
     [pytest.param(name, marks=[pytest.mark.slow] * (name == "inception_resnet_v2")) for name in FAMILIES],
 )
-def test_embeddings_are_those_of_keras_by_hand(name, made, fresh):
+def test_embeddings_equal_those_of_plain_keras(name, make_network, fresh_process):
     import keras
 
     spec, size = NETWORKS[name], FAMILIES[name]
-    X = pictures(4, size)
-    model, weights = made(name)
+    X = make_images(4, size)
+    model, weights = make_network(name)
     taps = [spec.taps[0], spec.taps[3], spec.taps[-1]]
     options = {"weights": weights, "image_size": size, "cache": None, "batch_size": 3}
     ours = CNNFeatures(name, layer=taps, pooling="avgmax", **options).fit_transform(X)
 
     operations = canonical_operations(model)  # Keras has built this network twice by now, and others before
-    assert name not in NUMBERED or list(operations) == fresh[name][0]
+    assert name not in NUMBERED or list(operations) == fresh_process[name][0]
     by_hand = keras.Model(model.input, [operations[tap].output for tap in taps])
     x = preprocess(spec, X)
-    at = 0
+    start = 0
     for tap, y in zip(taps, by_hand(x, training=False), strict=True):
-        theirs = pooled(y)
-        assert off(ours[:, at : at + theirs.shape[1]], theirs) < 1e-4, tap
-        at += theirs.shape[1]
-    assert at == ours.shape[1]
-    # the comparison would notice: other pictures, other pixels and training mode all give other numbers
+        theirs = avg_and_max(y)
+        assert relative_difference(ours[:, start : start + theirs.shape[1]], theirs) < 1e-4, tap
+        start += theirs.shape[1]
+    assert start == ours.shape[1]
+    # the comparison is sensitive: other images, other pixels and training mode give different embeddings
     assert np.abs(theirs - theirs[::-1]).max() > 1e-2 * np.abs(theirs).max()
-    if not (spec.options or spec.entry):  # others normalize inside
-        assert off(pooled(model(X.astype("float32"), training=False)), theirs) > 1e-2
+    if not (spec.options or spec.entry):  # other networks contain their normalization
+        assert relative_difference(avg_and_max(model(X.astype("float32"), training=False)), theirs) > 1e-2
     if any("moving_mean" in v.path for v in model.weights):
-        assert off(pooled(model(x, training=True)), theirs) > 1e-2
-        model.load_weights(weights)  # training has moved its statistics
+        assert relative_difference(avg_and_max(model(x, training=True)), theirs) > 1e-2
+        model.load_weights(weights)  # training mode has changed its statistics
 
 
 # --- random weights ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "mobilenet_0.25"])
-def test_random_weights_are_the_same_in_every_process(name, fresh):
+def test_random_weights_are_the_same_in_every_process(name, fresh_process):
     spec, size = NETWORKS[name], FAMILIES[name]
     taps = Backbone(name, None, size).describe(spec.taps).taps
-    assert [tap.digest for tap in taps] == fresh[name][1]
+    assert [tap.digest for tap in taps] == fresh_process[name][1]
     assert len({tap.digest for tap in taps}) == len(spec.taps)
 
 
 def test_random_weights_are_the_same_with_and_without_the_top():
-    bare, topped = (
+    without_top, with_top = (
         Backbone("mobilenet_0.25", None, 64).describe([tap]) for tap in ("conv_pw_5_relu", "reshape")
     )
     both = Backbone("mobilenet_0.25", None, 64).describe(["conv_pw_5_relu", "reshape"])
-    assert both.taps == (*bare.taps, *topped.taps)
+    assert both.taps == (*without_top.taps, *with_top.taps)
 
 
-def test_random_weights_are_warned_about():
+def test_random_weights_issue_a_warning():
     with pytest.warns(RandomWeightsWarning, match="mobilenet_0.25 has random weights"):
-        CNNFeatures("mobilenet_0.25", weights=None, image_size=32, cache=None).fit(pictures(1, 32))
+        CNNFeatures("mobilenet_0.25", weights=None, image_size=32, cache=None).fit(make_images(1, 32))
 
 
-def test_building_leaves_the_random_state_of_python_and_numpy_alone(tmp_path):
+def test_building_does_not_change_the_random_state_of_python_and_numpy(tmp_path):
     model = build(NETWORKS["mobilenet_0.25"], 32)
     model.save(tmp_path / "model.keras")
     random.seed(5)
     before = random.getstate(), np.random.get_state()[1].tolist()
-    for given in ({"model": "mobilenet_v3_small", "weights": None}, {"model": tmp_path / "model.keras"}):
-        backbone = Backbone(**given, image_size=32, precision="bfloat16")
+    for options in ({"model": "mobilenet_v3_small", "weights": None}, {"model": tmp_path / "model.keras"}):
+        backbone = Backbone(**options, image_size=32, precision="bfloat16")
         description = backbone.describe()
         backbone.skeleton()
-        backbone.compile([(description.taps[0], "avg")], description)(pictures(1, 32))
+        backbone.compile([(description.taps[0], "avg")], description)(make_images(1, 32))
     assert before == (random.getstate(), np.random.get_state()[1].tolist())
 
 
-# --- one row, whatever its company ---------------------------------------------------------------------
+# --- batches -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2_0.35", "mobilenet_v3_small"])
-def test_a_row_does_not_depend_on_its_company(name, made):
+def test_a_row_does_not_depend_on_its_batch(name, make_network):
     size = FAMILIES[name]
-    X = pictures(40, size)
-    options = {"weights": made(name)[1], "image_size": size, "cache": None, "pooling": "avgmax"}
-    whole = CNNFeatures(name, batch_size=32, **options).fit_transform(X)  # a full batch, and 8 rows padded
-    assert np.abs(whole[0] - whole[1]).max() > 1e-2 * np.abs(whole).max()
+    X = make_images(40, size)
+    options = {"weights": make_network(name)[1], "image_size": size, "cache": None, "pooling": "avgmax"}
+    expected = CNNFeatures(name, batch_size=32, **options).fit_transform(X)  # a full batch, and 8 rows padded
+    assert np.abs(expected[0] - expected[1]).max() > 1e-2 * np.abs(expected).max()
     order = np.random.default_rng(0).permutation(40)
-    assert off(CNNFeatures(name, batch_size=32, **options).fit_transform(X[order]), whole[order]) < 1e-5
-    assert off(CNNFeatures(name, batch_size=7, **options).fit_transform(X[:15]), whole[:15]) < 1e-5
-    assert off(CNNFeatures(name, batch_size=1, **options).fit_transform(X[36:]), whole[36:]) < 1e-5
+    assert (
+        relative_difference(
+            CNNFeatures(name, batch_size=32, **options).fit_transform(X[order]), expected[order]
+        )
+        < 1e-5
+    )
+    assert (
+        relative_difference(CNNFeatures(name, batch_size=7, **options).fit_transform(X[:15]), expected[:15])
+        < 1e-5
+    )
+    assert (
+        relative_difference(CNNFeatures(name, batch_size=1, **options).fit_transform(X[36:]), expected[36:])
+        < 1e-5
+    )
     one = CNNFeatures(name, batch_size=32, **options).fit_transform(X[21:22])
-    assert off(one, whole[21:22]) < 1e-5
+    assert relative_difference(one, expected[21:22]) < 1e-5
 
 
 # --- precision -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2_0.35", "efficientnet_b0", "convnext_tiny"])
-def test_precisions_are_close_and_have_recipes_of_their_own(name, made):
+def test_precisions_are_close_and_have_different_recipes(name, make_network):
     size = FAMILIES[name]
-    X = pictures(2, size)
+    X = make_images(2, size)
     cosine = {"float32": 1 - 1e-6, "tf32": 0.9999, "float16": 0.999, "bfloat16": 0.99}
     if name == "convnext_tiny":
         del cosine["float16"], cosine["tf32"]  # slow
     digests, recipes = set(), set()
-    for precision, least in cosine.items():
-        cnn = CNNFeatures(name, weights=made(name)[1], image_size=size, precision=precision, cache=None)
+    for precision, min_cosine in cosine.items():
+        cnn = CNNFeatures(
+            name, weights=make_network(name)[1], image_size=size, precision=precision, cache=None
+        )
         got = cnn.fit_transform(X)
         assert got.dtype == np.float32
         if precision == "float32":
             exact = got
-        assert cosines(got, exact).min() > least
-        assert off(got, exact) > 1e-6 or "float32" in PRECISIONS[precision]  # it does compute otherwise
+        assert cosines(got, exact).min() > min_cosine
+        assert (
+            relative_difference(got, exact) > 1e-6 or "float32" in PRECISIONS[precision]
+        )  # the computation differs
         recipes.add(json.dumps(cnn.recipes_))
         digests.add(cnn.recipes_[0]["digest"])
     assert len(recipes) == len(cosine)
@@ -211,25 +226,25 @@ def test_precisions_are_close_and_have_recipes_of_their_own(name, made):
 
 
 @pytest.mark.xfail(KERAS_3_8, reason="Keras 3.8 describes the casts of a mixed policy in another way")
-def test_float32_is_float32_whatever_the_model_computes_in():
-    """A model saved under a mixed policy has the same digest, so it must give the same numbers."""
+def test_float32_does_not_depend_on_the_policy_of_the_model():
+    """A model saved under a mixed policy has the same digest, so it must give the same embeddings."""
     import keras
 
     def model(policy):
         x = inputs = keras.Input((16, 16, 3), dtype="float32")
         x = keras.layers.Rescaling(1 / 255, dtype=policy)(x)
         for i in range(3):
-            drawn = keras.initializers.RandomNormal(0.0, 0.3, seed=i)
-            x = keras.layers.Conv2D(8, 3, kernel_initializer=drawn, dtype=policy, name=f"conv{i}")(x)
+            initializer = keras.initializers.RandomNormal(0.0, 0.3, seed=i)
+            x = keras.layers.Conv2D(8, 3, kernel_initializer=initializer, dtype=policy, name=f"conv{i}")(x)
         return keras.Model(inputs, x)
 
-    X = pictures(3, 16)
+    X = make_images(3, 16)
     plain, mixed = (CNNFeatures(model(p), cache=None) for p in ("float32", "mixed_bfloat16"))
     np.testing.assert_array_equal(mixed.fit_transform(X), plain.fit_transform(X))
     assert mixed.recipes_ == plain.recipes_
 
 
-def test_too_large_for_float16_is_an_error_that_says_so():
+def test_overflow_in_float16_raises_an_error_with_a_hint():
     import keras
 
     inputs = keras.Input((8, 8, 3))
@@ -241,13 +256,13 @@ def test_too_large_for_float16_is_an_error_that_says_so():
         cnn.fit_transform(np.full((1, 8, 8, 3), 255, "uint8"))
 
 
-def test_networks_too_large_to_freeze_give_the_same(made, monkeypatch):
-    X, name = pictures(3, 64), "mobilenet_0.25"
-    cnn = CNNFeatures(name, weights=made(name)[1], image_size=64, cache=None)
+def test_networks_too_large_to_freeze_give_the_same_embeddings(make_network, monkeypatch):
+    X, name = make_images(3, 64), "mobilenet_0.25"
+    cnn = CNNFeatures(name, weights=make_network(name)[1], image_size=64, cache=None)
     frozen = cnn.fit_transform(X)
     monkeypatch.setattr("tlfeatures._keras._FROZEN_LIMIT", 0)
     monkeypatch.setattr("tlfeatures.networks._backbone._compiled", OrderedDict())
-    assert off(cnn.fit_transform(X), frozen) < 1e-5
+    assert relative_difference(cnn.fit_transform(X), frozen) < 1e-5
 
 
 # --- normalization -------------------------------------------------------------------------------------
@@ -258,25 +273,25 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.35)
 @pytest.mark.parametrize(
     "name", ["vgg16", "mobilenet_v3_small", "efficientnet_b0", "efficientnet_v2_b0", "convnext_tiny"]
 )
-def test_a_literal_normalization_takes_the_place_of_what_is_in_the_network(name, made):
-    """By hand: the convolutions on (x / 255 - mean) / std, past whatever the network does to its pixels."""
+def test_a_literal_normalization_replaces_that_inside_the_network(name, make_network):
+    """The reference applies the convolutions to (x / 255 - mean) / std, without the network's own preprocessing."""
     import keras
 
-    X = pictures(3, FAMILIES[name])
-    model, weights = made(name)
+    X = make_images(3, FAMILIES[name])
+    model, weights = make_network(name)
     options = {"weights": weights, "image_size": FAMILIES[name], "cache": None}
     cnn = CNNFeatures(name, normalization=(MEAN, STD), **options)
     ours = cnn.fit_transform(X)
     assert cnn.recipes_[0]["normalization"] == [list(MEAN), list(STD)]
     x = ((X / 255 - np.array(MEAN)) / np.array(STD)).astype("float32")
-    begins = ("ZeroPadding2D", "Conv2D", "Sequential")
-    first = next(layer for layer in model.layers if type(layer).__name__ in begins)
+    first_layers = ("ZeroPadding2D", "Conv2D", "Sequential")
+    first = next(layer for layer in model.layers if type(layer).__name__ in first_layers)
     by_hand = keras.Model(first.input, model.output)
-    assert off(ours, numbers(by_hand(x, training=False)).mean((1, 2))) < 1e-4
-    assert off(CNNFeatures(name, **options).fit_transform(X), ours) > 1e-2
+    assert relative_difference(ours, to_array(by_hand(x, training=False)).mean((1, 2))) < 1e-4
+    assert relative_difference(CNNFeatures(name, **options).fit_transform(X), ours) > 1e-2
 
 
 @pytest.mark.parametrize("value", ["imagenet", (MEAN,), (MEAN, (1, 0, 1)), (MEAN, STD[:2]), 3, (MEAN, "abc")])
-def test_a_normalization_of_another_form_is_an_error(value):
+def test_an_invalid_normalization_raises_an_error(value):
     with pytest.raises(ValueError, match="`normalization` must be 'auto' or a pair"):
         Backbone("vgg16", normalization=value)

@@ -1,4 +1,4 @@
-"""The table of networks is what Keras has: its builders, its weights files, its layers."""
+"""The table of networks agrees with Keras: builders, weights files and layers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tlfeatures.networks import NETWORKS, Backbone, find_network, layer_table
 from tlfeatures.networks._graph import Graph
 
 KERAS = {name: spec for name, spec in NETWORKS.items() if not spec.bundled}
-LEAST = {"inception_v3": 75, "inception_resnet_v2": 75, "xception": 71}  # pixels; all others take 32
+MIN_SIZES = {"inception_v3": 75, "inception_resnet_v2": 75, "xception": 71}  # in pixels; 32 for all others
 # 3 to 15 s to build each
 LARGE = {
     "resnet101_v2", "resnet152", "resnet152_v2", "densenet169", "densenet201", "inception_resnet_v2",
@@ -35,7 +35,7 @@ def test_every_builder_of_keras_has_a_row():
 
 
 def test_every_width_with_weights_has_a_row():
-    """Of the networks that come in several widths."""
+    """Networks of several widths have one row for each."""
     widths = {}
     for spec in KERAS.values():
         kwargs = dict(spec.kwargs)
@@ -71,15 +71,15 @@ def spellings(spec):
         yield from (name, name.upper(), name.title(), name.replace("_", ""), name.replace("_", "-"))
 
 
-def test_no_spelling_means_two_networks():
-    meant = {}
+def test_every_spelling_names_one_network():
+    names = {}
     for spec in NETWORKS.values():
         for spelling in spellings(spec):
             assert find_network(spelling) is spec, spelling
-            assert meant.setdefault(spelling, spec.name) == spec.name
+            assert names.setdefault(spelling, spec.name) == spec.name
 
 
-def test_the_names_of_keras_are_understood():
+def test_the_names_of_keras_are_accepted():
     for spec in KERAS.values():
         plain = not dict(spec.kwargs) or (dict(spec.kwargs)["alpha"] == 1.0 and "minimal" not in spec.name)
         if plain:
@@ -89,7 +89,7 @@ def test_the_names_of_keras_are_understood():
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("vgg", r"Unknown network 'vgg'. Did you mean 'vgg19' or 'vgg16'\? See `tlfeatures models`"),
         ("mobilenet_0.7", r"Unknown network 'mobilenet_0.7'. Did you mean 'mobilenet_0.75'"),
@@ -97,8 +97,8 @@ def test_the_names_of_keras_are_understood():
         ("", r"Unknown network ''. See `tlfeatures models` for all names"),
     ],
 )
-def test_an_unknown_name_is_told_with_its_neighbours(name, told):
-    with pytest.raises(UnknownNameError, match=told) as caught:
+def test_an_unknown_name_raises_an_error_with_near_matches(name, message):
+    with pytest.raises(UnknownNameError, match=message) as caught:
         find_network(name)
     assert isinstance(caught.value, ValueError)
 
@@ -106,31 +106,31 @@ def test_an_unknown_name_is_told_with_its_neighbours(name, told):
 # --- weights -------------------------------------------------------------------------------------------
 
 
-class Asked(Exception):
-    """Stands for the download that it interrupts."""
+class DownloadRequested(Exception):
+    """Raised in place of a download."""
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """The file and address that Keras asks for, given a row."""
+def requested_file(monkeypatch):
+    """Function from a row to the file and address that Keras requests."""
 
     def refuse(fname, origin, **options):
-        raise Asked(fname, origin)
+        raise DownloadRequested(fname, origin)
 
-    def ask(spec, top, size):
+    def request(spec, top, size):
         import keras
 
         builder = getattr(keras.applications, spec.builder)
-        with pytest.raises(Asked) as caught:
+        with pytest.raises(DownloadRequested) as caught:
             builder(include_top=top, input_shape=(*size, 3), **dict(spec.kwargs))
         return caught.value.args
 
     monkeypatch.setattr("keras.src.utils.file_utils.get_file", refuse)
-    return ask
+    return request
 
 
-def one_of_each_family():
-    """The cheapest name of each module, for the files with and without top; size variants for MobileNets."""
+def one_network_per_family():
+    """Iterate over the cheapest network of each module with and without its top, and sizes of MobileNets."""
     for name in (
         "vgg16", "vgg19", "resnet50", "resnet50_v2", "inception_v3", "xception", "densenet121", "nasnet_mobile",
         "mobilenet_v3_small", "mobilenet_v3_small_0.75", "mobilenet_v3_large_minimalistic", "efficientnet_b0",
@@ -147,21 +147,21 @@ def one_of_each_family():
 
 
 @pytest.mark.filterwarnings("ignore:`input_shape` is undefined")
-@pytest.mark.parametrize(("name", "top", "size"), list(one_of_each_family()))
-def test_weights_are_the_file_that_keras_asks_for(name, top, size, asked):
+@pytest.mark.parametrize(("name", "top", "size"), list(one_network_per_family()))
+def test_weights_files_are_those_that_keras_requests(name, top, size, requested_file):
     spec = NETWORKS[name]
     file, url = spec.weights_file(top=top, image_size=size), spec.weights_url(top=top, image_size=size)
-    assert (file, url) == asked(spec, top, size)
+    assert (file, url) == requested_file(spec, top, size)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`input_shape` is undefined")
-@pytest.mark.parametrize("name", sorted(KERAS.keys() - {name for name, *_ in one_of_each_family()}))
-def test_weights_of_all_other_networks_too(name, asked):
+@pytest.mark.parametrize("name", sorted(KERAS.keys() - {name for name, *_ in one_network_per_family()}))
+def test_weights_files_of_all_other_networks(name, requested_file):
     spec, size = NETWORKS[name], (NETWORKS[name].image_size,) * 2
     for top in (False, True):
         file, url = spec.weights_file(top=top, image_size=size), spec.weights_url(top=top, image_size=size)
-        assert (file, url) == asked(spec, top, size)
+        assert (file, url) == requested_file(spec, top, size)
 
 
 def test_no_two_networks_share_a_weights_file():
@@ -182,9 +182,9 @@ def test_no_two_networks_share_a_weights_file():
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in KERAS]
 )
-def test_taps_are_there_early_to_late_and_end_with_the_output(name):
+def test_taps_exist_in_order_and_end_with_the_output(name):
     spec = NETWORKS[name]
-    model = build(spec, LEAST.get(name, 32))
+    model = build(spec, MIN_SIZES.get(name, 32))
     graph = Graph.of(model, canonical=True)
     assert set(spec.taps) <= set(graph.taps)
     order = list(graph.operations)
@@ -197,13 +197,13 @@ def test_taps_are_there_early_to_late_and_end_with_the_output(name):
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "efficientnet_b0", "xception", "vgg16"])
-def test_taps_are_there_with_the_top_too(name):
-    """Keras numbers some of them; the top must not shift the numbers."""
-    spec, size = NETWORKS[name], LEAST.get(name, 32)
-    bottom, whole = (Graph.of(build(spec, size, top), canonical=True) for top in (False, True))
+def test_taps_exist_in_networks_with_their_top(name):
+    """Keras numbers some of them; the top must not change the numbers."""
+    spec, size = NETWORKS[name], MIN_SIZES.get(name, 32)
+    without_top, with_top = (Graph.of(build(spec, size, top), canonical=True) for top in (False, True))
     for tap in spec.taps:
-        assert bottom.taps[tap].shape == whole.taps[tap].shape
-    assert list(bottom.operations) == list(whole.operations)[: len(bottom.operations)]
+        assert without_top.taps[tap].shape == with_top.taps[tap].shape
+    assert list(without_top.operations) == list(with_top.operations)[: len(without_top.operations)]
 
 
 def test_layers_are_listed_in_order_with_the_top():
@@ -216,11 +216,11 @@ def test_layers_are_listed_in_order_with_the_top():
     assert tuple(layer for layer in rows if rows[layer]["standard"]) == NETWORKS["vgg16"].taps
 
 
-def test_layers_that_only_the_bottom_or_only_the_top_has_are_all_listed():
-    """ConvNeXt ends otherwise without its top; no one network has both ends."""
+def test_layers_of_both_variants_are_listed():
+    """ConvNeXt has different last layers with and without its top; no single network has both."""
     listed = list_layers("convnext_tiny")
     assert {"layer_normalization", "convnext_tiny_head_layernorm", "convnext_tiny_head_dense"} <= set(listed)
     backbone = Backbone("convnext_tiny", None, 32)
-    told = r"'convnext_tiny_head_dense' is in convnext_tiny with its top, 'layer_normalization' in the one without"
-    with pytest.raises(ValueError, match=told):
+    message = r"'convnext_tiny_head_dense' is in convnext_tiny with its top, 'layer_normalization' in the one without"
+    with pytest.raises(ValueError, match=message):
         backbone.describe(["layer_normalization", "convnext_tiny_head_dense"])

@@ -38,8 +38,8 @@ def rows(n: int, seed: int = 0, width: int = 6) -> tuple[np.ndarray, np.ndarray]
     return rng.integers(0, 256, (n, 16), "u1"), rng.standard_normal((n, width)).astype("f4")
 
 
-def as_new_process() -> None:
-    """Forget what this process has read."""
+def clear_caches() -> None:
+    """Clear the caches, as in a new process."""
     index._reset_after_fork()
 
 
@@ -48,7 +48,7 @@ def segments(store: EmbeddingStore) -> list[Path]:
 
 
 def python(code: str, *args: object, **options) -> subprocess.Popen:
-    """A new process that runs ``code``, with the store's name and numpy in place."""
+    """Start a process that imports numpy and EmbeddingStore and runs ``code``."""
     head = "import sys, os, time\nimport numpy as np\nfrom tlfeatures.store import EmbeddingStore\n"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", head + code, *map(str, args)]
@@ -60,47 +60,48 @@ def python(code: str, *args: object, **options) -> subprocess.Popen:
 
 def test_rows_come_back_bit_identical_in_the_order_of_the_keys(store):
     keys, features = rows(100)
-    features.view("u4")[:, 0] = np.random.default_rng(1).integers(0, 2**32, 100, "u4")  # NaNs, infs, all
+    # any bits, including NaN and infinity
+    features.view("u4")[:, 0] = np.random.default_rng(1).integers(0, 2**32, 100, "u4")
     store.publish(RECIPE, keys, features)
     order = np.random.default_rng(2).integers(0, 100, 250)
     for _ in range(2):
-        got, found = store.get(RECIPE, keys[order])
-        assert found.all()
+        got, is_stored = store.get(RECIPE, keys[order])
+        assert is_stored.all()
         assert np.array_equal(got.view("u4"), features[order].view("u4"))
-        as_new_process()
+        clear_caches()
 
 
 def test_missing_rows_are_nan_and_reported_as_missing(store):
     keys, features = rows(10)
     store.publish(RECIPE, keys[::2], features[::2])
-    got, found = store.get(RECIPE, keys)
-    assert found.tolist() == [True, False] * 5
-    assert np.array_equal(got[found], features[::2])
-    assert np.isnan(got[~found]).all()
-    assert np.array_equal(store.contains(RECIPE, keys), found)
+    got, is_stored = store.get(RECIPE, keys)
+    assert is_stored.tolist() == [True, False] * 5
+    assert np.array_equal(got[is_stored], features[::2])
+    assert np.isnan(got[~is_stored]).all()
+    assert np.array_equal(store.contains(RECIPE, keys), is_stored)
 
 
 def test_out_may_be_a_slice_of_columns(store):
     keys, features = rows(20)
     store.publish(RECIPE, keys[:15], features[:15])
     table = np.full((20, 10), 7, "f4")
-    got, found = store.get(RECIPE, keys, out=table[:, 2:8])
+    got, is_stored = store.get(RECIPE, keys, out=table[:, 2:8])
     assert np.shares_memory(got, table)
-    assert found.sum() == 15
+    assert is_stored.sum() == 15
     assert np.array_equal(table[:15, 2:8], features[:15])
     assert np.isnan(table[15:, 2:8]).all()
     assert (table[:, [0, 1, 8, 9]] == 7).all()
 
 
 def test_an_empty_array_of_keys_is_accepted(store):
-    got, found = store.get(RECIPE, np.empty((0, 16), "u1"))
+    got, is_stored = store.get(RECIPE, np.empty((0, 16), "u1"))
     assert got.shape == (0, 6)
-    assert found.shape == (0,)
+    assert is_stored.shape == (0,)
     store.publish(RECIPE, np.empty((0, 16), "u1"), np.empty((0, 6), "f4"))
     assert not store.root.exists()
 
 
-def test_the_first_of_duplicate_keys_counts(store):
+def test_the_first_of_duplicate_keys_is_stored(store):
     keys, features = rows(5)
     store.publish(RECIPE, keys[[0, 1, 0, 2, 1]], features)
     assert store.info()["recipes"][0]["rows"] == 3
@@ -112,9 +113,9 @@ def test_keys_with_equal_first_halves_are_distinguished(store):
     keys[:, 14:] = np.arange(300, dtype=">u2").view("u1").reshape(-1, 2)
     features = rows(300)[1]
     store.publish(RECIPE, keys[::2], features[::2])
-    got, found = store.get(RECIPE, keys[::-1])
-    assert np.array_equal(found, np.arange(299, -1, -1) % 2 == 0)
-    assert np.array_equal(got[found], features[::2][::-1])
+    got, is_stored = store.get(RECIPE, keys[::-1])
+    assert np.array_equal(is_stored, np.arange(299, -1, -1) % 2 == 0)
+    assert np.array_equal(got[is_stored], features[::2][::-1])
 
 
 def test_rows_of_many_segments_beyond_the_memory_limit(store, monkeypatch):
@@ -124,8 +125,8 @@ def test_rows_of_many_segments_beyond_the_memory_limit(store, monkeypatch):
         store.publish(RECIPE, keys[i : i + 100], features[i : i + 100])
     assert len(segments(store)) == 20
     order = np.random.default_rng(0).permutation(2000)
-    got, found = store.get(RECIPE, keys[order])
-    assert found.all()
+    got, is_stored = store.get(RECIPE, keys[order])
+    assert is_stored.all()
     assert np.array_equal(got, features[order])
     assert 0 < index._segments.total <= 20_000
 
@@ -169,7 +170,7 @@ def test_features_need_not_be_contiguous_and_are_not_changed(store):
         ({**RECIPE, "width": 10**9}, *rows(3), r"from 1 to .* got .*width=1000000000"),
     ],
 )
-def test_arrays_that_do_not_fit_the_recipe_are_refused(store, recipe, keys, features, message):
+def test_arrays_that_do_not_fit_the_recipe_raise_an_error(store, recipe, keys, features, message):
     with pytest.raises(ValueError, match=message):
         store.publish(recipe, keys, features)
     with pytest.raises(ValueError, match=message), store.writer(recipe) as w:
@@ -177,7 +178,7 @@ def test_arrays_that_do_not_fit_the_recipe_are_refused(store, recipe, keys, feat
     assert not store.root.exists()
 
 
-def test_out_of_another_shape_or_dtype_is_refused(store):
+def test_out_of_another_shape_or_dtype_raises_an_error(store):
     for out in (np.empty((3, 5), "f4"), np.empty((3, 6), "f8")):
         with pytest.raises(ValueError, match=r"`out` must be float32 of shape \(3, 6\); got"):
             store.get(RECIPE, rows(3)[0], out=out)
@@ -209,9 +210,9 @@ def test_only_the_owner_can_access_folders_and_files(store):
             pass
     finally:
         os.umask(mask)
-    made = [store.root, *store.root.rglob("*")]
-    assert len(made) == 8
-    for path in made:
+    paths = [store.root, *store.root.rglob("*")]
+    assert len(paths) == 8
+    for path in paths:
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
 
 
@@ -264,7 +265,7 @@ def test_segments_in_memory_are_not_read_again(store, monkeypatch):
     assert np.array_equal(EmbeddingStore(store.root).get(RECIPE, keys)[0], features)
 
 
-# ---------------------------------------------------------------- address
+# ---------------------------------------------------------------- paths and pickling
 
 
 def test_a_store_pickles_as_its_path(store):
@@ -280,7 +281,7 @@ def test_a_store_pickles_as_its_path(store):
     assert repr(twin) == f"EmbeddingStore({str(store.root)!r})"
 
 
-def test_an_address_does_not_depend_on_the_working_folder(tmp_path, monkeypatch):
+def test_the_path_does_not_depend_on_later_changes_of_the_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = pickle.dumps(EmbeddingStore("here"))
     monkeypatch.chdir("/")
@@ -321,7 +322,7 @@ def test_default_root(monkeypatch, platform, env, place):
     assert EmbeddingStore().root == Path(place)
 
 
-# ---------------------------------------------------------------- recipes (promise 7)
+# ---------------------------------------------------------------- recipes (guarantee 7)
 
 
 @pytest.mark.parametrize(
@@ -332,9 +333,9 @@ def test_a_changed_recipe_never_hits(store, change):
     store.publish(RECIPE, keys, features)
     assert not store.contains({**RECIPE, **change}, keys).any()
     assert not store.get({**RECIPE, **change}, keys)[1].any()
-    left = {name: value for name, value in RECIPE.items() if name not in change}
-    if "width" in left:
-        assert not store.contains({**left, "z": 1}, keys).any()
+    rest = {name: value for name, value in RECIPE.items() if name not in change}
+    if "width" in rest:
+        assert not store.contains({**rest, "z": 1}, keys).any()
 
 
 def test_the_order_of_a_recipe_does_not_matter(store):
@@ -415,12 +416,12 @@ def test_finished_rows_are_published_after_any_exception(store, error):
 
     with pytest.raises(error):
         run()
-    as_new_process()
+    clear_caches()
     assert store.contains(RECIPE, keys).sum() == 7
 
 
 def test_a_kill_loses_at_most_the_pending_batch(store):
-    """Promise 2, with the writer's own batches; test_store_faults kills inside publish."""
+    """Guarantee 2 for batches of the writer; test_store_faults.py ends processes inside publish."""
     child = python(
         """
 from tlfeatures.store import _writer as writer
@@ -435,12 +436,12 @@ os.kill(os.getpid(), 9)
     )
     assert child.wait(60) != 0
     keys = np.arange(16 * 95, dtype="u4").view("u1")[: 16 * 95].reshape(95, 16)
-    got, found = store.get(RECIPE, keys)
-    assert found.tolist() == [True] * 90 + [False] * 5
+    got, is_stored = store.get(RECIPE, keys)
+    assert is_stored.tolist() == [True] * 90 + [False] * 5
     assert np.array_equal(got[:90, 0], np.arange(90))
 
 
-def test_writer_refuses_invalid_arguments(store):
+def test_writer_raises_errors_for_invalid_arguments(store):
     with pytest.raises(ValueError, match="`on_failure` must be 'warn' or 'raise'; got 'ignore'"):
         store.writer(RECIPE, on_failure="ignore")
     with pytest.raises(ValueError, match="one array per recipe, 1 in total; got 2"):
@@ -451,14 +452,14 @@ def test_writer_refuses_invalid_arguments(store):
 
 
 def test_single_flight_admits_one_process_at_a_time(store):
-    inside, seen = 0, []
+    inside, counts = 0, []
 
     def run():
         nonlocal inside
         for _ in range(5):
             with store.single_flight(RECIPE):
                 inside += 1
-                seen.append(inside)
+                counts.append(inside)
                 time.sleep(0.002)
                 inside -= 1
 
@@ -467,18 +468,18 @@ def test_single_flight_admits_one_process_at_a_time(store):
         thread.start()
     for thread in threads:
         thread.join(30)
-    assert seen == [1] * 20
+    assert counts == [1] * 20
     assert not lock._locked
 
 
-HOLD = """
+LOCK = """
 store = EmbeddingStore(sys.argv[1])
 with store.single_flight({'network': 'toy', 'layer': 'last', 'width': 6, 'dtype': 'float32'}):
     if len(sys.argv) > 2 and os.fork() == 0:
-        print('held', os.getpid(), flush=True)
+        print('locked', os.getpid(), flush=True)
         time.sleep(60)
     elif len(sys.argv) == 2:
-        print('held', os.getpid(), flush=True)
+        print('locked', os.getpid(), flush=True)
     time.sleep(60)
 """
 
@@ -486,7 +487,7 @@ with store.single_flight({'network': 'toy', 'layer': 'last', 'width': 6, 'dtype'
 @pytest.mark.skipif(lock.fcntl is None, reason="no flock here")
 @pytest.mark.parametrize("forked", [(), ("fork",)])
 def test_a_dead_process_blocks_nobody(store, forked):
-    holder = python(HOLD, store.root, *forked)
+    holder = python(LOCK, store.root, *forked)
     pid = int(holder.stdout.readline().split()[1])
     entered = threading.Event()
 
@@ -496,11 +497,11 @@ def test_a_dead_process_blocks_nobody(store, forked):
 
     waiter = threading.Thread(target=wait, daemon=True)
     waiter.start()
-    assert not entered.wait(0.2)  # while it lives, others wait
+    assert not entered.wait(0.2)  # others wait until it ends
     holder.kill()
     holder.wait(30)
     try:
-        assert entered.wait(10)  # even where a child that it forked lives on
+        assert entered.wait(10)  # even if a child that it forked is still running
     finally:
         if forked:
             os.kill(pid, 9)
@@ -535,14 +536,14 @@ with store.single_flight(recipe):
     todo = np.flatnonzero(~store.contains(recipe, keys))
     time.sleep(0.05)
     store.publish(recipe, keys[todo], np.tile(todo[:, None], 6).astype('f4'))
-got, found = store.get(recipe, keys)
-print(len(todo), found.all() and (got[:, 0] == np.arange(200)).all())
+got, is_stored = store.get(recipe, keys)
+print(len(todo), is_stored.all() and (got[:, 0] == np.arange(200)).all())
 """
     workers = [python(code, store.root, tmp_path / "go") for _ in range(8)]
     (tmp_path / "go").write_text("")
-    said = [w.communicate(timeout=60)[0].split() for w in workers]
-    assert sum(int(computed) for computed, _ in said) == 200
-    assert [right for _, right in said] == ["True"] * 8
+    outputs = [w.communicate(timeout=60)[0].split() for w in workers]
+    assert sum(int(computed) for computed, _ in outputs) == 200
+    assert [is_correct for _, is_correct in outputs] == ["True"] * 8
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -655,7 +656,7 @@ def test_verify_names_damage_and_changes_nothing(store):
     assert {d["path"] for d in damage} == {str(bad), str(recipe)}
     assert all(d["reason"] for d in damage)
     assert {p: p.read_bytes() for p in store.root.rglob("*") if p.is_file()} == before
-    store.publish(RECIPE, *rows(10, 2))  # mends what is for people
+    store.publish(RECIPE, *rows(10, 2))  # rewrites recipe.json
     assert [d["path"] for d in store.verify()] == [str(bad)]
 
 
@@ -670,10 +671,10 @@ def test_compact_merges_segments_and_drops_duplicates(store):
     assert (done["segments_before"], done["segments_after"]) == (11, 1)
     assert done["bytes_before"] == before > done["bytes_after"] == store.info()["bytes"]
     for _ in range(2):
-        got, found = store.get(RECIPE, keys)
-        assert found.all()
+        got, is_stored = store.get(RECIPE, keys)
+        assert is_stored.all()
         assert np.array_equal(got, features)
-        as_new_process()
+        clear_caches()
     info = store.info()["recipes"][0]
     assert info["rows"] == info["unique_rows"] == 100
     (path,) = segments(store)
@@ -691,9 +692,9 @@ def test_compact_bounds_the_size_of_a_segment(store, monkeypatch):
     sizes = [p.stat().st_size for p in segments(store)]
     assert 5 <= len(sizes) <= 12
     assert max(sizes) <= 10_000
-    again = segments(store)
+    compacted = segments(store)
     store.compact()
-    assert segments(store) == again
+    assert segments(store) == compacted
     assert np.array_equal(store.get(RECIPE, keys)[0], features)
 
 
@@ -780,7 +781,7 @@ def test_clear_deletes_only_files_of_the_store(store, tmp_path):
         store.get(RECIPE, keys)
     outside = tmp_path / "outside"
     outside.mkdir()
-    (outside / damaged.name).write_text("theirs")
+    (outside / damaged.name).write_text("other")
     digest = "0" * 32
     (store.root / "v1" / digest).symlink_to(outside)
     foreign = [
@@ -790,21 +791,21 @@ def test_clear_deletes_only_files_of_the_store(store, tmp_path):
         store.root / "v1" / "networks" / "notes.json",
     ]
     for path in foreign:
-        path.write_text("theirs")
+        path.write_text("other")
     done = store.clear()
     assert done["removed_files"] == 6  # two recipes, one segment, one quarantined, a sidecar, a lock
-    left = {
+    remaining = {
         p for p in store.root.rglob("*") if p.is_file() and not p.is_relative_to(store.root / "v1" / digest)
     }
-    assert left == set(foreign)
-    assert (outside / damaged.name).read_text() == "theirs"
+    assert remaining == set(foreign)
+    assert (outside / damaged.name).read_text() == "other"
     assert (store.root / "v1" / digest).is_symlink()
     assert not store.contains(RECIPE, keys).any()
     store.publish(RECIPE, keys, features)
     assert store.contains(RECIPE, keys).all()
 
 
-# ---------------------------------------------------------------- others at work (promises 5 and 8)
+# ---------------------------------------------------------------- concurrent processes (guarantees 5 and 8)
 
 
 def test_deleting_any_file_costs_only_recomputation(store):
@@ -823,14 +824,14 @@ def test_deleting_any_file_costs_only_recomputation(store):
     for path, warm in itertools.product(every, (True, False)):
         path.unlink()
         if not warm:
-            as_new_process()
+            clear_caches()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            got, found = store.get(RECIPE, keys)
-            assert np.array_equal(got[found], features[found])
-            assert found.sum() == (20 if path.suffix == ".h5" else 30)
+            got, is_stored = store.get(RECIPE, keys)
+            assert np.array_equal(got[is_stored], features[is_stored])
+            assert is_stored.sum() == (20 if path.suffix == ".h5" else 30)
             assert store.get_sidecar({"a": 1}) == (None if path.parent.name == "networks" else {"b": 2})
-            store.publish(RECIPE, keys[~found], features[~found])
+            store.publish(RECIPE, keys[~is_stored], features[~is_stored])
             fill()
         assert path.exists()
         assert store.get(RECIPE, keys)[1].all()
@@ -867,9 +868,9 @@ print(n)
 
     def read(counts):
         while child.poll() is None:
-            got, found = store.get(RECIPE, keys)
-            wrong.append(not np.array_equal(got[found], features[found]))
-            counts.append(int(found.sum()))
+            got, is_stored = store.get(RECIPE, keys)
+            wrong.append(not np.array_equal(got[is_stored], features[is_stored]))
+            counts.append(int(is_stored.sum()))
             for path in segments(store):
                 index._segments.drop(str(path))
 
@@ -886,11 +887,11 @@ print(n)
     assert not any(wrong)
     if work == "compact":
         for count in counts:
-            assert count == sorted(count)  # what was there once is found ever after
+            assert count == sorted(count)  # a row stays available once it is stored
     assert store.get(RECIPE, keys)[1].all()
 
 
-def test_a_segment_merged_between_listing_and_reading_is_found_in_its_successor(store, monkeypatch):
+def test_a_segment_merged_between_listing_and_reading_is_read_from_its_successor(store, monkeypatch):
     keys, features = rows(30)
     for i in range(0, 30, 10):
         store.publish(RECIPE, keys[i : i + 10], features[i : i + 10])
@@ -910,7 +911,7 @@ def test_a_segment_merged_between_listing_and_reading_is_found_in_its_successor(
 
 @pytest.mark.parametrize(("when", "nth"), [("warm", 1), ("cold", 2)])
 def test_a_listing_without_old_and_new_segment_is_repeated(store, monkeypatch, when, nth):
-    """Reading a folder while files come and go may return neither the merged one nor its sources."""
+    """A listing during a compaction may contain neither the merged segment nor its sources."""
     keys, features = rows(10)
     store.publish(RECIPE, keys, features)
     if when == "warm":

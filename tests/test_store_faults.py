@@ -1,4 +1,4 @@
-"""The embedding store under crashes, failing disks, damaged files and hostile files."""
+"""The embedding store with crashes, failing disks, damaged files and crafted files."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ CODES = [errno.EIO, errno.ENOSPC, errno.EDQUOT]
 
 
 @pytest.fixture(autouse=True)
-def no_wait_for_the_disk(monkeypatch):
-    """Crashes are played on a stand-in for the disk: what it was told to sync counts, not the sync."""
+def skip_fsync(monkeypatch):
+    """Skip real syncs: the simulated disk records which files and folders are synced."""
     monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 
@@ -54,36 +54,36 @@ def temporary(store: EmbeddingStore) -> list[Path]:
     return list(store.root.rglob(".tmp-*"))
 
 
-def holds(store: EmbeddingStore, keys: np.ndarray) -> np.ndarray:
-    """Which keys a new process finds; that their rows are right; that nothing was told."""
+def check_stored(store: EmbeddingStore, keys: np.ndarray) -> np.ndarray:
+    """Check that stored rows are correct and nothing warns in a new process; return which keys are stored."""
     index._reset_after_fork()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        got, found = store.get(RECIPE, keys)
-    assert np.array_equal(got[found], bench.rows_of(keys[found]))
+        got, is_stored = store.get(RECIPE, keys)
+    assert np.array_equal(got[is_stored], bench.rows_of(keys[is_stored]))
     assert store.verify() == []
-    return found
+    return is_stored
 
 
-# ---------------------------------------------------------------- crashes (promises 1 and 2)
+# ---------------------------------------------------------------- crashes (guarantees 1 and 2)
 
 
 class Died(BaseException):
-    """The process is no more: none of its later system calls takes place."""
+    """The simulated process has ended: none of its later system calls takes place."""
 
 
 class Disk:
-    """Stands in for ``os``: may end the process before any call that changes the disk, and loses power.
+    """Replacement for ``os`` that may end the process before any call that changes the disk, or lose power.
 
-    After `lose_power` only that is left which was made durable: file contents by fsync of the file,
-    names by fsync of their folder. With ``names=True`` the names have reached the disk by themselves.
+    After `lose_power` only synced content is left: file contents after fsync of the file, names after fsync of
+    their folder. With ``names=True`` all names are left.
     """
 
     def __init__(self, calls: int | None = None, torn: bool = False) -> None:
         self.left, self.torn, self.log = calls, torn, []
         self.paths: dict[int, str] = {}
         self.unsynced: dict[str, str] = {}  # file -> its folder
-        self.names: list[tuple[str, str, str, bytes | None]] = []  # folder, what, path, content before
+        self.names: list[tuple[str, str, str, bytes | None]] = []  # folder, operation, path, previous content
 
     def __getattr__(self, name):
         return getattr(os, name)
@@ -133,7 +133,7 @@ class Disk:
         if os.path.isdir(path):
             return
         self._step("mkdir")
-        assert os.path.isdir(os.path.dirname(path)), "this stand-in makes one folder at a time"
+        assert os.path.isdir(os.path.dirname(path)), "the simulated disk makes one folder at a time"
         os.mkdir(path, mode)
         self.names.append((os.path.dirname(path), "mkdir", path, None))
 
@@ -156,14 +156,14 @@ class Disk:
 
 @contextlib.contextmanager
 def disk(**options):
-    """A `Disk` below the store's modules, in a process that has published nothing yet."""
-    stand_in = Disk(**options)
+    """Replace ``os`` in the modules of the store by a `Disk`, in a process that has published nothing yet."""
+    fake_os = Disk(**options)
     files._durable.clear()
     with pytest.MonkeyPatch.context() as patch:
         for module in (_files, files, lock, maintenance):
-            patch.setattr(module, "os", stand_in)
+            patch.setattr(module, "os", fake_os)
         with contextlib.suppress(Died):
-            yield stand_in
+            yield fake_os
 
 
 def test_publish_writes_syncs_renames_and_syncs_the_folder_in_this_order(store):
@@ -181,7 +181,7 @@ def test_publish_writes_syncs_renames_and_syncs_the_folder_in_this_order(store):
 @pytest.mark.parametrize("torn", [False, True], ids=["whole", "torn"])
 @pytest.mark.parametrize("power", [None, "names lost", "names kept"])
 def test_an_interrupted_publish_stores_all_rows_or_none(tmp_path, power, torn):
-    """Promise 1: after the last system call the rows survive; after any other, all do or none."""
+    """Guarantee 1: after the last system call all rows survive; after any other, all or none."""
     old, new = rows(20, 1)[0], rows(20, 2)[0]
     seen = set()
     for has_rows in (False, True):
@@ -202,14 +202,14 @@ def test_an_interrupted_publish_stores_all_rows_or_none(tmp_path, power, torn):
             assert returned == (calls == len(whole.log))
             if power:
                 dying.lose_power(names=power == "names kept")
-            found = holds(store, new)
-            assert found.all() if returned else found.all() or not found.any()
-            seen.add(bool(found.all()))
+            is_stored = check_stored(store, new)
+            assert is_stored.all() if returned else is_stored.all() or not is_stored.any()
+            seen.add(bool(is_stored.all()))
             if has_rows:
-                assert holds(store, old).all()
+                assert check_stored(store, old).all()
             files._durable.clear()
-            store.publish(RECIPE, new, bench.rows_of(new))  # the next run goes on
-            assert holds(store, new).all()
+            store.publish(RECIPE, new, bench.rows_of(new))  # the next run completes the work
+            assert check_stored(store, new).all()
     assert seen == {True, False}
 
 
@@ -219,8 +219,8 @@ def test_a_store_cleared_at_any_moment_of_publish(tmp_path):
     for moment in range(100):
         store = EmbeddingStore(tmp_path / str(moment))
         store.publish(RECIPE, old, bench.rows_of(old))
-        with disk() as stand_in:
-            step, calls = stand_in._step, []
+        with disk() as fake_os:
+            step, calls = fake_os._step, []
 
             def clear(what, step=step, calls=calls, moment=moment, store=store):
                 if len(calls) == moment:
@@ -230,9 +230,9 @@ def test_a_store_cleared_at_any_moment_of_publish(tmp_path):
                 calls.append(what)
                 step(what)
 
-            stand_in._step = clear
+            fake_os._step = clear
             store.publish(RECIPE, new, bench.rows_of(new))
-        counts.append(int(holds(store, new).sum()))
+        counts.append(int(check_stored(store, new).sum()))
         assert temporary(store) == []
         if moment >= len(calls):
             break
@@ -241,7 +241,7 @@ def test_a_store_cleared_at_any_moment_of_publish(tmp_path):
 
 
 def test_the_simulated_power_loss_detects_a_missing_sync(store, monkeypatch):
-    """The stand-in for the disk can fail the tests above."""
+    """Checks that the simulation can make the tests above fail."""
     monkeypatch.setattr(_files, "sync_folder", lambda folder: None)
     with disk() as broken:
         store.publish(RECIPE, *rows(5))
@@ -269,12 +269,12 @@ def test_an_interrupted_compact_keeps_every_row(tmp_path):
             store.compact()
         dying.lose_power(names=False)
         lock._locked.clear()
-        assert holds(store, keys).all()
+        assert check_stored(store, keys).all()
 
 
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory) -> dict:
-    """benchmarks/store_faults.py in short, in a process of its own."""
+    """Results of a short run of benchmarks/store_faults.py in a separate process."""
     if not hasattr(os, "fork"):
         pytest.skip("needs fork and SIGKILL")
     path = tmp_path_factory.mktemp("faults") / "faults.json"
@@ -291,20 +291,20 @@ def test_fifty_kills_of_two_writers_lose_nothing_that_was_published(figures):
     kills = figures["kills"]
     assert kills["kills"] == 50
     assert kills["published"] >= 50
-    assert kills["temporary_files"] >= 5  # the kills did strike inside publish
+    assert kills["temporary_files"] >= 5  # some kills happened inside publish
     for name in ("lost_rows", "wrong_rows", "partial_batches", "damaged_files"):
         assert kills[name] == 0, name
 
 
-# ---------------------------------------------------------------- failing disks (promise 6)
+# ---------------------------------------------------------------- failing disks (guarantee 6)
 
 
 class Failing:
-    """Stands in for ``os``: the n-th call of one function fails, or every one from there on."""
+    """Replacement for ``os`` in which the n-th call of one function fails, or all calls from then on."""
 
     def __init__(self, name: str, nth: int, code: int, forever: bool = False) -> None:
         self._name, self._left, self._code, self._forever = name, nth, code, forever
-        self.struck = False
+        self.has_failed = False
 
     def __getattr__(self, name):
         real = getattr(os, name)
@@ -315,8 +315,8 @@ class Failing:
             if name == "open" and not args[1] & (os.O_CREAT | os.O_DIRECTORY):
                 return real(*args, **options)
             self._left -= 1
-            if self._left < 0 and (self._forever or not self.struck):
-                self.struck = True
+            if self._left < 0 and (self._forever or not self.has_failed):
+                self.has_failed = True
                 if name == "close":
                     real(*args)
                 raise OSError(self._code, os.strerror(self._code))
@@ -326,26 +326,26 @@ class Failing:
 
 
 @contextlib.contextmanager
-def failing(*stand_in_options, modules=(_files, files), **options):
-    stand_in = Failing(*stand_in_options, **options)
+def failing(*fake_os_options, modules=(_files, files), **options):
+    fake_os = Failing(*fake_os_options, **options)
     files._durable.clear()
     with pytest.MonkeyPatch.context() as patch:
         for module in modules:
-            patch.setattr(module, "os", stand_in)
-        yield stand_in
+            patch.setattr(module, "os", fake_os)
+        yield fake_os
 
 
 @pytest.mark.parametrize("code", CODES, ids=errno.errorcode.get)
 @pytest.mark.parametrize("name", ["open", "write", "fsync", "close", "replace", "mkdir", "makedirs", "lstat"])
 def test_a_failing_system_call_raises_store_error_and_leaves_no_partial_file(tmp_path, name, code):
     old, new = rows(10, 1)[0], rows(10, 2)[0]
-    strikes = 0
+    failures = 0
     for has_rows in (False, True):
         for nth in range(100):
             store = EmbeddingStore(tmp_path / f"{has_rows} {nth}")
             if has_rows:
                 store.publish(RECIPE, old, bench.rows_of(old))
-            with failing(name, nth, code) as stand_in:
+            with failing(name, nth, code) as fake_os:
                 try:
                     store.publish(RECIPE, new, bench.rows_of(new))
                 except StoreError as error:
@@ -353,23 +353,23 @@ def test_a_failing_system_call_raises_store_error_and_leaves_no_partial_file(tmp
                     assert error.filename == str(store.root)
                     assert "cannot write to the embedding store" in str(error)
                     assert ("free space" in str(error)) == (code != errno.EIO)
-                    told = True
+                    has_raised = True
                 else:
-                    told = False
-            if not stand_in.struck:
-                assert not told
+                    has_raised = False
+            if not fake_os.has_failed:
+                assert not has_raised
                 break
-            assert told or name in ("lstat", "close")  # some calls only serve to save work
-            strikes += 1
+            assert has_raised or name in ("lstat", "close")  # some of these failures are harmless
+            failures += 1
             assert temporary(store) == []
-            found = holds(store, new)
-            assert found.all() or (told and not found.any())
-            assert holds(store, old).all() == has_rows
+            is_stored = check_stored(store, new)
+            assert is_stored.all() or (has_raised and not is_stored.any())
+            assert check_stored(store, old).all() == has_rows
             store.publish(RECIPE, new, bench.rows_of(new))
-            assert holds(store, new).all()
+            assert check_stored(store, new).all()
         else:
-            raise AssertionError("the fault never stopped")
-    assert strikes >= 1
+            raise AssertionError("every call failed")
+    assert failures >= 1
 
 
 @pytest.mark.parametrize("code", CODES, ids=errno.errorcode.get)
@@ -377,18 +377,18 @@ def test_a_temporary_file_that_cannot_be_deleted_is_harmless(store, code, monkey
     keys = rows(10)[0]
     store.publish(RECIPE, keys[:5], bench.rows_of(keys[:5]))
 
-    def no(*_):
+    def fail(*_):
         raise OSError(code, os.strerror(code))
 
-    stand_in = Failing("fsync", 0, code)
-    stand_in.unlink = no
-    monkeypatch.setattr(files, "os", stand_in)
-    monkeypatch.setattr(_files, "os", stand_in)
+    fake_os = Failing("fsync", 0, code)
+    fake_os.unlink = fail
+    monkeypatch.setattr(files, "os", fake_os)
+    monkeypatch.setattr(_files, "os", fake_os)
     with pytest.raises(StoreError):
         store.publish(RECIPE, keys, bench.rows_of(keys))
     monkeypatch.undo()
     assert len(temporary(store)) == 1
-    assert holds(store, keys).sum() == 5
+    assert check_stored(store, keys).sum() == 5
 
 
 def test_short_writes_are_continued(store, monkeypatch):
@@ -399,7 +399,7 @@ def test_short_writes_are_continued(store, monkeypatch):
     monkeypatch.setattr(_files, "os", Short())
     store.publish(RECIPE, *rows(50))
     monkeypatch.undo()
-    assert holds(store, rows(50)[0]).all()
+    assert check_stored(store, rows(50)[0]).all()
 
 
 @pytest.mark.parametrize("name", ["open", "write", "fsync", "replace"])
@@ -407,18 +407,18 @@ def test_a_full_disk_warns_once_and_keeps_stored_rows(store, monkeypatch, name):
     keys = rows(40)[0]
     monkeypatch.setattr(writer, "COMMIT_BYTES", 1)
     store.publish(RECIPE, keys[:1], bench.rows_of(keys[:1]))
-    with failing(name, 6, errno.ENOSPC, forever=True), warnings.catch_warnings(record=True) as told:
+    with failing(name, 6, errno.ENOSPC, forever=True), warnings.catch_warnings(record=True) as record:
         warnings.simplefilter("always")
         with store.writer(RECIPE) as w:
             for i in range(40):
                 w.add(keys[i : i + 1], [bench.rows_of(keys[i : i + 1])])
-    (warning,) = told
+    (warning,) = record
     assert warning.category is StoreWarning
     assert "No space left on device; free space" in str(warning.message)
     assert w.failed
-    found = holds(store, keys)
-    assert found.any() != found.all()
-    assert not found[found.sum() :].any()  # it stopped trying
+    is_stored = check_stored(store, keys)
+    assert is_stored.any() != is_stored.all()
+    assert not is_stored[is_stored.sum() :].any()  # it stops after the first failure
 
 
 def test_a_batch_job_raises_on_a_full_disk_and_can_continue(store, monkeypatch):
@@ -429,7 +429,7 @@ def test_a_batch_job_raises_on_a_full_disk_and_can_continue(store, monkeypatch):
     assert caught.value.errno == errno.ENOSPC
     assert isinstance(caught.value, OSError)
     writing.close()  # space was freed: the rows were still pending
-    assert holds(store, keys).all()
+    assert check_stored(store, keys).all()
 
 
 def test_an_error_of_the_caller_is_not_hidden_by_a_full_disk(store):
@@ -445,7 +445,7 @@ def test_an_error_of_the_caller_is_not_hidden_by_a_full_disk(store):
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EPERM], ids=errno.errorcode.get)
 def test_a_read_only_store_is_read_with_one_warning(store, monkeypatch, code):
-    """Modes do not bind root, so the refusal is injected where the system would give it."""
+    """File modes do not restrict root, so the errors are injected."""
     (keys, features), more = rows(20), rows(5, 1)[0]
     store.publish(RECIPE, keys[:10], features[:10])
     store.publish(RECIPE, keys[10:], features[10:])
@@ -456,38 +456,39 @@ def test_a_read_only_store_is_read_with_one_warning(store, monkeypatch, code):
     def refuse(*_, **__):
         raise OSError(code, os.strerror(code))
 
-    stand_in = Failing("open", 0, code, forever=True)
+    fake_os = Failing("open", 0, code, forever=True)
     for name in ("mkdir", "makedirs", "replace", "unlink"):
-        setattr(stand_in, name, refuse)
-    monkeypatch.setattr(files, "os", stand_in)
-    monkeypatch.setattr(_files, "os", stand_in)
-    monkeypatch.setattr(lock, "os", stand_in)
+        setattr(fake_os, name, refuse)
+    monkeypatch.setattr(files, "os", fake_os)
+    monkeypatch.setattr(_files, "os", fake_os)
+    monkeypatch.setattr(lock, "os", fake_os)
     monkeypatch.setattr(os, "utime", refuse)
     reads = []
     monkeypatch.setattr(index, "load_segment", lambda p: reads.append(p) or files.load_segment(p))
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as record:
         warnings.simplefilter("always")
         with store.single_flight(RECIPE):
             for _ in range(3):
-                got, found = store.get(RECIPE, keys)
-        assert found.sum() == 10
-        assert np.array_equal(got[found], features[found])
+                got, is_stored = store.get(RECIPE, keys)
+        assert is_stored.sum() == 10
+        assert np.array_equal(got[is_stored], features[is_stored])
         store.put_sidecar({"a": 1}, {"b": 1})
         with store.writer(RECIPE) as w:
             w.add(more, [bench.rows_of(more)])
-    assert [("has the digest" in str(t.message), "cannot write" in str(t.message)) for t in told] == [
+    assert [("has the digest" in str(t.message), "cannot write" in str(t.message)) for t in record] == [
         (False, False),
         (False, True),
     ]
-    assert "digest of its name" in str(told[0].message)
-    assert reads.count(str(bad)) == 2  # read once more, then known as bad
+    assert "digest of its name" in str(record[0].message)
+    assert reads.count(str(bad)) == 2  # read twice, then remembered as damaged
     assert bad.read_bytes() == b"damaged"
     with pytest.raises(StoreError, match="pass a folder that you can write to"):
         store.publish(RECIPE, more, bench.rows_of(more))
 
 
 @pytest.mark.skipif(
-    os.name == "nt" or (hasattr(os, "geteuid") and os.geteuid() == 0), reason="modes do not bind here"
+    os.name == "nt" or (hasattr(os, "geteuid") and os.geteuid() == 0),
+    reason="file modes do not restrict root",
 )
 def test_a_folder_without_write_permission(store):
     keys, features = rows(10)
@@ -496,7 +497,7 @@ def test_a_folder_without_write_permission(store):
     for folder in folders:
         folder.chmod(0o500)
     try:
-        assert holds(store, keys).all()
+        assert check_stored(store, keys).all()
         with pytest.raises(StoreError, match="Permission denied"):
             store.publish(RECIPE, *rows(10, 1))
     finally:
@@ -549,9 +550,9 @@ def test_a_file_that_cannot_be_deleted_raises_store_error_and_loses_nothing(stor
     ):
         run()
     assert caught.value.errno == code
-    assert holds(store, keys).all()
+    assert check_stored(store, keys).all()
     run()
-    assert holds(store, keys).all() == (task == "compact")
+    assert check_stored(store, keys).all() == (task == "compact")
 
 
 @pytest.mark.parametrize("code", CODES, ids=errno.errorcode.get)
@@ -563,13 +564,13 @@ def test_compact_on_a_failing_disk_keeps_every_row(tmp_path, code):
             store.publish(RECIPE, keys[i : i + 10], bench.rows_of(keys[i : i + 10]))
         with failing(name, nth, code, forever=True), pytest.raises(StoreError):
             store.compact()
-            if nth:  # there is but one such call
+            if nth:  # there is only one such call
                 raise StoreError
         assert temporary(store) == []
-        assert holds(store, keys).all()
+        assert check_stored(store, keys).all()
 
 
-# ---------------------------------------------------------------- damage (promises 3 and 4)
+# ---------------------------------------------------------------- damage (guarantees 3 and 4)
 
 
 @pytest.mark.slow
@@ -589,19 +590,19 @@ def test_a_damaged_segment_is_quarantined_warned_about_once_and_recomputed(store
     if when == "cold":
         index._reset_after_fork()
     index._segments.drop(str(first))
-    with pytest.warns(StoreWarning) as told:
-        got, found = store.get(RECIPE, keys)
+    with pytest.warns(StoreWarning) as record:
+        got, is_stored = store.get(RECIPE, keys)
         store.get(RECIPE, keys)
-    assert found.tolist() == [False] * 15 + [True] * 25  # five of its rows lie elsewhere too
-    assert np.array_equal(got[found], features[found])
-    assert len(told) == 1
-    assert str(first) in str(told[0].message)
+    assert is_stored.tolist() == [False] * 15 + [True] * 25  # five of its rows are in the other segment too
+    assert np.array_equal(got[is_stored], features[is_stored])
+    assert len(record) == 1
+    assert str(first) in str(record[0].message)
     assert not first.exists()
     assert (first.parent / "quarantine" / first.name).exists()
     assert store.info()["recipes"][0]["quarantined"] == 1
     store.publish(RECIPE, keys[:20], features[:20])  # the same content, hence the same name
     assert first.read_bytes() == good
-    assert holds(store, keys).all()
+    assert check_stored(store, keys).all()
 
 
 def segment_keys(path: Path) -> np.ndarray:
@@ -615,7 +616,7 @@ def test_publish_replaces_a_damaged_file_of_the_same_name(store):
     (path,) = segments(store)
     path.write_bytes(b"x")
     store.publish(RECIPE, keys, features)
-    assert holds(store, keys).all()
+    assert check_stored(store, keys).all()
 
 
 def test_a_damaged_file_is_read_again_after_it_changed(store, monkeypatch):
@@ -645,11 +646,11 @@ def test_a_failed_read_is_repeated_once(store, monkeypatch):
                 raise OSError(errno.EIO, "Input/output error")
             return getattr(os, name)(*args)
 
-        stand_in = Disk()
-        setattr(stand_in, name, once)
+        fake_os = Disk()
+        setattr(fake_os, name, once)
         with monkeypatch.context() as patch, warnings.catch_warnings():
-            patch.setattr(files, "os", stand_in)
-            patch.setattr(_files, "os", stand_in)
+            patch.setattr(files, "os", fake_os)
+            patch.setattr(_files, "os", fake_os)
             warnings.simplefilter("error")
             assert np.array_equal(store.get(RECIPE, keys)[0], features)
         assert len(calls) == 2
@@ -664,15 +665,15 @@ def test_an_unreadable_file_is_missing_but_not_quarantined(store, monkeypatch, c
     def fail(*_):
         raise OSError(code, os.strerror(code))
 
-    stand_in = Disk()
-    stand_in.open = fail
-    with monkeypatch.context() as patch, pytest.warns(StoreWarning, match=os.strerror(code)) as told:
-        patch.setattr(files, "os", stand_in)
-        patch.setattr(_files, "os", stand_in)
+    fake_os = Disk()
+    fake_os.open = fail
+    with monkeypatch.context() as patch, pytest.warns(StoreWarning, match=os.strerror(code)) as record:
+        patch.setattr(files, "os", fake_os)
+        patch.setattr(_files, "os", fake_os)
         for _ in range(3):
             assert not store.get(RECIPE, keys)[1].any()
-    assert len(told) == 1
-    assert holds(store, keys).all()
+    assert len(record) == 1
+    assert check_stored(store, keys).all()
 
 
 def test_an_unreadable_folder_is_warned_about_once(store, monkeypatch):
@@ -683,31 +684,31 @@ def test_an_unreadable_folder_is_warned_about_once(store, monkeypatch):
     def fail(*_):
         raise OSError(errno.EACCES, "Permission denied")
 
-    stand_in = Disk()
-    stand_in.listdir = fail
+    fake_os = Disk()
+    fake_os.listdir = fail
     with monkeypatch.context() as patch:
-        patch.setattr(files, "os", stand_in)
-        patch.setattr(_files, "os", stand_in)
-        with pytest.warns(StoreWarning, match="Permission denied") as told:
+        patch.setattr(files, "os", fake_os)
+        patch.setattr(_files, "os", fake_os)
+        with pytest.warns(StoreWarning, match="Permission denied") as record:
             for _ in range(3):
                 assert not store.get(RECIPE, keys)[1].any()
-        assert len(told) == 1
+        assert len(record) == 1
         with pytest.raises(StoreError, match="cannot read the embedding store: Permission denied"):
             store.info()
-    assert holds(store, keys).all()
+    assert check_stored(store, keys).all()
 
 
-# ---------------------------------------------------------------- hostile files (promises 4 and 9)
+# ---------------------------------------------------------------- crafted files (guarantees 4 and 9)
 
 
 @pytest.mark.slow
 def test_crafted_layouts_are_refused_at_once(figures):
     crafted = figures["crafted"]
     assert len(crafted) >= 30
-    assert [name for name, told in crafted.items() if told["reason"] == "ACCEPTED"] == []
+    assert [name for name, result in crafted.items() if result["reason"] == "ACCEPTED"] == []
     assert crafted["1 TB declared shape"]["reason"].startswith("features declares shape (4294967296, 64)")
     for name in ("external storage", "virtual dataset", "filter", "chunks"):
-        assert crafted[name]["reason"].startswith("features is not stored contiguously"), name
+        assert crafted[name]["reason"].startswith("features has chunks, filters or external storage"), name
     for name in ("external link", "soft link", "soft link to itself"):
         assert crafted[name]["reason"].startswith("features is a link"), name
 
@@ -720,7 +721,7 @@ def test_random_metadata_under_a_valid_digest_crashes_nothing(figures):
 
 
 def test_a_segment_made_by_plain_h5py_in_the_exact_layout_is_accepted(store):
-    """What makes the refusals above meaningful."""
+    """Shows that the files above are refused because of their layout."""
     keys, features = rows(8)
     with h5py.File.in_memory() as file:
         file["features"], file["keys"] = features, keys
@@ -730,7 +731,7 @@ def test_a_segment_made_by_plain_h5py_in_the_exact_layout_is_accepted(store):
     folder = Path(store._path(RECIPE))
     folder.mkdir(parents=True)
     (folder / f"{bytes_key(content).hex()}.h5").write_bytes(content)
-    assert holds(store, keys).all()
+    assert check_stored(store, keys).all()
 
 
 def test_hdf5_is_skipped_only_for_metadata_that_it_has_parsed(store, monkeypatch):
@@ -746,7 +747,7 @@ def test_hdf5_is_skipped_only_for_metadata_that_it_has_parsed(store, monkeypatch
         first = segment.decode(bytes(other), bench.FOLDER).features[0, 0]
         assert first != bench.rows_of(bench.batch([40], 40))[0, 0]
     assert read == [good]
-    for at in range(rows_at):  # any change in the metadata is put before HDF5
+    for at in range(rows_at):  # HDF5 parses any change in the metadata
         bad = bytearray(good)
         bad[at] ^= 1
         with contextlib.suppress(ValueError):
@@ -788,7 +789,7 @@ class Opens:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs inotify")
 @pytest.mark.parametrize("recipe", [b'{"network":"toy"}', b"[6]", b"{", b"\xff", b"[" * 100_000])
 def test_a_crafted_recipe_is_quarantined(store, recipe):
-    """With valid digests, but without a width, or no recipe at all."""
+    """The digests are valid, but the recipe has no width or is invalid."""
     image = segment.encode(recipe, rows(2)[0], np.zeros((2, 6), "f4"))
     folder = store.root / "v1" / bytes_key(recipe).hex()
     folder.mkdir(parents=True)
@@ -814,7 +815,7 @@ def test_no_crafted_file_makes_the_store_open_another_file(tmp_path):
         with h5py.File.in_memory(file_image=crafted[name]) as file, contextlib.suppress(Exception):
             file["features"][:]
         naive += opens.count() > 0
-    assert naive == 3  # a plain reader would have opened it each time
+    assert naive == 3  # plain h5py opens it each time
     for name, content in crafted.items():
         store = EmbeddingStore(tmp_path / name)
         folder = Path(store._path(RECIPE))
@@ -856,13 +857,13 @@ def test_anything_but_a_regular_file_is_refused_at_once(store, tmp_path, kind):
         case "empty":
             path.touch()
     assert [d["path"] for d in store.verify()] == [str(path)]
-    with pytest.warns(StoreWarning) as told:
+    with pytest.warns(StoreWarning) as record:
         assert not store.contains(RECIPE, keys).any()
-    assert len(told) == 1
+    assert len(record) == 1
     assert not os.path.lexists(path)
     assert away.exists()
     store.publish(RECIPE, keys, features)
-    assert holds(store, keys).all()
+    assert check_stored(store, keys).all()
 
 
 def test_a_segment_larger_than_the_limit_is_never_published(monkeypatch):

@@ -1,4 +1,4 @@
-"""Transferability scores against definitions worked out another way."""
+"""Transferability scores compared with independent computations of their definitions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def clusters(n, d, signal=1.0, classes=3, seed=0):
 
 
 def evidence_by_search(F, target):
-    """The maximum of log N(target | 0, F F' / alpha + I / beta), found numerically."""
+    """Maximize log N(target | 0, F F' / alpha + I / beta) numerically."""
 
     def loss(logs):
         alpha, beta = np.exp(logs)
@@ -48,14 +48,14 @@ def test_logme_is_the_maximum_of_the_evidence(n, d):
 def test_logme_of_one_feature_by_hand():
     # with F = (1, 1)/sqrt 2 * s the evidence of y = (1, 1) lies along one direction only
     F, y = np.array([[1.0], [1.0], [-1.0], [-1.0]]), np.array([1.0, 1.0, -1.0, -1.0])
-    found = logme(F + 0, y + np.array([0.1, -0.1, 0.1, -0.1]), "regression")
+    score = logme(F + 0, y + np.array([0.1, -0.1, 0.1, -0.1]), "regression")
     # the fit is m = 1 nearly, the residual 0.04 over three free directions: beta = 3/0.04, 1/alpha = 1 - 1/(4 beta)
     beta = 75.0
     alpha = 1 / (1 - 1 / (4 * beta))
     variances = np.array([4 / alpha + 1 / beta, *[1 / beta] * 3])
     squares = np.array([4.0, 0.04, 0, 0])  # of y along (1, 1, -1, -1)/2 and across it
     by_hand = -0.5 * (np.log(2 * np.pi * variances) + squares / variances).sum() / 4
-    assert found == pytest.approx(by_hand, abs=1e-9)
+    assert score == pytest.approx(by_hand, abs=1e-9)
 
 
 @pytest.mark.parametrize(("n", "d"), SHAPES)
@@ -74,11 +74,13 @@ def test_h_score_by_hand():
     )  # 0.25 of a variance of 0.5
     assert h_score([[0.0], [1.0], [0.0], [1.0]], [0, 0, 1, 1]) == pytest.approx(0.0, abs=1e-12)
     F, y = clusters(30, 50, signal=0.0)
-    assert h_score(F, y) == pytest.approx(2.0)  # its blindness where features outnumber rows
+    assert h_score(F, y) == pytest.approx(
+        2.0
+    )  # the maximum for any labels if there are more features than rows
 
 
 @pytest.mark.parametrize(("n", "d"), SHAPES)
-def test_shrunk_h_score_with_the_covariance_of_scikit_learn(n, d):
+def test_shrunk_h_score_equals_its_definition_with_ledoit_wolf(n, d):
     F, y = clusters(n, d, signal=0.5)
     shrunk = LedoitWolf().fit(F)
     means = np.stack([F[y == k].mean(axis=0) for k in range(3)])[y]
@@ -95,7 +97,7 @@ def test_more_signal_scores_higher(method):
     assert spearmanr(signals, scores).statistic == pytest.approx(1.0)
 
 
-def test_more_signal_scores_higher_for_numbers():
+def test_more_signal_scores_higher_for_regression():
     F, _ = clusters(100, 30)
     noise = np.random.default_rng(2).normal(size=100)
     scores = [logme(F, F[:, 0] + s * noise, "regression") for s in (3.0, 1.0, 0.3)]
@@ -113,42 +115,44 @@ def test_more_signal_scores_higher_for_numbers():
         lambda y: (y + 0.0).tolist(),
     ],
 )
-def test_any_labels(method, rename):
+def test_labels_of_any_type(method, rename):
     F, y = clusters(60, 8)
     assert transferability(F, rename(y), method) == pytest.approx(transferability(F, y, method))
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_rows_units_and_rotation_do_not_matter(method):
+def test_order_units_and_rotation_do_not_change_scores(method):
     F, y = clusters(60, 8)
     order = np.random.default_rng(0).permutation(60)
-    turned = F @ np.linalg.qr(np.random.default_rng(1).normal(size=(8, 8)))[0]
+    rotated = F @ np.linalg.qr(np.random.default_rng(1).normal(size=(8, 8)))[0]
     expected = transferability(F, y, method)
-    for other in (F[order], turned[order], 1000 * F[order]):
+    for other in (F[order], rotated[order], 1000 * F[order]):
         assert transferability(other, y[order], method) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_nothing_of_the_callers_changes(method):
+def test_inputs_and_the_random_state_are_not_changed(method):
     F, y = clusters(50, 60)
-    held, state = F.copy(), np.random.get_state()[1].copy()
+    original, state = F.copy(), np.random.get_state()[1].copy()
     F.setflags(write=False)
     first = transferability(F.astype("float32"), y, method)
     assert transferability(F, y, method) == pytest.approx(first, rel=1e-4)
-    np.testing.assert_array_equal(F, held)
+    np.testing.assert_array_equal(F, original)
     np.testing.assert_array_equal(np.random.get_state()[1], state)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_features_that_do_not_vary_and_a_thousand_classes(method):
+def test_constant_features_and_a_thousand_classes(method):
     F, y = clusters(60, 8)
     assert np.isfinite(transferability(np.ones((60, 4)), y, method))
-    dead = np.hstack([F, np.zeros((60, 3))])
-    if method != "shrunk_hscore":  # whose shrinkage counts them
-        assert transferability(dead, y, method) == pytest.approx(transferability(F, y, method), rel=1e-6)
-    many, labels = clusters(3000, 16, classes=1000)
+    with_constants = np.hstack([F, np.zeros((60, 3))])
+    if method != "shrunk_hscore":  # its shrinkage depends on constant features
+        assert transferability(with_constants, y, method) == pytest.approx(
+            transferability(F, y, method), rel=1e-6
+        )
+    large, labels = clusters(3000, 16, classes=1000)
     noise = np.random.default_rng(5).permutation(labels)
-    assert transferability(many, labels, method) > transferability(many, noise, method)
+    assert transferability(large, labels, method) > transferability(large, noise, method)
 
 
 @pytest.mark.parametrize(
@@ -173,12 +177,12 @@ def test_features_that_do_not_vary_and_a_thousand_classes(method):
         ),
     ],
 )
-def test_bad_input(F, y, options, message):
+def test_invalid_input_raises_an_error(F, y, options, message):
     with pytest.raises(ValueError, match=message):
         transferability(F, y, **options)
 
 
-def test_unknown_names():
+def test_unknown_names_raise_an_error():
     with pytest.raises(UnknownNameError, match="Did you mean 'logme'"):
         transferability(np.eye(2), [0, 1], "logm")
     with pytest.raises(UnknownNameError, match="Unknown task 'ranking'"):
@@ -190,8 +194,8 @@ def test_logme_does_not_depend_on_units(scale):
     rng = np.random.default_rng(0)
     F, y = rng.normal(size=(40, 60)), np.arange(40) % 3
     F[:, 0] += y
-    numbers = F[:, 0] + rng.normal(size=40)
+    targets = F[:, 0] + rng.normal(size=40)
     assert logme(F * scale, y) == pytest.approx(logme(F, y), rel=1e-6)
-    expected = logme(F, numbers, "regression")
-    assert logme(F * scale, numbers, "regression") == pytest.approx(expected, rel=1e-6)
-    assert logme(F, numbers * scale, "regression") == pytest.approx(expected - np.log(scale), rel=1e-6)
+    expected = logme(F, targets, "regression")
+    assert logme(F * scale, targets, "regression") == pytest.approx(expected, rel=1e-6)
+    assert logme(F, targets * scale, "regression") == pytest.approx(expected - np.log(scale), rel=1e-6)

@@ -1,4 +1,4 @@
-"""Weights: found, fetched whole or not at all, refused when damaged or of another network; and the top."""
+"""Weights: search, download, errors for damaged or mismatched files, and networks with their top."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ import time
 import numpy as np
 import pytest
 
-from tests.networks import build, cosines, give_weights, numbers, off, pictures, preprocess, run
+from tests.networks import (
+    build,
+    cosines,
+    make_images,
+    preprocess,
+    relative_difference,
+    run,
+    set_random_weights,
+    to_array,
+)
 from tlfeatures import CNNFeatures
 from tlfeatures.errors import UnknownNameError, WeightsError
 from tlfeatures.networks import NETWORKS, Backbone
@@ -18,7 +27,7 @@ from tlfeatures.networks._weights import fetch_weights
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A weights file of a network, by its name."""
+    """Function that saves a weights file of a network, by its name."""
     folder = tmp_path_factory.mktemp("saved")
 
     def save(name):
@@ -32,7 +41,7 @@ def saved(tmp_path_factory):
 
 @pytest.fixture
 def no_weights(tmp_path, monkeypatch):
-    """A machine without weights and without a network."""
+    """The weights folder of a machine without weights and without internet access."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     folders = [tmp_path / "keras" / "models"]
@@ -45,8 +54,8 @@ def no_weights(tmp_path, monkeypatch):
     return folders[0]
 
 
-def save_as_keras_does(model, path):
-    """In the legacy layout, as the weights that Keras fetches."""
+def save_in_legacy_layout(model, path):
+    """Save in the legacy layout of the weights that Keras downloads."""
     import h5py
     from keras.src.legacy.saving import legacy_h5_format
 
@@ -56,36 +65,39 @@ def save_as_keras_does(model, path):
 
 
 def test_pretrained_efficientnet_is_rescaled_twice_as_keras_does(no_weights, monkeypatch):
-    """Keras builds EfficientNet v1 otherwise for weights="imagenet" than for the same file by its path."""
+    """Keras builds different EfficientNet v1 networks for weights="imagenet" and for the path of the same file."""
     import keras
 
     spec, size = NETWORKS["efficientnet_b0"], 64
     file = no_weights / spec.weights_file(top=False, image_size=(size, size))
-    X = pictures(3, size)
+    X = make_images(3, size)
     model = build(spec, size)
-    save_as_keras_does(model, file)
+    save_in_legacy_layout(model, file)
     monkeypatch.setattr("keras.src.utils.file_utils.get_file", lambda *args, **kwargs: str(file))
     theirs = keras.applications.EfficientNetB0(include_top=False, input_shape=(size, size, 3))
-    give_weights(theirs, X.astype("float32"))
-    save_as_keras_does(theirs, file)
+    set_random_weights(theirs, X.astype("float32"))
+    save_in_legacy_layout(theirs, file)
     model.load_weights(file)
-    by_hand = numbers(theirs(X.astype("float32"), training=False)).mean((1, 2))
+    by_hand = to_array(theirs(X.astype("float32"), training=False)).mean((1, 2))
     mixed = CNNFeatures("efficientnet_b0", image_size=size, cache=None, precision="bfloat16")
     assert cosines(mixed.fit_transform(X), by_hand).min() > 0.99
     cnn = CNNFeatures("efficientnet_b0", image_size=size, cache=None)
-    assert off(cnn.fit_transform(X), by_hand) < 1e-4
+    assert relative_difference(cnn.fit_transform(X), by_hand) < 1e-4
     by_path = CNNFeatures("efficientnet_b0", weights=file, image_size=size, cache=None)
     assert (
-        off(by_path.fit_transform(X), numbers(model(X.astype("float32"), training=False)).mean((1, 2))) < 1e-4
+        relative_difference(
+            by_path.fit_transform(X), to_array(model(X.astype("float32"), training=False)).mean((1, 2))
+        )
+        < 1e-4
     )
-    assert off(by_path.transform(X), by_hand) > 1e-2
+    assert relative_difference(by_path.transform(X), by_hand) > 1e-2
     assert by_path.recipes_[0]["digest"] != cnn.recipes_[0]["digest"]
 
 
-def test_weights_that_cannot_be_fetched_say_what_to_put_where(no_weights):
+def test_a_failed_download_raises_an_error_with_file_folder_and_address(no_weights):
     start = time.perf_counter()
     with pytest.raises(WeightsError) as caught:
-        CNNFeatures("vgg19", image_size=32, cache=None).fit(pictures(1, 32))
+        CNNFeatures("vgg19", image_size=32, cache=None).fit(make_images(1, 32))
     assert time.perf_counter() - start < 30
     assert isinstance(caught.value, OSError)
     for part in (
@@ -98,7 +110,7 @@ def test_weights_that_cannot_be_fetched_say_what_to_put_where(no_weights):
         assert part in str(caught.value)
 
 
-def test_the_error_names_the_networks_whose_weights_are_here(no_weights):
+def test_the_error_lists_the_networks_with_weights_on_this_machine(no_weights):
     no_weights.mkdir(parents=True)
     for name in ("mobilenet_0.5", "resnet50"):
         spec = NETWORKS[name]
@@ -107,14 +119,14 @@ def test_the_error_names_the_networks_whose_weights_are_here(no_weights):
         fetch_weights(NETWORKS["vgg19"], top=False, image_size=(32, 32))
 
 
-def test_a_path_is_not_offered_where_keras_would_build_another_network(no_weights):
+def test_no_path_is_suggested_if_keras_would_build_another_network_for_it(no_weights):
     with pytest.raises(WeightsError, match="copy it there") as caught:
-        CNNFeatures("efficientnet_b0", image_size=32, cache=None).fit(pictures(1, 32))
+        CNNFeatures("efficientnet_b0", image_size=32, cache=None).fit(make_images(1, 32))
     assert "path/to/file" not in str(caught.value)
 
 
-def test_without_dns_the_error_comes_at_once(tmp_path):
-    """The true download, in a process that cannot resolve names."""
+def test_without_dns_the_error_is_raised_at_once(tmp_path):
+    """Tests the real download in a process that cannot resolve names."""
     code = """
         import socket, sys, time
         from tlfeatures.networks._weights import fetch_weights
@@ -132,21 +144,21 @@ def test_without_dns_the_error_comes_at_once(tmp_path):
             print(time.perf_counter() - start < 10, "keras" in sys.modules, error)
     """
     env = {**os.environ, "KERAS_HOME": str(tmp_path), "HOME": str(tmp_path)}
-    told = run(code, env=env)
-    assert told.startswith("True False The ImageNet weights of 'mobilenet_0.25'")
-    assert "name resolution" in told
-    assert f"mobilenet_2_5_224_tf_no_top.h5 in {tmp_path}" in told
+    output = run(code, env=env)
+    assert output.startswith("True False The ImageNet weights of 'mobilenet_0.25'")
+    assert "name resolution" in output
+    assert f"mobilenet_2_5_224_tf_no_top.h5 in {tmp_path}" in output
 
 
-def test_a_download_appears_whole_or_not_at_all(no_weights, tmp_path, monkeypatch):
+def test_a_downloaded_file_is_complete_or_absent(no_weights, tmp_path, monkeypatch):
     source = tmp_path / "source.h5"
-    save_as_keras_does(build(NETWORKS["mobilenet_0.25"], 32), source)
+    save_in_legacy_layout(build(NETWORKS["mobilenet_0.25"], 32), source)
     name = NETWORKS["mobilenet_0.25"].weights_file(top=False, image_size=(32, 32))
     content = source.read_bytes()
 
-    def serve(lost):
+    def serve(n_missing):
         def answer(url, timeout):
-            body = io.BytesIO(content[: len(content) - lost])
+            body = io.BytesIO(content[: len(content) - n_missing])
             body.headers = {"Content-Length": str(len(content))}
             assert url.endswith("mobilenet/mobilenet_2_5_224_tf_no_top.h5")
             return body
@@ -154,38 +166,38 @@ def test_a_download_appears_whole_or_not_at_all(no_weights, tmp_path, monkeypatc
         monkeypatch.setattr("urllib.request.urlopen", answer)
 
     cnn = CNNFeatures("mobilenet_0.25", image_size=32, cache=None)
-    serve(lost=1000)
+    serve(n_missing=1000)
     with pytest.raises(WeightsError, match=r"the connection ended after \d+ of \d+ bytes"):
-        cnn.fit(pictures(1, 32))
+        cnn.fit(make_images(1, 32))
     assert os.listdir(no_weights) == []
-    serve(lost=0)
-    assert cnn.fit_transform(pictures(2, 32)).shape == (2, 256)
+    serve(n_missing=0)
+    assert cnn.fit_transform(make_images(2, 32)).shape == (2, 256)
     assert os.listdir(no_weights) == [name]
     assert (no_weights / name).read_bytes() == content
     monkeypatch.undo()
 
 
-def test_a_weights_folder_that_cannot_be_written_leads_to_the_next(tmp_path, monkeypatch):
-    blocked, free = tmp_path / "file" / "models", tmp_path / "free" / "models"
+def test_a_weights_folder_without_write_access_is_skipped(tmp_path, monkeypatch):
+    blocked, writable = tmp_path / "file" / "models", tmp_path / "writable" / "models"
     (tmp_path / "file").touch()
-    monkeypatch.setattr("tlfeatures.networks._weights.weights_folders", lambda: [blocked, free])
+    monkeypatch.setattr("tlfeatures.networks._weights.weights_folders", lambda: [blocked, writable])
     monkeypatch.setattr("tlfeatures.networks._weights._download", lambda url, target: target)
-    fetched = fetch_weights(NETWORKS["vgg16"], top=False, image_size=(32, 32))
-    assert fetched.parent == free
+    path = fetch_weights(NETWORKS["vgg16"], top=False, image_size=(32, 32))
+    assert path.parent == writable
 
 
 @pytest.mark.parametrize("top", [False, True])
-def test_weights_depend_on_the_image_size_where_keras_has_several(no_weights, top):
-    """MobileNet at 128 pixels has a file of its own: another embedding, and another side note."""
+def test_weights_depend_on_the_image_size_if_keras_has_several_files(no_weights, top):
+    """MobileNet at 128 pixels has its own file, so that its embeddings and metadata differ."""
     spec = NETWORKS["mobilenet_0.25"]
     layer = "reshape" if top else "conv_pw_13_relu"
     digests = []
     for size in (128, 224):
         model = build(spec, size, top=top)
-        give_weights(model, preprocess(spec, pictures(2, size)), seed=size)
+        set_random_weights(model, preprocess(spec, make_images(2, size)), seed=size)
         file = no_weights / spec.weights_file(top=top, image_size=(size, size))
         assert f"_{size}_tf" in file.name
-        save_as_keras_does(model, file)
+        save_in_legacy_layout(model, file)
     for size in (128, 224, 130, (128, 224)):
         (tap,) = Backbone(spec.name, image_size=size).describe([layer]).taps
         digests.append(tap.digest)
@@ -193,19 +205,21 @@ def test_weights_depend_on_the_image_size_where_keras_has_several(no_weights, to
     assert digests[1] == digests[2] == digests[3]
 
 
-def test_the_file_that_is_here_is_used_before_one_is_fetched(no_weights):
+def test_an_existing_file_is_used_before_a_download(no_weights):
     spec = NETWORKS["mobilenet_0.25"]
     model = build(spec, 32, top=True)
-    give_weights(model, preprocess(spec, pictures(4, 32)))
-    save_as_keras_does(model, no_weights / spec.weights_file(top=True, image_size=(32, 32)))
+    set_random_weights(model, preprocess(spec, make_images(4, 32)))
+    save_in_legacy_layout(model, no_weights / spec.weights_file(top=True, image_size=(32, 32)))
     ours = CNNFeatures(spec.name, layer=["conv_pw_13_relu", "predictions"], image_size=32, cache=None)
-    got = ours.fit_transform(pictures(2, 32))
-    assert off(got[:, 256:], model(preprocess(spec, pictures(2, 32)), training=False)) < 1e-4
+    got = ours.fit_transform(make_images(2, 32))
+    assert (
+        relative_difference(got[:, 256:], model(preprocess(spec, make_images(2, 32)), training=False)) < 1e-4
+    )
     with pytest.raises(UnknownNameError, match="Did you mean 'conv_pw_11_relu'"):
-        CNNFeatures(spec.name, layer="conv_pw_11_rel", image_size=32).fit(pictures(1, 32))
+        CNNFeatures(spec.name, layer="conv_pw_11_rel", image_size=32).fit(make_images(1, 32))
 
 
-def test_damaged_weights_are_named(tmp_path, saved):
+def test_damaged_weights_raise_an_error_with_the_file_name(tmp_path, saved):
     content = saved("mobilenet_0.25").read_bytes()
     damages = {
         "cut.weights.h5": content[: len(content) // 2],
@@ -219,31 +233,31 @@ def test_damaged_weights_are_named(tmp_path, saved):
             Backbone("mobilenet_0.25", tmp_path / name, 64).describe()
 
 
-def test_weights_of_another_network_are_refused(tmp_path, saved):
+def test_weights_of_another_network_raise_an_error(tmp_path, saved):
     for theirs in ("mobilenet_v2_0.35", "mobilenet_v3_small"):
         with pytest.raises(WeightsError, match=r"(?s)Cannot load the weights file .*of another network"):
             Backbone("mobilenet_0.25", saved(theirs), 64).describe()
     with pytest.raises(WeightsError, match="of another network"):
         Backbone("mobilenet_0.5", saved("mobilenet_0.25"), 64).describe()
-    save_as_keras_does(build(NETWORKS["mobilenet_v2_0.35"], 32), tmp_path / "legacy.h5")
+    save_in_legacy_layout(build(NETWORKS["mobilenet_v2_0.35"], 32), tmp_path / "legacy.h5")
     with pytest.raises(WeightsError, match="of another network"):
         Backbone("mobilenet_0.25", tmp_path / "legacy.h5", 64).describe()
 
 
 @pytest.mark.parametrize(
-    ("weights", "error", "told"),
+    ("weights", "error", "message"),
     [
         ("nowhere.h5", WeightsError, "does not exist: 'nowhere.h5'. Expected 'imagenet', the path"),
         ("ImageNet", WeightsError, "`weights` names a file that does not exist: 'ImageNet'"),
         (3, TypeError, "`weights` must be 'imagenet', 'bundled', the path of .* or None; got 3."),
     ],
 )
-def test_weights_of_another_kind_are_refused(weights, error, told):
-    with pytest.raises(error, match=told):
+def test_invalid_weights_raise_an_error(weights, error, message):
+    with pytest.raises(error, match=message):
         Backbone("vgg16", weights)
 
 
-def test_weights_in_a_file_of_another_kind_are_refused(tmp_path):
+def test_a_weights_file_with_another_extension_raises_an_error(tmp_path):
     (tmp_path / "model.pt").touch()
     with pytest.raises(WeightsError, match=r"must end in .weights.h5 or .h5"):
         Backbone("mobilenet_0.25", tmp_path / "model.pt", 32).describe()
@@ -255,28 +269,28 @@ def test_weights_in_a_file_of_another_kind_are_refused(tmp_path):
 def test_fully_connected_taps_load_the_top(tmp_path):
     spec = NETWORKS["vgg16"]
     model = build(spec, 32, top=True)
-    model.save_weights(tmp_path / "made.weights.h5")
-    X = pictures(2, 32)
+    model.save_weights(tmp_path / "vgg16.weights.h5")
+    X = make_images(2, 32)
     layers = ["block5_pool", "fc1", "fc2", "predictions"]
-    cnn = CNNFeatures("vgg16", layer=layers, weights=tmp_path / "made.weights.h5", image_size=32, cache=None)
+    cnn = CNNFeatures("vgg16", layer=layers, weights=tmp_path / "vgg16.weights.h5", image_size=32, cache=None)
     ours = cnn.fit_transform(X)
     import keras
 
     by_hand = keras.Model(model.input, [model.get_layer(layer).output for layer in layers])
-    theirs = [numbers(y) for y in by_hand(preprocess(spec, X), training=False)]
+    theirs = [to_array(y) for y in by_hand(preprocess(spec, X), training=False)]
     theirs = np.concatenate([theirs[0].mean((1, 2)), *theirs[1:]], axis=1)
     assert ours.shape == (2, 512 + 4096 + 4096 + 1000)
-    assert off(ours, theirs) < 1e-4
+    assert relative_difference(ours, theirs) < 1e-4
     names = cnn.get_feature_names_out()
     assert names[[0, 512, -1]].tolist() == ["block5_pool_avg_000", "fc1_0000", "predictions_999"]
-    # the bottom alone has the same digest, so what one has stored serves the other
+    # the network without its top has the same digest, so that both share stored rows
     assert (
-        Backbone("vgg16", tmp_path / "made.weights.h5", 32).describe().taps[0].digest
+        Backbone("vgg16", tmp_path / "vgg16.weights.h5", 32).describe().taps[0].digest
         == cnn.recipes_[0]["digest"]
     )
 
 
-def test_an_unknown_layer_is_told_with_its_neighbours():
+def test_an_unknown_layer_raises_an_error_with_near_matches():
     with pytest.raises(UnknownNameError) as caught:
         Backbone("vgg16", None, 32).describe(["block5_poool"])
     assert str(caught.value) == (
@@ -285,29 +299,29 @@ def test_an_unknown_layer_is_told_with_its_neighbours():
     )
 
 
-def test_images_smaller_than_a_network_can_take_are_an_error():
+def test_images_too_small_for_a_network_raise_an_error():
     with pytest.raises(ValueError, match=r"inception_v3 cannot take images of 40x40 pixels: .*75"):
         Backbone("inception_v3", None, 40).describe()
 
 
-# --- which of two files --------------------------------------------------------------------------------
+# --- files with and without the top --------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def two_files(no_weights):
-    """The two ImageNet files of a network with other weights in each; both models, bottom first."""
+    """The models of the ImageNet files without and with the top, which have different weights."""
     spec, models = NETWORKS["mobilenet_0.25"], []
     for top in (False, True):
         model = build(spec, 32, top=top)
-        give_weights(model, preprocess(spec, pictures(8, 32)), seed=int(top))
-        save_as_keras_does(model, no_weights / spec.weights_file(top=top, image_size=(32, 32)))
+        set_random_weights(model, preprocess(spec, make_images(8, 32)), seed=int(top))
+        save_in_legacy_layout(model, no_weights / spec.weights_file(top=top, image_size=(32, 32)))
         models.append(model)
-    forget()
+    clear_caches()
     return models
 
 
-def forget():
-    """As a new process would."""
+def clear_caches():
+    """Clear the caches, as in a new process."""
     from tlfeatures.networks import _backbone, _loading, _metadata
 
     _metadata.clear()
@@ -315,37 +329,37 @@ def forget():
         values.clear()
 
 
-def tapped(model, layer):
+def expected_embedding(model, layer):
     import keras
 
     y = keras.Model(model.input, model.get_layer(layer).output)(preprocess(NETWORKS["mobilenet_0.25"], X32))
-    return numbers(y).mean((1, 2))
+    return to_array(y).mean((1, 2))
 
 
-X32 = pictures(2, 32)
+X32 = make_images(2, 32)
 EARLY, TOP = "conv_pw_5_relu", "reshape"
 
 
-def test_the_file_without_the_top_serves_wherever_it_can_whatever_was_asked_before(two_files, store):
+def test_the_file_without_the_top_is_preferred_after_any_earlier_request(two_files, store):
     options = {"image_size": 32, "cache": store}
     both = CNNFeatures("mobilenet_0.25", layer=[EARLY, TOP], **options).fit(X32)
-    alone = CNNFeatures("mobilenet_0.25", layer=EARLY, **options).fit(X32)
-    forget()
+    early = CNNFeatures("mobilenet_0.25", layer=EARLY, **options).fit(X32)
+    clear_caches()
     fresh = CNNFeatures("mobilenet_0.25", layer=EARLY, image_size=32, cache=None).fit(X32)
-    assert alone.recipes_ == fresh.recipes_ != both.recipes_[:1]
-    assert off(alone.transform(X32), tapped(two_files[0], EARLY)) < 1e-4
+    assert early.recipes_ == fresh.recipes_ != both.recipes_[:1]
+    assert relative_difference(early.transform(X32), expected_embedding(two_files[0], EARLY)) < 1e-4
 
 
-def test_rows_are_filled_from_the_file_that_their_recipe_means(two_files, store):
-    """Only the early layer is missing, which either network could give."""
+def test_rows_are_computed_from_the_file_of_their_recipe(two_files, store):
+    """Only the early layer is missing, which both files contain."""
     options = {"image_size": 32, "cache": store}
     CNNFeatures("mobilenet_0.25", layer=TOP, **options).fit_transform(X32)
     both = CNNFeatures("mobilenet_0.25", layer=[EARLY, TOP], **options).fit_transform(X32)
-    assert off(both[:, :-1000], tapped(two_files[1], EARLY)) < 1e-4
+    assert relative_difference(both[:, :-1000], expected_embedding(two_files[1], EARLY)) < 1e-4
 
 
 @pytest.mark.parametrize("layer", [EARLY, TOP, [EARLY, TOP]])
-def test_a_second_process_needs_no_keras(layer, two_files, store, tmp_path, no_weights):
+def test_a_second_process_does_not_import_keras(layer, two_files, store, tmp_path, no_weights):
     CNNFeatures("mobilenet_0.25", layer=layer, image_size=32, cache=store).fit_transform(X32)
     np.save(tmp_path / "X.npy", X32)
     code = """
@@ -358,18 +372,16 @@ def test_a_second_process_needs_no_keras(layer, two_files, store, tmp_path, no_w
     """
     env = {**os.environ, "KERAS_HOME": str(no_weights.parent)}
     names = [layer] if isinstance(layer, str) else layer
-    told = run(code, str(store.root), str(tmp_path / "X.npy"), *names, env=env)
-    assert told.split(") ")[1].strip() == "False"
+    output = run(code, str(store.root), str(tmp_path / "X.npy"), *names, env=env)
+    assert output.split(") ")[1].strip() == "False"
 
 
-def test_a_file_with_the_top_given_by_its_path_needs_no_keras_the_second_time(
-    two_files, store, no_weights, monkeypatch
-):
+def test_a_path_to_a_file_with_the_top_loads_the_network_once(two_files, store, no_weights, monkeypatch):
     path = next(no_weights.glob("*_tf.h5"))
     options = {"weights": path, "image_size": 32, "cache": store}
     first = CNNFeatures("mobilenet_0.25", layer=EARLY, **options).fit_transform(X32)
-    assert off(first, tapped(two_files[1], EARLY)) < 1e-4
-    forget()
+    assert relative_difference(first, expected_embedding(two_files[1], EARLY)) < 1e-4
+    clear_caches()
     monkeypatch.setattr(Backbone, "_load", lambda *args: pytest.fail("loads the network"))
     np.testing.assert_array_equal(
         CNNFeatures("mobilenet_0.25", layer=EARLY, **options).fit_transform(X32), first

@@ -148,7 +148,7 @@ def make_head(name: str, task: Task = "classification", *, class_weight: Any = N
     - "svr": support vector regression with an RBF kernel on a standardized target, for nonlinear relations. Its
       cost is quadratic in the number of images.
     - "linear": ordinary least squares, as a baseline. It overfits with fewer than about five images per feature,
-      most of all if there are as many images as features.
+      most of all with one image per feature.
 
     Constant features have no effect: standardization sets them to 0.
 

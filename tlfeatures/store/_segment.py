@@ -183,7 +183,7 @@ def _dataset_layout(file: h5f.FileID, size: int) -> dict[bytes, tuple[int, int, 
             or creation.get_external_count()
             or creation.get_nfilters()
         ):
-            raise ValueError(f"{label} is not stored contiguously in this file without filters")
+            raise ValueError(f"{label} has chunks, filters or external storage")
         if not dataset.get_type().equal(kind):
             raise ValueError(f"{label} has an unexpected dtype")
         space = dataset.get_space()
