@@ -1,1 +1,1 @@
-"""Measured claims: one file for each."""
+"""Benchmarks, one file each."""

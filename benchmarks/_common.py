@@ -1,4 +1,4 @@
-"""What the benchmarks share: generated photographs, alternating measurements, a table and a JSON file."""
+"""Helpers of the benchmarks: generated photographs, alternating measurements, a table and a JSON file."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ START = time.perf_counter()
 
 
 def progress(message: str) -> None:
-    """Say on standard error what is measured now, and the seconds since the start."""
+    """Print to standard error what is measured, and the seconds since the start."""
     print(f"{time.perf_counter() - START:6.0f} s  {message}", file=sys.stderr, flush=True)
 
 
 def arguments(doc: str, name: str) -> argparse.ArgumentParser:
-    """A parser with ``--quick`` and ``--json``."""
+    """Make a parser with ``--quick`` and ``--json``."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a smoke test: too small for figures that count")
+    parser.add_argument("--quick", action="store_true", help="smoke test, too small for meaningful figures")
     parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / f"{name}.json")
     return parser
 
@@ -46,9 +46,9 @@ def photographs(
 ) -> list[str]:
     """Write ``count`` JPEG files of ``size`` (width, height): crops of scikit-learn's two photographs.
 
-    ``grain`` is the sensor noise in grey levels: the default gives files as large as a camera's, a low value
-    files as large as those of a smartphone, which smooths its images. With ``classes``, the tint and the
-    source of file i depend on its class ``i % classes``, so that a network can tell most classes apart.
+    ``grain`` is the sensor noise in grey levels. The default gives file sizes as from a camera, a low value file
+    sizes as from a smartphone, which smooths its images. With ``classes``, the tint and the source of file i depend
+    on its class ``i % classes``, so that a network can distinguish most classes.
     """
     progress(f"writing {count} photographs of {size[0]} x {size[1]} pixels")
     from sklearn.datasets import load_sample_images
@@ -59,8 +59,8 @@ def photographs(
 
     def write(i: int) -> str:
         rng = np.random.default_rng([seed, i])
-        kind = i % classes if classes else int(rng.integers(1 << 16))
-        source = sources[kind % 2]
+        style = i % classes if classes else int(rng.integers(1 << 16))
+        source = sources[style % 2]
         width = rng.uniform(0.35, 0.6) * source.width
         box = np.array([rng.random() * (source.width - width), 0, 0, 0])
         height = min(width * size[1] / size[0], source.height)
@@ -68,7 +68,7 @@ def photographs(
         box[2:] = box[0] + width, box[1] + height
         image = source.resize(size, Image.Resampling.BICUBIC, tuple(box))
         pixels = np.asarray(image, "f4")
-        tint = np.random.default_rng([seed, kind]).uniform(0.75, 1.2, 3) + rng.normal(0, 0.06, 3)
+        tint = np.random.default_rng([seed, style]).uniform(0.75, 1.2, 3) + rng.normal(0, 0.06, 3)
         top, left = rng.integers(64, size=2)
         pixels = pixels * tint.astype("f4") + noise[top : top + size[1], left : left + size[0]]
         path = os.path.join(folder, f"{i:05}.jpg")
@@ -80,17 +80,19 @@ def photographs(
 
 
 def write_copies(path: str, folder: str | os.PathLike[str], count: int) -> list[str]:
-    """Write ``count`` files of one image whose bytes all differ."""
+    """Write one image to ``count`` files whose bytes all differ."""
     data = Path(path).read_bytes()
     os.makedirs(folder, exist_ok=True)
     paths = [os.path.join(folder, f"{i:06}.jpg") for i in range(count)]
     for i, copy in enumerate(paths):
-        Path(copy).write_bytes(data + i.to_bytes(8, "big"))  # behind the end of the image
+        Path(copy).write_bytes(
+            data + i.to_bytes(8, "big")
+        )  # decoders ignore bytes after the end of the image
     return paths
 
 
 def mobilenet_weights(folder: str | os.PathLike[str], alpha: float = 0.75) -> str:
-    """Path of MobileNet's ImageNet weights if they are on this machine, else of random weights."""
+    """Return the path of MobileNet's ImageNet weights if they are on this machine, or else of random weights."""
     from tlfeatures.networks import find_network, find_weights
 
     path = find_weights(find_network(f"mobilenet_{alpha:g}"), top=False, image_size=(224, 224))
@@ -104,7 +106,7 @@ def mobilenet_weights(folder: str | os.PathLike[str], alpha: float = 0.75) -> st
 
 
 def interleaved(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Measure the sides in turn, ``rounds`` times: a machine that slows down slows all of them."""
+    """Measure the sides in turn, ``rounds`` times, so that changes of the machine's speed affect all of them."""
     readings: dict[str, list[float]] = {name: [] for name in sides}
     for i in range(rounds):
         for name, side in sides.items():
@@ -114,14 +116,14 @@ def interleaved(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[s
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """Wall-clock seconds that ``work`` takes."""
+    """Return the wall-clock seconds that ``work`` takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def median_ratio(above: list[float], below: list[float]) -> float:
-    """Median over the rounds of ``above / below``."""
+    """Return the median over the rounds of ``above / below``."""
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
@@ -129,10 +131,10 @@ def child(file: str, task: str, **kwargs: Any) -> dict[str, float]:
     """Run ``file --child task --options JSON`` in a new process; return its last line, parsed as JSON."""
     progress(f"{task} in a new process")
     command = [sys.executable, file, "--child", task, "--options", json.dumps(kwargs)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{task} {kwargs} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run(command, capture_output=True, text=True)
+    if process.returncode:
+        raise SystemExit(f"{task} {kwargs} failed:\n{process.stderr}")
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 def report(
@@ -142,14 +144,14 @@ def report(
     targets: Mapping[str, tuple[str, float]],
     **notes: Any,
 ) -> None:
-    """Print figures beside their targets, (">=" or "<=", value), and write the JSON file."""
-    where = {
+    """Print figures with their targets, (">=" or "<=", value), and write the JSON file."""
+    environment = {
         "cores": os.cpu_count(),
         "machine": platform.machine(),
         "python": platform.python_version(),
         "seconds": round(time.perf_counter() - START),
     }
-    print(f"{name}: " + ", ".join(f"{k} {v}" for k, v in {**notes, **where}.items()) + "\n")
+    print(f"{name}: " + ", ".join(f"{k} {v}" for k, v in {**notes, **environment}.items()) + "\n")
     for figure, value in figures.items():
         line = f"{figure:44} {value:12,.3f}"
         if figure in targets:
@@ -161,7 +163,7 @@ def report(
         "benchmark": name,
         "quick": args.quick,
         **notes,
-        **where,
+        **environment,
         "targets": {figure: target for figure, target in targets.items() if figure in figures},
         "figures": figures,
     }

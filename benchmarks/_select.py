@@ -1,13 +1,13 @@
-"""What the search over networks, layers and heads costs, and how good its choice is.
+"""Cost of a search over networks, layers and heads, and quality of its choice.
 
     python benchmarks/select.py [--quick] [--json PATH] [--part speed|regret] [--image-size 224]
 
 speed   two networks x six layers x two poolings x three heads with their grids x five folds on SIGNS:
-        cold (empty store), warm (a new search on that store), ready (the same fits on matrices at hand), and
-        naive: scikit-learn's GridSearchCV over a pipeline without a store, a few fits measured and multiplied
-regret  repeated halves of each data set: the held-out score of what the search chose, against that of the one
-        candidate that does best on average over all halves; digits, SIGNS, pets and three drawn domains.
-        A drawn domain counts only where its last layer alone stays below 95%.
+        cold (empty store), warm (a new search on that store), ready (the same fits on matrices in memory), and
+        naive (scikit-learn's GridSearchCV over a pipeline without a store, extrapolated from a few fits)
+regret  repeated random halves of each data set: held-out score of the candidate that the search chose, compared
+        with the candidate that is best on average over all halves; digits, SIGNS, pets and three synthetic
+        domains. A synthetic domain has a target only if its last layer alone scores below 95%.
 """
 
 from __future__ import annotations
@@ -33,31 +33,31 @@ from tlfeatures.selection._fits import evaluate
 LAYERS = [f"conv_pw_{i}_relu" for i in (3, 5, 7, 9, 11, 13)]
 HEADS = ["logreg", "svm", "ridge"]
 FOLDS = 5
-COUNTS = 0.95  # a drawn domain is too easy where the last layer alone does better
+COUNTS = 0.95  # a synthetic domain is too easy if the last layer alone scores higher
 TARGETS = {"naive_by_warm": (">=", 20), "warm_by_ready": ("<=", 1.2), "images_per_network": ("<=", 1.0)}
 
 
-def signs(split: str = "train") -> tuple[list[str], np.ndarray]:
-    """Paths and labels."""
+def load_signs(split: str = "train") -> tuple[list[str], np.ndarray]:
+    """Return paths and labels of SIGNS."""
     with open(SIGNS / "signs.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == split]
     return [str(SIGNS / row["path"]) for row in rows], np.array([row["label"] for row in rows])
 
 
-def pets() -> tuple[list[str], np.ndarray]:
-    """Paths and labels."""
+def load_pets() -> tuple[list[str], np.ndarray]:
+    """Return paths and labels of the pets."""
     paths = sorted(str(p) for p in (SIGNS.parent / "pets").glob("*/*") if p.is_file())
     return paths, np.array([os.path.basename(os.path.dirname(p)) for p in paths])
 
 
-def digits(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's digits as grey images of 8 x 8."""
+def load_digit_images(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Load scikit-learn's digits as grey images of 8 x 8 pixels."""
     X, y = load_digits(return_X_y=True)
     return (X[:n].reshape(-1, 8, 8) * 15.9).astype(np.uint8), y[:n]
 
 
-def textures(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Eight gratings that differ in angle, in heavy noise, at any phase and contrast."""
+def draw_textures(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Make gratings at eight angles, with random phase and contrast and strong noise."""
     y = np.arange(n) % 8
     v, u = np.mgrid[:64, :64]
     angle = (y * np.pi / 8 + rng.normal(0, 0.06, n))[:, None, None]
@@ -66,8 +66,8 @@ def textures(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return pixels.clip(0, 255).astype(np.uint8), y
 
 
-def shapes(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Outlines of regular polygons of three to eight sides, small, turned, anywhere, in noise."""
+def draw_shapes(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Make outlines of small regular polygons with three to eight sides, rotated and shifted, with noise."""
     y = np.arange(n) % 6
     v, u = np.mgrid[:64, :64]
     x0, y0 = rng.uniform(22, 42, (2, n, 1, 1))
@@ -80,8 +80,8 @@ def shapes(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return pixels.clip(0, 255).astype(np.uint8), y
 
 
-def noises(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Noise of six colours: the power of its spectrum falls by other exponents."""
+def draw_noises(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Make noise of six classes, whose power spectra decrease with different exponents."""
     y = np.arange(n) % 6
     frequency = np.hypot(np.fft.fftfreq(64)[:, None], np.fft.rfftfreq(64))
     frequency[0, 0] = 1 / 64
@@ -91,16 +91,16 @@ def noises(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return (128 + rng.uniform(25, 45, (n, 1, 1)) * field).clip(0, 255).astype(np.uint8), y
 
 
-def speed(quick: bool, folder: str, size: int) -> dict[str, float]:
-    """Cold, warm, ready and naive."""
+def measure_speed(quick: bool, folder: str, size: int) -> dict[str, float]:
+    """Measure the seconds of a cold, a warm, a ready and a naive search."""
     if SIGNS.is_dir() and not quick:
-        X, y = signs()
+        X, y = load_signs()
         heads = HEADS
     else:
         X = photographs(os.path.join(folder, "images"), 60, classes=4)
         y, heads = np.arange(60) % 4, ["svm", "ridge"]
     models = ["mobilenet_0.25" if quick else "mobilenet_0.5", "mobilenet_0.75"]
-    common = {"weights": None, "cache": os.path.join(folder, "store")}  # only time counts here
+    common = {"weights": None, "cache": os.path.join(folder, "store")}  # the weights do not change the time
     search = FeatureSearchCV(
         models, layers=LAYERS, poolings=("avg", "max"), image_sizes=[size], resize="stretch", heads=heads, cv=FOLDS,
         **common,
@@ -114,13 +114,13 @@ def speed(quick: bool, folder: str, size: int) -> dict[str, float]:
     scorer = check_scoring(make_head("svm"))
     ready, warm = [], []
     for _ in range(1 if quick else 3):
-        with blas_threads(len(y), max(M.shape[1] for M in matrices)):  # as the search has it
+        with blas_threads(len(y), max(M.shape[1] for M in matrices)):  # as in the search
             progress("ready, then warm")
             ready.append(seconds(lambda: [evaluate(M, y, search.folds_, used, scorer) for M in matrices]))
         warm.append(seconds(lambda: search.fit(X, y)))
         if search.timings_["computed"].sum():
             raise SystemError("a warm search ran a network")
-    # naive: every fit decodes and embeds its training rows, every score its test rows, twice in all for a fold
+    # naive: every fit decodes and embeds the training rows of a fold, and every score its test rows
     naive, fits = 0.0, 0
     for model in models:
         for layer in (LAYERS[0], LAYERS[-1]):
@@ -129,9 +129,9 @@ def speed(quick: bool, folder: str, size: int) -> dict[str, float]:
                 progress(f"without a store: {model}, {layer}, {head}")
                 pipe = Pipeline([("cnn", cnn), *make_head(head).steps])
                 grid = {k: [v[len(v) // 2]] for k, v in head_grid(head).items()}
-                one = GridSearchCV(pipe, grid, cv=search.folds_[:1], refit=False)
+                single_fit = GridSearchCV(pipe, grid, cv=search.folds_[:1], refit=False)
                 count = len(LAYERS) / 2 * 2 * FOLDS * int(np.prod([len(v) for v in head_grid(head).values()]))
-                naive += count * seconds(lambda one=one: one.fit(X, y))
+                naive += count * seconds(lambda single_fit=single_fit: single_fit.fit(X, y))
                 fits += 1
     return {
         "images": len(y),
@@ -147,29 +147,29 @@ def speed(quick: bool, folder: str, size: int) -> dict[str, float]:
     }
 
 
-def regret(
+def measure_regret(
     name: str, X, y, weights: str, folder: str, repeats: int, size: int, rule: str
 ) -> dict[str, float]:
-    """Mean loss, in points of accuracy, of choosing by the search instead of knowing the best fixed candidate."""
+    """Compute the mean loss of the search, in points of accuracy, compared with the best fixed candidate."""
     splits = StratifiedShuffleSplit(repeats, test_size=0.5, random_state=0)
     options = {
         "models": "mobilenet_0.75", "weights": weights, "image_sizes": [size], "resize": "stretch",
         "heads": ["svm", "ridge"], "cache": os.path.join(folder, "store"), "rule": rule, "on_error": "nan",
         "cv": 5,
     }  # fmt: skip
-    # one search whose folds are the halves scores every fixed candidate on every held-out half
+    # a search whose folds are the halves scores every fixed candidate on every held-out half
     progress(f"{name}: every candidate on {repeats} halves")
-    whole = FeatureSearchCV(**options | {"cv": splits}).fit(X, y)
-    keep = whole.rows_
+    on_halves = FeatureSearchCV(**options | {"cv": splits}).fit(X, y)
+    keep = on_halves.rows_
     X, y = ([X[i] for i in keep] if isinstance(X, list) else X[keep]), y[keep]
-    fixed = np.stack([whole.cv_results_[f"split{i}_test_score"] for i in range(repeats)], axis=1)
-    table = whole.table()
-    alone = table[(table["layers"] == 1) & (table["depth"] == table["depth"].max())]
-    last = float(alone["score"].max())
-    params = [tuple(map(str, p.values())) for p in whole.cv_results_["params"]]
+    fixed = np.stack([on_halves.cv_results_[f"split{i}_test_score"] for i in range(repeats)], axis=1)
+    table = on_halves.table()
+    last_layers = table[(table["layers"] == 1) & (table["depth"] == table["depth"].max())]
+    last = float(last_layers["score"].max())
+    params = [tuple(map(str, p.values())) for p in on_halves.cv_results_["params"]]
     losses = []
     best = int(fixed.mean(axis=1).argmax())
-    for i, (train, _) in enumerate(whole.folds_):
+    for i, (train, _) in enumerate(on_halves.folds_):
         progress(f"{name}: search {i + 1} of {repeats}")
         part = [X[j] for j in train] if isinstance(X, list) else X[train]
         choice = FeatureSearchCV(**options).fit(part, y[train]).best_params_
@@ -184,12 +184,14 @@ def regret(
 
 
 def main() -> None:
-    """Run all, print a table, write JSON."""
+    """Run the benchmark, print a table and write the JSON file."""
     parser = arguments(__doc__, "select")
-    parser.add_argument("--part", choices=["speed", "regret"], help="only this one")
-    parser.add_argument("--image-size", type=int, default=224, help="speed: pixels")
+    parser.add_argument("--part", choices=["speed", "regret"], help="run only this part")
+    parser.add_argument("--image-size", type=int, default=224, help="speed: image size in pixels")
     parser.add_argument("--only", help="regret: data sets, separated by commas")
-    parser.add_argument("--images", type=int, default=960, help="regret: of each drawn domain")
+    parser.add_argument(
+        "--images", type=int, default=960, help="regret: number of images of each synthetic domain"
+    )
     parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--rule", default="best", choices=["best", "1se"])
     args = parser.parse_args()
@@ -199,24 +201,24 @@ def main() -> None:
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
         if args.part != "regret":
-            figures |= speed(args.quick, folder, 64 if args.quick else args.image_size)
+            figures |= measure_speed(args.quick, folder, 64 if args.quick else args.image_size)
         if args.part != "speed":
             weights = mobilenet_weights(folder)
-            notes["weights"] = os.path.basename(weights)  # "random" where ImageNet's are not on this machine
+            notes["weights"] = os.path.basename(weights)  # "random" if ImageNet's are not on this machine
             n = 96 if args.quick else args.images
             sets = {
-                "digits": lambda: (*digits(160 if args.quick else 900), 64),
-                "textures": lambda: (*textures(n, np.random.default_rng(0)), 64),
-                "shapes": lambda: (*shapes(n, np.random.default_rng(1)), 64),
-                "noises": lambda: (*noises(n, np.random.default_rng(2)), 64),
+                "digits": lambda: (*load_digit_images(160 if args.quick else 900), 64),
+                "textures": lambda: (*draw_textures(n, np.random.default_rng(0)), 64),
+                "shapes": lambda: (*draw_shapes(n, np.random.default_rng(1)), 64),
+                "noises": lambda: (*draw_noises(n, np.random.default_rng(2)), 64),
             }
             if args.quick:
                 sets = {name: sets[name] for name in ("digits", "textures")}
             elif SIGNS.is_dir():
-                sets |= {"signs": lambda: (*signs(), 64), "pets": lambda: (*pets(), 224)}
+                sets |= {"signs": lambda: (*load_signs(), 64), "pets": lambda: (*load_pets(), 224)}
             for name in args.only.split(",") if args.only else sets:
                 X, y, size = sets[name]()
-                figures |= regret(name, X, y, weights, folder, repeats, size, args.rule)
+                figures |= measure_regret(name, X, y, weights, folder, repeats, size, args.rule)
     targets = dict(TARGETS) if not args.quick else {}
     counting = [k.removesuffix("_counts") for k, v in figures.items() if k.endswith("_counts") and v]
     for name in [] if args.quick else counting:

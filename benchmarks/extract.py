@@ -1,19 +1,19 @@
-"""Throughput from JPEG files to embeddings, compared with Keras's own ways and with the machine's bound.
+"""Throughput from JPEG files to embeddings, compared with Keras and with the bound of the machine.
 
     python benchmarks/extract.py [--quick] [--json PATH]
 
-loop      Keras's documented way: load_img, img_to_array, preprocess_input and predict, one image at a time
+loop      the code of Keras's documentation: load_img, img_to_array, preprocess_input and predict, one image at a time
 dataset   image_dataset_from_directory, then preprocess_input and predict on each batch
-network   the compiled network alone on decoded batches, all cores
-decode    decoding alone, with the same threads
-bound     1 / (1 / network + 1 / decode): both at once on the same cores
+network   only the compiled network, on decoded batches, with all cores
+decode    only decoding, with the same threads
+bound     1 / (1 / network + 1 / decode), because both run on the same cores
 exact     tlfeatures with decode="exact"
-entropy   reading JPEG files and decoding their entropy coding alone, which every side must do
+entropy   only reading JPEG files and decoding their entropy coding, which every side must do
 
-Large photographs are measured twice: with sensor noise (3 MB a file), and smoothed.
+Large photographs are measured twice, with sensor noise (3 MB per file) and smoothed.
 
 Each round measures all sides in turn; figures are medians, ratios are medians of the rounds' ratios.
-tlfeatures starts each time with an empty store and no memoized digests, and writes the store.
+tlfeatures starts each time with an empty store and without memoized digests, and writes the store.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ TARGETS = {
 CNN = {"model": "mobilenet_0.75", "image_size": 224, "batch_size": BATCH}
 
 
-def keras_model(weights: str) -> keras.Model:
-    """The same network as Keras's documentation builds it."""
+def build_keras_model(weights: str) -> keras.Model:
+    """Build the same network as Keras's documentation does."""
     model = keras.applications.MobileNet(
         alpha=0.75, include_top=False, weights=None, input_shape=(224, 224, 3), pooling="avg"
     )
@@ -60,8 +60,8 @@ def keras_model(weights: str) -> keras.Model:
     return model
 
 
-def loop(model: keras.Model, paths: list[str]) -> np.ndarray:
-    """One image at a time, as https://keras.io/api/applications/ shows it."""
+def embed_in_loop(model: keras.Model, paths: list[str]) -> np.ndarray:
+    """Embed one image at a time, as in https://keras.io/api/applications/."""
     rows = []
     for path in paths:
         image = keras.utils.load_img(path, target_size=(224, 224), interpolation="bilinear")
@@ -70,8 +70,8 @@ def loop(model: keras.Model, paths: list[str]) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def dataset(model: keras.Model, folder: str) -> np.ndarray:
-    """Batches from a folder, each through predict."""
+def embed_dataset(model: keras.Model, folder: str) -> np.ndarray:
+    """Embed batches from a folder with ``predict``."""
     batches = keras.utils.image_dataset_from_directory(
         folder, labels=None, image_size=(224, 224), batch_size=BATCH, shuffle=False, verbose=0
     )
@@ -79,81 +79,81 @@ def dataset(model: keras.Model, folder: str) -> np.ndarray:
     return np.concatenate([model.predict(pre(batch), verbose=0) for batch in batches])
 
 
-def ours(paths: list[str], stores: str | None, **options) -> np.ndarray:
-    """Files to embeddings, into a new store below ``stores``; without one where that is None."""
+def embed(paths: list[str], stores: str | None, **options) -> np.ndarray:
+    """Embed files with tlfeatures, with a new store below ``stores``, or without a store if None."""
     fingerprints._memo.clear()
-    cache = stores and tempfile.mkdtemp(dir=stores)  # removed with the rest, which is not timed
+    cache = stores and tempfile.mkdtemp(dir=stores)  # removed later, when nothing is timed
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # random weights
         return CNNFeatures(**{**CNN, **options}, cache=cache).fit_transform(paths)
 
 
-def bare(**options):
-    """The compiled network alone: uint8 batch to embeddings, as `CNNFeatures` runs it with a store."""
+def compile_network(**options):
+    """Compile the network as `CNNFeatures` does with a store; the function embeds a uint8 batch."""
     backbone = Backbone(options["model"], options["weights"], options.get("image_size"))
     plan = FeatureSpec.make(backbone, None, "avg")
     outputs = plan.add_free_poolings(plan.columns)
     return backbone.compile([(c.tap, c.part) for c in outputs], plan.description)
 
 
-def ready_batches(paths: list[str], size: int = BATCH) -> list[np.ndarray]:
-    """Decoded batches, whole ones only."""
+def decode_to_batches(paths: list[str], size: int = BATCH) -> list[np.ndarray]:
+    """Decode images to batches, without an incomplete last one."""
     readings = decode_batches(paths, range(len(paths) // size * size), Decoder((224, 224)), size)
     return [batch for *_, batch, _ in readings]
 
 
 def decode_all(paths: list[str]) -> None:
-    """Decode and drop."""
+    """Decode all images and discard the pixels."""
     for _ in decode_batches(paths, range(len(paths)), Decoder((224, 224)), BATCH):
         pass
 
 
-def entropy(paths: list[str]) -> None:
-    """Read files and undo their entropy coding, with as many threads: what no decoder of JPEG is spared."""
+def decode_entropy(paths: list[str]) -> None:
+    """Read files and decode their entropy coding with all cores, which every JPEG decoder must do."""
 
-    def one(path: str) -> None:
+    def decode_smallest(path: str) -> None:
         with Image.open(path) as image:
-            image.draft("L", (1, 1))  # an eighth, grey
+            image.draft("L", (1, 1))  # one eighth of the size, grey
             image.load()
 
     with ThreadPoolExecutor(os.cpu_count()) as executor:
-        list(executor.map(one, paths))
+        list(executor.map(decode_smallest, paths))
 
 
-def run_all(network, batches: list[np.ndarray]) -> None:
-    """Every batch through the network."""
+def run_on_all(network, batches: list[np.ndarray]) -> None:
+    """Run the network on every batch."""
     for batch in batches:
         network(batch)
 
 
-def speeds(sides: dict[str, tuple[int, object]], rounds: int) -> dict[str, list[float]]:
-    """Images a second of each side, round by round; (images, work) each. Once before to warm up."""
+def measure_speeds(sides: dict[str, tuple[int, object]], rounds: int) -> dict[str, list[float]]:
+    """Measure the images per second of each side (images, work) in each round, after a warm-up."""
     for _, work in sides.values():
         work()
     return interleaved({name: lambda n=n, w=w: n / seconds(w) for name, (n, w) in sides.items()}, rounds)
 
 
-def small(folder: str, weights: str, quick: bool) -> dict[str, float]:
-    """500-pixel photographs."""
+def measure_small(folder: str, weights: str, quick: bool) -> dict[str, float]:
+    """Measure photographs of 500 pixels."""
     n, few, rounds = (32, 2, 1) if quick else (1024, 32, 3)
     paths = photographs(os.path.join(folder, "small"), n)
     few_paths = paths[:few]
     part = photographs(os.path.join(folder, "part"), n // 2)
-    model, network = keras_model(weights), bare(**CNN, weights=weights)
-    batches = ready_batches(paths)
-    readings = speeds(
+    model, network = build_keras_model(weights), compile_network(**CNN, weights=weights)
+    batches = decode_to_batches(paths)
+    readings = measure_speeds(
         {
-            "loop": (few, lambda: loop(model, few_paths)),
-            "dataset": (len(part), lambda: dataset(model, os.path.join(folder, "part"))),
-            "network": (n, lambda: run_all(network, batches)),
+            "loop": (few, lambda: embed_in_loop(model, few_paths)),
+            "dataset": (len(part), lambda: embed_dataset(model, os.path.join(folder, "part"))),
+            "network": (n, lambda: run_on_all(network, batches)),
             "decode": (n, lambda: decode_all(paths)),
-            "tlfeatures": (n, lambda: ours(paths, folder, weights=weights)),
-            "tlfeatures_no_store": (n, lambda: ours(paths, None, weights=weights)),
+            "tlfeatures": (n, lambda: embed(paths, folder, weights=weights)),
+            "tlfeatures_no_store": (n, lambda: embed(paths, None, weights=weights)),
         },
         rounds,
     )
     bound = [1 / (1 / c + 1 / d) for c, d in zip(readings["network"], readings["decode"], strict=True)]
-    expected, got = loop(model, few_paths), ours(few_paths, None, weights=weights)
+    expected, embeddings = embed_in_loop(model, few_paths), embed(few_paths, None, weights=weights)
     return {
         "bytes_a_file": statistics.mean(map(os.path.getsize, paths)),
         **{f"{name}_images_per_s": statistics.median(v) for name, v in {**readings, "bound": bound}.items()},
@@ -161,28 +161,28 @@ def small(folder: str, weights: str, quick: bool) -> dict[str, float]:
         "times_dataset": median_ratio(readings["tlfeatures"], readings["dataset"]),
         "of_bound": median_ratio(readings["tlfeatures"], bound),
         "no_store_of_bound": median_ratio(readings["tlfeatures_no_store"], bound),
-        "largest_difference_to_loop": float(np.abs(got - expected).max() / np.abs(expected).max()),
+        "largest_difference_to_loop": float(np.abs(embeddings - expected).max() / np.abs(expected).max()),
     }
 
 
-def large(name: str, grain: float, folder: str, weights: str, quick: bool) -> dict[str, float]:
-    """12-megapixel photographs."""
+def measure_large(name: str, grain: float, folder: str, weights: str, quick: bool) -> dict[str, float]:
+    """Measure photographs of 12 megapixels."""
     n, few, size, rounds = (2, 1, (1600, 1200), 1) if quick else (64, 4, (4000, 3000), 2)
     images = os.path.join(folder, name)
     paths = photographs(images, n, size, grain=grain)
-    model = keras_model(weights)
-    readings = speeds(
+    model = build_keras_model(weights)
+    readings = measure_speeds(
         {
-            "loop": (few, lambda: loop(model, paths[:few])),
-            "dataset": (n, lambda: dataset(model, images)),
-            "exact": (n, lambda: ours(paths, folder, weights=weights, decode="exact")),
+            "loop": (few, lambda: embed_in_loop(model, paths[:few])),
+            "dataset": (n, lambda: embed_dataset(model, images)),
+            "exact": (n, lambda: embed(paths, folder, weights=weights, decode="exact")),
             "decode": (n, lambda: decode_all(paths)),
-            "entropy": (n, lambda: entropy(paths)),
-            "tlfeatures": (n, lambda: ours(paths, folder, weights=weights)),
+            "entropy": (n, lambda: decode_entropy(paths)),
+            "tlfeatures": (n, lambda: embed(paths, folder, weights=weights)),
         },
         rounds,
     )
-    a, b = (ours(paths, None, weights=weights, decode=decode) for decode in ("exact", "scaled"))
+    a, b = (embed(paths, None, weights=weights, decode=decode) for decode in ("exact", "scaled"))
     cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     return {
         f"{name}_bytes_a_file": statistics.mean(map(os.path.getsize, paths)),
@@ -195,17 +195,17 @@ def large(name: str, grain: float, folder: str, weights: str, quick: bool) -> di
     }
 
 
-def heavy(
+def measure_heavy(
     name: str, paths: list[str], stores: str, rounds: int, batch_size: int, size: int
 ) -> dict[str, float]:
-    """A network that takes long, on random weights, against itself bare."""
+    """Compare `CNNFeatures` with the compiled network alone, for a slow network with random weights."""
     options = {"model": name, "weights": None, "batch_size": batch_size, "image_size": size}
-    network = bare(**options)
-    batches = [batch[:, :size, :size] for batch in ready_batches(paths, batch_size)]
-    readings = speeds(
+    network = compile_network(**options)
+    batches = [batch[:, :size, :size] for batch in decode_to_batches(paths, batch_size)]
+    readings = measure_speeds(
         {
-            "network": (len(paths), lambda: run_all(network, batches)),
-            "tlfeatures": (len(paths), lambda: ours(paths, stores, **options)),
+            "network": (len(paths), lambda: run_on_all(network, batches)),
+            "tlfeatures": (len(paths), lambda: embed(paths, stores, **options)),
         },
         rounds,
     )
@@ -216,22 +216,22 @@ def heavy(
 
 
 def main() -> None:
-    """Run all, print a table, write JSON."""
+    """Run the benchmark, print a table and write the JSON file."""
     parser = arguments(__doc__, "extract")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         weights = mobilenet_weights(folder)
-        figures = small(folder, weights, args.quick)
-        figures |= large("large", 5, folder, weights, args.quick)
-        figures |= large("smooth", 1, folder, weights, args.quick)
+        figures = measure_small(folder, weights, args.quick)
+        figures |= measure_large("large", 5, folder, weights, args.quick)
+        figures |= measure_large("smooth", 1, folder, weights, args.quick)
         paths = sorted(
             os.path.join(folder, "small", name) for name in os.listdir(os.path.join(folder, "small"))
         )
         if args.quick:
-            figures |= heavy("vgg19", paths[:4], folder, 1, 4, 32)
+            figures |= measure_heavy("vgg19", paths[:4], folder, 1, 4, 32)
         else:
-            figures |= heavy("resnet50", paths[:128], folder, 5, 32, 224)
-            figures |= heavy("vgg19", paths[:64], folder, 3, 16, 224)
+            figures |= measure_heavy("resnet50", paths[:128], folder, 5, 32, 224)
+            figures |= measure_heavy("vgg19", paths[:64], folder, 3, 16, 224)
     report("extract", args, figures, TARGETS, network="mobilenet_0.75", image_size=224, batch_size=BATCH)
 
 

@@ -1,15 +1,15 @@
-"""What a grid search over layers, poolings and heads costs beside the same search on a ready matrix.
+"""Cost of a grid search over layers, poolings and heads, compared with the same search on a ready matrix.
 
     python benchmarks/gridsearch.py [--quick] [--json PATH]
 
 24 candidates x 5 folds: six layers of MobileNet 0.75 x avg and max x two of an SVM's C, on the training
-images of SIGNS (RBF kernel; left out where ../shared is absent) and on generated photographs of 500 pixels
+images of SIGNS (RBF kernel; left out if ../shared is absent) and on generated photographs of 500 pixels
 (linear kernel).
 
-extract   CNNFeatures(layer=[all], pooling="avgmax", cache=None), once: the ready matrix
-ready     the search where the step before the SVM takes rows of that matrix out of a file
-cold      the one call with all layers into an empty store, then the search with CNNFeatures
-warm      that search again, on the store that cold left
+extract   one run of CNNFeatures(layer=[all], pooling="avgmax", cache=None), which makes the ready matrix
+ready     the search, with a step before the SVM that reads rows of that matrix from a file
+cold      one call with all layers and an empty store, then the search with CNNFeatures
+warm      the same search on the store that cold wrote
 
 Each side runs in a new process and is timed after its imports. Ready and warm alternate; figures are medians.
 """
@@ -41,7 +41,7 @@ COLD, WARM = 1.3, 1.15
 
 
 class Ready(TransformerMixin, BaseEstimator):
-    """Rows of a matrix on disk, by number: the cheapest that the embedding step can be."""
+    """Transformer that reads rows of a matrix on disk, as the cheapest possible embedding step."""
 
     def __init__(self, folder: str = "", layer: str = "", pooling: str = "") -> None:
         self.folder = folder
@@ -49,18 +49,18 @@ class Ready(TransformerMixin, BaseEstimator):
         self.pooling = pooling
 
     def fit(self, X, y=None) -> Ready:
-        """Learn nothing."""
+        """Do nothing; the transformer is stateless."""
         self.fitted_ = True
         return self
 
     def transform(self, X) -> np.ndarray:
-        """Rows ``X[:, 0]``."""
+        """Read the rows ``X[:, 0]``."""
         path = os.path.join(self.folder, f"{self.layer}-{self.pooling}.npy")
         return np.load(path, mmap_mode="r")[X[:, 0]]
 
 
-def search(step, X, y, layers: list[str], head: tuple[str, list[float]], n_jobs: int) -> dict[str, float]:
-    """Seconds of the search, and the mean of all scores."""
+def run_search(step, X, y, layers: list[str], head: tuple[str, list[float]], n_jobs: int) -> dict[str, float]:
+    """Run the search; return its seconds and the mean of all scores."""
     pipe = Pipeline([("cnn", step), ("head", make_head(head[0]))])
     (c,) = (name for name in pipe.get_params() if name.endswith("__C"))
     grid = {"cnn__layer": layers, "cnn__pooling": ["avg", "max"], c: head[1]}
@@ -72,13 +72,13 @@ def search(step, X, y, layers: list[str], head: tuple[str, list[float]], n_jobs:
     }
 
 
-def task(
-    name: str, paths: list[str], labels: list, ready: str, cache: str, cnn: dict, **how
+def measure_side(
+    name: str, paths: list[str], labels: list, ready: str, cache: str, cnn: dict, **options
 ) -> dict[str, float]:
-    """Measure one side in this new process; ``how`` are arguments of `search`."""
+    """Measure one side in this new process; ``options`` are arguments of `search`."""
     start = time.perf_counter()
     if name == "extract":
-        extractor = CNNFeatures(layer=how["layers"], pooling="avgmax", cache=None, **cnn)
+        extractor = CNNFeatures(layer=options["layers"], pooling="avgmax", cache=None, **cnn)
         features = extractor.fit_transform(paths)
         spent = time.perf_counter() - start
         ends = np.cumsum([recipe["width"] for recipe in extractor.recipes_])
@@ -87,38 +87,38 @@ def task(
             np.save(os.path.join(ready, name), np.ascontiguousarray(block))
         return {"seconds": spent}
     if name == "ready":
-        return search(Ready(ready), np.arange(len(paths))[:, None], labels, **how)
+        return run_search(Ready(ready), np.arange(len(paths))[:, None], labels, **options)
     if name == "cold":
-        CNNFeatures(layer=how["layers"], cache=cache, **cnn).fit_transform(paths)
+        CNNFeatures(layer=options["layers"], cache=cache, **cnn).fit_transform(paths)
     first = time.perf_counter() - start
-    figures = search(CNNFeatures(cache=cache, **cnn), paths, labels, **how)
+    figures = run_search(CNNFeatures(cache=cache, **cnn), paths, labels, **options)
     return {**figures, "seconds": first + figures["seconds"], "first": first}
 
 
-def signs() -> tuple[list[str], list[str]]:
-    """Training images of SIGNS and their labels."""
+def load_signs() -> tuple[list[str], list[str]]:
+    """Return the paths and labels of the training images of SIGNS."""
     with open(SIGNS / "signs.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
     return [str(SIGNS / row["path"]) for row in rows], [row["label"] for row in rows]
 
 
 def measure(
-    paths: list[str], labels: list, cnn: dict, jobs: list[int], rounds: int, turns: int, **how
+    paths: list[str], labels: list, cnn: dict, jobs: list[int], rounds: int, turns: int, **options
 ) -> dict[str, float]:
-    """All readings on one set of images."""
+    """Make all measurements on one set of images."""
     runs: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
-        images = Path(folder, "images.json")  # too long for a command line
+        images = Path(folder, "images.json")  # the list is too long for a command line
         images.write_text(json.dumps([paths, labels]))
 
         def read(name: str, cache: str = "", n_jobs: int = 1) -> dict[str, float]:
-            common = {"images": str(images), "ready": folder, "cnn": cnn, **how}
+            common = {"images": str(images), "ready": folder, "cnn": cnn, **options}
             return child(__file__, name, **common, cache=cache, n_jobs=n_jobs)
 
         for i in range(rounds):
             progress(f"round {i + 1} of {rounds}, {len(paths)} images")
-            one = read("extract")["seconds"]
-            run = {"extract_s": one}
+            extract_seconds = read("extract")["seconds"]
+            run = {"extract_s": extract_seconds}
             for n_jobs in jobs:
                 cache = os.path.join(folder, f"store-{n_jobs}-{i}")
                 cold = read("cold", cache, n_jobs)
@@ -134,17 +134,17 @@ def measure(
                     "first_call_s": cold["first"],
                     "cold_s": cold["seconds"],
                     "warm_s": warm,
-                    "cold_ratio": cold["seconds"] / (one + ready),
+                    "cold_ratio": cold["seconds"] / (extract_seconds + ready),
                     "warm_ratio": warm / ready,
                 }
                 run |= {f"{n_jobs}_jobs_{name}": value for name, value in figures.items()}
             runs.append({**run, "mean_score": cold["score"]})
-    middle = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-    return {"images": len(paths), **middle}
+    medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+    return {"images": len(paths), **medians}
 
 
 def main() -> None:
-    """Run all, print a table, write JSON."""
+    """Run the benchmark, print a table and write the JSON file."""
     parser = arguments(__doc__, "gridsearch")
     parser.add_argument("--photographs", type=int, default=1500)
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -154,7 +154,7 @@ def main() -> None:
         warnings.simplefilter("ignore")
         options = json.loads(args.options)
         paths, labels = json.loads(Path(options.pop("images")).read_text())
-        print(json.dumps(task(args.child, paths, labels, **options)))
+        print(json.dumps(measure_side(args.child, paths, labels, **options)))
         return
     figures, notes, sets = {}, {}, {}
     with tempfile.TemporaryDirectory() as folder:
@@ -163,7 +163,7 @@ def main() -> None:
         if args.quick:
             cnn["image_size"], layers, jobs, n, turns = 64, LAYERS[-1:], [1], 40, 1
         elif SIGNS.is_dir():
-            sets["signs"] = signs(), 1
+            sets["signs"] = load_signs(), 1
         else:
             notes["signs"] = "left out: ../shared/data/signs is absent"
         labels = [i % 4 for i in range(n)]

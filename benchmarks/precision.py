@@ -1,15 +1,15 @@
-"""How fast the device at hand runs heavy networks in each precision, and how near it stays to the CPU.
+"""Speed of slow networks in each precision on this device, and difference of the embeddings to the CPU.
 
     python benchmarks/precision.py [--quick] [--json PATH]
 
 ours      uint8 batches in main memory to embeddings, as `CNNFeatures` runs the network
-bare      Keras's own predict_on_batch on preprocessed float batches that are on the device already
+bare      Keras's predict_on_batch on preprocessed float batches that are already on the device
 files     JPEG files of 500 pixels to embeddings, without a store
-decode    decoding alone, with the same threads: where it is below `ours`, it is what the files wait for
-apart     largest difference of an embedding to float32 on the CPU, over the largest value
+decode    only decoding, with the same threads; if it is slower than `ours`, it limits `files`
+apart     largest difference of an embedding to float32 on the CPU, divided by the largest value
 
-ResNet50 and VGG19 at 224 with random weights, the same on every device and backend (KERAS_BACKEND). Sides take turns;
-figures are medians. Without a GPU "tf32" is float32, and bfloat16 may be slower than it.
+ResNet50 and VGG19 at 224 with random weights, the same on every device and backend (KERAS_BACKEND). The sides
+alternate; figures are medians. Without a GPU, "tf32" is float32 and bfloat16 may be slower.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from _common import arguments, interleaved, median_ratio, photographs, progress,
 
 BATCHES = {"resnet50": 64, "vgg19": 64}
 PRECISIONS = ("float32", "tf32", "bfloat16")
-# a mantissa of 10 bits, and of 7, through many layers
+# the mantissa has 10 bits in tf32 and 7 bits in bfloat16; errors accumulate over many layers
 TARGETS = {"float32_apart": ("<=", 1e-4), "tf32_apart": ("<=", 1e-2), "bfloat16_apart": ("<=", 5e-2)}
 
 
-def compiled(name: str, precision: str, size: int):
-    """The network as `CNNFeatures` runs it."""
+def compile_network(name: str, precision: str, size: int):
+    """Compile the network as `CNNFeatures` does."""
     from tlfeatures.extract import FeatureSpec
     from tlfeatures.networks import Backbone
 
@@ -44,8 +44,8 @@ def compiled(name: str, precision: str, size: int):
     return backbone.compile([(c.tap, c.part) for c in plan.columns], plan.description)
 
 
-def bare(name: str, precision: str, size: int):
-    """Keras's network, its batches made ready, and the context that it runs in."""
+def build_keras_model(name: str, precision: str, size: int):
+    """Return Keras's network, and a function that preprocesses a batch on the device."""
     import keras
 
     from tlfeatures._keras import PRECISIONS as POLICIES
@@ -64,14 +64,17 @@ def bare(name: str, precision: str, size: int):
 
 
 def measure(name: str, precision: str, paths: list[str], size: int, batch: int, rounds: int) -> dict:
-    """Images a second of each side."""
+    """Measure the images per second of each side."""
     from tlfeatures import CNNFeatures
     from tlfeatures._keras import precise
     from tlfeatures.images import Decoder, decode_batches
 
     n = len(paths) // batch * batch
     ready = [readings[2] for readings in decode_batches(paths, range(n), Decoder((size, size)), batch)]
-    network, (model, prepare) = compiled(name, precision, size), bare(name, precision, size)
+    network, (model, prepare) = (
+        compile_network(name, precision, size),
+        build_keras_model(name, precision, size),
+    )
     on_device = [prepare(each) for each in ready]
     cnn = CNNFeatures(name, weights=None, image_size=size, batch_size=batch, precision=precision, cache=None)
 
@@ -100,17 +103,17 @@ def measure(name: str, precision: str, paths: list[str], size: int, batch: int, 
     }
 
 
-def on_the_cpu(name: str, paths: list[str], size: int, batch: int, folder: str) -> np.ndarray:
-    """Embeddings of the first batch in float32, in a process that sees no accelerator."""
+def embed_on_cpu(name: str, paths: list[str], size: int, batch: int, folder: str) -> np.ndarray:
+    """Compute the embeddings of the first batch in float32, in a process without an accelerator."""
     out = os.path.join(folder, f"{name}.npy")
     command = [sys.executable, __file__, "--child", json.dumps([name, paths[:batch], size, batch, out])]
-    hidden = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
-    subprocess.run(command, check=True, env={**os.environ, **hidden})
+    no_accelerator = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+    subprocess.run(command, check=True, env={**os.environ, **no_accelerator})
     return np.load(out)
 
 
 def main() -> None:
-    """Run all, print a table, write JSON."""
+    """Run the benchmark, print a table and write the JSON file."""
     parser = arguments(__doc__, "precision")
     parser.add_argument("--images", type=int, help="default: 256 on a GPU or TPU, 64 on a CPU")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -121,19 +124,19 @@ def main() -> None:
 
         name, paths, size, batch, out = json.loads(args.child)
         pixels = next(iter(decode_batches(paths, range(batch), Decoder((size, size)), batch)))[2]
-        np.save(out, compiled(name, "float32", size)(pixels)[0])
+        np.save(out, compile_network(name, "float32", size)(pixels)[0])
         return
     import keras
 
     size, rounds, networks = (224, 3, BATCHES) if not args.quick else (32, 1, {"vgg19": 4})
-    n = 8 if args.quick else args.images or (64 if device() == "cpu" else 256)
-    if device() == "cpu":
-        rounds = 1  # VGG19 alone takes minutes
+    n = 8 if args.quick else args.images or (64 if find_device() == "cpu" else 256)
+    if find_device() == "cpu":
+        rounds = 1  # VGG19 takes minutes
     figures, targets = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         paths = photographs(os.path.join(folder, "images"), n)
         for name, batch in networks.items():
-            expected = on_the_cpu(name, paths, size, batch, folder)
+            expected = embed_on_cpu(name, paths, size, batch, folder)
             for precision in PRECISIONS[:1] if args.quick else PRECISIONS:
                 progress(f"{name} in {precision}")
                 readings = measure(name, precision, paths, size, batch, rounds)
@@ -141,11 +144,11 @@ def main() -> None:
                 readings["apart"] = float(apart)
                 figures |= {f"{name}_{precision}_{key}": value for key, value in readings.items()}
                 targets[f"{name}_{precision}_apart"] = TARGETS[f"{precision}_apart"]
-    report("precision", args, figures, targets, backend=keras.backend.backend(), device=device())
+    report("precision", args, figures, targets, backend=keras.backend.backend(), device=find_device())
 
 
-def device() -> str:
-    """What the network runs on."""
+def find_device() -> str:
+    """Return the kind of device that the network runs on."""
     import keras
 
     kinds = [kind for kind in ("gpu", "tpu") if _count(keras, kind)]

@@ -1,8 +1,8 @@
-"""Run every benchmark, each at most about five minutes, and write all figures into one JSON file.
+"""Run every benchmark, each for at most about five minutes, and write all figures to one JSON file.
 
     python benchmarks/run_all.py [--quick] [--json PATH] [NAME ...]
 
-With names only these run, and their figures replace those in the file; the others stay as they are.
+With names, only these benchmarks run, and their figures replace those in the file; other figures are kept.
 ``python benchmarks/tables.py`` makes the tables of README.md and docs/ from the file.
 """
 
@@ -38,7 +38,7 @@ BENCHMARKS = {
 
 
 def run(name: str, quick: bool) -> dict | None:
-    """Run one benchmark in a process of its own; its result, or None if it failed."""
+    """Run one benchmark in a separate process; return its result, or None if it failed."""
     script, *options = BENCHMARKS[name]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "result.json")
@@ -52,10 +52,10 @@ def run(name: str, quick: bool) -> dict | None:
 
 
 def main() -> int:
-    """Run the benchmarks; the exit status is the number of those that failed."""
+    """Run the benchmarks; return the number of failures as the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: {' '.join(BENCHMARKS)}")
-    parser.add_argument("--quick", action="store_true", help="a smoke test: too small for figures that count")
+    parser.add_argument("--quick", action="store_true", help="smoke test, too small for meaningful figures")
     parser.add_argument("--json", type=Path, default=RESULTS)
     args = parser.parse_args()
     if unknown := set(args.names) - BENCHMARKS.keys():

@@ -1,4 +1,4 @@
-"""Run _select.py. Python's own ``select`` has this name, and a script's folder comes first on the path."""
+"""Run _select.py, and import Python's own module ``select``, which this file would hide from other scripts."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ if __name__ == "__main__":
     from _select import main
 
     main()
-else:  # imported by Python's subprocess or the like, in whose place it is found
+else:  # imported as Python's module ``select``, for example by subprocess
     spec = PathFinder.find_spec("select", [path for path in sys.path if os.path.abspath(path) != HERE])
     sys.modules[__name__] = module_from_spec(spec)
     spec.loader.exec_module(sys.modules[__name__])

@@ -1,10 +1,10 @@
-"""How fast the embedding store writes, opens and gathers, beside one plain ``.npy`` file.
+"""Speed at which the embedding store writes, opens and gathers rows, compared with one ``.npy`` file.
 
     python benchmarks/store.py [--folder DIR] [--quick] [--json PATH]
 
-100,000 and 1,000,000 rows of 512 float32. Each reading is made in a new process, the best of a few;
-"cold" ones with the files evicted from the page cache. "open" reads and verifies every segment and says
-which keys are present: what a resumed job does first. "again" asks the same of a process that knows.
+100,000 and 1,000,000 rows of 512 float32. Each figure is the best of a few new processes; for "cold" ones, the
+files are evicted from the page cache. "open" reads and verifies every segment and looks up which keys are present,
+as a resumed job does first. "again" repeats the lookup in the same process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from _common import arguments, child, progress, report
 from tlfeatures.store import EmbeddingStore
 
 WIDTH = 512
-BATCH = 64  # rows at a time, as a network gives them
+BATCH = 64  # rows per batch, as from a network
 RECIPE = {"network": "benchmark", "width": WIDTH, "dtype": "float32"}
 TARGETS = {
     "cold_open_s": ("<=", 1.0),
@@ -34,18 +34,18 @@ TARGETS = {
 }
 
 
-def blocks(rows: int, size: int = 4096) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Seeded keys and rows, block by block: the large case never lies in memory."""
+def make_blocks(rows: int, size: int = 4096) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield seeded keys and rows in blocks, because all rows of the large case would not fit into memory."""
     for start in range(0, rows, size):
         rng, n = np.random.default_rng(start), min(size, rows - start)
         yield rng.integers(0, 256, (n, 16), "u1"), rng.random((n, WIDTH), "f4")
 
 
 def write(root: str, rows: int) -> float:
-    """Seconds that a writer takes for all rows."""
+    """Return the seconds that a writer takes for all rows."""
     spent = 0.0
     with EmbeddingStore(root).writer(RECIPE, on_failure="raise") as writer:
-        for keys, features in blocks(rows):
+        for keys, features in make_blocks(rows):
             start = time.perf_counter()
             for i in range(0, len(keys), BATCH):
                 writer.add(keys[i : i + BATCH], [features[i : i + BATCH]])
@@ -55,8 +55,8 @@ def write(root: str, rows: int) -> float:
 
 
 def write_plain(root: str, rows: int) -> float:
-    """Seconds that one ``.npy`` file takes, synced too."""
-    table = np.concatenate([features for _, features in blocks(rows)])
+    """Return the seconds for writing and syncing one ``.npy`` file."""
+    table = np.concatenate([features for _, features in make_blocks(rows)])
     start = time.perf_counter()
     with open(os.path.join(root, "plain.npy"), "wb") as file:
         np.save(file, table)
@@ -65,7 +65,7 @@ def write_plain(root: str, rows: int) -> float:
 
 
 def evict(folder: str) -> None:
-    """Drop the page cache of every file below a folder, so that reading it is cold."""
+    """Evict every file below a folder from the page cache."""
     for path in Path(folder).rglob("*"):
         if path.is_file() and hasattr(os, "posix_fadvise"):
             fd = os.open(path, os.O_RDONLY)
@@ -75,7 +75,7 @@ def evict(folder: str) -> None:
 
 
 def peak_mb() -> float:
-    """Peak memory of this process; NaN where the system does not tell."""
+    """Return the peak memory of this process; NaN if the system does not report it."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
@@ -84,8 +84,8 @@ def peak_mb() -> float:
 
 
 def read(task: str, root: str, rows: int) -> dict[str, float]:
-    """One reading, timed in this process."""
-    keys = np.concatenate([keys for keys, _ in blocks(rows)])
+    """Make one measurement in this process."""
+    keys = np.concatenate([keys for keys, _ in make_blocks(rows)])
     order = np.random.default_rng(1).permutation(rows)
     store, result, before = EmbeddingStore(root), {}, peak_mb()
     start = time.perf_counter()
@@ -107,15 +107,15 @@ def read(task: str, root: str, rows: int) -> dict[str, float]:
         start = time.perf_counter()
         gathered, present = store.get(RECIPE, keys[order])
         result["gather_s"] = time.perf_counter() - start
-        place = np.argsort(order)
-        wanted = next(features for _, features in blocks(rows))
-        if not present.all() or not np.array_equal(gathered[place[: len(wanted)]], wanted):
+        position = np.argsort(order)
+        expected = next(features for _, features in make_blocks(rows))
+        if not present.all() or not np.array_equal(gathered[position[: len(expected)]], expected):
             raise SystemExit("rows differ")
     return result
 
 
-def reading(task: str, root: str, rows: int, cold: bool, repeats: int = 5) -> dict[str, float]:
-    """Best of a few new processes: other work on the machine only ever adds time."""
+def measure_best(task: str, root: str, rows: int, cold: bool, repeats: int = 5) -> dict[str, float]:
+    """Return the minimum over a few new processes, because other work on the machine can only add time."""
     runs = []
     for _ in range(repeats):
         if cold:
@@ -125,9 +125,11 @@ def reading(task: str, root: str, rows: int, cold: bool, repeats: int = 5) -> di
 
 
 def main() -> None:
-    """Run all, print a table, write JSON."""
+    """Run the benchmark, print a table and write the JSON file."""
     parser = arguments(__doc__, "store")
-    parser.add_argument("--folder", help="where to write 2.5 GB; by default the system's temporary folder")
+    parser.add_argument(
+        "--folder", help="folder for 2.5 GB of files; default: the temporary folder of the system"
+    )
     args = parser.parse_args()
     rows, large = (5_000, 20_000) if args.quick else (100_000, 1_000_000)
     folder = tempfile.mkdtemp(dir=args.folder)
@@ -137,8 +139,8 @@ def main() -> None:
         progress(f"writing {rows} rows")
         figures["write_s"] = write(root, rows)
         figures["plain_write_s"] = write_plain(root, rows)
-        cold, plain_cold = (reading(task, root, rows, True) for task in ("gather", "plain"))
-        warm, plain = (reading(task, root, rows, False) for task in ("gather", "plain"))
+        cold, plain_cold = (measure_best(task, root, rows, True) for task in ("gather", "plain"))
+        warm, plain = (measure_best(task, root, rows, False) for task in ("gather", "plain"))
         figures |= {
             "write_rows_per_s": rows / figures["write_s"],
             "write_ratio_to_plain": figures["write_s"] / figures["plain_write_s"],
@@ -154,13 +156,13 @@ def main() -> None:
         start = time.perf_counter()
         EmbeddingStore(root).compact()
         figures["compact_s"] = time.perf_counter() - start
-        compacted = reading("gather", root, rows, False)
+        compacted = measure_best("gather", root, rows, False)
         figures["compacted_open_s"] = compacted["open_s"]
         figures["compacted_gather_rows_per_s"] = rows / compacted["gather_s"]
         root = os.path.join(folder, "large")
         progress(f"writing {large} rows")
         figures["large_write_s"] = write(root, large)
-        cold, warm = (reading("open", root, large, c, repeats=3) for c in (True, False))
+        cold, warm = (measure_best("open", root, large, c, repeats=3) for c in (True, False))
         figures |= {
             "large_cold_open_s": cold["open_s"],
             "large_open_s": warm["open_s"],

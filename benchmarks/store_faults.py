@@ -1,13 +1,13 @@
-"""The embedding store under killed writers, damaged files and hostile files.
+"""Robustness of the embedding store against killed writers, damaged files and hostile files.
 
     python benchmarks/store_faults.py [--kills 300] [--damage 3000] [--mutants 20000]
                                       [--quick] [--json PATH]
 
-kills    two writers at a time are killed (SIGKILL) at random moments; then every row that was
-         published must be there, every row that is there must be right, and nothing may be damaged.
-damage   random flips, truncations, zeroings and lengthenings of a segment; each must be detected.
-crafted  files with a valid digest and another layout; each must be refused without opening a file.
-mutants  files with a valid digest and random metadata; each must be refused or read, without a crash.
+kills    two writers at a time are killed (SIGKILL) at random moments; then every published row must
+         be present, every row that is present must be correct, and no file may be damaged.
+damage   a segment with a flipped bit, truncated, partly zeroed or extended; each must be detected.
+crafted  files with a valid digest and an invalid layout; each must be refused without opening other files.
+mutants  files with a valid digest and random metadata; each must be refused or read without a crash.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ REFUSAL_MS = 50.0
 
 
 def rows_of(keys: np.ndarray) -> np.ndarray:
-    """The expected row of each key, so that any row can be checked."""
+    """Compute the row of each key, so that any row can be checked."""
     return np.tile(keys.astype(np.float32), 4) / 7
 
 
 def batch(seed: list[int], rows: int) -> np.ndarray:
-    """Keys of one batch."""
+    """Make the keys of one batch."""
     return np.random.default_rng(seed).integers(0, 256, (rows, 16), "u1")
 
 
 def kill_rounds(root: str, rounds: int, seed: int = 0) -> dict[str, int]:
-    """Kill two writers ``rounds`` times, and count what they left; the last four must be 0."""
+    """Kill two writers ``rounds`` times, and count published rows and faults; the last four counts must be 0."""
     rng = random.Random(seed)
     names = (
         "kills",
@@ -64,19 +64,19 @@ def kill_rounds(root: str, rounds: int, seed: int = 0) -> dict[str, int]:
         "damaged_files",
     )
     counts = dict.fromkeys(names, 0)
-    for first in range(0, rounds, 10):  # ten in one store, each upon what the last ones left
+    for first in range(0, rounds, 10):  # ten rounds share one store
         store, acknowledged = EmbeddingStore(os.path.join(root, str(first))), {}
         for round_ in range(first, min(first + 10, rounds)):
             writers = [_start_writer(store, round_, i) for i in (0, 1)]
-            seen = [_follow(pipe, rng.randrange(4)) for _, pipe in writers]
+            acks = [_follow(pipe, rng.randrange(4)) for _, pipe in writers]
             for pid, _ in rng.sample(writers, 2):
                 time.sleep(rng.uniform(0.0, 0.01))
                 os.kill(pid, signal.SIGKILL)
-            index._reset_after_fork()  # count as a new process would
+            index._reset_after_fork()  # as in a new process
             for i, (pid, pipe) in enumerate(writers):
                 os.waitpid(pid, 0)
                 with os.fdopen(pipe, "rb") as f:
-                    done = seen[i] + len(f.read())
+                    done = acks[i] + len(f.read())
                 counts["kills"] += 1
                 counts["published"] += done
                 acknowledged[round_, i] = done
@@ -93,13 +93,14 @@ def kill_rounds(root: str, rounds: int, seed: int = 0) -> dict[str, int]:
 
 
 def _follow(pipe: int, batches: int) -> int:
-    """Wait for so many acknowledgements, however slow the disk is."""
+    """Wait for this number of acknowledgements, even if the disk is slow."""
     return sum(len(os.read(pipe, 1)) for _ in range(batches))
 
 
 def _count_faults(store: EmbeddingStore, writer: list[int], done: int, counts: dict[str, int]) -> None:
-    """Count what is lost, wrong or partial of one writer's batches."""
-    for number in range(done + 1):  # the last one was not acknowledged: all of it or nothing
+    """Count lost rows, wrong rows and partial batches of one writer."""
+    # the last batch was not acknowledged: all of its rows are present, or none
+    for number in range(done + 1):
         keys = batch([*writer, number], 400)
         rows, present = store.get(RECIPE, keys)
         counts["wrong_rows"] += int((rows[present] != rows_of(keys[present])).any(1).sum())
@@ -110,7 +111,7 @@ def _count_faults(store: EmbeddingStore, writer: list[int], done: int, counts: d
 
 
 def _start_writer(store: EmbeddingStore, round_: int, i: int) -> tuple[int, int]:
-    """Fork a process that publishes batches for ever and writes one byte after each."""
+    """Fork a process that publishes batches until it is killed, and writes one byte after each."""
     read, write = os.pipe()
     if pid := os.fork():
         os.close(write)
@@ -125,13 +126,13 @@ def _start_writer(store: EmbeddingStore, round_: int, i: int) -> tuple[int, int]
 
 
 def image(rows: int = 40) -> bytes:
-    """A good segment."""
+    """Make a valid segment."""
     keys = batch([rows], rows)
     return encode(TEXT, keys, rows_of(keys))
 
 
 def damaged(good: bytes, rng: random.Random) -> bytes:
-    """``good`` with one random flip, truncation, zeroing or lengthening; never equal to it."""
+    """Damage a copy of ``good`` by a flipped bit, a truncation, zeros or an extension."""
     bad, at = bytearray(good), rng.randrange(len(good))
     match rng.randrange(4):
         case 0:
@@ -147,7 +148,7 @@ def damaged(good: bytes, rng: random.Random) -> bytes:
 
 
 def damage_rounds(root: str, rounds: int, seed: int = 0) -> dict[str, int]:
-    """Damage a segment ``rounds`` times under its name; count how often that was noticed."""
+    """Damage a segment file ``rounds`` times; count how often the damage is detected."""
     rng, good = random.Random(seed), image()
     folder = Path(root, FOLDER)
     folder.mkdir(parents=True)
@@ -166,11 +167,11 @@ def damage_rounds(root: str, rounds: int, seed: int = 0) -> dict[str, int]:
 
 
 def mutant_rounds(rounds: int, seed: int = 0) -> dict[str, float]:
-    """Random metadata under a valid digest, as only a hostile writer makes it."""
+    """Decode segments with random metadata and a valid digest, as a hostile writer could make them."""
     rng, good = random.Random(seed), image()
     header = len(good) - 40 * (16 + 4 * 64) - len(TEXT)
     refused, slowest = 0, 0.0
-    decode(good, FOLDER)  # its metadata are known from here on: only what equals them is let off
+    decode(good, FOLDER)  # metadata that equal those of a decoded segment are accepted without further checks
     for _ in range(rounds):
         bad = bytearray(good)
         for _ in range(rng.randrange(1, 6)):
@@ -195,17 +196,17 @@ def mutant_rounds(rounds: int, seed: int = 0) -> dict[str, float]:
 
 
 def crafted(outside: str) -> dict[str, bytes]:
-    """Files that a hostile writer could give a valid digest, by what is wrong with them.
+    """Make files with a valid digest as a hostile writer could, by name of their fault.
 
-    ``outside`` is the path of a file that they point at, where they can.
+    ``outside`` is the path of a file that links in these files point to.
     """
     keys = batch([1], 8)
     arrays = {"features": rows_of(keys), "keys": keys, "recipe": np.frombuffer(TEXT, "u1")[None]}
 
-    def made(change: Callable[[h5py.File], None], leave: tuple[str, ...] = ()) -> bytes:
+    def make_file(change: Callable[[h5py.File], None], omit: tuple[str, ...] = ()) -> bytes:
         with h5py.File.in_memory(libver=("earliest", "v110")) as file:
             for name, array in arrays.items():
-                if name not in leave:
+                if name not in omit:
                     file.create_dataset(name, data=array)
             change(file)
             file.flush()
@@ -228,12 +229,12 @@ def crafted(outside: str) -> dict[str, bytes]:
         layout[:] = h5py.VirtualSource(outside, "features", (8, 64))
         file.create_virtual_dataset("features", layout)
 
-    def virtual_unlimited(file: h5py.File) -> None:  # HDF5 looks for its sources when asked for the shape
+    def virtual_unlimited(file: h5py.File) -> None:  # HDF5 looks for the sources when its shape is read
         space, plan = h5s.create_simple((8, 64), (h5s.UNLIMITED, 64)), h5p.create(h5p.DATASET_CREATE)
         space.select_hyperslab((0, 0), (h5s.UNLIMITED, 1), stride=(8, 1), block=(8, 64))
         plan.set_virtual(space, outside.encode(), b"/part%b", h5s.create_simple((8, 64)))
-        whole = h5s.create_simple((8, 64), (h5s.UNLIMITED, 64))
-        h5d.create(file.id, b"features", h5t.IEEE_F32LE, whole, plan)
+        extent = h5s.create_simple((8, 64), (h5s.UNLIMITED, 64))
+        h5d.create(file.id, b"features", h5t.IEEE_F32LE, extent, plan)
 
     def declared(file: h5py.File) -> None:
         plan = h5p.create(h5p.DATASET_CREATE)
@@ -254,43 +255,43 @@ def crafted(outside: str) -> dict[str, bytes]:
     external = [(outside, 0, 2048)]
     wide = np.zeros((8, 65), "f4")
     return {
-        "external link": made(external_link, features),
-        "external storage": made(dataset("features", external=external), features),
-        "virtual dataset": made(virtual, features),
-        "virtual dataset, unlimited": made(virtual_unlimited, features),
-        "soft link": made(soft_link, features),
-        "soft link to itself": made(soft_link_loop, features),
-        "filter": made(dataset("features", compression="gzip"), features),
-        "chunks": made(dataset("features", chunks=(4, 64)), features),
-        "resizable": made(dataset("features", maxshape=(None, 64)), features),
-        "attribute of the file": made(attribute("/")),
-        "attribute of a dataset": made(attribute("keys")),
-        "float64": made(dataset("features", dtype="f8"), features),
-        "big-endian": made(dataset("features", dtype=">f4"), features),
-        "signed keys": made(dataset("keys", dtype="i1", data=keys.view("i1")), ("keys",)),
-        "strings": made(dataset("features", data=["x"] * 8, dtype=text), features),
-        "objects": made(dataset("features", dtype=h5py.ref_dtype, shape=(8, 64), data=None), features),
-        "another width": made(dataset("features", data=wide), features),
-        "more keys than rows": made(dataset("keys", data=batch([2], 9)), ("keys",)),
-        "short keys": made(dataset("keys", data=keys[:, :8]), ("keys",)),
-        "flat": made(dataset("features", data=arrays["features"].ravel()), features),
-        "scalar": made(dataset("features", data=np.float32(1)), features),
-        "empty": made(dataset("features", data=np.empty((0, 64), "f4")), features),
-        "no space": made(dataset("features", data=h5py.Empty("f4")), features),
-        "another recipe": made(dataset("recipe", data=other), ("recipe",)),
-        "one dataset too many": made(dataset("more", data=keys)),
-        "one dataset missing": made(lambda f: None, features),
-        "group": made(group, features),
-        "named type": made(named_type, features),
-        "hidden bytes": made(lambda f: None) + bytes(1 << 20),
-        "1 TB declared shape": made(declared, features),
+        "external link": make_file(external_link, features),
+        "external storage": make_file(dataset("features", external=external), features),
+        "virtual dataset": make_file(virtual, features),
+        "virtual dataset, unlimited": make_file(virtual_unlimited, features),
+        "soft link": make_file(soft_link, features),
+        "soft link to itself": make_file(soft_link_loop, features),
+        "filter": make_file(dataset("features", compression="gzip"), features),
+        "chunks": make_file(dataset("features", chunks=(4, 64)), features),
+        "resizable": make_file(dataset("features", maxshape=(None, 64)), features),
+        "attribute of the file": make_file(attribute("/")),
+        "attribute of a dataset": make_file(attribute("keys")),
+        "float64": make_file(dataset("features", dtype="f8"), features),
+        "big-endian": make_file(dataset("features", dtype=">f4"), features),
+        "signed keys": make_file(dataset("keys", dtype="i1", data=keys.view("i1")), ("keys",)),
+        "strings": make_file(dataset("features", data=["x"] * 8, dtype=text), features),
+        "objects": make_file(dataset("features", dtype=h5py.ref_dtype, shape=(8, 64), data=None), features),
+        "another width": make_file(dataset("features", data=wide), features),
+        "more keys than rows": make_file(dataset("keys", data=batch([2], 9)), ("keys",)),
+        "short keys": make_file(dataset("keys", data=keys[:, :8]), ("keys",)),
+        "flat": make_file(dataset("features", data=arrays["features"].ravel()), features),
+        "scalar": make_file(dataset("features", data=np.float32(1)), features),
+        "empty": make_file(dataset("features", data=np.empty((0, 64), "f4")), features),
+        "no space": make_file(dataset("features", data=h5py.Empty("f4")), features),
+        "another recipe": make_file(dataset("recipe", data=other), ("recipe",)),
+        "one dataset too many": make_file(dataset("more", data=keys)),
+        "one dataset missing": make_file(lambda f: None, features),
+        "group": make_file(group, features),
+        "named type": make_file(named_type, features),
+        "hidden bytes": make_file(lambda f: None) + bytes(1 << 20),
+        "1 TB declared shape": make_file(declared, features),
         "not HDF5": b"PK\x03\x04" + bytes(4096),
         "nothing": b"",
     }
 
 
 def crafted_rounds(root: str) -> dict[str, tuple[str, float]]:
-    """Why each crafted file is refused by a whole ``get``, and in how many milliseconds."""
+    """Return why ``get`` refuses each crafted file, and in how many milliseconds."""
     outside = Path(root, "outside.h5")
     with h5py.File(outside, "w") as file:
         file["features"] = np.ones((8, 64), "f4")
@@ -301,26 +302,26 @@ def crafted_rounds(root: str) -> dict[str, tuple[str, float]]:
         path = folder / f"{bytes_key(content).hex()}.h5"
         path.write_bytes(content)
         store = EmbeddingStore(folder.parents[1])
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             start = time.perf_counter()
             present = store.get(RECIPE, keys)[1]
             spent = (time.perf_counter() - start) * 1000
-        warned = [str(w.message) for w in told if w.category is StoreWarning]
+        warned = [str(w.message) for w in caught if w.category is StoreWarning]
         refused = not present.any() and not path.exists() and len(warned) == 1
         result[name] = (warned[0].split(": ", 1)[1] if refused else "ACCEPTED"), spent
     return result
 
 
 def main() -> None:
-    """Run all, print a table, write JSON."""
+    """Run the benchmark, print a table and write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--damage", type=int, default=3000)
     parser.add_argument("--mutants", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "store_faults.json")
-    parser.add_argument("--quick", action="store_true", help="a smoke test of a few seconds")
+    parser.add_argument("--quick", action="store_true", help="smoke test of a few seconds")
     args = parser.parse_args()
     if args.quick:
         args.kills, args.damage, args.mutants = 6, 200, 200

@@ -2,8 +2,8 @@
 
     python benchmarks/tables.py [--check]
 
-A table stands between ``<!-- benchmark: NAME -->`` and ``<!-- end -->``. One whose figures are not in the
-file stays as it is. ``--check`` changes nothing and exits with 1 if a table differs from the file.
+Tables are between ``<!-- benchmark: NAME -->`` and ``<!-- end -->``. A table whose figures are not in the file is
+not changed. ``--check`` changes no table, and exits with 1 if one differs from the file.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ TINY = {
 TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
     "speed": (
         ["what", "measured", "command"],
-        [[what, measured, f"`python benchmarks/{name}.py`"] for what, measured, name in SPEED],
+        [[task, measured, f"`python benchmarks/{name}.py`"] for task, measured, name in SPEED],
     ),
     "search": (
         ["images", "last layer", "best candidate in hindsight", "points lost by the search"],
@@ -152,14 +152,14 @@ TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
 
 
 def table(name: str, figures: dict[str, dict[str, float]]) -> str:
-    """One table in Markdown; KeyError names a figure that is missing."""
+    """Make a table in Markdown; a KeyError names a missing figure."""
     header, rows = TABLES[name]
     lines = [header, ["---"] * len(header), *([cell.format_map(figures) for cell in row] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n".replace("|  |", "| |") for line in lines)
 
 
 def fill(text: str, figures: dict[str, dict[str, float]]) -> str:
-    """``text`` with every table whose figures are there made anew."""
+    """Return ``text`` with all tables updated whose figures are available."""
 
     def block(match: re.Match) -> str:
         begin, name, old, end = match.groups()
@@ -173,7 +173,7 @@ def fill(text: str, figures: dict[str, dict[str, float]]) -> str:
 
 
 def main() -> int:
-    """Rewrite the pages, or check them."""
+    """Update the pages, or check them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--json", type=Path, default=FOLDER / "results.json")

@@ -1,9 +1,9 @@
-"""What six taps with two poolings cost in one pass, beside the deepest alone.
+"""Cost of six taps with two poolings in one pass, compared with the deepest tap alone.
 
     python benchmarks/taps.py [--quick] [--json PATH]
 
-network   the compiled network on ready batches
-files     the whole way, from JPEG files of 500 pixels, with a store that starts empty
+network   the compiled network on decoded batches
+files     JPEG files of 500 pixels to embeddings, with an empty store
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TARGETS = {"network_ratio": ("<=", 1.10), "files_ratio": ("<=", 1.10)}
 
 
 def main() -> None:
-    """Run all, print a table, write JSON."""
+    """Run the benchmark, print a table and write the JSON file."""
     args = arguments(__doc__, "taps").parse_args()
     n, rounds = (64, 1) if args.quick else (768, 9)
     with tempfile.TemporaryDirectory() as folder:
@@ -67,8 +67,8 @@ def main() -> None:
                 work()
             readings = interleaved({name: lambda w=w: seconds(w) for name, w in sides.items()}, rounds)
     figures = {f"{name}_images_per_s": n / statistics.median(v) for name, v in readings.items()}
-    for way in ("network", "files"):
-        figures[f"{way}_ratio"] = median_ratio(readings[f"{way}_six"], readings[f"{way}_deepest"])
+    for part in ("network", "files"):
+        figures[f"{part}_ratio"] = median_ratio(readings[f"{part}_six"], readings[f"{part}_deepest"])
     report("taps", args, figures, TARGETS, network="mobilenet_0.75", images=n)
 
 

@@ -1,8 +1,8 @@
-"""What the embeddings of the bundled network "tiny" are worth, layer by layer, beside random weights.
+"""Accuracy of the embeddings of the bundled network "tiny" by layer, compared with random weights.
 
-Accuracy of one layer at 96x96 pixels, averages alone and averages with maxima ("avgmax"), under standard
-scaling and an RBF SVM with C=10, on data that the network was never trained on. 5-fold: stratified,
-shuffled with seed 0. The figures are those of the best layer. Data that is absent is skipped.
+Accuracy of one layer at 96x96 pixels, with the poolings "avg" and "avgmax", standard scaling and an RBF SVM with
+C=10, on data that the network was not trained on. The five folds are stratified and shuffled with seed 0. The figures
+are those of the best layer. Missing data sets are skipped.
 
     python benchmarks/tiny.py [--weights FILE.npz] [--json PATH]
 """
@@ -35,11 +35,11 @@ TARGETS = {
 }
 
 
-def data(quick: bool) -> Iterator[tuple[str, Any, np.ndarray, np.ndarray | None]]:
-    """Name, images, labels, and which rows are the test set where there is one."""
-    few = slice(None, None, 10 if quick else 1)
+def load_data_sets(quick: bool) -> Iterator[tuple[str, Any, np.ndarray, np.ndarray | None]]:
+    """Yield name, images, labels, and a mask of the test set, or None if there is none."""
+    subset = slice(None, None, 10 if quick else 1)
     if SIGNS.is_dir():
-        rows = np.loadtxt(SIGNS / "signs.csv", str, delimiter=",", skiprows=1)[few]
+        rows = np.loadtxt(SIGNS / "signs.csv", str, delimiter=",", skiprows=1)[subset]
         yield "signs", [str(SIGNS / row[0]) for row in rows], rows[:, 1], rows[:, 2] == "test"
     else:
         print(f"signs: skipped, no folder {SIGNS}")
@@ -48,12 +48,12 @@ def data(quick: bool) -> Iterator[tuple[str, Any, np.ndarray, np.ndarray | None]
         yield "pets", [str(path) for path in paths], np.array([path.parent.name for path in paths]), None
     else:
         print(f"pets: skipped, no folder {PETS}")
-    images, labels = (a[few] for a in (load_digits().images, load_digits().target))
+    images, labels = (a[subset] for a in (load_digits().images, load_digits().target))
     yield "digits", np.round(images * 255 / 16).astype(np.uint8), labels, None
 
 
-def scores(X: Any, y: np.ndarray, test: np.ndarray | None, weights: Any) -> dict[tuple[str, str], Any]:
-    """For each pooling and layer its 5-fold accuracy, and that on the test set."""
+def score_layers(X: Any, y: np.ndarray, test: np.ndarray | None, weights: Any) -> dict[tuple[str, str], Any]:
+    """Return the 5-fold accuracy and the accuracy on the test set for each pooling and layer."""
     cnn = CNNFeatures(
         "tiny",
         layer=list(NETWORKS["tiny"].taps),
@@ -83,18 +83,18 @@ def scores(X: Any, y: np.ndarray, test: np.ndarray | None, weights: Any) -> dict
 
 
 def main() -> None:
-    """Score both sides on all data, print every layer and the best."""
+    """Score trained and random weights on all data sets; print every layer and write the JSON file."""
     parser = arguments(__doc__, "tiny")
-    parser.add_argument("--weights", type=Path, help="another file than the bundled one")
+    parser.add_argument("--weights", type=Path, help="file with other weights than the bundled ones")
     args = parser.parse_args()
     file = args.weights or Path(tiny.__file__).with_name(NETWORKS["tiny"].bundled)
     figures: dict[str, float] = {}
-    for name, X, y, test in data(args.quick):
+    for name, X, y, test in load_data_sets(args.quick):
         for side, weights in (("", args.weights or "bundled"), ("random_", None)):
             progress(f"{name}, {side.rstrip('_') or 'tiny'}")
-            every = scores(X, y, test, weights)
+            by_layer = score_layers(X, y, test, weights)
             for pooling in ("avg", "avgmax"):
-                accuracies = {layer: score for (p, layer), score in every.items() if p == pooling}
+                accuracies = {layer: score for (p, layer), score in by_layer.items() if p == pooling}
                 listing = ", ".join(
                     f"{layer} {cv:.3f}" + ("" if test is None else f" (test {t:.3f})")
                     for layer, (cv, t) in accuracies.items()
