@@ -403,7 +403,10 @@ def test_a_larger_decoder_difference_raises_an_error(files, images, store, chang
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="The installed image decoder")
         assert by_files.transform(images).shape == (12, 256)  # arrays are not decoded
-        assert by_arrays.transform(files).shape == (12, 256)  # there is nothing to compare with
+        assert by_arrays.transform(files).shape == (
+            12,
+            256,
+        )  # fitted on arrays, so no decoder to compare with
 
 
 # --- recipes of other versions -----------------------------------------------------------------------
@@ -559,7 +562,7 @@ def test_all_unreadable_images_are_counted_and_ten_are_named(files, store, netwo
     assert (error.name, error.reason) == error.failures[0]
     assert not network_calls  # the error is raised before the network runs
     good = [path for i, path in enumerate(files) if i not in (2, 7, 11)]
-    cnn.fit_transform(good)  # all in the store from now on
+    cnn.fit_transform(good)  # stores all rows
     network_calls.clear()
     with pytest.raises(ImageReadError, match="cannot read 3 of 12 images"):
         cnn.transform(files)
@@ -584,7 +587,7 @@ def test_max_value_of_12_bit_images(tmp_path):
             np.testing.assert_allclose(scaled.fit_transform(X), expected, atol=1e-5)
     assert scaled.recipes_ == [{**recipe, "max_value": 4095} for recipe in cnn.recipes_]
     with pytest.raises(
-        ImageReadError, match=r"4 of 4 images(.|\n)*above max_value=1000: pass a larger max_value"
+        ImageReadError, match=r"4 of 4 images(.|\n)*above `max_value=1000`: pass a larger `max_value`"
     ):
         scaled.set_params(max_value=1000).fit_transform(twelve)
 

@@ -85,7 +85,7 @@ def make_network(tmp_path_factory):
         return model, path
 
     yield make
-    shutil.rmtree(folder)  # a gigabyte
+    shutil.rmtree(folder)  # about 1 GB
 
 
 # --- equality with Keras ------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ def test_embeddings_equal_those_of_plain_keras(name, make_network, fresh_process
     options = {"weights": weights, "image_size": size, "cache": None, "batch_size": 3}
     ours = CNNFeatures(name, layer=taps, pooling="avgmax", **options).fit_transform(X)
 
-    operations = canonical_operations(model)  # Keras has built this network twice by now, and others before
+    operations = canonical_operations(model)  # not the first network that this process builds
     assert name not in NUMBERED or list(operations) == fresh_process[name][0]
     by_hand = keras.Model(model.input, [operations[tap].output for tap in taps])
     x = preprocess(spec, X)
@@ -218,7 +218,7 @@ def test_precisions_are_close_and_have_different_recipes(name, make_network):
         assert cosines(got, exact).min() > min_cosine
         assert (
             relative_difference(got, exact) > 1e-6 or "float32" in PRECISIONS[precision]
-        )  # the computation differs
+        )  # another precision gives other values
         recipes.add(json.dumps(cnn.recipes_))
         digests.add(cnn.recipes_[0]["digest"])
     assert len(recipes) == len(cosine)

@@ -486,7 +486,7 @@ with store.single_flight({'network': 'toy', 'layer': 'last', 'width': 6, 'dtype'
 
 @pytest.mark.skipif(lock.fcntl is None, reason="no flock here")
 @pytest.mark.parametrize("forked", [(), ("fork",)])
-def test_a_dead_process_blocks_nobody(store, forked):
+def test_a_dead_process_does_not_block_others(store, forked):
     holder = python(LOCK, store.root, *forked)
     pid = int(holder.stdout.readline().split()[1])
     entered = threading.Event()
@@ -756,7 +756,7 @@ def test_prune_deletes_the_least_recently_used_first(store):
         store.publish(recipe, keys, features)
         for path in Path(store._path(recipe)).iterdir():
             os.utime(path, (1000 + i,) * 2)
-    store.get(recipes[0], keys)  # used now
+    store.get(recipes[0], keys)  # now the most recently used
     size = store.info()["bytes"]
     done = store.prune(size // 2)
     assert (done["removed_recipes"], done["removed_bytes"], done["bytes"]) == (2, size // 2, size // 2)

@@ -185,13 +185,13 @@ def test_an_interrupted_publish_stores_all_rows_or_none(tmp_path, power, torn):
     old, new = rows(20, 1)[0], rows(20, 2)[0]
     seen = set()
     for has_rows in (False, True):
-        with disk() as whole:
+        with disk() as complete:
             store = EmbeddingStore(tmp_path / f"whole {has_rows}")
             if has_rows:
                 store.publish(RECIPE, old, bench.rows_of(old))
-            start = len(whole.log)
+            start = len(complete.log)
             store.publish(RECIPE, new, bench.rows_of(new))
-        for calls in range(start, len(whole.log) + 1):
+        for calls in range(start, len(complete.log) + 1):
             store = EmbeddingStore(tmp_path / f"{has_rows} {calls}")
             returned = False
             with disk(calls=calls, torn=torn) as dying:
@@ -199,7 +199,7 @@ def test_an_interrupted_publish_stores_all_rows_or_none(tmp_path, power, torn):
                     store.publish(RECIPE, old, bench.rows_of(old))
                 store.publish(RECIPE, new, bench.rows_of(new))
                 returned = True
-            assert returned == (calls == len(whole.log))
+            assert returned == (calls == len(complete.log))
             if power:
                 dying.lose_power(names=power == "names kept")
             is_stored = check_stored(store, new)
@@ -259,11 +259,11 @@ def test_an_interrupted_compact_keeps_every_row(tmp_path):
         return store
 
     store = filled("whole")
-    with disk() as whole:
+    with disk() as complete:
         store.compact()
     assert len(segments(store)) == 1
-    assert whole.log.count("unlink") == 5  # four segments and the lock
-    for calls in range(len(whole.log)):
+    assert complete.log.count("unlink") == 5  # four segments and the lock
+    for calls in range(len(complete.log)):
         store = filled(str(calls))
         with disk(calls=calls) as dying:
             store.compact()

@@ -118,12 +118,12 @@ def keras_version() -> str:
 
 
 def is_callback(value: object) -> bool:
-    """Whether ``value`` is a ``keras.callbacks.Callback``; does not import keras to find out."""
+    """Whether ``value`` is a ``keras.callbacks.Callback``; does not import keras."""
     return any(c.__module__.startswith("keras.") and c.__name__ == "Callback" for c in type(value).__mro__)
 
 
 def is_model(value: object) -> bool:
-    """Whether ``value`` is a ``keras.Model``; does not import keras to find out."""
+    """Whether ``value`` is a ``keras.Model``; does not import keras."""
     return any(c.__module__.startswith("keras.") and c.__name__ == "Model" for c in type(value).__mro__)
 
 

@@ -163,8 +163,8 @@ class Backbone(NetworkLoader):
             if None in shape[1:]:
                 (shape,) = tapped.compute_output_shape((1, *size, 3))
             taps[layer] = [[int(n) for n in shape[1:]], *self._identify(layer, tapped)]
-        own = own_normalization(self.spec, graph.model) if self.normalization == "auto" else None
-        metadata = {"default": default, "size": list(size), "normalization": own}
+        normalization = own_normalization(self.spec, graph.model) if self.normalization == "auto" else None
+        metadata = {"default": default, "size": list(size), "normalization": normalization}
         is_persistent = all(process is None for *_, process in taps.values())
         return {**metadata, "layers": list(graph.taps), "taps": taps}, is_persistent
 

@@ -112,10 +112,10 @@ def read_file(path: str, limit: int) -> bytes:
             raise ValueError("it is not a regular file")
         if status.st_size > limit:
             raise ValueError(f"it has {status.st_size} bytes, more than the limit of {limit}")
-        parts, left = [], status.st_size
-        while left and (part := os.read(fd, left)):
+        parts, remaining = [], status.st_size
+        while remaining and (part := os.read(fd, remaining)):
             parts.append(part)
-            left -= len(part)
+            remaining -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
     finally:
         os.close(fd)

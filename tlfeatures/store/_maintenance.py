@@ -123,13 +123,13 @@ def prune(v1: str, max_bytes: int) -> dict[str, int]:
         names = list_names(folder, SEGMENT_NAME)
         usage.append((_last_used(folder, names), folder, sum(_size(os.path.join(folder, n)) for n in names)))
     total, count = sum(size for _, _, size in usage), 0
-    left = total
+    remaining = total
     for _, folder, size in sorted(usage):
-        if left <= max_bytes:
+        if remaining <= max_bytes:
             break
         _clear_folder(folder)
-        left, count = left - size, count + 1
-    return {"removed_recipes": count, "removed_bytes": total - left, "bytes": left}
+        remaining, count = remaining - size, count + 1
+    return {"removed_recipes": count, "removed_bytes": total - remaining, "bytes": remaining}
 
 
 def clear(v1: str) -> dict[str, int]:
@@ -150,16 +150,16 @@ def _compact(folder: str) -> None:
     order = sorted(
         sizes, key=lambda name: (-sizes[name], name)
     )  # a duplicate key stays in the largest segment
-    kept = index.unique_rows(order)
+    unique = index.unique_rows(order)
     rows = index.rows()
-    sources = [n for n in order if len(kept[n]) < rows[n] or sizes[n] < TARGET_BYTES // 2]
-    if len(sources) < 2 and all(len(kept[n]) == rows[n] for n in sources):
+    sources = [n for n in order if len(unique[n]) < rows[n] or sizes[n] < TARGET_BYTES // 2]
+    if len(sources) < 2 and all(len(unique[n]) == rows[n] for n in sources):
         return  # nothing to merge and no duplicates
     groups: list[list[str]] = [[]]
     bytes_left = TARGET_BYTES
     for name in sources:
-        if len(kept[name]):
-            size = sizes[name] * len(kept[name]) // rows[name]
+        if len(unique[name]):
+            size = sizes[name] * len(unique[name]) // rows[name]
             if size > bytes_left:
                 groups.append([])
                 bytes_left = TARGET_BYTES
@@ -170,8 +170,8 @@ def _compact(folder: str) -> None:
         segments = [opened.segment(name) for name in group]
         if any(s is None for s in segments):
             return  # removed or damaged: an apparent duplicate may be the only row left
-        keys = np.concatenate([s.keys[kept[n]] for n, s in zip(group, segments, strict=True)])
-        features = np.concatenate([s.features[kept[n]] for n, s in zip(group, segments, strict=True)])
+        keys = np.concatenate([s.keys[unique[n]] for n, s in zip(group, segments, strict=True)])
+        features = np.concatenate([s.features[unique[n]] for n, s in zip(group, segments, strict=True)])
         published.add(publish_segment(folder, encode(segments[0].recipe, keys, features)))
     for name in sources:
         if name not in published:
@@ -248,12 +248,12 @@ def _remove_stale(folder: str) -> None:
 
 def _clear_folder(folder: str) -> tuple[int, int]:
     """Delete the files of this library in the folder of a recipe; return (files, bytes)."""
-    own = _unlink_matching(folder, _OWN_NAME)
+    removed = _unlink_matching(folder, _OWN_NAME)
     quarantine = os.path.join(folder, "quarantine")
     quarantined = _unlink_matching(quarantine, SEGMENT_NAME)
     for path in (quarantine, folder):
         _rmdir(path)
-    return own[0] + quarantined[0], own[1] + quarantined[1]
+    return removed[0] + quarantined[0], removed[1] + quarantined[1]
 
 
 def _unlink_matching(folder: str, pattern: re.Pattern[str]) -> tuple[int, int]:

@@ -28,7 +28,7 @@ class StoreWriter:
     """Buffer rows and publish them about every 8 MB or 60 s, and on closing.
 
     As a context manager it publishes pending rows at the end of the block, also after an exception or a
-    KeyboardInterrupt. `EmbeddingStore.writer` makes it.
+    KeyboardInterrupt. Use `EmbeddingStore.writer` to make one.
 
     Parameters
     ----------
