@@ -36,15 +36,15 @@ def test_labels_are_those_of_the_head_and_probabilities_are_calibrated(digits, n
     if classes == 2:
         y, y_test = y > 4, y_test > 4
     head = CalibratedHead(make_head(name)).fit(X, y)
-    alone = make_head(name).fit(X, y)
-    np.testing.assert_array_equal(head.predict(X_test), alone.predict(X_test))
+    head_alone = make_head(name).fit(X, y)
+    np.testing.assert_array_equal(head.predict(X_test), head_alone.predict(X_test))
     proba = head.predict_proba(X_test)
     np.testing.assert_allclose(proba.sum(axis=1), 1)
     assert (head.classes_[proba.argmax(axis=1)] == head.predict(X_test)).mean() > 0.99
     confidence, correct = proba.max(axis=1), head.predict(X_test) == y_test
     assert abs(confidence.mean() - correct.mean()) < 0.05
-    if hasattr(alone, "decision_function"):
-        np.testing.assert_array_equal(head.decision_function(X_test), alone.decision_function(X_test))
+    if hasattr(head_alone, "decision_function"):
+        np.testing.assert_array_equal(head.decision_function(X_test), head_alone.decision_function(X_test))
     else:
         assert not hasattr(head, "decision_function")
 

@@ -234,7 +234,7 @@ class TestErrorsBeforeExtraction:
     def test_too_few_groups(self, run, photos, tmp_path):
         source = manifest(photos, tmp_path / "a.csv", patient=np.arange(12) % 2)
         result = run("select", source, "--groups", "patient", *ONE, "--cv", "4")
-        check_error(result, "2 group(s)", "--cv 4 folds need as many groups", "Use --cv 2")
+        check_error(result, "2 group(s)", "--cv 4 needs at least 4 groups", "Use --cv 2")
         source = manifest(photos, tmp_path / "b.csv", patient=[f"{label[0]}" for label in photos.labels])
         result = run("select", source, "--groups", "patient", *ONE, "--cv", "3")
         check_error(result, "are in one group", "divide the group")

@@ -229,9 +229,9 @@ def test_folds_are_reproducible():
             7,
             np.array(["a", "b"] * 12),
             np.repeat(np.arange(6), 4),
-            r"`cv=7` folds .* in 6 group\(s\)\. Use `cv=6`",
+            r"`cv=7` needs at least 7 groups.* in 6 group\(s\)\. Use `cv=6`",
         ),
-        (6, np.arange(5.0), None, "`cv=6` folds need as many images; got n_samples=5"),
+        (6, np.arange(5.0), None, "`cv=6` needs at least 6 images; got n_samples=5"),
         (
             2,
             np.array(["a", "a", "b", "b"]),

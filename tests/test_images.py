@@ -56,7 +56,7 @@ def test_arrays_of_every_accepted_dtype_and_layout(tail, dtype):
     else:
         X = eight.astype(dtype)
     X.flags.writeable = False
-    copy = X.copy()
+    original = X.copy()
     expected = np.stack([eight] * 3, -1) if tail == () else np.broadcast_to(eight[..., :3], (3, 8, 6, 3))
     for array in (X, list(X), X[::-1][::-1]):
         images = Images.of(array)
@@ -66,7 +66,7 @@ def test_arrays_of_every_accepted_dtype_and_layout(tail, dtype):
                 np.testing.assert_array_equal(pixels(images, i=i), expected[i])
             assert np.abs(pixels(images, i=i) - expected[i]).max() <= 1
             assert images.key(i) == array_key(X[i]) == images.decode(i, D)[0]
-    np.testing.assert_array_equal(X, copy)
+    np.testing.assert_array_equal(X, original)
 
 
 def test_large_arrays_are_not_copied():

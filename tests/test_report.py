@@ -290,8 +290,8 @@ def test_page_lists_images_with_problems(tmp_path):
     problems = make_result(3).image_problems
     _, page, _ = write(tmp_path / "b", image_problems=problems.iloc[:0])
     assert "Images with problems" not in page
-    many = pd.concat([problems] * 10).assign(image=[f"{i}.png" for i in range(30)])
-    _, page, _ = write(tmp_path / "c", image_problems=many)
+    thirty = pd.concat([problems] * 10).assign(image=[f"{i}.png" for i in range(30)])
+    _, page, _ = write(tmp_path / "c", image_problems=thirty)
     assert "The first 20 are shown; tables/image_problems.csv lists all." in page
     assert "19.png" in page and "20.png" not in page
 

@@ -343,7 +343,7 @@ def test_user_estimators_as_heads_agree_with_scikit_learn(warm, data):
     ],
 )
 def test_the_code_of_a_report_reproduces_a_user_estimator(warm, data, head, tmp_path):
-    options = SMALL | {"layers": LAYERS[1:2], "poolings": "avg", "heads": {"mine": head}}
+    options = SMALL | {"layers": LAYERS[1:2], "poolings": "avg", "heads": {"custom": head}}
     search = FeatureSearchCV(**options, cache=warm[0]).fit(*data)
     search.report(tmp_path)
     assert json.loads((tmp_path / "report.json").read_text("utf-8"))["best_command"] is None
@@ -480,15 +480,15 @@ def test_weights_of_unreadable_images_are_dropped(files, store):
 def test_sample_weights_without_metadata_routing_reach_a_search_in_a_pipeline_or_grid_search(warm, data):
     store, _ = warm
     X, y = data
-    alone = FeatureSearchCV(**ONE, cache=store).fit(X, y, sample_weight=WEIGHTS)
+    search = FeatureSearchCV(**ONE, cache=store).fit(X, y, sample_weight=WEIGHTS)
     pipe = Pipeline([("search", FeatureSearchCV(**ONE, cache=store))]).fit(
         X, y, search__sample_weight=WEIGHTS
     )
-    assert pipe["search"].best_score_ == alone.best_score_
-    grid = GridSearchCV(FeatureSearchCV(**ONE, cache=store), {"rule": ["best", "1se"]}, cv=alone.folds_)
+    assert pipe["search"].best_score_ == search.best_score_
+    grid = GridSearchCV(FeatureSearchCV(**ONE, cache=store), {"rule": ["best", "1se"]}, cv=search.folds_)
     grid.fit(X, y, sample_weight=WEIGHTS)
     np.testing.assert_array_equal(grid.best_estimator_.sample_weight_, WEIGHTS)
-    assert alone.score(X, y, sample_weight=np.eye(36)[0]) in (0, 1)
+    assert search.score(X, y, sample_weight=np.eye(36)[0]) in (0, 1)
     with pytest.raises(ValueError, match=r"got the metadata age.*enable_metadata_routing=True"):
         FeatureSearchCV(**ONE, cache=store).fit(X, y, age=WEIGHTS)
 
@@ -621,8 +621,8 @@ def test_out_of_fold_predictions_agree_with_the_scores(warm, data):
     np.testing.assert_array_equal(oof["true"], y)
     for i, (_, test) in enumerate(search.folds_):
         assert set(oof["row"][oof["fold"] == i]) == set(test)
-        right = (oof["true"] == oof["predicted"])[test].mean()
-        assert right == pytest.approx(search.cv_results_[f"split{i}_test_score"][search.best_index_])
+        accuracy = (oof["true"] == oof["predicted"])[test].mean()
+        assert accuracy == pytest.approx(search.cv_results_[f"split{i}_test_score"][search.best_index_])
     assert search.metrics_["accuracy"] == (oof["true"] == oof["predicted"]).mean()
     assert oof["image"][3] == "X[3]"
 
@@ -1128,20 +1128,20 @@ EIGHT = np.zeros((8, 8, 8, 3), np.uint8)
 @pytest.mark.parametrize(
     ("y", "groups", "options", "message"),
     [
-        ("aaaaaabb", None, {}, r"`cv=3` folds.*1 of 2 classes have fewer, the smallest 'b' with 2\. Use `cv=2`"),
+        ("aaaaaabb", None, {}, r"`cv=3` needs at least 3 images .* 1 of 2 classes .* smallest 'b' with 2\. Use `cv=2`"),
         ("aaaaaaab", None, {}, r"the smallest 'b' with 1\. Add images, or merge or drop"),
         ("aaaaaaaa", None, {}, r"All 8 labels are one class, 'a'"),
         ([1.5] * 8, None, {}, r"All 8 labels are one value, 1.5"),
         (["a", None] * 4, None, {}, r"4 of 8 labels are missing"),
         ("aaabbb", None, {}, r"8 images but 6 labels"),
         (None, None, {}, r"requires y to be passed"),
-        ("aaaabbbb", "gggggggg", {}, r"`cv=3` folds need as many groups; the images are in 1 group\(s\)"),
+        ("aaaabbbb", "gggggggg", {}, r"`cv=3` needs at least 3 groups; the images are in 1 group\(s\)"),
         ("aaaabbbb", "gghhgghh", {}, r"in 2 group\(s\)\. Use `cv=2`"),
         ("aaaabbbb", "ghijkkkk", {}, r"all 4 images of class 'b' are in one group"),
         ("aaaabbbb", ["g", None] * 4, {}, r"4 of 8 groups are missing"),
         ("aaaabbbb", "ggg", {}, r"groups of shape \(3,\)"),
         ("aaaabbbb", None, {"cv": 1}, r"`cv` must be at least 2; got 1"),
-        ("aaaabbbb", None, {"cv": 9}, r"`cv=9` folds need as many images; got n_samples=8"),
+        ("aaaabbbb", None, {"cv": 9}, r"`cv=9` needs at least 9 images; got n_samples=8"),
         ("aaaabbbb", None, {"cv": "five"}, r"`cv` must be a number of folds, .*; got 'five'"),
         ("aaaabbbb", None, {"cv": [([0, 1, 2], [4])] * 2}, r"fold 0 has no training image of class 'b'"),
         ("aaaabbbb", None, {"cv": [([0, 4, 5], [0])] * 2}, r"fold 0 tests images that it is trained on"),

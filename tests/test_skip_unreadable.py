@@ -137,14 +137,14 @@ class TestBrokenFiles:
 
 def test_fits_on_rows_without_nan_and_counts_the_others():
     skip = SkipUnreadable(LogisticRegression()).fit(X, y)
-    alone = LogisticRegression().fit(X[READABLE], y[READABLE])
+    estimator = LogisticRegression().fit(X[READABLE], y[READABLE])
     assert (skip.n_unreadable_, skip.n_features_in_, skip.unreadable_label_) == (2, 2, "unreadable")
-    assert_array_equal(skip.estimator_.coef_, alone.coef_)
+    assert_array_equal(skip.estimator_.coef_, estimator.coef_)
     expected = y.astype("<U10")
     expected[[2, 5]] = "unreadable"
     assert_array_equal(skip.predict(X), expected)
-    assert_array_equal(skip.predict(X[READABLE]), alone.predict(X[READABLE]))
-    assert_array_equal(skip.predict_proba(X)[READABLE], alone.predict_proba(X[READABLE]))
+    assert_array_equal(skip.predict(X[READABLE]), estimator.predict(X[READABLE]))
+    assert_array_equal(skip.predict_proba(X)[READABLE], estimator.predict_proba(X[READABLE]))
     assert_array_equal(skip.predict_proba(X)[[2, 5]], 0.5)
     assert_array_equal(skip.predict_log_proba(X)[[2, 5]], np.log(0.5))
     assert_array_equal(skip.decision_function(X)[[2, 5]], 0)
@@ -165,10 +165,10 @@ def test_predictions_if_every_row_has_nan():
 def test_sample_weights_of_rows_with_nan_are_removed():
     weight = np.array([1.0, 2.0, 100.0, 3.0, 4.0, 100.0])
     skip = SkipUnreadable(LogisticRegression()).fit(X, y, sample_weight=weight)
-    alone = LogisticRegression().fit(X[READABLE], y[READABLE], sample_weight=weight[READABLE])
-    assert_array_equal(skip.estimator_.coef_, alone.coef_)
+    expected = LogisticRegression().fit(X[READABLE], y[READABLE], sample_weight=weight[READABLE])
+    assert_array_equal(skip.estimator_.coef_, expected.coef_)
     pipe = Pipeline([("lr", SkipUnreadable(LogisticRegression()))]).fit(X, y, lr__sample_weight=weight)
-    assert_array_equal(pipe[0].estimator_.coef_, alone.coef_)
+    assert_array_equal(pipe[0].estimator_.coef_, expected.coef_)
 
 
 @pytest.mark.skipif(
@@ -188,8 +188,10 @@ def test_metadata_routing_through_a_pipeline_and_grid_search():
         )
         not_requested = SkipUnreadable(LogisticRegression().set_fit_request(sample_weight=False))
         assert not_requested.fit(tiled, labels).n_unreadable_ == 6
-    alone = LogisticRegression(C=0.5).fit(tiled[readable], labels[readable], sample_weight=weight[readable])
-    assert_array_equal(search.best_estimator_[-1].estimator_.coef_, alone.coef_)
+    expected = LogisticRegression(C=0.5).fit(
+        tiled[readable], labels[readable], sample_weight=weight[readable]
+    )
+    assert_array_equal(search.best_estimator_[-1].estimator_.coef_, expected.coef_)
 
 
 @pytest.mark.parametrize(

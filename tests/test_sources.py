@@ -170,10 +170,10 @@ def test_urls_raise(tmp_path):
         read_source(path)
 
 
-def test_images_beside_class_folders_are_left_out_with_a_warning(tmp_path):
+def test_images_next_to_class_folders_are_left_out_with_a_warning(tmp_path):
     fill(tmp_path, "cat/1.jpg", "dog/1.jpg", "stray.jpg", "another.jpg")
     with pytest.warns(
-        UserWarning, match=r"2 image\(s\).*beside its class folders.*first 'another.jpg'"
+        UserWarning, match=r"2 image\(s\).*not in a class folder.*first 'another.jpg'"
     ) as caught:
         source = read_source(tmp_path)
     assert caught[0].filename == __file__
@@ -234,7 +234,7 @@ def test_test_split_without_labels(tmp_path):
     assert source.subset("train").y.dtype.kind == "U" and source.subset("test").y is None
 
 
-def test_other_folders_of_images_beside_splits_raise(tmp_path):
+def test_other_folders_of_images_next_to_splits_raise(tmp_path):
     fill(
         tmp_path,
         "train/a/1.jpg",
@@ -247,7 +247,7 @@ def test_other_folders_of_images_beside_splits_raise(tmp_path):
     assert read_source(tmp_path).kind == "split folders"
     fill(tmp_path, "extra/1.jpg")
     with pytest.raises(
-        SourceError, match=r"has the splits 'test', 'train' and beside them images in 'extra'"
+        SourceError, match=r"has the splits 'test', 'train' and other folders with images: 'extra'"
     ):
         read_source(tmp_path)
 

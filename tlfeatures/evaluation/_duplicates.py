@@ -89,7 +89,7 @@ def find_duplicates(
     threshold : float
         Cosine similarity from which two rows are near-duplicates.
     groups : ndarray of int, shape (n,), optional
-        Groups passed by the user; the duplicate groups contain them as a whole.
+        Groups passed by the user; they are merged with the duplicate groups.
 
     Returns
     -------

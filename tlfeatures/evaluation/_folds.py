@@ -179,10 +179,10 @@ def _split_default(k: int, y: np.ndarray, groups: np.ndarray | None, task: str, 
     if k < 2:
         raise InvalidParameterError(f"`cv` must be at least 2; got {k}.", "cv")
     if k > n:
-        raise InvalidParameterError(f"`cv={k}` folds need as many images; got n_samples={n}.", "cv")
+        raise InvalidParameterError(f"`cv={k}` needs at least {k} images; got n_samples={n}.", "cv")
     if groups is not None and (count := len(np.unique(groups))) < k:
         raise InvalidParameterError(
-            f"`cv={k}` folds need as many groups; the images are in {count} group(s). "
+            f"`cv={k}` needs at least {k} groups; the images are in {count} group(s). "
             + (f"Use `cv={count}` or more groups." if count > 1 else "Pass two groups or more, or none."),
             "cv",
         )
@@ -197,9 +197,9 @@ def _split_default(k: int, y: np.ndarray, groups: np.ndarray | None, task: str, 
     names, codes, counts = np.unique(y, return_inverse=True, return_counts=True)
     if groups is None:
         if counts.min() < k:
-            few = names[counts < k]
+            small = names[counts < k]
             raise InvalidParameterError(
-                f"`cv={k}` folds need as many images of every class; {len(few)} of {len(names)} classes have fewer, "
+                f"`cv={k}` needs at least {k} images of every class; {len(small)} of {len(names)} classes have fewer, "
                 f"the smallest {names.tolist()[counts.argmin()]!r} with {counts.min()}. "
                 + (f"Use `cv={counts.min()}`, or" if counts.min() > 1 else "Add images, or")
                 + " merge or drop small classes.",
@@ -217,8 +217,8 @@ def _split_default(k: int, y: np.ndarray, groups: np.ndarray | None, task: str, 
     if any(len(test) == 0 for _, test in folds):  # one group may be larger than a fold
         largest = np.bincount(groups).max()
         raise InvalidParameterError(
-            f"`cv={k}` folds of whole groups leave a fold without images: the largest group has {largest} of {n} "
-            "images. Use fewer folds.",
+            f"`cv={k}` leaves a fold without images, because groups are not split: the largest group has "
+            f"{largest} of {n} images. Use fewer folds.",
             "cv",
         )
     return folds

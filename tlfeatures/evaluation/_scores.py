@@ -53,7 +53,7 @@ def cross_validate_embeddings(
 ) -> CrossValidation:
     """Score an estimator on embeddings by cross-validation, with duplicate images in one fold.
 
-    The network that made the embeddings is frozen, so embeddings computed before the split leak nothing.
+    The network is frozen, so computing the embeddings before the split does not leak information between folds.
 
     Parameters
     ----------

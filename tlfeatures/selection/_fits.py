@@ -155,14 +155,14 @@ def check_scorer(scorer: Any, name: str, heads: Sequence[Head], y: np.ndarray) -
     X = np.zeros((len(rows), 1))
     for head in heads:
         model = head.estimator(0)
-        if head.own_estimator is None and "n_neighbors" in model.get_params():
+        if head.user_estimator is None and "n_neighbors" in model.get_params():
             model.set_params(n_neighbors=1)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about constant features
             try:
                 fit_estimator(head, model, X, y[rows], {})
             except Exception:
-                if head.own_estimator is None:
+                if head.user_estimator is None:
                     raise
                 continue  # an estimator passed by the user may need more rows or columns
             _score(scorer, model, X, y[rows], head, f"by {name!r} on these labels", {})
@@ -219,8 +219,8 @@ def _fit_points(fold: FoldData, head: Head) -> Iterator[FittedPoint]:
     requesting the next one, which may be the same object fitted again.
     """
     params = fold.metadata.for_head(head, fold.train_rows)
-    if head.own_estimator is not None:
-        return _fit_own_estimator(fold, head, params)
+    if head.user_estimator is not None:
+        return _fit_user_estimator(fold, head, params)
     if head.name == "ridge" and head.points == ({},) and not params:
         return _fit_ridge(fold, head)
     source, settings = "standardized", {}
@@ -264,7 +264,7 @@ def _fit_ridge(fold: FoldData, head: Head) -> Iterator[FittedPoint]:
     yield 0, model, fold.svd[2], time.perf_counter() - start
 
 
-def _fit_own_estimator(fold: FoldData, head: Head, params: dict[str, Any]) -> Iterator[FittedPoint]:
+def _fit_user_estimator(fold: FoldData, head: Head, params: dict[str, Any]) -> Iterator[FittedPoint]:
     train, test = fold.standardized if head.standardizes else fold.raw
     for i in range(len(head.points)):
         start = time.perf_counter()

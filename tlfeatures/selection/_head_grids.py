@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from tlfeatures.heads import head_grid, list_heads, make_head
 
-__all__ = ["Head", "make_head_grids", "own_estimators", "seed_estimator"]
+__all__ = ["Head", "list_user_estimators", "make_head_grids", "seed_estimator"]
 
 _DEFAULT_HEADS = {"classification": ("logreg", "svm", "ridge"), "regression": ("ridge", "svr")}
 _MANY_CLASSES = 100  # above it "svm", which fits one model for each pair of classes, is not a default head
@@ -32,14 +32,14 @@ class Head:
     task : {"classification", "regression"}
     points : tuple of dict
         Parameters of each point, by names relative to the head's estimator, such as "C".
-    own_estimator : estimator or None
+    user_estimator : estimator or None
         Estimator passed by the user; None for a head of :func:`~tlfeatures.heads.list_heads`.
     """
 
     name: str
     task: str
     points: tuple[dict[str, Any], ...]
-    own_estimator: Any = None
+    user_estimator: Any = None
 
     def at(self, point: int) -> Head:
         """Return the head with a single point."""
@@ -51,7 +51,7 @@ class Head:
 
     def for_rows(self, n: int) -> Head:
         """Drop the points that need more than ``n`` training rows."""
-        if self.own_estimator is not None:
+        if self.user_estimator is not None:
             return self
         points = tuple(p for p in self.points if p.get("n_neighbors", 1) <= n)
         if not points:
@@ -64,13 +64,13 @@ class Head:
     @property
     def standardizes(self) -> bool:
         """Whether the embedding is standardized first; a pipeline passed by the user is fitted on the raw embedding."""
-        return not isinstance(self.own_estimator, Pipeline)
+        return not isinstance(self.user_estimator, Pipeline)
 
     def estimator(self, point: int) -> Any:
         """Make the unfitted estimator of a point, without standardization."""
-        if self.own_estimator is None:
+        if self.user_estimator is None:
             return make_head(self.name, self.task).set_params(**self.params(point))[-1]
-        return clone(self.own_estimator).set_params(**self.points[point])
+        return clone(self.user_estimator).set_params(**self.points[point])
 
     def steps(self, point: int) -> list[tuple[str, Any]]:
         """Make the unfitted steps of a pipeline on embeddings: standardization, then the estimator."""
@@ -141,8 +141,8 @@ def make_head_grids(heads: Any, task: str, y: np.ndarray, seed: int) -> list[Hea
     return grids
 
 
-def own_estimators(heads: Any) -> dict[str, Any]:
-    """Return the estimators among the heads, by name."""
+def list_user_estimators(heads: Any) -> dict[str, Any]:
+    """Return the estimators that the user passed as heads, by name."""
     if not isinstance(heads, Mapping):
         return {}
     estimators = {name: _split_estimator(name, value)[0] for name, value in heads.items()}

@@ -23,7 +23,7 @@ _MAX_BYTES_IN_MEMORY = 2 << 30  # beyond that, rows are read from the store when
 
 
 class EmbeddingMatrices:
-    """Embeddings of a search as matrices; the passes run when the object is made.
+    """Embeddings of a search as matrices; the passes run in the constructor.
 
     Parameters
     ----------

@@ -74,7 +74,7 @@ class Metadata:
         routed = process_routing(search, "fit", **passed) if enabled else {}
         for_heads, unweighted = {}, []
         for head in heads:
-            if enabled and head.own_estimator is not None:
+            if enabled and head.user_estimator is not None:
                 for_heads[head.name] = dict(routed[f"head_{head.name}"].fit)
             elif sample_weight is not None:
                 name = _find_weight_argument(head)
@@ -119,7 +119,7 @@ def _find_weight_argument(head: Head) -> str | None:
 
 def fit_estimator(head: Head, estimator: Any, X: np.ndarray, y: np.ndarray, params: dict[str, Any]) -> Any:
     """Fit a head's estimator with its metadata; for named heads no metadata requests are needed."""
-    if head.own_estimator is not None:
+    if head.user_estimator is not None:
         return estimator.fit(X, y, **params)
     with config_context(enable_metadata_routing=False):
         return estimator.fit(X, y, **params)

@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from tlfeatures.results import EmbeddingSample, Score, SearchResult
 from tlfeatures.selection._fitted_images import worst_predictions
-from tlfeatures.selection._head_grids import own_estimators, seed_estimator
+from tlfeatures.selection._head_grids import list_user_estimators, seed_estimator
 
 __all__ = [
     "best_options",
@@ -144,11 +144,11 @@ def best_options(search: Any) -> dict[str, Any] | None:
         for key, value in best.items()
         if key.startswith(f"{head}__")
     }
-    own_estimator = own_estimators(search.heads).get(head)
-    if own_estimator is None:
+    user_estimator = list_user_estimators(search.heads).get(head)
+    if user_estimator is None:
         heads: Any = {head: {key: [value] for key, value in point.items()}} if point else [head]
     else:
-        heads = {head: seed_estimator(own_estimator, search.seed_).set_params(**point)}
+        heads = {head: seed_estimator(user_estimator, search.seed_).set_params(**point)}
     options = {
         "models": best["model"],
         "layers": [layer],
@@ -170,7 +170,7 @@ def best_options(search: Any) -> dict[str, Any] | None:
         isinstance(options["models"], str)
         and getattr(search, "sample_weight_", None) is None
         and _is_literal(options.get("scoring"))
-        and (_is_literal(point) if own_estimator is None else _is_writable_estimator(heads[head]))
+        and (_is_literal(point) if user_estimator is None else _is_writable_estimator(heads[head]))
         and (isinstance(options["cv"], int) or _is_reproducible_splitter(options["cv"]))
     )
     return options if writable else None

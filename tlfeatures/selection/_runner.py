@@ -95,7 +95,7 @@ class SearchRunner:
             self._make_folds()
             with self._step(f"prescreen ({self.search.prescreen_method})", len(self.embeddings)):
                 self._prescreen()
-            with self._step("cross-validation", int(self.wanted.any(axis=1).sum())):
+            with self._step("cross-validation", int(self.to_fit.any(axis=1).sum())):
                 self._cross_validate()
             self._choose()
             with self._step("predictions, learning curve"):
@@ -119,7 +119,7 @@ class SearchRunner:
         self.timings.append({"step": description, "seconds": time.perf_counter() - start})
 
     def _run_parallel(self, function: Callable[..., Any], arguments: Iterable[tuple]) -> Iterator[Any]:
-        """Yield results in order; arguments are made as workers become free."""
+        """Yield results in order; arguments are generated when workers become free."""
         tasks = (delayed(function)(*values) for values in arguments)
         for result in Parallel(n_jobs=self.search.n_jobs, return_as="generator")(tasks):
             self.steps.advance()
@@ -164,7 +164,7 @@ class SearchRunner:
         }
 
     def _prescreen(self) -> None:
-        """Score embeddings without fitting heads, and mark in ``wanted`` on which folds to fit each of them."""
+        """Score embeddings without fitting heads, and mark in ``to_fit`` the folds on which to fit heads."""
         all_rows = np.arange(len(self.data.y))
         subsets = [all_rows, *(train for train, _ in (self.folds if self.inner_folds else []))]
         distinct: dict[bytes, Embedding] = {}
@@ -183,22 +183,22 @@ class SearchRunner:
         count = self.search.prescreen or len(distinct)
         for mask, subset_scores in zip(keep, scores.T, strict=True):
             mask[np.argsort(-subset_scores, kind="stable")[:count]] = True
-        self.wanted = np.zeros((len(distinct), len(self.all_folds)), bool)
-        self.wanted[:, : len(self.folds)] = keep.any(axis=0)[:, None]
+        self.to_fit = np.zeros((len(distinct), len(self.all_folds)), bool)
+        self.to_fit[:, : len(self.folds)] = keep.any(axis=0)[:, None]
         start = len(self.folds)
         for mask, folds in zip(keep[1:], self.inner_folds, strict=True):
-            self.wanted[:, start : start + len(folds)] = mask[:, None]
+            self.to_fit[:, start : start + len(folds)] = mask[:, None]
             start += len(folds)
         self.prescreen_scores, self.kept = scores[:, 0], keep[0]
 
     def _cross_validate(self) -> None:
-        fitted = np.flatnonzero(self.wanted.any(axis=1))
+        fitted = np.flatnonzero(self.to_fit.any(axis=1))
 
         def arguments() -> Iterator[tuple]:
             for i in fitted:
                 folds = [
-                    fold if wanted else None
-                    for fold, wanted in zip(self.all_folds, self.wanted[i], strict=True)
+                    fold if selected else None
+                    for fold, selected in zip(self.all_folds, self.to_fit[i], strict=True)
                 ]
                 X = self.load_matrix(self.embeddings[i])
                 yield X, self.data.y, folds, self.heads, self.scorer, self.data.metadata

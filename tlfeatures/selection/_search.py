@@ -31,7 +31,7 @@ from tlfeatures.selection._candidates import EmbeddingGrid, plan_passes
 from tlfeatures.selection._cv_results import make_table
 from tlfeatures.selection._fits import check_scorer
 from tlfeatures.selection._fitted_images import FittedImages, worst_predictions
-from tlfeatures.selection._head_grids import Head, make_head_grids, own_estimators
+from tlfeatures.selection._head_grids import Head, list_user_estimators, make_head_grids
 from tlfeatures.selection._matrices import EmbeddingMatrices
 from tlfeatures.selection._metadata import Metadata, check_sample_weight, routing_enabled
 from tlfeatures.selection._progress import show_progress
@@ -80,13 +80,13 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         Names of :func:`~tlfeatures.heads.list_heads`, with their default grids, or a dict from name to
 
         - a parameter grid for the named head, or None for its default grid;
-        - an estimator of your own under a new name;
+        - a scikit-learn estimator, under a new name;
         - ``(estimator, grid)``.
 
         For example ``{"ridge": None, "svm": {"C": [1, 10]}, "rf": RandomForestClassifier(),
         "mlp": (MLPClassifier(), {"alpha": [1e-4, 1e-2]})}``. Embeddings are standardized before they reach an
-        estimator, except for a `Pipeline` of your own. Where ``random_state`` of an estimator is None, the search
-        sets it. The default is logreg, ridge and, up to 100 classes, svm; for regression ridge and svr.
+        estimator, unless it is a `Pipeline`. If ``random_state`` of an estimator is None, the search sets it. The
+        default is logreg, ridge and, up to 100 classes, svm; for regression ridge and svr.
     cv : int, splitter, or list of (train, test), default=5
         An int gives that many shuffled folds, stratified by class, with each group in one of them.
     scoring : str, callable or None, default=None
@@ -114,7 +114,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
     n_jobs : int or None, default=None
         Number of processes for the folds. They do not import Keras.
     random_state : int, RandomState or None, default=0
-        Seed for shuffling the folds, for the learning curve, and for estimators of your own.
+        Seed for shuffling the folds, for the learning curve, and for estimators in ``heads``.
     verbose : int, default=0
         If above 0, show progress on standard error.
 
@@ -180,7 +180,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
 
     With ``sklearn.set_config(enable_metadata_routing=True)`` a search takes part in scikit-learn's metadata
     routing as a consumer of ``groups`` (requested by default) and ``sample_weight``, and
-    as a router to estimators of your own in ``heads`` and to a scorer in ``scoring``.
+    as a router to the estimators in ``heads`` and to a scorer in ``scoring``.
 
     Examples
     --------
@@ -305,7 +305,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         y : array-like of shape (n,)
             Class labels, or targets for regression.
         groups : array-like of shape (n,), optional
-            Groups, such as patients, whose images are kept in one fold.
+            Group of each image, such as a patient; images of one group are kept in one fold.
         sample_weight : array-like of shape (n,), optional
             Weights for fitting the heads. A warning names the heads that do not accept weights, such as knn.
             Standardization and the prescreen are unweighted, and so are scores, unless ``scoring`` is a scorer
@@ -487,7 +487,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         MetadataRouter
         """
         router = MetadataRouter(owner=self).add_self_request(self)
-        for name, estimator in own_estimators(self.heads).items():
+        for name, estimator in list_user_estimators(self.heads).items():
             mapping = MethodMapping().add(caller="fit", callee="fit")
             router.add(method_mapping=mapping, **{f"head_{name}": estimator})
         if callable(self.scoring):

@@ -35,7 +35,7 @@ def learning_curve(
 ) -> LearningCurve:
     """Score one head, fitted on 1/16, 1/8, 1/4, 1/2 and all of each fold's training rows.
 
-    Subsets are stratified by class, or consist of whole groups. A subset that lacks a class or has fewer
+    Subsets are stratified by class, or consist of complete groups. A subset that lacks a class or has fewer
     than ten rows is skipped.
     """
     head = head.at(point)

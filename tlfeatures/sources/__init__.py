@@ -43,7 +43,7 @@ def read_source(
         A folder of class folders, of train/, val/ and test/, or of images; a CSV, TSV or Parquet manifest with paths
         relative to its own folder; ``"file.h5::dataset"``; or one image.
     path_column, target, groups, split : str, optional
-        Columns of a manifest, or datasets beside the image array (except `path_column`). By default these are the
+        Columns of a manifest, or datasets of the HDF5 file (except `path_column`). By default these are the
         columns "path" (or a similar name: "file", "image", ...), "label" (or "target", "class") and "split", if the
         manifest has them, and the dataset ``train_set_y`` for the array ``train_set_x``.
     labels : bool
@@ -60,7 +60,7 @@ def read_source(
     -----
     Broken images are listed too; they are reported when they are decoded. In a folder, files are images if they have
     an image suffix in any case, or if their first bytes are those of an image. Other files are ignored with a warning
-    that counts them, except for hidden files. Images beside class folders have no class and are left out with a
+    that counts them, except for hidden files. Images next to class folders have no class and are left out with a
     warning.
 
     Examples

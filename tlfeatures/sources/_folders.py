@@ -99,7 +99,11 @@ def _read_splits(
     if others or len(set(splits.values())) < len(splits):
         raise SourceError(
             f"{root!r} has the splits {quote_names(splits)}"
-            + (f" and beside them images in {quote_names(others)}" if others else ", two of the same kind")
+            + (
+                f" and other folders with images: {quote_names(others)}"
+                if others
+                else ", two of the same kind"
+            )
             + ". Move the folders that are not splits elsewhere, or pass the folder of one split as the source."
         )
     order = sorted(splits, key=lambda name: ("train", "val", "test").index(splits[name]))
@@ -120,7 +124,7 @@ def _read_splits(
 def _warn_of_unlabelled(root: str, files: list[str], empty: list[str]) -> None:
     if files:
         warn(
-            f"{len(files)} image(s) in {root!r} are beside its class folders and are left out, the first {files[0]!r}."
+            f"{len(files)} image(s) in {root!r} are not in a class folder and are left out, the first {files[0]!r}."
         )
     if empty:
         warn(f"No images in the folder(s) {quote_names(empty)} of {root!r}: they are not classes.")
@@ -180,13 +184,13 @@ def _scan(folder: str) -> tuple[list[str], list[str], list[str]]:
 
 def _walk(root: str, name: str) -> tuple[list[str], list[str]]:
     """List images and other files at any depth below ``root/name``, relative to ``root``, each folder once."""
-    images, ignored, seen, stack = [], [], {os.path.realpath(root)}, [name]
+    images, ignored, visited, stack = [], [], {os.path.realpath(root)}, [name]
     while stack:
         folder = stack.pop()
         real = os.path.realpath(os.path.join(root, folder))
-        if real in seen:  # a loop of symbolic links
+        if real in visited:  # a loop of symbolic links
             continue
-        seen.add(real)
+        visited.add(real)
         folders, files, others = _scan(os.path.join(root, folder))
         ignored += [f"{folder}/{file}" for file in others]
         images += [f"{folder}/{file}" for file in files]

@@ -148,7 +148,7 @@ def normalize_split(name: Any) -> str:
 
 
 def list_siblings(path: str) -> list[str]:
-    """List the names of the files beside ``path``."""
+    """List the names of the files in the folder of ``path``."""
     try:
         return os.listdir(os.path.dirname(path) or ".")
     except OSError:
