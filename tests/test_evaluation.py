@@ -119,7 +119,7 @@ def test_labels_in_arrow_arrays():
         ),
     ],
 )
-def test_sparse_labels_say_how_to_convert_them(y, fix):
+def test_error_for_sparse_labels_says_how_to_convert_them(y, fix):
     for check in (lambda: check_labels(y, 3), lambda: infer_task(y)):
         with pytest.raises(
             ValueError, match=rf"`y` must be one label for each image; got a sparse matrix of {fix}"
@@ -347,8 +347,8 @@ def test_repeated_folds_are_compared_by_image_and_groups_by_group():
     groups = [f"patient {i // 9}" for i in range(90)]
     result = compare(pair, X, y, cv=3, n_repeats=1, groups=groups, attributes=["groups_"])
     assert result.test == "paired bootstrap by group"
-    for (train, _), kept in zip(result.folds, result.attributes["b"], strict=True):
-        assert len(kept["groups_"]) == len(train)  # estimators whose `fit` takes groups get them
+    for (train, _), attributes in zip(result.folds, result.attributes["b"], strict=True):
+        assert len(attributes["groups_"]) == len(train)  # estimators whose `fit` takes groups get them
     wide_interval = compare(pair, X, y, cv=3, n_repeats=1, groups=groups, level=0.999).interval
     assert wide_interval[0] < result.interval[0] < result.interval[1] < wide_interval[1]
 

@@ -564,7 +564,7 @@ class TestMetadataRouting:
             X, numbers, sample_weight=WEIGHTS
         )
 
-    def test_other_metadata(self, warm, data):
+    def test_user_estimators_get_other_metadata(self, warm, data):
         store, _ = warm
         X, y = data
 
@@ -582,7 +582,7 @@ class TestMetadataRouting:
         with pytest.raises(ValueError, match="`age` must have one value for each of the 36 images"):
             search.fit(X, y, age=np.arange(35))
 
-    def test_workers_see_the_routing(self, warm, data):
+    def test_metadata_routing_works_with_n_jobs(self, warm, data):
         search = FeatureSearchCV(**ONE, cache=warm[0], n_jobs=2, scoring=make_scorer(accuracy_score).set_score_request(
             sample_weight=True))  # fmt: skip
         search.fit(*data, sample_weight=WEIGHTS)
@@ -653,16 +653,16 @@ def test_a_fitted_search_does_not_keep_the_images_alive(warm, data, kind):
     gc.collect()
     assert not any(reference() is not None for reference in references)
     np.testing.assert_array_equal(search.embeddings(), search.best_estimator_["cnn"].transform(data[0]))
-    kept = [i for i in range(36) if i in search.fitted_images_.thumbnails]
-    assert len(kept) == min(12, len(wrong)) and set(kept) <= set(wrong)
-    for i in kept:
+    stored = [i for i in range(36) if i in search.fitted_images_.thumbnails]
+    assert len(stored) == min(12, len(wrong)) and set(stored) <= set(wrong)
+    for i in stored:
         expected = Images.of(data[0]).decode(i, Decoder((160, 160), "pad"))[1]
         np.testing.assert_array_equal(search.thumbnail(i), expected)
         assert search.thumbnail(i, side=20).shape == (20, 20, 3)
     with pytest.raises(
         ValueError, match=r"passed as an array, which the search does not keep.*X\[search.rows_"
     ):
-        search.thumbnail(next(i for i in range(36) if i not in kept))
+        search.thumbnail(next(i for i in range(36) if i not in stored))
 
 
 def test_embeddings_after_fit_without_a_store_or_from_a_store_that_was_emptied(data, tmp_path):
@@ -695,7 +695,7 @@ def test_results_do_not_depend_on_workers_or_repetition(warm, data):
 # -- passes --------------------------------------------------------------------------------------
 
 
-def test_each_image_once_through_each_network(data, store, network_calls):
+def test_each_image_passes_once_through_each_network(data, store, network_calls):
     X, y = data
     options = SMALL | {"models": ["mobilenet_0.25", "mobilenet_0.5"], "heads": "ridge"}
     search = FeatureSearchCV(
@@ -959,7 +959,7 @@ def test_grouped_score_differs_only_by_the_moved_duplicates(data, store):
     assert search.duplicates_.score_together == pytest.approx(expected, abs=1e-9)
 
 
-def test_one_duplicate_group_of_all_images(data, store):
+def test_grouped_score_is_none_if_all_images_are_one_duplicate_group(data, store):
     X, y = data
     X = np.concatenate([X, X])
     y = np.tile(y, 2)
@@ -1079,7 +1079,7 @@ def test_nearly_perfect_score_needs_no_fine_tuning():
     assert regime.recommendation == "frozen features"
 
 
-def test_the_learning_curve_ends_at_the_score(warm):
+def test_learning_curve_ends_at_the_cross_validated_score(warm):
     _, search = warm
     curve = search.learning_curve_
     assert curve.sizes[-1] == 24 and (np.diff(curve.sizes) > 0).all() and curve.scores.shape[1] == 3

@@ -463,7 +463,7 @@ def test_trailing_delimiters_are_ignored(images):
         assert source.y.tolist() == [1, 2] and source.columns == ["path", "label"]
 
 
-def test_rows_are_counted_as_a_spreadsheet_does(images):
+def test_errors_count_rows_from_the_header(images):
     text = 'path,label\n"img/1.jpg",1\n\nimg/2.jpg,2\n,\nimg/3.jpg,\n'
     with pytest.raises(SourceError, match=r"1 of 3 rows .*'label': row 6 \(the header is row 1\)"):
         read_source(write(images / "m.csv", text))

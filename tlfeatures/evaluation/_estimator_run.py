@@ -68,7 +68,7 @@ class EstimatorRun:
         attributes: Sequence[str],
     ) -> EstimatorRun:
         """Fit and score the estimator on each fold."""
-        scores, parts, kept = [], [], []
+        scores, parts, fitted_attributes = [], [], []
         for train, test in folds:
             fit_kwargs = (
                 {"groups": groups[train]}
@@ -81,10 +81,14 @@ class EstimatorRun:
             recorded.predict(X_test)
             scores.append(float(scorer(recorded if from_responses else fitted, X_test, y[test])))
             parts.append(responses)
-            kept.append({name: getattr(fitted, name) for name in attributes if hasattr(fitted, name)})
+            fitted_attributes.append(
+                {name: getattr(fitted, name) for name in attributes if hasattr(fitted, name)}
+            )
         pooled = {
             name: np.concatenate([part[name] for part in parts])
             for name in _METHODS
             if all(name in part for part in parts) and len({part[name].shape[1:] for part in parts}) == 1
         }
-        return cls(np.array(scores), Responses(fitted, pooled, pooled=True), pooled["predict"], kept)
+        return cls(
+            np.array(scores), Responses(fitted, pooled, pooled=True), pooled["predict"], fitted_attributes
+        )

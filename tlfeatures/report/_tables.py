@@ -36,7 +36,7 @@ class LayerScores:
 
     @property
     def best(self) -> float | None:
-        """The best score; None if there is none."""
+        """Best score; None if all are NaN."""
         return None if np.isnan(self.scores).all() else float(np.nanmax(self.scores))
 
 

@@ -183,7 +183,7 @@ def _score(
 def _insert_classes(
     values: np.ndarray | None, columns: np.ndarray, n_classes: int, fill: float
 ) -> np.ndarray | None:
-    """Insert columns with the value ``fill`` for the classes that the estimator does not know."""
+    """Insert columns with the value ``fill`` for the classes that the estimator was not fitted on."""
     if values is None or (
         values.ndim == 2 and values.shape[1] != len(columns)
     ):  # one column for each pair of classes
