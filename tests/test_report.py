@@ -25,8 +25,8 @@ from tlfeatures import EmbeddingStore, FeatureSearchCV, select
 from tlfeatures.cli._best_command import best_command
 from tlfeatures.evaluation import Duplicates
 from tlfeatures.report import _figures, _tables, is_report, write_report
+from tlfeatures.report._class_names import Labels
 from tlfeatures.report._code import make_python_code
-from tlfeatures.report._labels import Labels
 from tlfeatures.results import LearningCurve, Regime, Score, SearchResult
 from tlfeatures.selection._fitted_images import worst_predictions
 from tlfeatures.selection._result import best_options, sample_embeddings

@@ -61,7 +61,7 @@ from tlfeatures.selection._candidates import EmbeddingGrid, plan_passes
 from tlfeatures.selection._fits import evaluate, predict_folds
 from tlfeatures.selection._fold_data import FoldData
 from tlfeatures.selection._head_grids import Head, make_head_grids
-from tlfeatures.selection._metadata import Metadata
+from tlfeatures.selection._metadata_routing import Metadata
 from tlfeatures.selection._ridge_path import fit_ridge_path
 from tlfeatures.selection._rules import choose, choose_nested
 from tlfeatures.selection.advice import LearningCurve, advise

@@ -21,7 +21,7 @@ from sklearn.calibration import CalibrationDisplay
 from sklearn.metrics import ConfusionMatrixDisplay, PredictionErrorDisplay
 from sklearn.model_selection import LearningCurveDisplay
 
-from tlfeatures.report._labels import Labels, shorten
+from tlfeatures.report._class_names import Labels, shorten
 from tlfeatures.report._tables import LayerScores
 from tlfeatures.results import LearningCurve
 

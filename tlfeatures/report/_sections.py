@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
 
 from tlfeatures.report import _figures, _tables
-from tlfeatures.report._labels import Labels
+from tlfeatures.report._class_names import Labels
 from tlfeatures.results import SearchResult
 
 _PIXELS_PER_INCH = 96

@@ -12,7 +12,7 @@ from tlfeatures.errors import RandomWeightsWarning
 from tlfeatures.features import CNNFeatures
 from tlfeatures.images import Images
 from tlfeatures.selection._cv_results import Candidate
-from tlfeatures.selection._metadata import fit_estimator
+from tlfeatures.selection._metadata_routing import fit_estimator
 from tlfeatures.selection._training_data import TrainingData
 
 __all__ = ["fit_best_pipeline"]

@@ -20,7 +20,7 @@ from sklearn.svm import SVC
 from tlfeatures.evaluation import Fold
 from tlfeatures.selection._fold_data import FoldData
 from tlfeatures.selection._head_grids import Head
-from tlfeatures.selection._metadata import Metadata, fit_estimator
+from tlfeatures.selection._metadata_routing import Metadata, fit_estimator
 from tlfeatures.selection._ridge_path import fit_ridge_path
 
 __all__ = ["FoldPredictions", "Scores", "check_scorer", "evaluate", "predict_folds"]

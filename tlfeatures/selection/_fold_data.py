@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.preprocessing import StandardScaler
 
 from tlfeatures.evaluation import Fold
-from tlfeatures.selection._metadata import Metadata
+from tlfeatures.selection._metadata_routing import Metadata
 
 __all__ = ["FoldData"]
 

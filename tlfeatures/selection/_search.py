@@ -33,7 +33,7 @@ from tlfeatures.selection._fits import check_scorer
 from tlfeatures.selection._fitted_images import FittedImages, worst_predictions
 from tlfeatures.selection._head_grids import Head, list_user_estimators, make_head_grids
 from tlfeatures.selection._matrices import EmbeddingMatrices
-from tlfeatures.selection._metadata import Metadata, check_sample_weight, routing_enabled
+from tlfeatures.selection._metadata_routing import Metadata, check_sample_weight, routing_enabled
 from tlfeatures.selection._progress import show_progress
 from tlfeatures.selection._result import build_result
 from tlfeatures.selection._runner import SearchRunner

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tlfeatures.evaluation import Fold, make_folds, make_inner_folds
-from tlfeatures.selection._metadata import Metadata
+from tlfeatures.selection._metadata_routing import Metadata
 
 __all__ = ["TrainingData"]
 

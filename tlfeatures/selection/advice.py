@@ -13,7 +13,7 @@ from tlfeatures.evaluation import Fold
 from tlfeatures.results import LearningCurve, Regime
 from tlfeatures.selection._fits import evaluate
 from tlfeatures.selection._head_grids import Head
-from tlfeatures.selection._metadata import Metadata
+from tlfeatures.selection._metadata_routing import Metadata
 
 __all__ = ["LearningCurve", "Regime", "advise", "learning_curve"]
 
