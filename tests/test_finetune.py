@@ -1,4 +1,4 @@
-"""The fine-tune stage: scikit-learn's contract, what is trained, and what outlives a crash."""
+"""Fine-tuning: the API of scikit-learn, training, checkpoints, errors, bundles and pickles."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ TOP = {**TINY, "train_from": "block10_dw", "start": "linear", "epochs": 2, "rand
 
 
 def shapes(n=24, seed=0):
-    """Three kinds of pictures, and what they are called."""
+    """Return images of three classes, and their labels."""
     rng = np.random.default_rng(seed)
     y = np.array(["bars", "disc", "flat"])[np.arange(n) % 3]
     yy, xx = np.mgrid[:32, :32]
@@ -84,7 +84,7 @@ def tuned():
 
 
 def custom(size=16, normalized=True, batchnorm=True):
-    """A network of two blocks, made here."""
+    """A custom network of two blocks."""
     import keras
 
     layers = keras.layers
@@ -107,24 +107,24 @@ def weights_of(network):
 
 
 def changed(before, after):
-    """Layers of which a weight is another."""
+    """Names of layers with different weights."""
     pairs = zip(before.items(), after.items(), strict=True)
     return {path.split("/")[0] for (path, a), (_, b) in pairs if not np.array_equal(a, b)}
 
 
-# -- scikit-learn's contract -----------------------------------------------------------------
+# -- API of scikit-learn -----------------------------------------------------------------
 
 
 @functools.cache
 def small_file():
-    """A network that is copied and compiled in no time."""
+    """Path of a network that is quick to copy and compile."""
     path = os.path.join(tempfile.mkdtemp(dir=os.environ["HOME"]), "small.keras")
     custom().save(path)
     return path
 
 
 class _Flat:
-    """Takes flat rows of any numbers, so that scikit-learn's own checks can feed it."""
+    """Accept rows of numbers instead of images, for the checks of scikit-learn."""
 
     def _pixels(self, X, reset, **kwargs):
         X = validate_data(self, X, reset=reset, **kwargs)
@@ -140,8 +140,8 @@ class _Flat:
 
 class FlatClassifier(_Flat, FineTuneClassifier):
     def __init__(self, class_weight=None, random_state=0):
-        given = {**QUICK, "model": small_file(), "image_size": 16, "random_state": random_state}
-        super().__init__(**given, class_weight=class_weight, cache=None)
+        params = {**QUICK, "model": small_file(), "image_size": 16, "random_state": random_state}
+        super().__init__(**params, class_weight=class_weight, cache=None)
 
     def fit(self, X, y, sample_weight=None):
         return super().fit(self._pixels(X, True, y=y), y, sample_weight)
@@ -155,8 +155,8 @@ class FlatClassifier(_Flat, FineTuneClassifier):
 
 class FlatRegressor(_Flat, FineTuneRegressor):
     def __init__(self, random_state=0):
-        given = {**QUICK, "model": small_file(), "image_size": 16, "random_state": random_state}
-        super().__init__(**given, cache=None)
+        params = {**QUICK, "model": small_file(), "image_size": 16, "random_state": random_state}
+        super().__init__(**params, cache=None)
 
     def fit(self, X, y, sample_weight=None):
         return super().fit(self._pixels(X, True, y=y, y_numeric=True), y, sample_weight)
@@ -181,16 +181,16 @@ CHECKS = {
     ("estimator", "check"),
     [
         pytest.param(estimator, check, id=f"{type(estimator).__name__}-{check.func.__name__}")
-        for each in (FlatClassifier(), FlatRegressor())
-        for estimator, check in estimator_checks_generator(each)
+        for flat in (FlatClassifier(), FlatRegressor())
+        for estimator, check in estimator_checks_generator(flat)
         if check.func.__name__ in CHECKS
     ],
 )
-def test_scikit_learn_checks(estimator, check):
+def test_estimator_checks(estimator, check):
     check(estimator)
 
 
-def test_the_doors_of_scikit_learn(tuned):
+def test_clone_classes_probabilities_and_score(tuned):
     assert clone(tuned).get_params() == tuned.get_params()
     assert not hasattr(clone(tuned), "history_")
     np.testing.assert_array_equal(tuned.classes_, ["bars", "disc", "flat"])
@@ -201,14 +201,14 @@ def test_the_doors_of_scikit_learn(tuned):
     assert list(tuned.history_.columns[:4]) == ["stage", "epoch", "loss", "accuracy"]
 
 
-def test_searches_and_pipelines():
+def test_cross_validation_grid_search_and_pipeline():
     clf = FineTuneClassifier(**QUICK)
     assert cross_val_score(clf, X, Y, cv=2).mean() > 0.8
     search = GridSearchCV(Pipeline([("tune", clf)]), {"tune__pooling": ["avg", "max"]}, cv=2).fit(X, Y)
     assert search.best_estimator_["tune"].classes_.tolist() == ["bars", "disc", "flat"]
 
 
-def test_a_pickle_of_what_was_unpickled_and_not_used(tuned):
+def test_pickle_of_an_unpickled_estimator(tuned):
     again = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(tuned))))
     np.testing.assert_allclose(again.predict_proba(X), tuned.predict_proba(X), atol=1e-6)
 
@@ -222,21 +222,21 @@ def python(code, **env):
     return done.stdout
 
 
-def test_weights_of_images_and_classes():
-    some = np.arange(24) >= 6
-    left_out = FineTuneClassifier(**QUICK).fit(X[some], Y[some]).predict_proba(X)
-    weighted = FineTuneClassifier(**QUICK).fit(X, Y, sample_weight=some.astype(float)).predict_proba(X)
+def test_sample_weight_and_class_weight():
+    mask = np.arange(24) >= 6
+    left_out = FineTuneClassifier(**QUICK).fit(X[mask], Y[mask]).predict_proba(X)
+    weighted = FineTuneClassifier(**QUICK).fit(X, Y, sample_weight=mask.astype(float)).predict_proba(X)
     np.testing.assert_allclose(weighted, left_out, atol=2e-3)
     rare = np.r_[0:24:3, 1, 2, 4, 5]  # eight bars, two discs, two flat
-    plain, balanced, by_hand = (
+    plain, balanced, explicit = (
         FineTuneClassifier(**QUICK, class_weight=w).fit(X[rare], Y[rare]).predict_proba(X[rare])
         for w in (None, "balanced", {"bars": 12 / 3 / 8, "disc": 2.0, "flat": 2.0})
     )
-    np.testing.assert_allclose(balanced, by_hand, atol=1e-6)
+    np.testing.assert_allclose(balanced, explicit, atol=1e-6)
     assert abs(balanced - plain).max() > 1e-3
 
 
-# -- from a pipeline -------------------------------------------------------------------------
+# -- from_pipeline -------------------------------------------------------------------------
 
 NUMBERS = np.linspace(3, 40, 24) + X.mean((1, 2, 3)) / 5
 
@@ -260,7 +260,7 @@ NUMBERS = np.linspace(3, 40, 24) + X.mean((1, 2, 3)) / 5
         "flatten",
     ],
 )
-def test_before_the_first_step_the_network_predicts_what_the_pipeline_predicts(head, y, cnn):
+def test_predictions_with_zero_epochs_equal_those_of_the_pipeline(head, y, cnn):
     pipe = Pipeline([("cnn", CNNFeatures(**TINY, **cnn)), ("head", clone(head))]).fit(X, y)
     cls = FineTuneRegressor if y is NUMBERS else FineTuneClassifier
     tuned = cls.from_pipeline(pipe, train_from="block9_dw", epochs=0, random_state=0).fit(X, y)
@@ -273,29 +273,29 @@ def test_before_the_first_step_the_network_predicts_what_the_pipeline_predicts(h
     assert len(tuned.history_) == 0
     trained = clone(tuned).set_params(epochs=1).fit(X, y)  # a clone starts from the same pipeline
     assert trained.history_["stage"].tolist() == ["network", "network"]
-    assert trained.best_epoch_ == 1  # the pipeline knows all images, so none can tell the best epoch
+    assert trained.best_epoch_ == 1  # the last epoch, because there are no validation images
 
 
 @pytest.mark.parametrize("head", [SVC(), RandomForestClassifier(5, random_state=0)], ids=["svm", "forest"])
-def test_another_head_is_replaced_by_a_linear_one_and_this_is_said(head):
+def test_heads_that_cannot_be_converted_are_replaced_with_a_warning(head):
     pipe = Pipeline([("cnn", CNNFeatures(**TINY)), ("scale", StandardScaler()), ("head", head)]).fit(X, Y)
-    with pytest.warns(UserWarning, match=f"{type(head).__name__} is no linear model"):
+    with pytest.warns(UserWarning, match=f"{type(head).__name__} is not a logistic or linear regression"):
         tuned = FineTuneClassifier.from_pipeline(pipe, epochs=0, validation_fraction=0, random_state=0)
     tuned.fit(X, Y)
     expected = tuned.start_pipeline_.predict_proba(pipe["cnn"].transform(X).astype(float))
     np.testing.assert_allclose(tuned.predict_proba(X), expected, atol=1e-4)
 
 
-def test_pipelines_with_a_subclass_of_the_features():
+def test_pipeline_with_a_subclass_of_cnn_features():
     class Features(CNNFeatures):
-        """A user's own."""
+        """A subclass of a user."""
 
     pipe = Pipeline([("cnn", Features(**TINY)), ("head", LogisticRegression())]).fit(X, Y)
     tuned = FineTuneClassifier.from_pipeline(pipe, epochs=0, random_state=0).fit(X, Y)
     np.testing.assert_allclose(tuned.predict_proba(X), pipe.predict_proba(X), atol=1e-4)
 
 
-def test_pipelines_that_do_not_fit():
+def test_from_pipeline_rejects_pipelines():
     pipe = Pipeline([("cnn", CNNFeatures(**TINY)), ("head", LogisticRegression())])
     with pytest.raises(ValueError, match="begins with CNNFeatures"):
         FineTuneClassifier.from_pipeline(SVC())
@@ -303,24 +303,24 @@ def test_pipelines_that_do_not_fit():
         FineTuneClassifier.from_pipeline(pipe)
     search = GridSearchCV(pipe, {"head__C": [1, 10]}, cv=2).fit(X, Y)
     tuned = FineTuneClassifier.from_pipeline(search, epochs=0, random_state=0)
-    with pytest.raises(ValueError, match=r"fitted on \['bars', 'disc', 'flat'\], and y holds"):
+    with pytest.raises(ValueError, match=r"fitted on \['bars', 'disc', 'flat'\], and y contains"):
         tuned.fit(X, np.where(Y == "disc", "disc", "other"))
     with pytest.raises(ValueError, match="predicts classes, which FineTuneRegressor does not"):
         FineTuneRegressor.from_pipeline(search)
-    with pytest.raises(ValueError, match="takes 320 features and this network gives 640"):
+    with pytest.raises(ValueError, match="expects 320 features; got 640 from this network"):
         clone(tuned).set_params(pooling="avgmax").fit(X, Y)
     with pytest.raises(ValueError, match="no hidden layers"):
         clone(tuned).set_params(head=[8]).fit(X, Y)
 
 
-# -- what is trained -------------------------------------------------------------------------
+# -- training -------------------------------------------------------------------------
 
 
-def test_stored_embeddings_train_the_same_head_as_the_network_in_the_loop():
-    """The tutorials' recipe in plain Keras, with the same first weights and the same batches."""
+def test_head_trained_on_embeddings_equals_head_trained_by_keras():
+    """Train the same head in a loop of Keras, with equal initial weights and batches."""
     import keras
 
-    given = {
+    params = {
         **TINY,
         "head": [16],
         "pooling": "max",
@@ -328,9 +328,9 @@ def test_stored_embeddings_train_the_same_head_as_the_network_in_the_loop():
         "weight_decay": 0,
         "batch_size": 8,
     }
-    given |= {"validation_fraction": 0, "random_state": 3}
-    start = FineTuneClassifier(**given, epochs=0).fit(X, Y)
-    ours = FineTuneClassifier(**given, epochs=6).fit(X, Y)
+    params |= {"validation_fraction": 0, "random_state": 3}
+    start = FineTuneClassifier(**params, epochs=0).fit(X, Y)
+    ours = FineTuneClassifier(**params, epochs=6).fit(X, Y)
     untrained = start.predict_proba(X)
     network, head = start.network_, start._live().head
     network.trainable = False
@@ -347,23 +347,23 @@ def test_stored_embeddings_train_the_same_head_as_the_network_in_the_loop():
     assert abs(ours.predict_proba(X) - untrained).max() > 0.1
 
 
-def test_many_steps_in_a_call_are_the_steps_taken_alone(monkeypatch):
-    """With all that changes from step to step, learning rates and the masks of dropout; the last batch is shorter."""
+def test_many_steps_per_call_equal_single_steps(monkeypatch):
+    """Use a schedule, dropout and a shorter last batch, which change from step to step."""
     from tlfeatures.finetune import _stage
 
     params = {**TINY, "head": [16, 0.5], "epochs": 3, "batch_size": 5, "validation_fraction": 0}
-    alone = FineTuneClassifier(**params, random_state=0, callbacks=[batch_recorder()]).fit(X, Y)
+    single = FineTuneClassifier(**params, random_state=0, callbacks=[batch_recorder()]).fit(X, Y)
     assert BATCHES.pop("fit") == [0, 1, 2, 3, 4] * 3
     monkeypatch.setattr(_stage, "_MANY_STEPS", 0)
-    together = FineTuneClassifier(**params, random_state=0, callbacks=[batch_recorder()]).fit(X, Y)
-    assert BATCHES.pop("fit") == [4] * 3  # one call an epoch
+    many = FineTuneClassifier(**params, random_state=0, callbacks=[batch_recorder()]).fit(X, Y)
+    assert BATCHES.pop("fit") == [4] * 3  # one call per epoch
     columns = ["loss", "accuracy", "learning_rate"]
-    np.testing.assert_allclose(together.history_[columns], alone.history_[columns], rtol=1e-5)
-    for one, other in zip(alone._live().head.get_weights(), together._live().head.get_weights(), strict=True):
+    np.testing.assert_allclose(many.history_[columns], single.history_[columns], rtol=1e-5)
+    for one, other in zip(single._live().head.get_weights(), many._live().head.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
-BATCHES: dict = {}  # callbacks are copied by `fit`, so they report here
+BATCHES: dict = {}  # filled by callbacks, which `fit` copies
 
 
 def batch_recorder():
@@ -376,7 +376,7 @@ def batch_recorder():
 
 
 def test_batch_normalization_does_not_see_padding():
-    """The last batch of an epoch is shorter: its statistics are those of its own rows, as in Keras's own loop."""
+    """Check that the statistics of the shorter last batch are those of its rows, as in Keras."""
     import keras
 
     def head(x):
@@ -384,34 +384,33 @@ def test_batch_normalization_does_not_see_padding():
             keras.layers.GlobalAveragePooling2D()(x)
         )
 
-    given = {"head": head, "epochs": 1, "batch_size": 14, "validation_fraction": 0, "random_state": 0}
+    params = {"head": head, "epochs": 1, "batch_size": 14, "validation_fraction": 0, "random_state": 0}
     model, pixels = custom(), X[:, :16, :16]
-    clf = FineTuneClassifier(model, **given).fit(pixels, Y)
+    clf = FineTuneClassifier(model, **params).fit(pixels, Y)
     last = epoch_order(0, 0, 1, np.arange(24))[14:]
     expected = CNNFeatures(model, pooling="avg").fit_transform(pixels)[last].mean(0)
     (mean,) = [w for path, w in weights_of(clf._live().head).items() if path.endswith("moving_mean")]
     np.testing.assert_allclose(mean, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_heads_with_numbers_of_other_kinds():
-    """Another precision, and state that is a single number."""
+def test_head_with_another_precision_and_scalar_state():
     import keras
 
-    def other(x):
+    def head(x):
         x = keras.layers.Dense(16, "relu", dtype="bfloat16")(keras.layers.GlobalAveragePooling2D()(x))
         normalization = keras.layers.Normalization(axis=-1)
         normalization.build(x.shape)
         return normalization(x)
 
-    given = {**TINY, "head": other, "epochs": 2, "random_state": 0}
-    assert np.isfinite(FineTuneClassifier(**given).fit(X, Y).predict_proba(X)).all()
-    assert np.isfinite(FineTuneRegressor(**given).fit(X, NUMBERS).predict(X)).all()
+    params = {**TINY, "head": head, "epochs": 2, "random_state": 0}
+    assert np.isfinite(FineTuneClassifier(**params).fit(X, Y).predict_proba(X)).all()
+    assert np.isfinite(FineTuneRegressor(**params).fit(X, NUMBERS).predict(X)).all()
 
 
-def test_layers_before_the_cut_do_not_change():
+def test_layers_before_train_from_do_not_change():
     model = custom()
     before = weights_of(model)
-    given = {
+    params = {
         "model": model,
         "train_from": "conv2",
         "head_epochs": 1,
@@ -419,22 +418,22 @@ def test_layers_before_the_cut_do_not_change():
         "random_state": 0,
         "validation_fraction": 0,
     }
-    clf = FineTuneClassifier(**given).fit(X[:, :16, :16], Y)
+    clf = FineTuneClassifier(**params).fit(X[:, :16, :16], Y)
     assert changed(before, weights_of(clf.network_)) == {"conv2"}
-    assert changed(before, weights_of(model)) == set()  # the user's own
-    clf = FineTuneClassifier(**{**given, "train_batchnorm": True}).fit(X[:, :16, :16], Y)
+    assert changed(before, weights_of(model)) == set()  # the model of the user
+    clf = FineTuneClassifier(**{**params, "train_batchnorm": True}).fit(X[:, :16, :16], Y)
     assert changed(before, weights_of(clf.network_)) == {"conv2", "bn2"}
-    clf = FineTuneClassifier(**{**given, "train_from": "all"}).fit(X[:, :16, :16], Y)
+    clf = FineTuneClassifier(**{**params, "train_from": "all"}).fit(X[:, :16, :16], Y)
     assert changed(before, weights_of(clf.network_)) == {"conv1", "conv2"}
-    clf = FineTuneClassifier(**{**given, "train_from": 1}).fit(X[:, :16, :16], Y)
+    clf = FineTuneClassifier(**{**params, "train_from": 1}).fit(X[:, :16, :16], Y)
     assert changed(before, weights_of(clf.network_)) == {"conv2"}
-    clf = FineTuneClassifier(**{**given, "train_from": "head"}).fit(X[:, :16, :16], Y)
+    clf = FineTuneClassifier(**{**params, "train_from": "head"}).fit(X[:, :16, :16], Y)
     assert changed(before, weights_of(clf.network_)) == set()
 
 
 @pytest.mark.parametrize(("cut", "off"), [("conv2", True), ("conv1", False)])
-def test_dropout_and_skipped_blocks_below_the_cut_are_off(cut, off):
-    """As EfficientNet has them: a block that is left out at random, around which the cut must go."""
+def test_dropout_and_stochastic_depth_of_frozen_layers_are_off(cut, off):
+    """Use a residual block with stochastic depth, as in EfficientNet, below the first trained layer."""
     import keras
 
     layers = keras.layers
@@ -450,17 +449,17 @@ def test_dropout_and_skipped_blocks_below_the_cut_are_off(cut, off):
         validation_fraction=0, random_state=0, cache=None,
     ).fit(X[:, :16, :16], Y)  # fmt: skip
     proba = clf.predict_proba(X[:, :16, :16])[np.arange(24), np.searchsorted(clf.classes_, Y)]
-    seen = clf.history_["loss"].iloc[-1]
-    assert np.isclose(seen, -np.log(proba).mean(), rtol=1e-4) == off
+    loss = clf.history_["loss"].iloc[-1]
+    assert np.isclose(loss, -np.log(proba).mean(), rtol=1e-4) == off
 
 
-def test_batch_normalization_within_layers_and_in_the_head():
+def test_batch_normalization_in_nested_layers_and_in_the_head():
     import keras
 
     @keras.saving.register_keras_serializable("tests")
     class Block(keras.layers.Layer):
-        def __init__(self, **given):
-            super().__init__(**given)
+        def __init__(self, **params):
+            super().__init__(**params)
             self.conv = keras.layers.Conv2D(8, 3, name="conv")
             self.bn = keras.layers.BatchNormalization(name="bn", momentum=0.5)
 
@@ -478,23 +477,23 @@ def test_batch_normalization_within_layers_and_in_the_head():
     pixels = keras.Input((16, 16, 3))
     model = keras.Model(pixels, Block(name="block")(keras.layers.Rescaling(1 / 255)(pixels)))
     before = weights_of(model)
-    given = {"head": head, "train_from": "block", "head_epochs": 0, "epochs": 1, "validation_fraction": 0}
-    given |= {"random_state": 0, "cache": None}
+    params = {"head": head, "train_from": "block", "head_epochs": 0, "epochs": 1, "validation_fraction": 0}
+    params |= {"random_state": 0, "cache": None}
 
     def after(train_batchnorm):
-        clf = FineTuneClassifier(model, **given, train_batchnorm=train_batchnorm).fit(X[:, :16, :16], Y)
+        clf = FineTuneClassifier(model, **params, train_batchnorm=train_batchnorm).fit(X[:, :16, :16], Y)
         now = weights_of(clf.network_)
         moved = [w.std() > 1e-6 for path, w in weights_of(clf._live().head).items() if "moving" in path]
         return {path for path in before if not np.array_equal(before[path], now[path])}, moved
 
     convolution = {"block/conv/kernel", "block/conv/bias"}
-    assert after(False) == (convolution, [True, True])  # the head's own is new, so it learns
-    moving = {"block/bn/beta", "block/bn/moving_mean", "block/bn/moving_variance"}
-    assert after(True)[0] >= convolution | moving
+    assert after(False) == (convolution, [True, True])  # batch normalization of the head is trained
+    batchnorm = {"block/bn/beta", "block/bn/moving_mean", "block/bn/moving_variance"}
+    assert after(True)[0] >= convolution | batchnorm
 
 
-def test_each_layer_has_its_rate():
-    """The first step of Adam is the learning rate itself, wherever the gradient is not next to nothing."""
+def test_layer_decay():
+    """Use that the first step of Adam equals the learning rate unless the gradient is almost 0."""
     model = custom(batchnorm=False)
     before = weights_of(model)
     clf = FineTuneClassifier(
@@ -508,7 +507,7 @@ def test_each_layer_has_its_rate():
 
 
 def test_weight_decay_shrinks_kernels_only():
-    given = {
+    params = {
         **TINY,
         "head": (),
         "epochs": 1,
@@ -517,7 +516,7 @@ def test_weight_decay_shrinks_kernels_only():
         "random_state": 0,
     }
     plain, decayed = (
-        FineTuneClassifier(**given, weight_decay=wd, batch_size=24, validation_fraction=0).fit(X, Y)
+        FineTuneClassifier(**params, weight_decay=wd, batch_size=24, validation_fraction=0).fit(X, Y)
         for wd in (0, 1e11)
     )
     kernel, bias = plain._live().head.get_weights()
@@ -526,7 +525,7 @@ def test_weight_decay_shrinks_kernels_only():
     np.testing.assert_array_equal(bias, bias_2)
 
 
-def test_heads_of_the_tutorials():
+def test_hidden_layers_and_callable_heads():
     import keras
 
     def build(x):
@@ -541,21 +540,21 @@ def test_heads_of_the_tutorials():
     assert reg.predict(X).shape == (24,) and "val_mae" in reg.history_
 
 
-def test_the_same_seed_gives_the_same_network_and_another_one_another():
-    given = {
+def test_random_state_determines_the_network():
+    params = {
         **TOP,
         "augment": {"crop": 3, "flip": "horizontal", "rotation": 0.1},
         "head": [8, 0.5],
         "start": None,
     }
-    one, same = (FineTuneClassifier(**given, head_epochs=2).fit(X, Y) for _ in range(2))
-    np.testing.assert_array_equal(one.predict_proba(X), same.predict_proba(X))
-    np.testing.assert_array_equal(one.history_["loss"], same.history_["loss"])
-    other = FineTuneClassifier(**{**given, "random_state": 1}, head_epochs=2).fit(X, Y)
-    assert abs(one.predict_proba(X) - other.predict_proba(X)).max() > 1e-3
+    first, second = (FineTuneClassifier(**params, head_epochs=2).fit(X, Y) for _ in range(2))
+    np.testing.assert_array_equal(first.predict_proba(X), second.predict_proba(X))
+    np.testing.assert_array_equal(first.history_["loss"], second.history_["loss"])
+    other = FineTuneClassifier(**{**params, "random_state": 1}, head_epochs=2).fit(X, Y)
+    assert abs(first.predict_proba(X) - other.predict_proba(X)).max() > 1e-3
 
 
-def test_normalization_by_the_data():
+def test_normalization_data():
     clf = FineTuneClassifier(**{**TOP, "epochs": 0}, normalization="data", validation_fraction=0).fit(X, Y)
     mean, std = clf.normalization_
     np.testing.assert_allclose(mean, X.mean((0, 1, 2)) / 255, rtol=1e-6)
@@ -566,8 +565,8 @@ def test_normalization_by_the_data():
 
 
 def test_best_epoch_and_early_stopping():
-    given = {**TINY, "head": [8], "epochs": 40, "learning_rate": 0.3, "schedule": "constant", "patience": 2}
-    clf = FineTuneClassifier(**given, validation_fraction=0.3, random_state=0).fit(X, Y)
+    params = {**TINY, "head": [8], "epochs": 40, "learning_rate": 0.3, "schedule": "constant", "patience": 2}
+    clf = FineTuneClassifier(**params, validation_fraction=0.3, random_state=0).fit(X, Y)
     rows = clf.history_
     score = list(zip(rows["val_accuracy"], -rows["val_loss"], strict=True))
     assert clf.best_epoch_ == rows["epoch"][score.index(max(score))]
@@ -582,7 +581,7 @@ def test_best_epoch_and_early_stopping():
 def test_schedules():
     def rates(schedule):
         params = {**TINY, "epochs": 20, "batch_size": 24, "learning_rate": 0.01, "validation_fraction": 0}
-        clf = FineTuneClassifier(**params, schedule=schedule, random_state=0).fit(X, Y)  # one step an epoch
+        clf = FineTuneClassifier(**params, schedule=schedule, random_state=0).fit(X, Y)  # one step per epoch
         return clf.history_["learning_rate"].to_numpy()
 
     np.testing.assert_allclose(rates("constant"), 0.01)
@@ -595,14 +594,14 @@ def test_schedules():
 # -- augmentation ----------------------------------------------------------------------------
 
 
-def test_views_are_seeded_and_off_when_predicting():
+def test_augmented_views_are_seeded_and_used_in_prediction_only_with_tta():
     views = Augmenter({"crop": 4, "flip": "horizontal", "rotation": 0.05, "color": 0.3, "zoom": 0.1})
     first = views(X[:4], [1, 2])
     assert first.shape == (4, 32, 32, 3) and first.dtype == np.uint8
     views(X[:4], [9])
     np.testing.assert_array_equal(first, views(X[:4], [1, 2]))
     assert (first != views(X[:4], [1, 3])).any() and (first[0] != X[0]).any()
-    assert abs(first.mean() - X[:4].mean()) < 60  # still pictures
+    assert abs(first.mean() - X[:4].mean()) < 60  # similar to the images
     clf = FineTuneClassifier(**QUICK, augment={"crop": 4}).fit(X, Y)
     np.testing.assert_array_equal(
         clf.predict_proba(X), FineTuneClassifier(**QUICK).fit(X, Y).predict_proba(X)
@@ -614,13 +613,14 @@ def test_views_are_seeded_and_off_when_predicting():
         clf.set_params(augment=None).predict_proba(X)
 
 
-def test_a_flip_is_a_flip_and_a_crop_a_crop():
+def test_flip_and_crop():
     views = Augmenter({"flip": "horizontal"})(X[:8], [0])
-    turned = [bool((v == x[:, ::-1]).all()) for v, x in zip(views, X, strict=False)]
-    assert all(t or (v == x).all() for t, v, x in zip(turned, views, X, strict=False)) and 0 < sum(turned) < 8
+    flipped = [bool((v == x[:, ::-1]).all()) for v, x in zip(views, X, strict=False)]
+    assert all(f or (v == x).all() for f, v, x in zip(flipped, views, X, strict=False))
+    assert 0 < sum(flipped) < 8
     view = Augmenter({"crop": 2})(X[:1], [0])[0]
-    wide = np.pad(X[0], ((2, 2), (2, 2), (0, 0)), mode="reflect")
-    assert any((view == wide[i : i + 32, j : j + 32]).all() for i in range(5) for j in range(5))
+    padded = np.pad(X[0], ((2, 2), (2, 2), (0, 0)), mode="reflect")
+    assert any((view == padded[i : i + 32, j : j + 32]).all() for i in range(5) for j in range(5))
 
 
 def test_any_random_layer_of_keras():
@@ -628,7 +628,9 @@ def test_any_random_layer_of_keras():
     assert (views(X[:2], [0]) != X[:2]).any()
     with pytest.raises(UnknownNameError, match="'flip'"):
         Augmenter({"flips": "horizontal"})
-    with pytest.raises(ValueError, match=r"RandomCrop makes pictures of \(16, 16\) out of \(32, 32\)"):
+    with pytest.raises(
+        ValueError, match=r"RandomCrop changes the size of images from \(32, 32\) to \(16, 16\)"
+    ):
         Augmenter({"RandomCrop": {"height": 16, "width": 16}})(X[:2], [0])
     for wrong in (
         {"flip": "sideways"},
@@ -643,9 +645,9 @@ def test_any_random_layer_of_keras():
         FineTuneClassifier(**QUICK, augment="flip").fit(X, Y)
 
 
-def test_views_reach_the_head_when_it_is_all_that_is_trained():
-    given = {**TINY, "epochs": 2, "random_state": 0, "validation_fraction": 0}
-    plain, varied = (FineTuneClassifier(**given, augment=a).fit(X, Y).history_ for a in (None, {"crop": 8}))
+def test_augmentation_with_frozen_network():
+    params = {**TINY, "epochs": 2, "random_state": 0, "validation_fraction": 0}
+    plain, varied = (FineTuneClassifier(**params, augment=a).fit(X, Y).history_ for a in (None, {"crop": 8}))
     assert (plain["loss"] != varied["loss"]).all()
 
 
@@ -654,20 +656,20 @@ def test_views_reach_the_head_when_it_is_all_that_is_trained():
 TRAIN = """
 import sys, time
 from tests.test_finetune import *
-checkpoints_of_epochs(lambda *seen: (print(*seen, flush=True), time.sleep(0.3)))
+checkpoints_of_epochs(lambda *args: (print(*args, flush=True), time.sleep(0.3)))
 train(sys.argv[1])
 """
 
 
-def checkpoints_of_epochs(tell):
-    """Call ``tell`` after each checkpoint."""
+def checkpoints_of_epochs(callback):
+    """Call ``callback`` after each checkpoint."""
     save = _checkpoint.Checkpoints.save
 
-    def told(self, stage, state, arrays):
+    def save_and_call(self, stage, state, arrays):
         save(self, stage, state, arrays)
-        tell(stage, state["epoch"])
+        callback(stage, state["epoch"])
 
-    _checkpoint.Checkpoints.save = told
+    _checkpoint.Checkpoints.save = save_and_call
 
 
 def train(folder):
@@ -679,7 +681,7 @@ def train(folder):
 
 
 @pytest.mark.slow
-def test_resuming_after_kill_9_gives_the_same_weights(tmp_path, monkeypatch):
+def test_training_resumed_after_sigkill_has_equal_weights(tmp_path, monkeypatch):
     killed = subprocess.Popen(
         [sys.executable, "-c", TRAIN, str(tmp_path / "killed")],
         stdout=subprocess.PIPE, text=True, cwd=os.path.dirname(os.path.dirname(__file__)),
@@ -688,45 +690,47 @@ def test_resuming_after_kill_9_gives_the_same_weights(tmp_path, monkeypatch):
         if line.split() == ["network", "2"]:
             killed.send_signal(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
-    seen = []
-    monkeypatch.setattr(_checkpoint.Checkpoints, "save", _checkpoint.Checkpoints.save)  # put back in the end
-    checkpoints_of_epochs(lambda *each: seen.append(each))
+    epochs = []
+    monkeypatch.setattr(
+        _checkpoint.Checkpoints, "save", _checkpoint.Checkpoints.save
+    )  # restored after the test
+    checkpoints_of_epochs(lambda *args: epochs.append(args))
     resumed = train(tmp_path / "killed")
-    assert seen == [("network", 3), ("network", 4)]
+    assert epochs == [("network", 3), ("network", 4)]
     np.testing.assert_allclose(resumed, train(None), rtol=0, atol=1e-6)
 
 
-def test_a_checkpoint_is_for_the_very_same_training(tmp_path):
-    given = {**TINY, "head": [8], "epochs": 2, "checkpoint_dir": tmp_path / "kept", "random_state": 0}
+def test_checkpoints_depend_on_parameters_and_data(tmp_path):
+    params = {**TINY, "head": [8], "epochs": 2, "checkpoint_dir": tmp_path / "checkpoints", "random_state": 0}
 
     def fit(y=Y, **more):
-        FineTuneClassifier(**{**given, **more}).fit(X, y)
-        return len(list((tmp_path / "kept").iterdir()))
+        FineTuneClassifier(**{**params, **more}).fit(X, y)
+        return len(list((tmp_path / "checkpoints").iterdir()))
 
     assert fit() == fit() == fit(verbose=1, n_jobs=1) == 1
     assert fit(learning_rate=0.01) == 2
     assert fit(random_state=1) == 3
     assert fit(y=np.roll(Y, 1)) == 4
     assert fit(pooling="max") == 5
-    with pytest.raises(ValueError, match="random_state is None"):
+    with pytest.raises(ValueError, match="got random_state=None"):
         fit(random_state=None)
 
 
-def test_a_damaged_checkpoint_is_no_checkpoint(tmp_path):
-    given = {**TINY, "head": [8], "epochs": 2, "checkpoint_dir": tmp_path / "kept", "random_state": 0}
-    expected = FineTuneClassifier(**given).fit(X, Y).predict_proba(X)
-    (path,) = (tmp_path / "kept").glob("*/head.checkpoint")
+def test_damaged_checkpoint_is_ignored_with_a_warning(tmp_path):
+    params = {**TINY, "head": [8], "epochs": 2, "checkpoint_dir": tmp_path / "checkpoints", "random_state": 0}
+    expected = FineTuneClassifier(**params).fit(X, Y).predict_proba(X)
+    (path,) = (tmp_path / "checkpoints").glob("*/head.checkpoint")
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     with pytest.warns(StoreWarning, match="damaged"):
-        clf = FineTuneClassifier(**given).fit(X, Y)
+        clf = FineTuneClassifier(**params).fit(X, Y)
     np.testing.assert_array_equal(clf.predict_proba(X), expected)
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
-    given = {**TINY, "head": [8], "epochs": 3, "checkpoint_dir": tmp_path / "kept", "random_state": 0}
-    expected = FineTuneClassifier(**{**given, "checkpoint_dir": None}).fit(X, Y).predict_proba(X)
+def test_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    params = {**TINY, "head": [8], "epochs": 3, "checkpoint_dir": tmp_path / "checkpoints", "random_state": 0}
+    expected = FineTuneClassifier(**{**params, "checkpoint_dir": None}).fit(X, Y).predict_proba(X)
     sync, calls = os.fsync, []
 
     def full(fd):
@@ -736,21 +740,23 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
         sync(fd)
 
     monkeypatch.setattr(_checkpoint.os, "fsync", full)
-    with pytest.raises(OSError, match=r"epoch 2: No space left on device.*before it is intact") as caught:
+    with pytest.raises(
+        OSError, match=r"epoch 2: No space left on device.*previous one is unchanged"
+    ) as caught:
         monkeypatch.setattr(_checkpoint, "_sync_folder", lambda folder: calls.append(0))
         calls.append(0)
-        FineTuneClassifier(**given).fit(X, Y)
+        FineTuneClassifier(**params).fit(X, Y)
     assert caught.value.errno == errno.ENOSPC
-    (path,) = (tmp_path / "kept").rglob("*.*")
+    (path,) = (tmp_path / "checkpoints").rglob("*.*")
     assert _checkpoint.read_arrays(path)[0]["epoch"] == 1
     monkeypatch.undo()
-    np.testing.assert_array_equal(FineTuneClassifier(**given).fit(X, Y).predict_proba(X), expected)
+    np.testing.assert_array_equal(FineTuneClassifier(**params).fit(X, Y).predict_proba(X), expected)
 
 
-# -- bad input -------------------------------------------------------------------------------
+# -- errors and warnings -------------------------------------------------------------------------------
 
 
-def test_bad_labels():
+def test_invalid_labels_and_weights():
     with pytest.raises(ValueError, match="one class, 'disc'"):
         FineTuneClassifier(**QUICK).fit(X[:4], ["disc"] * 4)
     with pytest.raises(ValueError, match="Class 'odd' has one image"):
@@ -772,7 +778,7 @@ def test_bad_labels():
 
 
 @pytest.mark.parametrize("kind", ["object", "string", "category"])
-def test_labels_of_pandas(kind):
+def test_labels_in_pandas_series(kind):
     y = pd.Series(Y, dtype=kind)
     clf = FineTuneClassifier(**QUICK).fit(X, y)
     assert clf.classes_.tolist() == ["bars", "disc", "flat"] and clf.score(X, y) > 0.9
@@ -780,7 +786,7 @@ def test_labels_of_pandas(kind):
         clf.fit(X, pd.Series(["disc"] * 24, dtype=kind))
     with pytest.raises(ValueError, match="Class 'odd' has one image"):
         clone(clf).set_params(validation_fraction=0.1).fit(X, pd.Series(["odd", *Y[1:]], dtype=kind))
-    with pytest.raises(ValueError, match="NaN or None in 1 of 24 places"):
+    with pytest.raises(ValueError, match="NaN or None in 1 of 24 values"):
         clf.fit(X, pd.Series([None, *Y[1:]], dtype=kind))
     with pytest.raises(ValueError, match="groups contains NaN or None"):
         clf.fit(X, y, groups=[None] * 24)
@@ -788,27 +794,27 @@ def test_labels_of_pandas(kind):
         clf.fit(X[:0], y[:0])
 
 
-def test_images_without_weight_are_as_good_as_not_there():
+def test_images_with_zero_weight_are_left_out():
     few = np.arange(24) < 6
-    given = {**TOP, "validation_fraction": 0.3, "class_weight": "balanced"}
-    weighted = FineTuneClassifier(**given).fit(X, Y, sample_weight=few).predict_proba(X)
-    expected = FineTuneClassifier(**given).fit(X[few], Y[few]).predict_proba(X)
+    params = {**TOP, "validation_fraction": 0.3, "class_weight": "balanced"}
+    weighted = FineTuneClassifier(**params).fit(X, Y, sample_weight=few).predict_proba(X)
+    expected = FineTuneClassifier(**params).fit(X[few], Y[few]).predict_proba(X)
     np.testing.assert_allclose(weighted, expected, atol=1e-6)
-    with pytest.raises(ValueError, match="images to validate on add up to nothing"):
+    with pytest.raises(ValueError, match="weights of the validation images sum to 0"):
         training_weights(np.array([0, 1, 0]), np.array(["a", "b"]), {"a": 0}, None, np.array([0, 1]))
 
 
-def test_a_fit_that_fails_leaves_what_was_fitted():
+def test_failed_fit_keeps_the_fitted_state():
     reg = FineTuneRegressor(**QUICK).fit(X, NUMBERS)
     before = reg.predict(X)
     with pytest.raises(
-        ValueError, match="`start` must be None, 'linear' or what from_pipeline sets; got 'near'"
+        ValueError, match="`start` must be None, 'linear' or a value set by from_pipeline; got 'near'"
     ):
         reg.set_params(start="near").fit(X, 100 * NUMBERS)
     np.testing.assert_array_equal(reg.predict(X), before)
 
 
-def test_constant_numbers_and_little_data():
+def test_constant_target_and_two_images():
     assert (FineTuneRegressor(**QUICK).fit(X, np.full(24, 7.0)).predict(X) == 7).all()
     reg = FineTuneRegressor(**TINY, epochs=1, batch_size=500, random_state=0).fit(X[:2], [1.0, 2.0])
     assert reg.predict(X[:1]).shape == (1,)
@@ -832,14 +838,17 @@ def test_constant_numbers_and_little_data():
             "`validation_fraction` must be a number of at least 0 and below 1; got 1",
         ),
         ({"validation_fraction": 0, "patience": 3}, "`patience` must be None without validation"),
-        ({"start": "nearest"}, "`start` must be None, 'linear' or what from_pipeline sets; got 'nearest'"),
+        (
+            {"start": "nearest"},
+            "`start` must be None, 'linear' or a value set by from_pipeline; got 'nearest'",
+        ),
         ({"start": None, "head": ["big"]}, r"head=\['big'\]"),
-        ({"start": None, "head": lambda x: x}, "expected a vector"),
+        ({"start": None, "head": lambda x: x}, "expected a Keras tensor of shape"),
         ({"on_error": "nan"}, "'drop'"),
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_bad_parameters(params, text):
+def test_invalid_parameters(params, text):
     with pytest.raises((ValueError, OSError), match=text):
         FineTuneClassifier(**{**TOP, **params}).fit(X, Y)
 
@@ -847,8 +856,8 @@ def test_bad_parameters(params, text):
 @pytest.fixture
 def files(tmp_path):
     paths = [str(tmp_path / f"{i}.png") for i in range(24)]
-    for path, picture in zip(paths, X, strict=True):
-        Image.fromarray(picture).save(path)
+    for path, image in zip(paths, X, strict=True):
+        Image.fromarray(image).save(path)
     return paths
 
 
@@ -865,83 +874,90 @@ def test_unreadable_images(files):
         clf.predict(files)
 
 
-def test_an_image_that_goes_bad_while_training(files, monkeypatch):
+def test_image_that_becomes_unreadable_during_training(files, monkeypatch):
     import keras
 
     from tlfeatures.finetune import _pixels
 
-    monkeypatch.setattr(_pixels, "MEMORY_LIMIT", 0)  # decoded anew in every epoch
+    monkeypatch.setattr(_pixels, "MEMORY_LIMIT", 0)  # decoded again in each epoch
     expected = FineTuneClassifier(**TOP).fit(files, Y).predict_proba(X)
     monkeypatch.setattr(_pixels, "MEMORY_LIMIT", 1 << 30)
     np.testing.assert_array_equal(FineTuneClassifier(**TOP).fit(files, Y).predict_proba(X), expected)
     monkeypatch.setattr(_pixels, "MEMORY_LIMIT", 0)
 
-    def spoil(epoch, logs):
+    def truncate(epoch, logs):
         open(files[7], "w").close()
 
     clf = FineTuneClassifier(**{**TOP, "epochs": 50}, n_jobs=1)
-    clf.set_params(callbacks=[keras.callbacks.LambdaCallback(on_epoch_begin=spoil)])
-    with pytest.raises(ImageReadError, match=r"7\.png.*no longer be read while training"):
+    clf.set_params(callbacks=[keras.callbacks.LambdaCallback(on_epoch_begin=truncate)])
+    with pytest.raises(ImageReadError, match=r"7\.png.*became unreadable during training"):
         clf.fit(files, Y)
 
 
-def test_a_training_that_never_improves_says_so():
-    given = {**TOP, "epochs": 2, "learning_rate": 0.3, "schedule": "constant"}
+def test_warning_if_training_does_not_improve():
+    params = {**TOP, "epochs": 2, "learning_rate": 0.3, "schedule": "constant"}
     with pytest.warns(
-        ConvergenceWarning, match=r"never improved on its start.*lower learning_rate than 0\.3"
+        ConvergenceWarning, match=r"did not improve the validation loss.*learning_rate below 0\.3"
     ):
-        clf = FineTuneClassifier(**given).fit(X, Y)
+        clf = FineTuneClassifier(**params).fit(X, Y)
     assert clf.best_epoch_ == 0 and clf.history_["epoch"].tolist() == [0, 1, 2]
 
 
 def test_nonfinite_weights_are_not_kept():
-    """The loss of the last step is finite, and its gradient is not."""
+    """Use a head with a finite loss and a gradient that is not finite."""
     import keras
 
-    def head(x):  # the root of zero has no slope
+    def head(x):  # the derivative of the square root is infinite at 0
         x = keras.layers.GlobalAveragePooling2D()(x)
         return keras.layers.Lambda(lambda v: keras.ops.sqrt(keras.ops.relu(v - 1e6)))(x)
 
-    given = {**TINY, "head": head, "epochs": 1, "batch_size": 24, "validation_fraction": 0, "random_state": 0}
-    FineTuneClassifier(**given).fit(X, Y)  # nothing below the root is trained
-    given |= {"train_from": "block10_dw", "head_epochs": 0}
+    params = {
+        **TINY,
+        "head": head,
+        "epochs": 1,
+        "batch_size": 24,
+        "validation_fraction": 0,
+        "random_state": 0,
+    }
+    FineTuneClassifier(**params).fit(X, Y)  # no layer before the square root is trained
+    params |= {"train_from": "block10_dw", "head_epochs": 0}
     with pytest.warns(
         TrainingStoppedWarning, match=r"weights were not finite after epoch 1.*those of epoch 0"
     ):
-        clf = FineTuneClassifier(**given).fit(X, Y)
+        clf = FineTuneClassifier(**params).fit(X, Y)
     assert np.isfinite(clf.predict_proba(X)).all()
 
 
-@pytest.mark.parametrize("why", ["weight", "file"])
-def test_numbers_of_images_that_are_left_out_do_not_count(why, files):
-    given = {**TINY, "epochs": 3, "validation_fraction": 0, "random_state": 0, "on_error": "drop"}
+@pytest.mark.parametrize("reason", ["weight", "file"])
+def test_standardization_of_the_target_ignores_images_that_are_left_out(reason, files):
+    params = {**TINY, "epochs": 3, "validation_fraction": 0, "random_state": 0, "on_error": "drop"}
     paths, numbers = list(files), NUMBERS.copy()
-    without = FineTuneRegressor(**given).fit(paths[1:], numbers[1:])
+    without = FineTuneRegressor(**params).fit(paths[1:], numbers[1:])
     numbers[0], weight = 1e9, np.ones(len(paths))
-    if why == "weight":
+    if reason == "weight":
         weight[0] = 0
     else:
         with open(paths[0], "wb") as file:
             file.write(b"broken")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnreadableImagesWarning)
-        left_out = FineTuneRegressor(**given).fit(paths, numbers, sample_weight=weight)
+        left_out = FineTuneRegressor(**params).fit(paths, numbers, sample_weight=weight)
     assert left_out._target == without._target
 
 
 def test_nonfinite_loss():
     with pytest.raises(
-        FloatingPointError, match=r"learning rate of 1e\+30; try 1e\+29.*no weights to go back to"
+        FloatingPointError, match=r"learning rate of 1e\+30\. Try 1e\+29.*no weights to restore"
     ):
         FineTuneClassifier(**TINY, head=[8], learning_rate=1e30, epochs=3, random_state=0).fit(X, Y)
-    given = {**TOP, "learning_rate": 1e30}
+    params = {**TOP, "learning_rate": 1e30}
     with pytest.warns(TrainingStoppedWarning, match="weights are those of epoch 0"):
-        clf = FineTuneClassifier(**given).fit(X, Y)
+        clf = FineTuneClassifier(**params).fit(X, Y)
     expected = FineTuneClassifier(**{**TOP, "epochs": 0}).fit(X, Y)
     np.testing.assert_array_equal(clf.predict_proba(X), expected.predict_proba(X))
 
 
-def test_out_of_memory_says_which_batch_size_to_try():
+def test_out_of_memory_error_suggests_a_batch_size():
     import keras
 
     def fail(logs):
@@ -963,12 +979,12 @@ def test_callbacks_of_keras(tmp_path):
     clf = FineTuneClassifier(**{**TOP, "start": None}, head_epochs=3, callbacks=callbacks).fit(X, Y)
     log = pd.read_csv(tmp_path / "log.csv")
     trained = clf.history_[clf.history_["epoch"] > 0]
-    assert log["epoch"].tolist() == [0, 1, 2, 0, 1]  # of both stages, counted as Keras does
+    assert log["epoch"].tolist() == [0, 1, 2, 0, 1]  # of both stages, from 0 as in Keras
     columns = ["loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"]
     np.testing.assert_allclose(log[columns], trained[columns], rtol=1e-6)
     expected = FineTuneClassifier(**{**TOP, "start": None}, head_epochs=3).fit(X, Y).predict_proba(X)
     np.testing.assert_array_equal(clf.predict_proba(X), expected)
-    again = pickle.loads(pickle.dumps(clone(clf).fit(X, Y)))  # what was given is not changed by `fit`
+    again = pickle.loads(pickle.dumps(clone(clf).fit(X, Y)))  # `fit` does not change the parameter
     np.testing.assert_array_equal(again.predict(X), clf.predict(X))
     clf.save(tmp_path / "clf.keras-bundle")
     assert FineTuneClassifier.load(tmp_path / "clf.keras-bundle").callbacks is None
@@ -1007,10 +1023,10 @@ def test_callbacks_that_stop_or_set_the_learning_rate():
         fit("log.csv")
 
 
-# -- saved, and used again -------------------------------------------------------------------
+# -- bundles and pickles -------------------------------------------------------------------
 
 
-def test_pickles_and_bundles_of_what_changed(tuned, tmp_path):
+def test_pickle_and_bundles(tuned, tmp_path):
     path = tmp_path / "clf.keras-bundle"
     tuned.save(path)
     whole = tmp_path / "whole.keras-bundle"
@@ -1021,8 +1037,8 @@ def test_pickles_and_bundles_of_what_changed(tuned, tmp_path):
         import joblib
         from tlfeatures import FineTuneClassifier
         pickled, X = joblib.load({str(tmp_path / "clf.joblib")!r})
-        pickled.model = "there is none"
-        loaded = FineTuneClassifier.load({str(whole)!r}, model="there is none")
+        pickled.model = "absent"
+        loaded = FineTuneClassifier.load({str(whole)!r}, model="absent")
         print([clf.predict_proba(X).tolist() for clf in (pickled, loaded)])
     """
     for proba in json.loads(python(code)):  # in another process, and without the network
@@ -1040,20 +1056,23 @@ def test_pickles_and_bundles_of_what_changed(tuned, tmp_path):
     assert {k: ours[0][k] for k in ("params", "fitted", "changed")} == {
         k: theirs[0][k] for k in ("params", "fitted", "changed")
     }
-    with pytest.raises(ValueError, match=r"holds a FineTuneClassifier; load it by FineTuneClassifier\.load"):
+    with pytest.raises(
+        ValueError,
+        match=r"contains a FineTuneClassifier; expected FineTuneRegressor\. Load it with FineTuneClassifier\.load",
+    ):
         FineTuneRegressor.load(path)
 
 
 def test_bundle_is_recognized_by_content(tuned, tmp_path):
     path = tmp_path / "model.of.mine"
     tuned.save(path)
-    assert [p.name for p in tmp_path.iterdir()] == ["model.of.mine"]  # exactly the name given
+    assert [p.name for p in tmp_path.iterdir()] == ["model.of.mine"]  # the name is not changed
     assert is_bundle(path)
     np.testing.assert_allclose(
         FineTuneClassifier.load(path).predict_proba(X), tuned.predict_proba(X), atol=1e-6
     )
     path.write_bytes(path.read_bytes()[:1000])
-    assert is_bundle(path)  # a damaged one is still a bundle, so that loading it says what is wrong
+    assert is_bundle(path)  # loading it raises an error that names the damage
     joblib.dump(tuned, tmp_path / "model.keras-bundle")
     assert not is_bundle(tmp_path / "model.keras-bundle")
     np.savez(tmp_path / "arrays.npz", X)
@@ -1062,18 +1081,18 @@ def test_bundle_is_recognized_by_content(tuned, tmp_path):
 
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_bundle_with_nonfinite_weights_is_refused(tuned, tmp_path, whole, value):
+def test_bundle_with_nonfinite_weights_is_rejected(tuned, tmp_path, whole, value):
     path = tmp_path / "clf.keras-bundle"
     tuned.save(path, whole=whole)
     about, arrays = _checkpoint.read_arrays(path)
     arrays[0] = arrays[0].copy()
     arrays[0].flat[0] = value
     _checkpoint.write_arrays(path, about, arrays)
-    with pytest.raises(ValueError, match=r"holds weights that are NaN or infinite.*expected finite"):
+    with pytest.raises(ValueError, match=r"contains weights that are NaN or infinite.*expected finite"):
         FineTuneClassifier.load(path)
 
 
-def test_training_digests_are_kept(tuned, tmp_path):
+def test_training_digests_are_saved(tuned, tmp_path):
     path = tmp_path / "clf.keras-bundle"
     digests = tuned.training_digests_
     assert digests.dtype == np.uint8 and digests.shape == (24, 16)
@@ -1100,15 +1119,15 @@ def test_training_digests_leave_out_unreadable_images(files):
     np.testing.assert_array_equal(clf.training_digests_, expected)
 
 
-def test_unpickled_estimator_holds_its_weights_once():
+def test_unpickled_estimator_has_one_copy_of_its_weights():
     clf = FineTuneClassifier(**TINY, head=[8000], epochs=0, random_state=0).fit(X, Y)
-    clf.predict(X)  # what is loaded once a process
+    clf.predict(X)  # loads what is loaded once per process
     data = pickle.dumps(clf)
     gc.collect()
     tracemalloc.start()
     try:
         again = pickle.loads(data)
-        assert tracemalloc.get_traced_memory()[0] > 0.8 * len(data)  # arrays, until it is used
+        assert tracemalloc.get_traced_memory()[0] > 0.8 * len(data)  # arrays, until the first prediction
         again.predict(X)
         gc.collect()
         assert tracemalloc.get_traced_memory()[0] < 0.5 * len(data)
@@ -1116,23 +1135,23 @@ def test_unpickled_estimator_holds_its_weights_once():
         tracemalloc.stop()
 
 
-def test_a_bundle_refuses_another_network(tuned, tmp_path):
+def test_bundle_rejects_another_network(tuned, tmp_path):
     tuned.save(tmp_path / "clf.keras-bundle")
     with pytest.raises(RecipeMismatchError, match="belongs to another network"):
         FineTuneClassifier.load(tmp_path / "clf.keras-bundle", weights=None)
     reg = FineTuneRegressor(custom(), epochs=1, random_state=0, cache=None).fit(X[:, :16, :16], NUMBERS)
-    with pytest.raises(ValueError, match="pass whole=True"):
+    with pytest.raises(ValueError, match="Pass whole=True"):
         reg.save(tmp_path / "reg.keras-bundle")
     reg.save(tmp_path / "reg.keras-bundle", whole=True)
     again = FineTuneRegressor.load(tmp_path / "reg.keras-bundle")
     np.testing.assert_allclose(again.predict(X[:, :16, :16]), reg.predict(X[:, :16, :16]), rtol=1e-5)
 
 
-def test_a_bundle_runs_no_code(tuned, tmp_path):
+def test_bundle_with_code_is_rejected(tuned, tmp_path):
     path = tmp_path / "clf.keras-bundle"
     tuned.save(path, whole=True)
     about, arrays = _checkpoint.read_arrays(path)
-    for evil in (
+    for layer in (
         {"class_name": "Lambda", "module": "keras.layers", "config": {}, "registered_name": None},
         {"class_name": "function", "module": "builtins", "config": "eval", "registered_name": "function"},
         {"class_name": "Popen", "module": "subprocess", "config": {"args": "ls"}, "registered_name": None},
@@ -1142,34 +1161,38 @@ def test_a_bundle_runs_no_code(tuned, tmp_path):
         {"class_name": "run", "module": "keras.layers_of_mine", "config": {}, "registered_name": "run"},
     ):
         layers = json.loads(json.dumps(about["trunk"]))
-        layers["config"]["layers"][3] = {**layers["config"]["layers"][3], **evil}
+        layers["config"]["layers"][3] = {**layers["config"]["layers"][3], **layer}
         _checkpoint.write_arrays(path, {**about, "trunk": layers}, arrays)
-        with pytest.raises(ValueError, match="may run code of its own"):
+        with pytest.raises(ValueError, match="which can run code"):
             FineTuneClassifier.load(path)
 
 
 HUGE = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000000,)}"
 
 
-def test_a_damaged_bundle(tuned, tmp_path):
+def test_damaged_bundle(tuned, tmp_path):
     path = tmp_path / "clf.keras-bundle"
     tuned.save(path)
     about, arrays = _checkpoint.read_arrays(path)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match="damaged or of another make"):
+    with pytest.raises(ValueError, match="damaged or has another format"):
         FineTuneClassifier.load(path)
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("about.json", "{}")
-    with pytest.raises(ValueError, match="no bundle of this format"):
+    with pytest.raises(ValueError, match="not a bundle of the format"):
         FineTuneClassifier.load(path)
     for members, kind, text in (
         (
             {"about.json": "{}", "0.npy": b"\x93NUMPY\1\0\x56\0" + HUGE.ljust(86)},
             zipfile.ZIP_STORED,
-            "has the shape",
+            "with the shape",
         ),
-        ({"about.json": "{}", "0.npy": bytes(10**6)}, zipfile.ZIP_DEFLATED, "not stored as they are"),
+        (
+            {"about.json": "{}", "0.npy": bytes(10**6)},
+            zipfile.ZIP_DEFLATED,
+            "compressed or larger than the file",
+        ),
         ({"about.json": "[" * 10**5}, zipfile.ZIP_STORED, "damaged"),
     ):
         with zipfile.ZipFile(path, "w", kind) as file:
@@ -1178,9 +1201,9 @@ def test_a_damaged_bundle(tuned, tmp_path):
         with pytest.raises(ValueError, match=text):
             FineTuneClassifier.load(path)
     for key in about:
-        if key != "trunk_weights":  # only of a whole one
+        if key != "trunk_weights":  # used only with whole=True
             _checkpoint.write_arrays(path, {k: v for k, v in about.items() if k != key}, arrays)
-            with pytest.raises(ValueError, match=r"damaged|no bundle|holds a None"):
+            with pytest.raises(ValueError, match=r"damaged|not a bundle|contains a None"):
                 FineTuneClassifier.load(path)
     _checkpoint.write_arrays(path, about, arrays[:-1])
     with pytest.raises(ValueError, match="damaged"):
@@ -1192,7 +1215,7 @@ def test_a_damaged_bundle(tuned, tmp_path):
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_a_bundle_holds_what_was_fitted_whatever_is_set_later(whole, tmp_path):
+def test_bundle_has_the_fitted_state_after_set_params(whole, tmp_path):
     clf = FineTuneClassifier(**{**TOP, "epochs": 1}, normalization="data", cache=None).fit(
         X, Y.astype(object)
     )
@@ -1203,7 +1226,7 @@ def test_a_bundle_holds_what_was_fitted_whatever_is_set_later(whole, tmp_path):
     assert again.normalization_ == clf.normalization_ and again.classes_.dtype == object
 
 
-def test_a_network_with_code_of_its_own(tmp_path):
+def test_bundle_with_a_lambda_layer(tmp_path):
     import keras
 
     pixels = keras.Input((16, 16, 3))
@@ -1212,12 +1235,12 @@ def test_a_network_with_code_of_its_own(tmp_path):
     clf = FineTuneClassifier(model, train_from="conv", start="linear", epochs=1, random_state=0, cache=None)
     clf.fit(X[:, :16, :16], Y)
     clf.save(tmp_path / "clf.keras-bundle", whole=True)
-    with pytest.raises(ValueError, match="holds 'Lambda'"):
+    with pytest.raises(ValueError, match="contains 'Lambda'"):
         FineTuneClassifier.load(tmp_path / "clf.keras-bundle")
     FineTuneClassifier.load(tmp_path / "clf.keras-bundle", trust=True)
 
 
-def test_the_network_is_a_feature_extractor_again(tuned, store):
+def test_embeddings_of_the_fine_tuned_network(tuned, store):
     ours = CNNFeatures(tuned.network_, cache=store)
     plain = CNNFeatures(**TINY, cache=store)
     features = ours.fit_transform(X)
@@ -1225,7 +1248,7 @@ def test_the_network_is_a_feature_extractor_again(tuned, store):
     assert ours.recipes_[0]["digest"] != plain.recipes_[0]["digest"]
     proba = tuned.head_.predict_proba(features)
     np.testing.assert_allclose(proba, tuned.predict_proba(X), atol=1e-5)
-    early = {"layer": "block3_pw_relu", "cache": store}  # before the cut nothing changed
+    early = {"layer": "block3_pw_relu", "cache": store}  # layers before train_from do not change
     np.testing.assert_allclose(
         CNNFeatures(tuned.network_, **early).fit_transform(X),
         CNNFeatures(**TINY, **early).fit_transform(X),
@@ -1233,7 +1256,7 @@ def test_the_network_is_a_feature_extractor_again(tuned, store):
     )
 
 
-def test_pictures_of_a_training(tuned):
+def test_draw_curves_and_augmentations(tuned):
     assert draw_curves(tuned.history_).startswith(b"\x89PNG")
     sheet = draw_augmentations(X[:2], {"flip": "horizontal"}, views=3)
     import io
@@ -1243,10 +1266,10 @@ def test_pictures_of_a_training(tuned):
 
 @pytest.mark.parametrize(("network", "layer"), [("vgg16", "block2_pool"), ("efficientnet_b0", "block2b_add")])
 def test_normalization_of_families(network, layer):
-    """Turned channels, other scales, and networks inside networks: epochs=0 is the frozen pipeline."""
-    given = {"model": network, "layer": layer, "weights": None, "image_size": 32}
-    clf = FineTuneClassifier(**{**QUICK, **given}).fit(X, Y)
-    features = CNNFeatures(**given).fit_transform(X)
+    """Check reversed channels, other scales and nested networks: epochs=0 equals the frozen pipeline."""
+    params = {"model": network, "layer": layer, "weights": None, "image_size": 32}
+    clf = FineTuneClassifier(**{**QUICK, **params}).fit(X, Y)
+    features = CNNFeatures(**params).fit_transform(X)
     expected = clf.start_pipeline_.predict_proba(features.astype(float))
     np.testing.assert_allclose(clf.predict_proba(X), expected, atol=1e-3)
 
@@ -1261,19 +1284,19 @@ def test_other_backends(backend, tmp_path):
         data = np.load({str(tmp_path / "data.npz")!r})
         clf = FineTuneClassifier({small_file()!r}, train_from="conv2", start="linear", epochs=2, batch_size=8,
                                  train_batchnorm=True, random_state=0, cache=None)
-        found = clf.fit(data["X"], data["y"]).predict_proba(data["X"]).tolist()
+        proba = clf.fit(data["X"], data["y"]).predict_proba(data["X"]).tolist()
         head = FineTuneClassifier({small_file()!r}, start="linear", epochs=3, batch_size=5, learning_rate=0.03,
                                   random_state=0, cache=None)
-        found = [found, head.fit(data["X"], data["y"]).predict_proba(data["X"]).tolist()]
+        proba = [proba, head.fit(data["X"], data["y"]).predict_proba(data["X"]).tolist()]
         drop = FineTuneClassifier({small_file()!r}, head=[8, 0.5], epochs=2, random_state=0, cache=None)
         first, second = (drop.fit(data["X"], data["y"]).predict_proba(data["X"]) for _ in range(2))
         assert np.array_equal(first, second)
-        print(found)
+        print(proba)
     """
-    here: dict = {}
-    exec(textwrap.dedent(code), here)
+    variables: dict = {}
+    exec(textwrap.dedent(code), variables)
     out = python(code, KERAS_BACKEND=backend)
-    np.testing.assert_allclose(json.loads(out.splitlines()[-1]), here["found"], atol=1e-3)
+    np.testing.assert_allclose(json.loads(out.splitlines()[-1]), variables["proba"], atol=1e-3)
 
 
 def test_mixed_precision():
@@ -1281,7 +1304,7 @@ def test_mixed_precision():
     assert clf.score(X, Y) > 0.9 and clf.history_["loss"].iloc[-1] < 0.5
 
 
-def test_signs_learn(shared):
+def test_fine_tuning_on_signs(shared):
     table = pd.read_csv(shared / "data/signs/signs.csv")
     part = table[table.split == "train"].groupby("label").head(20)
     paths = [str(shared / "data/signs" / path) for path in part.path]
@@ -1293,7 +1316,7 @@ def test_signs_learn(shared):
     assert clf.score(paths, part.label) > 0.95
 
 
-def test_12_bit_images_by_max_value():
+def test_max_value_scales_12_bit_images():
     twelve = ((X.astype(np.uint32) * 4095 + 127) // 255).astype(np.uint16)[..., 0]
     expected = FineTuneClassifier(**QUICK, cache=None).fit(X[..., 0], Y)
     clf = FineTuneClassifier(**QUICK, cache=None, max_value=4095).fit(twelve, Y)
@@ -1302,7 +1325,7 @@ def test_12_bit_images_by_max_value():
     np.testing.assert_allclose(again.predict_proba(twelve), clf.predict_proba(twelve), atol=1e-6)
 
 
-def test_an_error_of_prediction_counts_all_unreadable_images(files):
+def test_errors_list_all_unreadable_images(files):
     clf = FineTuneClassifier(**QUICK).fit(X, Y)
     for i in (3, 9):
         open(files[i], "w").close()
@@ -1314,7 +1337,7 @@ def test_an_error_of_prediction_counts_all_unreadable_images(files):
         FineTuneClassifier(**QUICK).fit(files, Y)
 
 
-def test_labels_of_other_libraries():
+def test_labels_in_pyarrow_and_sparse_arrays():
     pa = pytest.importorskip("pyarrow")
     clf = FineTuneClassifier(**QUICK, cache=None).fit(X, pa.array(Y))
     assert clf.classes_.tolist() == ["bars", "disc", "flat"]

@@ -1,4 +1,4 @@
-"""The Keras fine-tune stage, for when frozen is not enough."""
+"""Fine-tuning of pretrained networks by Keras, as scikit-learn estimators."""
 
 from tlfeatures.finetune._augment import Augmenter, draw_augmentations
 from tlfeatures.finetune._bundle import is_bundle, load_bundle

@@ -1,4 +1,4 @@
-"""Augmentation: random views of pictures, seeded, by numpy for crops and by Keras's own layers for the rest."""
+"""Augmentation: seeded random views of images, with NumPy for crops and layers of Keras otherwise."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _COLOURS = ("brightness", "contrast", "saturation", "hue")
 
 
 def check_augment(augment: Any) -> dict[str, Any]:
-    """The steps of an augmentation, in order; empty for None.
+    """Return the steps of an augmentation, in order; empty for None.
 
     Raises
     ------
     UnknownNameError
-        When Keras has no such layer.
+        If Keras has no such layer.
     ValueError
-        When it is no mapping, or a value is not of its kind.
+        If ``augment`` is not a mapping, or the layer of Keras rejects a value.
     """
     if augment is None:
         return {}
@@ -48,36 +48,38 @@ def check_augment(augment: Any) -> dict[str, Any]:
         if name in ("color", "crop") and (not isinstance(value, Real) or isinstance(value, bool)):
             raise ValueError(f"augment[{name!r}]={value!r}; expected a number.")
         if name == "color":
-            small = float(value)
+            strength = float(value)
             kinds = _COLOURS if hasattr(keras().layers, "RandomSaturation") else _COLOURS[:2]
-            steps |= {f"color/{kind}": small / 5 if kind == "hue" else small for kind in kinds}
+            steps |= {f"color/{kind}": strength / 5 if kind == "hue" else strength for kind in kinds}
         elif name == "crop":
             if int(value) != value or value < 1:
-                raise ValueError(f"augment['crop']={value!r}; expected the pixels of padding, such as 4.")
+                raise ValueError(
+                    f"augment['crop']={value!r}; expected a number of pixels of padding, such as 4."
+                )
             steps[name] = int(value)
         elif name == "flip" and not isinstance(value, Mapping) and value not in _FLIPS:
             raise ValueError(f"augment['flip']={value!r}; expected one of {', '.join(map(repr, _FLIPS))}.")
         elif name in _SHORT or (name.startswith("Random") and hasattr(keras().layers, name)):
             steps[name] = value
         else:
-            known = [n for n in dir(keras().layers) if n.startswith("Random")]
-            raise UnknownNameError.of("augmentation", name, ["crop", "color", *_SHORT, *known])
+            layers = [n for n in dir(keras().layers) if n.startswith("Random")]
+            raise UnknownNameError.of("augmentation", name, ["crop", "color", *_SHORT, *layers])
     for name, value in steps.items():
         if name != "crop":
-            _layer(name, value)  # to see whether Keras takes it
+            _make_layer(name, value)  # raises an error if Keras rejects the value
     return steps
 
 
 class Augmenter:
-    """Random views of uint8 pictures; the same seed gives the same views.
+    """Make random views of uint8 images; equal seeds give equal views.
 
     Parameters
     ----------
     augment : dict
-        Name to strength. "crop": pixels of padding before a random crop of the old size; "flip": "horizontal",
-        "vertical" or both by "horizontal_and_vertical"; "rotation": part of a full turn; "zoom", "brightness",
-        "contrast", "saturation", "hue": part; "color": the last four together. Any "Random..." layer of Keras by its
-        name with a dict of its arguments.
+        Names of augmentations with their strengths. "crop": pixels of padding before a random crop of the original
+        size; "flip": "horizontal", "vertical" or "horizontal_and_vertical"; "rotation": fraction of a full turn;
+        "zoom", "brightness", "contrast", "saturation", "hue": relative change; "color": the last four with one
+        strength. Any other "Random..." layer of Keras by its name, with a dict of its arguments.
 
     Examples
     --------
@@ -95,9 +97,9 @@ class Augmenter:
         return bool(self.steps)
 
     def __call__(self, batch: np.ndarray, seed: list[int]) -> np.ndarray:
-        """Views of a batch (b, h, w, 3), as uint8."""
+        """Return a random view of each image of a batch, uint8 of shape (n, height, width, 3)."""
         if self._layers is None:
-            self._layers = [_layer(n, value) for n, value in self.steps.items() if n != "crop"]
+            self._layers = [_make_layer(n, value) for n, value in self.steps.items() if n != "crop"]
         rng = np.random.default_rng(seed)
         if pad := self.steps.get("crop"):
             batch = _crop(batch, pad, rng)
@@ -111,64 +113,72 @@ class Augmenter:
             x = layer(x, training=True)
             if x.shape != batch.shape:
                 raise ValueError(
-                    f"The augmentation {type(layer).__name__} makes pictures of {tuple(x.shape[1:3])} out of "
-                    f"{batch.shape[1:3]}; expected views of the same size, as {{'crop': 4}} gives."
+                    f"The augmentation {type(layer).__name__} changes the size of images from {batch.shape[1:3]} to "
+                    f"{tuple(x.shape[1:3])}; expected views of the same size. Use a layer such as {{'crop': 4}}."
                 )
         return np.clip(np.rint(keras().ops.convert_to_numpy(x)), 0, 255).astype(np.uint8)
 
 
-def _layer(name: str, value: Any) -> Any:
+def _make_layer(name: str, value: Any) -> Any:
     kind = name.removeprefix("color/")
-    make = getattr(keras().layers, _SHORT.get(kind, kind))
-    given = dict(value) if isinstance(value, Mapping) else {"mode" if kind == "flip" else "factor": value}
-    if kind == "zoom" and "factor" in given:
-        given["height_factor"] = given.pop("factor")
-    if kind == "saturation" and isinstance(given.get("factor"), Real):  # 0.5 is Keras's "as it is"
-        given["factor"] = (0.5 - given["factor"] / 2, 0.5 + given["factor"] / 2)
+    layer_class = getattr(keras().layers, _SHORT.get(kind, kind))
+    kwargs = dict(value) if isinstance(value, Mapping) else {"mode" if kind == "flip" else "factor": value}
+    if kind == "zoom" and "factor" in kwargs:
+        kwargs["height_factor"] = kwargs.pop("factor")
+    if kind == "saturation" and isinstance(kwargs.get("factor"), Real):  # in Keras, 0.5 changes nothing
+        kwargs["factor"] = (0.5 - kwargs["factor"] / 2, 0.5 + kwargs["factor"] / 2)
     try:
-        with untouched_random_state():  # every call sets the seeds anew
-            return make(**given)
+        with untouched_random_state():  # the seeds are set in every call
+            return layer_class(**kwargs)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"augment[{name.split('/')[0]!r}]={value!r} does not suit keras.layers.{make.__name__}: {error}"
+            f"augment[{name.split('/')[0]!r}]={value!r} is not valid for keras.layers.{layer_class.__name__}: {error}"
         ) from error
 
 
 def _crop(batch: np.ndarray, pad: int, rng: np.random.Generator) -> np.ndarray:
     n, height, width, _ = batch.shape
-    wide = np.pad(
+    padded = np.pad(
         batch,
         ((0, 0), (pad, pad), (pad, pad), (0, 0)),
         mode="reflect" if pad < min(height, width) else "edge",
     )
     offsets = rng.integers(0, 2 * pad + 1, (n, 2))
     return np.stack(
-        [p[i : i + height, j : j + width] for p, (i, j) in zip(wide, offsets.tolist(), strict=True)]
+        [p[i : i + height, j : j + width] for p, (i, j) in zip(padded, offsets.tolist(), strict=True)]
     )
 
 
-def draw_augmentations(pictures: np.ndarray, augment: Any, seed: int = 0, views: int = 7) -> bytes:
-    """A PNG file: each picture in a row of its own, as it is and then its random views.
+def draw_augmentations(images: np.ndarray, augment: Any, seed: int = 0, views: int = 7) -> bytes:
+    """Draw images, each in a row with random views of it.
 
     Parameters
     ----------
-    pictures : ndarray of uint8, shape (n, h, w, 3)
-    augment : dict, as :class:`Augmenter` takes it
-    seed, views : int
+    images : ndarray of uint8, shape (n, h, w, 3)
+    augment : dict
+        Augmentations, as :class:`Augmenter` takes them.
+    seed : int, default=0
+    views : int, default=7
+        Number of views of each image.
+
+    Returns
+    -------
+    bytes
+        Content of a PNG file.
     """
     import io
 
     from PIL import Image
 
     augmenter = Augmenter(augment)
-    columns = [pictures, *(augmenter(pictures, [seed, view]) for view in range(views))]
-    n, height, width, _ = pictures.shape
+    columns = [images, *(augmenter(images, [seed, view]) for view in range(views))]
+    n, height, width, _ = images.shape
     gap = 4
     sheet = np.full((n * (height + gap) - gap, len(columns) * (width + gap) - gap, 3), 255, np.uint8)
     for j, column in enumerate(columns):
-        for i, picture in enumerate(column):
+        for i, image in enumerate(column):
             top, left = i * (height + gap), j * (width + gap)
-            sheet[top : top + height, left : left + width] = picture
-    held = io.BytesIO()
-    Image.fromarray(sheet).save(held, "PNG")
-    return held.getvalue()
+            sheet[top : top + height, left : left + width] = image
+    buffer = io.BytesIO()
+    Image.fromarray(sheet).save(buffer, "PNG")
+    return buffer.getvalue()

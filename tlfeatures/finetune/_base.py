@@ -1,4 +1,4 @@
-"""What the fine-tune estimators share: parameters, checks, fitting, saving and predicting."""
+"""Base class of the fine-tune estimators."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["FineTune"]
 _SHARED = ("model", "layer", "pooling", "weights", "image_size", "resize", "interpolation", "decode", "max_value",
            "normalization", "precision", "batch_size", "cache", "n_jobs")  # fmt: skip
 _TTA_ERROR = (
-    "`tta` must be 0 without `augment`, for it averages over augmented views; got {}. Set augment, or tta=0."
+    "`tta` must be 0 without `augment`, because it averages augmented views; got {}. Set augment, or tta=0."
 )
 
 
@@ -42,7 +42,7 @@ def _are_callbacks(value: Any) -> bool:
 
 
 class FineTune(BaseEstimator):
-    """What both share."""
+    """Parameters, validation, training, saving and prediction of both estimators."""
 
     _parameter_constraints: ClassVar = {
         "epochs": [integer(minimum=0)],
@@ -59,7 +59,7 @@ class FineTune(BaseEstimator):
         "patience": [None, integer(minimum=1)],
         "checkpoint_dir": [None, path("a path to a folder")],
         "callbacks": [None, Constraint("a list of keras.callbacks.Callback", _are_callbacks)],
-        "start": [None, "linear", instance_of(LinearStart, "what from_pipeline sets")],
+        "start": [None, "linear", instance_of(LinearStart, "a value set by from_pipeline")],
         "on_error": ["raise", "drop"],
         "n_jobs": [None, -1, integer(minimum=1)],
     }
@@ -139,31 +139,32 @@ class FineTune(BaseEstimator):
 
     @classmethod
     def from_pipeline(cls, pipeline: Any, **params: Any) -> Any:
-        """Start from a fitted pipeline: `CNNFeatures`, perhaps scalers, and a head.
+        """Make an estimator that starts from a fitted pipeline of `CNNFeatures`, scalers if any, and a head.
 
-        The network, its layer and its pixels are the pipeline's. A logistic or linear regression behind any number
-        of ``StandardScaler`` becomes the output layer exactly, so that with ``epochs=0`` the network predicts what
-        the pipeline predicts. For every other head a linear one is fitted on the stored embeddings when `fit` is
-        called, with a warning: then ``epochs=0`` predicts what that one (``start_pipeline_``) predicts.
+        The parameters of `CNNFeatures` are taken from the pipeline. A logistic or linear regression after any number
+        of ``StandardScaler`` is converted exactly to the output layer, so that with ``epochs=0`` the network and the
+        pipeline make equal predictions. For any other head, a warning is raised, and `fit` fits a linear head on the
+        stored embeddings: then with ``epochs=0`` the predictions equal those of ``start_pipeline_``.
 
-        All images are trained on and the last epoch is kept (``validation_fraction=0``), for the pipeline's head has
-        seen them all, and on images that it knows the first epoch would look best.
+        By default, all images are used for training and the weights of the last epoch are kept
+        (``validation_fraction=0``): the head of the pipeline was fitted on all images, so on validation images among
+        them the first epoch would score best.
 
         Parameters
         ----------
         pipeline : fitted sklearn.pipeline.Pipeline, or a fitted search over one
         **params
-            Parameters of this class.
+            Parameters of this class, which replace those of the pipeline.
 
         Returns
         -------
         estimator
-            Not yet fitted.
+            Unfitted estimator.
 
         Raises
         ------
         ValueError
-            When it is not such a pipeline, or not fitted.
+            If ``pipeline`` is not such a pipeline, or not fitted.
         """
         for name in ("best_pipeline_", "best_estimator_"):
             pipeline = getattr(pipeline, name, pipeline)
@@ -182,43 +183,44 @@ class FineTune(BaseEstimator):
         if start is None:
             head = " + ".join(type(step).__name__ for step in steps[1:])
             warn(
-                f"The head {head} is no linear model with a softmax or a number behind a StandardScaler, so it cannot "
-                "become a dense layer. A linear head is fitted on the stored embeddings in its place.",
+                f"The head {head} is not a logistic or linear regression after a StandardScaler, so it cannot be "
+                "converted to a dense layer. `fit` fits a linear head on the stored embeddings instead.",
                 UserWarning,
             )
             start = "linear"
-        held = steps[0].get_params(deep=False)
-        given = {name: held[name] for name in _SHARED} | {"start": start, "validation_fraction": 0.0}
-        return cls(**{**given, **params})
+        cnn_params = steps[0].get_params(deep=False)
+        defaults = {name: cnn_params[name] for name in _SHARED} | {"start": start, "validation_fraction": 0.0}
+        return cls(**{**defaults, **params})
 
     @property
     def network_(self) -> Any:
-        """The fine-tuned network as a ``keras.Model`` from pixels (0..255, RGB) to its feature map.
+        """The fine-tuned network, a ``keras.Model`` from RGB pixels in 0..255 to the feature map.
 
-        ``CNNFeatures(clf.network_)`` taps it, under a recipe of its own; save it as ``.keras`` for parallel search.
+        ``CNNFeatures(clf.network_)`` extracts its embeddings, under their own recipe. For parallel search, save it as
+        ``.keras`` and pass the path.
         """
         return self._live().trunk
 
     @property
     def head_(self) -> Any:
-        """The head as a fitted scikit-learn estimator on the embeddings that ``network_`` gives."""
+        """The head as a fitted scikit-learn estimator on the embeddings of ``network_``."""
         return _Head(self)
 
     def save(self, path: str | os.PathLike[str], whole: bool = False) -> None:
-        """Write the fitted estimator to one file that loads without running code from it.
+        """Save the fitted estimator to one file, which is loaded without running code from it.
 
         Parameters
         ----------
         path : str or path
-            By custom ``name.keras-bundle``.
+            Path of the file, by convention with the suffix ``.keras-bundle``.
         whole : bool, default=False
-            With all of the network. Otherwise only what training changed, the head above all, and the digest of the
-            network that it belongs to: megabytes, and it loads only where that network is.
+            Whether to save all weights of the network. Otherwise only the weights that training changed and the
+            digest of the pretrained network are saved; loading then needs the same pretrained network.
 
         Raises
         ------
         OSError
-            When it cannot be written.
+            If the file cannot be written.
         """
         from tlfeatures.finetune._bundle import save_bundle
 
@@ -227,13 +229,13 @@ class FineTune(BaseEstimator):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, trust: bool = False, **params: Any) -> Any:
-        """Read what :meth:`save` wrote.
+        """Load an estimator that :meth:`save` saved.
 
         Parameters
         ----------
         path : str or path
         trust : bool, default=False
-            Allow layers that are not Keras's own, which run code of theirs.
+            Whether to allow layers that are not part of Keras, which can run any code.
         **params
             Parameters to replace, such as ``model`` or ``cache``.
 
@@ -244,27 +246,29 @@ class FineTune(BaseEstimator):
         Raises
         ------
         ValueError
-            A damaged file, one of another estimator, one with code, or another network than it was trained on.
+            If the file is damaged, contains another estimator or code, or was trained on another network.
         """
         from tlfeatures.finetune._bundle import load_bundle
 
         return load_bundle(path, trust=trust, expected={cls.__name__: cls}, **params)
 
     def draw_augmentations(self, X: Any, n_images: int = 6, views: int = 7) -> bytes:
-        """Draw some of the images, each in a row with augmented views as training sees them.
+        """Draw some of the images, each in a row with augmented views like those in training.
 
-        Neither a fit nor the weights of the network are needed.
+        The estimator need not be fitted, and the weights of the network are not needed.
 
         Parameters
         ----------
         X : images, as in `CNNFeatures`
-        n_images, views : int
-            Rows, which are chosen at random, and augmented views in each.
+        n_images : int, default=6
+            Number of images, which are chosen at random.
+        views : int, default=7
+            Number of augmented views of each image.
 
         Returns
         -------
         bytes
-            A PNG file.
+            Content of a PNG file.
 
         Raises
         ------
@@ -278,13 +282,14 @@ class FineTune(BaseEstimator):
         images = Images.of(X)
         rows = np.sort(np.random.default_rng(seed).permutation(len(images))[:n_images])
         backbone = Backbone(self.model, self.weights, self.image_size)
-        known = backbone.spec and (backbone.image_size or (backbone.spec.image_size,) * 2)  # without weights
-        size = known or backbone.describe(None).image_size
+        size = backbone.spec and (backbone.image_size or (backbone.spec.image_size,) * 2)
+        if not size:  # a custom model, which has to be loaded
+            size = backbone.describe(None).image_size
         decoding = {name: getattr(self, name) for name in ("resize", "interpolation", "decode", "max_value")}
         decoder = Decoder(size, **decoding)
         pixels = next(iter(decode_batches(images, rows, decoder, len(rows))))[2]
         if not len(pixels):
-            raise ValueError(f"None of the {len(rows)} images that were chosen could be read; pass others.")
+            raise ValueError(f"None of the {len(rows)} randomly chosen images could be read; pass others.")
         return draw_augmentations(pixels, self.augment, seed, views)
 
     # -- fitting -----------------------------------------------------------------------------
@@ -306,7 +311,7 @@ class FineTune(BaseEstimator):
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, np.empty((len(images), 1)))
             if (sample_weight < 0).any():
-                raise ValueError("sample_weight holds negative values; expected weights of 0 or more.")
+                raise ValueError("sample_weight contains negative values; expected weights of 0 or more.")
         if groups is not None:
             groups = column_or_1d(groups)
             if any(map(is_missing, groups.tolist())):
@@ -314,7 +319,7 @@ class FineTune(BaseEstimator):
             groups = np.unique(groups, return_inverse=True)[1]
             if len(groups) != len(images):
                 raise ValueError(
-                    f"groups holds {len(groups)} values for {len(images)} images; expected one for each."
+                    f"groups has {len(groups)} values for {len(images)} images; expected one for each image."
                 )
         training = Training(self, images, y, classes, self._seed(), sample_weight, groups)
         try:
@@ -324,13 +329,13 @@ class FineTune(BaseEstimator):
                 raise OutOfMemoryError(
                     f"Training ran out of memory with `batch_size={self.batch_size}`, images of "
                     f"{self._size_text(training)} and `train_from={self.train_from!r}`. Try "
-                    f"`batch_size={max(1, self.batch_size // 2)}`; smaller images, a later train_from and "
-                    "`precision='bfloat16'` need less too."
+                    f"`batch_size={max(1, self.batch_size // 2)}`, smaller images, a later layer as train_from, or "
+                    "`precision='bfloat16'`."
                 ) from error
             raise
         self._net, self._target = net, training.target
         self.training_digests_ = training.digests
-        self.history_ = _frame(training.history, classes is not None)
+        self.history_ = _make_history_frame(training.history, classes is not None)
         self.best_epoch_ = training.best_epoch
         self.normalization_ = training.plan.description.normalization
         self.layers_ = list(dict.fromkeys(tap.layer for tap in training.plan.description.taps))
@@ -344,14 +349,14 @@ class FineTune(BaseEstimator):
     @staticmethod
     def _size_text(training: Training) -> str:
         plan = getattr(training, "plan", None)
-        return "x".join(map(str, plan.description.image_size)) + " pixels" if plan else "that size"
+        return "x".join(map(str, plan.description.image_size)) + " pixels" if plan else "this size"
 
     def _seed(self) -> int:
         if self.random_state is None:
             if self.checkpoint_dir is not None:
                 raise ValueError(
-                    "checkpoint_dir is set and random_state is None: no later run could go on from the checkpoints. "
-                    "Pass random_state=0, say."
+                    "checkpoint_dir needs a random_state, because no later run can resume from checkpoints of a random "
+                    "seed; got random_state=None. Pass random_state=0, for example."
                 )
             return int(np.random.SeedSequence().generate_state(1)[0])
         if isinstance(self.random_state, Integral):
@@ -359,12 +364,12 @@ class FineTune(BaseEstimator):
         return int(check_random_state(self.random_state).randint(1 << 31))
 
     def check_params(self) -> None:
-        """Look for wrong parameters without a network, as `fit` does first.
+        """Validate the parameters without loading the network; `fit` calls this first.
 
         Raises
         ------
         ValueError
-            Says which, and what is expected.
+            If a parameter is invalid.
         """
         check_parameters(self)
         if self.patience is not None and not self.validation_fraction:
@@ -381,12 +386,12 @@ class FineTune(BaseEstimator):
 
     def _live(self) -> FittedNetwork:
         check_is_fitted(self, "history_")
-        if isinstance(self._net, tuple):  # unpickled; a pickle runs code in any case
+        if isinstance(self._net, tuple):  # unpickled, so code of the file has been run already
             self._net = FittedNetwork.from_parts(*self._net, trust=True)
         return self._net
 
     def _outputs(self, X: Any) -> np.ndarray:
-        """Outputs of the head for each view, float64 (views, n, k)."""
+        """Return the outputs of the head for each view, float64 of shape (n_views, n, n_outputs)."""
         check_is_fitted(self, "history_")
         views = None
         if self.tta:
@@ -401,7 +406,7 @@ class FineTune(BaseEstimator):
             Images.of(X), self.batch_size, None if self.n_jobs == -1 else self.n_jobs, views
         )
 
-    # -- as an object ------------------------------------------------------------------------
+    # -- pickling and cloning ------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
@@ -412,9 +417,11 @@ class FineTune(BaseEstimator):
     def __sklearn_clone__(self) -> Any:
         if not is_model(self.model):
             return super().__sklearn_clone__()
-        light = type(self).__new__(type(self))  # a network in memory is never changed: clones share it
-        light.__dict__.update({**self.__dict__, "model": None})
-        clone = super(FineTune, light).__sklearn_clone__()
+        without_model = type(self).__new__(
+            type(self)
+        )  # clones share the model, which training does not change
+        without_model.__dict__.update({**self.__dict__, "model": None})
+        clone = super(FineTune, without_model).__sklearn_clone__()
         clone.model = self.model
         return clone
 
@@ -431,34 +438,34 @@ class FineTune(BaseEstimator):
 class _Head(BaseEstimator):
     """The head of a fitted estimator, on embeddings of shape (n, d)."""
 
-    def __init__(self, whole: Any) -> None:
-        self.whole = whole
-        if hasattr(whole, "classes_"):
-            self.classes_ = whole.classes_
+    def __init__(self, estimator: Any) -> None:
+        self.estimator = estimator
+        if hasattr(estimator, "classes_"):
+            self.classes_ = estimator.classes_
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
 
     def fit(self, X: Any, y: Any = None) -> _Head:
-        """Nothing is left to learn; pipelines expect the method."""
+        """Do nothing: the head is fitted. Pipelines need this method."""
         return self
 
-    def _z(self, X: Any) -> np.ndarray:
-        head = self.whole._live().head
-        z = keras().ops.convert_to_numpy(head(np.asarray(X, np.float32), training=False))
-        return z[None].astype(np.float64)
+    def _outputs(self, X: Any) -> np.ndarray:
+        head = self.estimator._live().head
+        outputs = keras().ops.convert_to_numpy(head(np.asarray(X, np.float32), training=False))
+        return outputs[None].astype(np.float64)
 
-    @available_if(lambda self: hasattr(self.whole, "classes_"))
+    @available_if(lambda self: hasattr(self.estimator, "classes_"))
     def predict_proba(self, X: Any) -> np.ndarray:
-        """As the estimator's."""
-        return self.whole._probabilities(self._z(X))
+        """Return the probabilities of the classes, shape (n, n_classes)."""
+        return self.estimator._probabilities(self._outputs(X))
 
     def predict(self, X: Any) -> np.ndarray:
-        """As the estimator's."""
-        return self.whole._decide(self._z(X))
+        """Return the predictions, shape (n,)."""
+        return self.estimator._decide(self._outputs(X))
 
 
-def _frame(history: list[dict[str, Any]], classes: bool) -> Any:
+def _make_history_frame(history: list[dict[str, Any]], classes: bool) -> Any:
     import pandas
 
     columns = ["stage", "epoch", "loss", "metric", "val_loss", "val_metric", "learning_rate", "seconds"]

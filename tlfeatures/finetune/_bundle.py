@@ -1,4 +1,4 @@
-"""Fitted estimators in one file: JSON and arrays, of which nothing is executed."""
+"""Bundles: fitted estimators in one file of JSON and arrays, which is loaded without running code."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ __all__ = ["is_bundle", "load_bundle", "save_bundle"]
 
 _FORMAT = "tlfeatures.finetune/1"
 _MAGIC = b"PK\3\4"  # a zip file, whose first member has its name 30 bytes from the start
-_ROOMS = ("keras.layers.", "keras.initializers.", "keras.regularizers.", "keras.constraints.",
+_MODULES = ("keras.layers.", "keras.initializers.", "keras.regularizers.", "keras.constraints.",
           "keras.dtype_policies.", "keras.activations.", "keras.src.layers.", "keras.src.ops.",
           "keras.src.models.functional.", "keras.src.models.sequential.", "keras.ops.")  # fmt: skip
 _MODELS = ("Functional", "Sequential", "Model", "DTypePolicy", "KerasTensor")
-# layers that run what a file says
+# layers that run code of the file, and layers that read other files
 _REFUSED = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "function", "__lambda__",
-            "StringLookup", "IntegerLookup", "IndexLookup", "TextVectorization"}  # fmt: skip  # these read files
+            "StringLookup", "IntegerLookup", "IndexLookup", "TextVectorization"}  # fmt: skip
 
 
 def is_bundle(path: str | os.PathLike[str]) -> bool:
-    """Check by its first bytes, whatever its name, whether a file is a bundle that ``save`` wrote.
+    """Return whether a file is a bundle, from its first bytes.
 
     Parameters
     ----------
@@ -39,12 +39,12 @@ def is_bundle(path: str | os.PathLike[str]) -> bool:
     Returns
     -------
     bool
-        True also for a bundle that is damaged further on; :func:`load_bundle` raises for it.
+        True also for some damaged bundles, for which :func:`load_bundle` raises an error.
 
     Raises
     ------
     OSError
-        When the file cannot be read.
+        If the file cannot be read.
     """
     with open(path, "rb") as file:
         start = file.read(30 + len(ABOUT))
@@ -52,18 +52,18 @@ def is_bundle(path: str | os.PathLike[str]) -> bool:
 
 
 def save_bundle(estimator: Any, path: str | os.PathLike[str], whole: bool) -> None:
-    """Write a fitted estimator; see its ``save``."""
+    """Save a fitted estimator; see its method ``save``."""
     about, arrays = estimator._live().to_parts()
     named = isinstance(estimator.model, (str, os.PathLike))
     if not (whole or named):
         raise ValueError(
-            "The network was given as a keras.Model, so a bundle without it could not be loaded: pass whole=True, or "
+            "`model` is a keras.Model, so a bundle without its weights could not be loaded. Pass whole=True, or "
             "save the model as .keras and pass its path as `model`."
         )
     trunk, n = estimator._live().trunk, about["trunk_weights"]
     if not whole:
         del about["trunk"]
-        changed = _changed(trunk)
+        changed = _list_trained(trunk)
         arrays = [*(arrays[i] for i in changed), *arrays[n:]]
         about["changed"] = changed
     digests = getattr(estimator, "training_digests_", None)
@@ -74,10 +74,10 @@ def save_bundle(estimator: Any, path: str | os.PathLike[str], whole: bool) -> No
         "training_digests": digests is not None,
         "estimator": type(estimator).__name__,
         "whole": whole,
-        "params": {name: _plain(value) for name, value in estimator.get_params(deep=False).items()}
-        | {"callbacks": None},  # objects of the user, for fitting only
+        "params": {name: _to_json(value) for name, value in estimator.get_params(deep=False).items()}
+        | {"callbacks": None},  # used by fit only
         "fitted": {
-            "classes": _plain(getattr(estimator, "classes_", None)),
+            "classes": _to_json(getattr(estimator, "classes_", None)),
             "target": getattr(estimator, "_target", None),
             "taps": estimator._taps,
             "normalization": estimator.normalization_,
@@ -93,22 +93,24 @@ def save_bundle(estimator: Any, path: str | os.PathLike[str], whole: bool) -> No
 def load_bundle(
     path: str | os.PathLike[str], *, expected: dict[str, Any], trust: bool = False, **params: Any
 ) -> Any:
-    """Read a fitted estimator; see its ``load``. ``expected`` are the classes that it may be of, by name."""
+    """Load a fitted estimator of one of the ``expected`` classes, a dict by name; see its method ``load``."""
     if not os.path.isfile(path):
         raise FileNotFoundError(2, "No such bundle", os.fspath(path))
     about, arrays = read_arrays(path)
     if about.get("format") != _FORMAT:
-        raise ValueError(f"{os.fspath(path)!r} is no bundle of this format: expected {_FORMAT!r}.")
+        raise ValueError(
+            f"{os.fspath(path)!r} is not a bundle of the format {_FORMAT!r}; save the estimator again."
+        )
     if str(about.get("estimator")) not in expected:
         raise ValueError(
-            f"{os.fspath(path)!r} holds a {about.get('estimator')}; load it by {about.get('estimator')}.load, not as "
-            f"{' or '.join(expected)}."
+            f"{os.fspath(path)!r} contains a {about.get('estimator')}; expected {' or '.join(expected)}. Load it with "
+            f"{about.get('estimator')}.load."
         )
-    expected[about["estimator"]](**params)  # a wrong name is the caller's, not the file's
+    expected[about["estimator"]](**params)  # raises a TypeError for unknown parameters of the caller
     if not all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f"):
         raise ValueError(
-            f"{os.fspath(path)!r} holds weights that are NaN or infinite, so it can only predict NaN; expected finite "
-            "weights. Save the estimator again, or train it with a lower learning_rate."
+            f"{os.fspath(path)!r} contains weights that are NaN or infinite; expected finite weights. "
+            "Save the estimator again, or train it with a lower learning_rate."
         )
     if not trust:
         _check_config([about.get("trunk"), about.get("head")], path)
@@ -116,9 +118,9 @@ def load_bundle(
         return _restore(about, arrays, path, expected, trust, params)
     except (RecipeMismatchError, UnknownNameError, OSError, ImportError):
         raise
-    except Exception as error:  # of many kinds, where a value is not what it should be
+    except Exception as error:  # damaged values raise many kinds of errors
         raise ValueError(
-            f"{os.fspath(path)!r} is damaged or of another make: {' '.join(str(error).split())[:300]}"
+            f"{os.fspath(path)!r} is damaged or has another format: {' '.join(str(error).split())[:300]}"
         ) from error
 
 
@@ -133,15 +135,15 @@ def _restore(
     import pandas
 
     *arrays, digests = arrays if about.get("training_digests") else [*arrays, None]  # older bundles have none
-    given = {name: _restored(value) for name, value in about["params"].items()} | params
-    estimator = expected[about["estimator"]](**given)
+    all_params = {name: _from_json(value) for name, value in about["params"].items()} | params
+    estimator = expected[about["estimator"]](**all_params)
     fitted = about["fitted"]
     if about["whole"]:
         net = FittedNetwork.from_parts(about, arrays, trust)
-        if given["model"] is None:
+        if all_params["model"] is None:
             estimator.model = net.trunk
     else:
-        net = _completed(estimator, about, arrays, path, trust)
+        net = _rebuild_network(estimator, about, arrays, path, trust)
     estimator._net, estimator._taps = net, fitted["taps"]
     if digests is not None:
         estimator.training_digests_ = digests
@@ -154,80 +156,81 @@ def _restore(
     )
     estimator.normalization_ = fitted["normalization"]
     if fitted["classes"] is not None:
-        estimator.classes_ = _restored(fitted["classes"])
+        estimator.classes_ = _from_json(fitted["classes"])
     if fitted["target"] is not None:
         estimator._target = tuple(fitted["target"])
     return estimator
 
 
-def _changed(trunk: Any) -> list[int]:
-    """Places of the weights that training could change."""
+def _list_trained(trunk: Any) -> list[int]:
+    """List the indices of the weights of trainable layers."""
     trained = {id(v) for layer in trunk.layers if layer.trainable for v in layer.weights}
     return [i for i, v in enumerate(trunk.weights) if id(v) in trained]
 
 
-def _completed(
+def _rebuild_network(
     estimator: Any, about: dict[str, Any], arrays: list[np.ndarray], path: Any, trust: bool
 ) -> FittedNetwork:
-    """The network that the bundle was trained on, with what training changed."""
-    fitted, given = about["fitted"], estimator
-    by_data = isinstance(given.normalization, str) and given.normalization == "data"
-    normalization = fitted["normalization"] if by_data else given.normalization
+    """Load the pretrained network, and set the weights that training changed."""
+    fitted = about["fitted"]
+    from_data = isinstance(estimator.normalization, str) and estimator.normalization == "data"
+    normalization = fitted["normalization"] if from_data else estimator.normalization
     image_size = tuple(about["decoding"]["image_size"])
-    backbone = Backbone(given.model, given.weights, image_size, normalization, about["precision"])
-    pooling = "flatten" if callable(given.head) else given.pooling
+    backbone = Backbone(estimator.model, estimator.weights, image_size, normalization, about["precision"])
+    pooling = "flatten" if callable(estimator.head) else estimator.pooling
     decoding = {k: v for k, v in about["decoding"].items() if k != "image_size"}
     plan = FeatureSpec.make(backbone, fitted["layers"], pooling, **decoding)
     taps = [[tap.layer, tap.digest] for tap in plan.description.taps]
     if taps != fitted["taps"]:
         raise RecipeMismatchError(
             f"The bundle {os.fspath(path)!r} belongs to another network: its {backbone.name} has the digest "
-            f"{fitted['taps'][0][1]}, and the one here has {taps[0][1]}. Use the weights (and the Keras) that it was "
-            "trained on, or save it with whole=True there."
+            f"{fitted['taps'][0][1]}; got {taps[0][1]}. Use the weights and the version of Keras that it was trained "
+            "with, or save it with whole=True where it was trained."
         )
     trunk, changed = Trunk.of(plan).model, about["changed"]
     weights = trunk.weights
-    for place, value in zip(changed, arrays[: len(changed)], strict=True):
-        weights[place].assign(value)
-    places = {id(weights[place]) for place in changed}
-    for layer in trunk.layers:  # so that it is saved again as it was
-        layer.trainable = any(id(v) in places for v in layer.weights)
+    for index, value in zip(changed, arrays[: len(changed)], strict=True):
+        weights[index].assign(value)
+    trained = {id(weights[index]) for index in changed}
+    for layer in trunk.layers:  # so that saving it again writes the same weights
+        layer.trainable = any(id(v) in trained for v in layer.weights)
     head = FittedNetwork.model_from(about["head"], arrays[len(changed) :], trust)
     columns = [(i, part) for i, part in about["columns"]]
     return FittedNetwork(trunk, head, columns, about["decoding"], about["precision"])
 
 
 def _check_config(config: Any, path: Any) -> None:
-    """Refuse what is not made of Keras's own layers.
+    """Raise an error if a configuration contains anything but layers of Keras.
 
     Raises
     ------
     ValueError
+        If it contains an object that can run code.
     """
     if isinstance(config, list):
-        for each in config:
-            _check_config(each, path)
+        for item in config:
+            _check_config(item, path)
     if not isinstance(config, dict):
         return
-    name, room = config.get("class_name"), config.get("module")
+    name, module = config.get("class_name"), config.get("module")
     if name is not None:
-        own = room is None or room in ("keras", "keras.models") or f"{room}.".startswith(_ROOMS)
-        plain = room not in ("keras", "keras.models") or name in _MODELS
+        of_keras = module is None or module in ("keras", "keras.models") or f"{module}.".startswith(_MODULES)
+        is_allowed = module not in ("keras", "keras.models") or name in _MODELS
         registered = ">" in (config.get("registered_name") or "")
-        unnamed = room is None and not name.startswith("__") and config.get("registered_name") is not None
-        if name in _REFUSED or not own or not plain or registered or unnamed:
+        unnamed = module is None and not name.startswith("__") and config.get("registered_name") is not None
+        if name in _REFUSED or not of_keras or not is_allowed or registered or unnamed:
             raise ValueError(
-                f"{os.fspath(path)!r} holds {name!r} of {room!r}, which may run code of its own. Load it with "
-                "trust=True only if you trust where the file comes from."
+                f"{os.fspath(path)!r} contains {name!r} of {module!r}, which can run code. Pass trust=True only if you "
+                "trust the source of the file."
             )
-    for each in config.values():
-        _check_config(each, path)
+    for value in config.values():
+        _check_config(value, path)
 
 
-def _plain(value: Any) -> Any:
-    """A parameter as JSON; what cannot be written becomes None or a default."""
+def _to_json(value: Any) -> Any:
+    """Convert a parameter to JSON; objects that JSON cannot express become None."""
     if isinstance(value, LinearStart):
-        return {"linear": [value.coef.tolist(), value.intercept.tolist(), _plain(value.classes)]}
+        return {"linear": [value.coef.tolist(), value.intercept.tolist(), _to_json(value.classes)]}
     if isinstance(value, np.ndarray):
         return {"array": [value.dtype.str if value.dtype != object else "object", value.tolist()]}
     if isinstance(value, (str, int, float, type(None))):
@@ -237,32 +240,33 @@ def _plain(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, (list, tuple)):
-        return {"tuple": [_plain(v) for v in value]}
+        return {"tuple": [_to_json(v) for v in value]}
     if isinstance(value, dict):
-        return {"dict": [[_plain(k), _plain(v)] for k, v in value.items()]}
+        return {"dict": [[_to_json(k), _to_json(v)] for k, v in value.items()]}
     if callable(value) and not hasattr(value, "layers"):
         return {"callable": getattr(value, "__name__", "")}
     return None
 
 
-def _restored(value: Any) -> Any:
+def _from_json(value: Any) -> Any:
+    """Convert the result of `_to_json` back to a parameter."""
     if not isinstance(value, dict):
         return value
-    ((kind, held),) = value.items()
+    ((kind, content),) = value.items()
     if kind == "linear":
-        coef, intercept, classes = held
-        return LinearStart(np.array(coef), np.array(intercept), _restored(classes))
+        coef, intercept, classes = content
+        return LinearStart(np.array(coef), np.array(intercept), _from_json(classes))
     if kind == "array":
-        return np.array(held[1], dtype=np.dtype(held[0]))
+        return np.array(content[1], dtype=np.dtype(content[0]))
     if kind == "tuple":
-        return tuple(_restored(v) for v in held)
+        return tuple(_from_json(v) for v in content)
     if kind == "callable":
-        return _Lost(held)
-    return {_restored(k): _restored(v) for k, v in held}
+        return _MissingCallable(content)
+    return {_from_json(k): _from_json(v) for k, v in content}
 
 
-class _Lost:
-    """Stands for a callable head that a bundle does not hold; the fitted head needs it no more."""
+class _MissingCallable:
+    """Placeholder for a callable head, which a bundle does not contain and a fitted estimator does not need."""
 
     def __init__(self, name: str) -> None:
         self.name = name

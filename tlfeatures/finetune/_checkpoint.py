@@ -1,4 +1,4 @@
-"""Checkpoints: complete or absent, found again only by the very same training."""
+"""Checkpoints of a training, written atomically, from which only an identical training resumes."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ __all__ = ["ABOUT", "Checkpoints", "read_arrays", "write_arrays"]
 
 ABOUT = "about.json"  # the first member of every file
 
-_ABANDONED = 600  # seconds: a younger file may be that of another process that writes it now
+_ABANDONED = 600  # seconds; another process may still be writing a newer temporary file
 
 
 def write_arrays(path: str | os.PathLike[str], about: dict[str, Any], arrays: list[np.ndarray]) -> None:
-    """Write a zip of one JSON text and arrays; ``path`` changes only when all of it is on the disk.
+    """Write a JSON object and arrays to a zip file, which replaces ``path`` when it is complete and on the disk.
 
     Raises
     ------
     OSError
-        The disk is full, or the folder cannot be written to; what was at ``path`` is still there.
+        If the disk is full or the folder is not writable; an existing file at ``path`` is unchanged.
     """
     path = os.path.realpath(path)
     temporary = f"{path}.{os.urandom(6).hex()}.tmp"
     try:
         with open(temporary, "xb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as held:
-                held.writestr(zipfile.ZipInfo(ABOUT), json.dumps(about))  # without the time: same bytes
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+                # without the time, so that equal content has equal bytes
+                archive.writestr(zipfile.ZipInfo(ABOUT), json.dumps(about))
                 for i, array in enumerate(arrays):
-                    with held.open(zipfile.ZipInfo(f"{i:05}.npy"), "w", force_zip64=True) as member:
+                    with archive.open(zipfile.ZipInfo(f"{i:05}.npy"), "w", force_zip64=True) as member:
                         np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
             file.flush()
             os.fsync(file.fileno())
@@ -52,45 +53,49 @@ def write_arrays(path: str | os.PathLike[str], about: dict[str, Any], arrays: li
 
 
 def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """What :func:`write_arrays` wrote; checksums are verified and nothing is executed.
+    """Read a file of :func:`write_arrays`; checksums are verified, and no code of the file is run.
 
     Raises
     ------
     ValueError
-        When the file is damaged or of another make.
+        If the file is damaged or has another format.
+    OSError
+        If the file cannot be opened.
     """
-    with open(path, "rb") as file:  # what cannot be opened says so itself
+    with open(path, "rb") as file:
         try:
-            with zipfile.ZipFile(file) as held:
-                members = sorted(held.infolist(), key=lambda member: member.filename)
-                # nothing that grows when it is read
+            with zipfile.ZipFile(file) as archive:
+                members = sorted(archive.infolist(), key=lambda member: member.filename)
+                # compressed members could be much larger than the file
                 if (
                     any(m.compress_type != zipfile.ZIP_STORED for m in members)
                     or sum(m.file_size for m in members) > os.fstat(file.fileno()).st_size
                 ):
-                    raise ValueError("its members are not stored as they are")
-                about = json.loads(held.read(ABOUT))
-                arrays = [_array(held.read(m)) for m in members if m.filename.endswith(".npy")]
+                    raise ValueError("its members are compressed or larger than the file")
+                about = json.loads(archive.read(ABOUT))
+                arrays = [_parse_array(archive.read(m)) for m in members if m.filename.endswith(".npy")]
             if not isinstance(about, dict):
-                raise ValueError("about.json holds no object")
+                raise ValueError("about.json is not a JSON object")
             return about, arrays
-        except Exception as error:  # of many kinds, where bytes are not what they should be
-            raise ValueError(f"{os.fspath(path)!r} is damaged or of another make: {error}") from error
+        except Exception as error:  # damaged files raise many kinds of errors
+            raise ValueError(f"{os.fspath(path)!r} is damaged or has another format: {error}") from error
 
 
-def _array(data: bytes) -> np.ndarray:
+def _parse_array(data: bytes) -> np.ndarray:
     file = io.BytesIO(data)
     version = np.lib.format.read_magic(file)
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     shape, fortran, dtype = read[version](file)
     if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data) - file.tell():
-        raise ValueError(f"an array says that it has the shape {shape} of {dtype} and has {len(data)} bytes")
+        raise ValueError(
+            f"an array with the shape {shape} and the dtype {dtype} cannot have {len(data)} bytes"
+        )
     array = np.frombuffer(data, dtype, offset=file.tell()) if math.prod(shape) else np.empty(0, dtype)
     return array.reshape(shape, order="F" if fortran else "C")
 
 
 def _sync_folder(folder: str) -> None:
-    with contextlib.suppress(OSError):  # not every file system can
+    with contextlib.suppress(OSError):  # not supported by all file systems
         fd = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(fd)
@@ -99,17 +104,18 @@ def _sync_folder(folder: str) -> None:
 
 
 class Checkpoints:
-    """The checkpoints of one training, in a folder named by the digest of all that decides its outcome.
+    """Checkpoints of one training, in a folder named by the digest of everything that determines the result.
 
     Parameters
     ----------
     root : path
+        Folder for the checkpoints of all trainings.
     digest : str
 
     Raises
     ------
     OSError
-        When the folder cannot be made.
+        If the folder cannot be made.
     """
 
     def __init__(self, root: str | os.PathLike[str], digest: str) -> None:
@@ -119,40 +125,40 @@ class Checkpoints:
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"Cannot make the folder for checkpoints: {error.strerror or error}. Name another one, or None for no "
-                "checkpoints",
+                f"Cannot make the folder for checkpoints: {error.strerror or error}. Pass another checkpoint_dir, "
+                "or None for no checkpoints",
                 str(self.folder),
             ) from error
 
     def save(self, stage: str, about: dict[str, Any], arrays: list[np.ndarray]) -> None:
-        """Keep the state after an epoch; it takes the place of the one before.
+        """Save the state after an epoch, in place of the previous checkpoint.
 
         Raises
         ------
         OSError
-            Says what to do; the checkpoint before is intact.
+            If the file cannot be written; the previous checkpoint is unchanged.
         """
         path = self.folder / f"{stage}.checkpoint"
         try:
-            for old in self.folder.glob(f"{stage}.checkpoint.*.tmp"):  # of a process that was killed
+            for old in self.folder.glob(f"{stage}.checkpoint.*.tmp"):  # left by a process that was killed
                 if time.time() - old.stat().st_mtime > _ABANDONED:
                     old.unlink(missing_ok=True)
             write_arrays(path, about, arrays)
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"Cannot write the checkpoint of epoch {about['epoch']}: {error.strerror or error}. The one before it "
-                "is intact; make room and fit again to go on from there, or pass checkpoint_dir=None",
+                f"Cannot write the checkpoint of epoch {about['epoch']}: {error.strerror or error}. The previous one "
+                "is unchanged: free disk space and fit again to resume from it, or pass checkpoint_dir=None",
                 str(path),
             ) from error
 
     def load(self, stage: str) -> tuple[dict[str, Any], list[np.ndarray]] | None:
-        """The state after the last epoch that was saved; None when there is none that is whole."""
+        """Return the state after the last saved epoch; None if there is no undamaged checkpoint."""
         path = self.folder / f"{stage}.checkpoint"
         if not path.is_file():
             return None
         try:
             return read_arrays(path)
         except ValueError as error:
-            warn(f"{error}. This stage starts anew.", StoreWarning)
+            warn(f"{error}. This stage starts from its first epoch.", StoreWarning)
             return None

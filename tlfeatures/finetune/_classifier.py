@@ -20,103 +20,110 @@ __all__ = ["FineTuneClassifier"]
 
 
 class FineTuneClassifier(ClassifierMixin, FineTune):
-    """A pretrained ConvNet trained on, from a chosen layer, to tell classes of images.
+    """Fine-tune a pretrained ConvNet to classify images.
 
-    Two stages (linear probe, then fine-tune; Kumar et al. 2022): first the head alone, on embeddings out of the
-    store, in seconds; then the head and the chosen top of the network, at a low rate.
+    Training has two stages (linear probing, then fine-tuning; Kumar et al. 2022): first the head alone, on stored
+    embeddings, which takes seconds; then the head and the top layers of the network, at a low learning rate.
 
     Parameters
     ----------
     model, layer, pooling, weights, image_size, resize, interpolation, decode, max_value, precision, cache,
     n_jobs
-        As in :class:`~tlfeatures.CNNFeatures`; the head stands on ``layer``. "bfloat16" and "float16" train in mixed
-        precision.
+        As in :class:`~tlfeatures.CNNFeatures`; ``layer`` is the input of the head. "bfloat16" and "float16" train in
+        mixed precision.
     train_from : str or int, default="head"
-        "head" leaves the network as it is; "all" trains all of it; the name of a layer (`tlfeatures layers NAME`)
-        trains that and all that follow; a number trains so many of the last blocks, which end at the standard taps
-        (in networks of your own: where the feature map shrinks).
+        What to train besides the head. "head": no layers of the network; "all": all layers; the name of a layer (see
+        `tlfeatures layers NAME`): this layer and all later ones; an int: the number of last blocks, which end at the
+        standard layers, or in custom models where the size of the feature map decreases.
     head : sequence of numbers or callable, default=()
         Widths of hidden layers with ReLU, where a number below 1 is a dropout rate: ``[256, 0.5]``. Or a callable
-        from a feature map (None, h, w, c) of Keras to a vector; ``pooling`` then does not matter. The output layer
-        is added to it, and regularizers of its layers do not count: ``weight_decay`` does.
+        from a Keras tensor with the feature map, (None, h, w, c), to a vector; ``pooling`` is then ignored. The output
+        layer is added. Regularizers of layers are ignored; use ``weight_decay``.
     normalization : "auto", "data" or (mean, std), default="auto"
         As in `CNNFeatures`; "data" is the mean and standard deviation of the training images.
     start : None or "linear", default=None
-        "linear": in place of a first stage by gradient descent, a logistic regression on standardized stored
-        embeddings becomes the output layer. :meth:`from_pipeline` sets it to coefficients that are there.
+        "linear": instead of the first stage, a logistic regression is fitted on standardized stored embeddings and
+        converted to the output layer. :meth:`from_pipeline` sets this parameter to the coefficients of a pipeline.
     head_epochs, head_learning_rate : int, float, default=20, 1e-3
-        Of the first stage, where there are two.
+        Number of epochs and learning rate of the first stage, if there are two stages.
     epochs, learning_rate : int, float or None, default=20, None
-        Of the last stage, which with ``train_from="head"`` is the only one. 0 epochs leave it out. None is 1e-3 for
-        the head alone, and 3e-4 for a network with its head. The optimizer is AdamW.
+        Number of epochs and learning rate of the last stage, which is the only one with ``train_from="head"``. With 0
+        epochs it is skipped. The default rate is 1e-3 for the head alone and 3e-4 for a network. The optimizer is
+        AdamW.
     layer_decay : float, default=1.0
-        What the rate is multiplied with for each block further down.
+        Factor of the learning rate from each block to the block below it.
     schedule : {"cosine", "step", "constant"}, default="cosine"
-        "cosine" rises over the first twentieth and falls to 0; "step" falls to a tenth at a half and at three quarters.
+        Learning rate schedule. "cosine": linear warm-up in the first 5% of the steps, then cosine decay to 0; "step":
+        division by 10 after 50% and 75% of the steps.
     weight_decay : float, default=1e-4
-        Decoupled; on kernels only.
+        Decoupled weight decay, of kernels only.
     batch_size : int, default=32
-        Images a step.
+        Number of images per step.
     train_batchnorm : bool, default=False
-        Whether batch normalization is trained too; otherwise it stays in inference mode.
+        Whether to train batch normalization; otherwise it runs in inference mode.
     augment : dict or None, default=None
-        Random views: ``{"crop": 4, "flip": "horizontal", "rotation": 0.05, "color": 0.2}``, see
-        :class:`~tlfeatures.finetune.Augmenter`. With ``train_from="head"`` every epoch then runs the frozen network;
-        otherwise only the second stage sees views.
+        Augmentation: ``{"crop": 4, "flip": "horizontal", "rotation": 0.05, "color": 0.2}``, see
+        :class:`~tlfeatures.finetune.Augmenter`. With ``train_from="head"``, each epoch then runs the frozen network;
+        otherwise only the second stage uses augmented views.
     tta : int, default=0
-        So many augmented views are averaged with the picture itself when predicting (`tlfeatures predict` does not).
+        Number of augmented views to average with the image itself in predictions; `tlfeatures predict` ignores it.
     class_weight : "balanced", dict or None, default=None
     validation_fraction : float, default=0.1
-        Of the images, set apart by class, and by group where `fit` gets groups; the epoch with the highest accuracy
-        on them, of equals the one with the lowest loss, is kept. 0 trains on all and keeps the last epoch.
+        Fraction of the images for validation, stratified by class, and split by group if `fit` gets groups. The
+        weights of the epoch with the highest validation accuracy are kept; ties are broken by the validation loss.
+        0 trains on all images and keeps the weights of the last epoch.
     patience : int or None, default=None
-        Epochs without a better one after which a stage ends.
+        Number of epochs without improvement after which a stage stops.
     checkpoint_dir : path or None, default=None
-        Where to keep the state after each epoch, in a folder named by the digest of parameters, images, labels and
-        weights: the same fit goes on from there after a crash.
+        Folder for the state after each epoch, in a subfolder named by the digest of parameters, images, labels and
+        weights. After an interruption, the same fit resumes from it.
     callbacks : list of keras.callbacks.Callback or None, default=None
-        For ``keras.Model.fit``, such as ``CSVLogger`` or ``TensorBoard``. Each stage gets copies of them, so the
-        objects given here do not change; ``CSVLogger(path, append=True)`` writes one file for both stages.
+        Callbacks for ``keras.Model.fit``, such as ``CSVLogger`` or ``TensorBoard``. Each stage uses deep copies of
+        them, so these objects do not change; ``CSVLogger(path, append=True)`` writes one file for both stages.
         Callbacks that set the learning rate need ``schedule="constant"``.
     on_error : {"raise", "drop"}, default="raise"
-        Whether `fit` stops at unreadable images or leaves them out, with a warning.
+        Whether `fit` raises an error for unreadable images, or warns and leaves them out.
     random_state : int, RandomState or None, default=None
-        The same int gives the same network, on the same machine.
+        Seed; with an int, repeated fits on one machine give equal networks.
     verbose : int, default=0
-        Above 0, progress with the time left on standard error.
+        Above 0, show progress and the remaining time on standard error.
 
     Attributes
     ----------
-    classes_ : ndarray
+    classes_ : ndarray of shape (n_classes,)
     history_ : DataFrame
-        One row an epoch: stage, epoch, loss, accuracy, val_loss, val_accuracy, learning_rate, seconds. Epoch 0 of the
-        network is before its first step.
+        One row per epoch: stage, epoch, loss, accuracy, val_loss, val_accuracy, learning_rate, seconds. Epoch 0 of the
+        stage "network" is the evaluation before its first step.
     best_epoch_ : int
-        Of the last stage, the one whose weights are kept.
+        Epoch of the last stage whose weights are kept.
     network_ : keras.Model
         See :attr:`network_`.
     training_digests_ : ndarray of uint8, shape (n, 16)
-        Digests of the training and validation images, to recognize them again.
-    normalization_, layers_ : what the network is fed with, and where the head stands
+        Digests of the training and validation images.
+    normalization_ : str or tuple
+        Normalization of the pixels; with ``normalization="data"``, the mean and standard deviation.
+    layers_ : list of str
+        Layers whose outputs are the input of the head.
     start_pipeline_ : Pipeline
-        The linear head that was fitted for ``start="linear"``.
+        Linear head that was fitted for ``start="linear"``.
 
     Raises
     ------
     UnknownNameError, ValueError
-        When a parameter or y is not as above: a single class, or a class with one image that cannot be validated on.
+        If a parameter or ``y`` is invalid, for example if there is one class, or a class has too few images for
+        validation.
     ImageReadError
-        An ``OSError``, when an image cannot be read, also in the midst of training.
+        An ``OSError``, if an image cannot be read, before or during training.
     OutOfMemoryError
-        A ``MemoryError``; says which batch size to try.
+        A ``MemoryError``; the message suggests a batch size.
     FloatingPointError
-        When the loss is no number before the first epoch is complete. Later on training stops, the best epoch is
-        restored, and a ``TrainingStoppedWarning`` says why.
+        If the loss is not finite in the first epoch. In a later epoch, training stops, the best weights are restored,
+        and a ``TrainingStoppedWarning`` is raised.
 
     Notes
     -----
-    Decoded images are kept in memory up to 512 MB in all; beyond that they are decoded anew in every epoch. A pickle
-    holds all weights; :meth:`save` writes files that run no code when they are loaded.
+    Decoded images are kept in memory if they need at most 512 MB; otherwise they are decoded again in each epoch. A
+    pickle contains all weights; :meth:`save` writes files that are loaded without running code.
 
     Examples
     --------
@@ -211,16 +218,16 @@ class FineTuneClassifier(ClassifierMixin, FineTune):
         self.class_weight = class_weight
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> FineTuneClassifier:
-        """Train.
+        """Fit the head and the network.
 
         Parameters
         ----------
         X : images, as in `CNNFeatures`
         y : array-like of shape (n,)
-            Classes: text, numbers or booleans.
+            Classes, as strings, numbers or booleans.
         sample_weight : array-like of shape (n,), optional
         groups : array-like of shape (n,), optional
-            What validation keeps together, such as patients.
+            Groups, such as patients, that are not split between training and validation.
 
         Returns
         -------
@@ -229,7 +236,7 @@ class FineTuneClassifier(ClassifierMixin, FineTune):
         y = column_or_1d(as_labels(y), warn=True)
         if missing := sum(map(is_missing, y.tolist())):
             raise ValueError(
-                f"y contains NaN or None in {missing} of {len(y)} places; give each image a class, or leave it out."
+                f"y contains NaN or None in {missing} of {len(y)} values. Label these images, or remove them."
             )
         check_classification_targets(y)
         classes, codes = np.unique(y, return_inverse=True)
@@ -238,14 +245,14 @@ class FineTuneClassifier(ClassifierMixin, FineTune):
         if len(classes) < 2:
             raise ValueError(
                 f"All {len(y)} images are of one class, {classes.tolist()[0]!r}; a classifier can't be trained when "
-                "only one class is present. Give images of two classes or more."
+                "only one class is present. Pass images of two or more classes."
             )
         self._train(X, codes.astype(np.int32), classes, sample_weight, groups)
         self.classes_ = classes
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities of the classes.
+        """Predict the probabilities of the classes.
 
         Parameters
         ----------
@@ -254,19 +261,20 @@ class FineTuneClassifier(ClassifierMixin, FineTune):
         Returns
         -------
         ndarray of float64, shape (n, n_classes)
-            In the order of ``classes_``.
+            Probabilities in the order of ``classes_``.
         """
         return self._probabilities(self._outputs(X))
 
-    def _probabilities(self, z: np.ndarray) -> np.ndarray:
-        e = np.exp(z - z.max(axis=-1, keepdims=True))
-        return (e / e.sum(axis=-1, keepdims=True)).mean(axis=0)
+    def _probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Return the mean of the softmax over the views."""
+        exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return (exp / exp.sum(axis=-1, keepdims=True)).mean(axis=0)
 
-    def _decide(self, z: np.ndarray) -> np.ndarray:
-        return self.classes_[self._probabilities(z).argmax(axis=1)]
+    def _decide(self, logits: np.ndarray) -> np.ndarray:
+        return self.classes_[self._probabilities(logits).argmax(axis=1)]
 
     def predict(self, X: Any) -> np.ndarray:
-        """The most probable class of each image.
+        """Predict the most probable class of each image.
 
         Parameters
         ----------

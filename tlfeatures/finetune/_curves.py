@@ -1,4 +1,4 @@
-"""Curves of a training."""
+"""Plots and averages of training histories."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def average_histories(histories: Sequence[Any]) -> Any:
     Returns
     -------
     DataFrame
-        One row for each stage and epoch, with the means over the fits that reached it.
+        One row for each stage and epoch, with means over the fits that reached the epoch.
 
     Examples
     --------
@@ -38,12 +38,17 @@ def average_histories(histories: Sequence[Any]) -> Any:
 
 
 def draw_curves(history: Any) -> bytes:
-    """A PNG file with the loss and the accuracy, or the error, over the epochs of all stages.
+    """Plot the loss, and the accuracy or the mean absolute error, against the epochs of all stages.
 
     Parameters
     ----------
     history : DataFrame
         ``history_`` of a fitted estimator.
+
+    Returns
+    -------
+    bytes
+        Content of a PNG file.
 
     Examples
     --------
@@ -59,7 +64,9 @@ def draw_curves(history: Any) -> bytes:
     metric = "accuracy" if "accuracy" in history else "mae"
     figure = Figure(figsize=(5.2, 5.2), dpi=150, layout="constrained")
     stages, epochs = history["stage"].tolist(), history["epoch"].tolist()
-    steps = [i - (0 in epochs[: i + 1]) + 1 for i in range(len(epochs))]  # epoch 0 is where a stage starts
+    steps = [
+        i - (0 in epochs[: i + 1]) + 1 for i in range(len(epochs))
+    ]  # epoch 0 is before the first step of a stage
     for axes, name in zip(figure.subplots(2, 1, sharex=True), ("loss", metric), strict=True):
         axes.plot(steps, history[name], color=_TRAIN, marker="o", markersize=3, label="training")
         if history[f"val_{name}"].notna().any():
@@ -71,10 +78,10 @@ def draw_curves(history: Any) -> bytes:
             axes.set_yscale("log")
         for i in range(1, len(stages)):
             if stages[i] != stages[i - 1]:
-                at = steps[i] - 0.5 * (epochs[i] > 0)
-                axes.axvline(at, color="#767676", linewidth=0.8)
+                x = steps[i] - 0.5 * (epochs[i] > 0)
+                axes.axvline(x, color="#767676", linewidth=0.8)
                 axes.annotate(
-                    f" {stages[i]}", (at, 1), xycoords=("data", "axes fraction"), va="top", fontsize=8
+                    f" {stages[i]}", (x, 1), xycoords=("data", "axes fraction"), va="top", fontsize=8
                 )
         axes.set_ylabel("mean absolute error" if name == "mae" else name)
         axes.grid(color="#e4e4e4", linewidth=0.7)
@@ -82,6 +89,6 @@ def draw_curves(history: Any) -> bytes:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False, fontsize=8)
     axes.set_xlabel("epoch, of all stages")
-    held = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(held, metadata={"Software": None})
-    return held.getvalue()
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+    return buffer.getvalue()

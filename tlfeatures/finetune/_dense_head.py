@@ -1,4 +1,4 @@
-"""The dense head: built from widths or by a callable, seeded, or started from a fitted linear model."""
+"""The dense head: built from widths or by a callable, with seeded weights or those of a linear model."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class LinearStart:
     Attributes
     ----------
     coef : ndarray of float64, shape (k, d)
-        One row a class, before the softmax; one row for numbers.
+        One row per class, of the logits; one row for regression.
     intercept : ndarray of float64, shape (k,)
-    classes : ndarray of shape (k,), or None for numbers
+    classes : ndarray of shape (k,), or None for regression
     """
 
     coef: np.ndarray
@@ -35,12 +35,12 @@ class LinearStart:
 
 
 def linear_start(steps: Sequence[Any]) -> LinearStart | None:
-    """Fold fitted scikit-learn steps, scalers and then a linear model, into one linear map.
+    """Combine fitted scikit-learn steps, scalers and a linear model, into one linear map.
 
     Returns
     -------
     LinearStart or None
-        None where the steps are none of those that fold exactly: ``StandardScaler`` in any number, then
+        None unless the steps are any number of ``StandardScaler``, and then
         ``LogisticRegression(CV)``, ``LinearRegression``, ``Ridge(CV)``, ``Lasso(CV)`` or ``ElasticNet(CV)``.
     """
     from sklearn import linear_model as linear
@@ -48,7 +48,7 @@ def linear_start(steps: Sequence[Any]) -> LinearStart | None:
 
     flat: list[Any] = []
     for step in steps:
-        flat += [each for _, each in step.steps] if hasattr(step, "steps") else [step]
+        flat += [inner for _, inner in step.steps] if hasattr(step, "steps") else [step]
     *scalers, last = [step for step in flat if step not in (None, "passthrough")]
     logistic = (linear.LogisticRegression, linear.LogisticRegressionCV)
     numbers = (linear.LinearRegression, linear.Ridge, linear.RidgeCV, linear.Lasso, linear.LassoCV,
@@ -69,26 +69,26 @@ def linear_start(steps: Sequence[Any]) -> LinearStart | None:
 
 
 def check_head(head: Any) -> tuple[float, ...] | None:
-    """Widths and dropout rates of hidden layers; None for a callable.
+    """Return the widths and dropout rates of hidden layers; None for a callable.
 
     Raises
     ------
     ValueError
-        When it is neither.
+        If ``head`` is neither numbers nor a callable.
     """
     if callable(head):
         return None
     try:
         values = tuple(head)
-        good = all(
+        is_valid = all(
             isinstance(v, Real)
             and not isinstance(v, bool)
             and ((isinstance(v, Integral) and v >= 1) or 0 < v < 1)
             for v in values
         )
     except TypeError:
-        good = False
-    if isinstance(head, str) or not good:
+        is_valid = False
+    if isinstance(head, str) or not is_valid:
         raise ValueError(
             f"head={head!r}; expected the widths of hidden layers such as [128], where a number below 1 is a dropout "
             "rate ([256, 0.5]); () for none; or a callable from a feature map to a vector."
@@ -99,19 +99,21 @@ def check_head(head: Any) -> tuple[float, ...] | None:
 def build_head(
     head: Any, width: int, map_shape: tuple[int, ...], outputs: int, seed: int, start: LinearStart | None
 ) -> Any:
-    """A ``keras.Model`` from an embedding to ``outputs`` numbers: logits, or the standardized target.
+    """Build a ``keras.Model`` from an embedding to the logits, or to the standardized target.
 
     Parameters
     ----------
     head : sequence of numbers, or callable
         Hidden layers, as :func:`check_head` gives them; or a callable from a feature map to a vector.
     width : int
-        Of the embedding.
+        Width of the embedding.
     map_shape : tuple of int
-        Of the feature map that it was flattened from; only for a callable.
-    outputs, seed : int
+        Shape of the feature map that was flattened to the embedding; only for a callable.
+    outputs : int
+        Number of outputs.
+    seed : int
     start : LinearStart or None
-        Weights of the output layer, which then is the only one.
+        Weights of the output layer, which is then the only layer.
     """
     layers = keras().layers
     with seeded_random_state(seed):
@@ -135,10 +137,10 @@ def _from_map(build: Callable[[Any], Any], feature_map: Any) -> Any:
     y = build(feature_map)
     shape = getattr(y, "shape", None)
     if shape is None or len(shape) != 2 or shape[1] is None:
-        came = f"a {type(y).__name__}" if shape is None else f"the shape {tuple(shape)}"
+        result = f"a {type(y).__name__}" if shape is None else f"the shape {tuple(shape)}"
         raise ValueError(
-            f"The head's callable gave {came} for a feature map {tuple(feature_map.shape)}; expected a vector "
-            "(None, width) of Keras, to which the output layer is added, such as "
+            f"The callable `head` returned {result} for a feature map {tuple(feature_map.shape)}; expected a Keras "
+            "tensor of shape (None, width), to which the output layer is added, such as "
             "lambda x: keras.layers.Dense(256, 'relu')(keras.layers.Flatten()(x))."
         )
     return y

@@ -1,4 +1,4 @@
-"""What a training leaves behind: a network and a head that predict, and that can be written down."""
+"""Fitted networks: prediction, and conversion to JSON and arrays."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ class FittedNetwork:
 
     Attributes
     ----------
-    made : keras.Model, or callable
-        The trunk, or what makes it when it is first needed.
+    trunk_source : keras.Model or callable
+        The trunk, or a function that builds it on first use.
     head : keras.Model
-        From the embedding to the outputs.
+        Model from the embedding to the outputs.
     columns : list of (int, str)
-        Output of the trunk and pooling of each part of the embedding.
+        Index of the output of the trunk, and pooling, of each part of the embedding.
     decoding : dict
         Arguments of :class:`~tlfeatures.images.Decoder`.
     precision : str
     """
 
-    made: Any
+    trunk_source: Any
     head: Any
     columns: list[tuple[int, str]]
     decoding: dict[str, Any]
@@ -43,17 +43,17 @@ class FittedNetwork:
 
     @cached_property
     def trunk(self) -> Any:
-        """The network, from pixels in 0..255 to the taps; its normalization is in it."""
-        return self.made if is_model(self.made) else self.made()
+        """The network, from pixels in 0..255 to the taps, including normalization."""
+        return self.trunk_source if is_model(self.trunk_source) else self.trunk_source()
 
     @cached_property
     def model(self) -> Any:
-        """From pixels to the head's outputs."""
+        """The model from pixels to the outputs of the head."""
         return join(self.trunk, self.columns, self.head)
 
     @cached_property
     def decoder(self) -> Decoder:
-        """How an image becomes pixels."""
+        """The decoder of images."""
         return Decoder(**{**self.decoding, "image_size": tuple(self.decoding["image_size"])})
 
     @cached_property
@@ -71,32 +71,37 @@ class FittedNetwork:
         n_threads: int | None = None,
         views: Callable[[np.ndarray, int], list[np.ndarray]] | None = None,
     ) -> np.ndarray:
-        """Outputs of the head for images, float64 (n, k).
+        """Return the outputs of the head, float64 of shape (n_views + 1, n, n_outputs).
 
         Parameters
         ----------
+        images : Images
+        batch_size : int
+        n_threads : int, optional
         views : callable, optional
-            (pixels, batch number) to further views of them; outputs are (views + 1, n, k) then.
+            Function from the pixels and the number of a batch to a list of augmented views of it.
         """
-        found, failures = [], []
+        outputs, failures = [], []
         size = min(batch_size, len(images))
         for i, (part, _, batch, errors) in enumerate(
             decode_batches(images, np.arange(len(images)), self.decoder, size, n_threads)
         ):
             failures += [(images.name(row), reason) for row, reason in errors.items()]
-            if failures:  # the other images are only decoded, so that the error counts all
+            if failures:  # later images are only decoded, so that the error lists all unreadable ones
                 continue
-            here = np.resize(np.arange(len(part)), size)
-            seen = [batch, *(views(batch, i) if views else ())]
-            found.append([self._run(view[here])[0][: len(part)] for view in seen])
+            padded = np.resize(np.arange(len(part)), size)
+            all_views = [batch, *(views(batch, i) if views else ())]
+            outputs.append([self._run(view[padded])[0][: len(part)] for view in all_views])
         if failures:
             raise ImageReadError.of(failures, len(images), "check_images(X) lists them all.")
-        return np.stack([np.concatenate(each) for each in zip(*found, strict=True)]).astype(np.float64)
+        return np.stack([np.concatenate(batches) for batches in zip(*outputs, strict=True)]).astype(
+            np.float64
+        )
 
-    # -- as data -----------------------------------------------------------------------------
+    # -- conversion -----------------------------------------------------------------------------
 
     def to_parts(self) -> tuple[dict[str, Any], list[np.ndarray]]:
-        """A JSON object and arrays, from which :meth:`from_parts` makes it again."""
+        """Convert to a JSON object and arrays, the arguments of :meth:`from_parts`."""
         about = {
             "trunk": json.loads(self.trunk.to_json()),
             "head": json.loads(self.head.to_json()),
@@ -111,7 +116,7 @@ class FittedNetwork:
     def from_parts(
         cls, about: dict[str, Any], arrays: list[np.ndarray], trust: bool = False
     ) -> FittedNetwork:
-        """Make it again; with ``trust`` layers may run code of their own."""
+        """Build from the result of :meth:`to_parts`; with ``trust``, layers may run any code."""
         n = about["trunk_weights"]
         trunk = cls.model_from(about["trunk"], arrays[:n], trust)
         return cls(
@@ -124,10 +129,10 @@ class FittedNetwork:
 
     @staticmethod
     def model_from(config: dict[str, Any], arrays: list[np.ndarray], trust: bool = False) -> Any:
-        """A model of Keras from its configuration and weights."""
+        """Build a model of Keras from its configuration and weights."""
         with untouched_random_state():
             model = keras().saving.deserialize_keras_object(config, safe_mode=not trust)
         model.set_weights(arrays)
-        for layer in model.layers:  # Normalization computes from its weights
+        for layer in model.layers:  # Normalization derives attributes from its weights
             getattr(layer, "finalize_state", lambda: None)()
         return model

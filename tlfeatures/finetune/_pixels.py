@@ -1,4 +1,4 @@
-"""Pixels of the training images: from memory if they fit, otherwise decoded again in every epoch."""
+"""Pixels of the training images: kept in memory if small enough, otherwise decoded again in each epoch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Pixels:
         Raises
         ------
         ImageReadError
-            For the first image that cannot be read although it could be before training.
+            If an image cannot be read that was readable before training.
         """
         missing = rows if self._in_memory is None else np.unique(rows[~self._is_decoded[rows]])
         if not len(missing):
@@ -45,7 +45,7 @@ class Pixels:
         batches = decode_batches(self.images, missing, self.decoder, len(missing), self.n_threads, notes={})
         ((part, _, pixels, errors),) = batches
         for row, reason in errors.items():
-            raise ImageReadError(self.images.name(row), f"it can no longer be read while training: {reason}")
+            raise ImageReadError(self.images.name(row), f"it became unreadable during training: {reason}")
         if self._in_memory is None:
             return pixels
         self._keep(part, pixels)
@@ -66,7 +66,7 @@ class Pixels:
             self._is_decoded[rows] = True
 
     def mean_std(self, rows: np.ndarray) -> tuple[Any, Any]:
-        """Return mean and standard deviation of each colour over ``rows``, as a share of 255."""
+        """Return the mean and standard deviation of each colour over ``rows``, of pixels scaled to 0..1."""
         count, total, squares = 0, np.zeros(3), np.zeros(3)
         for start in range(0, len(rows), 64):
             flat = self.read(rows[start : start + 64]).reshape(-1, 3).astype(np.float64) / 255

@@ -15,11 +15,11 @@ __all__ = ["FineTuneRegressor"]
 
 
 class FineTuneRegressor(RegressorMixin, FineTune):
-    """A pretrained ConvNet trained on, from a chosen layer, to tell a number from an image.
+    """Fine-tune a pretrained ConvNet for regression on images.
 
-    Parameters and attributes are those of :class:`~tlfeatures.FineTuneClassifier`, without the classes; ``history_``
-    has the mean absolute error, ``mae``, in place of the accuracy. The loss is the squared error of the target, which
-    is standardized for training.
+    Parameters and attributes are those of :class:`~tlfeatures.FineTuneClassifier`, except for ``class_weight`` and
+    ``classes_``; ``history_`` has the mean absolute error, ``mae``, instead of the accuracy. The loss is the squared
+    error of the target, which is standardized for training.
 
     Examples
     --------
@@ -33,7 +33,7 @@ class FineTuneRegressor(RegressorMixin, FineTune):
     """
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> FineTuneRegressor:
-        """Train.
+        """Fit the head and the network.
 
         Parameters
         ----------
@@ -41,7 +41,7 @@ class FineTuneRegressor(RegressorMixin, FineTune):
         y : array-like of float, shape (n,)
         sample_weight : array-like of shape (n,), optional
         groups : array-like of shape (n,), optional
-            What validation keeps together, such as patients.
+            Groups, such as patients, that are not split between training and validation.
 
         Returns
         -------
@@ -50,13 +50,13 @@ class FineTuneRegressor(RegressorMixin, FineTune):
         y = column_or_1d(as_labels(y), warn=True, dtype=np.float64)
         if not len(y) or not np.isfinite(y).all():
             raise ValueError(
-                "y holds NaN or infinity, or nothing; expected one finite number for each image."
+                "y contains NaN or infinity, or is empty; expected one finite number for each image."
             )
         self._train(X, y, None, sample_weight, groups)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """Numbers for images.
+        """Predict a number for each image.
 
         Parameters
         ----------
@@ -68,6 +68,6 @@ class FineTuneRegressor(RegressorMixin, FineTune):
         """
         return self._decide(self._outputs(X))
 
-    def _decide(self, z: np.ndarray) -> np.ndarray:
-        shift, unit = self._target
-        return z.mean(axis=0)[:, 0] * unit + shift
+    def _decide(self, outputs: np.ndarray) -> np.ndarray:
+        mean, std = self._target
+        return outputs.mean(axis=0)[:, 0] * std + mean

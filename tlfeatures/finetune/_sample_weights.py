@@ -18,7 +18,7 @@ def training_weights(
     sample_weight: np.ndarray | None,
     train: np.ndarray,
 ) -> np.ndarray:
-    """Weights of all rows, with a mean of 1 over those that are trained on."""
+    """Return the weights of all rows, with a mean of 1 over the training rows."""
     weight = np.ones(len(y)) if sample_weight is None else sample_weight.astype(float)
     if class_weight is not None:
         from sklearn.utils.class_weight import compute_class_weight
@@ -28,12 +28,10 @@ def training_weights(
         else:
             balance = _by_class(class_weight, classes.tolist())
         weight = weight * balance[y]
-    parts = {"train": weight[train], "validate": np.delete(weight, train)}
+    parts = {"training": weight[train], "validation": np.delete(weight, train)}
     for name, part in parts.items():
         if len(part) and not part.sum() > 0:
-            raise ValueError(
-                f"The weights of the images to {name} on add up to nothing; some must be above zero."
-            )
+            raise ValueError(f"The weights of the {name} images sum to 0; expected some weights above 0.")
     return weight / weight[train].mean()
 
 
@@ -44,9 +42,9 @@ def _by_class(class_weight: Any, classes: list[Any]) -> np.ndarray:
         )
     if unknown := set(class_weight) - set(classes):
         raise ValueError(
-            f"class_weight names {sorted(map(str, unknown))}, which are no labels; the classes are {classes}."
+            f"class_weight names {sorted(map(str, unknown))}, which are not in y; the classes are {classes}."
         )
-    weights = [class_weight.get(each, 1.0) for each in classes]
+    weights = [class_weight.get(name, 1.0) for name in classes]
     if not all(isinstance(w, Real) and np.isfinite(w) and w >= 0 for w in weights):
         raise ValueError(f"class_weight={class_weight!r}; expected weights of 0 or more.")
     return np.array(weights, float)

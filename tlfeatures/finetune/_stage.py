@@ -1,4 +1,4 @@
-"""One stage of training by ``keras.Model.fit``: the best epoch, early stopping, and checkpoints to resume from."""
+"""One stage of training by ``keras.Model.fit``, with the best epoch, early stopping and checkpoints."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tlfeatures.finetune._checkpoint import Checkpoints
 
 __all__ = ["Data", "Stage", "epoch_order", "run_stage"]
 
-# Purposes that random numbers are drawn for; those of one purpose depend on no others.
+# Purposes of random numbers, which are part of the seed, so that the numbers of each purpose are independent.
 ORDER, MASKS, VIEWS, SPLIT, WEIGHTS, TEST_VIEWS = range(6)
 
-_LOSS_SCALE = 1024.0  # gradients of float16 networks would vanish without
-_BYTES_PER_CALL = 16 << 20  # of batches that one call trains on
-_MANY_STEPS = 200  # fewer are not worth the compilation of a loop
+_LOSS_SCALE = 1024.0  # without it, gradients of float16 networks would underflow
+_BYTES_PER_CALL = 16 << 20  # of the batches that one call trains on
+_MANY_STEPS = 200  # with fewer steps, compiling a loop takes longer than it saves
 
 
 def epoch_order(seed: int, stage: int, epoch: int, rows: np.ndarray) -> np.ndarray:
@@ -34,10 +34,10 @@ def epoch_order(seed: int, stage: int, epoch: int, rows: np.ndarray) -> np.ndarr
 
 
 class Data(NamedTuple):
-    """What a stage trains on.
+    """Training and validation data of a stage.
 
-    ``inputs(rows, batch_size, epoch)`` returns a function from the number of a batch to its inputs; an epoch of None
-    is without augmentation.
+    ``inputs(rows, batch_size, epoch)`` returns a function from the number of a batch to its inputs; if ``epoch`` is
+    None, they are not augmented.
     """
 
     inputs: Callable[[np.ndarray, int, int | None], Callable[[int], np.ndarray]]
@@ -62,11 +62,11 @@ class Stage:
     weight_decay: float = 0.0
     patience: int | None = None
     verbose: int = 0
-    unit: float = 1.0  # of the absolute error in the history
-    precision: str | None = "float32"  # None leaves the backend's settings alone
-    factors: Mapping[str, float] | None = None  # of the learning rate, by layer
+    unit: float = 1.0  # factor of the absolute error in the history
+    precision: str | None = "float32"  # None does not change the backend's settings
+    factors: Mapping[str, float] | None = None  # factors of the learning rate by layer
     row_bytes: int | None = (
-        None  # of the inputs: many steps a call, for models whose step is shorter than a call
+        None  # size of one input, to run several short steps per call; None for one step per call
     )
     callbacks: Sequence[Any] = ()
 
@@ -74,12 +74,12 @@ class Stage:
 def run_stage(
     model: Any, data: Data, stage: Stage, checkpoints: Checkpoints | None = None
 ) -> tuple[list[dict[str, Any]], int]:
-    """Train a model; it ends with the weights of the best epoch, which is the last one without validation.
+    """Train a model and restore the weights of the best epoch, or of the last epoch without validation images.
 
     Parameters
     ----------
     model : keras.Model
-        From the inputs to logits of classes, or to one standardized number.
+        Model from the inputs to the logits of classes, or to the standardized target.
     data : Data
     stage : Stage
     checkpoints : Checkpoints or None
@@ -92,7 +92,7 @@ def run_stage(
     Raises
     ------
     FloatingPointError
-        When the loss is not finite before there are weights to go back to.
+        If the loss is not finite before there are weights to restore.
     """
     run = _StageRun(model, data, stage, checkpoints)
     run.fit()
@@ -106,7 +106,7 @@ class _StageRun:
     stage: Stage
     checkpoints: Checkpoints | None
     epoch: int = 0
-    is_over: bool = False  # before all epochs are done
+    is_over: bool = False  # stopped before the last epoch
     history: list[dict[str, Any]] = field(default_factory=list)
     best: list[np.ndarray] | None = None  # weights
     best_score: tuple[float, float] = (-math.inf, -math.inf)
@@ -120,7 +120,7 @@ class _StageRun:
         with self._settings(), training.quiet_tracing(), training.preserved_random_state():
             self._compile()
             self._resume()
-            if not self.history and self.stage.number > 0:  # the start may stay the best
+            if not self.history and self.stage.number > 0:  # the weights before training may be the best
                 self._record_start()
             if not self.is_over and self.epoch < self.stage.epochs:
                 with (
@@ -139,7 +139,7 @@ class _StageRun:
     def _settings(self) -> contextlib.AbstractContextManager[None]:
         return precise(self.stage.precision) if self.stage.precision else contextlib.nullcontext()
 
-    # -- what Keras is given -----------------------------------------------------------------
+    # -- arguments of Keras -----------------------------------------------------------------
 
     def _compile(self) -> None:
         from tlfeatures._keras.training import LayerwiseAdamW, make_schedule
@@ -175,7 +175,7 @@ class _StageRun:
         )
 
     def _factors(self) -> list[float]:
-        """Return what the learning rate of each trainable variable is multiplied by."""
+        """Return the factor of the learning rate for each trainable variable."""
         by_variable: dict[int, float] = {}
         for layer in self._layers:
             if layer.name in (self.stage.factors or {}):
@@ -185,7 +185,7 @@ class _StageRun:
 
     @cached_property
     def _layers(self) -> list[Any]:
-        """All layers, the inner ones last."""
+        """All layers, nested layers last."""
         return list(self.model._flatten_layers())
 
     def _steps_per_execution(self) -> int:
@@ -194,8 +194,9 @@ class _StageRun:
         stage, steps = self.stage, self._steps
         if stage.row_bytes is None or stage.epochs * steps < _MANY_STEPS or not supports_many_steps():
             return 1
-        most = max(1, _BYTES_PER_CALL // (stage.row_bytes * stage.batch_size))
-        return max(n for n in range(1, min(steps, most) + 1) if steps % n == 0)  # an epoch ends with a call
+        max_steps = max(1, _BYTES_PER_CALL // (stage.row_bytes * stage.batch_size))
+        # a divisor, so that the last call of an epoch ends with the epoch
+        return max(n for n in range(1, min(steps, max_steps) + 1) if steps % n == 0)
 
     @property
     def _steps(self) -> int:
@@ -240,7 +241,7 @@ class _StageRun:
             on_epoch_end=self._end_epoch,
             on_train_batch_end=self._check_loss,
         )
-        last = hooks(on_epoch_end=self._save)  # after the user's, which may stop training too
+        last = hooks(on_epoch_end=self._save)  # after callbacks of the user, which may stop training
         train = self._training_batches()
         try:
             self.model.fit(
@@ -254,7 +255,7 @@ class _StageRun:
                     raise batches.error from None
             raise
 
-    # -- what happens in an epoch ------------------------------------------------------------
+    # -- epochs ------------------------------------------------------------
 
     def _begin_epoch(self, epoch: int, logs: Any = None) -> None:
         from tlfeatures._keras.training import seed_random_layers
@@ -268,7 +269,7 @@ class _StageRun:
             self.model.stop_training = True
 
     def _end_epoch(self, epoch: int, logs: Any) -> None:
-        """Complete the logs, which callbacks of the user see too, and keep the weights when they are the best."""
+        """Complete the logs, which callbacks of the user get too, and keep the weights if they are the best."""
         metric = self._metric
         for name in (metric, f"val_{metric}"):
             if name in logs:
@@ -299,8 +300,8 @@ class _StageRun:
     def _record_start(self) -> None:
         logs = {}
         if self._validates:
-            found = self.model.evaluate(self._validation, return_dict=True, verbose=0)
-            logs = {f"val_{name}": value for name, value in found.items()}
+            scores = self.model.evaluate(self._validation, return_dict=True, verbose=0)
+            logs = {f"val_{name}": value for name, value in scores.items()}
             logs[f"val_{self._metric}"] *= self.stage.unit
         row = self._row(0, {"loss": math.nan, self._metric: math.nan, "learning_rate": 0.0, **logs})
         self.history.append(row)
@@ -313,7 +314,7 @@ class _StageRun:
         return {**row, "seconds": 0.0}
 
     def _keep_best(self, row: dict[str, Any]) -> None:
-        """Keep the weights of the last epoch, or of the best by the accuracy and, where equal, the loss."""
+        """Keep the weights of the last epoch, or of the epoch with the best validation accuracy and loss."""
         score = (float(row["epoch"]), 0.0)
         if self._validates:
             score = (row["val_metric"] if self.stage.classes else 0.0, -row["val_loss"])
@@ -328,22 +329,22 @@ class _StageRun:
         """Return the learning rate of the last step."""
         optimizer = self.model.optimizer
         if not callable(self._rate):
-            return float(keras().ops.convert_to_numpy(optimizer.learning_rate))  # a callback may have set it
+            return float(keras().ops.convert_to_numpy(optimizer.learning_rate))  # which a callback can change
         return float(keras().ops.convert_to_numpy(self._rate(int(to_numpy(optimizer.iterations)) - 1)))
 
     # -- checkpoints -------------------------------------------------------------------------
 
     @cached_property
     def _variables(self) -> list[Any]:
-        """The variables that training changes, without the seeds of random layers."""
-        moving = [v for layer in self._layers if layer.trainable for v in layer.non_trainable_variables]
-        variables = {id(v): v for v in (*self.model.trainable_variables, *moving)}
+        """Variables that training changes, without the seeds of random layers."""
+        statistics = [v for layer in self._layers if layer.trainable for v in layer.non_trainable_variables]
+        variables = {id(v): v for v in (*self.model.trainable_variables, *statistics)}
         return [v for v in variables.values() if "seed_generator" not in v.path]
 
     def _save(self, epoch: int, logs: Any = None) -> None:
         if self.checkpoints is None or self.problem:
             return
-        apart = self.best is not None and self.best_epoch != self.epoch
+        save_best = self.best is not None and self.best_epoch != self.epoch
         state = {
             "epoch": self.epoch,
             "is_over": bool(self.model.stop_training),
@@ -352,14 +353,14 @@ class _StageRun:
             "best_epoch": self.best_epoch,
         }
         arrays = _arrays([*self._variables, *self.model.optimizer.variables])
-        self.checkpoints.save(self.stage.name, state, [*arrays, *(self.best if apart else ())])
+        self.checkpoints.save(self.stage.name, state, [*arrays, *(self.best if save_best else ())])
 
     def _resume(self) -> None:
         """Restore the last complete checkpoint, if there is one."""
-        found = self.checkpoints.load(self.stage.name) if self.checkpoints is not None else None
-        if found is None:
+        checkpoint = self.checkpoints.load(self.stage.name) if self.checkpoints is not None else None
+        if checkpoint is None:
             return
-        state, arrays = found
+        state, arrays = checkpoint
         n, variables = len(self._variables), [*self._variables, *self.model.optimizer.variables]
         _assign(variables, arrays[: len(variables)])
         self.best = arrays[len(variables) :] or arrays[:n]
@@ -372,26 +373,26 @@ class _StageRun:
         stage = self.stage
         text = (
             f"Training of the {stage.name} stopped: {self.problem}. It diverged with a learning rate of "
-            f"{stage.learning_rate:g}; try {stage.learning_rate / 10:g}, or precision='float32' if it is another, and "
-            "check for targets or weights of extreme size."
+            f"{stage.learning_rate:g}. Try {stage.learning_rate / 10:g}, or precision='float32' if it is another one, "
+            "and check y and the sample weights for extreme values."
         )
         if self.best is None:
-            raise FloatingPointError(f"{text} No epoch was complete, so there are no weights to go back to.")
+            raise FloatingPointError(f"{text} No epoch was complete, so there are no weights to restore.")
         warn(f"{text} The weights are those of epoch {self.best_epoch}.", TrainingStoppedWarning)
 
     def _warn_without_gain(self) -> None:
         start, *later = (row["val_loss"] for row in self.history)
         if min(later) > start:
             warn(
-                f"Training the {self.stage.name} never improved on its start: the validation loss was {start:.4f} "
-                f"before and {min(later):.4f} at best. The weights are those of the start; try a lower learning_rate "
-                f"than {self.stage.learning_rate:g}.",
+                f"Training the {self.stage.name} did not improve the validation loss: it was {start:.4f} before and at "
+                f"best {min(later):.4f} after an epoch. The weights before training are kept. Try a learning_rate "
+                f"below {self.stage.learning_rate:g}.",
                 ConvergenceWarning,
             )
 
 
 def _arrays(variables: list[Any]) -> list[np.ndarray]:
-    """Copy variables; those of a type that NumPy does not have become float32."""
+    """Copy variables to arrays, as float32 if NumPy lacks their type."""
     arrays = (np.array(to_numpy(v)) for v in variables)
     return [a.astype(np.float32) if a.dtype.kind == "V" else a for a in arrays]
 
@@ -403,7 +404,7 @@ def _assign(variables: list[Any], arrays: list[np.ndarray]) -> None:
 
 @contextlib.contextmanager
 def _progress(stage: Stage) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Show a line of progress on standard error, with the time left."""
+    """Show progress and the remaining time on standard error."""
     if not stage.verbose:
         yield lambda row: None
         return

@@ -1,4 +1,4 @@
-"""One training from images to a network with its head: stored embeddings first, then the chosen top."""
+"""Training of a head on stored embeddings, and of the top layers of a network."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ from tlfeatures.store import EmbeddingStore
 
 __all__ = ["Training"]
 
-# Parameters that do not decide the outcome, or that a checkpoint knows by something else.
-_NO_OUTCOME = {
+# Parameters that do not change the result, or that the digest of a checkpoint contains in another form.
+_NOT_IN_DIGEST = {
     "model",
     "head",
     "start",
@@ -56,16 +56,20 @@ _NO_OUTCOME = {
 
 @dataclass
 class Training:
-    """The state of one fit.
+    """State of one fit.
 
     Parameters
     ----------
     params : estimator
-        Its parameters are read, and nothing is written to it.
+        Estimator with the parameters; it is not changed.
     images : Images
-    y : ndarray
+    y : ndarray of shape (n,)
         Codes of classes, or numbers.
     classes : ndarray or None
+        None for regression.
+    seed : int
+    sample_weight : ndarray of shape (n,) or None
+    groups : ndarray of shape (n,) or None
     """
 
     params: Any
@@ -75,14 +79,14 @@ class Training:
     seed: int
     sample_weight: np.ndarray | None
     groups: np.ndarray | None
-    target: tuple[float, float] | None = None  # mean and standard deviation of the numbers
+    target: tuple[float, float] | None = None  # mean and standard deviation of y, for regression
     history: list[dict[str, Any]] = field(default_factory=list)
     start_pipeline: Any = None
     best_epoch: int = 0
     warned: bool = False
 
     def run(self) -> FittedNetwork:
-        """Train."""
+        """Train, and return the network with its head."""
         params = self.params
         self.store = EmbeddingStore.resolve(params.cache)
         self.augmenter = Augmenter(params.augment)
@@ -93,10 +97,10 @@ class Training:
         self.plan = self._plan(self._normalization())
         self._check_images()
         self.train, self.validation = self._split(self.rows)
-        if self.classes is None:  # of what is learned from, not of what is left out
-            shift, unit = float(self.y[self.rows].mean()), float(self.y[self.rows].std()) or 1.0
-            self.target, self.y = (shift, unit), ((self.y - shift) / unit).astype(np.float32)
-        self.weight = self._scattered(
+        if self.classes is None:  # standardized by the images that are used
+            mean, std = float(self.y[self.rows].mean()), float(self.y[self.rows].std()) or 1.0
+            self.target, self.y = (mean, std), ((self.y - mean) / std).astype(np.float32)
+        self.weight = self._expand(
             training_weights(
                 self.y[self.rows], self.classes, getattr(params, "class_weight", None),
                 None if self.sample_weight is None else self.sample_weight[self.rows],
@@ -110,17 +114,22 @@ class Training:
         self.head = build_head(params.head, self.plan.width, tap.shape, outputs, seed, start)
         self.checkpoints = self._checkpoints()
         if not self.head_alone:
-            trunk, first = self._trunk()  # a wrong train_from must fail before the head is trained
+            trunk, first = (
+                self._trunk()
+            )  # raises an error for an invalid train_from before the head is trained
         if self.head_alone or start is None:
             self._train_head(params.epochs if self.head_alone else params.head_epochs)
         if self.head_alone:
-            make = functools.partial(frozen_copy, self.plan)
-            backbone = self.plan.backbone  # ImageNet's weights are the same later on; others may not be
-            made = make if backbone.spec and backbone.weights == "imagenet" else make()
+            build = functools.partial(frozen_copy, self.plan)
+            backbone = self.plan.backbone
+            # the network is built on first use, unless its weights could change until then
+            trunk_source = build if backbone.spec and backbone.weights == "imagenet" else build()
         else:
             self._train_network(trunk, first)
-            made = trunk.model
-        return FittedNetwork(made, self.head, self._columns(), self._decoding(), self.plan.backbone.precision)
+            trunk_source = trunk.model
+        return FittedNetwork(
+            trunk_source, self.head, self._columns(), self._decoding(), self.plan.backbone.precision
+        )
 
     # -- before training ---------------------------------------------------------------------
 
@@ -129,8 +138,8 @@ class Training:
         backbone = Backbone(params.model, params.weights, params.image_size, normalization, params.precision)
         if params.weights is None:
             warn(
-                f"{backbone.name} has random weights: there is no transfer to learn from. Leave out `weights=None` for "
-                "ImageNet's.",
+                f"{backbone.name} has random weights, so pretraining has no effect. Leave out `weights=None` for the "
+                "weights of ImageNet.",
                 RandomWeightsWarning,
             )
         layers = [params.layer] if isinstance(params.layer, str) else params.layer
@@ -144,13 +153,13 @@ class Training:
             len(plan.description.taps) > 1 or len(plan.description.taps[0].shape) != 3
         ):
             raise ValueError(
-                "A callable head takes one feature map; name one layer that has a map, instead of "
-                f"{[tap.layer for tap in plan.description.taps]}."
+                "A callable `head` needs one layer with a feature map; got "
+                f"layer={[tap.layer for tap in plan.description.taps]}."
             )
         return plan
 
     def _normalization(self) -> Any:
-        """The parameter, or the mean and standard deviation of the training images."""
+        """Return the parameter, or the mean and standard deviation of the training images."""
         self.errors: dict[int, str] | None = None
         if not isinstance(self.params.normalization, str) or self.params.normalization != "data":
             return self.params.normalization
@@ -166,7 +175,7 @@ class Training:
         return None if self.params.n_jobs == -1 else self.params.n_jobs
 
     def _check_images(self) -> None:
-        """Find the unreadable ones before training, and have the embeddings where the head needs them."""
+        """Find unreadable images before training, and compute embeddings if the head needs them."""
         if not hasattr(self, "pixels"):
             self.pixels = Pixels(self.images, self.plan.decoder, self._threads)
         if self._needs_embeddings:
@@ -187,15 +196,15 @@ class Training:
 
     @cached_property
     def embeddings(self) -> np.ndarray:
-        """Of all images, out of the store; NaN where one cannot be read."""
+        """Embeddings of all images, from the store or computed; NaN for unreadable images."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UnreadableImagesWarning)  # said below, once
-            found = extract(
+            warnings.simplefilter("ignore", UnreadableImagesWarning)  # `_readable` warns
+            extracted = extract(
                 self.images, self.plan, store=self.store, batch_size=self.params.batch_size,
                 n_threads=self._threads, on_error="nan", verbose=self.params.verbose,
             )  # fmt: skip
-        self.errors = found.errors
-        return found.features
+        self.errors = extracted.errors
+        return extracted.features
 
     def _readable(self) -> np.ndarray:
         errors = self.errors or {}
@@ -214,7 +223,7 @@ class Training:
         if not len(rows):
             raise ValueError("None of the images could be read.")
         self._check_classes(rows, "could be read")
-        if self.sample_weight is not None:  # no weight is as good as not there, above all when validating
+        if self.sample_weight is not None:  # images with a weight of 0 are left out
             rows = rows[self.sample_weight[rows] > 0]
             if not len(rows):
                 raise ValueError("sample_weight is 0 everywhere; expected some weights above 0.")
@@ -228,9 +237,11 @@ class Training:
             warn(text, UnreadableImagesWarning)
         self.warned = True
 
-    def _check_classes(self, rows: np.ndarray, what: str) -> None:
-        if self.classes is not None and (lost := set(range(len(self.classes))) - set(self.y[rows].tolist())):
-            raise ValueError(f"No image of class {self.classes.tolist()[min(lost)]!r} {what}.")
+    def _check_classes(self, rows: np.ndarray, condition: str) -> None:
+        if self.classes is not None and (
+            missing := set(range(len(self.classes))) - set(self.y[rows].tolist())
+        ):
+            raise ValueError(f"No image of class {self.classes.tolist()[min(missing)]!r} {condition}.")
 
     def _split(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         groups = None if self.groups is None else self.groups[rows]
@@ -239,10 +250,11 @@ class Training:
         )
         return rows[train], rows[validation]
 
-    def _scattered(self, weight: np.ndarray) -> np.ndarray:
-        everywhere = np.zeros(len(self.images))
-        everywhere[self.rows] = weight
-        return everywhere
+    def _expand(self, weight: np.ndarray) -> np.ndarray:
+        """Return the weights of all images, with 0 for those that are left out."""
+        all_weights = np.zeros(len(self.images))
+        all_weights[self.rows] = weight
+        return all_weights
 
     def _start(self, head: Any) -> LinearStart | None:
         start = self.params.start
@@ -250,7 +262,7 @@ class Training:
             return None
         if head != ():
             raise ValueError(
-                "start sets the weights of the output layer, so there can be no hidden layers; got "
+                "start sets the weights of the output layer, so head must have no hidden layers; got "
                 f"head={self.params.head!r}. Pass head=(), or start=None."
             )
         if isinstance(start, str) and start == "linear":
@@ -258,29 +270,29 @@ class Training:
             start = linear_start([self.start_pipeline])
         elif not isinstance(start, LinearStart):
             raise ValueError(
-                f"start={start!r}; expected None, 'linear' (a linear head fitted on the stored embeddings), or what "
-                "from_pipeline sets."
+                f"start={start!r}; expected None, 'linear' (a linear head fitted on the stored embeddings), or a value "
+                "set by from_pipeline."
             )
         if (start.classes is None) != (self.classes is None) or (
             start.classes is not None and not np.array_equal(start.classes, self.classes)
         ):
-            of = "numbers" if start.classes is None else start.classes.tolist()
+            fitted_on = "numbers" if start.classes is None else start.classes.tolist()
             raise ValueError(
-                f"The pipeline was fitted on {of}, and y holds "
-                f"{'numbers' if self.classes is None else self.classes.tolist()}; give the same labels."
+                f"The pipeline was fitted on {fitted_on}, and y contains "
+                f"{'numbers' if self.classes is None else self.classes.tolist()}; pass the same labels."
             )
         if start.coef.shape[1] != self.plan.width:
             raise ValueError(
-                f"The pipeline's head takes {start.coef.shape[1]} features and this network gives {self.plan.width}; "
-                "give the model, layer, pooling and image_size that it was fitted with."
+                f"The head of the pipeline expects {start.coef.shape[1]} features; got {self.plan.width} from this "
+                "network. Pass the model, layer, pooling and image_size that the pipeline was fitted with."
             )
         if self.classes is not None:
             return start
-        shift, unit = self.target  # the network learns the standardized target
-        return LinearStart(start.coef / unit, (start.intercept - shift) / unit)
+        mean, std = self.target  # the network predicts the standardized target
+        return LinearStart(start.coef / std, (start.intercept - mean) / std)
 
     def _fit_linear(self) -> Any:
-        """The head of the two-stage method: linear, on the stored embeddings of the training images."""
+        """Fit a linear head on the stored embeddings of the training images."""
         from sklearn.linear_model import LogisticRegression, RidgeCV
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
@@ -289,8 +301,8 @@ class Training:
         if self.classes is not None:
             model, y = LogisticRegression(max_iter=2000), self.classes[self.y[self.train]]
         else:
-            shift, unit = self.target
-            model, y = RidgeCV(alphas=np.logspace(0, 6, 13)), self.y[self.train] * unit + shift
+            mean, std = self.target
+            model, y = RidgeCV(alphas=np.logspace(0, 6, 13)), self.y[self.train] * std + mean
         pipeline = make_pipeline(StandardScaler(), model)
         return pipeline.fit(X, y, **{f"{name}__sample_weight": weight for name, _ in pipeline.steps})
 
@@ -300,7 +312,7 @@ class Training:
         params = {
             name: value
             for name, value in self.params.get_params(deep=False).items()
-            if name not in _NO_OUTCOME
+            if name not in _NOT_IN_DIGEST
         }
         keys = self.images.keys(self._threads)[0]
         arrays = (keys, self.y, self.sample_weight, self.groups)
@@ -310,7 +322,7 @@ class Training:
                 "estimator": type(self.params).__name__,
                 "params": json.loads(json.dumps(params, default=repr)),
                 "recipes": [column.recipe for column in self.plan.columns],
-                "head": model_digest(self.head),  # its first weights, and so the seed
+                "head": model_digest(self.head),  # includes the initial weights
                 "data": [None if a is None else array_key(a).hex() for a in arrays],
                 "classes": None if self.classes is None else [str(c) for c in self.classes.tolist()],
                 "seed": self.seed,
@@ -326,13 +338,11 @@ class Training:
             return
         params, views = self.params, self.augmenter and self.head_alone
         rate = params.learning_rate or 1e-3 if self.head_alone else params.head_learning_rate
-        model = keras().Model(
-            self.head.inputs, self.head.outputs
-        )  # so that the head itself is saved uncompiled
+        model = keras().Model(self.head.inputs, self.head.outputs)  # the head itself stays uncompiled
         self._run_stage(
             "head", 0, model, self._embedded_views if views else self._stored,
             epochs=epochs, learning_rate=rate, row_bytes=4 * self.plan.width,
-            precision=None if views else "float32",  # the frozen network sets its own
+            precision=None if views else "float32",  # set by the frozen network
         )  # fmt: skip
 
     def _train_network(self, trunk: Trunk, first: int) -> None:
@@ -381,7 +391,7 @@ class Training:
         return load
 
     def _embedded_views(self, rows: np.ndarray, size: int, epoch: int | None) -> Callable[[int], np.ndarray]:
-        """Run random views of all images through the frozen network, before the epoch begins."""
+        """Compute the embeddings of random views of all images before the epoch."""
         load, embeddings = self._views(rows, size, epoch), []
         for i in range(-(-len(rows) // size)):
             batch = load(i)
@@ -393,7 +403,7 @@ class Training:
     def _frozen(self) -> Callable[[np.ndarray], list[np.ndarray]]:
         return self.plan.backbone.compile([(c.tap, c.part) for c in self.plan.columns], self.plan.description)
 
-    # -- afterwards --------------------------------------------------------------------------
+    # -- result --------------------------------------------------------------------------
 
     def _columns(self) -> list[tuple[int, str]]:
         layers = list(dict.fromkeys(tap.layer for tap in self.plan.description.taps))

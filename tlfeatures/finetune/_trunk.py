@@ -1,4 +1,4 @@
-"""A copy of a network that may change: normalization inside, its layers in a row, and which of them are trained."""
+"""Trainable copies of networks: flat, with normalization as layers, and with some layers frozen."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ __all__ = [
 
 @dataclass
 class Trunk:
-    """A network of its own from pixels (0..255, RGB) to the taps of a plan.
+    """A trainable copy of a network, from RGB pixels in 0..255 to the taps of a plan.
 
     Attributes
     ----------
     model : keras.Model
-        Flat: models inside models are spread out. Its outputs are the taps, in the plan's order.
+        Flat model, in which nested models are replaced by their layers. Its outputs are the taps in the order of the
+        plan.
     layers : dict of str to operation
-        By the name that `tlfeatures layers` shows, from the input on; without the normalization.
+        Operations without the normalization, from input to output, by the names that `tlfeatures layers` shows.
     shapes : dict of str to tuple
-        Output of each of these, without the batch axis.
+        Output shape of each operation, without the batch axis.
     """
 
     model: Any
@@ -51,13 +52,13 @@ class Trunk:
         shared, canonical = plan.backbone.load_shared(plan.description)
         policy = PRECISIONS[plan.backbone.precision]
         pixels = keras().Input((*plan.description.image_size, 3), name="pixels")
-        made: dict[str, tuple[Any, Any]] = {}
+        operations: dict[str, tuple[Any, Any]] = {}
         with untouched_random_state():
-            entry = _normalized(pixels, plan.backbone.normalizer(plan.description), shared)
-            outputs = _spread(shared, entry, policy, made)
-        layers = {canonical.get(name, name): operation for name, (operation, _) in made.items()}
+            normalized = _add_normalization(pixels, plan.backbone.normalizer(plan.description))
+            outputs = _copy_flat(shared, normalized, policy, operations)
+        layers = {canonical.get(name, name): operation for name, (operation, _) in operations.items()}
         model = keras().Model(pixels, outputs, name=f"finetuned_{shared.name}")
-        shapes = {canonical.get(name, name): _shape(y) for name, (_, y) in made.items()}
+        shapes = {canonical.get(name, name): _shape(y) for name, (_, y) in operations.items()}
         return cls(model, layers, shapes)
 
 
@@ -65,88 +66,90 @@ def _shape(y: Any) -> tuple[int | None, ...]:
     return tuple(getattr(y, "shape", (None,)))[1:]
 
 
-def _normalized(pixels: Any, normalize: Callable[[Any], Any], model: Any) -> Any:
-    """``normalize`` as layers: in all networks it is affine, with the channels turned or not."""
+def _add_normalization(pixels: Any, normalize: Callable[[Any], Any]) -> Any:
+    """Add layers that compute ``normalize``, which in all networks is affine, with channels reversed or not."""
     layers = keras().layers
     unit = np.concatenate([np.zeros((1, 3)), np.eye(3)]).astype(np.float32).reshape(4, 1, 1, 3)
-    found = np.asarray(keras().ops.convert_to_numpy(normalize(unit * 255)), np.float64).reshape(4, 3)
-    offset, matrix = found[0], (found[1:] - found[0]) / 255  # row i: what one more of colour i adds
-    turned = abs(np.diag(matrix)[[0, 2]]).max() == 0
-    if turned:
+    values = np.asarray(keras().ops.convert_to_numpy(normalize(unit * 255)), np.float64).reshape(4, 3)
+    offset, matrix = values[0], (values[1:] - values[0]) / 255  # row i: derivative by colour i
+    is_reversed = abs(np.diag(matrix)[[0, 2]]).max() == 0
+    if is_reversed:
         offset, matrix = offset[::-1], matrix[:, ::-1]
     scale = np.diag(matrix)
     if not (np.allclose(scale, 1) and np.allclose(offset, 0)):
         pixels = layers.Rescaling(scale.tolist(), offset.tolist(), dtype="float32", name="normalization_in")(
             pixels
         )
-    return keras().ops.flip(pixels, axis=-1) if turned else pixels
+    return keras().ops.flip(pixels, axis=-1) if is_reversed else pixels
 
 
-def _spread(model: Any, x: Any, policy: str, made: dict[str, tuple[Any, Any]]) -> Any:
-    """Rebuild ``model`` on ``x`` out of copies of its layers, with their weights, and models inside it likewise."""
+def _copy_flat(model: Any, x: Any, policy: str, operations: dict[str, tuple[Any, Any]]) -> Any:
+    """Apply copies of the layers of ``model`` and of its nested models to ``x``; add them to ``operations``."""
     originals = {operation.name: operation for operation in model.operations}
-    copies: dict[str, str] = {}
+    original_names: dict[str, str] = {}
 
     def copy(operation: Any) -> Any:
         if hasattr(operation, "operations"):
-            return operation  # spread out when it is called
+            return operation  # a nested model, which is copied when it is called
         config = operation.get_config()
         if getattr(operation, "dtype_policy", None) is not None:
             config["dtype"] = policy
-        name = f"{model.name}_{operation.name}" if operation.name in made else operation.name
+        name = f"{model.name}_{operation.name}" if operation.name in operations else operation.name
         if "name" in config:
             config["name"] = name
-        own = isinstance(operation, keras().layers.Lambda)  # code that is in memory, so it has been let in
+        is_lambda = isinstance(operation, keras().layers.Lambda)  # its code is in memory, so it is trusted
         try:
-            new = type(operation).from_config(config, **({"safe_mode": False} if own else {}))
+            new = type(operation).from_config(config, **({"safe_mode": False} if is_lambda else {}))
         except Exception as error:
             raise ValueError(
-                f"Layer {operation.name!r} ({type(operation).__name__}) cannot be made anew for fine-tuning: "
+                f"Layer {operation.name!r} ({type(operation).__name__}) cannot be copied for fine-tuning: "
                 f"{' '.join(str(error).split())[:200]}. Give its class get_config and a dtype argument."
             ) from error
-        if own:
-            new.function = operation.function  # with what it refers to
-        new.name = name  # a layer of the user's own may leave it out of its configuration
-        copies[new.name] = operation.name
+        if is_lambda:
+            new.function = operation.function  # with its closure
+        new.name = name  # the configuration of custom layers may have no name
+        original_names[new.name] = operation.name
         return new
 
     def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
         if hasattr(operation, "operations"):
-            return _spread(operation, args[0], policy, made)
+            return _copy_flat(operation, args[0], policy, operations)
         y = operation(*args, **kwargs)
-        original = originals[copies.get(operation.name, operation.name)]
+        original = originals[original_names.get(operation.name, operation.name)]
         if getattr(original, "weights", None):
             operation.set_weights(original.get_weights())
             for layer in (operation, *(walk(operation) if hasattr(operation, "layers") else ())):
-                getattr(layer, "finalize_state", lambda: None)()  # Normalization computes from its weights
-        made[operation.name] = operation, y
+                getattr(
+                    layer, "finalize_state", lambda: None
+                )()  # Normalization derives attributes from its weights
+        operations[operation.name] = operation, y
         return y
 
     outputs: list[Any] = []
 
-    def remember(operation: Any, *args: Any, **kwargs: Any) -> Any:
+    def call_and_record(operation: Any, *args: Any, **kwargs: Any) -> Any:
         y = call(operation, *args, **kwargs)
         outputs.append((operation.name, y))
         return y
 
-    keras().models.clone_model(model, input_tensors=x, clone_function=copy, call_function=remember)
-    by_original = {copies.get(name, name): y for name, y in outputs}
-    wanted = [by_original[tensor._keras_history.operation.name] for tensor in model.outputs]
-    return wanted if len(wanted) > 1 else wanted[0]
+    keras().models.clone_model(model, input_tensors=x, clone_function=copy, call_function=call_and_record)
+    by_original = {original_names.get(name, name): y for name, y in outputs}
+    results = [by_original[tensor._keras_history.operation.name] for tensor in model.outputs]
+    return results if len(results) > 1 else results[0]
 
 
 def join(trunk: Any, columns: list[tuple[int, str]], head: Any, inputs: list[Any] | None = None) -> Any:
-    """One model from pixels, or ``inputs``, to the head's output.
+    """Build a model from pixels, or ``inputs``, to the output of the head.
 
-    ``columns`` are an output of the trunk and its pooling each.
+    Each of ``columns`` is the index of an output of the trunk and its pooling.
     """
-    parts = [pool(trunk.outputs[place], part) for place, part in columns]
+    parts = [pool(trunk.outputs[index], part) for index, part in columns]
     vector = parts[0] if len(parts) == 1 else keras().ops.concatenate(parts, axis=-1)
     return keras().Model(trunk.inputs[0] if inputs is None else inputs, head(vector), name="finetuned")
 
 
 def build_trainable(trunk: Trunk, first: int, columns: list[tuple[int, str]], head: Any) -> Any:
-    """Build a model from pixels to the head's output, whose layers before place ``first`` are in inference mode."""
+    """Build a model from pixels to the output of the head, with the layers before index ``first`` in inference mode."""
     from tlfeatures._keras.training import InferenceMode
 
     below, cut = _divide(trunk, first)
@@ -158,11 +161,11 @@ def build_trainable(trunk: Trunk, first: int, columns: list[tuple[int, str]], he
 
 
 def _divide(trunk: Trunk, first: int) -> tuple[Any, list[Any]]:
-    """Return what lies below the first trained layer as a model of its own, and the tensors that it hands up."""
+    """Return a model of the layers below the first trained layer, and its output tensors."""
     trained = {id(operation) for operation in list(trunk.layers.values())[first:]}
     above: set[int] = set()
     cut: dict[int, Any] = {}
-    for _, nodes in sorted(trunk.model._nodes_by_depth.items(), reverse=True):  # from the input on
+    for _, nodes in sorted(trunk.model._nodes_by_depth.items(), reverse=True):  # from input to output
         for node in nodes:
             inputs = {id(tensor): tensor for tensor in node.input_tensors}
             if id(node.operation) in trained or above & inputs.keys():
@@ -173,15 +176,15 @@ def _divide(trunk: Trunk, first: int) -> tuple[Any, list[Any]]:
 
 
 def block_starts(trunk: Trunk, taps: tuple[str, ...] = ()) -> list[str]:
-    """First layer of each block, early to late.
+    """List the first layer of each block, from input to output.
 
-    A block of a named network ends at a standard tap; one of another network where the feature map shrinks.
+    A block of a named network ends at a standard tap, and a block of a custom model where the feature map shrinks.
     """
     names = list(trunk.layers)
     ends = [tap for tap in taps if tap in names]
     if ends:
-        places = [0, *(names.index(end) + 1 for end in ends)]
-        return [names[place] for place in places if place < len(names)]
+        indices = [0, *(names.index(end) + 1 for end in ends)]
+        return [names[index] for index in indices if index < len(names)]
     starts, size = names[:1], None
     for name in names:
         shape = trunk.shapes[name]
@@ -194,14 +197,14 @@ def block_starts(trunk: Trunk, taps: tuple[str, ...] = ()) -> list[str]:
 
 
 def first_trained(trunk: Trunk, train_from: Any, taps: tuple[str, ...], network: str) -> int:
-    """Place of the first trained layer; the number of layers when none is.
+    """Return the index of the first trained layer; the number of layers if only the head is trained.
 
     Raises
     ------
     UnknownNameError
-        No such layer before the head; says the nearest.
+        If there is no such layer before the head; the message lists similar names.
     ValueError
-        Neither a layer, "head", "all", nor a number of blocks.
+        If ``train_from`` is not a layer, "head", "all", or a number of blocks.
     """
     names = list(trunk.layers)
     if isinstance(train_from, str):
@@ -229,32 +232,32 @@ def first_trained(trunk: Trunk, train_from: Any, taps: tuple[str, ...], network:
 
 
 def freeze(trunk: Trunk, first: int, train_batchnorm: bool) -> None:
-    """Let the layers from place ``first`` on be trained, and no others; batch normalization only where asked."""
+    """Make the layers from index ``first`` on trainable, and no others; batch normalization only if requested."""
     for layer in trunk.model.layers:
         layer.trainable = False
     for operation in list(trunk.layers.values())[first:]:
         if not hasattr(operation, "trainable"):
             continue
         operation.trainable = True
-        for layer in operation._flatten_layers():  # itself and what is in it
+        for layer in operation._flatten_layers():  # the layer and its nested layers
             if is_batchnorm(layer) and not train_batchnorm:
                 layer.trainable = False
 
 
 def frozen_copy(plan: FeatureSpec) -> Any:
-    """The network of a plan, of which nothing is trained."""
+    """Return a copy of the network of a plan with no trainable layers."""
     trunk = Trunk.of(plan)
     freeze(trunk, len(trunk.layers), False)
     return trunk.model
 
 
 def is_batchnorm(layer: Any) -> bool:
-    """Whether it normalizes by the batch while it is trained."""
+    """Return whether a layer is batch normalization."""
     return "BatchNormalization" in type(layer).__name__
 
 
 def rate_factors(trunk: Trunk, taps: tuple[str, ...], decay: float) -> dict[str, float]:
-    """What the learning rate of each layer is multiplied with: ``decay`` once for each block above its own."""
+    """Return the factor of the learning rate for each layer: ``decay`` to the power of the number of later blocks."""
     starts, factors, block = block_starts(trunk, taps), {}, -1
     for name, operation in trunk.layers.items():
         block += name in starts
