@@ -53,7 +53,7 @@ def evaluate(
 ) -> None:
     """Score the predictions of a saved model on labelled images.
 
-    Unreadable images are left out and counted. A warning tells how many of the images were used for training.
+    Unreadable images are left out and counted. A warning is printed if images were used for training.
     """
     fitted = model.load()
     images = source.read()

@@ -146,8 +146,8 @@ def _embed(cnn: Any, images: Any, y: np.ndarray, groups: np.ndarray | None, sour
 def fit_head(head: Any, task: str, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> Any:
     """Fit a head on all images, and calibrate its class probabilities.
 
-    Logistic regression and regressors are fitted as they are. If a class has too few images for calibration, a warning
-    says so, and the head has decision values only.
+    Logistic regression and regressors are not calibrated. If a class has too few images for calibration, a warning is
+    printed, and the head has decision values only.
     """
     from sklearn.linear_model import LogisticRegression
 

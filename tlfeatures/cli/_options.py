@@ -38,7 +38,10 @@ _network = partial(typer.Option, rich_help_panel="Network")
 _source = partial(typer.Option, rich_help_panel="Source", metavar="NAME")
 
 Model = Annotated[
-    str, _network("--model", "-m", metavar="NAME|FILE", help="See `tlfeatures models`; or a .keras file.")
+    str,
+    _network(
+        "--model", "-m", metavar="NAME|FILE", help="Network, see `tlfeatures models`, or a .keras file."
+    ),
 ]
 Layer = Annotated[
     str | None,
@@ -50,7 +53,7 @@ Layer = Annotated[
     ),
 ]
 Pooling = Annotated[str, _network(metavar="NAME", help="avg, max, avgmax, gem or flatten.")]
-Weights = Annotated[str, _network(metavar="NAME|FILE", help="imagenet, random, or a weights file.")]
+Weights = Annotated[str, _network(metavar="NAME|FILE", help="imagenet, random, or a file of weights.")]
 ImageSize = Annotated[
     str | None,
     _network(metavar="N|HxW", help="Side, or height x width, in pixels; by default the network's."),

@@ -37,7 +37,10 @@ class SearchSpace:
     """Networks, layers, poolings, image sizes, resize methods and heads to search."""
 
     model: Annotated[
-        str, _network("--model", "-m", metavar="NAME,...", help="See `tlfeatures models`; or .keras files.")
+        str,
+        _network(
+            "--model", "-m", metavar="NAME,...", help="Networks, see `tlfeatures models`, or .keras files."
+        ),
     ] = "mobilenet"
     layer: Annotated[
         str,

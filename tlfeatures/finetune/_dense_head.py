@@ -104,7 +104,7 @@ def build_head(
     Parameters
     ----------
     head : sequence of numbers, or callable
-        Hidden layers, as :func:`check_head` gives them; or a callable from a feature map to a vector.
+        Hidden layers, as :func:`check_head` returns them; or a callable from a feature map to a vector.
     width : int
         Width of the embedding.
     map_shape : tuple of int

@@ -228,7 +228,7 @@ class Training:
             if not len(rows):
                 raise ValueError("sample_weight is 0 everywhere; expected some weights above 0.")
             self._check_classes(
-                rows, "has a sample_weight above 0; leave the class out, or give it some weight"
+                rows, "has a sample_weight above 0; remove the class, or increase its weights"
             )
         return rows
 
