@@ -90,7 +90,7 @@ class SearchOptions:
     rule: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="best, or 1se: the fastest candidate within one standard error of the best."
+            metavar="NAME", help="best, or 1se: the cheapest network within one standard error of the best."
         ),
     ] = "best"
     nested: Annotated[
