@@ -964,7 +964,7 @@ def test_out_of_memory_error_suggests_a_batch_size():
         raise RuntimeError("RESOURCE_EXHAUSTED: OOM when allocating tensor with shape[32,112,112,64]")
 
     callbacks = [keras.callbacks.LambdaCallback(on_train_begin=fail)]
-    with pytest.raises(OutOfMemoryError, match=r"batch_size=32.*Try batch_size=16") as caught:
+    with pytest.raises(OutOfMemoryError, match=r"batch_size=32.*Try `batch_size=16`") as caught:
         FineTuneClassifier(**TOP, callbacks=callbacks).fit(X, Y)
     assert isinstance(caught.value, MemoryError)
 
