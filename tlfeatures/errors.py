@@ -135,7 +135,7 @@ class UnknownNameError(InvalidParameterError):
             if listing
             else ""
             if near and len(names) > 12
-            else f" Known: {', '.join(names)}."
+            else f" Valid names: {', '.join(names)}."
         )
         return cls(f"Unknown {kind} {name!r}.{hint}{see}", parameter)
 
