@@ -209,7 +209,7 @@ def test_plural_names_of_options_are_aliases(run, photos):
 class TestErrorsBeforeExtraction:
     def test_class_with_fewer_images_than_folds(self, run, photos):
         result = run("select", photos.root, *ONE)
-        check_error(result, "--cv 5 folds need", "'checks' with 4", "Use --cv 4")
+        check_error(result, "--cv 5 needs at least 5 images", "'checks' with 4", "Use --cv 4")
 
     def test_one_class(self, run, photos, tmp_path):
         source = manifest(photos, tmp_path / "a.csv", label="cat")
@@ -241,7 +241,7 @@ class TestErrorsBeforeExtraction:
 
     def test_too_few_images_for_nested_cross_validation(self, run, photos):
         result = run("select", photos.root, *ONE, "--cv", "4", "--nested")
-        check_error(result, "--nested splits the training rows", "--cv 4 folds", "Use --cv 3")
+        check_error(result, "--nested splits the training rows", "--cv 4 needs at least 4 images", "Use --cv 3")
 
     @pytest.mark.parametrize(
         ("argv", "parts"),
