@@ -241,7 +241,9 @@ class TestErrorsBeforeExtraction:
 
     def test_too_few_images_for_nested_cross_validation(self, run, photos):
         result = run("select", photos.root, *ONE, "--cv", "4", "--nested")
-        check_error(result, "--nested splits the training rows", "--cv 4 needs at least 4 images", "Use --cv 3")
+        check_error(
+            result, "--nested splits the training rows", "--cv 4 needs at least 4 images", "Use --cv 3"
+        )
 
     @pytest.mark.parametrize(
         ("argv", "parts"),

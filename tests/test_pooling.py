@@ -72,7 +72,8 @@ def test_parts_and_widths(rank):
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("average", "'avg'"), ("flat", "'flatten'"), ("Max", "'max'"), ("xyz", "Valid names: avg")]
+    ("name", "near"),
+    [("average", "'avg'"), ("flat", "'flatten'"), ("Max", "'max'"), ("xyz", "Valid names: avg")],
 )
 def test_an_unknown_pooling_raises_an_error_with_near_matches(name, near):
     with pytest.raises(UnknownNameError, match=f"Unknown pooling '{name}'.*{near}"):
