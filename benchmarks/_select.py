@@ -85,8 +85,8 @@ def draw_noises(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarra
     y = np.arange(n) % 6
     frequency = np.hypot(np.fft.fftfreq(64)[:, None], np.fft.rfftfreq(64))
     frequency[0, 0] = 1 / 64
-    slope = (0.4 + 0.18 * y + rng.normal(0, 0.07, n))[:, None, None]
-    field = np.fft.irfft2(np.fft.rfft2(rng.normal(size=(n, 64, 64))) * frequency**-slope, s=(64, 64))
+    exponent = (0.4 + 0.18 * y + rng.normal(0, 0.07, n))[:, None, None]
+    field = np.fft.irfft2(np.fft.rfft2(rng.normal(size=(n, 64, 64))) * frequency**-exponent, s=(64, 64))
     field /= field.std(axis=(1, 2), keepdims=True)
     return (128 + rng.uniform(25, 45, (n, 1, 1)) * field).clip(0, 255).astype(np.uint8), y
 

@@ -38,7 +38,7 @@ PETS = SIGNS.parent / "pets"
 # mean and standard deviation in cm; a cat is as long as the tutorial's
 LENGTHS = {"cats": (46.0, 3.0), "dogs": (75.0, 12.0), "horses": (240.0, 15.0)}
 CUTS = ("conv_dw_6", "all", "conv_pw_12")
-# chosen on a quarter of the training pictures, held out
+# chosen on a quarter of the training images, held out
 TUNED = {
     "start": "linear",
     "learning_rate": 5e-4,
@@ -84,7 +84,7 @@ def network(quick: bool, size: int) -> dict[str, Any]:
 
 
 def run_signs(quick: bool, full: bool, folder: str, seeds: range) -> dict[str, float]:
-    """Accuracies on the test pictures."""
+    """Accuracies on the test images."""
     from sklearn.model_selection import GridSearchCV
     from sklearn.pipeline import Pipeline
 
@@ -104,42 +104,42 @@ def run_signs(quick: bool, full: bool, folder: str, seeds: range) -> dict[str, f
     progress("signs: the frozen pipeline")
     search = GridSearchCV(Pipeline([("cnn", cnn), ("head", make_head("svm"))]), grid, cv=3 if quick else 5)
     frozen = search.fit(X, y).score(Xt, yt)
-    found = {"signs_frozen": frozen}
-    given, tuned = network(quick, 64), {**TUNED, **({"epochs": 2} if quick else {})}
+    figures = {"signs_frozen": frozen}
+    settings, tuned = network(quick, 64), {**TUNED, **({"epochs": 2} if quick else {})}
     rows: dict[str, list[float]] = {}
     for seed in seeds:
         for cut in ("block8_dw",) if quick else CUTS if full else CUTS[:1]:
             progress(f"signs, seed {seed}: trained from {cut} on")
             start = time.perf_counter()
-            clf = FineTuneClassifier(**given, **tuned, train_from=cut, random_state=seed).fit(X, y)
+            clf = FineTuneClassifier(**settings, **tuned, train_from=cut, random_state=seed).fit(X, y)
             name = "conv_dw_6" if quick else cut
             rows.setdefault(f"signs_finetuned_{name}_s", []).append(time.perf_counter() - start)
             rows.setdefault(f"signs_finetuned_{name}", []).append(clf.score(Xt, yt))
-        clf = FineTuneClassifier(**given, **RECIPE, epochs=2 if quick else 20, random_state=seed).fit(X, y)
+        clf = FineTuneClassifier(**settings, **RECIPE, epochs=2 if quick else 20, random_state=seed).fit(X, y)
         rows.setdefault("signs_tutorials_recipe", []).append(clf.score(Xt, yt))
     for name, values in rows.items():
-        found[name] = float(np.mean(values))
+        figures[name] = float(np.mean(values))
         if not name.endswith("_s"):
-            found[f"{name}_worst"] = float(np.min(values))
-    found["signs_gain_over_frozen"] = found["signs_finetuned_conv_dw_6"] - frozen
-    return found
+            figures[f"{name}_worst"] = float(np.min(values))
+    figures["signs_gain_over_frozen"] = figures["signs_finetuned_conv_dw_6"] - frozen
+    return figures
 
 
 def run_times(quick: bool, full: bool, folder: str) -> dict[str, float]:
     """Seconds of both sides, and how far their probabilities are apart."""
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     for size in (64,) if quick else (64, 224):  # the quick network has one size
         kwargs = {"quick": quick, "size": size, "folder": folder}
         run = in_child if quick else functools.partial(child, __file__)
         stored = run("stored", **kwargs)
         loop = run("loop", epochs=20 if full or size == 64 else 4, **kwargs)
-        found[f"times_{size}_stored_s"], found[f"times_{size}_loop_s"] = stored["s"], loop["s"]
-        found[f"times_{size}_ratio"] = stored["s"] / loop["s"]
-        found[f"times_{size}_accuracy"] = stored["accuracy"]
+        figures[f"times_{size}_stored_s"], figures[f"times_{size}_loop_s"] = stored["s"], loop["s"]
+        figures[f"times_{size}_ratio"] = stored["s"] / loop["s"]
+        figures[f"times_{size}_accuracy"] = stored["accuracy"]
         if loop["proba"]:
             off = np.subtract(loop["proba"], stored["proba"])
-            found[f"times_{size}_difference_to_loop"] = float(abs(off).max())
-    return found
+            figures[f"times_{size}_difference_to_loop"] = float(abs(off).max())
+    return figures
 
 
 def in_child(task: str, quick: bool, folder: str, size: int = 64, epochs: int = 20) -> dict[str, Any]:
@@ -213,7 +213,7 @@ def train_in_loop(
 def run_steps(quick: bool, folder: str) -> dict[str, float]:
     """Ratio of seconds a step, and the difference of weights after a kill."""
     run = functools.partial(child, __file__, quick=quick, folder=folder)
-    found = run("steps")
+    figures = run("steps")
     whole, killed = run("train")["weights"], os.path.join(folder, "killed")
     progress("a training that is killed")
     command = [sys.executable, __file__, "--child", "train"]
@@ -228,9 +228,9 @@ def run_steps(quick: bool, folder: str) -> dict[str, float]:
         raise SystemExit("The training ended before it was killed.")
     os.environ["CHECKPOINTS"] = killed
     resumed = run("train")
-    found["steps_resumed_epochs"] = resumed["trained_epochs"]
-    found["steps_resumed_difference"] = float(abs(np.subtract(resumed["weights"], whole)).max())
-    return found
+    figures["steps_resumed_epochs"] = resumed["trained_epochs"]
+    figures["steps_resumed_difference"] = float(abs(np.subtract(resumed["weights"], whole)).max())
+    return figures
 
 
 def train_with_checkpoints(X: list[str], y: np.ndarray, quick: bool, folder: str) -> dict[str, Any]:
@@ -321,18 +321,18 @@ def run_lengths(quick: bool, folder: str, seeds: range) -> dict[str, float]:
     else:
         paths = sorted(str(path) for path in PETS.glob("*/*"))
         kinds = np.array([Path(path).parent.name for path in paths])
-    given, epochs = network(quick, 224), 2 if quick else 20
+    settings, epochs = network(quick, 224), 2 if quick else 20
     rows: dict[str, list[float]] = {"ridge": [], "dense_256": [], "finetuned": []}
     for seed in seeds:
         progress(f"lengths, seed {seed}")
         rng = np.random.default_rng(seed)
         y = np.array([rng.normal(*LENGTHS[kind]) for kind in kinds])
         X, Xt, y, yt = train_test_split(paths, y, test_size=0.25, stratify=kinds, random_state=seed)
-        ridge = Pipeline([("cnn", CNNFeatures(**given)), ("ridge", make_head("ridge", "regression"))]).fit(
+        ridge = Pipeline([("cnn", CNNFeatures(**settings)), ("ridge", make_head("ridge", "regression"))]).fit(
             X, y
         )
         rows["ridge"].append(ridge.score(Xt, yt))
-        dense = FineTuneRegressor(**given, head=[256], pooling="flatten", epochs=epochs, random_state=seed)
+        dense = FineTuneRegressor(**settings, head=[256], pooling="flatten", epochs=epochs, random_state=seed)
         rows["dense_256"].append(dense.fit(X, y).score(Xt, yt))
         cut = "block8_dw" if quick else "conv_dw_10"
         tuned = FineTuneRegressor.from_pipeline(
@@ -349,25 +349,25 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="all layers, all epochs, and the lengths")
     parser.add_argument("--child", help="internal")
     parser.add_argument("--options", type=json.loads, help="internal")
-    given = parser.parse_args()
+    args = parser.parse_args()
     warnings.simplefilter("ignore")
-    if given.child:
-        sys.stdout.write(json.dumps(in_child(given.child, **given.options)) + "\n")
+    if args.child:
+        sys.stdout.write(json.dumps(in_child(args.child, **args.options)) + "\n")
         return
-    seeds = range(1 if given.quick else 3)
+    seeds = range(1 if args.quick else 3)
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TLFEATURES_CACHE"] = os.path.join(folder, "cache")
-        if given.part in (None, "times"):
-            figures |= run_times(given.quick, given.full, folder)
-        if given.part in (None, "steps"):
-            figures |= run_steps(given.quick, folder)
-        if given.part in (None, "signs"):
-            figures |= run_signs(given.quick, given.full, folder, seeds)
-        if given.part == "lengths" or (given.part is None and (given.full or given.quick)):
-            figures |= run_lengths(given.quick, folder, seeds)
+        if args.part in (None, "times"):
+            figures |= run_times(args.quick, args.full, folder)
+        if args.part in (None, "steps"):
+            figures |= run_steps(args.quick, folder)
+        if args.part in (None, "signs"):
+            figures |= run_signs(args.quick, args.full, folder, seeds)
+        if args.part == "lengths" or (args.part is None and (args.full or args.quick)):
+            figures |= run_lengths(args.quick, folder, seeds)
     targets = {name: target for name, target in TARGETS.items() if name in figures}
-    report("finetune", given, figures, targets, network=network(given.quick, 64)["model"], seeds=len(seeds))
+    report("finetune", args, figures, targets, network=network(args.quick, 64)["model"], seeds=len(seeds))
 
 
 if __name__ == "__main__":

@@ -77,9 +77,9 @@ REGRET = {
     "signs": "hand signs",
     "digits": "digits",
     "pets": "pets, which ImageNet contains",
-    "textures": "drawn textures, eight angles in noise",
-    "shapes": "drawn shapes",
-    "noises": "drawn noise of several spectra",
+    "textures": "generated textures, eight angles in noise",
+    "shapes": "generated shapes",
+    "noises": "generated noise of several spectra",
 }
 SIGNS = {
     "conv_pw_12": "fine-tuned from `conv_pw_12`, 40 epochs, crops",
@@ -99,7 +99,7 @@ TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
         [[task, measured, f"`python benchmarks/{name}.py`"] for task, measured, name in SPEED],
     ),
     "search": (
-        ["images", "last layer", "best candidate in hindsight", "points lost by the search"],
+        ["images", "last layer", "best candidate on the test half", "points lost by the search"],
         [
             [
                 title,

@@ -50,12 +50,12 @@ def _unit(t: np.ndarray) -> np.ndarray:
     return (t - low) / max(high - low, 1e-6)
 
 
-def _cloud(rng: Rng, size: int, slope: float | None = None) -> np.ndarray:
-    """Draw noise in [0, 1] with amplitude proportional to frequency ** -slope."""
-    slope = rng.uniform(0.6, 2.4) if slope is None else slope
+def _cloud(rng: Rng, size: int, exponent: float | None = None) -> np.ndarray:
+    """Draw noise in [0, 1] with amplitude proportional to frequency ** -exponent."""
+    exponent = rng.uniform(0.6, 2.4) if exponent is None else exponent
     f = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
     f[0, 0] = 1.0
-    spectrum = np.fft.rfft2(rng.standard_normal((size, size))) / f**slope
+    spectrum = np.fft.rfft2(rng.standard_normal((size, size))) / f**exponent
     spectrum[0, 0] = 0
     return _unit(np.fft.irfft2(spectrum, (size, size))).astype(np.float32)
 

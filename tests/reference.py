@@ -55,9 +55,9 @@ def embed(name: str) -> tuple[np.ndarray, list[str]]:
 
 def write() -> None:
     """Write both files."""
-    found = {name: embed(name) for name in CASES}
-    np.savez_compressed(GOLDEN, **{name: features for name, (features, _) in found.items()})
-    DIGESTS.write_text(json.dumps({name: digests for name, (_, digests) in found.items()}, indent=1) + "\n")
+    results = {name: embed(name) for name in CASES}
+    np.savez_compressed(GOLDEN, **{name: features for name, (features, _) in results.items()})
+    DIGESTS.write_text(json.dumps({name: digests for name, (_, digests) in results.items()}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
