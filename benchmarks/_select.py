@@ -219,7 +219,7 @@ def main() -> None:
             for name in args.only.split(",") if args.only else sets:
                 X, y, size = sets[name]()
                 figures |= measure_regret(name, X, y, weights, folder, repeats, size, args.rule)
-    targets = dict(TARGETS) if not args.quick else {}
+    targets = dict(TARGETS)
     counting = [k.removesuffix("_counts") for k, v in figures.items() if k.endswith("_counts") and v]
     for name in [] if args.quick else counting:
         targets[f"{name}_regret_points"] = ("<=", 2.0 if name == "pets" else 1.0)
