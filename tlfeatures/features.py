@@ -7,7 +7,6 @@ import os
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import PIL
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -15,8 +14,8 @@ from tlfeatures._callbacks import CallbackSupportMixin, with_callbacks
 from tlfeatures._keras import is_model
 from tlfeatures._params import Constraint, boolean, check_parameters, instance_of, integer, path
 from tlfeatures._warnings import warn
-from tlfeatures.errors import RandomWeightsWarning, RecipeMismatchError
-from tlfeatures.extract import Extracted, FeatureSpec, extract
+from tlfeatures.errors import RandomWeightsWarning
+from tlfeatures.extract import Extracted, FeatureSpec, check_decoder, check_recipes, extract
 from tlfeatures.images import IMAGE_CONSTRAINTS, Images, probe_pixels
 from tlfeatures.networks import NETWORK_CONSTRAINTS, POOLINGS, Backbone
 from tlfeatures.store import EmbeddingStore
@@ -331,59 +330,7 @@ def embed(cnn: CNNFeatures, X: Any, **kwargs: Any) -> Extracted:
     """Transform X and return errors and digests too; ``kwargs`` are those of `tlfeatures.extract.extract`."""
     check_is_fitted(cnn, "recipes_")
     spec, images = cnn._make_spec(), Images.of(X)
-    _check_recipes(cnn.recipes_, [column.recipe for column in spec.columns])
+    check_recipes(cnn.recipes_, [column.recipe for column in spec.columns])
     if images.encoded().any():
-        _check_decoder(cnn.decoder_probe_)
+        check_decoder(cnn.decoder_probe_)
     return cnn._extract(images, spec, **kwargs)
-
-
-def _check_recipes(fitted: list[dict[str, Any]], current: list[dict[str, Any]]) -> None:
-    """Raise an error if the embeddings would differ from those of `fit`."""
-    # the identity of custom code differs between processes, but the code is pickled with the model
-    fitted, current = (
-        [{k: v for k, v in recipe.items() if k != "process"} for recipe in each] for each in (fitted, current)
-    )
-    if fitted == current:
-        return
-    if fitted[0].get("format") != current[0]["format"]:
-        raise RecipeMismatchError(
-            f"This transformer was fitted by another version of tlfeatures, under recipe format "
-            f"{fitted[0].get('format')}; this version has format {current[0]['format']}. Fit it again."
-        )
-    if len(fitted) != len(current):
-        changes = [f"{len(fitted)} blocks of columns became {len(current)}"]
-    else:
-        pairs = [(a, b, k) for a, b in zip(fitted, current, strict=True) for k in sorted(a.keys() | b.keys())]
-        changes = list(
-            dict.fromkeys(
-                f"{k}: {a.get(k)!r} became {b.get(k)!r}" for a, b, k in pairs if a.get(k) != b.get(k)
-            )
-        )
-    raise RecipeMismatchError(
-        f"The recipe of transform differs from that of fit: {'; '.join(changes[:4])}. Fit again, or restore "
-        "the parameters or the weights file that changed."
-    )
-
-
-_decoders_warned: set[bytes] = set()
-
-
-def _check_decoder(fitted: np.ndarray | None) -> None:
-    """Compare the installed decoder with that of `fit`, which is None if `fit` got no encoded image."""
-    current = probe_pixels()
-    if fitted is None or np.array_equal(fitted, current):
-        return
-    difference = 255
-    if fitted.shape == current.shape:
-        difference = int(np.abs(fitted.astype(int) - current).max())
-    text = (
-        f"The installed image decoder (Pillow {PIL.__version__}) differs from the one of fit by up to {difference} "
-        "of 255 grey levels on a test image"
-    )
-    if difference > 1:
-        raise RecipeMismatchError(
-            f"{text}, so embeddings would differ from those of fit. Fit again, or install the Pillow version of fit."
-        )
-    if fitted.tobytes() not in _decoders_warned:
-        _decoders_warned.add(fitted.tobytes())
-        warn(f"{text}. Embeddings of image files differ slightly from those of fit; fit again to avoid this.")

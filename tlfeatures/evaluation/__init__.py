@@ -1,6 +1,7 @@
 """Labels, folds, groups, duplicate images, confidence intervals and the comparison of estimators."""
 
-from tlfeatures.evaluation._comparison import Comparison, compare
+from tlfeatures.evaluation._comparison import compare
+from tlfeatures.evaluation._comparison_result import Comparison
 from tlfeatures.evaluation._duplicates import Duplicates, find_duplicates, keep_groups_together
 from tlfeatures.evaluation._folds import Fold, make_folds, make_inner_folds, split_validation
 from tlfeatures.evaluation._intervals import confidence_interval, standard_error

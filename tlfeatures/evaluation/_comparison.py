@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from sklearn.utils.validation import _num_samples
 
 from tlfeatures._params import check_parameter, integer, number
 from tlfeatures.errors import InvalidParameterError
+from tlfeatures.evaluation._comparison_result import Comparison
 from tlfeatures.evaluation._estimator_run import EstimatorRun
 from tlfeatures.evaluation._folds import Fold, make_folds
 from tlfeatures.evaluation._labels import check_groups, check_labels, check_seed
@@ -31,107 +31,9 @@ from tlfeatures.evaluation._paired_tests import (
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["compare"]
 
 _MIN_FITS = ((100, 10), (500, 5))  # number of images, and least number of fits of each estimator below it
-
-
-@dataclass(frozen=True, repr=False)
-class Comparison:
-    """Result of :func:`compare`.
-
-    Attributes
-    ----------
-    scoring : str
-        Name of the score; greater is better.
-    scores : dict of str to ndarray of shape (n_folds * n_repeats,)
-        Score of each estimator on each fold.
-    pooled_scores : dict of str to float
-        Score of each estimator on the out-of-fold predictions of all folds, which the tests compare; if the tests are
-        corrected resampled t-tests, the mean over the folds.
-    predictions : DataFrame
-        One row for each out-of-fold prediction: row of the image, repeat, fold, true label, and a column with the
-        prediction of each estimator.
-    folds : list of (train, test)
-        Row indices, for all repeats.
-    n_repeats : int
-    tests : tuple of PairedTest
-        One test of each further estimator against the first one, the reference. With m tests, p-values and intervals
-        are corrected by Bonferroni's method.
-    best : str
-        The estimator with the highest pooled score among those that are significantly better than the reference; the
-        reference if there is none.
-    attributes : dict of str to list of dict
-        For each estimator and fold, the fitted attributes that were requested.
-    """
-
-    scoring: str
-    scores: dict[str, np.ndarray]
-    pooled_scores: dict[str, float]
-    predictions: pandas.DataFrame
-    folds: list[Fold]
-    n_repeats: int
-    tests: tuple[PairedTest, ...]
-    best: str
-    attributes: dict[str, list[dict[str, Any]]]
-
-    @property
-    def reference(self) -> str:
-        """Name of the first estimator."""
-        return self.tests[0].reference
-
-    @property
-    def challenger(self) -> PairedTest:
-        """Test of the estimator with the highest pooled score, except for the reference."""
-        return max(self.tests, key=lambda test: self.pooled_scores[test.name])
-
-    @property
-    def difference(self) -> float:
-        """Pooled score of the challenger minus that of the reference."""
-        return self.challenger.difference
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Confidence interval of ``difference``."""
-        return self.challenger.interval
-
-    @property
-    def p_value(self) -> float:
-        """Two-sided p-value of ``difference``."""
-        return self.challenger.p_value
-
-    @property
-    def test(self) -> str:
-        """Name of the statistical test."""
-        return self.challenger.test
-
-    @property
-    def significant(self) -> bool:
-        """Whether ``difference`` is significant, in either direction."""
-        return self.challenger.significant
-
-    def __repr__(self) -> str:
-        low, high = self.interval
-        scores = ", ".join(f"{name}={score:.4g}" for name, score in self.pooled_scores.items())
-        return (
-            f"Comparison({self.scoring}: {scores}; difference={self.difference:+.4g}, "
-            f"interval=({low:.4g}, {high:.4g}), p_value={self.p_value:.2g}, test={self.test!r}, best={self.best!r})"
-        )
-
-    def to_frame(self) -> pandas.DataFrame:
-        """Tabulate the scores.
-
-        Returns
-        -------
-        DataFrame
-            One row for each fold: repeat, fold, n_train, n_test, and the score of each estimator.
-        """
-        import pandas
-
-        k = len(self.folds) // self.n_repeats
-        sizes = [(i // k, i % k, len(train), len(test)) for i, (train, test) in enumerate(self.folds)]
-        frame = pandas.DataFrame(sizes, columns=["repeat", "fold", "n_train", "n_test"])
-        return frame.assign(**self.scores)
 
 
 def compare(

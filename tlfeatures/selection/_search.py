@@ -6,40 +6,32 @@ import os
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from numbers import Integral
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas
-from sklearn import config_context
 from sklearn.base import BaseEstimator, MetaEstimatorMixin
 from sklearn.metrics import check_scoring
 from sklearn.pipeline import Pipeline
 from sklearn.utils import ClassifierTags, RegressorTags
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
-from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted
 
-from tlfeatures._params import Constraint, boolean, check_parameters, integer, number
-from tlfeatures._warnings import warn
-from tlfeatures.errors import UnreadableImagesWarning
+from tlfeatures._params import check_parameters
 from tlfeatures.evaluation import check_groups, check_labels, check_seed
-from tlfeatures.features import CNNFeatures
-from tlfeatures.images import Images, warn_of_low_contrast
-from tlfeatures.results import SearchResult
+from tlfeatures.images import Images
 from tlfeatures.selection._candidates import EmbeddingGrid, plan_passes
-from tlfeatures.selection._cv_results import make_table
+from tlfeatures.selection._constraints import SEARCH_CONSTRAINTS
 from tlfeatures.selection._fits import check_scorer
 from tlfeatures.selection._fitted_images import FittedImages, worst_predictions
+from tlfeatures.selection._fitted_search import FittedSearchMixin
 from tlfeatures.selection._head_grids import Head, list_user_estimators, make_head_grids
+from tlfeatures.selection._image_problems import find_readable_rows, list_problems
 from tlfeatures.selection._matrices import EmbeddingMatrices
-from tlfeatures.selection._metadata_routing import Metadata, check_sample_weight, routing_enabled
+from tlfeatures.selection._metadata_routing import Metadata, check_sample_weight
 from tlfeatures.selection._progress import show_progress
-from tlfeatures.selection._result import build_result
 from tlfeatures.selection._runner import SearchRunner
 from tlfeatures.selection._training_data import TrainingData
 from tlfeatures.store import EmbeddingStore
-from tlfeatures.transferability import METHODS
 
 __all__ = ["FeatureSearchCV"]
 
@@ -49,16 +41,7 @@ def _splits_any_rows(cv: Any) -> bool:
     return isinstance(cv, Integral) or hasattr(cv, "split")
 
 
-def _best_head_has(method: str) -> Any:
-    def check(search: FeatureSearchCV) -> bool:
-        check_is_fitted(search, "best_estimator_")
-        getattr(search.best_estimator_[-1], method)
-        return True
-
-    return check
-
-
-class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
+class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, BaseEstimator):
     """Search for the best network, image size, layer, pooling and head by cross-validation.
 
     Each image passes through each network once for each image size and resize mode. All layers, poolings and
@@ -197,42 +180,7 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
     # groups are requested by default, as by scikit-learn's group splitters
     __metadata_request__fit: ClassVar[dict[str, bool]] = {"groups": True}
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "scoring": [
-            None,
-            Constraint("the name of one score", lambda value: isinstance(value, str)),
-            Constraint("a callable", callable),
-        ],
-        "rule": ["best", "1se"],
-        "nested": [boolean()],
-        "prescreen": [None, integer(minimum=1)],
-        "prescreen_method": list(METHODS),
-        "dedupe_groups": [boolean()],
-        "duplicate_threshold": [number(above=0, hint="It is a cosine similarity, such as 0.95.")],
-        "task": ["auto", "classification", "regression"],
-        "on_error": ["raise", "nan"],
-        "n_jobs": [
-            None,
-            Constraint(
-                "an integer other than 0",
-                lambda value: isinstance(value, Integral) and not isinstance(value, bool) and value != 0,
-                hint="-1 uses all cores.",
-            ),
-        ],
-        "verbose": [boolean(), integer(minimum=0)],
-        **{
-            name: CNNFeatures._parameter_constraints[name]
-            for name in (
-                "weights",
-                "interpolation",
-                "decode",
-                "max_value",
-                "precision",
-                "batch_size",
-                "cache",
-            )
-        },
-    }
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = SEARCH_CONSTRAINTS
 
     def __init__(
         self,
@@ -291,8 +239,6 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    # -- fitting -----------------------------------------------------------------------------
-
     def fit(
         self, X: Any, y: Any, groups: Any = None, *, sample_weight: Any = None, **params: Any
     ) -> FeatureSearchCV:
@@ -343,7 +289,9 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
             matrices = EmbeddingMatrices(
                 images, passes, store, steps, batch_size=self.batch_size, on_error=self.on_error
             )
-            rows = self._find_readable(images, matrices)
+            self.unreadable_ = dict(sorted(matrices.errors.items()))
+            self.image_problems_ = list_problems(images, matrices)
+            self.rows_ = rows = find_readable_rows(images, matrices, not _splits_any_rows(self.cv))
             images, data = images.take(rows), data.take(rows)
             named_rows = [(row, images.name(i)) for i, row in enumerate(rows.tolist())]
             embeddings = [embedding for planned in passes for embedding in planned.embeddings]
@@ -355,7 +303,11 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
             self.classes_ = self.best_estimator_.classes_
         self.timings_ = pandas.DataFrame(runner.timings)
         self.refit_time_ = runner.timings[-1]["seconds"]
-        self.fitted_images_ = self._record_images(images, runner, store)
+        classes = getattr(self, "classes_", None)
+        worst = worst_predictions(self.oof_, self.oof_proba_, self.oof_decision_, classes)
+        shown = np.searchsorted(rows, worst["row"]).tolist()
+        features = runner.load_matrix(runner.best[0])
+        self.fitted_images_ = FittedImages.of(images, matrices.keys[rows], shown, store, features)
         return self
 
     def _check_cv(self) -> None:
@@ -373,108 +325,6 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
         if isinstance(self.scoring, str):
             check_scorer(scorer, self.scoring, heads, y)
         return scorer
-
-    def _find_readable(self, images: Images, matrices: EmbeddingMatrices) -> np.ndarray:
-        """Record unreadable images and images without contrast; return the rows of the readable ones."""
-        errors, low_contrast = matrices.errors, dict(sorted(matrices.low_contrast.items()))
-        self.unreadable_ = dict(sorted(errors.items()))
-        self.image_problems_ = pandas.DataFrame(
-            [(row, images.name(row), "error", reason) for row, reason in self.unreadable_.items()]
-            + [(row, images.name(row), "warning", reason) for row, reason in low_contrast.items()],
-            columns=["row", "image", "problem", "reason"],
-        )
-        names = [images.name(row) for row in low_contrast]
-        warn_of_low_contrast(names, list(low_contrast.values()), len(images))
-        self.rows_ = np.setdiff1d(np.arange(len(images)), list(errors))
-        if errors:
-            if not _splits_any_rows(self.cv):
-                raise ValueError(
-                    f"{len(errors)} images could not be read, so the rows listed in `cv` no longer match. Remove these "
-                    "images first; check_images(X) names them."
-                )
-            first = next(iter(self.unreadable_))
-            warn(
-                f"{len(errors)} of {len(images)} images could not be read and are left out. The first is "
-                f"{images.name(first)!r}: {errors[first]}. See unreadable_ for all.",
-                UnreadableImagesWarning,
-            )
-        if not len(self.rows_):
-            raise ValueError("None of the images could be read; check_images(X) gives the reasons.")
-        return self.rows_
-
-    def _record_images(
-        self, images: Images, runner: SearchRunner, store: EmbeddingStore | None
-    ) -> FittedImages:
-        classes = getattr(self, "classes_", None)
-        worst = worst_predictions(self.oof_, self.oof_proba_, self.oof_decision_, classes)
-        shown = np.searchsorted(self.rows_, worst["row"]).tolist()
-        keys = runner.matrices.keys[self.rows_]
-        return FittedImages.of(images, keys, shown, store, runner.load_matrix(runner.best[0]))
-
-    # -- using -------------------------------------------------------------------------------
-
-    def predict(self, X: Any) -> np.ndarray:
-        """Predict classes or targets with the best pipeline.
-
-        Parameters
-        ----------
-        X : images
-
-        Returns
-        -------
-        ndarray of shape (n,)
-        """
-        check_is_fitted(self, "best_estimator_")
-        return self.best_estimator_.predict(X)
-
-    @available_if(_best_head_has("predict_proba"))
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Predict class probabilities with the best pipeline, if its head has them.
-
-        Parameters
-        ----------
-        X : images
-
-        Returns
-        -------
-        ndarray of shape (n, len(classes_))
-        """
-        return self.best_estimator_.predict_proba(X)
-
-    @available_if(_best_head_has("decision_function"))
-    def decision_function(self, X: Any) -> np.ndarray:
-        """Compute decision values with the best pipeline, if its head has them.
-
-        Parameters
-        ----------
-        X : images
-
-        Returns
-        -------
-        ndarray of shape (n,) or (n, len(classes_))
-        """
-        return self.best_estimator_.decision_function(X)
-
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Score the best pipeline by ``scoring``.
-
-        Parameters
-        ----------
-        X : images
-        y : array-like of shape (n,)
-        sample_weight : array-like of shape (n,), optional
-
-        Returns
-        -------
-        float
-        """
-        check_is_fitted(self, "best_estimator_")
-        if sample_weight is None:
-            return float(self.scorer_(self.best_estimator_, X, y))
-        # the scorer of a named score was made by this search, so no metadata request is needed
-        routing = routing_enabled() and callable(self.scoring)
-        with config_context(enable_metadata_routing=routing):
-            return float(self.scorer_(self.best_estimator_, X, y, sample_weight=sample_weight))
 
     def get_metadata_routing(self) -> MetadataRouter:
         """Get the metadata routing of the search, of the estimators in ``heads`` and of the scorer.
@@ -494,92 +344,6 @@ class FeatureSearchCV(MetaEstimatorMixin, BaseEstimator):
             mapping = MethodMapping().add(caller="fit", callee="score").add(caller="score", callee="score")
             router.add(scorer=self.scoring, method_mapping=mapping)
         return router
-
-    def table(self) -> pandas.DataFrame:
-        """Return all candidates as a table, the best first.
-
-        Returns
-        -------
-        pandas.DataFrame
-            One row per candidate with its parameters, ``score``, ``se``, ``ci_low``, ``ci_high``, ``width``,
-            ``macs``, ``prescreen`` and the score of each fold. ``candidate`` is the row in ``cv_results_``;
-            ``depth`` is the index of the deepest layer.
-        """
-        check_is_fitted(self, "best_estimator_")
-        return make_table(self.candidates_, self.cv_results_)
-
-    def embeddings(self) -> np.ndarray:
-        """Load the best candidate's embeddings of the images that the search was fitted on.
-
-        They come from the store, or, for files, from the network. Without a store (``cache=None``) a search
-        that was fitted on arrays keeps these embeddings in memory.
-
-        Returns
-        -------
-        ndarray of float32, shape (len(rows_), d)
-
-        Raises
-        ------
-        ValueError
-            If the images were passed as arrays and their embeddings are no longer in the store.
-        """
-        check_is_fitted(self, "best_estimator_")
-        return self.fitted_images_.load_embeddings(self.best_estimator_["cnn"])
-
-    def thumbnail(self, i: int, side: int = 160) -> np.ndarray:
-        """Make a thumbnail of one of the images that the search was fitted on.
-
-        Files are read again. The search does not keep arrays; it keeps thumbnails, 160 pixels wide, of the images
-        with the twelve worst out-of-fold predictions.
-
-        Parameters
-        ----------
-        i : int
-            Index into ``rows_``.
-        side : int, default=160
-            Width and height in pixels; the image is padded with black.
-
-        Returns
-        -------
-        ndarray of uint8, shape (side, side, 3)
-
-        Raises
-        ------
-        ImageReadError
-            If the file no longer exists.
-        ValueError
-            If the image was passed as an array and its thumbnail was not kept.
-        """
-        check_is_fitted(self, "best_estimator_")
-        return self.fitted_images_.thumbnail(int(i), side)
-
-    def result(self) -> SearchResult:
-        """Collect everything that the search measured in one object, from which the report is made.
-
-        Returns
-        -------
-        :class:`~tlfeatures.results.SearchResult`
-            Contains no network. Previews of the worst predictions are read from the image files.
-        """
-        check_is_fitted(self, "best_estimator_")
-        return build_result(self)
-
-    def report(self, folder: str | os.PathLike[str]) -> Path:
-        """Write an HTML report with its figures and tables; see :func:`tlfeatures.report.write_report`.
-
-        Parameters
-        ----------
-        folder : path
-            Created if it does not exist.
-
-        Returns
-        -------
-        Path
-            Path of the HTML page.
-        """
-        from tlfeatures.report import write_report
-
-        return write_report(self.result(), folder)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -1,0 +1,114 @@
+"""Typed result of a comparison of estimators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tlfeatures.evaluation._folds import Fold
+from tlfeatures.evaluation._paired_tests import PairedTest
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["Comparison"]
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """Result of :func:`compare`.
+
+    Attributes
+    ----------
+    scoring : str
+        Name of the score; greater is better.
+    scores : dict of str to ndarray of shape (n_folds * n_repeats,)
+        Score of each estimator on each fold.
+    pooled_scores : dict of str to float
+        Score of each estimator on the out-of-fold predictions of all folds, which the tests compare; if the tests are
+        corrected resampled t-tests, the mean over the folds.
+    predictions : DataFrame
+        One row for each out-of-fold prediction: row of the image, repeat, fold, true label, and a column with the
+        prediction of each estimator.
+    folds : list of (train, test)
+        Row indices, for all repeats.
+    n_repeats : int
+    tests : tuple of PairedTest
+        One test of each further estimator against the first one, the reference. With m tests, p-values and intervals
+        are corrected by Bonferroni's method.
+    best : str
+        The estimator with the highest pooled score among those that are significantly better than the reference; the
+        reference if there is none.
+    attributes : dict of str to list of dict
+        For each estimator and fold, the fitted attributes that were requested.
+    """
+
+    scoring: str
+    scores: dict[str, np.ndarray]
+    pooled_scores: dict[str, float]
+    predictions: pandas.DataFrame
+    folds: list[Fold]
+    n_repeats: int
+    tests: tuple[PairedTest, ...]
+    best: str
+    attributes: dict[str, list[dict[str, Any]]]
+
+    @property
+    def reference(self) -> str:
+        """Name of the first estimator."""
+        return self.tests[0].reference
+
+    @property
+    def challenger(self) -> PairedTest:
+        """Test of the estimator with the highest pooled score, except for the reference."""
+        return max(self.tests, key=lambda test: self.pooled_scores[test.name])
+
+    @property
+    def difference(self) -> float:
+        """Pooled score of the challenger minus that of the reference."""
+        return self.challenger.difference
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Confidence interval of ``difference``."""
+        return self.challenger.interval
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided p-value of ``difference``."""
+        return self.challenger.p_value
+
+    @property
+    def test(self) -> str:
+        """Name of the statistical test."""
+        return self.challenger.test
+
+    @property
+    def significant(self) -> bool:
+        """Whether ``difference`` is significant, in either direction."""
+        return self.challenger.significant
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        scores = ", ".join(f"{name}={score:.4g}" for name, score in self.pooled_scores.items())
+        return (
+            f"Comparison({self.scoring}: {scores}; difference={self.difference:+.4g}, "
+            f"interval=({low:.4g}, {high:.4g}), p_value={self.p_value:.2g}, test={self.test!r}, best={self.best!r})"
+        )
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Tabulate the scores.
+
+        Returns
+        -------
+        DataFrame
+            One row for each fold: repeat, fold, n_train, n_test, and the score of each estimator.
+        """
+        import pandas
+
+        k = len(self.folds) // self.n_repeats
+        sizes = [(i // k, i % k, len(train), len(test)) for i, (train, test) in enumerate(self.folds)]
+        frame = pandas.DataFrame(sizes, columns=["repeat", "fold", "n_train", "n_test"])
+        return frame.assign(**self.scores)

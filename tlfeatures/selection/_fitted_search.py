@@ -1,0 +1,182 @@
+"""Methods of a fitted search: predictions, tables, images and the report."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+from sklearn import config_context
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+
+from tlfeatures.results import SearchResult
+from tlfeatures.selection._cv_results import make_table
+from tlfeatures.selection._metadata_routing import routing_enabled
+from tlfeatures.selection._result import build_result
+
+__all__ = ["FittedSearchMixin"]
+
+
+def _best_head_has(method: str) -> Any:
+    def check(search: Any) -> bool:
+        check_is_fitted(search, "best_estimator_")
+        getattr(search.best_estimator_[-1], method)
+        return True
+
+    return check
+
+
+class FittedSearchMixin:
+    """Methods of :class:`~tlfeatures.FeatureSearchCV` after ``fit``."""
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict classes or targets with the best pipeline.
+
+        Parameters
+        ----------
+        X : images
+
+        Returns
+        -------
+        ndarray of shape (n,)
+        """
+        check_is_fitted(self, "best_estimator_")
+        return self.best_estimator_.predict(X)
+
+    @available_if(_best_head_has("predict_proba"))
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Predict class probabilities with the best pipeline, if its head has them.
+
+        Parameters
+        ----------
+        X : images
+
+        Returns
+        -------
+        ndarray of shape (n, len(classes_))
+        """
+        return self.best_estimator_.predict_proba(X)
+
+    @available_if(_best_head_has("decision_function"))
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Compute decision values with the best pipeline, if its head has them.
+
+        Parameters
+        ----------
+        X : images
+
+        Returns
+        -------
+        ndarray of shape (n,) or (n, len(classes_))
+        """
+        return self.best_estimator_.decision_function(X)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Score the best pipeline by ``scoring``.
+
+        Parameters
+        ----------
+        X : images
+        y : array-like of shape (n,)
+        sample_weight : array-like of shape (n,), optional
+
+        Returns
+        -------
+        float
+        """
+        check_is_fitted(self, "best_estimator_")
+        if sample_weight is None:
+            return float(self.scorer_(self.best_estimator_, X, y))
+        # the scorer of a named score was made by this search, so no metadata request is needed
+        routing = routing_enabled() and callable(self.scoring)
+        with config_context(enable_metadata_routing=routing):
+            return float(self.scorer_(self.best_estimator_, X, y, sample_weight=sample_weight))
+
+    def table(self) -> pandas.DataFrame:
+        """Return all candidates as a table, the best first.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per candidate with its parameters, ``score``, ``se``, ``ci_low``, ``ci_high``, ``width``,
+            ``macs``, ``prescreen`` and the score of each fold. ``candidate`` is the row in ``cv_results_``;
+            ``depth`` is the index of the deepest layer.
+        """
+        check_is_fitted(self, "best_estimator_")
+        return make_table(self.candidates_, self.cv_results_)
+
+    def embeddings(self) -> np.ndarray:
+        """Load the best candidate's embeddings of the images that the search was fitted on.
+
+        They come from the store, or, for files, from the network. Without a store (``cache=None``) a search
+        that was fitted on arrays keeps these embeddings in memory.
+
+        Returns
+        -------
+        ndarray of float32, shape (len(rows_), d)
+
+        Raises
+        ------
+        ValueError
+            If the images were passed as arrays and their embeddings are no longer in the store.
+        """
+        check_is_fitted(self, "best_estimator_")
+        return self.fitted_images_.load_embeddings(self.best_estimator_["cnn"])
+
+    def thumbnail(self, i: int, side: int = 160) -> np.ndarray:
+        """Make a thumbnail of one of the images that the search was fitted on.
+
+        Files are read again. The search does not keep arrays; it keeps thumbnails, 160 pixels wide, of the images
+        with the twelve worst out-of-fold predictions.
+
+        Parameters
+        ----------
+        i : int
+            Index into ``rows_``.
+        side : int, default=160
+            Width and height in pixels; the image is padded with black.
+
+        Returns
+        -------
+        ndarray of uint8, shape (side, side, 3)
+
+        Raises
+        ------
+        ImageReadError
+            If the file no longer exists.
+        ValueError
+            If the image was passed as an array and its thumbnail was not kept.
+        """
+        check_is_fitted(self, "best_estimator_")
+        return self.fitted_images_.thumbnail(int(i), side)
+
+    def result(self) -> SearchResult:
+        """Collect everything that the search measured in one object, from which the report is made.
+
+        Returns
+        -------
+        :class:`~tlfeatures.results.SearchResult`
+            Contains no network. Previews of the worst predictions are read from the image files.
+        """
+        check_is_fitted(self, "best_estimator_")
+        return build_result(self)
+
+    def report(self, folder: str | os.PathLike[str]) -> Path:
+        """Write an HTML report with its figures and tables; see :func:`tlfeatures.report.write_report`.
+
+        Parameters
+        ----------
+        folder : path
+            Created if it does not exist.
+
+        Returns
+        -------
+        Path
+            Path of the HTML page.
+        """
+        from tlfeatures.report import write_report
+
+        return write_report(self.result(), folder)
