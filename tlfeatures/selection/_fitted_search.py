@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pandas
 from sklearn import config_context
+from sklearn.pipeline import Pipeline
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from tlfeatures.results import SearchResult
-from tlfeatures.selection._cv_results import make_table
+from tlfeatures.selection._cv_results import Candidate, make_table
+from tlfeatures.selection._fitted_images import FittedImages
 from tlfeatures.selection._metadata_routing import routing_enabled
 from tlfeatures.selection._result import build_result
 
@@ -31,6 +33,13 @@ def _best_head_has(method: str) -> Any:
 
 class FittedSearchMixin:
     """Methods of :class:`~tlfeatures.FeatureSearchCV` after ``fit``."""
+
+    scoring: Any
+    scorer_: Any
+    best_estimator_: Pipeline
+    candidates_: list[Candidate]
+    cv_results_: dict[str, Any]
+    fitted_images_: FittedImages
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict classes or targets with the best pipeline.
