@@ -27,7 +27,7 @@ from sklearn.svm import SVC
 
 from tlfeatures import CNNFeatures, EmbeddingStore, list_models
 from tlfeatures.cli import main
-from tlfeatures.cli._options import parse_bytes, parse_image_size
+from tlfeatures.cli._parse import parse_bytes, parse_image_size
 from tlfeatures.cli._session import BadArgument
 from tlfeatures.heads import make_head
 

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from tlfeatures.cli._options import ComputeOptions, NetworkOptions, expand_options, make_cnn
+from tlfeatures.cli._groups import argument, expand_options, option
+from tlfeatures.cli._options import ComputeOptions, NetworkOptions, make_cnn
 
 
 @dataclass(frozen=True)
 class Size:
     """A required argument, an option, and a flag."""
 
-    name: Annotated[str, typer.Argument(metavar="NAME")]
-    width: Annotated[int, typer.Option("--width", "-w", help="In pixels.", min=1)] = 3
+    panel: ClassVar[str] = "Size"
+
+    name: str = argument("NAME", "Its name.")
+    width: int = option(3, "In pixels.", "-w", min=1)
     wide: Annotated[bool, typer.Option("--wide")] = False
 
 
 @dataclass(frozen=True)
 class LargeSize(Size):
-    """A subclass with another default."""
+    """A subclass with other defaults, one of them with another help text."""
 
     width: int = 300
+    wide: bool = option(False, "Wide or not.")
 
 
 def call(command, *argv):
@@ -46,7 +50,7 @@ def test_group_becomes_options_and_is_passed_as_one_object():
     assert call(command, "b", "-w", "7", "--wide", "--other", "y").exit_code == 0
     assert calls == [(Size("a"), "x"), (Size("b", 7, True), "y")]
     output = call(command, "--help").output
-    assert all(text in output for text in ("Do it.", "In pixels.", "--wide", "--other"))
+    assert all(text in output for text in ("Do it.", "Its name.", "Size", "In pixels.", "--wide", "--other"))
     assert call(command).exit_code == 2
     assert call(command, "a", "--width", "0").exit_code == 2
 
@@ -59,7 +63,10 @@ def test_subclass_overrides_a_default():
         calls.append(size)
 
     assert call(command, "a").exit_code == 0
-    assert calls == [LargeSize("a", 300)]
+    assert call(command, "a", "-w", "4", "--wide").exit_code == 0
+    assert calls == [LargeSize("a", 300, False), LargeSize("a", 4, True)]
+    output = call(command, "--help").output
+    assert "Wide or not." in output and "In pixels." in output and "--no-wide" not in output
 
 
 def test_make_cnn(tmp_path, monkeypatch):
@@ -78,7 +85,7 @@ def test_commands_share_options(name):
     from tlfeatures.cli._app import app
 
     output = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"}).output
-    for option in (
+    for shared in (
         "--model",
         "--layer",
         "--pooling",
@@ -88,4 +95,4 @@ def test_commands_share_options(name):
         "--target",
         "--split",
     ):
-        assert f"{option} " in output
+        assert f"{shared} " in output

@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.networks import make_images
 from tlfeatures.cli import main
-from tlfeatures.cli._select import parse_heads
+from tlfeatures.cli._parse import parse_heads
 from tlfeatures.cli._session import BadArgument
 
 SMALL = ["--model", "tiny", "--image-size", "32", "--resize", "stretch"]

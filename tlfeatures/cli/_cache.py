@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tlfeatures.cli._options import Json, parse_bytes
+from tlfeatures.cli._options import Json
+from tlfeatures.cli._parse import parse_bytes
 from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._terminal import count, show_json, show_table, show_text
 

@@ -10,6 +10,7 @@ import typer
 
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._extraction import Tally, extract_images, get_paths, report_unreadable
+from tlfeatures.cli._groups import expand_options, option
 from tlfeatures.cli._terminal import show_json, show_text
 
 _SUFFIXES = (".h5", ".parquet", ".npy")
@@ -19,12 +20,10 @@ _SUFFIXES = (".h5", ".parquet", ".npy")
 class EmbedSource(opt.TrainingSource):
     """Images of all splits, with or without labels."""
 
-    split: Annotated[
-        str, typer.Option(metavar="NAME", help="all, train, val or test.", rich_help_panel="Source")
-    ] = "all"
+    split: str = option("all", "all, train, val or test.", metavar="NAME")
 
 
-@opt.expand_options
+@expand_options
 def embed(
     source: EmbedSource,
     output: Annotated[

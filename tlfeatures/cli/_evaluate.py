@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._extraction import (
@@ -17,6 +15,7 @@ from tlfeatures.cli._extraction import (
     report_unreadable,
     require_readable_rows,
 )
+from tlfeatures.cli._groups import expand_options, option
 from tlfeatures.cli._saved_models import SavedModel
 from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._terminal import count, show_json, show_table, show_text, warn
@@ -33,19 +32,16 @@ _MAX_CLASSES = 30  # in the confusion matrix on the terminal
 class EvaluationSource(opt.SourceOptions):
     """Labelled test images."""
 
-    split: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="test, val, train or all; by default test, or val if there is no test split.",
-            rich_help_panel="Source",
-        ),
-    ] = None
-
     default_split = ("test", "val")
 
+    split: str | None = option(
+        None,
+        "test, val, train or all; by default test, or val if there is no test split.",
+        metavar="NAME",
+    )
 
-@opt.expand_options
+
+@expand_options
 def evaluate(
     model: SavedModel,
     source: EvaluationSource,

@@ -24,9 +24,10 @@ from tlfeatures.cli._finetune_options import (
     StepOptions,
     TrainingOptions,
     make_finetune,
-    parse_augment,
 )
 from tlfeatures.cli._fit import DEFAULT_HEAD, DEFAULT_SCORING, check_scorer_name, fit_head
+from tlfeatures.cli._groups import expand_options
+from tlfeatures.cli._parse import parse_augment
 from tlfeatures.cli._saved_models import save_pipeline
 from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._terminal import count, show_json, show_table, show_text, warn
@@ -42,7 +43,7 @@ _MAX_FOLDS = 5  # folds in the table; of more, only the lowest and the highest s
 _DUPLICATE_THRESHOLD = 0.95  # as in `fit`
 
 
-@opt.expand_options
+@expand_options
 def finetune(
     source: opt.TrainingSource,
     network: opt.NetworkOptions,

@@ -4,92 +4,67 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import partial
-from typing import Annotated, Any
-
-import typer
+from typing import Any, ClassVar
 
 from tlfeatures.cli import _options as opt
+from tlfeatures.cli._groups import option
 from tlfeatures.cli._outputs import check_output
+from tlfeatures.cli._parse import parse_augment, parse_hidden_layers
 from tlfeatures.cli._session import BadArgument
 
 __all__ = ["ComparisonOptions", "FileOptions", "StepOptions", "TrainingOptions", "make_finetune"]
 
 _SUFFIXES = (".keras-bundle", ".joblib")
-_training = partial(typer.Option, rich_help_panel="Training")
-_compare = partial(typer.Option, rich_help_panel="Comparison")
+_KEEP = ("better", "finetuned", "frozen")
 
 
 @dataclass(frozen=True)
 class StepOptions(opt.ComputeOptions):
     """Options of the extraction; the batch size is also that of the optimizer."""
 
-    batch_size: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Images per step.", rich_help_panel="Network")
-    ] = 32
+    batch_size: int = option(32, "Images per step.", metavar="N", min=1)
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
     """Options of the training, with the names and meanings of the parameters of `FineTuneClassifier`."""
 
-    train_from: Annotated[
-        str,
-        typer.Option(
-            metavar="LAYER|head|all|N", help="First layer to train, or number of top blocks to train."
-        ),
-    ] = "head"
-    head: Annotated[
-        str, typer.Option(metavar="N,...", help="Widths of hidden layers; values below 1 are dropout rates.")
-    ] = ""
-    epochs: Annotated[int, _training(metavar="N", min=0, help="Number of epochs.")] = 20
-    head_epochs: Annotated[
-        int, _training(metavar="N", min=0, help="Number of epochs of the first stage, which trains the head.")
-    ] = 20
-    linear_start: Annotated[
-        bool, _training("--linear-start", help="Start from a fitted linear head instead of the first stage.")
-    ] = False
-    head_learning_rate: Annotated[float, _training(metavar="X", help="Learning rate of the first stage.")] = (
-        1e-3
+    panel: ClassVar[str] = "Training"
+
+    train_from: str = option(
+        "head", "First layer to train, or number of top blocks to train.", metavar="LAYER|head|all|N"
     )
-    learning_rate: Annotated[
-        float | None,
-        _training(metavar="X", help="By default 0.001 if only the head is trained, otherwise 0.0003."),
-    ] = None
-    layer_decay: Annotated[
-        float, _training(metavar="X", help="Factor of the learning rate from each block to the block below.")
-    ] = 1.0
-    schedule: Annotated[str, _training(metavar="NAME", help="cosine, step or constant.")] = "cosine"
-    weight_decay: Annotated[float, _training(metavar="X", help="Weight decay of AdamW.")] = 1e-4
-    augment: Annotated[
-        str | None,
-        _training(
-            metavar="NAME=X,...",
-            help="Augmentations, such as crop=4,flip=horizontal,rotation=0.05,color=0.2.",
-        ),
-    ] = None
-    tta: Annotated[
-        int, _training(metavar="N", min=0, help="Number of augmented views to average for each prediction.")
-    ] = 0
-    balanced: Annotated[bool, _training("--balanced", help="Weight classes inversely to their sizes.")] = (
-        False
+    head: str = option("", "Widths of hidden layers; values below 1 are dropout rates.", metavar="N,...")
+    epochs: int = option(20, "Number of epochs.", metavar="N", min=0)
+    head_epochs: int = option(
+        20, "Number of epochs of the first stage, which trains the head.", metavar="N", min=0
     )
-    normalization: Annotated[
-        str,
-        _training(metavar="NAME", help="auto, or data: mean and standard deviation of the training images."),
-    ] = "auto"
-    validation_fraction: Annotated[
-        float, _training(metavar="X", help="Fraction of the images for validation.")
-    ] = 0.1
-    patience: Annotated[
-        int | None,
-        _training(metavar="N", min=1, help="Stop a stage after N epochs without improvement."),
-    ] = None
-    checkpoints: Annotated[
-        str | None,
-        _training(metavar="DIR", help="Folder of checkpoints, from which an interrupted training resumes."),
-    ] = None
-    seed: Annotated[int, _training(metavar="N", min=0, help="Seed of all random numbers.")] = 0
+    linear_start: bool = option(False, "Start from a fitted linear head instead of the first stage.")
+    head_learning_rate: float = option(1e-3, "Learning rate of the first stage.", metavar="X")
+    learning_rate: float | None = option(
+        None, "By default 0.001 if only the head is trained, otherwise 0.0003.", metavar="X"
+    )
+    layer_decay: float = option(
+        1.0, "Factor of the learning rate from each block to the block below.", metavar="X"
+    )
+    schedule: str = option("cosine", "cosine, step or constant.", metavar="NAME")
+    weight_decay: float = option(1e-4, "Weight decay of AdamW.", metavar="X")
+    augment: str | None = option(
+        None, "Augmentations, such as crop=4,flip=horizontal,rotation=0.05,color=0.2.", metavar="NAME=X,..."
+    )
+    tta: int = option(0, "Number of augmented views to average for each prediction.", metavar="N", min=0)
+    balanced: bool = option(False, "Weight classes inversely to their sizes.")
+    normalization: str = option(
+        "auto", "auto, or data: mean and standard deviation of the training images.", metavar="NAME"
+    )
+    validation_fraction: float = option(0.1, "Fraction of the images for validation.", metavar="X")
+    patience: int | None = option(
+        None, "Stop a stage after N epochs without improvement.", metavar="N", min=1
+    )
+    checkpoints: str | None = option(
+        None, "Folder of checkpoints, from which an interrupted training resumes.", metavar="DIR"
+    )
+    seed: int = option(0, "Seed of all random numbers.", metavar="N", min=0)
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters of `FineTuneClassifier` and `FineTuneRegressor`."""
@@ -111,33 +86,21 @@ class TrainingOptions:
 class ComparisonOptions:
     """Comparison of the fine-tuned network with the frozen pipeline."""
 
-    frozen: Annotated[
-        str, _compare(metavar="NAME", help="Head of the frozen pipeline to compare with, as in `fit`.")
-    ] = ""
-    cv: Annotated[int, _compare(metavar="K", min=0, help="Number of folds; 0 for no comparison.")] = 3
-    repeats: Annotated[
-        int | None,
-        _compare(
-            metavar="N",
-            min=1,
-            help="Repeats with different folds; by default more than one below 500 images.",
-        ),
-    ] = None
-    scoring: Annotated[
-        str | None,
-        _compare(
-            metavar="NAME", help="Any scorer of scikit-learn; by default accuracy, or r2 for regression."
-        ),
-    ] = None
-    task: Annotated[
-        str, _compare(metavar="NAME", help="classification, regression, or auto: inferred from the labels.")
-    ] = "auto"
-    keep: Annotated[str, _compare(metavar="NAME", help="Model to save: better, finetuned or frozen.")] = (
-        "better"
+    panel: ClassVar[str] = "Comparison"
+
+    frozen: str | None = option(
+        None, "Head of the frozen pipeline to compare with, as in `fit`.", metavar="NAME"
     )
+    cv: int = option(3, "Number of folds; 0 for no comparison.", metavar="K", min=0)
+    repeats: int | None = option(
+        None, "Repeats with different folds; by default more than one below 500 images.", metavar="N", min=1
+    )
+    scoring: opt.Scoring = None
+    task: opt.Task = "auto"
+    keep: str = option("better", "Model to save: better, finetuned or frozen.", metavar="NAME")
 
     def __post_init__(self) -> None:
-        if self.keep not in ("better", "finetuned", "frozen"):
+        if self.keep not in _KEEP:
             raise BadArgument(f"--keep {self.keep!r}; expected better, finetuned or frozen.")
 
 
@@ -145,27 +108,19 @@ class ComparisonOptions:
 class FileOptions:
     """Output files and formats."""
 
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="Save the model to this file, with the suffix .keras-bundle or .joblib. `predict` recognizes "
-            "either format by its content.",
-        ),
-    ] = None
-    show_augmentations: Annotated[
-        str | None,
-        typer.Option(metavar="FILE.png", help="Draw augmented views of some images and exit."),
-    ] = None
-    curves: Annotated[
-        str | None, typer.Option(metavar="FILE.png", help="Draw the loss and the score of each epoch.")
-    ] = None
-    whole: Annotated[
-        bool, typer.Option("--whole", help="Save all weights, not only those that training changed.")
-    ] = False
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False
+    output: str | None = option(
+        None,
+        "Save the model to this file, with the suffix .keras-bundle or .joblib. `predict` recognizes either "
+        "format by its content.",
+        "-o",
+        metavar="FILE",
+    )
+    show_augmentations: str | None = option(
+        None, "Draw augmented views of some images and exit.", metavar="FILE.png"
+    )
+    curves: str | None = option(None, "Draw the loss and the score of each epoch.", metavar="FILE.png")
+    whole: bool = option(False, "Save all weights, not only those that training changed.")
+    force: bool = option(False, "Overwrite an existing file.")
     as_json: opt.Json = False
 
     def check(self) -> None:
@@ -176,9 +131,9 @@ class FileOptions:
                 raise BadArgument(
                     f"-o {self.output!r} exists. Name another file, or pass --force to overwrite it."
                 )
-        for option, path in (("--curves", self.curves), ("--show-augmentations", self.show_augmentations)):
+        for name, path in (("--curves", self.curves), ("--show-augmentations", self.show_augmentations)):
             if path is not None:
-                check_output(path, (".png",), True, option)
+                check_output(path, (".png",), True, name)
 
 
 def make_finetune(
@@ -187,11 +142,7 @@ def make_finetune(
     """Make the estimator that the options describe, and check its parameters."""
     from tlfeatures.finetune import FineTuneClassifier, FineTuneRegressor
 
-    parameters = {
-        **network.parameters(),
-        **compute.parameters(),
-        **training.parameters(),
-    }
+    parameters = {**network.parameters(), **compute.parameters(), **training.parameters()}
     if task == "classification":
         estimator = FineTuneClassifier(**parameters, class_weight="balanced" if training.balanced else None)
     elif training.balanced:
@@ -202,37 +153,3 @@ def make_finetune(
         estimator = FineTuneRegressor(**parameters)
     estimator.check_params()
     return estimator
-
-
-def parse_hidden_layers(text: str) -> tuple[float, ...]:
-    """Parse widths of hidden layers and dropout rates.
-
-    >>> parse_hidden_layers("256,0.5")
-    (256, 0.5)
-    """
-    try:
-        return tuple(float(part) if "." in part else int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise BadArgument(
-            f"--head {text!r}; expected widths and dropout rates, such as 128 or 256,0.5."
-        ) from None
-
-
-def parse_augment(text: str | None) -> dict[str, Any] | None:
-    """Parse the names and strengths of augmentations.
-
-    >>> parse_augment("crop=4,flip=horizontal")
-    {'crop': 4, 'flip': 'horizontal'}
-    """
-    if not text:
-        return None
-    steps: dict[str, Any] = {}
-    for part in text.split(","):
-        name, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals or not name or not value:
-            raise BadArgument(f"--augment {text!r}; expected NAME=X, such as crop=4,flip=horizontal.")
-        try:
-            steps[name] = int(value) if name == "crop" else float(value)
-        except ValueError:
-            steps[name] = value
-    return steps

@@ -17,6 +17,7 @@ from tlfeatures.cli._extraction import (
     report_unreadable,
     require_readable_rows,
 )
+from tlfeatures.cli._groups import expand_options, option
 from tlfeatures.cli._terminal import count, escape, show_json, show_text, warn
 
 if TYPE_CHECKING:
@@ -33,21 +34,17 @@ _MAX_CLASSES = 12  # classes whose sizes are printed
 class HeadOptions:
     """The head, and its cross-validation."""
 
-    head: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="logreg, linear_svm, svm (default), ridge or knn; for regression ridge (default), svr or linear.",
-        ),
-    ] = None
-    cv: Annotated[
-        int, typer.Option(metavar="K", min=0, help="Number of folds; 0 for no cross-validation.")
-    ] = 5
+    head: str | None = option(
+        None,
+        "logreg, linear_svm, svm (default), ridge or knn; for regression ridge (default), svr or linear.",
+        metavar="NAME",
+    )
+    cv: int = option(5, "Number of folds; 0 for no cross-validation.", metavar="K", min=0)
     scoring: opt.Scoring = None
     task: opt.Task = "auto"
 
 
-@opt.expand_options
+@expand_options
 def fit(
     source: opt.TrainingSource,
     network: opt.NetworkOptions,

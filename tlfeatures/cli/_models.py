@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from tlfeatures.cli._options import ImageSize, Json, parse_image_size
+from tlfeatures.cli._options import ImageSize, Json
+from tlfeatures.cli._parse import parse_image_size
 from tlfeatures.cli._terminal import count, show_json, show_table, show_text
 
 

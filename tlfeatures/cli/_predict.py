@@ -10,6 +10,7 @@ import typer
 
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._extraction import Tally, extract_images, report_unreadable
+from tlfeatures.cli._groups import expand_options
 from tlfeatures.cli._saved_models import Fitted, Predictions, SavedModel
 from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._terminal import count, show_json, show_table, show_text, warn
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from tlfeatures.sources import Source
 
 
-@opt.expand_options
+@expand_options
 def predict(
     model: SavedModel,
     items: Annotated[

@@ -8,11 +8,10 @@ import lzma
 import os
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from tlfeatures.cli._options import parse_cache
+from tlfeatures.cli._groups import argument, option
+from tlfeatures.cli._parse import parse_cache
 from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._terminal import stderr_is_terminal, warn
 
@@ -31,28 +30,16 @@ _LZ4 = b"\x04\x22\x4d\x18"
 class SavedModel:
     """File of a saved model, and options to run it."""
 
-    pipe: Annotated[
-        str,
-        typer.Argument(
-            metavar="PIPE",
-            help="File saved by `fit`, `select` or `finetune`. Loading a .joblib file can run code: load only files "
-            "you trust.",
-        ),
-    ]
-    cache: Annotated[
-        str | None,
-        typer.Option(
-            "--cache",
-            metavar="auto|none|DIR",
-            help="Folder of the embedding store; by default that of the model.",
-        ),
-    ] = None
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            "--batch-size", metavar="N", min=1, help="Images per batch; by default that of the model."
-        ),
-    ] = None
+    pipe: str = argument(
+        "PIPE",
+        "File saved by `fit`, `select` or `finetune`. Loading a .joblib file can run code: load only files you trust.",
+    )
+    cache: str | None = option(
+        None, "Folder of the embedding store; by default that of the model.", metavar="auto|none|DIR"
+    )
+    batch_size: int | None = option(
+        None, "Images per batch; by default that of the model.", metavar="N", min=1
+    )
 
     def load(self) -> Fitted:
         """Load the file, whose format is recognized by its content.

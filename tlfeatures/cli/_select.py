@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import json
 import os
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
@@ -18,6 +16,8 @@ from tlfeatures.cli import _options as opt
 from tlfeatures.cli._duplicates import warn_of_duplicates, warn_of_label_conflicts
 from tlfeatures.cli._extraction import get_paths, report_unreadable
 from tlfeatures.cli._fit import DEFAULT_SCORING, check_scorer_name
+from tlfeatures.cli._groups import expand_options, option
+from tlfeatures.cli._parse import parse_heads, parse_image_size, parse_model, split_names
 from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._terminal import count, escape, show_json, show_table, show_text
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from tlfeatures.selection import FeatureSearchCV
 
-_network = partial(typer.Option, rich_help_panel="Network")
 _N_SHOWN = 10  # candidates in the table on the terminal
 _COLUMNS = ["score", "se", "network", "image_size", "resize", "layer", "pooling", "head", "settings", "width"]
 _PIPELINE = "pipeline.joblib"
@@ -36,87 +35,64 @@ _PIPELINE = "pipeline.joblib"
 class SearchSpace:
     """Networks, layers, poolings, image sizes, resize methods and heads to search."""
 
-    model: Annotated[
-        str,
-        _network(
-            "--model", "-m", metavar="NAME,...", help="Networks, see `tlfeatures models`, or .keras files."
-        ),
-    ] = "mobilenet"
-    layer: Annotated[
-        str,
-        _network(
-            "--layer",
-            "-l",
-            metavar="auto|NAME,...",
-            help="auto: the standard layers, and the last two and three concatenated; a+b concatenates a and b.",
-        ),
-    ] = "auto"
-    pooling: Annotated[str, _network(metavar="NAME,...", help="avg, max, avgmax, gem or flatten.")] = (
-        "avg,max"
+    panel: ClassVar[str] = "Network"
+
+    model: str = option(
+        "mobilenet", "Networks, see `tlfeatures models`, or .keras files.", "-m", metavar="NAME,..."
     )
-    image_size: Annotated[
-        str,
-        _network(
-            metavar="auto|N,...", help="auto: the network's default and half of it; or N, HxW or default."
-        ),
-    ] = "auto"
-    resize: Annotated[str, _network(metavar="NAME,...", help="stretch, crop or pad.")] = "stretch,crop"
-    head: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME,...",
-            help="logreg, linear_svm, svm, ridge, knn; for regression ridge, svr, linear. svm:C=1/10 is a grid.",
-        ),
-    ] = None
+    layer: str = option(
+        "auto",
+        "auto: the standard layers, and the last two and three concatenated; a+b concatenates a and b.",
+        "-l",
+        metavar="auto|NAME,...",
+    )
+    pooling: str = option("avg,max", "avg, max, avgmax, gem or flatten.", metavar="NAME,...")
+    image_size: str = option(
+        "auto",
+        "auto: the network's default and half of it; or N, HxW or default.",
+        metavar="auto|N,...",
+    )
+    resize: str = option("stretch,crop", "stretch, crop or pad.", metavar="NAME,...")
 
     def parameters(self) -> dict[str, Any]:
-        """Return the parameters of `FeatureSearchCV` for the search space."""
+        """Return the parameters of `FeatureSearchCV` for the embeddings."""
         return {
-            "models": [opt.parse_model(name) for name in opt.split_names("--model", self.model)],
+            "models": [parse_model(name) for name in split_names("--model", self.model)],
             "layers": _parse_layers(self.layer),
-            "poolings": opt.split_names("--pooling", self.pooling),
+            "poolings": split_names("--pooling", self.pooling),
             "image_sizes": _parse_sizes(self.image_size),
-            "resize": opt.split_names("--resize", self.resize),
-            "heads": parse_heads(self.head),
+            "resize": split_names("--resize", self.resize),
         }
 
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """Cross-validation and choice of the best candidate."""
+    """Heads, cross-validation and choice of the best candidate."""
 
-    cv: Annotated[int, typer.Option(metavar="K", min=2, help="Number of folds.")] = 5
-    scoring: opt.Scoring = None
-    rule: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME", help="best, or 1se: the cheapest network within one standard error of the best."
-        ),
-    ] = "best"
-    nested: Annotated[
-        bool, typer.Option("--nested", help="Estimate the score of the selection by nested cross-validation.")
-    ] = False
-    prescreen: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=1, help="Cross-validate only the N embeddings with the best prescreen scores."
-        ),
-    ] = None
-    prescreen_method: Annotated[str, typer.Option(metavar="NAME", help="logme, hscore or shrunk_hscore.")] = (
-        "logme"
+    head: str | None = option(
+        None,
+        "logreg, linear_svm, svm, ridge, knn; for regression ridge, svr, linear. svm:C=1/10 is a grid.",
+        metavar="NAME,...",
     )
-    dedupe_groups: Annotated[
-        bool, typer.Option("--dedupe-groups", help="Keep duplicates and near-duplicates in one fold.")
-    ] = False
-    duplicate_threshold: Annotated[
-        float, typer.Option(metavar="X", help="Cosine similarity from which images are near-duplicates.")
-    ] = 0.95
+    cv: int = option(5, "Number of folds.", metavar="K", min=2)
+    scoring: opt.Scoring = None
+    rule: str = option(
+        "best",
+        "best, or 1se: the cheapest network within one standard error of the best.",
+        metavar="NAME",
+    )
+    nested: bool = option(False, "Estimate the score of the selection by nested cross-validation.")
+    prescreen: int | None = option(
+        None, "Cross-validate only the N embeddings with the best prescreen scores.", metavar="N", min=1
+    )
+    prescreen_method: str = option("logme", "logme, hscore or shrunk_hscore.", metavar="NAME")
+    dedupe_groups: bool = option(False, "Keep duplicates and near-duplicates in one fold.")
+    duplicate_threshold: float = option(
+        0.95, "Cosine similarity from which images are near-duplicates.", metavar="X"
+    )
     task: opt.Task = "auto"
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed for shuffling the folds.")] = 0
-    jobs: Annotated[
-        int | None,
-        typer.Option("--jobs", "-j", metavar="N", help="Number of parallel processes; -1 for all cores."),
-    ] = None
+    seed: int = option(0, "Seed for shuffling the folds.", metavar="N", min=0)
+    jobs: int | None = option(None, "Number of parallel processes; -1 for all cores.", "-j", metavar="N")
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters of `FeatureSearchCV` for the selection."""
@@ -125,10 +101,11 @@ class SearchOptions:
         parameters = dataclasses.asdict(self)
         parameters["random_state"] = parameters.pop("seed")
         parameters["n_jobs"] = parameters.pop("jobs")
+        parameters["heads"] = parse_heads(parameters.pop("head"))
         return parameters
 
 
-@opt.expand_options
+@expand_options
 def select(
     context: typer.Context,
     source: opt.TrainingSource,
@@ -203,44 +180,14 @@ def _check_folder(path: str, source: str, force: bool) -> None:
 def _parse_layers(text: str) -> Any:
     if text == "auto":
         return "auto"
-    return [name.split("+") if "+" in name else name for name in opt.split_names("--layer", text)]
+    return [name.split("+") if "+" in name else name for name in split_names("--layer", text)]
 
 
 def _parse_sizes(text: str) -> Any:
     if text == "auto":
         return "auto"
-    names = opt.split_names("--image-size", text)
-    return [None if name == "default" else opt.parse_image_size(name) for name in names]
-
-
-def parse_heads(text: str | None) -> list[str] | dict[str, dict[str, list[Any]] | None] | None:
-    """Return the parameter `heads` of `FeatureSearchCV`: names of heads, with grids if any has one.
-
-    >>> parse_heads("ridge,svm:C=1/10"), parse_heads("ridge")
-    ({'ridge': None, 'svm': {'C': [1, 10]}}, ['ridge'])
-    """
-    if text is None:
-        return None
-    heads: dict[str, dict[str, list[Any]] | None] = {}
-    for head in opt.split_names("--head", text):
-        name, *settings = head.split(":")
-        grid = {}
-        for setting in settings:
-            key, equals, values = setting.partition("=")
-            if not (key and equals and values):
-                raise BadArgument(
-                    f"--head {head!r}: {setting!r} is not a setting; expected for example svm:C=1/10 for two values."
-                )
-            grid[key] = [_parse_literal(value) for value in values.split("/")]
-        heads[name] = grid or None
-    return heads if any(heads.values()) else list(heads)
-
-
-def _parse_literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    names = split_names("--image-size", text)
+    return [None if name == "default" else parse_image_size(name) for name in names]
 
 
 def _write(search: FeatureSearchCV, y: np.ndarray, folder: str, context: typer.Context) -> None:
