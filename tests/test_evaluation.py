@@ -46,6 +46,7 @@ def test_folds_are_stratified_and_keep_groups():
     groups = check_groups([f"patient {i // 4}" for i in range(60)], 60)
     for train, test in make_folds(5, y, groups, "classification", 0):
         assert not set(groups[train]) & set(groups[test])
+        assert (y[test] == "a").sum() == 8 and len(test) == 12
     for train, test in make_folds(5, np.linspace(0, 1, 60), groups, "regression", 0):
         assert not set(groups[train]) & set(groups[test])
     assert sorted(np.concatenate([test for _, test in folds])) == list(range(60))

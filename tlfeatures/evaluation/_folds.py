@@ -213,7 +213,7 @@ def _split_default(k: int, y: np.ndarray, groups: np.ndarray | None, task: str, 
                 "no fold can both train on it and test it. Drop the class, or divide the group.",
                 "groups",
             )
-    folds = list(StratifiedGroupKFold(k, shuffle=True, random_state=seed).split(rows, codes, groups))
+    folds = _split_stratified_groups(k, codes, groups, seed)
     if any(len(test) == 0 for _, test in folds):  # one group may be larger than a fold
         largest = np.bincount(groups).max()
         raise InvalidParameterError(
@@ -222,6 +222,13 @@ def _split_default(k: int, y: np.ndarray, groups: np.ndarray | None, task: str, 
             "cv",
         )
     return folds
+
+
+def _split_stratified_groups(k: int, y: np.ndarray, groups: np.ndarray, seed: int) -> list[Fold]:
+    """Split as ``StratifiedGroupKFold(shuffle=True)``, which does not stratify before scikit-learn 1.8."""
+    names, numbers = np.unique(groups, return_inverse=True)
+    order = np.random.RandomState(seed).permutation(len(names))
+    return list(StratifiedGroupKFold(k).split(y, y, np.argsort(order)[numbers]))
 
 
 def _check_rows(part: Any, i: int, n: int) -> np.ndarray:
@@ -266,10 +273,12 @@ def _split_groups(
     if n < 2:
         raise ValueError(f"All images are in one group, so none can be kept for validation. {fix}")
     folds = min(n, max(2, round(1 / fraction)))
-    splitter = (GroupKFold if classes is None else StratifiedGroupKFold)(
-        folds, shuffle=True, random_state=int(rng.integers(1 << 31))
-    )
-    for train, validation in splitter.split(y, y, groups):
+    seed = int(rng.integers(1 << 31))
+    if classes is None:
+        splits = list(GroupKFold(folds, shuffle=True, random_state=seed).split(y, y, groups))
+    else:
+        splits = _split_stratified_groups(folds, y, groups, seed)
+    for train, validation in splits:
         if classes is None or len(np.unique(y[train])) == len(classes):
             return validation
     raise ValueError(f"No split of the groups leaves training images of every class. {fix}")
