@@ -17,6 +17,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from PIL import __version__ as pillow_version
 
 from tests.image_helpers import (  # noqa: F401
     INVERSE_TRANSPOSITION,
@@ -372,14 +373,35 @@ def test_transparency_of_grey_palette_and_rgb_images():
 
 
 @pytest.mark.parametrize(
-    "fmt, mode", [("JPEG", "CMYK"), ("TIFF", "CMYK"), ("TIFF", "YCbCr"), ("TIFF", "LAB")]
+    "fmt, mode, options",
+    [
+        ("JPEG", "CMYK", {}),
+        ("TIFF", "CMYK", {}),
+        ("TIFF", "YCbCr", {"compression": "tiff_lzw"}),
+        ("TIFF", "YCbCr", {"compression": "jpeg"}),
+        ("TIFF", "LAB", {}),
+    ],
 )
-def test_other_colour_spaces_are_converted_to_rgb(fmt, mode):
+def test_other_colour_spaces_are_converted_to_rgb(fmt, mode, options):
+    im, expected = Image.new("RGB", (12, 16), (200, 40, 90)), [200, 40, 90]
     if mode == "LAB":
-        data, expected = encode(Image.frombytes("LAB", (12, 16), bytes([128, 0, 0]) * 192), fmt), [119] * 3
-    else:
-        data, expected = encode(Image.new("RGB", (12, 16), (200, 40, 90)).convert(mode), fmt), [200, 40, 90]
+        im, expected = Image.frombytes("LAB", (12, 16), bytes([128, 0, 0]) * 192), [119] * 3
+    data = encode(im if mode == "LAB" else im.convert(mode), fmt, **options)
     assert np.abs(pixels([data])[4, 3] - expected).max() <= 3
+
+
+def test_uncompressed_ycbcr_is_read_correctly_or_not_at_all():
+    """Pillow before 13 reads other pixels, from the data of the next page; no version reads subsampled colours."""
+    im = Image.new("RGB", (12, 16), (200, 40, 90)).convert("YCbCr")
+    data = encode(im, "TIFF", save_all=True, append_images=[im])
+    if int(pillow_version.split(".")[0]) < 13:
+        assert "uncompressed TIFF file in YCbCr needs a newer Pillow: pip install -U 'pillow>=13'" in reason(
+            [data]
+        )
+    else:
+        assert np.abs(pixels([data])[4, 3] - [200, 40, 90]).max() <= 3
+    subsampled = encode(im, "TIFF", save_all=True, append_images=[im], tiffinfo={530: (2, 2)})
+    assert "uncompressed TIFF file with subsampled colours (YCbCr): save it as RGB" in reason([subsampled])
 
 
 def test_first_frame_of_animations_and_multi_page_files_is_read():

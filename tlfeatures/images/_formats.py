@@ -6,8 +6,10 @@ import contextlib
 import functools
 import io
 import struct
+from typing import Any
 
 from PIL import Image
+from PIL.ExifTags import Base
 
 __all__ = ["Unreadable", "open_image", "readable"]
 
@@ -58,6 +60,8 @@ def open_image(data: bytes) -> Image.Image:
             damage = damage or f"damaged {name} file: {e or type(e).__name__}"
             continue
         _check_size(im.size)
+        if name == "TIFF":
+            _check_ycbcr(im)
         return im
     if prefix[4:8] == b"ftyp" and prefix[8:12] in _HEIF_BRANDS:
         return _open_heif(data)
@@ -76,6 +80,19 @@ def _check_size(size: tuple[int, int]) -> None:
         raise Unreadable(
             f"{size[0]} x {size[1]} pixels are more than the pixel limit of {limit:,}: cut it into tiles, or raise "
             "PIL.Image.MAX_IMAGE_PIXELS"
+        )
+
+
+def _check_ycbcr(im: Any) -> None:
+    """Reject uncompressed YCbCr that Pillow reads as other pixels: all before version 13, and subsampled colours."""
+    tags = im.tag_v2
+    if tags.get(Base.PhotometricInterpretation) != 6 or tags.get(Base.Compression, 1) != 1:
+        return
+    if tags.get(Base.YCbCrSubSampling, (2, 2)) != (1, 1):
+        raise Unreadable("an uncompressed TIFF file with subsampled colours (YCbCr): save it as RGB")
+    if im.mode != "YCbCr":
+        raise Unreadable(
+            "an uncompressed TIFF file in YCbCr needs a newer Pillow: pip install -U 'pillow>=13', or save it as RGB"
         )
 
 
