@@ -5,13 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
-# only Keras 3.8 among the supported versions; ../constraints-oldest.txt has it
-KERAS_3_8 = metadata.version("keras").startswith("3.8.")
 # the cheapest network of each module of keras.applications, and the side in pixels of its test images
 FAMILIES = {
     "vgg16": 48,

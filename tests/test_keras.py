@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from tests.networks import KERAS_3_8, relative_difference, to_array
+from tests.networks import relative_difference, to_array
 from tlfeatures._keras import PRECISIONS, compile_frozen, is_model, keras, keras_version, weights_folders
 from tlfeatures.errors import MissingDependencyError
 from tlfeatures.networks import Backbone
@@ -87,7 +87,6 @@ def test_channels_first_raises_an_error():
         config.set_image_data_format(before)
 
 
-@pytest.mark.xfail(KERAS_3_8, reason="Keras 3.8 rounds in the global policy where later versions do not")
 def test_a_global_dtype_policy_does_not_change_embeddings():
     plain = Backbone("mobilenet_0.25", None, 32)
     pixels = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), dtype="uint8")

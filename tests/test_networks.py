@@ -12,7 +12,6 @@ import pytest
 
 from tests.networks import (
     FAMILIES,
-    KERAS_3_8,
     avg_and_max,
     build,
     cosines,
@@ -225,7 +224,6 @@ def test_precisions_are_close_and_have_different_recipes(name, make_network):
     assert len(digests) == 1
 
 
-@pytest.mark.xfail(KERAS_3_8, reason="Keras 3.8 describes the casts of a mixed policy in another way")
 def test_float32_does_not_depend_on_the_policy_of_the_model():
     """A model saved under a mixed policy has the same digest, so it must give the same embeddings."""
     import keras

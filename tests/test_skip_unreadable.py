@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import shutil
-from importlib import metadata
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,7 @@ from scipy.sparse import csr_array
 from sklearn import config_context
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
-from sklearn.metrics import log_loss
+from sklearn.metrics import accuracy_score, log_loss, make_scorer
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_predict, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline
@@ -171,27 +170,26 @@ def test_sample_weights_of_rows_with_nan_are_removed():
     assert_array_equal(pipe[0].estimator_.coef_, expected.coef_)
 
 
-@pytest.mark.skipif(
-    metadata.version("scikit-learn").startswith("1.6."),
-    reason="Pipeline.score of scikit-learn 1.6 needs more routes",
-)
 def test_metadata_routing_through_a_pipeline_and_grid_search():
     weight = np.tile([1.0, 2.0, 100.0, 3.0, 4.0, 100.0], 3)
     tiled, labels = np.tile(X, (3, 1)), np.tile(y, 3)
     readable = ~np.isnan(tiled).any(axis=1)
     with config_context(enable_metadata_routing=True):
+        scorer = make_scorer(accuracy_score).set_score_request(sample_weight=True)
         inner = LogisticRegression().set_fit_request(sample_weight=True)
         skip = SkipUnreadable(inner).set_score_request(sample_weight=True)
         pipe = Pipeline([("lr", skip)])
-        search = GridSearchCV(pipe, {"lr__estimator__C": [0.5]}, cv=3).fit(
+        search = GridSearchCV(pipe, {"lr__estimator__C": [0.5]}, cv=3, scoring=scorer).fit(
             tiled, labels, sample_weight=weight
         )
+        score = search.best_estimator_.score(tiled, labels, sample_weight=weight)
         not_requested = SkipUnreadable(LogisticRegression().set_fit_request(sample_weight=False))
         assert not_requested.fit(tiled, labels).n_unreadable_ == 6
     expected = LogisticRegression(C=0.5).fit(
         tiled[readable], labels[readable], sample_weight=weight[readable]
     )
     assert_array_equal(search.best_estimator_[-1].estimator_.coef_, expected.coef_)
+    assert score == pytest.approx(10 / 210)  # the rows with NaN have most of the weight
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import numpy as np
 from tlfeatures._keras import PRECISIONS, keras, untouched_random_state
 from tlfeatures.errors import UnknownNameError
 from tlfeatures.extract import FeatureSpec
-from tlfeatures.networks import pool, walk
+from tlfeatures.networks import copy_operation, find_autocasts, pool, walk
 
 __all__ = [
     "Trunk",
@@ -87,26 +87,24 @@ def _copy_flat(model: Any, x: Any, policy: str, operations: dict[str, tuple[Any,
     """Apply copies of the layers of ``model`` and of its nested models to ``x``; add them to ``operations``."""
     originals = {operation.name: operation for operation in model.operations}
     original_names: dict[str, str] = {}
+    autocasts, dtype = find_autocasts(model), keras().DTypePolicy(policy).compute_dtype
 
     def copy(operation: Any) -> Any:
         if hasattr(operation, "operations"):
             return operation  # a nested model, which is copied when it is called
-        config = operation.get_config()
-        if getattr(operation, "dtype_policy", None) is not None:
-            config["dtype"] = policy
         name = f"{model.name}_{operation.name}" if operation.name in operations else operation.name
-        if "name" in config:
-            config["name"] = name
-        is_lambda = isinstance(operation, keras().layers.Lambda)  # its code is in memory, so it is trusted
         try:
-            new = type(operation).from_config(config, **({"safe_mode": False} if is_lambda else {}))
+            settings = {"name": name} if "name" in operation.get_config() else {}
+            if getattr(operation, "dtype_policy", None) is not None:
+                settings["dtype"] = policy
+            elif operation.name in autocasts:
+                settings["dtype"] = dtype
+            new = copy_operation(operation, **settings)
         except Exception as error:
             raise ValueError(
                 f"Layer {operation.name!r} ({type(operation).__name__}) cannot be copied for fine-tuning: "
                 f"{' '.join(str(error).split())[:200]}. Give its class get_config and a dtype argument."
             ) from error
-        if is_lambda:
-            new.function = operation.function  # with its closure
         new.name = name  # the configuration of custom layers may have no name
         original_names[new.name] = operation.name
         return new

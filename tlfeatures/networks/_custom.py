@@ -87,7 +87,16 @@ def input_size(model: Any, image_size: tuple[int, int] | None) -> tuple[int, int
 
 
 # operations without weights that do not change the scale of pixels; all others count as normalization
-_NEUTRAL = {"InputLayer", "ZeroPadding2D", "Resizing", "CenterCrop", "Cropping2D", "Dropout", "GaussianNoise"}
+_NEUTRAL = {
+    "InputLayer",
+    "Cast",
+    "ZeroPadding2D",
+    "Resizing",
+    "CenterCrop",
+    "Cropping2D",
+    "Dropout",
+    "GaussianNoise",
+}
 _NORMALIZING = {"Rescaling", "Normalization"}
 
 

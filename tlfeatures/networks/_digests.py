@@ -25,7 +25,7 @@ import numpy as np
 
 from tlfeatures._keras import keras
 from tlfeatures.fingerprints import KEY_BYTES, canonical_json, recipe_digest
-from tlfeatures.networks._graph import walk
+from tlfeatures.networks._graph import find_autocasts, walk
 from tlfeatures.networks._registry import NetworkSpec
 
 __all__ = ["code_identity", "file_digest", "model_digest", "network_digest"]
@@ -93,9 +93,14 @@ def _describe_graph(model: Any) -> dict[str, Any]:
         record.get("name") or record["config"].get("name", str(i))
         for i, record in enumerate(config["layers"])
     ]
-    numbers = {name: i for i, name in enumerate(names)}
+    records = dict(zip(names, config["layers"], strict=True))
+    autocasts = find_autocasts(model) if hasattr(model, "operations") else {}
+    positions: dict[str, Any] = {name: i for i, name in enumerate(n for n in names if n not in autocasts)}
+    for name in autocasts:  # its output has the position of its input
+        (source,) = records.pop(name)["inbound_nodes"][0]["args"]
+        positions[name] = _graph_positions(source["config"]["keras_history"], positions)
     described = []
-    for name, record in zip(names, config["layers"], strict=True):
+    for name, record in records.items():
         operation = operations.get(name)
         entry = {"class": record["class_name"]}
         if hasattr(operation, "layers"):
@@ -106,14 +111,14 @@ def _describe_graph(model: Any) -> dict[str, Any]:
         if record.get("inbound_nodes"):
             entry["inputs"] = [
                 [
-                    _to_json(node["args"], numbers),
-                    {k: _to_json(v, numbers) for k, v in node["kwargs"].items() if v is not None},
+                    _to_json(node["args"], positions),
+                    {k: _to_json(v, positions) for k, v in node["kwargs"].items() if v is not None},
                 ]
                 for node in record["inbound_nodes"]
             ]
         described.append(entry)
     ends = {
-        key: _graph_positions(config[key], numbers)
+        key: _graph_positions(config[key], positions)
         for key in ("input_layers", "output_layers")
         if key in config
     }
@@ -157,18 +162,18 @@ def _keras_class(record: dict[str, Any]) -> type | None:
     return cls if isinstance(cls, type) else None
 
 
-def _to_json(value: Any, numbers: dict[str, int] | None = None) -> Any:
+def _to_json(value: Any, positions: dict[str, Any] | None = None) -> Any:
     """Convert a configuration to a JSON value; tensors become positions in the graph."""
     if value is None or isinstance(value, (bool, int, float)):
         return repr(value) if isinstance(value, float) and not np.isfinite(value) else value
     if isinstance(value, str):
         return value
     if isinstance(value, (list, tuple)):
-        return [_to_json(item, numbers) for item in value]
+        return [_to_json(item, positions) for item in value]
     if isinstance(value, dict):
         kind, config = value.get("class_name"), value.get("config")
         if kind == "__keras_tensor__":
-            return _graph_positions(config["keras_history"], numbers or {})
+            return _graph_positions(config["keras_history"], positions or {})
         if kind == "__lambda__":
             return "code"
         if isinstance(kind, str) and isinstance(config, dict):
@@ -176,18 +181,22 @@ def _to_json(value: Any, numbers: dict[str, int] | None = None) -> Any:
             settings = _settings(config, cls, cls is not None and issubclass(cls, keras().Layer))
             return {"class": kind, "settings": settings}
         return {
-            str(k): _to_json(v, numbers) for k, v in value.items() if k not in ("module", "registered_name")
+            str(k): _to_json(v, positions) for k, v in value.items() if k not in ("module", "registered_name")
         }
     if hasattr(value, "tolist"):
         return _to_json(value.tolist())
     return type(value).__name__
 
 
-def _graph_positions(value: Any, numbers: dict[str, int]) -> Any:
-    """Replace names by numbers in positions in the graph: [layer, node, tensor] or lists of these."""
+def _graph_positions(value: Any, positions: dict[str, Any]) -> Any:
+    """Replace names by numbers in positions in the graph: [layer, node, tensor] or lists of these.
+
+    ``positions`` has the number of each operation, or the whole position of an output that stands for its own.
+    """
     if isinstance(value, (list, tuple)):
-        return [_graph_positions(item, numbers) for item in value]
-    return numbers.get(value, value) if isinstance(value, str) else value
+        items = [_graph_positions(item, positions) for item in value]
+        return items[0] if value and isinstance(value[0], str) and isinstance(items[0], list) else items
+    return positions.get(value, value) if isinstance(value, str) else value
 
 
 # --- custom code -----------------------------------------------------------------------------------

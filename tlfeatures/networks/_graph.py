@@ -9,7 +9,7 @@ from typing import Any
 
 from tlfeatures._keras import keras, untouched_random_state
 
-__all__ = ["Graph", "canonical_operations", "walk", "with_policy"]
+__all__ = ["Graph", "canonical_operations", "copy_operation", "find_autocasts", "walk", "with_policy"]
 
 
 def _auto_prefix(operation: Any) -> str:
@@ -47,6 +47,33 @@ def walk(model: Any) -> Iterator[Any]:
             yield from walk(operation)
 
 
+def find_autocasts(model: Any) -> dict[str, Any]:
+    """Return the casts that only convert the inputs of layers to the dtype in which these compute, by name.
+
+    Up to Keras 3.8, a graph built under a mixed policy has such an operation before each layer whose input has another
+    dtype, and keeps it when it is saved and loaded. Later versions leave the conversion to the layer.
+    """
+    consumers: dict[int, list[Any]] = {}
+    for node in (node for nodes in model._nodes_by_depth.values() for node in nodes):
+        for tensor in node.input_tensors:
+            consumers.setdefault(id(tensor), []).append(node.operation)
+
+    def is_autocast(operation: Any) -> bool:
+        if type(operation).__name__ != "Cast" or isinstance(operation, keras().Layer):
+            return False
+        layers = consumers.get(id(operation.output), [])
+        converts_floats = "float" in operation.input.dtype and "float" in operation.dtype
+        return (
+            converts_floats
+            and bool(layers)
+            and all(
+                getattr(layer, "autocast", False) and layer.input_dtype == operation.dtype for layer in layers
+            )
+        )
+
+    return {operation.name: operation for operation in model.operations if is_autocast(operation)}
+
+
 @dataclass(frozen=True)
 class Graph:
     """A model with its operations and tappable outputs by name, from input to output."""
@@ -59,6 +86,8 @@ class Graph:
     def of(cls, model: Any, canonical: bool) -> Graph:
         """Make the graph of a Functional model, with canonical names or its own names."""
         operations = canonical_operations(model) if canonical else {o.name: o for o in model.operations}
+        autocasts = {id(operation) for operation in find_autocasts(model).values()}
+        operations = {name: o for name, o in operations.items() if id(o) not in autocasts}
         # Operation.output belongs to the graph in which a layer was first used, which may be another one
         calls: dict[int, list[Any]] = {}
         for node in (node for nodes in model._nodes_by_depth.values() for node in nodes):
@@ -75,6 +104,16 @@ def _tap(calls: list[Any]) -> Any:
     return calls[0].outputs[0] if len(shape) in (2, 3, 4) and shape[-1] is not None else None
 
 
+def copy_operation(operation: Any, **settings: Any) -> Any:
+    """Return an operation with the configuration of another, except for ``settings``; its weights are new."""
+    config = {**operation.get_config(), **settings}
+    if not isinstance(operation, keras().layers.Lambda):
+        return type(operation).from_config(config)
+    copy = type(operation).from_config(config, safe_mode=False)  # its code is in memory, so it is trusted
+    copy.function = operation.function  # with its closure and its module
+    return copy
+
+
 def with_policy(model: Any, policy: str) -> Any:
     """Return ``model`` under a dtype policy: the model itself if all layers have that policy, else a copy.
 
@@ -85,11 +124,15 @@ def with_policy(model: Any, policy: str) -> Any:
     """
     if all(_policy(layer) in (None, policy) for layer in walk(model)):
         return model
+    graphs = (graph for graph in (model, *walk(model)) if hasattr(graph, "operations"))
+    autocasts = {id(operation) for graph in graphs for operation in find_autocasts(graph).values()}
+    dtype = keras().DTypePolicy(policy).compute_dtype
 
     def cast(operation: Any) -> Any:
-        changed = {} if _policy(operation) is None else {"dtype": policy}
         try:
-            return type(operation).from_config({**operation.get_config(), **changed})
+            if id(operation) in autocasts:
+                return copy_operation(operation, dtype=dtype)
+            return copy_operation(operation, **({} if _policy(operation) is None else {"dtype": policy}))
         except Exception as error:
             raise ValueError(
                 f"Layer {operation.name!r} ({type(operation).__name__}) cannot be copied to compute in {policy}: "
