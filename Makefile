@@ -1,5 +1,5 @@
 # Each target makes the environments that it needs from Python 3.11 to 3.13 and a package registry.
-.PHONY: demo test test-full test-oldest lint format bench lock clean
+.PHONY: demo test test-full test-oldest lint format bench notebooks lock clean
 .DELETE_ON_ERROR:
 
 VENV := .venv
@@ -61,6 +61,10 @@ $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 bench: $(STAMP)
 	@$(BIN)/python benchmarks/run_all.py $(ARGS)
 	@$(BIN)/python benchmarks/tables.py
+
+# Execute the notebooks and store their outputs in them: `make notebooks`, or `make notebooks ARGS=signs` for one.
+notebooks: $(STAMP)
+	@$(BIN)/python notebooks/execute.py $(ARGS)
 
 # New versions for everything: resolve anew in a venv of its own and write down what came.
 lock:

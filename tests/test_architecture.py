@@ -46,6 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "app": {"features", "report"},
 }
 ALLOWED["cli"] = set(ALLOWED)
+ALLOWED["studies"] = set(ALLOWED)
 for allowed_units in ALLOWED.values():
     for lower in sorted(allowed_units):
         allowed_units |= ALLOWED[lower]  # already complete, because lower layers come first

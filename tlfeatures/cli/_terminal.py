@@ -16,6 +16,7 @@ __all__ = [
     "show_table",
     "show_text",
     "stderr_is_terminal",
+    "to_json",
     "warn",
     "warn_of_list",
 ]
@@ -56,7 +57,7 @@ def warn_of_list(heading: str, items: Sequence[str], limit: int) -> None:
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], best: int | None = None) -> None:
-    """Print a table with right-aligned numbers; row ``best`` is bold."""
+    """Print a table with right-aligned numbers, "seconds" to a tenth; row ``best`` is bold."""
     from rich import box
     from rich.table import Table
 
@@ -66,33 +67,34 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], best: int 
         right = any(isinstance(row[j], (int, float)) for row in rows)
         table.add_column(name, justify="right" if right else "left", overflow="fold")
     for i, row in enumerate(rows):
-        table.add_row(*map(_format_cell, row), style="bold" if i == best else None)
+        cells = map(_format_cell, row, columns)
+        table.add_row(*cells, style="bold" if i == best else None)
     _console().print(table)
 
 
-def _format_cell(value: Any) -> str:
+def _format_cell(value: Any, column: str) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
         return "yes" if value else ""
     if isinstance(value, float):
-        return f"{value:.4f}"
+        return f"{value:.1f}" if column == "seconds" else f"{value:.4f}"
     return f"{value:,}" if isinstance(value, int) else escape(str(value))
 
 
 def show_json(value: Any) -> None:
     """Print ``value`` as JSON on standard output."""
-    sys.stdout.write(json.dumps(_to_json(value), indent=2, default=os.fspath) + "\n")
+    sys.stdout.write(json.dumps(to_json(value), indent=2, default=os.fspath) + "\n")
 
 
-def _to_json(value: Any) -> Any:
+def to_json(value: Any) -> Any:
     """Convert NumPy values to Python's; NaN and infinity, which JSON does not have, become None."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, dict):
-        return {key: _to_json(item) for key, item in value.items()}
+        return {key: to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_to_json(item) for item in value]
+        return [to_json(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -11,6 +11,7 @@ from tlfeatures.sources._folders import is_image_file, read_folder
 from tlfeatures.sources._hdf5 import read_hdf5
 from tlfeatures.sources._manifests import PARQUET, read_manifest
 from tlfeatures.sources._source import ArrayOnDisk, Source, list_siblings, quote_names, suggest_names
+from tlfeatures.sources._splits import read_splits
 
 __all__ = [
     "ArrayOnDisk",
@@ -19,6 +20,7 @@ __all__ = [
     "list_siblings",
     "quote_names",
     "read_source",
+    "read_splits",
     "suggest_names",
 ]
 

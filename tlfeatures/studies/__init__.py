@@ -1,0 +1,18 @@
+"""What the studies in ``pipelines/`` and ``notebooks/`` share: options, timed rows, one table, figures, plain Keras."""
+
+from __future__ import annotations
+
+from tlfeatures.studies._figures import draw_confusion, draw_predictions
+from tlfeatures.studies._networks import describe_network, load_keras_network, load_pixels
+from tlfeatures.studies._study import Study
+from tlfeatures.studies._table import ResultTable
+
+__all__ = [
+    "ResultTable",
+    "Study",
+    "describe_network",
+    "draw_confusion",
+    "draw_predictions",
+    "load_keras_network",
+    "load_pixels",
+]

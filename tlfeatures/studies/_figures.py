@@ -1,0 +1,137 @@
+"""Figures of the studies."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_confusion", "draw_predictions"]
+
+_BLUE, _GREY = "#0072B2", "#b0b0b0"
+
+
+def draw_predictions(
+    images: Any,
+    probabilities: np.ndarray,
+    classes: Sequence[Any],
+    *,
+    titles: Sequence[str] | None = None,
+    top: int = 3,
+    columns: int = 4,
+    subtitle: str = "",
+) -> Figure:
+    """Draw images, each above bars with its most probable classes.
+
+    Parameters
+    ----------
+    images : images, as in :class:`~tlfeatures.CNNFeatures`
+    probabilities : ndarray of shape (n, n_classes)
+    classes : sequence of length n_classes
+        Names of the classes.
+    titles : sequence of str, optional
+        Text above each image, such as its file name or its true class.
+    top : int, default=3
+        Number of classes to draw for each image.
+    columns : int, default=4
+        Largest number of images side by side.
+    subtitle : str
+        Text below the images, such as the name of the network.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ImageReadError
+        If an image cannot be read.
+
+    Examples
+    --------
+    >>> X = np.zeros((2, 32, 32, 3), "uint8")
+    >>> figure = draw_predictions(X, np.array([[0.9, 0.1], [0.2, 0.8]]), ["cat", "dog"])
+    >>> [axes.get_title() for axes in figure.axes if axes.get_title()], len(figure.axes)
+    ([], 4)
+    """
+    from matplotlib.figure import Figure
+
+    pixels = _read(images)
+    probabilities = np.asarray(probabilities, float)
+    if probabilities.shape != (len(pixels), len(classes)):
+        raise ValueError(
+            f"`probabilities` must have shape ({len(pixels)}, {len(classes)}), one row for each image and one column "
+            f"for each class; got {probabilities.shape}. Pass what `predict_proba` returns."
+        )
+    n, top = len(pixels), min(top, len(classes))
+    width = max(1, min(columns, n))
+    height = -(-n // width)
+    figure = Figure((2.4 * width, height * (2.6 + 0.22 * top) + 0.5), layout="constrained")
+    ratios = [10, 1 + top] * height
+    axes = figure.subplots(2 * height, width, squeeze=False, gridspec_kw={"height_ratios": ratios})
+    for ax in axes.ravel():
+        ax.set_axis_off()
+    for i in range(n):
+        image, bars = axes[2 * (i // width), i % width], axes[2 * (i // width) + 1, i % width]
+        image.imshow(pixels[i])
+        if titles is not None:
+            image.set_title(_shorten(titles[i]), fontsize=8)
+        best = np.argsort(-probabilities[i], kind="stable")[:top]
+        bars.barh(range(top), probabilities[i][best], color=[_BLUE] + [_GREY] * (top - 1), height=0.7)
+        for row, k in enumerate(best):
+            bars.text(-0.03, row, _shorten(classes[k], 12), ha="right", va="center", fontsize=8)
+            text = f"{probabilities[i][k]:.1%}"
+            bars.text(probabilities[i][k] + 0.02, row, text, va="center", fontsize=8)
+        bars.set(xlim=(-0.65, 1.35), ylim=(top - 0.4, -0.6))
+    if subtitle:
+        text = textwrap.fill(subtitle, int(32 * width))
+        figure.supxlabel(text, fontsize=8, color="0.35")
+    return figure
+
+
+def draw_confusion(y: np.ndarray, predicted: np.ndarray, title: str = "") -> Figure:
+    """Draw the confusion matrix of predicted labels.
+
+    Parameters
+    ----------
+    y, predicted : ndarray of shape (n,)
+    title : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Examples
+    --------
+    >>> figure = draw_confusion(np.array(["cat", "dog"]), np.array(["cat", "cat"]))
+    >>> figure.axes[0].get_xlabel()
+    'Predicted label'
+    """
+    from matplotlib.figure import Figure
+    from sklearn.metrics import ConfusionMatrixDisplay
+
+    side = max(3.6, 1.6 + 0.5 * len(np.unique(np.concatenate([y, predicted]))))
+    figure = Figure((side, side + 0.5), layout="constrained")
+    ConfusionMatrixDisplay.from_predictions(
+        y, predicted, ax=figure.add_subplot(), cmap="Blues", colorbar=False, xticks_rotation="vertical"
+    )
+    figure.suptitle(textwrap.fill(title, int(12 * side)), fontsize=9)
+    return figure
+
+
+def _shorten(text: Any, length: int = 26) -> str:
+    text = str(text)
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def _read(images: Any, side: int = 224) -> list[np.ndarray]:
+    """Decode images to squares, padded with black."""
+    from tlfeatures.images import Decoder, Images
+
+    images = Images.of(images)
+    return [images.decode(i, Decoder((side, side), "pad"))[1] for i in range(len(images))]

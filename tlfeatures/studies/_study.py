@@ -1,0 +1,251 @@
+"""`Study`: the command line of a study, its progress, its table and its files."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tlfeatures._files import write_file
+from tlfeatures.cli._session import report_error, session
+from tlfeatures.cli._terminal import show_table, show_text, stderr_is_terminal, to_json, warn
+from tlfeatures.errors import RandomWeightsWarning
+from tlfeatures.studies._networks import describe_network
+from tlfeatures.studies._table import ResultTable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from tlfeatures import CNNFeatures
+    from tlfeatures.sources import Source
+
+__all__ = ["Study"]
+
+_INTERRUPTED = 130  # exit code after SIGINT
+
+
+class Study:
+    """A study that runs from the command line: options, progress, one table at the end, and files.
+
+    Parameters
+    ----------
+    name : str
+        Name of the file in ``pipelines/``.
+    description : str
+        Text of ``--help``, such as the docstring of that file.
+    tutorial_network : str
+        Network that the tutorial uses; every output says if another one stands in for it.
+    data : str
+        Default of ``--data``.
+
+    Attributes
+    ----------
+    parser : argparse.ArgumentParser
+        Has the options of all studies; a study can add its own.
+    args : argparse.Namespace
+        Values of the options, in `run`. ``args.weights`` is None for random weights.
+    network : str
+        The network, and which one it stands in for, in `run`.
+    results : ResultTable
+
+    Examples
+    --------
+    >>> study = Study("example", "An example.", tutorial_network="tiny", data="images")
+    >>> def repeat(study):
+    ...     with study.measure("a constant") as row:
+    ...         row["accuracy"] = 0.5
+    >>> import tempfile
+    >>> study.run(repeat, ["--model", "tiny", "--out", tempfile.mkdtemp()])
+    Network: tiny, the network of the tutorial
+    ...
+    0
+    """
+
+    def __init__(self, name: str, description: str, *, tutorial_network: str, data: str) -> None:
+        self.name, self.tutorial_network = name, tutorial_network
+        self.args = argparse.Namespace()
+        self.network = ""
+        self.results = ResultTable()
+        self.figures: list[str] = []
+        self.parser = argparse.ArgumentParser(
+            prog=f"{name}.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        add = self.parser.add_argument
+        add("--data", default=data, metavar="SOURCE", help="the images (default: %(default)s)")
+        add("--model", default="mobilenet_0.75", metavar="NAME",
+            help="network (default: %(default)s); the tutorial uses " + tutorial_network)  # fmt: skip
+        add("--weights", default="imagenet", type=_weights, metavar="FILE",
+            help="imagenet, random, or a weights file (default: imagenet)")  # fmt: skip
+        add("--image-size", type=int, metavar="PIXELS", help="side of the images (default: the network's)")
+        add("--skip-tutorial", action="store_true", help="leave out the rows of the tutorial's own recipe")
+        add("--quick", action="store_true", help="few epochs and few candidates, to try the study")
+        add("--seed", type=int, default=0, help="(default: %(default)s)")
+        add("--cache", metavar="FOLDER", help="embedding store (default: OUT/store)")
+        add(
+            "--out", default=f"cache/{name}", metavar="FOLDER", help="results, figures (default: %(default)s)"
+        )
+
+    def run(self, repeat: Callable[[Study], None], argv: Sequence[str] | None = None) -> int:
+        """Parse the command line, call ``repeat(study)``, print the table and write ``results.json``.
+
+        Parameters
+        ----------
+        repeat : callable
+            The study: measures recipes with `measure` and saves figures with `save`.
+        argv : sequence of str, optional
+            By default ``sys.argv[1:]``.
+
+        Returns
+        -------
+        int
+            Exit code: 0 success; 1 failure; 2 invalid arguments or input; 130 interrupted. Errors are one line on
+            standard error.
+        """
+        self.args = self.parser.parse_args(argv)
+        try:
+            with session():
+                warnings.simplefilter("ignore", RandomWeightsWarning)  # every output names random weights
+                self.network = describe_network(self.args.model, self.tutorial_network, self.args.weights)
+                show_text(f"Network: {self.network}")
+                repeat(self)
+                self._finish()
+        except KeyboardInterrupt:
+            warn("interrupted; run the same command again to resume from the embeddings in the store.", "")
+            return _INTERRUPTED
+        except Exception as error:
+            return report_error(error)
+        return 0
+
+    def load(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
+        """Return the readable images of a source, their labels and names; name the others on standard output.
+
+        Returns
+        -------
+        images : ndarray
+            Paths, or pixels if the source is an HDF5 array, so that scikit-learn can index them.
+        y : ndarray or None
+        names : list of str
+        """
+        images = np.stack([source.images[i] for i in range(len(source))])
+        good = self._find_readable(images, source.names)
+        return images[good], None if source.y is None else source.y[good], [source.names[i] for i in good]
+
+    def _find_readable(self, images: np.ndarray, names: Sequence[str]) -> np.ndarray:
+        """Return the rows of the readable images; name the others on standard output."""
+        from tlfeatures import check_images
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the extraction warns of the same images
+            table = check_images(images)
+        errors = table[table["problem"] == "error"]
+        for row, reason in zip(errors["row"], errors["reason"], strict=True):
+            self.say(f"{names[row]}: unreadable: {reason}")
+        return np.setdiff1d(np.arange(len(images)), errors["row"].to_numpy(int))
+
+    def predict(self, classifier: Any, paths: Sequence[str], name: str = "predictions.png") -> None:
+        """Print the class of each image with its probability, and draw the images with their probabilities.
+
+        Parameters
+        ----------
+        classifier : estimator
+            Has ``predict_proba`` and ``classes_``, and takes paths.
+        paths : sequence of str
+            Images; those that cannot be read are named with the reason.
+        name : str
+            File of the figure.
+        """
+        from tlfeatures.studies._figures import draw_predictions
+
+        paths = np.array(paths)
+        readable = paths[self._find_readable(paths, paths)] if len(paths) else paths
+        if not len(readable):
+            return
+        probabilities = classifier.predict_proba(readable)
+        for path, row in zip(readable, probabilities, strict=True):
+            self.say(f"{path}: {classifier.classes_[row.argmax()]} (probability {row.max():.3f})")
+        titles = [Path(path).name for path in readable]
+        figure = draw_predictions(
+            readable, probabilities, classifier.classes_, titles=titles, subtitle=self.network
+        )
+        self.save(figure, name)
+
+    def choose(self, full: Any, quick: Any) -> Any:
+        """Return the first value, or the second with ``--quick``."""
+        return quick if self.args.quick else full
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of the command line that `CNNFeatures` and `FineTuneClassifier` share."""
+        args = self.args
+        return {
+            "model": args.model,
+            "weights": args.weights,
+            "image_size": args.image_size,
+            "cache": self.store,
+            "verbose": int(stderr_is_terminal()),
+        }
+
+    def features(self, **params: Any) -> CNNFeatures:
+        """Make a `CNNFeatures` with the options of the command line and further parameters."""
+        from tlfeatures import CNNFeatures
+
+        return CNNFeatures(**(self.options() | params))
+
+    @property
+    def store(self) -> str:
+        """Folder of the embedding store."""
+        return self.args.cache or str(Path(self.args.out) / "store")
+
+    @contextlib.contextmanager
+    def measure(self, recipe: str, **values: Any) -> Iterator[dict[str, Any]]:
+        """Measure a recipe as :meth:`ResultTable.measure` does, and report its start and its end."""
+        warn(recipe, "... ")
+        with self.results.measure(recipe, **values) as row:
+            yield row
+        scores = [f"{key} {row[key]:.4f}" for key in row if isinstance(row[key], float) and key != "seconds"]
+        warn(", ".join([*scores, f"{row['seconds']} s"]), "    ")
+
+    def say(self, text: str) -> None:
+        """Print a line of the results on standard output."""
+        show_text(text)
+
+    def save(self, figure: Figure, name: str) -> Path:
+        """Write a figure as PNG into the folder of the results."""
+        from tlfeatures.report._figures import to_png
+
+        path = self._path(name)
+        figure.set_dpi(120)
+        write_file(path, to_png(figure))
+        self.figures.append(name)
+        return path
+
+    def _path(self, name: str) -> Path:
+        folder = Path(self.args.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / name
+
+    def _finish(self) -> None:
+        """Print the table and write the results."""
+        if self.results.rows:
+            show_text()
+            show_table(*self.results.columns())
+        show_text(f"Network: {self.network}")
+        result = {
+            "study": self.name,
+            "network": self.network,
+            "options": vars(self.args),
+            "rows": self.results.rows,
+            "figures": self.figures,
+        }
+        content = json.dumps(to_json(result), indent=1) + "\n"
+        write_file(self._path("results.json"), content.encode())
+        show_text(f"{', '.join(['results.json', *self.figures])}: in {self.args.out}")
+
+
+def _weights(text: str) -> str | None:
+    return None if text == "random" else text
