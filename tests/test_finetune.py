@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import tracemalloc
 import warnings
 import zipfile
@@ -215,7 +216,7 @@ def test_pickle_of_an_unpickled_estimator(tuned):
 
 def python(code, **env):
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=os.path.dirname(os.path.dirname(__file__)),
         capture_output=True, text=True, env={**os.environ, **env}, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -894,6 +895,26 @@ def test_image_that_becomes_unreadable_during_training(files, monkeypatch):
         clf.fit(files, Y)
 
 
+def test_next_batch_is_decoded_while_a_batch_is_used(files, monkeypatch):
+    from tlfeatures.finetune import _pixels
+    from tlfeatures.images import Decoder, decode_batches
+
+    is_decoded = {i: threading.Event() for i in range(3)}
+
+    def decode(images, rows, *args, **kwargs):
+        batches = list(decode_batches(images, rows, *args, **kwargs))
+        is_decoded[rows[0] // 8].set()
+        return batches
+
+    monkeypatch.setattr(_pixels, "decode_batches", decode)
+    for limit in (1 << 30, 0):  # kept in memory, or decoded again in each epoch
+        monkeypatch.setattr(_pixels, "MEMORY_LIMIT", limit)
+        read = _pixels.Pixels(Images.of(files), Decoder((32, 32))).read_batches(np.arange(24), 8)
+        for i in range(3):
+            np.testing.assert_array_equal(read(i), X[8 * i : 8 * i + 8])
+            assert i == 2 or is_decoded[i + 1].wait(10)
+
+
 def test_warning_if_training_does_not_improve():
     params = {**TOP, "epochs": 2, "learning_rate": 0.3, "schedule": "constant"}
     with pytest.warns(
@@ -1274,29 +1295,39 @@ def test_normalization_of_families(network, layer):
     np.testing.assert_allclose(clf.predict_proba(X), expected, atol=1e-3)
 
 
+BACKENDS = """
+import json, os
+import numpy as np
+from tests.test_finetune import X, Y
+from tlfeatures import FineTuneClassifier
+
+X, path = X[:, :16, :16], os.environ["SMALL_FILE"]
+params = {"batch_size": 8, "random_state": 0, "cache": None}
+clf = FineTuneClassifier(path, train_from="conv2", start="linear", epochs=4, learning_rate=0.003, **params)
+results = [clf.fit(X, Y).predict_proba(X).tolist()]
+assert clf.best_epoch_ > 0  # not the weights before training
+clf.set_params(train_batchnorm=True, epochs=1, validation_fraction=0).fit(X, Y)
+results.append(clf.network_.get_layer("bn2").get_weights()[3].tolist())  # the variance
+head = FineTuneClassifier(path, start="linear", epochs=3, learning_rate=0.03, **{**params, "batch_size": 5})
+results.append(head.fit(X, Y).predict_proba(X).tolist())
+drop = FineTuneClassifier(path, head=[8, 0.5], epochs=2, **params)
+first, second = (drop.fit(X, Y).predict_proba(X) for _ in range(2))
+assert np.array_equal(first, second)
+print(json.dumps(results))
+"""
+
+
+@functools.cache
+def train_with(backend):
+    out = python(BACKENDS, KERAS_BACKEND=backend, SMALL_FILE=small_file())
+    return json.loads(out.splitlines()[-1])
+
+
 @pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.slow)])
-def test_other_backends(backend, tmp_path):
+def test_other_backends(backend):
     pytest.importorskip(backend)
-    np.savez(tmp_path / "data.npz", X=X[:, :16, :16], y=Y)
-    code = f"""
-        import numpy as np
-        from tlfeatures import FineTuneClassifier
-        data = np.load({str(tmp_path / "data.npz")!r})
-        clf = FineTuneClassifier({small_file()!r}, train_from="conv2", start="linear", epochs=2, batch_size=8,
-                                 train_batchnorm=True, random_state=0, cache=None)
-        proba = clf.fit(data["X"], data["y"]).predict_proba(data["X"]).tolist()
-        head = FineTuneClassifier({small_file()!r}, start="linear", epochs=3, batch_size=5, learning_rate=0.03,
-                                  random_state=0, cache=None)
-        proba = [proba, head.fit(data["X"], data["y"]).predict_proba(data["X"]).tolist()]
-        drop = FineTuneClassifier({small_file()!r}, head=[8, 0.5], epochs=2, random_state=0, cache=None)
-        first, second = (drop.fit(data["X"], data["y"]).predict_proba(data["X"]) for _ in range(2))
-        assert np.array_equal(first, second)
-        print(proba)
-    """
-    variables: dict = {}
-    exec(textwrap.dedent(code), variables)
-    out = python(code, KERAS_BACKEND=backend)
-    np.testing.assert_allclose(json.loads(out.splitlines()[-1]), variables["proba"], atol=1e-3)
+    for actual, expected in zip(train_with(backend), train_with("tensorflow"), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_mixed_precision():

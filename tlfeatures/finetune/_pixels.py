@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -51,6 +54,30 @@ class Pixels:
         self._keep(part, pixels)
         return self._in_memory[rows]
 
+    def read_batches(self, rows: np.ndarray, size: int) -> Callable[[int], np.ndarray]:
+        """Return a function from the number of a batch of ``rows`` to its pixels.
+
+        Each call decodes the next batch in a background thread, also with backends that load batches in the thread
+        that trains.
+        """
+        ahead: dict[int, Future[np.ndarray]] = {}
+
+        def read(i: int) -> np.ndarray:
+            return self.read(rows[i * size : (i + 1) * size])
+
+        def read_and_prefetch(i: int) -> np.ndarray:
+            future = ahead.pop(i, None)
+            ahead.clear()
+            if (i + 1) * size < len(rows):
+                ahead[i + 1] = self._executor.submit(read, i + 1)
+            return future.result() if future else read(i)
+
+        return read if self._is_decoded[rows].all() else read_and_prefetch
+
+    @cached_property
+    def _executor(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1, "decode")
+
     def find_unreadable(self) -> dict[int, str]:
         """Decode all images; return {row: reason} of those that cannot be read."""
         unreadable: dict[int, str] = {}
@@ -63,7 +90,7 @@ class Pixels:
     def _keep(self, rows: np.ndarray, pixels: np.ndarray) -> None:
         if self._in_memory is not None:
             self._in_memory[rows] = pixels
-            self._is_decoded[rows] = True
+            self._is_decoded[rows] = True  # last, because a thread may read
 
     def mean_std(self, rows: np.ndarray) -> tuple[Any, Any]:
         """Return the mean and standard deviation of each colour over ``rows``, of pixels scaled to 0..1."""

@@ -382,8 +382,10 @@ class Training:
         return lambda i: self.embeddings[rows[i * size : (i + 1) * size]]
 
     def _views(self, rows: np.ndarray, size: int, epoch: int | None) -> Callable[[int], np.ndarray]:
+        read = self.pixels.read_batches(rows, size)
+
         def load(i: int) -> np.ndarray:
-            batch = self.pixels.read(rows[i * size : (i + 1) * size])
+            batch = read(i)
             if epoch is not None and self.augmenter:
                 batch = self.augmenter(batch, [self.seed, VIEWS, epoch, i])
             return batch
