@@ -541,6 +541,127 @@ def test_hidden_layers_and_callable_heads():
     assert reg.predict(X).shape == (24,) and "val_mae" in reg.history_
 
 
+def convolutional():
+    """Return the layers of a small head on a feature map."""
+    from keras import layers, regularizers
+
+    return [
+        layers.Conv2D(4, 1, activation="relu", kernel_regularizer=regularizers.L2(1e-3)),
+        layers.MaxPooling2D(1),
+        layers.Flatten(),
+        layers.Dropout(0.2),
+        layers.Dense(8, "relu"),
+    ]
+
+
+def convolution(x):
+    import keras
+
+    return keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 1, activation="relu")(x))
+
+
+HEADS = """
+import json, os
+import numpy as np
+import keras
+from sklearn.base import clone
+from tests.test_finetune import X, Y, NUMBERS, convolution, convolutional
+from tlfeatures import FineTuneClassifier, FineTuneRegressor
+
+X, folder = X[:, :16, :16], os.environ["FOLDER"]
+params = {"model": os.environ["SMALL_FILE"], "batch_size": 8, "random_state": 0, "head_epochs": 1, "epochs": 1}
+params |= {"cache": os.path.join(folder, "store"), "train_from": "conv2"}
+for name, head in {"layers": convolutional(), "callable": convolution}.items():
+    clf = FineTuneClassifier(**params, head=head, checkpoint_dir=os.path.join(folder, name)).fit(X, Y)
+    assert clf.history_["stage"].tolist() == ["head", "network", "network"]
+    expected = clf.predict_proba(X)
+    again = clone(clf)  # resumed from the checkpoints, or trained again, from new weights
+    again.set_params(checkpoint_dir=clf.checkpoint_dir if name == "layers" else None).fit(X, Y)
+    np.testing.assert_array_equal(again.predict_proba(X), expected)
+    clf.save(os.path.join(folder, name + ".keras-bundle"))
+reg = FineTuneRegressor(**params, head=keras.Sequential(convolutional())).fit(X, NUMBERS)
+reg.save(os.path.join(folder, "reg.keras-bundle"), whole=True)
+for name, model in (("layers", clf), ("reg", reg)):
+    again = type(model).load(os.path.join(folder, name + ".keras-bundle"))
+np.savez(os.path.join(folder, "expected.npz"), callable=expected, reg=reg.predict(X))
+loaded = FineTuneClassifier.load(os.path.join(folder, "layers.keras-bundle"))
+kinds = [type(layer).__name__ for layer in loaded.head]
+assert kinds == ["Conv2D", "MaxPooling2D", "Flatten", "Dropout", "Dense"], kinds
+"""
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "tensorflow",
+        pytest.param("jax", marks=pytest.mark.slow),
+        pytest.param("torch", marks=pytest.mark.slow),
+    ],
+)
+def test_convolutional_heads_with_checkpoints_and_bundles(backend, tmp_path):
+    pytest.importorskip(backend)
+    python(HEADS, KERAS_BACKEND=backend, SMALL_FILE=small_file(), FOLDER=str(tmp_path))
+    expected, pixels = np.load(tmp_path / "expected.npz"), X[:, :16, :16]
+    clf = FineTuneClassifier.load(tmp_path / "callable.keras-bundle")  # in another process
+    np.testing.assert_allclose(clf.predict_proba(pixels), expected["callable"], atol=1e-4)
+    reg = FineTuneRegressor.load(tmp_path / "reg.keras-bundle", model="absent")
+    np.testing.assert_allclose(reg.predict(pixels), expected["reg"], rtol=1e-4)
+    with pytest.raises(ValueError, match="'convolution' that built the head is not in the bundle"):
+        clf.fit(pixels, Y)
+    layers = FineTuneClassifier.load(tmp_path / "layers.keras-bundle", checkpoint_dir=None)
+    before = layers.predict_proba(pixels)
+    if backend == "tensorflow":  # the head in the bundle can be trained again
+        np.testing.assert_allclose(layers.fit(pixels, Y).predict_proba(pixels), before, atol=1e-4)
+
+
+def test_feature_maps_of_convolutional_heads_are_stored_once(tmp_path, monkeypatch):
+    params = {"model": small_file(), "epochs": 1, "random_state": 0, "cache": tmp_path}
+    FineTuneClassifier(**params, head=convolutional()).fit(X[:, :16, :16], Y)
+    stored = CNNFeatures(small_file(), pooling="flatten", cache=tmp_path)
+    monkeypatch.setattr("tlfeatures.networks._backbone.Backbone.compile", None)  # no network is run
+    assert stored.fit_transform(X[:, :16, :16]).shape == (24, 4 * 4 * 8)
+    FineTuneClassifier(**params, head=convolution).fit(X[:, :16, :16], Y)
+
+
+def test_heads_of_keras_layers_that_are_rejected(tmp_path):
+    import keras
+
+    layers, pixels = keras.layers, X[:, :16, :16]
+    params = {"model": small_file(), "epochs": 1, "random_state": 0, "cache": None}
+
+    def fit(head, **more):
+        return FineTuneClassifier(**params, head=head, **more).fit(pixels, Y)
+
+    with pytest.raises(
+        ValueError, match=r"`head` must lead .*shape \(None, 4, 4, 8\).*End with keras.layers.Flatten"
+    ):
+        fit([layers.Conv2D(8, 1)])
+    with pytest.raises(ValueError, match=r"`head` must be a list of the widths .* a list of Keras layers"):
+        fit([layers.Flatten(), 8])
+    shared = layers.Dense(4)
+    with pytest.raises(ValueError, match=r"`head` must make new layers in each call; got layer 'dense"):
+        fit(lambda x: shared(layers.Flatten()(x)))
+    with pytest.raises(ValueError, match="no hidden layers"):
+        fit([layers.Flatten()], start="linear")
+    code = fit([layers.Lambda(lambda x: 2 * x), layers.GlobalMaxPooling2D()])
+    code.save(tmp_path / "code.keras-bundle")
+    with pytest.raises(ValueError, match=r"contains 'Lambda' .*can run code"):
+        FineTuneClassifier.load(tmp_path / "code.keras-bundle")
+    again = FineTuneClassifier.load(tmp_path / "code.keras-bundle", trust=True)
+    np.testing.assert_allclose(again.predict_proba(pixels), code.predict_proba(pixels), atol=1e-6)
+
+
+def test_regularizers_of_a_head_change_training_and_its_checkpoints(tmp_path):
+    from keras import layers, regularizers
+
+    def loss(penalty):
+        head = [layers.GlobalAveragePooling2D(), layers.Dense(8, kernel_regularizer=regularizers.L2(penalty))]
+        params = {"model": small_file(), "epochs": 1, "random_state": 0, "checkpoint_dir": tmp_path}
+        return FineTuneClassifier(**params, head=head, cache=None).fit(X[:, :16, :16], Y).history_["loss"][0]
+
+    assert loss(1.0) > loss(0.0) + 1
+
+
 def test_random_state_determines_the_network():
     params = {
         **TOP,
@@ -843,8 +964,11 @@ def test_constant_target_and_two_images():
             {"start": "nearest"},
             "`start` must be None, 'linear' or a value set by from_pipeline; got 'nearest'",
         ),
-        ({"start": None, "head": ["big"]}, r"head=\['big'\]"),
-        ({"start": None, "head": lambda x: x}, "expected a Keras tensor of shape"),
+        ({"start": None, "head": ["big"]}, r"`head` must be a list of .*; got \['big'\]"),
+        (
+            {"start": None, "head": lambda x: x},
+            "`head` must lead from the feature map to a Keras tensor of shape",
+        ),
         ({"on_error": "nan"}, "'drop'"),
     ],
     ids=lambda value: str(value)[:30],

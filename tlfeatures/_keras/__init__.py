@@ -25,6 +25,7 @@ __all__ = [
     "check_fork",
     "compile_frozen",
     "is_callback",
+    "is_layer",
     "is_model",
     "keras",
     "keras_version",
@@ -120,6 +121,11 @@ def keras_version() -> str:
 def is_callback(value: object) -> bool:
     """Whether ``value`` is a ``keras.callbacks.Callback``; does not import keras."""
     return any(c.__module__.startswith("keras.") and c.__name__ == "Callback" for c in type(value).__mro__)
+
+
+def is_layer(value: object) -> bool:
+    """Whether ``value`` is a ``keras.Layer``, such as a model; does not import keras."""
+    return any(c.__module__.startswith("keras.") and c.__name__ == "Layer" for c in type(value).__mro__)
 
 
 def is_model(value: object) -> bool:

@@ -20,8 +20,8 @@ from tlfeatures._warnings import warn
 from tlfeatures.errors import InvalidParameterError, OutOfMemoryError
 from tlfeatures.features import CNNFeatures
 from tlfeatures.finetune._augment import Augmenter, check_augment, draw_augmentations
-from tlfeatures.finetune._dense_head import LinearStart, check_head, linear_start
 from tlfeatures.finetune._fitted_network import FittedNetwork
+from tlfeatures.finetune._head_model import LinearStart, check_head, linear_start
 from tlfeatures.finetune._stage import TEST_VIEWS
 from tlfeatures.finetune._training import Training
 from tlfeatures.images import Decoder, Images, decode_batches

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from tlfeatures._keras import keras, untouched_random_state
 from tlfeatures.errors import RecipeMismatchError, UnknownNameError
 from tlfeatures.extract import FeatureSpec
 from tlfeatures.finetune._checkpoint import ABOUT, read_arrays, write_arrays
-from tlfeatures.finetune._dense_head import LinearStart
 from tlfeatures.finetune._fitted_network import FittedNetwork
+from tlfeatures.finetune._head_model import LinearStart, as_layers, takes_map
 from tlfeatures.finetune._trunk import Trunk
 from tlfeatures.networks import Backbone
 
@@ -75,7 +76,8 @@ def save_bundle(estimator: Any, path: str | os.PathLike[str], whole: bool) -> No
         "estimator": type(estimator).__name__,
         "whole": whole,
         "params": {name: _to_json(value) for name, value in estimator.get_params(deep=False).items()}
-        | {"callbacks": None},  # used by fit only
+        | {"callbacks": None}  # used by fit only
+        | ({} if named else {"model": None}),
         "fitted": {
             "classes": _to_json(getattr(estimator, "classes_", None)),
             "target": getattr(estimator, "_target", None),
@@ -113,7 +115,7 @@ def load_bundle(
             "Save the estimator again, or train it with a lower learning_rate."
         )
     if not trust:
-        _check_config([about.get("trunk"), about.get("head")], path)
+        _check_config([about.get("trunk"), about.get("head"), about.get("params")], path)
     try:
         return _restore(about, arrays, path, expected, trust, params)
     except (RecipeMismatchError, UnknownNameError, OSError, ImportError):
@@ -135,7 +137,7 @@ def _restore(
     import pandas
 
     *arrays, digests = arrays if about.get("training_digests") else [*arrays, None]  # older bundles have none
-    all_params = {name: _from_json(value) for name, value in about["params"].items()} | params
+    all_params = {name: _from_json(value, trust) for name, value in about["params"].items()} | params
     estimator = expected[about["estimator"]](**all_params)
     fitted = about["fitted"]
     if about["whole"]:
@@ -177,7 +179,7 @@ def _rebuild_network(
     normalization = fitted["normalization"] if from_data else estimator.normalization
     image_size = tuple(about["decoding"]["image_size"])
     backbone = Backbone(estimator.model, estimator.weights, image_size, normalization, about["precision"])
-    pooling = "flatten" if callable(estimator.head) else estimator.pooling
+    pooling = "flatten" if takes_map(estimator.head) else estimator.pooling
     decoding = {k: v for k, v in about["decoding"].items() if k != "image_size"}
     plan = FeatureSpec.make(backbone, fitted["layers"], pooling, **decoding)
     taps = [[tap.layer, tap.digest] for tap in plan.description.taps]
@@ -239,17 +241,19 @@ def _to_json(value: Any) -> Any:
         return value.item()
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple)) and not as_layers(value):
         return {"tuple": [_to_json(v) for v in value]}
     if isinstance(value, dict):
         return {"dict": [[_to_json(k), _to_json(v)] for k, v in value.items()]}
-    if callable(value) and not hasattr(value, "layers"):
+    if as_layers(value):
+        return {"layers": [keras().saving.serialize_keras_object(layer) for layer in as_layers(value)]}
+    if callable(value):
         return {"callable": getattr(value, "__name__", "")}
     return None
 
 
-def _from_json(value: Any) -> Any:
-    """Convert the result of `_to_json` back to a parameter."""
+def _from_json(value: Any, trust: bool = False) -> Any:
+    """Convert the result of `_to_json` back to a parameter; with ``trust``, layers may run any code."""
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()
@@ -260,6 +264,9 @@ def _from_json(value: Any) -> Any:
         return np.array(content[1], dtype=np.dtype(content[0]))
     if kind == "tuple":
         return tuple(_from_json(v) for v in content)
+    if kind == "layers":
+        with untouched_random_state():
+            return [keras().saving.deserialize_keras_object(v, safe_mode=not trust) for v in content]
     if kind == "callable":
         return _MissingCallable(content)
     return {_from_json(k): _from_json(v) for k, v in content}
@@ -269,9 +276,9 @@ class _MissingCallable:
     """Placeholder for a callable head, which a bundle does not contain and a fitted estimator does not need."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.__name__ = name
 
     def __call__(self, feature_map: Any) -> Any:
         raise ValueError(
-            f"The callable {self.name!r} that built the head is not in the bundle; set `head` before fitting again."
+            f"The callable {self.__name__!r} that built the head is not in the bundle; set `head` before fitting again."
         )

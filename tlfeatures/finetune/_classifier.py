@@ -13,7 +13,7 @@ from sklearn.utils.multiclass import check_classification_targets
 
 from tlfeatures._inputs import as_labels, is_missing
 from tlfeatures.finetune._base import FineTune
-from tlfeatures.finetune._dense_head import LinearStart
+from tlfeatures.finetune._head_model import LinearStart
 from tlfeatures.store import EmbeddingStore
 
 __all__ = ["FineTuneClassifier"]
@@ -35,10 +35,16 @@ class FineTuneClassifier(ClassifierMixin, FineTune):
         What to train besides the head. "head": no layers of the network; "all": all layers; the name of a layer (see
         `tlfeatures layers NAME`): this layer and all later ones; an int: the number of last blocks, which end at the
         standard layers, or in custom models where the size of the feature map decreases.
-    head : sequence of numbers or callable, default=()
-        Widths of hidden layers with ReLU, where a number below 1 is a dropout rate: ``[256, 0.5]``. Or a callable
-        from a Keras tensor with the feature map, (None, h, w, c), to a vector; ``pooling`` is then ignored. The output
-        layer is added. Regularizers of layers are ignored; use ``weight_decay``.
+    head : list of numbers, list of Keras layers, or callable, default=()
+        Hidden layers; the output layer is added.
+
+        - Widths of dense layers with ReLU, where a number below 1 is a dropout rate: ``[256, 0.5]``. Their input is
+          the pooled embedding.
+        - Keras layers, from the feature map of shape (h, w, c) to a vector: ``[Conv2D(64, 3, activation="relu"),
+          MaxPooling2D(), Flatten(), Dense(64, "relu")]``, or a ``keras.Sequential``. The whole map is stored, so
+          ``pooling`` is ignored. Each `fit` makes new layers from their configuration; their weights are not used.
+        - A callable from a Keras tensor with the feature map, (None, h, w, c), to a vector, or to a list of Keras
+          layers. It must make new layers in each call. A bundle contains the layers, but not the callable.
     normalization : "auto", "data" or (mean, std), default="auto"
         As in `CNNFeatures`; "data" is the mean and standard deviation of the training images.
     start : None or "linear", default=None

@@ -15,13 +15,18 @@ import numpy as np
 
 from tlfeatures._keras import keras, keras_version
 from tlfeatures._warnings import warn
-from tlfeatures.errors import ImageReadError, RandomWeightsWarning, UnreadableImagesWarning
+from tlfeatures.errors import (
+    ImageReadError,
+    InvalidParameterError,
+    RandomWeightsWarning,
+    UnreadableImagesWarning,
+)
 from tlfeatures.evaluation import split_validation
 from tlfeatures.extract import FeatureSpec, extract
 from tlfeatures.finetune._augment import Augmenter
 from tlfeatures.finetune._checkpoint import Checkpoints
-from tlfeatures.finetune._dense_head import LinearStart, build_head, check_head, linear_start
 from tlfeatures.finetune._fitted_network import FittedNetwork
+from tlfeatures.finetune._head_model import LinearStart, build_head, check_head, linear_start, takes_map
 from tlfeatures.finetune._pixels import Pixels
 from tlfeatures.finetune._sample_weights import training_weights
 from tlfeatures.finetune._stage import SPLIT, VIEWS, WEIGHTS, Data, Stage, run_stage
@@ -143,18 +148,18 @@ class Training:
                 RandomWeightsWarning,
             )
         layers = [params.layer] if isinstance(params.layer, str) else params.layer
-        pooling = "flatten" if callable(params.head) else params.pooling
+        pooling = "flatten" if takes_map(params.head) else params.pooling
         plan = FeatureSpec.make(
             backbone, layers, pooling, self.store,
             resize=params.resize, interpolation=params.interpolation, decode=params.decode,
             max_value=params.max_value,
         )  # fmt: skip
-        if callable(params.head) and (
-            len(plan.description.taps) > 1 or len(plan.description.taps[0].shape) != 3
-        ):
-            raise ValueError(
-                "A callable `head` needs one layer with a feature map; got "
-                f"layer={[tap.layer for tap in plan.description.taps]}."
+        taps = plan.description.taps
+        if takes_map(params.head) and (len(taps) > 1 or len(taps[0].shape) != 3):
+            raise InvalidParameterError(
+                "`layer` must be one layer with a feature map if `head` is a callable or has Keras layers; got "
+                f"{[tap.layer for tap in taps]}. Pass another layer, or the widths of hidden layers as head.",
+                parameter="layer",
             )
         return plan
 
@@ -323,6 +328,7 @@ class Training:
                 "params": json.loads(json.dumps(params, default=repr)),
                 "recipes": [column.recipe for column in self.plan.columns],
                 "head": model_digest(self.head),  # includes the initial weights
+                "regularization": [_regularization(layer) for layer in self.head.layers],
                 "data": [None if a is None else array_key(a).hex() for a in arrays],
                 "classes": None if self.classes is None else [str(c) for c in self.classes.tolist()],
                 "seed": self.seed,
@@ -420,3 +426,10 @@ class Training:
             "decode": decoder.decode,
             "max_value": decoder.max_value,
         }
+
+
+def _regularization(layer: Any) -> dict[str, Any]:
+    """Return the regularizers and constraints of a layer, which its digest leaves out."""
+    config = layer.get_config()
+    settings = {key: value for key, value in config.items() if key.endswith(("_regularizer", "_constraint"))}
+    return json.loads(json.dumps(settings, default=repr))

@@ -18,6 +18,7 @@ __all__ = [
     "Trunk",
     "block_starts",
     "build_trainable",
+    "copy_layer",
     "first_trained",
     "freeze",
     "frozen_copy",
@@ -83,6 +84,23 @@ def _add_normalization(pixels: Any, normalize: Callable[[Any], Any]) -> Any:
     return keras().ops.flip(pixels, axis=-1) if is_reversed else pixels
 
 
+def copy_layer(layer: Any, **settings: Any) -> Any:
+    """Make a layer from the configuration of another, with ``settings`` in place of its values and new weights.
+
+    Raises
+    ------
+    ValueError
+        If the class cannot be made from a configuration.
+    """
+    try:
+        return copy_operation(layer, **settings)
+    except Exception as error:
+        raise ValueError(
+            f"Layer {layer.name!r} ({type(layer).__name__}) cannot be copied for fine-tuning: "
+            f"{' '.join(str(error).split())[:200]}. Give its class get_config and a dtype argument."
+        ) from error
+
+
 def _copy_flat(model: Any, x: Any, policy: str, operations: dict[str, tuple[Any, Any]]) -> Any:
     """Apply copies of the layers of ``model`` and of its nested models to ``x``; add them to ``operations``."""
     originals = {operation.name: operation for operation in model.operations}
@@ -93,18 +111,12 @@ def _copy_flat(model: Any, x: Any, policy: str, operations: dict[str, tuple[Any,
         if hasattr(operation, "operations"):
             return operation  # a nested model, which is copied when it is called
         name = f"{model.name}_{operation.name}" if operation.name in operations else operation.name
-        try:
-            settings = {"name": name} if "name" in operation.get_config() else {}
-            if getattr(operation, "dtype_policy", None) is not None:
-                settings["dtype"] = policy
-            elif operation.name in autocasts:
-                settings["dtype"] = dtype
-            new = copy_operation(operation, **settings)
-        except Exception as error:
-            raise ValueError(
-                f"Layer {operation.name!r} ({type(operation).__name__}) cannot be copied for fine-tuning: "
-                f"{' '.join(str(error).split())[:200]}. Give its class get_config and a dtype argument."
-            ) from error
+        settings = {"name": name} if "name" in operation.get_config() else {}
+        if getattr(operation, "dtype_policy", None) is not None:
+            settings["dtype"] = policy
+        elif operation.name in autocasts:
+            settings["dtype"] = dtype
+        new = copy_layer(operation, **settings)
         new.name = name  # the configuration of custom layers may have no name
         original_names[new.name] = operation.name
         return new

@@ -1,17 +1,20 @@
-"""The dense head: built from widths or by a callable, with seeded weights or those of a linear model."""
+"""The head as a Keras model: built from widths, layers or a callable, with new weights or those of a linear model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
-from tlfeatures._keras import keras, seeded_random_state
+from tlfeatures._keras import is_layer, keras, seeded_random_state, untouched_random_state
+from tlfeatures._params import describe_value
+from tlfeatures.errors import InvalidParameterError
+from tlfeatures.finetune._trunk import copy_layer
 
-__all__ = ["LinearStart", "build_head", "check_head", "linear_start"]
+__all__ = ["LinearStart", "as_layers", "build_head", "check_head", "linear_start", "takes_map"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,15 +71,29 @@ def linear_start(steps: Sequence[Any]) -> LinearStart | None:
     return LinearStart(coef, intercept, classes)
 
 
+def as_layers(value: Any) -> list[Any] | None:
+    """Return a Keras layer, or a sequence of them, as a list; None for anything else."""
+    if is_layer(value):
+        return [value]
+    if isinstance(value, (list, tuple)) and value and all(map(is_layer, value)):
+        return list(value)
+    return None
+
+
+def takes_map(head: Any) -> bool:
+    """Return whether a head is made of Keras layers or by a callable: its input is then the feature map."""
+    return callable(head) or as_layers(head) is not None
+
+
 def check_head(head: Any) -> tuple[float, ...] | None:
-    """Return the widths and dropout rates of hidden layers; None for a callable.
+    """Return the widths and dropout rates of hidden layers; None for Keras layers and callables.
 
     Raises
     ------
-    ValueError
-        If ``head`` is neither numbers nor a callable.
+    InvalidParameterError
+        If ``head`` is anything else.
     """
-    if callable(head):
+    if takes_map(head):
         return None
     try:
         values = tuple(head)
@@ -89,9 +106,11 @@ def check_head(head: Any) -> tuple[float, ...] | None:
     except TypeError:
         is_valid = False
     if isinstance(head, str) or not is_valid:
-        raise ValueError(
-            f"head={head!r}; expected the widths of hidden layers such as [128], where a number below 1 is a dropout "
-            "rate ([256, 0.5]); () for none; or a callable from a feature map to a vector."
+        raise InvalidParameterError(
+            "`head` must be a list of the widths of hidden layers such as [128], where a number below 1 is a dropout "
+            "rate ([256, 0.5]), () for no hidden layers, a list of Keras layers, or a callable from a feature map to "
+            f"a vector; got {describe_value(head)}.",
+            parameter="head",
         )
     return values
 
@@ -103,23 +122,25 @@ def build_head(
 
     Parameters
     ----------
-    head : sequence of numbers, or callable
-        Hidden layers, as :func:`check_head` returns them; or a callable from a feature map to a vector.
+    head : sequence of numbers, Keras layers, or callable
+        Hidden layers. The weights of Keras layers are not used, only their configuration.
     width : int
         Width of the embedding.
     map_shape : tuple of int
-        Shape of the feature map that was flattened to the embedding; only for a callable.
+        Shape of the feature map that was flattened to the embedding; only for Keras layers and callables.
     outputs : int
         Number of outputs.
     seed : int
     start : LinearStart or None
         Weights of the output layer, which is then the only layer.
     """
+
     layers = keras().layers
-    with seeded_random_state(seed):
-        x = vector = keras().Input((width,), name="embedding")
-        if callable(head):
-            x = _from_map(head, layers.Reshape(map_shape, name="head_map")(x))
+
+    def build() -> tuple[Any, Any]:
+        x = vector = layers.Input((width,), name="embedding")
+        if takes_map(head):
+            x = _apply_to_map(head, layers.Reshape(map_shape, name="head_map")(x))
         else:
             for i, value in enumerate(check_head(head), start=1):
                 if value < 1:
@@ -127,20 +148,46 @@ def build_head(
                 else:
                     x = layers.Dense(int(value), "relu", name=f"head_{i}", dtype="float32")(x)
         output = layers.Dense(outputs, name="head_output", dtype="float32")
-        model = keras().Model(vector, output(x), name="head")
+        return keras().Model(vector, output(x), name="head"), output
+
+    if callable(head):
+        with untouched_random_state():
+            earlier, _ = build()
+    with seeded_random_state(seed):
+        model, output = build()
+    if callable(head):
+        _check_new_layers(earlier, model)
     if start is not None:
         output.set_weights([start.coef.T.astype(np.float32), start.intercept.astype(np.float32)])
     return model
 
 
-def _from_map(build: Callable[[Any], Any], feature_map: Any) -> Any:
-    y = build(feature_map)
+def _apply_to_map(head: Any, feature_map: Any) -> Any:
+    hidden = [copy_layer(layer) for layer in as_layers(head) or ()]
+    y = feature_map if hidden else head(feature_map)
+    if not hidden and (hidden := as_layers(y)):  # the callable returned layers
+        y = feature_map
+    for layer in hidden or ():
+        y = layer(y)
     shape = getattr(y, "shape", None)
     if shape is None or len(shape) != 2 or shape[1] is None:
-        result = f"a {type(y).__name__}" if shape is None else f"the shape {tuple(shape)}"
-        raise ValueError(
-            f"The callable `head` returned {result} for a feature map {tuple(feature_map.shape)}; expected a Keras "
-            "tensor of shape (None, width), to which the output layer is added, such as "
-            "lambda x: keras.layers.Dense(256, 'relu')(keras.layers.Flatten()(x))."
+        result = describe_value(y) if shape is None else f"the shape {tuple(shape)}"
+        raise InvalidParameterError(
+            "`head` must lead from the feature map to a Keras tensor of shape (None, width), to which the output layer "
+            f"is added; got {result} from a feature map of shape {tuple(feature_map.shape)}. End with "
+            "keras.layers.Flatten() or keras.layers.GlobalAveragePooling2D(), for example.",
+            parameter="head",
         )
     return y
+
+
+def _check_new_layers(earlier: Any, model: Any) -> None:
+    """Raise an error if two calls of a callable used the same layer, because its weights would survive a fit."""
+    ids = {id(variable) for variable in earlier.variables}
+    for layer in model.layers:
+        if any(id(variable) in ids for variable in layer.variables):
+            raise InvalidParameterError(
+                f"`head` must make new layers in each call; got layer {layer.name!r} from two calls, so fits would "
+                "share its weights. Make the layers inside the callable, or pass them as a list: head=[...].",
+                parameter="head",
+            )
