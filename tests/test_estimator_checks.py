@@ -9,6 +9,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tlfeatures import CNNFeatures, FeatureSearchCV, FineTuneClassifier, FineTuneRegressor
+from tlfeatures.heads import BlockScaler
 
 
 def images(rows: np.ndarray) -> np.ndarray:
@@ -88,6 +89,7 @@ TRAINING = {"model": "tiny", "image_size": 32, "start": "linear", "epochs": 0, "
         TabularSearch(task="regression", heads=["ridge"], cv=2, **SEARCH),
         TabularClassifier(**TRAINING, random_state=0),
         TabularRegressor(**TRAINING, random_state=0),
+        BlockScaler(),
     ]
 )
 def test_estimator_checks_of_scikit_learn(estimator, check):

@@ -166,11 +166,11 @@ def test_ridge_path_agrees_with_scikit_learn(shape, classes):
     X, y = make_embeddings(*shape, "classification" if classes else "regression")
     y = y % classes if classes else y
     train, test = np.arange(0, shape[0], 2), np.arange(1, shape[0], 2)
-    fold = FoldData(X, y, (train, test), Metadata())
-    task = "classification" if classes else "regression"
-    ours = fit_ridge_path(fold, Head("ridge", task, ({},)))
+    head = Head("ridge", "classification" if classes else "regression", ({},))
+    fold = FoldData(X, y, (train, test), head, Metadata())
+    ours = fit_ridge_path(fold, head)
     scaler = StandardScaler().fit(X[train])
-    alphas = make_head("ridge", task)[-1].alphas
+    alphas = make_head("ridge", head.task)[-1].alphas
     theirs = (RidgeClassifierCV if classes else RidgeCV)(alphas).fit(
         scaler.transform(X[train]).astype(float), y[train]
     )

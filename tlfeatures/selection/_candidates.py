@@ -19,7 +19,11 @@ from tlfeatures.store import EmbeddingStore
 
 __all__ = ["Embedding", "EmbeddingGrid", "Pass", "plan_passes"]
 
+# Words for sets of layers in the parameter `layers`
+_WORDS = {"auto": ("standard",), "standard": ("standard",), "fused": ("fused",)}
 _SIZE_MULTIPLE = 16  # pixels; half of a default size is rounded to a multiple of it
+
+LayerSet = tuple[tuple[str, ...], bool]  # names of layers, and whether they are fused
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class Embedding:
     network : str
         Display name of the network.
     layers : tuple of str
+    fused : bool
+        Whether the layers are fused: each scaled to the same total variance.
     depth : int
         Index of the deepest layer among the standard taps, or among the layers that were passed.
     macs : int
@@ -44,6 +50,7 @@ class Embedding:
     params: dict[str, Any]
     network: str
     layers: tuple[str, ...]
+    fused: bool
     depth: int
     macs: int
     relative_cost: float
@@ -55,9 +62,29 @@ class Embedding:
         return sum(column.width for column in self.columns)
 
     @property
-    def identity(self) -> tuple[str, ...]:
-        """Digests of the recipes, equal for equal embeddings under different parameters."""
+    def blocks(self) -> tuple[int, ...] | None:
+        """Widths of the layers if they are fused, else None."""
+        if not self.fused:
+            return None
+        widths = dict.fromkeys(self.layers, 0)
+        for column in self.columns:
+            widths[column.recipe["layer"]] += column.width
+        return tuple(widths.values())
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """Digests of the recipes."""
         return tuple(recipe_digest(column.recipe) for column in self.columns)
+
+    @property
+    def identity(self) -> tuple[bool, tuple[str, ...]]:
+        """A value that is equal for equal embeddings under different parameters."""
+        return self.fused, self.digests
+
+    @property
+    def layer_label(self) -> str:
+        """Display name of the layers."""
+        return "fused" if self.fused else "+".join(self.layers)
 
 
 @dataclass(frozen=True)
@@ -133,7 +160,7 @@ def _plan_embeddings(
     """Plan all layers and poolings of one network, image size and resize mode, without equal embeddings."""
     backbone = Backbone(model, grid.weights, size, precision=grid.precision)
     layer_sets, order = _list_layer_sets(model, grid.layers, backbone)
-    names = list(dict.fromkeys(name for layers in layer_sets for name in layers)) or None
+    names = list(dict.fromkeys(name for layers, _ in layer_sets for name in layers)) or None
     plan = FeatureSpec.make(
         backbone,
         names,
@@ -145,13 +172,13 @@ def _plan_embeddings(
         max_value=grid.max_value,
     )
     taps = {tap.layer: tap for tap in plan.description.taps}
-    layer_sets = layer_sets or [tuple(taps)]
+    layer_sets = layer_sets or [(tuple(taps), False)]
     standard = list(backbone.spec.taps) if backbone.spec else _choose_taps(model) if names else []
     macs = count_operations(backbone, plan.description.image_size, store)
-    full_macs = max(macs.get(layer, 0) for layer in (standard[-1:] or layer_sets[-1]))
+    full_macs = max(macs.get(layer, 0) for layer in (standard[-1:] or layer_sets[-1][0]))
     name = _get_canonical_name(backbone, model)
     embeddings: dict[Any, Embedding] = {}
-    for layers in layer_sets:
+    for layers, fused in layer_sets:
         deepest = max(macs.get(layer, 0) for layer in layers)
         for pooling in poolings:
             embedding = Embedding(
@@ -164,6 +191,7 @@ def _plan_embeddings(
                 },
                 network=os.path.basename(name) if isinstance(name, str) else backbone.name,
                 layers=layers,
+                fused=fused,
                 depth=max((order.index(layer) for layer in layers if layer in order), default=0),
                 macs=deepest,
                 relative_cost=deepest / full_macs if full_macs else 1.0,
@@ -203,7 +231,7 @@ def _list_image_sizes(model: Any, grid: EmbeddingGrid) -> list[Any]:
     return [int(size) if isinstance(size, Integral) else size for size in sizes]
 
 
-def _list_layer_sets(model: Any, layers: Any, backbone: Backbone) -> tuple[list[tuple[str, ...]], list[str]]:
+def _list_layer_sets(model: Any, layers: Any, backbone: Backbone) -> tuple[list[LayerSet], list[str]]:
     """Return the sets of layers to try (empty for the last output), and all layers, early to late."""
     if isinstance(layers, Mapping):
         by_name = {_get_canonical_name(Backbone(key), key): value for key, value in layers.items()}
@@ -213,19 +241,32 @@ def _list_layer_sets(model: Any, layers: Any, backbone: Backbone) -> tuple[list[
         layers = by_name[name]
     if layers is None:
         return [], []
-    if isinstance(layers, str) and layers == "auto":
-        taps = list(backbone.spec.taps) if backbone.spec else _choose_taps(model)
-        concatenated = [tuple(taps[-n:]) for n in (2, 3) if len(taps) >= n]
-        return [*((tap,) for tap in taps), *concatenated], taps
-    layers = [layers] if isinstance(layers, str) else list(layers)
-    sets = [(names,) if isinstance(names, str) else tuple(names) for names in layers]
-    if not sets or not all(names and all(isinstance(name, str) for name in names) for names in sets):
+    entries = list(layers) if isinstance(layers, Iterable) and not isinstance(layers, str) else [layers]
+    taps = list(backbone.spec.taps) if backbone.spec else []
+    if not taps and any(isinstance(entry, str) and entry in _WORDS for entry in entries):
+        taps = _choose_taps(model)
+    sets: list[LayerSet] = []
+    for entry in entries:
+        if isinstance(entry, str) and entry in _WORDS:
+            sets += [layer_set for word in _WORDS[entry] for layer_set in _expand(word, taps)]
+        else:
+            names = (entry,) if isinstance(entry, str) else entry if isinstance(entry, Iterable) else ()
+            sets.append((tuple(names), False))
+    if not sets or not all(names and all(isinstance(name, str) for name in names) for names, _ in sets):
         raise ValueError(
-            f"`layers` must be 'auto', None, or a list of layer names and lists of layer names; got {layers!r}."
+            "`layers` must be 'auto', 'standard', 'fused', None, or a list of these words, of layer names and of "
+            f"lists of layer names; got {layers!r}."
         )
-    order = list(backbone.spec.taps) if backbone.spec else []
-    listed = [name for names in sets for name in names]
-    return sets, order if set(listed) <= set(order) else listed
+    listed = [name for names, _ in sets for name in names]
+    return sets, taps if set(listed) <= set(taps) else listed
+
+
+def _expand(word: str, taps: list[str]) -> list[LayerSet]:
+    """Return the sets of layers that "standard" or "fused" stand for."""
+    if word == "fused":
+        return [(tuple(taps), len(taps) > 1)]  # a single layer has no other to be fused with
+    concatenated = [tuple(taps[-n:]) for n in (2, 3) if len(taps) >= n]
+    return [(names, False) for names in (*((tap,) for tap in taps), *concatenated)]
 
 
 def _get_canonical_name(backbone: Backbone, model: Any) -> Any:

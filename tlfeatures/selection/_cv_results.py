@@ -40,7 +40,8 @@ Candidate = tuple[Embedding, Head, int]  # the last element is the index of a po
 def get_parameters(candidate: Candidate) -> dict[str, Any]:
     """Return the parameters that distinguish a candidate from the others."""
     embedding, head, point = candidate
-    return {**embedding.params, "head": head.name, **head.params(point)}
+    fused = {"fused": True} if embedding.fused else {}
+    return {**embedding.params, **fused, "head": head.name, **head.params(point)}
 
 
 def format_label(candidate: Candidate) -> str:
@@ -50,7 +51,7 @@ def format_label(candidate: Candidate) -> str:
     height, width = embedding.columns[0].recipe["image_size"]
     size = f"{height}" if height == width else f"{height}x{width}"
     return (
-        f"{embedding.network} {size} {embedding.params['resize']} {'+'.join(embedding.layers)} "
+        f"{embedding.network} {size} {embedding.params['resize']} {embedding.layer_label} "
         f"{embedding.params['pooling']}, {head.name}" + (f"({settings})" if settings else "")
     )
 
@@ -114,7 +115,7 @@ def make_table(candidates: Sequence[Candidate], columns: dict[str, Any]) -> pand
         "network": [e.network for e, _, _ in candidates],
         "image_size": [_side(e.columns[0].recipe["image_size"]) for e, _, _ in candidates],
         "resize": [e.params["resize"] for e, _, _ in candidates],
-        "layer": ["+".join(e.layers) for e, _, _ in candidates],
+        "layer": [e.layer_label for e, _, _ in candidates],
         "layers": [len(e.layers) for e, _, _ in candidates],
         "depth": [e.depth for e, _, _ in candidates],
         "pooling": [e.params["pooling"] for e, _, _ in candidates],

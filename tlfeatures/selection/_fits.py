@@ -90,6 +90,7 @@ def evaluate(
     folds : sequence of (train, test) or None
         Folds that are None are skipped.
     heads : sequence of Head
+        All for the same ``blocks``.
     scorer : callable (estimator, X, y) -> float
         Its X may be a kernel or a rotation of the features, so it may only pass X on to the estimator.
     metadata : Metadata
@@ -104,7 +105,7 @@ def evaluate(
     for i, pair in enumerate(folds):
         if pair is None:
             continue
-        fold, scorer_params = FoldData(X, y, pair, metadata), metadata.for_scorer(pair[1])
+        fold, scorer_params = FoldData(X, y, pair, heads[0], metadata), metadata.for_scorer(pair[1])
         for head, scores in zip(heads, results, strict=True):
             for point, model, rows, seconds in _fit_points(fold, head):
                 start = time.perf_counter()
@@ -128,7 +129,7 @@ def predict_folds(
     """Predict the test rows of each fold with a head that has one point."""
     classes = np.unique(y)
     for pair in folds:
-        for _, model, rows, _ in _fit_points(FoldData(X, y, pair, metadata), head):
+        for _, model, rows, _ in _fit_points(FoldData(X, y, pair, head, metadata), head):
             methods = [getattr(model, name, None) for name in ("predict_proba", "decision_function")]
             if isinstance(model, SVC) and len(model.classes_) > _MAX_DECISION_CLASSES:
                 methods[1] = None

@@ -1,8 +1,8 @@
 """One cross-validation fold of one embedding, with the matrices that its heads share.
 
-The embedding is standardized once. Its Gram matrix serves the kernels of all support vector machines, because
-the kernel does not depend on C. If there are fewer rows than columns, the Gram matrix also yields a rotation into as
-many coordinates as there are rows, which does not change linear models with a ridge penalty.
+The embedding is scaled once. Its Gram matrix serves the kernels of all support vector machines, because the kernel does
+not depend on C. If there are fewer rows than columns, the Gram matrix also yields a rotation into as many coordinates
+as there are rows, which does not change linear models with a ridge penalty.
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
-from sklearn.preprocessing import StandardScaler
 
 from tlfeatures.evaluation import Fold
+from tlfeatures.selection._head_grids import MAX_KERNEL_ROWS, Head
 from tlfeatures.selection._metadata_routing import Metadata
 
 __all__ = ["FoldData"]
-
-_MAX_KERNEL_ROWS = 6000  # training rows up to which a kernel matrix is kept: 0.3 GB
 
 TrainTest = tuple[np.ndarray, np.ndarray]
 
@@ -30,6 +28,8 @@ class FoldData:
     X : ndarray of shape (n, d)
     y : ndarray of shape (n,)
     fold : (train, test)
+    head : Head
+        Any of the heads for this embedding: they share the scaling and the RBF kernel.
     metadata : Metadata
 
     Attributes
@@ -38,15 +38,16 @@ class FoldData:
     raw : (train, test)
         Rows of ``X``.
     standardized : (train, test)
-        The same rows, standardized with the statistics of the training rows, as float64.
+        The same rows, scaled with the statistics of the training rows, as float64.
     """
 
-    def __init__(self, X: np.ndarray, y: np.ndarray, fold: Fold, metadata: Metadata) -> None:
+    def __init__(self, X: np.ndarray, y: np.ndarray, fold: Fold, head: Head, metadata: Metadata) -> None:
         train, test = fold
         self.train_rows, self.metadata = train, metadata
         self.y_train, self.y_test = y[train], y[test]
         self.raw: TrainTest = X[train], X[test]
-        scaler = StandardScaler().fit(self.raw[0])
+        self._kernel = head.kernel
+        scaler = head.make_scaler().fit(self.raw[0])
         self.standardized: TrainTest = tuple(
             np.asarray(scaler.transform(rows), np.float64) for rows in self.raw
         )
@@ -54,7 +55,7 @@ class FoldData:
     @property
     def fits_kernel(self) -> bool:
         """Whether there are few enough rows to keep a kernel matrix in memory."""
-        return len(self.y_train) <= _MAX_KERNEL_ROWS
+        return len(self.y_train) <= MAX_KERNEL_ROWS
 
     @cached_property
     def gram(self) -> TrainTest:
@@ -64,8 +65,10 @@ class FoldData:
 
     @cached_property
     def rbf(self) -> TrainTest:
-        """RBF kernel with ``gamma="scale"``."""
+        """RBF kernel with ``gamma="scale"``, or the kernel of the head."""
         train, test = self.standardized
+        if self._kernel is not None:
+            return self._kernel(train, train), self._kernel(test, train)
         variance = train.var()
         gamma = 1.0 / (train.shape[1] * variance) if variance else 1.0
         within, across = self.gram

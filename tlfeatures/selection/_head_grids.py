@@ -13,12 +13,15 @@ from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
-from tlfeatures.heads import head_grid, list_heads, make_head
+from tlfeatures.heads import BlockScaler, MeanRBFKernel, head_grid, list_heads, make_head
 
-__all__ = ["Head", "list_user_estimators", "make_head_grids", "seed_estimator"]
+__all__ = ["MAX_KERNEL_ROWS", "Head", "list_user_estimators", "make_head_grids", "seed_estimator"]
 
 _DEFAULT_HEADS = {"classification": ("logreg", "svm", "ridge"), "regression": ("ridge", "svr")}
 _MANY_CLASSES = 100  # above it "svm", which fits one model for each pair of classes, is not a default head
+# Above this number of images, a matrix of their kernel is not kept; 6,000 need 0.3 GB.
+MAX_KERNEL_ROWS = 6000
+_KERNEL_PARAMS = {"svm": "kernel", "svr": "regressor__kernel"}  # by the names of heads with an RBF kernel
 _RESERVED_NAMES = ("cnn", "scale", "steps", "memory", "verbose", "transform_input")
 
 
@@ -34,12 +37,18 @@ class Head:
         Parameters of each point, by names relative to the head's estimator, such as "C".
     user_estimator : estimator or None
         Estimator passed by the user; None for a head of :func:`~tlfeatures.heads.list_heads`.
+    blocks : tuple of int or None
+        Widths of the layers of a fused embedding; None for other embeddings.
+    kernel : callable or None
+        Kernel in place of the RBF kernel of named heads; None for the RBF kernel.
     """
 
     name: str
     task: str
     points: tuple[dict[str, Any], ...]
     user_estimator: Any = None
+    blocks: tuple[int, ...] | None = None
+    kernel: MeanRBFKernel | None = None
 
     def at(self, point: int) -> Head:
         """Return the head with a single point."""
@@ -48,6 +57,11 @@ class Head:
     def params(self, point: int) -> dict[str, Any]:
         """Return a point as parameters of a pipeline whose last step is the head."""
         return {f"{self.name}__{key}": value for key, value in self.points[point].items()}
+
+    def for_blocks(self, blocks: tuple[int, ...] | None, n_images: int) -> Head:
+        """Return the head for a fused embedding with these widths of layers, or for another one if None."""
+        kernel = MeanRBFKernel(blocks) if blocks and n_images <= MAX_KERNEL_ROWS else None
+        return replace(self, blocks=blocks, kernel=kernel)
 
     def for_rows(self, n: int) -> Head:
         """Drop the points that need more than ``n`` training rows."""
@@ -63,18 +77,29 @@ class Head:
 
     @property
     def standardizes(self) -> bool:
-        """Whether the embedding is standardized first; a pipeline passed by the user is fitted on the raw embedding."""
-        return not isinstance(self.user_estimator, Pipeline)
+        """Whether the embedding is scaled first; a pipeline passed by the user is fitted on the raw embedding.
+
+        Fused embeddings are always scaled.
+        """
+        return self.blocks is not None or not isinstance(self.user_estimator, Pipeline)
+
+    def make_scaler(self) -> StandardScaler | BlockScaler:
+        """Make the unfitted transformer that standardizes the embedding."""
+        return StandardScaler() if self.blocks is None else BlockScaler(self.blocks)
 
     def estimator(self, point: int) -> Any:
         """Make the unfitted estimator of a point, without standardization."""
         if self.user_estimator is None:
-            return make_head(self.name, self.task).set_params(**self.params(point))[-1]
+            estimator = make_head(self.name, self.task).set_params(**self.params(point))[-1]
+            own_kernel = {key.split("__")[-1] for key in self.points[point]} & {"kernel", "gamma"}
+            if self.kernel is not None and self.name in _KERNEL_PARAMS and not own_kernel:
+                estimator.set_params(**{_KERNEL_PARAMS[self.name]: self.kernel})
+            return estimator
         return clone(self.user_estimator).set_params(**self.points[point])
 
     def steps(self, point: int) -> list[tuple[str, Any]]:
         """Make the unfitted steps of a pipeline on embeddings: standardization, then the estimator."""
-        scale = [("scale", StandardScaler())] if self.standardizes else []
+        scale = [("scale", self.make_scaler())] if self.standardizes else []
         return [*scale, (self.name, self.estimator(point))]
 
 

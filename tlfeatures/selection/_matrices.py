@@ -92,9 +92,9 @@ class EmbeddingMatrices:
 
     def load(self, embedding: Embedding, rows: np.ndarray) -> np.ndarray:
         """Load some rows of one embedding, float32 of shape (len(rows), d)."""
-        blocks = [self._in_memory.get(digest) for digest in embedding.identity]
+        blocks = [self._in_memory.get(digest) for digest in embedding.digests]
         if all(block is not None for block in blocks):
             return np.concatenate([block[rows] for block in blocks], axis=1)
-        joint = self._plans[embedding.identity[0]]
+        joint = self._plans[embedding.digests[0]]
         plan = FeatureSpec(joint.backbone, joint.description, joint.decoder, embedding.columns)
         return extract(self._images.take(rows), plan, store=self._store, **self._options).features

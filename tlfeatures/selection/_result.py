@@ -138,7 +138,7 @@ def best_options(search: Any) -> dict[str, Any] | None:
     scikit-learn or that draws new folds each time.
     """
     best = dict(search.best_params_)
-    head, layer = best.pop("head"), best["layer"]
+    head, layer = best.pop("head"), "fused" if best.get("fused") else best["layer"]
     point = {
         key.removeprefix(f"{head}__"): _to_list(value)
         for key, value in best.items()

@@ -16,7 +16,7 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from tlfeatures.evaluation import Fold, find_duplicates
 from tlfeatures.fingerprints import array_key
-from tlfeatures.heads import blas_threads
+from tlfeatures.heads import BlockScaler, blas_threads
 from tlfeatures.images import Images
 from tlfeatures.results import score_bounds
 from tlfeatures.selection._best_pipeline import fit_best_pipeline
@@ -167,15 +167,16 @@ class SearchRunner:
         """Score embeddings without fitting heads, and mark in ``to_fit`` the folds on which to fit heads."""
         all_rows = np.arange(len(self.data.y))
         subsets = [all_rows, *(train for train, _ in (self.folds if self.inner_folds else []))]
-        distinct: dict[bytes, Embedding] = {}
+        distinct: dict[Any, Embedding] = {}
 
         def arguments() -> Iterator[tuple]:
             for embedding in self.embeddings:
                 X = self.load_matrix(embedding)
-                key = array_key(X)
+                key = embedding.blocks, array_key(X)
                 if key not in distinct:  # crop and stretch of square images are equal
                     distinct[key] = embedding
-                    yield X, self.data.y, subsets, self.search.prescreen_method, self.data.task
+                    scaler = BlockScaler(embedding.blocks) if embedding.fused else None
+                    yield X, self.data.y, subsets, self.search.prescreen_method, self.data.task, scaler
 
         scores = np.array(list(self._run_parallel(_prescreen_subsets, arguments())))
         self.embeddings = list(distinct.values())
@@ -193,6 +194,10 @@ class SearchRunner:
 
     def _cross_validate(self) -> None:
         fitted = np.flatnonzero(self.to_fit.any(axis=1))
+        heads = {
+            i: [head.for_blocks(self.embeddings[i].blocks, len(self.rows)) for head in self.heads]
+            for i in fitted
+        }
 
         def arguments() -> Iterator[tuple]:
             for i in fitted:
@@ -201,13 +206,13 @@ class SearchRunner:
                     for fold, selected in zip(self.all_folds, self.to_fit[i], strict=True)
                 ]
                 X = self.load_matrix(self.embeddings[i])
-                yield X, self.data.y, folds, self.heads, self.scorer, self.data.metadata
+                yield X, self.data.y, folds, heads[i], self.scorer, self.data.metadata
 
         self.candidates: list[Candidate] = []
         self.embedding_index: list[int] = []
         parts: list[Scores] = []
         for i, scores in zip(fitted, self._run_parallel(evaluate, arguments()), strict=True):
-            for head, part in zip(self.heads, scores, strict=True):
+            for head, part in zip(heads[i], scores, strict=True):
                 parts.append(part)
                 self.candidates += [(self.embeddings[i], head, point) for point in range(len(head.points))]
                 self.embedding_index += [i] * len(head.points)
@@ -251,7 +256,7 @@ class SearchRunner:
                 "network": [e.network for e in self.embeddings],
                 "image_size": ["x".join(map(str, size)) for size in sizes],
                 "resize": [e.params["resize"] for e in self.embeddings],
-                "layer": ["+".join(e.layers) for e in self.embeddings],
+                "layer": [e.layer_label for e in self.embeddings],
                 "pooling": [e.params["pooling"] for e in self.embeddings],
                 "prescreen": self.prescreen_scores,
                 "kept": self.kept,
@@ -313,7 +318,13 @@ class SearchRunner:
 
 
 def _prescreen_subsets(
-    X: np.ndarray, y: np.ndarray, subsets: Sequence[np.ndarray], method: str, task: str
+    X: np.ndarray,
+    y: np.ndarray,
+    subsets: Sequence[np.ndarray],
+    method: str,
+    task: str,
+    scaler: BlockScaler | None,
 ) -> list[float]:
-    """Compute the transferability score of each subset of rows."""
-    return [transferability(X[rows], y[rows], method, task) for rows in subsets]
+    """Compute the transferability score of each subset of rows, scaled by ``scaler`` if there is one."""
+    parts = ((X[rows] if scaler is None else scaler.fit_transform(X[rows]), y[rows]) for rows in subsets)
+    return [transferability(features, labels, method, task) for features, labels in parts]

@@ -51,9 +51,13 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, BaseEstimator):
     ----------
     models : str, path, or list of them, default="mobilenet"
         Networks, as in :class:`~tlfeatures.CNNFeatures`.
-    layers : "auto", None, list, or dict of model to list, default="auto"
-        "auto" tries each of the network's standard taps, and the last two and the last three concatenated. None
-        is the last convolutional output. A list contains layer names, or lists of layer names to concatenate.
+    layers : "auto", "standard", "fused", None, list, or dict of model to these, default="auto"
+        "standard" tries each of the network's standard taps, and the last two and the last three concatenated.
+        "fused" tries all standard taps together, each scaled to the same total variance by
+        :class:`~tlfeatures.heads.BlockScaler`, and with the mean of the layers' kernels in support vector
+        machines (:class:`~tlfeatures.heads.MeanRBFKernel`, up to 6,000 images). "auto" is "standard"; for both,
+        pass ``["standard", "fused"]``. None is the last convolutional output. A list contains these words, layer
+        names, or lists of layer names to concatenate.
     poolings : list of str, default=("avg", "max")
     image_sizes : "auto", None, or list, default="auto"
         "auto" tries the network's default size and about half of it. None is the default size.
