@@ -121,6 +121,23 @@ def test_best_pipeline_is_saved_and_reproduced(run, photos):
     assert repeated.json["nested"] == report["nested"]["scores"]
 
 
+def test_fused_layers_are_saved_and_reproduced(run, photos):
+    options = [*SMALL, "--pooling", "avg", "--head", "svm:C=1", "--cv", "2"]
+    chosen = run("select", photos.root, *options, "--layer", "fused", "-o", "report")
+    assert chosen.code == 0, chosen.err
+    assert "avg, fused, svm, C=1" in " ".join(chosen.out.split())
+    report = json.loads(Path("report", "report.json").read_text())
+    assert "--layer fused" in report["best_command"]
+    reproduced = run(*shlex.split(report["best_command"])[1:], "--json")
+    assert reproduced.json["best"]["params"]["fused"] is True
+    best = report["best"]  # near-duplicates are split between the folds of these few images
+    assert reproduced.json["best"]["score"] == (best["uncorrected_score"] or best["score"])
+    predicted = run("predict", "report/pipeline.joblib", photos.root, "--json")
+    assert predicted.code == 0, predicted.err
+    both = run("select", photos.root, *options, "--layer", "standard,fused", "--json")
+    assert both.json["candidates"] == 9
+
+
 def test_json_output(run, photos):
     output = run("select", photos.root, *ONE, "--cv", "2", "--json").json
     assert (output["images"], output["unreadable"], output["candidates"], output["folds"]) == (12, 0, 1, 2)

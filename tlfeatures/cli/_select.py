@@ -42,7 +42,8 @@ class SearchSpace:
     )
     layer: str = option(
         "auto",
-        "auto: the standard layers, and the last two and three concatenated; a+b concatenates a and b.",
+        "auto or standard: the standard layers, and the last two and three concatenated; fused: all standard layers, "
+        "each scaled to the same total variance; a+b concatenates a and b.",
         "-l",
         metavar="auto|NAME,...",
     )
@@ -320,6 +321,8 @@ def _format_params(params: dict[str, Any]) -> Iterator[str]:
         if name == "image_size":
             if value is not None:
                 yield f"{value if isinstance(value, int) else 'x'.join(map(str, value))} pixels"
+        elif name == "fused":
+            yield "fused"
         elif "__" in name:
             yield f"{name.split('__', 1)[1]}={value}"
         else:
