@@ -9,7 +9,7 @@ from pathlib import Path
 import tlfeatures
 
 ROOT = Path(tlfeatures.__file__).parents[1]
-NOT_RUN_THERE = {"gpu", "torch", "dev"}  # gigabytes, and tools that are no part of the library
+NOT_RUN_THERE = {"gpu", "torch", "all", "dev"}  # gigabytes, and tools that are no part of the library
 
 
 def lowest(requirement):
@@ -21,6 +21,18 @@ def lowest(requirement):
 def pins(file):
     """Version of each package that a constraints file pins."""
     return dict(line.split("==") for line in file.read_text("utf-8").splitlines() if line[:1] not in "#")
+
+
+def test_every_extra_is_installed_for_the_tests():
+    """`make test` installs all but PyTorch, whose tests are marked slow, and `make test-full` installs it too."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    everything = set(extras) - {"gpu", "all", "test", "dev"}
+    installed = {
+        name: set(re.fullmatch(r"tlfeatures\[(.*)\]", extras[name][0])[1].split(","))
+        for name in ("all", "test")
+    }
+    assert installed == {"all": everything, "test": everything - {"torch"}}
 
 
 def test_the_oldest_environment_has_the_lowest_versions():
