@@ -12,7 +12,8 @@ import textwrap
 import numpy as np
 import pytest
 
-from tests.networks import build, make_images, preprocess, relative_difference, set_random_weights
+from tests.networks import build, make_images, preprocess, relative_difference, run, set_random_weights
+from tlfeatures import CNNFeatures
 from tlfeatures.networks import NETWORKS
 
 BACKENDS = [
@@ -22,7 +23,7 @@ BACKENDS = [
             pytest.mark.skipif(
                 not importlib.util.find_spec(name), reason=f"needs {name}: pip install {name}"
             ),
-            *([pytest.mark.slow] if name == "torch" else []),
+            pytest.mark.slow,
         ],
     )
     for name in ("jax", "torch")
@@ -163,6 +164,28 @@ def test_golden_embeddings(other, golden):
         pytest.skip("needs ../shared, which is absent")
     with np.load(golden) as file:
         assert relative_difference(other[0]["golden"], file["conv_pw_13_relu/avg"][::7]) < 1e-3
+
+
+def test_a_small_network_on_jax(tmp_path):
+    """The tests above need minutes."""
+    pytest.importorskip("jax")
+    X = make_images(3, 32)
+    np.save(tmp_path / "images.npy", X)
+    code = """
+        import sys, numpy as np
+        from tlfeatures import CNNFeatures
+        folder = sys.argv[1]
+        cnn = CNNFeatures("tiny", image_size=32, cache=None)
+        np.save(f"{folder}/embeddings.npy", cnn.fit_transform(np.load(f"{folder}/images.npy")))
+        assert "tensorflow" not in sys.modules
+        print(cnn.recipes_[0]["digest"])
+    """
+    digest = run(
+        code, str(tmp_path), env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    ).strip()
+    cnn = CNNFeatures("tiny", image_size=32, cache=None)
+    assert relative_difference(np.load(tmp_path / "embeddings.npy"), cnn.fit_transform(X)) < 1e-4
+    assert digest == cnn.recipes_[0]["digest"]
 
 
 def test_unsupported_backend():

@@ -211,20 +211,37 @@ print(json.dumps([search.cv_results_["mean_test_score"].tolist(), bool(network)]
 """
 
 
-def test_a_parallel_search_computes_each_image_once_and_a_second_one_imports_no_keras(files, store):
-    def search():
-        argv = [sys.executable, "-c", SEARCH, json.dumps([files, str(store.root)])]
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
-        return json.loads(done.stdout)
+def search_in_parallel(files, store):
+    """Return the scores of a search, and whether a process of it imported Keras."""
+    argv = [sys.executable, "-c", SEARCH, json.dumps([files, str(store.root)])]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
 
-    scores, network = search()
-    assert network
+
+def rows_by_recipe(store):
     recipes = store.info()["recipes"]
-    rows = [(c["recipe"]["layer"], c["recipe"]["pooling"], c["rows"], c["unique_rows"]) for c in recipes]
-    layers = ("conv_pw_13_relu", "conv_pw_3_relu")
-    assert sorted(rows) == [(layer, pooling, 12, 12) for layer in layers for pooling in ("avg", "max")]
-    assert search() == [scores, False]
+    return sorted(
+        (c["recipe"]["layer"], c["recipe"]["pooling"], c["rows"], c["unique_rows"]) for c in recipes
+    )
+
+
+TWO_LAYERS = ["conv_pw_13_relu", "conv_pw_3_relu"]
+EACH_IMAGE_ONCE = [(layer, pooling, 12, 12) for layer in TWO_LAYERS for pooling in ("avg", "max")]
+
+
+@pytest.mark.slow
+def test_a_parallel_search_computes_each_image_once_and_a_second_one_imports_no_keras(files, store):
+    scores, network = search_in_parallel(files, store)
+    assert network
+    assert rows_by_recipe(store) == EACH_IMAGE_ONCE
+    assert search_in_parallel(files, store) == [scores, False]
+
+
+def test_a_parallel_search_of_stored_embeddings_imports_no_keras(files, store):
+    CNNFeatures(**NETWORK, layer=TWO_LAYERS, cache=store).fit(files).transform(files)
+    assert search_in_parallel(files, store)[1] is False
+    assert rows_by_recipe(store) == EACH_IMAGE_ONCE
 
 
 FORKED = """
@@ -251,7 +268,7 @@ with joblib.parallel_config("multiprocessing", n_jobs=2):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("backend", ["TensorFlow", "JAX"])
+@pytest.mark.parametrize("backend", ["TensorFlow", pytest.param("JAX", marks=pytest.mark.slow)])
 def test_workers_forked_after_a_network_ran_raise_an_error_unless_all_rows_are_stored(backend, tmp_path):
     """They would wait forever for threads that exist in the parent only."""
     pytest.importorskip(backend.lower())
@@ -287,6 +304,8 @@ def test_workers_give_the_same_scores(files, store, backend):
     fresh = clone(pipe).set_params(cnnfeatures__cache=EmbeddingStore(store.root / "other"))
     with joblib.parallel_backend(backend, n_jobs=2):
         np.testing.assert_array_equal(cross_val_score(fresh, files, y, cv=3), expected)
+    rows = EmbeddingStore(store.root / "other").info()["recipes"]
+    assert [(c["rows"], c["unique_rows"]) for c in rows] == [(12, 12)] * 2  # avg and max of each image, once
 
 
 def test_threads_share_one_estimator(images):
