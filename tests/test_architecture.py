@@ -37,12 +37,15 @@ ALLOWED: dict[str, set[str]] = {
     "results": set(),
     "transferability": set(),
     "skip_unreadable": set(),
-    "calibration": {"evaluation"},
+    "calibration": {"evaluation", "heads"},
     # the first stage of fine-tuning trains on stored embeddings, and it may start from a pipeline with CNNFeatures
-    "finetune": {"images", "networks", "extract", "features", "evaluation"},
+    "finetune": {"images", "networks", "extract", "features", "evaluation", "calibration"},
     "report": {"results"},
-    "selection": {"features", "heads", "evaluation", "transferability", "results", "report"},
+    "selection": {"features", "heads", "evaluation", "calibration", "transferability", "results", "report"},
     "jobs": {"extract"},
+    "embedding_files": {"features", "sources"},
+    "predictions": {"finetune"},
+    "saved_models": {"predictions", "sources"},
     "app": {"features", "report"},
 }
 ALLOWED["cli"] = set(ALLOWED)

@@ -520,7 +520,7 @@ def test_cold_start_prints_no_messages_of_the_backend(run, photos):
         (["--target", "label"], "is a folder"),
         (["--layer", "block99_pw_relu", "--cv", "2"], "Did you mean 'block9_pw_relu'"),
         (["--layer", "a,,b", "--cv", "2"], "empty name"),
-        (["--pooling", "mean", "--cv", "2"], "must be 'avg', 'max'"),
+        (["--pooling", "mean", "--cv", "2"], "Unknown pooling 'mean'. Valid names: avg, max"),
         (["--resize", "squash", "--cv", "2"], "got 'squash'"),
         (["--image-size", "big", "--cv", "2"], "expected pixels"),
         (["--weights", "absent.h5", "--cv", "2"], "no such file"),
@@ -626,7 +626,7 @@ def test_evaluate(run, saved, photos, tmp_path, damaged_folder):
 def test_evaluate_on_labels_that_are_not_classes_of_the_pipeline(run, saved, photos, tmp_path):
     table = manifest(tmp_path / "m.csv", path=photos.paths, label=["zebra", *photos.labels[1:]])
     result = run("evaluate", saved, table, "--json")
-    assert "The labels of 1 of 12 images are not classes of this pipeline (zebra)" in result.err
+    assert "The labels of 1 of 12 images are not classes of the model (zebra)" in result.err
     assert result.json["accuracy"] == pytest.approx(11 / 12)
     other = manifest(tmp_path / "o.csv", path=photos.paths, label=list("xyz") * 4)
     result = run("evaluate", saved, other)
@@ -691,7 +691,7 @@ def test_predict_shows_calibrated_probabilities(run, photos, tmp_path, head, cla
     rows = run("predict", "p.joblib", table, "--proba", "--json").json
     assert [row["prediction"] for row in rows] == alone.predict(X).tolist()
     columns = [f"proba_{name}" for name in pipe.classes_]
-    assert list(rows[0]) == ["path", "prediction", "probability", "error", *columns]
+    assert list(rows[0]) == ["path", "prediction", "probability", *columns, "error"]
     np.testing.assert_allclose([[row[name] for name in columns] for row in rows], proba, rtol=1e-3)
     expected = [row[f"proba_{row['prediction']}"] for row in rows]
     assert [row["probability"] for row in rows] == expected

@@ -190,7 +190,7 @@ def test_show_augmentations(run, photos, monkeypatch):
     ("options", "text"),
     [
         (["--train-from", "blok10_dw"], "block10_dw"),
-        (["--keep", "best"], "better, finetuned or frozen"),
+        (["--keep", "best"], "--keep must be 'better', 'frozen' or 'finetuned'; got 'best'"),
         (["--head", "big"], "--head"),
         (["--augment", "flip"], "NAME=X"),
         (["--augment", "flap=1"], "flip"),

@@ -176,7 +176,7 @@ def test_unreadable_images_are_left_out_and_listed(run, photos, tmp_path):
     (folder / "checks" / "text.jpg").write_text("hello")
     result = run("select", folder, *ONE, "--cv", "2", "--json")
     assert result.code == 0, result.err
-    assert "1 of 13 images could not be read and are left out:" in result.err
+    assert "1 of 13 images could not be read and is left out:" in result.err
     assert "text.jpg: " in result.err
     assert result.json["unreadable"] == 1
     assert list(result.json["skipped"]) == [str(folder / "checks" / "text.jpg")]

@@ -9,7 +9,15 @@ import sys
 from collections.abc import Iterator
 from typing import IO
 
-__all__ = ["TEMPORARY_PREFIX", "atomic_write", "file_stamp", "stamp", "sync_folder", "write_file"]
+__all__ = [
+    "TEMPORARY_PREFIX",
+    "atomic_write",
+    "file_stamp",
+    "replace_file",
+    "stamp",
+    "sync_folder",
+    "write_file",
+]
 
 TEMPORARY_PREFIX = ".tmp-"  # followed by 24 hexadecimal digits
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL
@@ -64,6 +72,26 @@ def atomic_write(
     """
     with _replacing(path, sync, mode) as fd, open(fd, "wb", closefd=False) as file:
         yield file
+
+
+@contextlib.contextmanager
+def replace_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Open a temporary file that replaces ``path``, or the target of a link, as `atomic_write` does.
+
+    Raises
+    ------
+    OSError
+        Names ``path``, not the temporary file.
+    """
+    target = os.path.realpath(path)
+    try:
+        with atomic_write(target) as file:
+            yield file
+    except OSError as error:
+        name = os.path.basename(os.fsdecode(error.filename or ""))
+        if name and not name.startswith(TEMPORARY_PREFIX):
+            raise
+        raise OSError(error.errno, f"Cannot write: {error.strerror or error}", target) from error
 
 
 def write_file(path: str | os.PathLike[str], content: bytes, *, sync: bool = True, mode: int = 0o666) -> None:

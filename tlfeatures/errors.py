@@ -17,6 +17,7 @@ __all__ = [
     "OutOfMemoryError",
     "RandomWeightsWarning",
     "RecipeMismatchError",
+    "SavedModelError",
     "SourceError",
     "StoreError",
     "StoreWarning",
@@ -138,6 +139,10 @@ class UnknownNameError(InvalidParameterError):
             else f" Valid names: {', '.join(names)}."
         )
         return cls(f"Unknown {kind} {name!r}.{hint}{see}", parameter)
+
+
+class SavedModelError(TLFeaturesError, ValueError):
+    """A file does not contain a fitted model, or is damaged."""
 
 
 class WeightsError(TLFeaturesError, OSError):

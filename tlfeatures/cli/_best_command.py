@@ -1,4 +1,4 @@
-"""Write the command that reproduces the best pipeline of a search."""
+"""The command that the user ran, and the command that reproduces the best pipeline of its search."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tlfeatures.results import SearchResult
+if TYPE_CHECKING:
+    import typer
 
-__all__ = ["best_command"]
+    from tlfeatures.results import SearchResult
+
+__all__ = ["best_command", "list_arguments"]
 
 _OPTIONS = {
     "scoring": "--scoring",
@@ -61,6 +64,23 @@ def best_command(result: SearchResult, folder: str | os.PathLike[str], source: S
         if name in options:
             words += [option, "random" if options[name] is None else str(options[name])]
     return shlex.join([*words, "-o", "best"])
+
+
+def list_arguments(context: typer.Context, only: set[str] | None = None) -> list[str]:
+    """Return the arguments and options that the user passed; all, or those of the parameters ``only``."""
+    arguments, options = [], []
+    for parameter in context.command.params:
+        name, value = parameter.name, context.params.get(parameter.name)
+        source = getattr(context.get_parameter_source(name), "name", "")
+        if source != "COMMANDLINE" or (only is not None and name not in only):
+            continue
+        if parameter.param_type_name == "argument":
+            arguments.append(str(value))
+        elif value is True:
+            options.append(parameter.opts[0])
+        else:
+            options += [parameter.opts[0], str(value)]
+    return [*arguments, *options]
 
 
 def _format_size(size: Any) -> str:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tlfeatures.cli._extraction import Tally
 from tlfeatures.cli._options import Json
 from tlfeatures.cli._terminal import show_json, show_table, show_text, stderr_is_terminal
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from tlfeatures.extract import ImageCounts
     from tlfeatures.selection import FeatureSearchCV
 
 _MODEL = "tiny"
@@ -46,8 +46,8 @@ def demo(
     echo = (lambda *_: None) if as_json else show_text
     echo(f"{len(images):,} handwritten digits of 8 x 8 pixels, enlarged to {_SIDE} x {_SIDE}.")
     echo(f"Network {_MODEL} (part of this package), {len(layers)} layers in one pass.")
-    tally = _embed(images, layers, cache)
-    echo(f"{tally}. Store: {cache}")
+    counts = _embed(images, layers, cache)
+    echo(f"{counts}. Store: {cache}")
 
     search = _search(images[train], y[train], layers, cache)
     pixels = images[train].reshape(len(train), -1)
@@ -55,9 +55,9 @@ def demo(
     table = search.table().sort_values("candidate")
     summary = {
         "model": _MODEL,
-        "images": tally.images,
-        "from_store": tally.from_store,
-        "computed": tally.computed,
+        "images": counts.images,
+        "from_store": counts.from_store,
+        "computed": counts.computed,
         "scores": table[["layer", "width", "head", "score", "std"]].to_dict("records"),
         "best_layer": search.table().iloc[0]["layer"],
         "test_accuracy": float(search.score(images[test], y[test])),
@@ -68,7 +68,7 @@ def demo(
         show_json(summary)
         return
     _show(search, summary, len(test))
-    outlook = "In the next run all embeddings will come" if tally.computed else "All embeddings came"
+    outlook = "In the next run all embeddings will come" if counts.computed else "All embeddings came"
     show_text(f"{time.perf_counter() - start:.0f} s in total. {outlook} from the store.")
 
 
@@ -128,7 +128,7 @@ def _split_rows(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return train_test_split(np.arange(len(y)), test_size=0.2, stratify=y, random_state=0)
 
 
-def _embed(images: np.ndarray, layers: list[str], cache: str) -> Tally:
+def _embed(images: np.ndarray, layers: list[str], cache: str) -> ImageCounts:
     """Compute all layers in one pass, so that the search reads them from the store."""
     from tlfeatures.extract import FeatureSpec, extract
     from tlfeatures.networks import Backbone
@@ -136,4 +136,4 @@ def _embed(images: np.ndarray, layers: list[str], cache: str) -> Tally:
 
     store = EmbeddingStore(cache)
     spec = FeatureSpec.make(Backbone(_MODEL, image_size=_SIDE), layers, "avg", store)
-    return Tally.of(extract(images, spec, store=store, batch_size=64, verbose=int(stderr_is_terminal())))
+    return extract(images, spec, store=store, batch_size=64, verbose=int(stderr_is_terminal())).counts

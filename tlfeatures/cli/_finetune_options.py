@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,9 +12,6 @@ from tlfeatures.cli._parse import parse_augment, parse_hidden_layers
 from tlfeatures.cli._session import BadArgument
 
 __all__ = ["ComparisonOptions", "FileOptions", "StepOptions", "TrainingOptions", "make_finetune"]
-
-_SUFFIXES = (".keras-bundle", ".joblib")
-_KEEP = ("better", "finetuned", "frozen")
 
 
 @dataclass(frozen=True)
@@ -99,9 +95,9 @@ class ComparisonOptions:
     task: opt.Task = "auto"
     keep: str = option("better", "Model to save: better, finetuned or frozen.", metavar="NAME")
 
-    def __post_init__(self) -> None:
-        if self.keep not in _KEEP:
-            raise BadArgument(f"--keep {self.keep!r}; expected better, finetuned or frozen.")
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters of `fit_frozen_or_finetuned`."""
+        return {"cv": self.cv, "n_repeats": self.repeats, "scoring": self.scoring, "keep": self.keep}
 
 
 @dataclass(frozen=True)
@@ -125,15 +121,9 @@ class FileOptions:
 
     def check(self) -> None:
         """Raise an error if an output file cannot be written."""
-        if self.output is not None:
-            check_output(self.output, _SUFFIXES, force=True)
-            if os.path.exists(self.output) and not self.force:
-                raise BadArgument(
-                    f"-o {self.output!r} exists. Name another file, or pass --force to overwrite it."
-                )
-        for name, path in (("--curves", self.curves), ("--show-augmentations", self.show_augmentations)):
-            if path is not None:
-                check_output(path, (".png",), True, name)
+        check_output(self.output, (".keras-bundle", ".joblib"), self.force)
+        check_output(self.curves, (".png",), force=True, option="--curves")
+        check_output(self.show_augmentations, (".png",), force=True, option="--show-augmentations")
 
 
 def make_finetune(

@@ -1,38 +1,29 @@
-"""`fit`: train, cross-validate and save a head on embeddings."""
+"""`fit`: train, cross-validate and save a head on embeddings; a search with one candidate."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._duplicates import warn_of_duplicates, warn_of_label_conflicts
-from tlfeatures.cli._extraction import (
-    Tally,
-    extract_images,
-    get_paths,
-    report_unreadable,
-    require_readable_rows,
-)
 from tlfeatures.cli._groups import expand_options, option
-from tlfeatures.cli._terminal import count, escape, show_json, show_text, warn
+from tlfeatures.cli._messages import report_unreadable, warn_of_duplicates, warn_of_label_conflicts
+from tlfeatures.cli._outputs import check_output
+from tlfeatures.cli._terminal import count, escape, show_json, show_text
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from tlfeatures.evaluation import CrossValidation
+    from tlfeatures.extract import ImageCounts
+    from tlfeatures.selection import FeatureSearchCV
 
-DEFAULT_HEAD = {"classification": "svm", "regression": "ridge"}
-DEFAULT_SCORING = {"classification": "accuracy", "regression": "r2"}
 _MAX_CLASSES = 12  # classes whose sizes are printed
 
 
 @dataclass(frozen=True)
-class HeadOptions:
-    """The head, and its cross-validation."""
+class FitOptions:
+    """The head, its cross-validation, and the file of the pipeline."""
 
     head: str | None = option(
         None,
@@ -42,20 +33,14 @@ class HeadOptions:
     cv: int = option(5, "Number of folds; 0 for no cross-validation.", metavar="K", min=0)
     scoring: opt.Scoring = None
     task: opt.Task = "auto"
+    output: str | None = option(None, "Save the pipeline to this file.", "-o", metavar="FILE.joblib")
+    force: opt.Force = False
+    as_json: opt.Json = False
 
 
 @expand_options
 def fit(
-    source: opt.TrainingSource,
-    network: opt.NetworkOptions,
-    compute: opt.ComputeOptions,
-    options: HeadOptions,
-    output: Annotated[
-        str | None,
-        typer.Option("--output", "-o", metavar="FILE.joblib", help="Save the pipeline to this file."),
-    ] = None,
-    force: opt.Force = False,
-    as_json: opt.Json = False,
+    source: opt.TrainingSource, network: opt.NetworkOptions, compute: opt.ComputeOptions, options: FitOptions
 ) -> None:
     """Train a head on the embeddings of labelled images, cross-validate it, and save it.
 
@@ -63,146 +48,93 @@ def fit(
     scikit-learn Pipeline that predicts from image paths, for `predict`, `evaluate` and joblib.load. Its class
     probabilities are calibrated on held-out folds.
     """
-    from tlfeatures.cli._outputs import check_output
-    from tlfeatures.cli._saved_models import save_pipeline
-    from tlfeatures.evaluation import check_groups, check_labels, make_folds
-    from tlfeatures.heads import blas_threads, make_head
+    from tlfeatures.extract import ImageCounts
+    from tlfeatures.saved_models import is_saved_pipeline, save_pipeline
 
-    if output is not None:
-        check_output(output, (".joblib", ".pkl"), force)
+    check_output(options.output, (".joblib", ".pkl"), options.force, is_saved_pipeline)
     images = source.read()
-    y, task = check_labels(source.get_labels(images), len(images), options.task)
-    groups = check_groups(images.groups, len(images))
-    # options are checked before the network runs
-    head = options.head or DEFAULT_HEAD[task]
-    estimator = make_head(head, task)
-    scoring = check_scorer_name(options.scoring or DEFAULT_SCORING[task])
-    if options.cv:
-        make_folds(options.cv, y, groups, task, 0)
-    cnn = opt.make_cnn(network, compute)
-    cnn.fit(images.images)
-    data = _embed(cnn, images, y, groups, source.source)
-    with blas_threads(*data.features.shape):
-        scores = data.cross_validate(estimator, options.cv, scoring, task) if options.cv else None
-        if output is not None:
-            groups = data.groups if scores is None else scores.duplicates.groups
-            fitted = fit_head(estimator, task, data.features, data.y, groups)
-            save_pipeline(output, cnn, fitted, data.keys)
-    if scores is not None:
-        warn_of_duplicates(scores.duplicates)
-    conflicts = warn_of_label_conflicts(data.keys, data.y, data.paths)
+    y = images.get_labels()
+    search = _make_search(y, network, compute, options)
+    search.fit(images.images, y, images.groups)
+    skipped = report_unreadable(images.paths, search.unreadable_)
+    y_used, keys = y[search.rows_], search.fitted_images_.keys
+    if options.output is not None:
+        save_pipeline(search.calibrated_pipeline(y), options.output)
+    warn_of_duplicates(search.duplicates_)
+    run = search.timings_.iloc[0]
+    counts = ImageCounts.of(keys, len(skipped), int(run["computed"]), float(run["seconds"]))
     about = {
         "source": source.source,
-        **_describe_model(cnn, head, task, data),
-        "cv": None if scores is None else _describe_scores(scores),
-        "label_conflicts": conflicts,
-        "output": output,
+        **_describe_model(search, y_used),
+        **dataclasses.asdict(counts),
+        "skipped": skipped,
+        "cv": _describe_scores(search) if options.cv else None,
+        "label_conflicts": warn_of_label_conflicts(keys, y_used, [images.paths[row] for row in search.rows_]),
+        "output": options.output,
     }
-    if as_json:
+    if options.as_json:
         show_json(about)
     else:
-        _show(about, data.tally)
+        _show(about, counts)
 
 
-@dataclass(frozen=True)
-class _Data:
-    """Embeddings, labels, groups, digests and paths of the readable images."""
+def _make_search(
+    y: np.ndarray, network: opt.NetworkOptions, compute: opt.ComputeOptions, options: FitOptions
+) -> FeatureSearchCV:
+    """Make a search with one candidate."""
+    from tlfeatures.evaluation import check_labels
+    from tlfeatures.heads import DEFAULT_HEAD
+    from tlfeatures.selection import FeatureSearchCV
 
-    features: np.ndarray
-    y: np.ndarray
-    groups: np.ndarray | None
-    keys: np.ndarray
-    paths: list[str]
-    tally: Tally
-    skipped: dict[str, str]
-
-    def cross_validate(self, head: Any, cv: int, scoring: str, task: str) -> CrossValidation:
-        """Score the head on folds that keep duplicate groups together."""
-        from tlfeatures.evaluation import cross_validate_embeddings
-
-        return cross_validate_embeddings(
-            head, self.features, self.y, self.keys, groups=self.groups, cv=cv, scoring=scoring, task=task
-        )
-
-
-def _embed(cnn: Any, images: Any, y: np.ndarray, groups: np.ndarray | None, source: str) -> _Data:
-    result, paths = extract_images(cnn, images.images), get_paths(images)
-    skipped = report_unreadable(paths, result.errors, "and are left out")
-    rows = require_readable_rows(result, source)
-    return _Data(
-        features=result.features[rows],
-        y=y[rows],
-        groups=None if groups is None else groups[rows],
-        keys=result.keys[rows],
-        paths=[paths[row] for row in rows],
-        tally=Tally.of(result),
-        skipped=skipped,
+    _, task = check_labels(y, len(y), options.task)
+    of_network = network.parameters()
+    layer = of_network["layer"]
+    return FeatureSearchCV(
+        of_network["model"],
+        layers=None if layer is None else [layer],
+        poolings=[of_network["pooling"]],
+        image_sizes=[of_network["image_size"]],
+        resize=[of_network["resize"]],
+        heads={options.head or DEFAULT_HEAD[task]: {}},
+        cv=options.cv,
+        scoring=options.scoring,
+        task=task,
+        learning_curve=False,
+        **compute.parameters(),
+        on_error="nan",
     )
 
 
-def fit_head(head: Any, task: str, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> Any:
-    """Fit a head on all images, and calibrate its class probabilities.
-
-    Logistic regression and regressors are not calibrated. If a class has too few images for calibration, a warning is
-    printed, and the head has decision values only.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    from tlfeatures.calibration import CalibratedHead
-
-    if task == "regression" or isinstance(head[-1], LogisticRegression):
-        return head.fit(X, y)
-    try:
-        return CalibratedHead(head).fit(X, y, groups=groups)
-    except ValueError as error:
-        warn(f"no class probabilities, only decision values: {error}")
-        return head.fit(X, y)
-
-
-def check_scorer_name(name: str) -> str:
-    """Return ``name``, or raise UnknownNameError if scikit-learn has no such scorer."""
-    from sklearn.metrics import get_scorer_names
-
-    from tlfeatures.errors import UnknownNameError
-
-    names = get_scorer_names()
-    if name not in names:
-        raise UnknownNameError.of(
-            "scorer", name, names, "`sklearn.metrics.get_scorer_names()` for all of them"
-        )
-    return name
-
-
-def _count_classes(y: np.ndarray) -> dict[str, int]:
+def _describe_model(search: FeatureSearchCV, y: np.ndarray) -> dict[str, Any]:
     import numpy as np
 
+    cnn, params = search.best_estimator_[0], search.best_params_
     names, sizes = np.unique(y, return_counts=True)
-    return {str(name): int(size) for name, size in zip(names, sizes, strict=True)}
-
-
-def _describe_model(cnn: Any, head: str, task: str, data: _Data) -> dict[str, Any]:
+    classes = dict(zip(map(str, names.tolist()), sizes.tolist(), strict=True))
     return {
-        "task": task,
-        "classes": _count_classes(data.y) if task == "classification" else None,
-        "model": cnn.model,
+        "task": search.task_,
+        "classes": classes if search.task_ == "classification" else None,
+        "model": params["model"],
         "layers": cnn.layers_,
-        "pooling": cnn.pooling,
-        "features": data.features.shape[1],
-        "head": head,
-        **dataclasses.asdict(data.tally),
-        "skipped": data.skipped,
+        "pooling": params["pooling"],
+        "features": cnn.n_features_out_,
+        "head": params["head"],
     }
 
 
-def _describe_scores(result: CrossValidation) -> dict[str, Any]:
-    duplicates = result.duplicates
+def _describe_scores(search: FeatureSearchCV) -> dict[str, Any]:
+    from tlfeatures.evaluation import DEFAULT_SCORING
+
+    duplicates, grouped = search.duplicates_, search.grouped_fold_scores_
+    on_folds = search.fold_scores_
+    scores = on_folds if grouped is None else grouped
     return {
-        "folds": len(result.scores),
-        "scoring": result.scoring,
-        "mean": float(result.scores.mean()),
-        "std": float(result.scores.std()),
-        "scores": result.scores.tolist(),
-        "uncorrected": None if result.uncorrected is None else result.uncorrected.tolist(),
+        "folds": len(scores),
+        "scoring": search.scoring or DEFAULT_SCORING[search.task_],
+        "mean": scores.mean(),
+        "std": scores.std(),
+        "scores": scores,
+        "uncorrected": None if grouped is None else on_folds,
         "duplicates": {
             "pairs": len(duplicates.pairs),
             "exact": int(duplicates.exact.sum()),
@@ -211,8 +143,8 @@ def _describe_scores(result: CrossValidation) -> dict[str, Any]:
     }
 
 
-def _show(about: dict[str, Any], tally: Tally) -> None:
-    show_text(f"{tally}.")
+def _show(about: dict[str, Any], counts: ImageCounts) -> None:
+    show_text(f"{counts}.")
     if about["classes"] is not None:
         sizes = [f"{escape(name)} {size:,}" for name, size in about["classes"].items()]
         more = ", ..." if len(sizes) > _MAX_CLASSES else ""

@@ -41,6 +41,7 @@ def option(default: Any, help: str, *names: str, **settings: Any) -> Any:
     Parameters
     ----------
     default : object
+        ``...`` makes the option required.
     help : str
     *names : str
         Short name, or other names than that of the field; by default the name of the field with hyphens.

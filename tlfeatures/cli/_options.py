@@ -9,13 +9,11 @@ import typer
 
 from tlfeatures.cli._groups import argument, option
 from tlfeatures.cli._parse import parse_cache, parse_image_size, parse_layers, parse_model, parse_weights
-from tlfeatures.cli._session import BadArgument
-from tlfeatures.cli._terminal import count, stderr_is_terminal, warn
+from tlfeatures.cli._terminal import stderr_is_terminal, warn
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from tlfeatures.features import CNNFeatures
+    from tlfeatures.predictions import FittedModel
     from tlfeatures.sources import Source
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
@@ -90,31 +88,6 @@ class SourceOptions:
         if split != first:
             warn(f"{self.source!r} has no {first} split; its {split} split is used.", "note: ")
         return split
-
-    def get_labels(self, images: Source) -> np.ndarray:
-        """Return the labels of the images that `read` returned.
-
-        Raises
-        ------
-        BadArgument
-            If any image has no label.
-        """
-        from tlfeatures.sources import quote_names
-
-        if images.y is None:
-            fix = {
-                "manifest": f"Name their column with --target. Columns: {quote_names(images.columns)}.",
-                "hdf5": f"Name their dataset with --target. Datasets: {quote_names(images.columns)}.",
-                "flat folder": "Put the images of each class into a folder of its own, or write a manifest.",
-            }.get(images.kind, "Expected class folders, or a manifest with a column of labels.")
-            raise BadArgument(f"{self.source!r} has no labels. {fix}")
-        missing = [row for row, label in enumerate(images.y.tolist()) if label is None]
-        if missing:
-            raise BadArgument(
-                f"{len(missing)} of {count(len(images), 'image')} of {self.source!r} have no label, such as "
-                f"{images.names[missing[0]]!r}. Choose a split that has labels with --split."
-            )
-        return images.y
 
 
 @dataclass(frozen=True)
@@ -195,3 +168,35 @@ def make_cnn(network: NetworkOptions, compute: ComputeOptions) -> CNNFeatures:
     from tlfeatures.features import CNNFeatures
 
     return CNNFeatures(**network.parameters(), **compute.parameters())
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """File of a saved model, and options to run it."""
+
+    pipe: str = argument(
+        "PIPE",
+        "File saved by `fit`, `select` or `finetune`. Loading a .joblib file can run code: load only files you trust.",
+    )
+    cache: str | None = option(
+        None, "Folder of the embedding store; by default that of the model.", metavar="auto|none|DIR"
+    )
+    batch_size: int | None = option(
+        None, "Images per batch; by default that of the model.", metavar="N", min=1
+    )
+
+    def load(self) -> FittedModel:
+        """Load the file, with a note if this can run code of the file."""
+        from tlfeatures.saved_models import load_model, recognize_model
+
+        if recognize_model(self.pipe) == "pickle":
+            warn(
+                f"{self.pipe} is a pickle, and loading a pickle can run code: load only files you trust.",
+                "note: ",
+            )
+        params: dict[str, Any] = {"verbose": int(stderr_is_terminal())}
+        if self.cache is not None:
+            params["cache"] = parse_cache(self.cache)
+        if self.batch_size is not None:
+            params["batch_size"] = self.batch_size
+        return load_model(self.pipe, **params)

@@ -2,131 +2,102 @@
 
 from __future__ import annotations
 
+import csv
 import glob
 import os
+import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._extraction import Tally, extract_images, report_unreadable
-from tlfeatures.cli._groups import expand_options
-from tlfeatures.cli._saved_models import Fitted, Predictions, SavedModel
+from tlfeatures.cli._groups import expand_options, option
+from tlfeatures.cli._messages import report_unreadable
+from tlfeatures.cli._outputs import check_output
 from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._terminal import count, show_json, show_table, show_text, warn
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from tlfeatures.sources import Source
 
 
-@expand_options
-def predict(
-    model: SavedModel,
+@dataclass(frozen=True)
+class PredictOptions:
+    """Images to predict for, and output of `predict`."""
+
     items: Annotated[
         list[str],
         typer.Argument(
             metavar="ITEM...", help="Images, folders, manifests, file.h5::dataset, or quoted patterns."
         ),
-    ],
-    output: Annotated[
-        str | None,
-        typer.Option("--output", "-o", metavar="FILE.csv", help="Write the table to a file instead."),
-    ] = None,
-    proba: Annotated[
-        bool, typer.Option("--proba", help="Add a column proba_CLASS with the probability of each class.")
-    ] = False,
-    strict: opt.Strict = False,
-    path_column: opt.PathColumn = None,
-    force: opt.Force = False,
-    as_json: opt.Json = False,
-) -> None:
+    ]
+    output: str | None = option(None, "Write the table to a file instead.", "-o", metavar="FILE.csv")
+    proba: bool = option(False, "Add a column proba_CLASS with the probability of each class.")
+    strict: opt.Strict = False
+    path_column: opt.PathColumn = None
+    force: opt.Force = False
+    as_json: opt.Json = False
+
+
+@expand_options
+def predict(model: opt.SavedModel, options: PredictOptions) -> None:
     """Predict with a saved model; the table has one row per image, in the order of the arguments.
 
     Columns: path, prediction, probability of the predicted class, and error. For heads without class probabilities,
     a column `decision` has the decision value of the predicted class instead; regression has neither. An unreadable
     image has an error and no prediction; the exit code is 1 if no image could be read.
     """
-    from tlfeatures.cli._outputs import check_output, replacing, write_csv
+    import pandas
 
-    if output is not None:
-        check_output(output, (".csv",), force)
+    from tlfeatures._files import replace_file
+
+    output = options.output
+    check_output(output, (".csv",), options.force, _is_our_table)
     fitted = model.load()
-    if proba and fitted.confidence != "probability":
+    if options.proba and fitted.confidence != "probability":
         raise BadArgument(
             f"--proba needs class probabilities, which {model.pipe!r} does not have. Save a classifier with "
             "`tlfeatures fit`, which calibrates probabilities."
         )
-    table = _empty_table(fitted, proba)
-    tallies = []
-    for images, paths in _read_items(items, path_column):
-        result = extract_images(fitted.cnn, images)
-        _append_rows(table, paths, result.errors, fitted.predict(result), fitted.classes)
-        report_unreadable(paths, result.errors, "and have no prediction")
-        tallies.append(Tally.of(result))
+    frames, counts = [], []
+    for images, paths in _read_items(options.items, options.path_column):
+        predictions = fitted.predict(images)
+        report_unreadable(paths, predictions.extracted.errors, "has no prediction", "have no predictions")
+        frames.append(predictions.to_frame(paths, proba=options.proba))
+        counts.append(str(predictions.extracted.counts))
+    table = pandas.concat(frames, ignore_index=True)
     if output is not None:
-        with replacing(output) as file:
-            write_csv(file, table)  # None is an empty field
-    if as_json:
-        show_json([dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)])
+        with replace_file(output) as file:
+            table.to_csv(file, index=False, errors="surrogateescape")
+    if options.as_json:
+        show_json(table)
     elif output is not None:
-        show_text(f"{'; '.join(map(str, tallies))}.")
-        show_text(f"{output}: {count(len(table['path']), 'row')}.")
+        show_text(f"{'; '.join(counts)}.")
+        show_text(f"{output}: {count(len(table), 'row')}.")
     else:
-        show_table(list(table), zip(*table.values(), strict=True))
-    failed = sum(error is not None for error in table["error"])
-    if failed and (strict or failed == len(table["error"])):
+        show_table(list(table), table.to_numpy().tolist())
+    failed = table["error"].notna()
+    if failed.all() or (options.strict and failed.any()):
         raise typer.Exit(1)
 
 
-def _empty_table(fitted: Fitted, proba: bool) -> dict[str, list[Any]]:
-    columns = ["path", "prediction", *([fitted.confidence] if fitted.confidence else []), "error"]
-    if proba:
-        columns += [f"proba_{name}" for name in fitted.classes.tolist()]
-    return {name: [] for name in columns}
-
-
-def _append_rows(
-    table: dict[str, list[Any]],
-    paths: list[str],
-    errors: dict[int, str],
-    predictions: Predictions,
-    classes: np.ndarray | None,
-) -> None:
-    """Append a row for each image; the fields of unreadable images are None."""
-    import numpy as np
-
-    n = len(paths)
-    columns: dict[str, Any] = {"prediction": predictions.values}
-    if (proba := predictions.probabilities) is not None:
-        indices = np.searchsorted(classes, predictions.values)
-        columns["probability"] = proba[np.arange(len(indices)), indices]
-        columns |= {f"proba_{name}": proba[:, i] for i, name in enumerate(classes.tolist())}
-    elif predictions.decision is not None:
-        columns["decision"] = predictions.decision
-    table["path"] += paths
-    table["error"] += [errors.get(row) for row in range(n)]
-    for name in table.keys() - {"path", "error"}:
-        values: list[Any] = [None] * n
-        if name in columns:
-            for row, value in zip(predictions.rows.tolist(), columns[name].tolist(), strict=True):
-                values[row] = value
-        table[name] += values
+def _is_our_table(path: str) -> bool:
+    """Return whether a CSV file has exactly the columns of a table of predictions."""
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        header = ",".join(next(csv.reader(file), []))
+    return bool(re.fullmatch(r"path,prediction(,probability|,decision)?(,proba_.+)*,error", header))
 
 
 def _read_items(items: list[str], path_column: str | None) -> list[tuple[Any, list[str]]]:
     """Return batches of images with their names; consecutive paths form one batch."""
     batches: list[tuple[Any, list[str]]] = []
-    for item in items:
-        for source in _read_item(item, path_column):
-            if not isinstance(source.images, list):
-                batches.append((source.images, source.names))
-            elif batches and isinstance(batches[-1][0], list):
-                batches[-1][0].extend(source.images)
-            else:
-                paths = list(source.images)
-                batches.append((paths, paths))
+    for source in (source for item in items for source in _read_item(item, path_column)):
+        if batches and isinstance(source.images, list) and isinstance(batches[-1][0], list):
+            batches[-1][0].extend(source.images)
+        else:
+            paths = list(source.paths)
+            batches.append((paths if isinstance(source.images, list) else source.images, paths))
     return batches
 
 

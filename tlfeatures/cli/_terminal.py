@@ -88,7 +88,9 @@ def show_json(value: Any) -> None:
 
 
 def to_json(value: Any) -> Any:
-    """Convert NumPy values to Python's; NaN and infinity, which JSON does not have, become None."""
+    """Convert tables and NumPy values to Python's; NaN and infinity, which JSON does not have, become None."""
+    if hasattr(value, "columns"):
+        value = value.to_dict("records")
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, dict):

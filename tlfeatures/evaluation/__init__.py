@@ -2,30 +2,41 @@
 
 from tlfeatures.evaluation._comparison import compare
 from tlfeatures.evaluation._comparison_result import Comparison
-from tlfeatures.evaluation._duplicates import Duplicates, find_duplicates, keep_groups_together
+from tlfeatures.evaluation._duplicates import (
+    Duplicates,
+    find_duplicates,
+    find_label_conflicts,
+    group_folds,
+    keep_groups_together,
+)
 from tlfeatures.evaluation._folds import Fold, make_folds, make_inner_folds, split_validation
 from tlfeatures.evaluation._intervals import confidence_interval, standard_error
 from tlfeatures.evaluation._labels import check_groups, check_labels, check_seed, infer_task
 from tlfeatures.evaluation._paired_tests import PairedTest
 from tlfeatures.evaluation._scores import (
-    CrossValidation,
-    cross_validate_embeddings,
-    find_label_conflicts,
-    group_folds,
+    DEFAULT_SCORING,
+    ClassificationScores,
+    RegressionScores,
+    check_scorer_name,
+    match_labels,
+    score_classes,
+    score_numbers,
 )
 
 __all__ = [
+    "DEFAULT_SCORING",
+    "ClassificationScores",
     "Comparison",
-    "CrossValidation",
     "Duplicates",
     "Fold",
     "PairedTest",
+    "RegressionScores",
     "check_groups",
     "check_labels",
+    "check_scorer_name",
     "check_seed",
     "compare",
     "confidence_interval",
-    "cross_validate_embeddings",
     "find_duplicates",
     "find_label_conflicts",
     "group_folds",
@@ -33,6 +44,9 @@ __all__ = [
     "keep_groups_together",
     "make_folds",
     "make_inner_folds",
+    "match_labels",
+    "score_classes",
+    "score_numbers",
     "split_validation",
     "standard_error",
 ]

@@ -1,4 +1,4 @@
-"""Duplicate and near-duplicate images, and the groups that they form."""
+"""Duplicate and near-duplicate images, the groups that they form, and folds that keep groups together."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
-from tlfeatures.evaluation._folds import Fold
+from tlfeatures.evaluation._folds import Fold, make_folds
 
-__all__ = ["Duplicates", "find_duplicates", "keep_groups_together"]
+__all__ = ["Duplicates", "find_duplicates", "find_label_conflicts", "group_folds", "keep_groups_together"]
 
 _NEAR_ROWS = 20_000  # above it only exact duplicates are searched, because the cost is quadratic
 _BLOCK = 256  # rows compared with all others at a time
@@ -176,6 +176,61 @@ def keep_groups_together(folds: Sequence[Fold], groups: np.ndarray) -> list[Fold
     _, first, codes = np.unique(groups, return_index=True, return_inverse=True)
     fold_of = fold_of[first][codes]
     return [(np.flatnonzero(fold_of != i), np.flatnonzero(fold_of == i)) for i in range(len(folds))]
+
+
+def group_folds(
+    folds: Sequence[Fold], groups: np.ndarray, y: np.ndarray, task: str, random_state: int = 0
+) -> list[Fold]:
+    """Change folds as little as possible so that each group is in one of them.
+
+    Parameters
+    ----------
+    folds : sequence of (train, test)
+    groups : ndarray of int, shape (n,)
+    y : ndarray of shape (n,)
+    task : {"classification", "regression"}
+    random_state : int, default=0
+        Seed for new folds, which are made if the folds overlap or a class would be missing.
+
+    Returns
+    -------
+    list of (train, test)
+
+    Raises
+    ------
+    ValueError
+        If the groups cannot be split into that many folds.
+    """
+    try:
+        return make_folds(keep_groups_together(folds, groups), y, None, task, random_state)
+    except ValueError:
+        return make_folds(len(folds), y, groups, task, random_state)
+
+
+def find_label_conflicts(keys: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Find pairs of identical images with different labels.
+
+    Parameters
+    ----------
+    keys : ndarray of uint8, shape (n, 16)
+        Digests of the images.
+    y : ndarray of shape (n,)
+
+    Returns
+    -------
+    ndarray of int, shape (p, 2)
+        For each image that differs in its label from the first image with this digest, the rows of both.
+
+    Examples
+    --------
+    >>> keys = np.zeros((3, 16), "uint8")
+    >>> find_label_conflicts(keys, np.array(["cat", "cat", "dog"])).tolist()
+    [[0, 2]]
+    """
+    _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    first = first[inverse.reshape(-1)]
+    rows = np.flatnonzero(y != y[first])
+    return np.stack([first[rows], rows], axis=1)
 
 
 def _merge_groups(pairs: np.ndarray, n: int, groups: np.ndarray | None) -> np.ndarray:

@@ -1,167 +1,213 @@
-"""Cross-validated score of one estimator on embeddings, corrected for duplicate images."""
+"""Scores of predictions on labelled test images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.model_selection import cross_val_score
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    get_scorer_names,
+    mean_absolute_error,
+    precision_recall_fscore_support,
+    r2_score,
+    root_mean_squared_error,
+)
 
-from tlfeatures.evaluation._duplicates import Duplicates, find_duplicates, keep_groups_together
-from tlfeatures.evaluation._folds import Fold, make_folds
+from tlfeatures._warnings import warn
+from tlfeatures.errors import InvalidParameterError, UnknownNameError
 
-__all__ = ["CrossValidation", "cross_validate_embeddings", "find_label_conflicts", "group_folds"]
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = [
+    "DEFAULT_SCORING",
+    "ClassificationScores",
+    "RegressionScores",
+    "check_scorer_name",
+    "match_labels",
+    "score_classes",
+    "score_numbers",
+]
+
+DEFAULT_SCORING = {"classification": "accuracy", "regression": "r2"}
+_N_SHOWN = 5  # labels in a message
+_N_CLASSES_SHOWN = 12
 
 
 @dataclass(frozen=True)
-class CrossValidation:
-    """Result of :func:`cross_validate_embeddings`.
+class ClassificationScores:
+    """Scores of predicted classes.
 
     Attributes
     ----------
-    scoring : str
-        Name of the score; greater is better.
-    scores : ndarray of shape (n_folds,)
-        Scores on folds that keep duplicate groups together, if possible.
-    uncorrected : ndarray of shape (n_folds,) or None
-        Scores on the original folds, if these split duplicate groups and other folds exist. Otherwise None, and
-        ``scores`` are the scores on the original folds.
-    duplicates : Duplicates
-        ``duplicates.crossing`` counts the pairs split between the uncorrected folds.
+    accuracy, balanced_accuracy : float
+        The latter is the mean recall of the classes that have images.
+    classes : DataFrame
+        One row for each class: class, precision, recall, f1, images.
+    confusion_matrix : ndarray of int, shape (n_classes, n_classes)
+        Rows are true classes, and columns are predicted ones, in the order of ``classes``.
     """
 
-    scoring: str
-    scores: np.ndarray
-    uncorrected: np.ndarray | None
-    duplicates: Duplicates
+    accuracy: float
+    balanced_accuracy: float
+    classes: pandas.DataFrame
+    confusion_matrix: np.ndarray
 
 
-def cross_validate_embeddings(
-    estimator: Any,
-    X: np.ndarray,
-    y: np.ndarray,
-    keys: np.ndarray,
-    *,
-    groups: np.ndarray | None = None,
-    cv: int = 5,
-    scoring: str,
-    task: str,
-    duplicate_threshold: float = 0.95,
-    random_state: int = 0,
-) -> CrossValidation:
-    """Score an estimator on embeddings by cross-validation, with duplicate images in one fold.
+@dataclass(frozen=True)
+class RegressionScores:
+    """Scores of predicted numbers.
 
-    The network is frozen, so computing the embeddings before the split does not leak information between folds.
+    Attributes
+    ----------
+    r2 : float
+        NaN if there is one image.
+    mae, rmse : float
+        Mean absolute error and root mean squared error, in the unit of the target.
+    """
+
+    r2: float
+    mae: float
+    rmse: float
+
+
+def score_classes(y: np.ndarray, y_pred: np.ndarray, classes: np.ndarray) -> ClassificationScores:
+    """Score predicted classes.
 
     Parameters
     ----------
-    estimator : estimator
-        Cloned for each fold.
-    X : ndarray of shape (n, d)
-        Embeddings.
-    y : ndarray of shape (n,)
-    keys : ndarray of uint8, shape (n, 16)
-        Digests of the images.
-    groups : ndarray of int, shape (n,), optional
-        Rows of one group are kept in one fold.
-    cv : int, default=5
-        Number of folds.
-    scoring : str
-        A score of scikit-learn.
-    task : {"classification", "regression"}
-    duplicate_threshold : float, default=0.95
-        Cosine similarity from which two images are near-duplicates.
-    random_state : int, default=0
+    y, y_pred : ndarray of shape (n,)
+        True and predicted labels.
+    classes : ndarray of shape (n_classes,)
+        Classes of the classifier; labels of other images may be missing among them.
 
     Returns
     -------
-    CrossValidation
-
-    Raises
-    ------
-    ValueError
-        If the classes or the groups cannot be split into ``cv`` folds.
+    ClassificationScores
 
     Examples
     --------
-    >>> from sklearn.svm import SVC
-    >>> X = np.array([[0.0, 1.0], [0.2, 1.0], [0.1, 0.8], [1.0, 0.0], [0.8, 0.0], [0.9, 0.2]])
-    >>> y, keys = np.repeat(["cat", "dog"], 3), np.arange(96, dtype="uint8").reshape(6, 16)
-    >>> result = cross_validate_embeddings(
-    ...     SVC(), X, y, keys, cv=3, scoring="accuracy", task="classification", duplicate_threshold=1
-    ... )
-    >>> result.scores
-    array([1., 1., 1.])
+    >>> y = np.array(["cat", "cat", "dog"])
+    >>> scores = score_classes(y, np.array(["cat", "dog", "dog"]), np.array(["cat", "dog"]))
+    >>> scores.balanced_accuracy, scores.confusion_matrix.tolist()
+    (0.75, [[1, 1], [0, 1]])
     """
-    folds = make_folds(cv, y, groups, task, random_state)
-    duplicates = find_duplicates(keys, X, duplicate_threshold, groups)
+    import pandas
 
-    def score(folds: Sequence[Fold]) -> np.ndarray:
-        return cross_val_score(estimator, X, y, cv=folds, scoring=scoring, error_score="raise")
-
-    scores = score(folds)
-    if not duplicates.count_crossing(folds):
-        return CrossValidation(scoring, scores, None, duplicates)
-    try:
-        corrected = score(group_folds(folds, duplicates.groups, y, task, random_state))
-    except ValueError:  # the duplicate groups are too large to be split into folds
-        return CrossValidation(scoring, scores, None, duplicates)
-    duplicates.score, duplicates.score_together = float(scores.mean()), float(corrected.mean())
-    return CrossValidation(scoring, corrected, scores, duplicates)
+    labels = np.union1d(y, classes)
+    columns = ("precision", "recall", "f1", "images")
+    per_class = dict(
+        zip(columns, precision_recall_fscore_support(y, y_pred, labels=labels, zero_division=0), strict=True)
+    )
+    return ClassificationScores(
+        accuracy=float(accuracy_score(y, y_pred)),
+        balanced_accuracy=float(per_class["recall"][per_class["images"] > 0].mean()),
+        classes=pandas.DataFrame({"class": labels.tolist(), **per_class}),
+        confusion_matrix=confusion_matrix(y, y_pred, labels=labels),
+    )
 
 
-def group_folds(
-    folds: Sequence[Fold], groups: np.ndarray, y: np.ndarray, task: str, random_state: int = 0
-) -> list[Fold]:
-    """Change folds as little as possible so that each group is in one of them.
+def score_numbers(y: np.ndarray, y_pred: np.ndarray) -> RegressionScores:
+    """Score predicted numbers.
 
     Parameters
     ----------
-    folds : sequence of (train, test)
-    groups : ndarray of int, shape (n,)
-    y : ndarray of shape (n,)
-    task : {"classification", "regression"}
-    random_state : int, default=0
-        Seed for new folds, which are made if the folds overlap or a class would be missing.
+    y, y_pred : ndarray of shape (n,)
+        True and predicted numbers.
 
     Returns
     -------
-    list of (train, test)
-
-    Raises
-    ------
-    ValueError
-        If the groups cannot be split into that many folds.
-    """
-    try:
-        return make_folds(keep_groups_together(folds, groups), y, None, task, random_state)
-    except ValueError:
-        return make_folds(len(folds), y, groups, task, random_state)
-
-
-def find_label_conflicts(keys: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Find pairs of identical images with different labels.
-
-    Parameters
-    ----------
-    keys : ndarray of uint8, shape (n, 16)
-        Digests of the images.
-    y : ndarray of shape (n,)
-
-    Returns
-    -------
-    ndarray of int, shape (p, 2)
-        For each image that differs in its label from the first image with this digest, the rows of both.
+    RegressionScores
 
     Examples
     --------
-    >>> keys = np.zeros((3, 16), "uint8")
-    >>> find_label_conflicts(keys, np.array(["cat", "cat", "dog"])).tolist()
-    [[0, 2]]
+    >>> score_numbers(np.array([1.0, 3.0]), np.array([1.0, 2.0]))
+    RegressionScores(r2=0.5, mae=0.5, rmse=0.707...)
     """
-    _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    first = first[inverse.reshape(-1)]
-    rows = np.flatnonzero(y != y[first])
-    return np.stack([first[rows], rows], axis=1)
+    return RegressionScores(
+        r2=float(r2_score(y, y_pred)) if len(y) > 1 else np.nan,
+        mae=float(mean_absolute_error(y, y_pred)),
+        rmse=float(root_mean_squared_error(y, y_pred)),
+    )
+
+
+def match_labels(y: np.ndarray, classes: np.ndarray | None) -> np.ndarray:
+    """Convert test labels to the type of the training labels: the folder "0" is the class 0 of a manifest.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n,)
+    classes : ndarray of shape (n_classes,) or None
+        Classes of a classifier; None for a regressor.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+
+    Raises
+    ------
+    InvalidParameterError
+        If no label is a class, or a label for a regressor is not a number. If some labels are not classes, a warning
+        is issued.
+
+    Examples
+    --------
+    >>> match_labels(np.array(["0", "1"]), np.array([0, 1, 2])).tolist()
+    [0.0, 1.0]
+    """
+    if classes is None:
+        if y.dtype.kind not in "iufb":
+            raise InvalidParameterError(
+                f"`y` must be numeric, because the model predicts numbers; got texts, such as {y.tolist()[0]!r}. Pass "
+                "other labels, for example from another `target` column.",
+                "y",
+            )
+        return y
+    if y.dtype.kind in "US" and classes.dtype.kind in "iufb":
+        with contextlib.suppress(ValueError):
+            y = y.astype(float)
+    elif y.dtype.kind in "iufb" and classes.dtype.kind in "US":
+        y = y.astype(str)
+    same_type = (y.dtype.kind in "US") == (classes.dtype.kind in "US")
+    is_class = np.isin(y, classes) if same_type else np.zeros(len(y), bool)
+    others = ", ".join(map(str, np.unique(y[~is_class])[:_N_SHOWN].tolist()))
+    if not is_class.any():
+        more = ", ..." if len(classes) > _N_CLASSES_SHOWN else ""
+        raise InvalidParameterError(
+            f"`y` must be classes of the model; got {others}; expected "
+            f"{', '.join(map(str, classes[:_N_CLASSES_SHOWN].tolist()))}{more}. Pass other labels, "
+            "for example from another `target` column.",
+            "y",
+        )
+    if not is_class.all():
+        warn(
+            f"The labels of {int((~is_class).sum()):,} of {len(y):,} images are not classes of the model ({others}); "
+            "their predictions count as wrong."
+        )
+    return y
+
+
+def check_scorer_name(name: str) -> str:
+    """Return ``name``, or raise an error if scikit-learn has no such scorer.
+
+    Raises
+    ------
+    UnknownNameError
+        The message lists the nearest names.
+
+    Examples
+    --------
+    >>> check_scorer_name("acuracy")
+    Traceback (most recent call last):
+    tlfeatures.errors.UnknownNameError: Unknown scorer 'acuracy'. Did you mean 'accuracy'...
+    """
+    names = get_scorer_names()
+    if name not in names:
+        raise UnknownNameError.of(
+            "scorer", name, names, "`sklearn.metrics.get_scorer_names()` for all of them"
+        )
+    return name

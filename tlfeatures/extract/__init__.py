@@ -1,7 +1,16 @@
 """Extraction of embeddings: read rows from the store, compute and store the missing ones, in input order."""
 
 from tlfeatures.extract._compatibility import check_decoder, check_recipes
+from tlfeatures.extract._counts import ImageCounts
 from tlfeatures.extract._extraction import Extracted, extract
 from tlfeatures.extract._spec import FeatureBlock, FeatureSpec
 
-__all__ = ["Extracted", "FeatureBlock", "FeatureSpec", "check_decoder", "check_recipes", "extract"]
+__all__ = [
+    "Extracted",
+    "FeatureBlock",
+    "FeatureSpec",
+    "ImageCounts",
+    "check_decoder",
+    "check_recipes",
+    "extract",
+]

@@ -12,6 +12,7 @@ import numpy as np
 
 from tlfeatures._warnings import warn
 from tlfeatures.errors import UnreadableImagesWarning
+from tlfeatures.extract._counts import ImageCounts
 from tlfeatures.extract._pass import ExtractionPass
 from tlfeatures.extract._spec import FeatureSpec
 from tlfeatures.fingerprints import KEY_BYTES
@@ -47,6 +48,16 @@ class Extracted:
     computed: int = 0
     seconds: float = 0.0
     low_contrast: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Rows of the images that could be read, ndarray of int."""
+        return np.setdiff1d(np.arange(len(self.keys)), list(self.errors)).astype(int)
+
+    @property
+    def counts(self) -> ImageCounts:
+        """Number of images by the source of their embeddings."""
+        return ImageCounts.of(self.keys[self.rows], len(self.errors), self.computed, self.seconds)
 
 
 def extract(

@@ -4,15 +4,23 @@ from tlfeatures.finetune._augment import Augmenter, draw_augmentations
 from tlfeatures.finetune._bundle import is_bundle, load_bundle
 from tlfeatures.finetune._classifier import FineTuneClassifier
 from tlfeatures.finetune._curves import average_histories, draw_curves
+from tlfeatures.finetune._frozen_or_finetuned import (
+    FrozenOrFinetuned,
+    TrainingSummary,
+    fit_frozen_or_finetuned,
+)
 from tlfeatures.finetune._regressor import FineTuneRegressor
 
 __all__ = [
     "Augmenter",
     "FineTuneClassifier",
     "FineTuneRegressor",
+    "FrozenOrFinetuned",
+    "TrainingSummary",
     "average_histories",
     "draw_augmentations",
     "draw_curves",
+    "fit_frozen_or_finetuned",
     "is_bundle",
     "load_bundle",
 ]

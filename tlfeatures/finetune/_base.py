@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
@@ -205,6 +206,33 @@ class FineTune(BaseEstimator):
     def head_(self) -> Any:
         """The head as a fitted scikit-learn estimator on the embeddings of ``network_``."""
         return _Head(self)
+
+    def to_pipeline(self) -> Pipeline:
+        """Make a pipeline of `CNNFeatures` with the fine-tuned network, and the head.
+
+        The pipeline predicts from stored embeddings, so that a second prediction of the same images is quick.
+
+        Returns
+        -------
+        Pipeline
+            Fitted, with the steps "cnn" and "head". It predicts as this estimator does with ``tta=0``.
+        """
+        net = self._live()
+        layers = [output._keras_history.operation.name for output in self.network_.outputs]
+        decoding = ("resize", "interpolation", "decode", "max_value")
+        cnn = CNNFeatures(
+            self.network_,
+            layer=layers,
+            pooling="flatten" if callable(self.head) else self.pooling,
+            batch_size=self.batch_size,
+            precision=net.precision,
+            cache=self.cache,
+            n_jobs=self.n_jobs,
+            verbose=self.verbose,
+            **{name: net.decoding.get(name) for name in decoding},
+        )
+        cnn.fit(["image.jpg"])  # reads no image; the recipe depends on whether images are files or arrays
+        return Pipeline([("cnn", cnn), ("head", self.head_)])
 
     def save(self, path: str | os.PathLike[str], whole: bool = False) -> None:
         """Save the fitted estimator to one file, which is loaded without running code from it.

@@ -19,9 +19,11 @@ from threadpoolctl import threadpool_limits
 
 from tlfeatures.errors import UnknownNameError
 
-__all__ = ["Task", "blas_threads", "head_grid", "list_heads", "make_head"]
+__all__ = ["DEFAULT_HEAD", "Task", "blas_threads", "head_grid", "list_heads", "make_head"]
 
 Task = Literal["classification", "regression"]
+
+DEFAULT_HEAD = {"classification": "svm", "regression": "ridge"}
 
 # On standardized embeddings of 300 to 1,000 images the best penalty was near 300; it increases with their number.
 _ALPHAS = np.logspace(0, 6, 13)

@@ -1,4 +1,4 @@
-"""Constraints of the parameters of ``FeatureSearchCV`` that are checked before anything is planned."""
+"""Checks of the parameters of ``FeatureSearchCV``, before anything is computed."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from numbers import Integral
 from typing import Any
 
 from tlfeatures._params import Constraint, boolean, integer, number
+from tlfeatures.errors import InvalidParameterError
 from tlfeatures.features import CNNFeatures
+from tlfeatures.selection._candidates import Pass
+from tlfeatures.selection._head_grids import Head
 from tlfeatures.transferability import METHODS
 
-__all__ = ["SEARCH_CONSTRAINTS"]
+__all__ = ["SEARCH_CONSTRAINTS", "check_cv", "check_single_candidate", "splits_any_rows"]
 
 _OF_FEATURES = ("weights", "interpolation", "decode", "max_value", "precision", "batch_size", "cache")
 
@@ -21,6 +24,7 @@ SEARCH_CONSTRAINTS: dict[str, list[Any]] = {
     ],
     "rule": ["best", "1se"],
     "nested": [boolean()],
+    "learning_curve": [boolean()],
     "prescreen": [None, integer(minimum=1)],
     "prescreen_method": list(METHODS),
     "dedupe_groups": [boolean()],
@@ -38,3 +42,36 @@ SEARCH_CONSTRAINTS: dict[str, list[Any]] = {
     "verbose": [boolean(), integer(minimum=0)],
     **{name: CNNFeatures._parameter_constraints[name] for name in _OF_FEATURES},
 }
+
+
+def splits_any_rows(cv: Any) -> bool:
+    """Whether ``cv`` can split any set of rows; a list of folds cannot."""
+    return isinstance(cv, Integral) or hasattr(cv, "split")
+
+
+def check_cv(search: Any) -> None:
+    """Raise an error if ``cv`` cannot make the folds that other parameters of a search need."""
+    if search.nested and isinstance(search.cv, Integral) and search.cv == 0:
+        raise InvalidParameterError(
+            "`cv` must be at least 2 with `nested=True`; got 0. Pass a number of folds, or nested=False.",
+            "cv",
+        )
+    if splits_any_rows(search.cv):
+        return
+    for name in ("nested", "dedupe_groups"):
+        if getattr(search, name):
+            raise ValueError(
+                f"`cv` must be a number of folds or a splitter if {name}=True, which makes further folds; got "
+                f"{type(search.cv).__name__}."
+            )
+
+
+def check_single_candidate(passes: list[Pass], heads: list[Head]) -> None:
+    """Raise an error if there are several candidates, which cannot be compared without folds."""
+    count = sum(len(planned.embeddings) for planned in passes) * sum(len(head.points) for head in heads)
+    if count != 1:
+        raise InvalidParameterError(
+            f"`cv` must be at least 2 to choose one of {count} candidates; got 0. Pass a number of folds, or one "
+            "network, image size, resize mode, layer, pooling and head, such as heads={'svm': {}}.",
+            "cv",
+        )

@@ -31,7 +31,7 @@ class FittedImages:
     thumbnails : dict of int to ndarray of uint8, shape (160, 160, 3)
         Thumbnails that a report shows of images that are not files, by row.
     embeddings : ndarray of float32, shape (n, d), or None
-        Embeddings of the best candidate, kept only if they can be obtained neither from files nor from a store.
+        Embeddings of the best candidate, kept only if there is no store.
     """
 
     paths: list[str | None]
@@ -54,8 +54,7 @@ class FittedImages:
         thumbnails = {
             int(row): images.decode_with_note(row, decoder)[1] for row in shown if paths[row] is None
         }
-        keep_embeddings = store is None and None in paths
-        return cls(paths, keys.copy(), thumbnails, embeddings if keep_embeddings else None)
+        return cls(paths, keys.copy(), thumbnails, embeddings if store is None else None)
 
     def thumbnail(self, row: int, side: int) -> np.ndarray:
         """Return a thumbnail, read from the file or scaled from the stored one; uint8 (side, side, 3)."""

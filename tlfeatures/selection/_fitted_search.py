@@ -13,6 +13,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
+from tlfeatures.calibration import fit_calibrated_pipeline
+from tlfeatures.evaluation import Duplicates, Fold
 from tlfeatures.results import SearchResult
 from tlfeatures.selection._cv_results import Candidate, make_table
 from tlfeatures.selection._fitted_images import FittedImages
@@ -38,6 +40,9 @@ class FittedSearchMixin:
     scorer_: Any
     best_estimator_: Pipeline
     candidates_: list[Candidate]
+    folds_: list[Fold]
+    rows_: np.ndarray
+    duplicates_: Duplicates
     cv_results_: dict[str, Any]
     fitted_images_: FittedImages
 
@@ -115,13 +120,15 @@ class FittedSearchMixin:
             ``depth`` is the index of the deepest layer.
         """
         check_is_fitted(self, "best_estimator_")
+        if not self.folds_:
+            raise ValueError("There are no scores, because `cv` is 0. Fit the search with a number of folds.")
         return make_table(self.candidates_, self.cv_results_)
 
     def embeddings(self) -> np.ndarray:
         """Load the best candidate's embeddings of the images that the search was fitted on.
 
-        They come from the store, or, for files, from the network. Without a store (``cache=None``) a search
-        that was fitted on arrays keeps these embeddings in memory.
+        They come from the store or, if they are no longer in it, from the files and the network. Without a store
+        (``cache=None``) a search keeps these embeddings in memory.
 
         Returns
         -------
@@ -134,6 +141,25 @@ class FittedSearchMixin:
         """
         check_is_fitted(self, "best_estimator_")
         return self.fitted_images_.load_embeddings(self.best_estimator_["cnn"])
+
+    def calibrated_pipeline(self, y: Any) -> Pipeline:
+        """Fit the best pipeline on all images again, with calibrated class probabilities.
+
+        Parameters
+        ----------
+        y : array-like of shape (n,)
+            Labels that the search was fitted on.
+
+        Returns
+        -------
+        Pipeline
+            Steps "cnn" and "head"; see :func:`~tlfeatures.calibration.fit_calibrated_pipeline`. Duplicates are kept in
+            one fold of the calibration. Sample weights are not used.
+        """
+        cnn, embeddings = self.best_estimator_[0], self.embeddings()
+        y, images = np.asarray(y)[self.rows_], self.fitted_images_
+        groups = self.duplicates_.groups
+        return fit_calibrated_pipeline(cnn, self.best_estimator_[1:], embeddings, y, images.keys, groups)
 
     def thumbnail(self, i: int, side: int = 160) -> np.ndarray:
         """Make a thumbnail of one of the images that the search was fitted on.

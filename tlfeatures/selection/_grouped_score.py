@@ -23,7 +23,7 @@ def score_grouped(
     scorer: object,
     duplicates: Duplicates,
     bounds: tuple[float, float],
-) -> Score | None:
+) -> tuple[Score | None, np.ndarray | None]:
     """Score a head on folds that keep duplicates together, and warn if the original folds do not.
 
     Parameters
@@ -41,12 +41,13 @@ def score_grouped(
 
     Returns
     -------
-    Score or None
-        None if no duplicates are split between folds, or if no folds keep them together.
+    Score and ndarray of shape (folds,), or (None, None)
+        Mean with its interval, and the score on each fold; None if no duplicates are split between folds, or if no
+        folds keep them together.
     """
     if not duplicates.crossing:
-        return None
-    score = None
+        return None, None
+    score = scores = None
     try:
         grouped_folds = group_folds(folds, duplicates.groups, data.y, data.task, data.seed)
         scores = evaluate(X, data.y, grouped_folds, [head], scorer, data.metadata)[0].test[0]
@@ -69,4 +70,4 @@ def score_grouped(
         f"{int(duplicates.exact.sum()):,} are exact). {effect}; see the attribute `duplicates_` for the pairs.",
         DuplicateImagesWarning,
     )
-    return score
+    return score, scores

@@ -18,7 +18,7 @@ from tlfeatures.evaluation import Fold, find_duplicates
 from tlfeatures.fingerprints import array_key
 from tlfeatures.heads import BlockScaler, blas_threads
 from tlfeatures.images import Images
-from tlfeatures.results import score_bounds
+from tlfeatures.results import LearningCurve, score_bounds
 from tlfeatures.selection._best_pipeline import fit_best_pipeline
 from tlfeatures.selection._candidates import Embedding
 from tlfeatures.selection._cv_results import (
@@ -93,19 +93,29 @@ class SearchRunner:
             with self._step("search for duplicates"):
                 self._find_duplicates()
             self._make_folds()
-            with self._step(f"prescreen ({self.search.prescreen_method})", len(self.embeddings)):
-                self._prescreen()
-            with self._step("cross-validation", int(self.to_fit.any(axis=1).sum())):
-                self._cross_validate()
-            self._choose()
-            with self._step("predictions, learning curve"):
-                self._analyze_best()
-            with self._step("grouped cross-validation"):
-                self._score_grouped()
+            if self.folds:
+                self._compare_candidates()
+            else:
+                self._set_best((self.embeddings[0], self.heads[0], 0), 0)
             with self._step("fit the best pipeline"):
                 features = self.load_matrix(self.best[0])
                 pipeline = fit_best_pipeline(self.search, self.best, images, features, self.data)
         return {**self.attributes, "best_estimator_": pipeline}
+
+    def _compare_candidates(self) -> None:
+        with self._step(f"prescreen ({self.search.prescreen_method})", len(self.embeddings)):
+            self._prescreen()
+        with self._step("cross-validation", int(self.to_fit.any(axis=1).sum())):
+            self._cross_validate()
+        self._choose()
+        with self._step("predictions, learning curve"):
+            self._analyze_best()
+        with self._step("grouped cross-validation"):
+            self._score_grouped()
+
+    def _set_best(self, candidate: Candidate, index: int) -> None:
+        self.best = candidate
+        self.attributes |= {"best_index_": index, "best_params_": get_parameters(candidate)}
 
     def load_matrix(self, embedding: Embedding) -> np.ndarray:
         """Load an embedding of the readable images, float32 (n, d)."""
@@ -155,7 +165,7 @@ class SearchRunner:
                 f"{self.duplicates.threshold:g}."
             ) from error
         self.all_folds = [*self.folds, *(fold for folds in self.inner_folds for fold in folds)]
-        min_rows = min(len(train) for train, _ in self.all_folds)
+        min_rows = min((len(train) for train, _ in self.all_folds), default=len(self.data.y))
         self.heads = [head.for_rows(min_rows) for head in self.heads]
         self.attributes |= {
             "folds_": self.folds,
@@ -234,14 +244,13 @@ class SearchRunner:
         self.candidates = [self.candidates[i] for i in keep]
         self.scores = self.scores.select(keep, n_folds)
         best = choose(self.scores.test, costs[keep], widths[keep], rule)
-        self.best = self.candidates[best]
+        self._set_best(self.candidates[best], best)
         results = make_cv_results(self.candidates, self.scores, self.folds, prescreen, self.bounds)
         self.attributes |= {
             "cv_results_": results,
             "candidates_": self.candidates,
-            "best_index_": best,
             "best_score_": float(results["mean_test_score"][best]),
-            "best_params_": get_parameters(self.best),
+            "fold_scores_": self.scores.test[best],
         }
         self._compare_prescreen(results["mean_test_score"])
 
@@ -273,15 +282,22 @@ class SearchRunner:
         embedding, head, point = self.best
         X, data = self.load_matrix(embedding), self.data
         self._predict_out_of_fold(X, head.at(point))
-        curve = learning_curve(
-            X, data.y, self.folds, head, point, self.scorer, data.seed, data.groups, data.metadata
-        )
+        curve = LearningCurve(np.empty(0, int), np.empty((0, len(self.folds))))
+        if self.search.learning_curve:
+            curve = learning_curve(
+                X, data.y, self.folds, head, point, self.scorer, data.seed, data.groups, data.metadata
+            )
         cost = np.array([e.relative_cost if len(e.layers) == 1 else np.nan for e, _, _ in self.candidates])
         best_possible = self.bounds[1] if np.isfinite(self.bounds[1]) else None
         names = [format_label(candidate) for candidate in self.candidates]
         self.attributes["learning_curve_"] = curve
         self.attributes["regime_"] = advise(
-            self.scores.test, cost == 1, cost < 1, curve, names, best_possible
+            self.scores.test,
+            cost == 1,
+            cost < 1,
+            curve if self.search.learning_curve else None,
+            names,
+            best_possible,
         )
 
     def _predict_out_of_fold(self, X: np.ndarray, head: Head) -> None:
@@ -306,7 +322,7 @@ class SearchRunner:
         embedding, head, point = self.best
         if self.duplicates.count_crossing(self.folds):
             self.duplicates.score = self.attributes["best_score_"]
-        self.attributes["grouped_score_"] = score_grouped(
+        score, scores = score_grouped(
             self.load_matrix(embedding),
             self.data,
             self.folds,
@@ -315,6 +331,7 @@ class SearchRunner:
             self.duplicates,
             self.bounds,
         )
+        self.attributes |= {"grouped_score_": score, "grouped_fold_scores_": scores}
 
 
 def _prescreen_subsets(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import fields, replace
-from numbers import Integral
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -17,10 +16,15 @@ from sklearn.utils import ClassifierTags, RegressorTags
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
 
 from tlfeatures._params import check_parameters
-from tlfeatures.evaluation import check_groups, check_labels, check_seed
+from tlfeatures.evaluation import check_groups, check_labels, check_scorer_name, check_seed
 from tlfeatures.images import Images
 from tlfeatures.selection._candidates import EmbeddingGrid, plan_passes
-from tlfeatures.selection._constraints import SEARCH_CONSTRAINTS
+from tlfeatures.selection._constraints import (
+    SEARCH_CONSTRAINTS,
+    check_cv,
+    check_single_candidate,
+    splits_any_rows,
+)
 from tlfeatures.selection._fits import check_scorer
 from tlfeatures.selection._fitted_images import FittedImages, worst_predictions
 from tlfeatures.selection._fitted_search import FittedSearchMixin
@@ -34,11 +38,6 @@ from tlfeatures.selection._training_data import TrainingData
 from tlfeatures.store import EmbeddingStore
 
 __all__ = ["FeatureSearchCV"]
-
-
-def _splits_any_rows(cv: Any) -> bool:
-    """Whether ``cv`` can split any set of rows; a list of folds cannot."""
-    return isinstance(cv, Integral) or hasattr(cv, "split")
 
 
 class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, BaseEstimator):
@@ -75,7 +74,8 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, BaseEstimator):
         estimator, unless it is a `Pipeline`. If ``random_state`` of an estimator is None, the search sets it. The
         default is logreg, ridge and, up to 100 classes, svm; for regression ridge and svr.
     cv : int, splitter, or list of (train, test), default=5
-        An int gives that many shuffled folds, stratified by class, with each group in one of them.
+        An int gives that many shuffled folds, stratified by class, with each group in one of them. 0 fits a
+        single candidate without cross-validation; attributes that contain scores do not exist then.
     scoring : str, callable or None, default=None
         As in scikit-learn. The default is accuracy, or R2 for regression.
     rule : {"best", "1se"}, default="best"
@@ -84,6 +84,8 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, BaseEstimator):
     nested : bool, default=False
         Also score the selection procedure itself by nested cross-validation. This costs as much as ``cv`` further
         searches, but needs no further pass through a network.
+    learning_curve : bool, default=True
+        Whether to score the best candidate on parts of the training images too, up to twice the cost of its folds.
     prescreen : int or None, default=None
         Number of embeddings to cross-validate, chosen by ``prescreen_method``. None is all of them.
     prescreen_method : {"logme", "hscore", "shrunk_hscore"}, default="logme"
@@ -111,6 +113,8 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, BaseEstimator):
         Steps "cnn", "scale" and the head's name, fitted on all images.
     best_params_, best_score_, best_index_
         Parameters, mean score and row in ``cv_results_`` of the best candidate.
+    fold_scores_ : ndarray of shape (folds,)
+        Scores of the best candidate.
     cv_results_ : dict of arrays
         scikit-learn's columns, one row per candidate. Also ``ci_low_test_score`` and ``ci_high_test_score`` (95%,
         Nadeau and Bengio 2003), ``width``, ``macs`` (multiply-accumulate operations per image), ``prescreen``,
@@ -124,7 +128,8 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, BaseEstimator):
         One row per embedding: its prescreen score, its best cross-validated score, and whether it was kept.
         ``prescreen_correlation_`` is the rank correlation of the two scores.
     grouped_score_ : :class:`~tlfeatures.results.Score` or None
-        Score of the best candidate with duplicates kept in one fold, if the folds split some.
+        Score of the best candidate with duplicates kept in one fold, if the folds split some;
+        ``grouped_fold_scores_`` are its scores on these folds.
     image_problems_ : pandas.DataFrame
         ``row``, ``image``, ``problem`` ("error" or "warning") and ``reason`` of images that could not be
         read, which were left out, and of images that carry almost no information. The latter are reported only if
@@ -199,6 +204,7 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, BaseEstimator):
         scoring: Any = None,
         rule: Literal["best", "1se"] = "best",
         nested: bool = False,
+        learning_curve: bool = True,
         prescreen: int | None = None,
         prescreen_method: Literal["logme", "hscore", "shrunk_hscore"] = "logme",
         dedupe_groups: bool = False,
@@ -226,6 +232,7 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, BaseEstimator):
         self.scoring = scoring
         self.rule = rule
         self.nested = nested
+        self.learning_curve = learning_curve
         self.prescreen = prescreen
         self.prescreen_method = prescreen_method
         self.dedupe_groups = dedupe_groups
@@ -269,7 +276,7 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, BaseEstimator):
         FeatureSearchCV
         """
         check_parameters(self)
-        self._check_cv()
+        check_cv(self)
         for name in [name for name in vars(self) if name.endswith("_")]:  # attributes of an earlier fit
             delattr(self, name)
         images = Images.of(X)
@@ -279,23 +286,25 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, BaseEstimator):
         cv = list(self.cv) if isinstance(self.cv, Iterator) else self.cv
         data = TrainingData(y, task, groups, Metadata(), cv, check_seed(self.random_state))
         # errors in folds, heads and score are raised before anything is computed
+        heads = make_head_grids(self.heads, task, y, data.seed)
+        self.scorer_ = self._make_scorer(heads, y)
         folds = data.make_folds()
         if self.nested:
             data.make_inner_folds(folds)
-        heads = make_head_grids(self.heads, task, y, data.seed)
-        self.scorer_ = self._make_scorer(heads, y)
         data = replace(data, metadata=Metadata.route(self, heads, len(images), sample_weight, params))
         store = EmbeddingStore.resolve(self.cache)
         passes = plan_passes(
             EmbeddingGrid(**{f.name: getattr(self, f.name) for f in fields(EmbeddingGrid)}), store
         )
+        if not folds:
+            check_single_candidate(passes, heads)
         with show_progress(self.verbose) as steps:
             matrices = EmbeddingMatrices(
                 images, passes, store, steps, batch_size=self.batch_size, on_error=self.on_error
             )
             self.unreadable_ = dict(sorted(matrices.errors.items()))
             self.image_problems_ = list_problems(images, matrices)
-            self.rows_ = rows = find_readable_rows(images, matrices, not _splits_any_rows(self.cv))
+            self.rows_ = rows = find_readable_rows(images, matrices, not splits_any_rows(self.cv))
             images, data = images.take(rows), data.take(rows)
             named_rows = [(row, images.name(i)) for i, row in enumerate(rows.tolist())]
             embeddings = [embedding for planned in passes for embedding in planned.embeddings]
@@ -307,24 +316,20 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, BaseEstimator):
             self.classes_ = self.best_estimator_.classes_
         self.timings_ = pandas.DataFrame(runner.timings)
         self.refit_time_ = runner.timings[-1]["seconds"]
-        classes = getattr(self, "classes_", None)
-        worst = worst_predictions(self.oof_, self.oof_proba_, self.oof_decision_, classes)
-        shown = np.searchsorted(rows, worst["row"]).tolist()
+        shown = self._list_worst_rows() if folds else []
         features = runner.load_matrix(runner.best[0])
         self.fitted_images_ = FittedImages.of(images, matrices.keys[rows], shown, store, features)
         return self
 
-    def _check_cv(self) -> None:
-        if _splits_any_rows(self.cv):
-            return
-        for name in ("nested", "dedupe_groups"):
-            if getattr(self, name):
-                raise ValueError(
-                    f"`cv` must be a number of folds or a splitter if {name}=True, which makes further folds; got "
-                    f"{type(self.cv).__name__}."
-                )
+    def _list_worst_rows(self) -> list[int]:
+        """Return the indices into ``rows_`` of the worst predictions."""
+        classes = getattr(self, "classes_", None)
+        worst = worst_predictions(self.oof_, self.oof_proba_, self.oof_decision_, classes)
+        return np.searchsorted(self.rows_, worst["row"]).tolist()
 
     def _make_scorer(self, heads: list[Head], y: np.ndarray) -> Any:
+        if isinstance(self.scoring, str):
+            check_scorer_name(self.scoring)
         scorer = check_scoring(Pipeline(heads[0].steps(0)), scoring=self.scoring)
         if isinstance(self.scoring, str):
             check_scorer(scorer, self.scoring, heads, y)

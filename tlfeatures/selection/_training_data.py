@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,9 @@ class TrainingData:
         return replace(self, y=self.y[rows], groups=groups, metadata=self.metadata.take(rows))
 
     def make_folds(self) -> list[Fold]:
-        """Make the folds, as :func:`~tlfeatures.evaluation.make_folds` does."""
+        """Make the folds, as :func:`~tlfeatures.evaluation.make_folds` does; none if ``cv`` is 0."""
+        if isinstance(self.cv, Integral) and self.cv == 0:
+            return []
         return make_folds(self.cv, self.y, self.groups, self.task, self.seed)
 
     def make_inner_folds(self, folds: list[Fold]) -> list[list[Fold]]:

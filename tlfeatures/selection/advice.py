@@ -91,7 +91,7 @@ def advise(
     scores: np.ndarray,
     last: np.ndarray,
     early: np.ndarray,
-    curve: LearningCurve,
+    curve: LearningCurve | None,
     names: Sequence[str],
     best_possible: float | None,
 ) -> Regime:
@@ -104,7 +104,8 @@ def advise(
     scores : ndarray of shape (candidates, folds)
     last, early : ndarray of bool, shape (candidates,)
         Whether a candidate uses only the last layer, and whether it uses a single earlier layer.
-    curve : LearningCurve
+    curve : LearningCurve or None
+        None if it was not computed.
     names : sequence of str
         Display names of the candidates.
     best_possible : float or None
@@ -166,13 +167,15 @@ def _compare_layers(
     )
 
 
-def _assess_learning_curve(curve: LearningCurve) -> tuple[str, tuple[str, str]]:
+def _assess_learning_curve(curve: LearningCurve | None) -> tuple[str, tuple[str, str]]:
     """Assess whether the last doubling of the training images helped; return the amount of data and the evidence."""
-    if len(curve.sizes) < 2:
-        return "open", (
-            "Whether more images would help is open.",
-            "there are too few images for a learning curve",
+    if curve is None or len(curve.sizes) < 2:
+        reason = (
+            "no learning curve was computed"
+            if curve is None
+            else "there are too few images for a learning curve"
         )
+        return "open", ("Whether more images would help is open.", reason)
     before, after = curve.scores[-2].mean(), curve.scores[-1].mean()
     gain, error = paired_difference(curve.scores[-1], curve.scores[-2])
     if gain > 2 * error:

@@ -6,6 +6,7 @@ import difflib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,39 @@ class Source:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def paths(self) -> list[str]:
+        """Path of each image, relative to the current folder, or its name in an array."""
+        return self.images if isinstance(self.images, list) else self.names
+
+    def get_labels(self) -> np.ndarray:
+        """Return the labels of all images.
+
+        Returns
+        -------
+        ndarray of shape (n,)
+
+        Raises
+        ------
+        SourceError
+            If any image has no label; the message says where labels are expected.
+        """
+        if self.y is None:
+            kind = "array" if self.kind == "hdf5" else self.kind
+            fix = {
+                "manifest": f"Name their column with `target`. Columns: {quote_names(self.columns)}.",
+                "hdf5": f"Name their dataset with `target`. Datasets: {quote_names(self.columns)}.",
+                "flat folder": "Put the images of each class into a folder of its own, or write a manifest.",
+            }.get(self.kind, "Expected class folders, or a manifest with a column of labels.")
+            raise SourceError(f"This {kind} has no labels. {fix}")
+        missing = [row for row, label in enumerate(self.y.tolist()) if label is None]
+        if missing:
+            raise SourceError(
+                f"{len(missing)} of {len(self):,} images have no label, such as {self.names[missing[0]]!r}. Choose a "
+                "`split` that has labels."
+            )
+        return self.y
 
     def subset(self, split: str) -> Source:
         """Return the rows of one split, under any of its usual names ("val" or "validation").
@@ -121,8 +155,10 @@ class ArrayOnDisk:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, i: int) -> np.ndarray:
-        return self._open()[int(self.rows[i])]
+    def __getitem__(self, i: Any) -> np.ndarray | ArrayOnDisk:
+        """Read one row, or return some rows without reading them."""
+        i = i[0] if isinstance(i, tuple) else i  # scikit-learn indexes with (rows, ...)
+        return self._open()[int(self.rows[i])] if isinstance(i, Integral) else self.take(i)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_dataset": None}

@@ -1,7 +1,8 @@
-"""Warnings about duplicate images and conflicting labels."""
+"""Warnings about unreadable images, duplicate images and conflicting labels."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tlfeatures.cli._terminal import count, escape, warn, warn_of_list
@@ -11,7 +12,29 @@ if TYPE_CHECKING:
 
     from tlfeatures.evaluation import Duplicates
 
-_N_SHOWN = 5
+__all__ = [
+    "report_unreadable",
+    "warn_of_duplicates",
+    "warn_of_label_conflicts",
+    "warn_of_split_pairs",
+]
+
+_N_UNREADABLE = 10  # shown on standard error
+_N_CONFLICTS = 5
+
+
+def report_unreadable(
+    paths: Sequence[str], errors: Mapping[int, str], one: str = "is left out", several: str = "are left out"
+) -> dict[str, str]:
+    """Warn of unreadable images and of the consequence for ``one`` or ``several``; return the reason for each path."""
+    if errors:
+        consequence = one if len(errors) == 1 else several
+        warn_of_list(
+            f"{len(errors):,} of {count(len(paths), 'image')} could not be read and {consequence}:",
+            [f"{escape(paths[row])}: {reason}" for row, reason in errors.items()],
+            _N_UNREADABLE,
+        )
+    return {paths[row]: reason for row, reason in errors.items()}
 
 
 def warn_of_duplicates(duplicates: Duplicates, advice: str = "") -> None:
@@ -39,7 +62,7 @@ def warn_of_split_pairs(duplicates: Duplicates, effect: str) -> None:
     )
 
 
-def warn_of_label_conflicts(keys: np.ndarray, y: np.ndarray, paths: list[str]) -> list[list[str]]:
+def warn_of_label_conflicts(keys: np.ndarray, y: np.ndarray, paths: Sequence[str]) -> list[list[str]]:
     """Warn of identical images with different labels; return the pairs of paths."""
     from tlfeatures.evaluation import find_label_conflicts
 
@@ -48,6 +71,6 @@ def warn_of_label_conflicts(keys: np.ndarray, y: np.ndarray, paths: list[str]) -
         warn_of_list(
             f"{count(len(pairs), 'pair')} of identical images with different labels:",
             [" and ".join(f"{escape(paths[i])} ({escape(str(y[i]))})" for i in pair) for pair in pairs],
-            _N_SHOWN,
+            _N_CONFLICTS,
         )
     return [[paths[i] for i in pair] for pair in pairs]

@@ -1,0 +1,117 @@
+"""Results of a search on the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from tlfeatures.cli._terminal import count, escape, show_table, show_text
+
+if TYPE_CHECKING:
+    from tlfeatures.selection import FeatureSearchCV
+
+__all__ = ["show_search", "summarize_search"]
+
+_N_SHOWN = 10  # candidates in the table
+_COLUMNS = ["score", "se", "network", "image_size", "resize", "layer", "pooling", "head", "settings", "width"]
+
+
+def summarize_search(search: FeatureSearchCV) -> dict[str, Any]:
+    """Return the results of a search as JSON values and tables."""
+    from tlfeatures.evaluation import DEFAULT_SCORING
+
+    table = search.table()
+    return {
+        "task": search.task_,
+        "images": len(search.rows_) + len(search.unreadable_),
+        "unreadable": len(search.unreadable_),
+        "candidates": len(table),
+        "folds": search.n_splits_,
+        "scoring": search.scoring or DEFAULT_SCORING[search.task_],
+        "best": _summarize_best(search),
+        "metrics": search.metrics_,
+        "nested": getattr(search, "nested_scores_", None),
+        "prescreen_correlation": search.prescreen_correlation_,
+        "copies": {
+            "pairs": len(search.duplicates_.pairs),
+            "in_different_folds": search.duplicates_.crossing,
+            "score_together": search.duplicates_.score_together,
+        },
+        "recommendation": search.regime_.recommendation,
+        "evidence": search.regime_.evidence,
+        "timings": search.timings_,
+        "top": table.head(_N_SHOWN)[_COLUMNS],
+    }
+
+
+def _summarize_best(search: FeatureSearchCV) -> dict[str, Any]:
+    results, best = search.cv_results_, search.best_index_
+    return {
+        "params": search.best_params_,
+        "score": search.best_score_,
+        "ci": [float(results[f"ci_{end}_test_score"][best]) for end in ("low", "high")],
+        "features": int(results["width"][best]),
+        "scores": search.fold_scores_,
+    }
+
+
+def show_search(search: FeatureSearchCV, summary: dict[str, Any]) -> None:
+    """Print the best candidates, and the score of the best one."""
+    classes = (
+        f" in {count(len(search.classes_), 'class', 'classes')}"
+        if summary["task"] == "classification"
+        else ""
+    )
+    computed = int(search.timings_["computed"].fillna(0).sum())
+    seconds = search.timings_["seconds"].sum()
+    show_text(
+        f"{count(summary['images'], 'image')}{classes}, {count(summary['candidates'], 'candidate')}; "
+        f"{count(computed, 'pass', 'passes')} of an image through a network, {seconds:.1f} s in total.\n"
+    )
+    _show_top(search, summary)
+    best = summary["best"]
+    params = ", ".join(escape(value) for value in _format_params(best["params"]))
+    show_text(f"\n{params}", style="bold")
+    score, (low, high), note = best["score"], best["ci"], ""
+    if (grouped := search.grouped_score_) is not None:
+        score, low, high = grouped.mean, grouped.low, grouped.high
+        note = f" Duplicates are kept in one fold; without this, the score is {best['score']:.4f}."
+    show_text(
+        f"{summary['folds']}-fold {summary['scoring']}: {score:.4f}, 95% interval {low:.4f} to {high:.4f}.{note}",
+        style="bold",
+    )
+    if summary["nested"] is not None:
+        show_text(f"Nested cross-validation, which scores the selection: {summary['nested'].mean():.4f}.")
+    for sentence, figures in summary["evidence"]:
+        show_text(f"{sentence} ({escape(figures)})")
+
+
+def _show_top(search: FeatureSearchCV, summary: dict[str, Any]) -> None:
+    """Print the best candidates, without the columns that have one value."""
+    table = search.table()
+    names = [
+        name for name in ("network", "image_size", "resize", "layer", "pooling") if table[name].nunique() > 1
+    ]
+    rows = []
+    for row in summary["top"].to_dict("records"):
+        settings = ",".join(f"{key}={value}" for key, value in json.loads(row["settings"]).items())
+        head = f"{row['head']} {settings}".strip()
+        rows.append([row["score"], row["se"], *(row[name] for name in names), head, row["width"]])
+    titles = [summary["scoring"], "se", *("size" if name == "image_size" else name for name in names)]
+    best = table["candidate"].tolist().index(search.best_index_)
+    show_table([*titles, "head", "features"], rows, best=best)
+
+
+def _format_params(params: dict[str, Any]) -> Iterator[str]:
+    """Format each parameter of the best candidate."""
+    for name, value in params.items():
+        if name == "image_size":
+            if value is not None:
+                yield f"{value if isinstance(value, int) else 'x'.join(map(str, value))} pixels"
+        elif name == "fused":
+            yield "fused"
+        elif "__" in name:
+            yield f"{name.split('__', 1)[1]}={value}"
+        else:
+            yield "+".join(value) if isinstance(value, list) else str(value)

@@ -1,0 +1,159 @@
+"""Files of fitted models: pipelines saved by joblib, and bundles of fine-tuned networks."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import os
+import zlib
+from typing import Any, Literal
+
+import joblib
+from sklearn.pipeline import Pipeline
+
+from tlfeatures._files import replace_file
+from tlfeatures.errors import SavedModelError
+from tlfeatures.finetune import FineTuneClassifier, FineTuneRegressor, is_bundle, load_bundle
+from tlfeatures.predictions import FittedModel
+
+__all__ = ["is_saved_pipeline", "load_model", "recognize_model", "save_pipeline"]
+
+_MARK = b"\ntlfeatures pipeline 1\n"  # after the end of the pickle, which is all that joblib reads
+_COMPRESSED = {b"\x1f\x8b": gzip, b"BZh": bz2, b"\xfd7zXZ": lzma, b"\x5d\x00": lzma}
+_LZ4 = b"\x04\x22\x4d\x18"
+_EXPECTED = "expected a scikit-learn Pipeline that begins with CNNFeatures, as saved by `tlfeatures fit`"
+
+
+def save_pipeline(pipeline: Pipeline, path: str | os.PathLike[str]) -> None:
+    """Save a fitted pipeline with joblib, in a file that :func:`is_saved_pipeline` recognizes.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+    path : path
+        The file is replaced when it is complete. ``joblib.load`` reads it.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
+    with replace_file(path) as file:
+        joblib.dump(pipeline, file)
+        file.write(_MARK)
+
+
+def is_saved_pipeline(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file was written by :func:`save_pipeline`; reads only its end.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    bool
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - len(_MARK)))
+        return file.read() == _MARK
+
+
+def recognize_model(path: str | os.PathLike[str]) -> Literal["bundle", "pickle"]:
+    """Recognize the format of a saved model by its content, without loading it.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    {"bundle", "pickle"}
+        A bundle is loaded without running code of the file; loading a pickle can run any code.
+
+    Raises
+    ------
+    SavedModelError
+        If the file does not exist, or is neither.
+    """
+    text = os.fspath(path)
+    if not os.path.isfile(text):
+        from tlfeatures.sources import list_siblings, suggest_names
+
+        suggestion = suggest_names(os.path.basename(text), list_siblings(text))
+        raise SavedModelError(f"No such file: {text!r}; {_EXPECTED}.{suggestion}")
+    if is_bundle(path):
+        return "bundle"
+    if _is_pickle(text):
+        return "pickle"
+    raise SavedModelError(
+        f"Cannot load {text!r}: it is neither a joblib file nor a bundle saved by `tlfeatures finetune`; {_EXPECTED}."
+    )
+
+
+def load_model(path: str | os.PathLike[str], **params: Any) -> FittedModel:
+    """Load a model that `tlfeatures fit`, `select` or `finetune` saved, or a pipeline saved by joblib.
+
+    Parameters
+    ----------
+    path : path
+        The format is recognized by the content. Loading a pickle can run code: load only files you trust.
+    **params
+        Parameters of :class:`~tlfeatures.CNNFeatures` to replace: ``cache``, ``batch_size``, ``n_jobs`` or ``verbose``.
+
+    Returns
+    -------
+    FittedModel
+
+    Raises
+    ------
+    SavedModelError
+        If the file does not exist, is damaged, or contains another object.
+    """
+    kind, text = recognize_model(path), os.fspath(path)
+    try:
+        if kind == "bundle":
+            expected = {c.__name__: c for c in (FineTuneClassifier, FineTuneRegressor)}
+            estimator = load_bundle(path, expected=expected, **params)
+        else:
+            estimator = joblib.load(path)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle can raise any exception
+        raise SavedModelError(
+            f"Cannot load {text!r} ({type(error).__name__}: {error}); {_EXPECTED}."
+        ) from error
+    try:
+        model = FittedModel(estimator)
+    except TypeError:
+        raise SavedModelError(
+            f"{text!r} contains an object of type {type(estimator).__name__}; {_EXPECTED}."
+        ) from None
+    if kind == "pickle":
+        model.cnn.set_params(**params)
+    return model
+
+
+def _is_pickle(path: str) -> bool:
+    """Return whether a file begins like a pickle, uncompressed or compressed by a method of joblib."""
+    with open(path, "rb") as file:
+        start = file.read(4096)
+    if start.startswith(_LZ4):  # if its package is not installed, joblib.load raises an error
+        return True
+    try:
+        if start.startswith(b"\x78"):
+            start = zlib.decompressobj().decompress(start, 2)
+        for magic, module in _COMPRESSED.items():
+            if start.startswith(magic):
+                with module.open(path) as file:
+                    start = file.read(2)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError):
+        return False
+    return len(start) > 1 and start[0] == 0x80 and 2 <= start[1] <= 5
