@@ -28,6 +28,7 @@ CASES = {
     "densenet": {"model": "densenet121", "layer": "pool3_pool"},
     "efficientnet": {"model": "efficientnet_b0", "layer": "block4a_expand_activation"},
     "mobilenet_v3": {"model": "mobilenet_v3_small"},
+    "alexnet": {"model": "alexnet", "layer": ["pool1", "pool5"], "image_size": 64},
 }
 COMMON = {"image_size": 48, "pooling": "avgmax", "cache": None}
 WEIGHTS = {"tiny": "bundled"}
@@ -44,7 +45,7 @@ def images() -> np.ndarray:
 
 def embed(name: str) -> tuple[np.ndarray, list[str]]:
     """Embeddings of a case, and the digest of each of its recipes."""
-    cnn = CNNFeatures(**COMMON, weights=WEIGHTS.get(name), **CASES[name])
+    cnn = CNNFeatures(**{**COMMON, **CASES[name]}, weights=WEIGHTS.get(name))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RandomWeightsWarning)
         features = cnn.fit_transform(images())

@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "networks": {"_keras", "fingerprints"},
     "extract": {"images", "networks", "store", "fingerprints"},
     "features": {"_callbacks", "extract"},
+    "pretrained": {"features"},
     "heads": set(),
     "evaluation": set(),
     "results": set(),

@@ -111,7 +111,7 @@ def test_help_and_version(run):
     for argv in ((), ("--help",), ("-h",)):
         assert "evaluate" in run(*argv).out
     assert run("--version").out.startswith("tlfeatures 0.")
-    for name in ("models", "layers", "embed", "fit", "evaluate", "predict", "demo", "cache"):
+    for name in ("models", "layers", "embed", "fit", "evaluate", "predict", "classify", "demo", "cache"):
         result = run(name, "--help")
         assert (result.code, result.err) == (0, "")
         assert "Usage" in result.out

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tlfeatures.finetune import FineTuneClassifier, FineTuneRegressor
     from tlfeatures.images import check_images
     from tlfeatures.networks import list_layers, list_models
+    from tlfeatures.pretrained import ImageNetClassifier
     from tlfeatures.selection import FeatureSearchCV, select
     from tlfeatures.skip_unreadable import SkipUnreadable
     from tlfeatures.store import EmbeddingStore
@@ -27,6 +28,7 @@ __all__ = [
     "FeatureSearchCV",
     "FineTuneClassifier",
     "FineTuneRegressor",
+    "ImageNetClassifier",
     "SkipUnreadable",
     "__version__",
     "check_images",
@@ -42,6 +44,7 @@ _MODULES = {
     "FeatureSearchCV": "selection",
     "FineTuneClassifier": "finetune",
     "FineTuneRegressor": "finetune",
+    "ImageNetClassifier": "pretrained",
     "SkipUnreadable": "skip_unreadable",
     "check_images": "images",
     "compare": "evaluation",

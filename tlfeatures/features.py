@@ -32,13 +32,13 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     Parameters
     ----------
     model : str, path or keras.Model, default="mobilenet"
-        A network of ``keras.applications`` in any spelling ("vgg19", "MobileNetV2", "mobilenet_0.75";
+        A network of ``keras.applications``, or AlexNet, in any spelling ("vgg19", "MobileNetV2", "mobilenet_0.75";
         see `tlfeatures models`), the path of a ``.keras`` file, or a model. For a search in several
         processes, save the model as a ``.keras`` file and pass its path, because a model is pickled with its weights.
     layer : str, list of str or None, default=None
         The layer whose output is the embedding; see `tlfeatures layers NAME`. None is the last
         convolutional output. The embeddings of a list are concatenated in its order. Earlier layers suit images that
-        differ from those of ImageNet. "fc1", "fc2" and "predictions" load the top.
+        differ from those of ImageNet. "fc1", "fc6" and "predictions" load the top.
     pooling : {"avg", "max", "avgmax", "gem", "flatten"}, default="avg"
         How a feature map (h, w, c) becomes a vector: its mean, maximum, both, generalized mean
         (power 3; Radenović et al. 2018), or all h * w * c values.

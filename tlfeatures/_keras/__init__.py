@@ -30,6 +30,7 @@ __all__ = [
     "keras",
     "keras_version",
     "precise",
+    "read_checkpoint",
     "seeded_random_state",
     "to_numpy",
     "untouched_random_state",
@@ -139,6 +140,25 @@ def weights_folders() -> list[Path]:
     return [home / "models", Path.home() / ".keras" / "models", Path("/tmp/.keras/models")]
 
 
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Read the arrays of a checkpoint of PyTorch by their names; no code in it is executed.
+
+    Raises
+    ------
+    MissingDependencyError
+        If PyTorch is not installed.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"Reading {os.fspath(path)!r} needs PyTorch: pip install torch. Embeddings that are in the store are read "
+            "without it."
+        ) from error
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return {name: tensor.numpy() for name, tensor in state.items()}
+
+
 @contextlib.contextmanager
 def untouched_random_state() -> Iterator[None]:
     """Restore Python's global generator after the block; Keras's initializers draw their seeds from it."""
@@ -215,12 +235,16 @@ def _values(variables: list[Any]) -> list[np.ndarray]:
 def _compile_tensorflow(model: Any, outputs: Callable[..., list[Any]]) -> Callable[..., Any]:
     import tensorflow as tf
 
+    # constants fold batch normalization into convolutions; other networks would only start more slowly
     size = sum(math.prod(v.shape) * 4 for v in model.variables)
+    # the statistics; other non-trainable variables are seeds of Dropout, which are integers
+    has_statistics = any("float" in str(v.dtype) for v in model.non_trainable_variables)
+    freeze = size <= _FROZEN_LIMIT and has_statistics
 
     # only constants that are made inside the function are folded into the graph
     @tf.function(autograph=False)
     def run(x: Any) -> list[Any]:
-        if size > _FROZEN_LIMIT:
+        if not freeze:
             groups = model.trainable_variables, model.non_trainable_variables
             return outputs(*([tf.convert_to_tensor(v.value) for v in g] for g in groups), x)
         with tf.init_scope():  # outside the trace, where variables have values

@@ -8,6 +8,7 @@ import typer
 
 from tlfeatures import __version__
 from tlfeatures.cli._cache import cache
+from tlfeatures.cli._classify import classify
 from tlfeatures.cli._demo import demo
 from tlfeatures.cli._embed import embed
 from tlfeatures.cli._evaluate import evaluate
@@ -62,7 +63,7 @@ def _options(
     """
 
 
-for command in (models, layers, embed, fit, select, finetune, evaluate, predict):
+for command in (models, layers, embed, fit, select, finetune, evaluate, predict, classify):
     app.command()(command)
 app.add_typer(cache, name="cache")
 app.command()(demo)

@@ -61,7 +61,7 @@ def predict(model: opt.SavedModel, options: PredictOptions) -> None:
             "`tlfeatures fit`, which calibrates probabilities."
         )
     frames, counts = [], []
-    for images, paths in _read_items(options.items, options.path_column):
+    for images, paths in read_items(options.items, options.path_column):
         predictions = fitted.predict(images)
         report_unreadable(paths, predictions.extracted.errors, "has no prediction", "have no predictions")
         frames.append(predictions.to_frame(paths, proba=options.proba))
@@ -89,7 +89,7 @@ def _is_our_table(path: str) -> bool:
     return bool(re.fullmatch(r"path,prediction(,probability|,decision)?(,proba_.+)*,error", header))
 
 
-def _read_items(items: list[str], path_column: str | None) -> list[tuple[Any, list[str]]]:
+def read_items(items: list[str], path_column: str | None) -> list[tuple[Any, list[str]]]:
     """Return batches of images with their names; consecutive paths form one batch."""
     batches: list[tuple[Any, list[str]]] = []
     for source in (source for item in items for source in _read_item(item, path_column)):

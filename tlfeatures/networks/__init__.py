@@ -7,6 +7,7 @@ from typing import Any
 from tlfeatures.networks._backbone import Backbone, Description, Tap
 from tlfeatures.networks._digests import model_digest
 from tlfeatures.networks._graph import copy_operation, find_autocasts, walk
+from tlfeatures.networks._imagenet import imagenet_classes
 from tlfeatures.networks._parameters import NETWORK_CONSTRAINTS
 from tlfeatures.networks._pooling import POOLINGS, pool, pooling_parts, pooling_width
 from tlfeatures.networks._registry import NETWORKS, NetworkSpec, find_network
@@ -14,8 +15,8 @@ from tlfeatures.networks._weights import find_weights
 
 __all__ = [
     "NETWORKS", "NETWORK_CONSTRAINTS", "POOLINGS", "Backbone", "Description", "NetworkSpec", "Tap", "copy_operation",
-    "find_autocasts", "find_network", "find_weights", "layer_table", "list_layers", "list_models", "model_digest",
-    "pool", "pooling_parts", "pooling_width", "walk",
+    "find_autocasts", "find_network", "find_weights", "imagenet_classes", "layer_table", "list_layers", "list_models",
+    "model_digest", "pool", "pooling_parts", "pooling_width", "walk",
 ]  # fmt: skip
 
 

@@ -130,8 +130,9 @@ def _normalizes(model: Any) -> bool:
 def _matching_network(model: Any) -> NetworkSpec | None:
     """Return the network of ``keras.applications`` with the layers of a model, whose top may differ."""
     names = list(canonical_operations(model))
-    # networks that can be built without their preprocessing cannot be recognized by their layers
-    candidates = [spec for spec in NETWORKS.values() if not spec.options and not spec.entry]
+    # not recognized by their layers: networks that can be built without their preprocessing, and AlexNet, because
+    # other networks have layers called "conv3" and "pool5" too
+    candidates = [s for s in NETWORKS.values() if not s.options and not s.entry and s.name != "alexnet"]
     matches = [spec for spec in candidates if set(spec.taps) <= set(names)]
     # ResNet50V2 has all taps of ResNet50, and more after them
     return max(matches, key=lambda spec: names.index(spec.taps[-1]), default=None)

@@ -14,9 +14,10 @@ from tlfeatures._files import file_stamp
 from tlfeatures._keras import check_fork, is_model, keras, keras_version, untouched_random_state
 from tlfeatures._params import check_parameter
 from tlfeatures.errors import InvalidParameterError, UnknownNameError, WeightsError
-from tlfeatures.networks import _metadata, tiny
+from tlfeatures.networks import _metadata
 from tlfeatures.networks._custom import as_graph, open_model
 from tlfeatures.networks._graph import Graph
+from tlfeatures.networks._modules import find_builder
 from tlfeatures.networks._parameters import NETWORK_CONSTRAINTS, size_pair
 from tlfeatures.networks._registry import NetworkSpec, find_network
 from tlfeatures.networks._weights import draw_weights, fetch_weights, find_weights, read_weights
@@ -92,7 +93,7 @@ class NetworkLoader:
         if weights not in (None, "imagenet") and not os.path.isfile(weights):
             raise WeightsError(
                 f"`weights` names a file that does not exist: {os.fspath(weights)!r}. Expected 'imagenet', the path of "
-                "a .weights.h5 or .h5 file, or None for random weights."
+                "a .weights.h5 or .h5 file (or .pth for 'alexnet'), or None for random weights."
             )
         return weights
 
@@ -202,11 +203,11 @@ class NetworkLoader:
         return self._build_application(variant.top)
 
     def _build_application(self, top: bool) -> Graph:
-        """Build the network of ``keras.applications`` without weights."""
+        """Build a named network without weights."""
         check_fork()
         spec, size = self.spec, self._spec_size()
         options = dict(spec.kwargs) | (dict(spec.options) if self.normalization != "auto" else {})
-        build = getattr(tiny if spec.bundled else keras().applications, spec.builder, None)
+        build = find_builder(spec.module, spec.builder)
         if build is None:
             raise UnknownNameError(f"Keras {keras_version()} has no {spec.builder}; install a newer one.")
         try:

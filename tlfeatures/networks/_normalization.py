@@ -9,8 +9,8 @@ import numpy as np
 
 from tlfeatures._keras import keras
 from tlfeatures._warnings import warn
-from tlfeatures.networks import tiny
 from tlfeatures.networks._custom import find_preprocessing
+from tlfeatures.networks._modules import preprocessing_module
 from tlfeatures.networks._registry import NetworkSpec
 
 __all__ = ["RAW", "normalizer", "own_normalization"]
@@ -42,7 +42,7 @@ def normalizer(normalization: Any) -> Callable[[Any], Any]:
     if isinstance(normalization, str):
         if normalization == RAW:
             return lambda x: ops.cast(x, "float32")
-        module = tiny if normalization == "tiny" else getattr(keras().applications, normalization)
+        module = preprocessing_module(normalization)
         return lambda x: module.preprocess_input(ops.cast(x, "float32"))
     mean, std = (np.asarray(triple, np.float32) for triple in normalization)
     return lambda x: (ops.cast(x, "float32") / 255.0 - mean) / std

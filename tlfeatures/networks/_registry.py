@@ -1,4 +1,4 @@
-"""The table of networks: one frozen row of data for each network of ``keras.applications``, and "tiny"."""
+"""The table of networks: a frozen row of data for each network of ``keras.applications``, AlexNet and "tiny"."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class NetworkSpec:
     name : str
         Canonical name, lower case.
     builder, module : str
-        Function and module of ``keras.applications``; the module's ``preprocess_input`` normalizes.
+        Function and module of ``keras.applications``, or of this package for "alexnet" and "tiny"; the module's
+        ``preprocess_input`` normalizes.
     taps : tuple of str
         Standard taps from early to late; the last is the output of the network without its top.
     image_size : int
@@ -46,6 +47,8 @@ class NetworkSpec:
         Licence of the pretrained weights.
     bundled : str
         Weights file in the package; empty for networks whose weights are downloaded.
+    top : str
+        Layer with the probabilities of ImageNet's 1,000 classes; empty if the network has none.
     version : int
         Architecture version. It is increased when a change in Keras or in this package alters the embeddings
         for the same weights, so that stored embeddings are recomputed.
@@ -65,6 +68,7 @@ class NetworkSpec:
     entry: str | None = None
     aliases: tuple[str, ...] = field(default=())
     bundled: str = ""
+    top: str = "predictions"
     version: int = 1
 
     def weights_url(self, *, top: bool, image_size: tuple[int, int]) -> str:
@@ -79,6 +83,12 @@ class NetworkSpec:
         file = self.weights_url(top=top, image_size=image_size).rsplit("/", 1)[1]
         # Keras saves NASNet's weights under a name other than that of the download
         return file.replace("NASNet-", "nasnet_").replace("-no-top", "_no_top")
+
+
+def _alexnet() -> Iterator[NetworkSpec]:
+    taps = ("pool1", "pool2", "conv3", "conv4", "pool5")
+    url = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
+    yield NetworkSpec("alexnet", "AlexNet", "alexnet", taps, 224, url, "BSD-3-Clause")
 
 
 def _vgg() -> Iterator[NetworkSpec]:
@@ -270,6 +280,7 @@ def _convnext() -> Iterator[NetworkSpec]:
             f"{_TF}convnext/convnext_{kind}{{notop}}.h5",
             "MIT",
             options=(("include_preprocessing", False),),
+            top=f"convnext_{kind}_head_dense",
         )
 
 
@@ -277,11 +288,11 @@ def _tiny() -> Iterator[NetworkSpec]:
     taps = (
         "block3_pw_relu", "block5_pw_relu", "block7_add", "block8_add", "block9_add", "block10_pw_relu",
     )  # fmt: skip
-    yield NetworkSpec("tiny", "Tiny", "tiny", taps, 96, "", "Apache-2.0", bundled="tiny.npz")
+    yield NetworkSpec("tiny", "Tiny", "tiny", taps, 96, "", "Apache-2.0", bundled="tiny.npz", top="")
 
 
 _FAMILIES = (
-    _vgg, _resnet, _inception, _densenet, _nasnet, _mobilenet, _mobilenet_v3, _efficientnet, _convnext,
+    _alexnet, _vgg, _resnet, _inception, _densenet, _nasnet, _mobilenet, _mobilenet_v3, _efficientnet, _convnext,
     _tiny,
 )  # fmt: skip
 

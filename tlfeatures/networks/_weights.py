@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import math
 import os
+import re
 import sys
 import urllib.request
 from collections.abc import Mapping
@@ -15,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from tlfeatures._files import atomic_write
-from tlfeatures._keras import weights_folders
-from tlfeatures.errors import WeightsError
+from tlfeatures._keras import read_checkpoint, weights_folders
+from tlfeatures.errors import MissingDependencyError, WeightsError
+from tlfeatures.networks import alexnet
 from tlfeatures.networks._registry import NETWORKS, NetworkSpec
 from tlfeatures.networks.tiny import read_arrays
 
@@ -24,11 +26,19 @@ __all__ = ["available_networks", "draw_weights", "fetch_weights", "find_weights"
 
 
 def find_weights(spec: NetworkSpec, *, top: bool, image_size: tuple[int, int]) -> Path | None:
-    """Find the pretrained weights on this machine, in the package or in Keras's folders; None if absent."""
+    """Find the pretrained weights on this machine: in the package, in the folders of Keras, and PyTorch's ``.pth``
+    files also in that of ``torch.hub``. None if absent.
+    """
     if spec.bundled:
         return Path(__file__).with_name(spec.bundled)
     name = spec.weights_file(top=top, image_size=image_size)
-    return next((f / name for f in weights_folders() if (f / name).is_file()), None)
+    folders = [*weights_folders(), *([_torch_hub_folder()] if name.endswith(".pth") else [])]
+    return next((f / name for f in folders if (f / name).is_file()), None)
+
+
+def _torch_hub_folder() -> Path:
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("TORCH_HOME") or caches / "torch") / "hub" / "checkpoints"
 
 
 def fetch_weights(spec: NetworkSpec, *, top: bool, image_size: tuple[int, int]) -> Path:
@@ -83,6 +93,7 @@ def _download(url: str, target: Path, timeout: float = 30.0) -> Path:
     from rich.console import Console
     from rich.progress import wrap_file
 
+    digest = hashlib.sha256()
     with (
         urllib.request.urlopen(url, timeout=timeout) as response,
         atomic_write(target, sync=False) as file,
@@ -96,9 +107,18 @@ def _download(url: str, target: Path, timeout: float = 30.0) -> Path:
     ):
         while block := source.read(1 << 20):
             file.write(block)
+            digest.update(block)
         if total and file.tell() != total:
             raise OSError(f"the connection ended after {file.tell()} of {total} bytes")
+        _check_digest(target, digest.hexdigest())
     return target
+
+
+def _check_digest(path: str | os.PathLike[str], digest: str) -> None:
+    """Raise an OSError if the name of a PyTorch checkpoint has the start of another SHA-256 digest."""
+    match = re.search(r"-([0-9a-f]{8,64})\.pth$", os.fspath(path))
+    if match and not digest.startswith(match[1]):
+        raise OSError(f"its SHA-256 digest is {digest[:16]}..., but its name says {match[1]}")
 
 
 def read_weights(model: Any, path: str | os.PathLike[str]) -> None:
@@ -111,15 +131,27 @@ def read_weights(model: Any, path: str | os.PathLike[str]) -> None:
     """
     if not os.path.isfile(path):
         raise WeightsError(f"No weights file at {os.fspath(path)!r}; expected a .weights.h5 or .h5 file.")
-    if not str(path).endswith((".h5", ".hdf5", ".keras", ".npz")):
+    is_checkpoint = str(path).endswith(".pth")
+    if is_checkpoint and model.name != "alexnet":
+        raise WeightsError(
+            f"Weights file {os.fspath(path)!r} is a checkpoint of PyTorch, which only 'alexnet' can read; for "
+            f"{model.name!r} it must end in .weights.h5 or .h5, as Keras writes them."
+        )
+    if not is_checkpoint and not str(path).endswith((".h5", ".hdf5", ".keras", ".npz")):
         raise WeightsError(
             f"Weights file {os.fspath(path)!r} must end in .weights.h5 or .h5, as Keras writes them."
         )
     try:
-        if str(path).endswith(".npz"):
+        if is_checkpoint:
+            with open(path, "rb") as file:
+                _check_digest(path, hashlib.file_digest(file, "sha256").hexdigest())
+            alexnet.read_state_dict(model, read_checkpoint(path))
+        elif str(path).endswith(".npz"):
             read_arrays(model, path)
         else:
             model.load_weights(path)
+    except MissingDependencyError:
+        raise
     except Exception as error:
         raise WeightsError(
             f"Cannot load the weights file {os.fspath(path)!r} into {model.name!r}: "

@@ -1,0 +1,245 @@
+"""``ImageNetClassifier``: a pretrained network with its own 1,000 classes, used without training."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+
+from tlfeatures._keras import is_model
+from tlfeatures._params import check_parameter, check_parameters, integer, path
+from tlfeatures.errors import InvalidParameterError
+from tlfeatures.extract import Extracted
+from tlfeatures.features import CNNFeatures, embed
+from tlfeatures.networks import find_network, imagenet_classes, layer_table
+from tlfeatures.store import EmbeddingStore
+
+__all__ = ["ImageNetClassifier", "classify"]
+
+_UNREADABLE = "unreadable"
+_NOT_PARAMETERS = ("layer", "pooling")  # of CNNFeatures: the layer is the last one, which is a vector
+
+
+class ImageNetClassifier(ClassifierMixin, BaseEstimator):
+    """Classify images with a pretrained network and its own 1,000 classes, without training.
+
+    The probabilities come from the store like any other embedding: each image goes through the network once.
+
+    Parameters
+    ----------
+    model : str, path or keras.Model, default="mobilenet_0.75"
+        A network with ImageNet's 1,000 classes in any spelling (see `tlfeatures models`), or a ``.keras`` file or
+        model whose last layer has the probabilities of these classes in the same order.
+    weights : "imagenet" or path, default="imagenet"
+        Pretrained weights, or a ``.weights.h5`` or ``.h5`` file with the weights of all layers.
+    image_size, resize, interpolation, decode, max_value, normalization, precision
+        As in :class:`~tlfeatures.CNNFeatures`. Many networks with fully connected layers accept only their default
+        size.
+    batch_size, cache, n_jobs, verbose
+        As in :class:`~tlfeatures.CNNFeatures`.
+    on_error : {"raise", "nan"}, default="raise"
+        On unreadable images, raise an :class:`~tlfeatures.errors.ImageReadError`; or warn once, and return rows of
+        NaN, the prediction "unreadable" and an empty list of classes.
+
+    Attributes
+    ----------
+    classes_ : ndarray of str, shape (1000,)
+        Names of the classes in the order of the columns of `predict_proba`.
+    wordnet_ids_ : ndarray of str, shape (1000,)
+        WordNet ids of the classes.
+
+    Raises
+    ------
+    InvalidParameterError
+        If the network does not end in ImageNet's 1,000 classes, or a parameter is invalid. Also a ``ValueError``.
+    WeightsError
+        If the weights of all layers are not available; says which file is expected where. Also an ``OSError``.
+    ImageInputError, ImageReadError
+        If X is not a batch of images (also a ``ValueError``), or an image cannot be read (also an ``OSError``).
+
+    Notes
+    -----
+    `fit` learns nothing and is not needed. To train a classifier of your own classes on the embeddings of a network,
+    use :class:`~tlfeatures.CNNFeatures` in a pipeline.
+
+    Examples
+    --------
+    >>> from tlfeatures import ImageNetClassifier
+    >>> clf = ImageNetClassifier("mobilenet_0.75", resize="crop")
+    >>> clf.classes_[[0, 281, 999]].tolist()
+    ['tench', 'tabby', 'toilet tissue']
+    >>> clf.top(["cat.jpg"], k=3)  # doctest: +SKIP
+    [[('n02123045', 'tabby', 0.61), ('n02123159', 'tiger cat', 0.29), ('n02124075', 'Egyptian cat', 0.08)]]
+    """
+
+    _parameter_constraints: ClassVar = {
+        **{k: v for k, v in CNNFeatures._parameter_constraints.items() if k not in _NOT_PARAMETERS},
+        "weights": ["imagenet", path("the path of a file with the weights of all layers")],
+    }
+
+    def __init__(
+        self,
+        model: Any = "mobilenet_0.75",
+        *,
+        weights: str | os.PathLike[str] = "imagenet",
+        image_size: int | tuple[int, int] | None = None,
+        resize: Literal["stretch", "crop", "pad"] = "stretch",
+        interpolation: str = "bilinear",
+        decode: Literal["scaled", "exact"] = "scaled",
+        max_value: int | None = None,
+        normalization: Any = "auto",
+        precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32",
+        batch_size: int = 32,
+        cache: str | os.PathLike[str] | EmbeddingStore | None = "auto",
+        on_error: Literal["raise", "nan"] = "raise",
+        n_jobs: int | None = None,
+        verbose: int = 0,
+    ) -> None:
+        self.model = model
+        self.weights = weights
+        self.image_size = image_size
+        self.resize = resize
+        self.interpolation = interpolation
+        self.decode = decode
+        self.max_value = max_value
+        self.normalization = normalization
+        self.precision = precision
+        self.batch_size = batch_size
+        self.cache = cache
+        self.on_error = on_error
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+
+    @property
+    def classes_(self) -> np.ndarray:
+        """Names of the classes."""
+        return np.array([name for _, name in imagenet_classes()])
+
+    @property
+    def wordnet_ids_(self) -> np.ndarray:
+        """WordNet ids of the classes."""
+        return np.array([wordnet_id for wordnet_id, _ in imagenet_classes()])
+
+    def fit(self, X: Any = None, y: Any = None) -> ImageNetClassifier:
+        """Check the parameters; learns nothing.
+
+        Parameters
+        ----------
+        X : ignored
+        y : ignored
+
+        Returns
+        -------
+        ImageNetClassifier
+        """
+        check_parameters(self)
+        _find_top_layer(self.model)
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict the name of the most probable class of each image.
+
+        Parameters
+        ----------
+        X : images
+
+        Returns
+        -------
+        ndarray of str, shape (n,)
+            "unreadable" for unreadable images when ``on_error="nan"``.
+        """
+        probabilities = self.predict_proba(X)
+        readable = ~np.isnan(probabilities).any(axis=1)
+        names = self.classes_[np.where(readable[:, None], probabilities, 0).argmax(axis=1)]
+        return np.where(readable, names, _UNREADABLE)
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Compute the probabilities of the classes, or read them from the store.
+
+        Parameters
+        ----------
+        X : images
+
+        Returns
+        -------
+        ndarray of float32, shape (n, 1000)
+            Rows of NaN for unreadable images when ``on_error="nan"``.
+        """
+        return self._extract(X).features
+
+    def top(self, X: Any, k: int = 5) -> list[list[tuple[str, str, float]]]:
+        """Return the k most probable classes of each image, in the form of Keras's ``decode_predictions``.
+
+        Parameters
+        ----------
+        X : images
+        k : int, default=5
+            Number of classes, from 1 to 1,000.
+
+        Returns
+        -------
+        list of n lists of k tuples (WordNet id, name, probability)
+            The most probable class comes first. The list of an unreadable image is empty when ``on_error="nan"``.
+        """
+        return classify(self, X, k)[0]
+
+    def _extract(self, X: Any, **kwargs: Any) -> Extracted:
+        check_parameters(self)
+        cnn = CNNFeatures(layer=_find_top_layer(self.model), **self.get_params(deep=False))
+        result = embed(cnn.fit(X), X, **kwargs)
+        rows = result.features[~np.isnan(result.features).any(axis=1)]
+        if (rows < 0).any() or not np.allclose(rows.sum(axis=1), 1, atol=0.05):  # 0.05: rounding of float16
+            raise ValueError(
+                f"The outputs of {_describe(self.model)} are not probabilities, which are positive and add up to 1. "
+                "Add a softmax layer at its end."
+            )
+        return result
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.input_tags.two_d_array = False
+        tags.input_tags.one_d_array = True  # an array of paths
+        tags.input_tags.three_d_array = True
+        tags.input_tags.string = True
+        return tags
+
+
+def classify(
+    classifier: ImageNetClassifier, X: Any, k: int, **kwargs: Any
+) -> tuple[list[list[tuple[str, str, float]]], Extracted]:
+    """Return ``classifier.top(X, k)`` with the errors and digests; ``kwargs`` are those of `extract`."""
+    check_parameter("k", k, [integer(minimum=1, maximum=len(imagenet_classes()))])
+    result = classifier._extract(X, **kwargs)
+    top = []
+    for row, probabilities in enumerate(result.features):
+        # a stable sort: of equal probabilities, the first class comes first, as in `predict`
+        columns = [] if row in result.errors else np.argsort(-probabilities, kind="stable")[:k].tolist()
+        top.append([(*imagenet_classes()[i], float(probabilities[i])) for i in columns])
+    return top, result
+
+
+def _find_top_layer(model: Any) -> str:
+    """Return the name of the layer with the probabilities of ImageNet's classes."""
+    is_file = isinstance(model, os.PathLike) or (isinstance(model, str) and model.endswith(".keras"))
+    if is_model(model) or is_file:
+        layers = layer_table(model)
+        if layers and tuple(layers[-1]["shape"]) == (len(imagenet_classes()),):
+            return layers[-1]["layer"]
+    elif top := find_network(model).top:
+        return top
+    raise InvalidParameterError(
+        f"`model` must be a network that ends in the {len(imagenet_classes()):,} classes of ImageNet, such as "
+        f"'mobilenet_0.75'; got {_describe(model)}, which does not. Train a classifier of your own classes on its "
+        "embeddings: make_pipeline(CNNFeatures(...), LogisticRegression()), or `tlfeatures fit`.",
+        "model",
+    )
+
+
+def _describe(model: Any) -> str:
+    return f"the model {model.name!r}" if is_model(model) else repr(os.fspath(model))
