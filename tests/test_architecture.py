@@ -16,13 +16,14 @@ import tlfeatures
 PACKAGE = Path(tlfeatures.__file__).parent
 
 # Module or subpackage -> modules that it may import, lowest layer first; imports of these are allowed too.
-# All modules may also import errors, _warnings, _inputs, _params, _files and __init__.
+# All modules may also import errors, _warnings, _inputs, _params, _files, _dicom and __init__.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "_warnings": set(),
     "_inputs": set(),
     "_params": set(),
     "_files": set(),
+    "_dicom": set(),
     "_callbacks": set(),
     "fingerprints": set(),
     "_keras": set(),
@@ -109,7 +110,14 @@ def test_imports_point_downward(path):
     if unit == "__init__":
         return  # the public API refers to every module; that imports are lazy is tested below
     assert unit in ALLOWED, f"{unit} has no layer: add it to the table above"
-    assert units_imported(path) <= ALLOWED[unit] | {"errors", "_warnings", "_inputs", "_params", "_files"}
+    assert units_imported(path) <= ALLOWED[unit] | {
+        "errors",
+        "_warnings",
+        "_inputs",
+        "_params",
+        "_files",
+        "_dicom",
+    }
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -510,6 +510,7 @@ MISSES = {
     "interpolation": "bicubic",
     "decode": "exact",
     "max_value": 4095,
+    "window": (40, 400),
     "normalization": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "precision": "bfloat16",
     "model": "mobilenet_0.5",

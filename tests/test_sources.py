@@ -113,7 +113,6 @@ def test_flat_folder_has_no_labels(tmp_path):
 
 
 MEDICAL = {
-    "1.dcm": "pydicom.dcmread",
     "a/1.nii.gz": "SimpleITK or nibabel",
     "a/1.nrrd": "SimpleITK or nibabel",
     "scan.MHA": "SimpleITK or nibabel",
@@ -139,8 +138,8 @@ def test_dicom_files_without_a_suffix_are_recognized(tmp_path):
     fill(tmp_path, "a/1.jpg", "b/1.jpg")
     for i in range(3):
         (tmp_path / "a" / f"IM{i:04}").write_bytes(bytes(128) + b"DICM")
-    with pytest.warns(UserWarning, match=r"3 file\(s\) .* ignored: 3 .dcm, the first 'a/IM0000'.*pydicom"):
-        read_source(tmp_path)
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    assert read_source(tmp_path).names == ["a/1.jpg", "a/IM0000", "a/IM0001", "a/IM0002", "b/1.jpg"]
 
 
 def test_other_files_of_split_folders_are_counted_once(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["URL_HINT", "as_labels", "is_missing", "is_url", "library_types"]
+__all__ = ["URL_HINT", "as_labels", "is_missing", "is_url", "library_types", "split_frame"]
 
 URL_HINT = "download it first and pass the local path"
 
@@ -31,6 +31,21 @@ def is_url(path: str | os.PathLike[str]) -> bool:
     (True, False)
     """
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", os.fspath(path)) is not None
+
+
+def split_frame(path: str | os.PathLike[str]) -> tuple[str, int]:
+    """Split the path of an image into the file and the position of its frame: ``"scan.dcm[3]"`` is frame 3 from 0.
+
+    A path without a number in brackets, or of a file whose name ends with one, is frame 0.
+
+    >>> split_frame("scan.dcm")
+    ('scan.dcm', 0)
+    """
+    text = os.fsdecode(path)
+    match = re.fullmatch(r"(.+)\[(\d{1,9})\]", text, re.DOTALL)
+    if match is None or os.path.lexists(text):
+        return text, 0
+    return match[1], int(match[2])
 
 
 def library_types(value: Any) -> set[str]:

@@ -58,6 +58,10 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     max_value : int or None, default=None
         Value of white in 16-bit grey files and uint16 arrays, such as 4095 for 12-bit data; None means 65535.
         Images with larger values raise an error.
+    window : (float, float) or None, default=None
+        Centre and width of the range of values that becomes black to white in DICOM files (in hounsfield units for CT),
+        16-bit grey files and uint16 arrays, such as (40, 400). None is the window in the DICOM file, otherwise its 1st
+        to 99th percentile; for other images the full range or ``max_value``.
     normalization : "auto" or (mean, std), default="auto"
         "auto" is the network's own; a pair of RGB triples is applied instead as ``(x / 255 - mean) / std``.
     precision : {"float32", "tf32", "bfloat16", "float16"}, default="float32"
@@ -121,6 +125,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     """
 
     max_value: int | None = None  # for pickles that predate this parameter
+    window: tuple[float, float] | None = None  # for pickles that predate this parameter
     _parameter_constraints: ClassVar = {
         **NETWORK_CONSTRAINTS,
         "layer": [
@@ -153,6 +158,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         interpolation: str = "bilinear",
         decode: Literal["scaled", "exact"] = "scaled",
         max_value: int | None = None,
+        window: tuple[float, float] | None = None,
         normalization: Any = "auto",
         precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32",
         batch_size: int = 32,
@@ -170,6 +176,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         self.interpolation = interpolation
         self.decode = decode
         self.max_value = max_value
+        self.window = window
         self.normalization = normalization
         self.precision = precision
         self.batch_size = batch_size
@@ -284,6 +291,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             interpolation=self.interpolation,
             decode=self.decode,
             max_value=self.max_value,
+            window=self.window,
         )
 
     def _set_fitted(self, spec: FeatureSpec, images: Images) -> None:

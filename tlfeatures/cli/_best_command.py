@@ -20,6 +20,7 @@ _OPTIONS = {
     "weights": "--weights",
     "decode": "--decode",
     "max_value": "--max-value",
+    "window": "--window",
     "precision": "--precision",
 }
 
@@ -62,7 +63,7 @@ def best_command(result: SearchResult, folder: str | os.PathLike[str], source: S
     words += ["--cv", str(options["cv"]), "--task", options["task"], "--seed", str(options["random_state"])]
     for name, option in _OPTIONS.items():
         if name in options:
-            words += [option, "random" if options[name] is None else str(options[name])]
+            words += [option, _format_value(options[name])]
     return shlex.join([*words, "-o", "best"])
 
 
@@ -81,6 +82,12 @@ def list_arguments(context: typer.Context, only: set[str] | None = None) -> list
         else:
             options += [parameter.opts[0], str(value)]
     return [*arguments, *options]
+
+
+def _format_value(value: Any) -> str:
+    if value is None:
+        return "random"
+    return ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
 
 def _format_size(size: Any) -> str:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from tlfeatures.cli._groups import argument, option
-from tlfeatures.cli._parse import parse_cache, parse_image_size, parse_layers, parse_model, parse_weights
+from tlfeatures.cli._parse import (
+    parse_cache,
+    parse_image_size,
+    parse_layers,
+    parse_model,
+    parse_weights,
+    parse_window,
+)
 from tlfeatures.cli._terminal import stderr_is_terminal, warn
 
 if TYPE_CHECKING:
@@ -95,7 +102,9 @@ class TrainingSource(SourceOptions):
     """Labelled training images, with groups for cross-validation if available."""
 
     groups: str | None = option(  # type: ignore[misc]
-        None, "Column or dataset with groups, such as patients, that are kept in one fold.", metavar="NAME"
+        None,
+        "Column or dataset with groups, such as patients, that are kept in one fold; or dicom:PatientID.",
+        metavar="NAME",
     )
 
 
@@ -150,6 +159,12 @@ class ComputeOptions:
         max=65535,
     )
 
+    window: str | None = option(
+        None,
+        "Centre and width of the values of DICOM (hounsfield units for CT) and 16-bit images, such as 40,400.",
+        metavar="C,W",
+    )
+
     def parameters(self) -> dict[str, Any]:
         """Return the parameters of `CNNFeatures` and `FeatureSearchCV`."""
         return {
@@ -159,6 +174,7 @@ class ComputeOptions:
             "batch_size": self.batch_size,
             "cache": parse_cache(self.cache),
             "max_value": self.max_value,
+            "window": parse_window(self.window),
             "verbose": int(stderr_is_terminal()),
         }
 

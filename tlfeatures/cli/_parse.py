@@ -20,6 +20,7 @@ __all__ = [
     "parse_literal",
     "parse_model",
     "parse_weights",
+    "parse_window",
     "split_names",
 ]
 
@@ -85,6 +86,21 @@ def parse_weights(text: str) -> str | None:
             f"--weights {text!r}: no such file; expected imagenet, random, or the path of a .weights.h5 or .h5 file."
         )
     return path
+
+
+def parse_window(text: str | None) -> tuple[float, float] | None:
+    """Return the parameter `window` of `CNNFeatures`.
+
+    >>> parse_window("40,400")
+    (40.0, 400.0)
+    """
+    if text is None:
+        return None
+    try:
+        centre, width = map(float, text.split(","))
+    except ValueError:
+        raise BadArgument(f"--window {text!r}; expected CENTRE,WIDTH, such as 40,400.") from None
+    return centre, width
 
 
 def parse_bytes(text: str) -> int:

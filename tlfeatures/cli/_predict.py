@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tlfeatures._inputs import split_frame
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import expand_options, option
 from tlfeatures.cli._messages import report_unreadable
@@ -106,10 +107,11 @@ def _read_item(item: str, path_column: str | None) -> list[Source]:
     from tlfeatures.sources import is_image_file, read_source
 
     def read(path: str) -> Source:
-        column = path_column if os.path.isfile(path) and not is_image_file(path) else None
+        file = split_frame(path)[0]
+        column = path_column if os.path.isfile(file) and not is_image_file(file) else None
         return read_source(path, path_column=column, labels=False)
 
-    if os.path.exists(item) or not glob.has_magic(item):
+    if os.path.exists(split_frame(item)[0]) or not glob.has_magic(item):
         return [read(item)]
     matches = sorted(glob.glob(item, recursive=True))
     if not matches:

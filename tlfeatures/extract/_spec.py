@@ -79,7 +79,8 @@ class FeatureSpec:
         store : EmbeddingStore or None
             The store of the metadata of the network.
         **decoding
-            ``resize``, ``interpolation``, ``decode`` and ``max_value`` of :class:`~tlfeatures.images.Decoder`.
+            ``resize``, ``interpolation``, ``decode``, ``max_value`` and ``window`` of
+            :class:`~tlfeatures.images.Decoder`.
         """
         pooling_parts(pooling, 4)  # raise for an unknown name before a network is loaded
         description = backbone.describe(layers, store)

@@ -32,7 +32,7 @@ from tlfeatures.store import EmbeddingStore
 __all__ = ["FineTune"]
 
 _SHARED = ("model", "layer", "pooling", "weights", "image_size", "resize", "interpolation", "decode", "max_value",
-           "normalization", "precision", "batch_size", "cache", "n_jobs")  # fmt: skip
+           "window", "normalization", "precision", "batch_size", "cache", "n_jobs")  # fmt: skip
 _TTA_ERROR = (
     "`tta` must be 0 without `augment`, because it averages augmented views; got {}. Set augment, or tta=0."
 )
@@ -79,6 +79,7 @@ class FineTune(BaseEstimator):
         interpolation: str = "bilinear",
         decode: Literal["scaled", "exact"] = "scaled",
         max_value: int | None = None,
+        window: tuple[float, float] | None = None,
         normalization: Any = "auto",
         precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32",
         start: LinearStart | Literal["linear"] | None = None,
@@ -114,6 +115,7 @@ class FineTune(BaseEstimator):
         self.interpolation = interpolation
         self.decode = decode
         self.max_value = max_value
+        self.window = window
         self.normalization = normalization
         self.precision = precision
         self.start = start
@@ -219,7 +221,7 @@ class FineTune(BaseEstimator):
         """
         net = self._live()
         layers = [output._keras_history.operation.name for output in self.network_.outputs]
-        decoding = ("resize", "interpolation", "decode", "max_value")
+        decoding = ("resize", "interpolation", "decode", "max_value", "window")
         cnn = CNNFeatures(
             self.network_,
             layer=layers,
@@ -313,7 +315,9 @@ class FineTune(BaseEstimator):
         size = backbone.spec and (backbone.image_size or (backbone.spec.image_size,) * 2)
         if not size:  # a custom model, which has to be loaded
             size = backbone.describe(None).image_size
-        decoding = {name: getattr(self, name) for name in ("resize", "interpolation", "decode", "max_value")}
+        decoding = {
+            name: getattr(self, name) for name in ("resize", "interpolation", "decode", "max_value", "window")
+        }
         decoder = Decoder(size, **decoding)
         pixels = next(iter(decode_batches(images, rows, decoder, len(rows))))[2]
         if not len(pixels):

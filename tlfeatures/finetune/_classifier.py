@@ -27,8 +27,8 @@ class FineTuneClassifier(ClassifierMixin, FineTune):
 
     Parameters
     ----------
-    model, layer, pooling, weights, image_size, resize, interpolation, decode, max_value, precision, cache,
-    n_jobs
+    model, layer, pooling, weights, image_size, resize, interpolation, decode, max_value, window, precision,
+    cache, n_jobs
         As in :class:`~tlfeatures.CNNFeatures`; ``layer`` is the input of the head. "bfloat16" and "float16" train in
         mixed precision.
     train_from : str or int, default="head"
@@ -160,6 +160,7 @@ class FineTuneClassifier(ClassifierMixin, FineTune):
         interpolation: str = "bilinear",
         decode: Literal["scaled", "exact"] = "scaled",
         max_value: int | None = None,
+        window: tuple[float, float] | None = None,
         normalization: Any = "auto",
         precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32",
         start: LinearStart | Literal["linear"] | None = None,
@@ -197,6 +198,7 @@ class FineTuneClassifier(ClassifierMixin, FineTune):
             interpolation=interpolation,
             decode=decode,
             max_value=max_value,
+            window=window,
             normalization=normalization,
             precision=precision,
             start=start,

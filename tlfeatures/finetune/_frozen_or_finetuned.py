@@ -38,7 +38,7 @@ __all__ = ["FrozenOrFinetuned", "TrainingSummary", "fit_frozen_or_finetuned"]
 
 _OF_FEATURES = (
     "model", "layer", "pooling", "weights", "image_size", "resize", "interpolation", "decode", "max_value",
-    "precision", "batch_size", "cache", "n_jobs", "verbose",
+    "window", "precision", "batch_size", "cache", "n_jobs", "verbose",
 )  # fmt: skip
 
 

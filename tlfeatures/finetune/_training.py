@@ -152,7 +152,7 @@ class Training:
         plan = FeatureSpec.make(
             backbone, layers, pooling, self.store,
             resize=params.resize, interpolation=params.interpolation, decode=params.decode,
-            max_value=params.max_value,
+            max_value=params.max_value, window=params.window,
         )  # fmt: skip
         taps = plan.description.taps
         if takes_map(params.head) and (len(taps) > 1 or len(taps[0].shape) != 3):
@@ -425,6 +425,7 @@ class Training:
             "interpolation": decoder.interpolation,
             "decode": decoder.decode,
             "max_value": decoder.max_value,
+            "window": decoder.window,
         }
 
 

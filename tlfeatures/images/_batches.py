@@ -130,7 +130,13 @@ def _decode_batches(
         warn_of_notes(images, all_notes)
 
 
-def check_images(X: Any, n_jobs: int | None = None, *, max_value: int | None = None) -> pandas.DataFrame:
+def check_images(
+    X: Any,
+    n_jobs: int | None = None,
+    *,
+    max_value: int | None = None,
+    window: tuple[float, float] | None = None,
+) -> pandas.DataFrame:
     """Find images that cannot be read or carry almost no information, by decoding all of them; needs no network.
 
     Parameters
@@ -141,6 +147,8 @@ def check_images(X: Any, n_jobs: int | None = None, *, max_value: int | None = N
         Decoding threads; None or -1 is one for each core, at most 8.
     max_value : int, optional
         As in `CNNFeatures`: the largest value of 16-bit images, such as 4095 for 12-bit data.
+    window : (float, float), optional
+        As in `CNNFeatures`: centre and width of the range of values of 16-bit images and DICOM files.
 
     Returns
     -------
@@ -166,7 +174,7 @@ def check_images(X: Any, n_jobs: int | None = None, *, max_value: int | None = N
 
     images, notes = Images.of(X), {}
     threads = count_threads() if n_jobs is None or n_jobs < 1 else n_jobs
-    decoder = Decoder((24, 24), interpolation="nearest", decode="exact", max_value=max_value)
+    decoder = Decoder((24, 24), interpolation="nearest", decode="exact", max_value=max_value, window=window)
     batches = decode_batches(images, range(len(images)), decoder, 16, threads, notes=notes)
     errors = {row: reason for *_, errors in batches for row, reason in errors.items()}
     table = [(row, images.name(row), "error", reason) for row, reason in errors.items()]

@@ -7,16 +7,20 @@ import contextlib
 import functools
 import threading
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image
 
-from tlfeatures._params import check_parameter, integer
+from tlfeatures._dicom import is_dicom
+from tlfeatures._params import Constraint, check_parameter, integer
+from tlfeatures.errors import InvalidParameterError
 from tlfeatures.fingerprints import bytes_key
+from tlfeatures.images._dicom_pixels import read_dicom
 from tlfeatures.images._formats import Unreadable, open_image, readable
 from tlfeatures.images._notes import Note, check_contrast, check_depth
-from tlfeatures.images._pixels import is_16_bit, suggest_scaling, to_uint8
+from tlfeatures.images._pixels import is_16_bit, suggest_scaling, to_uint8, window_to_uint8
 
 RESIZES = ("stretch", "crop", "pad")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
@@ -33,11 +37,26 @@ _TRANSPOSITIONS = {
 }
 _GIANT = 32_000_000  # pixels; larger images are decoded one at a time, to bound memory
 _MAX_VALUE_HINT = "It is the largest value that 16-bit images can have, such as 4095 for 12-bit data."
+_WINDOW_HINT = "It is the range of values that becomes black to white, such as (40, 400) in hounsfield units."
+
+
+def _is_window(value: Any) -> bool:
+    if not isinstance(value, (tuple, list, np.ndarray)) or len(value) != 2:
+        return False
+    if not all(isinstance(v, Real) and not isinstance(v, bool) and np.isfinite(v) for v in value):
+        return False
+    return value[1] > 0
+
+
 IMAGE_CONSTRAINTS: dict[str, list[Any]] = {
     "resize": list(RESIZES),
     "interpolation": list(INTERPOLATIONS),
     "decode": list(DECODES),
     "max_value": [None, integer(1, 65535, hint=_MAX_VALUE_HINT)],
+    "window": [
+        None,
+        Constraint("(centre, width), two numbers with a positive width", _is_window, _WINDOW_HINT),
+    ],
 }
 _giant_lock = threading.Lock()
 
@@ -78,20 +97,28 @@ class Decoder:
         "scaled" lets the JPEG decoder shrink by powers of two, never below twice the size needed.
     max_value : int, optional
         The value in 16-bit grey files and uint16 arrays that becomes 255, such as 4095 for 12-bit data. None is 65535.
-        Images with larger values cannot be read. 8-bit images and floats are not affected.
+        Images with larger values cannot be read. 8-bit images, floats and DICOM files are not affected.
+    window : (float, float), optional
+        Centre and width of the range of values that becomes 0 to 255 in images deeper than 8 bits: 16-bit grey files,
+        uint16 arrays, and grey DICOM files of any depth, there in the units of the rescaled values (hounsfield units
+        for CT). Values outside the range become 0 or 255. None is the full range, or `max_value`; for DICOM the window
+        of the file, otherwise the 1st to the 99th percentile of the values of deep images. 8-bit images and floats are
+        not affected.
 
     Raises
     ------
     UnknownNameError
         If an option is not one of the names above.
     ValueError
-        If the size is not two positive integers, or `max_value` is not an integer from 1 to 65535.
+        If the size is not two positive integers, `max_value` is not an integer from 1 to 65535, `window` is not a pair
+        of finite numbers with a positive width, or both are passed.
 
     Notes
     -----
     EXIF orientation is applied, alpha is composited on white, 16-bit grey is divided by 257, and animations and
-    multi-page files give their first frame. Colour profiles are not applied. 16-bit colour files are reduced to their
-    high byte, as Pillow reads them.
+    multi-page files give their first frame, or the one in brackets after the path: "scan.dcm[3]", from 0. Grey DICOM
+    files of the type MONOCHROME1 are inverted; overlays are not drawn. Colour profiles are not applied. 16-bit colour
+    files are reduced to their high byte, as Pillow reads them.
 
     Examples
     --------
@@ -104,6 +131,7 @@ class Decoder:
     interpolation: str = "bilinear"
     decode: str = "scaled"
     max_value: int | None = None
+    window: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in IMAGE_CONSTRAINTS.items():
@@ -113,7 +141,14 @@ class Decoder:
         if not is_pair or not all(isinstance(s, (int, np.integer)) and s is not True and s > 0 for s in size):
             raise ValueError(f"`image_size` must be (height, width), two positive integers; got {size!r}.")
         object.__setattr__(self, "image_size", (int(size[0]), int(size[1])))
+        if self.window is not None and self.max_value is not None:
+            raise InvalidParameterError(
+                f"`window` and `max_value` both state the range of the values; got {self.window!r} and "
+                f"{self.max_value!r}. Pass one of them.",
+                "window",
+            )
         object.__setattr__(self, "max_value", None if self.max_value is None else int(self.max_value))
+        object.__setattr__(self, "window", None if self.window is None else tuple(map(float, self.window)))
 
     def recipe(self) -> dict[str, Any]:
         """Return all options that change pixels, as JSON values.
@@ -127,6 +162,8 @@ class Decoder:
             "decode": self.decode,
             "pixels": _PIXELS_VERSION,
         }
+        if self.window is not None:
+            recipe["window"] = list(self.window)
         return recipe if self.max_value is None else {**recipe, "max_value": self.max_value}
 
 
@@ -149,30 +186,44 @@ def probe_pixels() -> np.ndarray:
     return pixels
 
 
-def decode_bytes(data: bytes, decoder: Decoder) -> tuple[np.ndarray, Note | None]:
-    """Decode an encoded image to uint8 (height, width, 3), with a note if its values look wrong.
+def decode_bytes(data: bytes, decoder: Decoder, frame: int = 0) -> tuple[np.ndarray, Note | None]:
+    """Decode a frame of an encoded image to uint8 (height, width, 3), with a note if its values look wrong.
 
     Raises
     ------
     Unreadable
         If the image cannot be decoded, for any reason; the message is the reason.
     """
+    if is_dicom(data[:132]):
+        with readable(), _giant_lock if len(data) > 2 * _GIANT else contextlib.nullcontext():
+            return _resize_and_pad(to_rgb(read_dicom(data, frame, decoder.window))[0], decoder, None)
     with readable(), open_image(data) as im:
+        _seek(im, frame)
         pixels = im.size[0] * im.size[1]
         with _giant_lock if pixels > _GIANT else contextlib.nullcontext():
             if decoder.decode == "scaled" and im.format in ("JPEG", "MPO"):
                 _shrink_while_decoding(im, decoder)
-            rgb, note = to_rgb(im, decoder.max_value)
+            rgb, note = to_rgb(im, decoder)
             return _resize_and_pad(rgb, decoder, note)
 
 
 def decode_array(a: np.ndarray, decoder: Decoder, check_depth: bool = True) -> tuple[np.ndarray, Note | None]:
     """Convert a checked array (height, width[, 1 | 3 | 4]) as `decode_bytes` does, optionally with a depth note."""
-    note = _check_values(a, decoder.max_value) if check_depth or decoder.max_value else None
+    note = _check_values(a, decoder) if check_depth or decoder.max_value else None
+    if decoder.window and is_16_bit(a):
+        a = window_to_uint8(a, decoder.window)
     a = np.ascontiguousarray(to_uint8(a, decoder.max_value))
     with readable():
         rgb = to_rgb(Image.fromarray(a[..., 0] if a.ndim == 3 and a.shape[-1] == 1 else a))[0]
         return _resize_and_pad(rgb, decoder, note)
+
+
+def _seek(im: Image.Image, frame: int) -> None:
+    if frame:
+        n_frames = getattr(im, "n_frames", 1)
+        if frame >= n_frames:
+            raise Unreadable(f"has {n_frames} frame(s), counted from 0, so there is no frame {frame}")
+        im.seek(frame)
 
 
 def _read_orientation(im: Image.Image) -> int:
@@ -190,14 +241,17 @@ def _shrink_while_decoding(im: Any, decoder: Decoder) -> None:
     im.draft("RGB", min_size[::-1] if is_transposed else min_size)
 
 
-def to_rgb(im: Image.Image, max_value: int | None = None) -> tuple[Image.Image, Note | None]:
+def to_rgb(im: Image.Image, decoder: Decoder | None = None) -> tuple[Image.Image, Note | None]:
     """Convert any image to upright 8-bit RGB, with a note on its depth; ``im`` is not changed."""
     im.load()
     transposition, note = _TRANSPOSITIONS.get(_read_orientation(im)), None
     if is_deep(im):
-        values = _read_deep_values(im)
-        note = _check_values(values, max_value)
-        im = Image.fromarray(to_uint8(values, max_value))
+        if decoder and decoder.window and im.mode != "F":
+            im = Image.fromarray(window_to_uint8(np.asarray(im), decoder.window))
+        else:
+            values = _read_deep_values(im)
+            note = _check_values(values, decoder)
+            im = Image.fromarray(to_uint8(values, decoder and decoder.max_value))
     elif im.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in im.info:
         layer = im.convert("RGBA")
         im = Image.new("RGB", layer.size, (255, 255, 255))
@@ -233,8 +287,11 @@ def _read_deep_values(im: Image.Image) -> np.ndarray:
     return values if im.mode == "F" else values.astype(np.uint16)
 
 
-def _check_values(values: np.ndarray, max_value: int | None) -> Note | None:
+def _check_values(values: np.ndarray, decoder: Decoder | None) -> Note | None:
     """Return a note on the depth of 16-bit values, or check that none is above ``max_value``."""
+    if decoder and decoder.window:
+        return None
+    max_value = decoder and decoder.max_value
     if max_value is None or not is_16_bit(values):
         return check_depth(values)
     if values.max() > max_value:

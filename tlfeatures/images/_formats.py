@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 from PIL.ExifTags import Base
 
-__all__ = ["Unreadable", "open_image", "readable"]
+__all__ = ["Unreadable", "check_size", "open_image", "readable"]
 
 # Raster formats with a magic number, except for those that Pillow decodes with an external program, such as EPS.
 _FORMATS = (
@@ -59,7 +59,7 @@ def open_image(data: bytes) -> Image.Image:
         except (SyntaxError, IndexError, TypeError, struct.error) as e:
             damage = damage or f"damaged {name} file: {e or type(e).__name__}"
             continue
-        _check_size(im.size)
+        check_size(im.size)
         if name == "TIFF":
             _check_ycbcr(im)
         return im
@@ -74,7 +74,8 @@ def _openers() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _check_size(size: tuple[int, int]) -> None:
+def check_size(size: tuple[int, int]) -> None:
+    """Raise an error if an image has more pixels than Pillow's limit."""
     limit = Image.MAX_IMAGE_PIXELS and 2 * Image.MAX_IMAGE_PIXELS  # as in Pillow; None is no limit
     if limit and size[0] * size[1] > limit:
         raise Unreadable(
@@ -102,7 +103,7 @@ def _open_heif(data: bytes) -> Image.Image:
     except ImportError:
         raise Unreadable("HEIC needs an optional reader: pip install pillow-heif") from None
     file = pillow_heif.open_heif(data)
-    _check_size(file.size)
+    check_size(file.size)
     return file.to_pillow()
 
 
@@ -110,8 +111,6 @@ def _describe_content(head: bytes) -> str:
     text = head.lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html")):
         return "contains a web page, not an image"
-    if head[128:132] == b"DICM":
-        return "DICOM is not supported: read it with pydicom and pass its pixel array"
     if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis"):
         return "AVIF needs a newer Pillow: pip install -U 'pillow>=11.3'"
     for magic, name in ((b"%PDF", "PDF"), (b"<svg", "SVG"), (b"<?xml", "XML"), (b"\x89HDF", "HDF5")):

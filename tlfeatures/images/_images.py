@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tlfeatures._inputs import URL_HINT, is_missing, is_url, library_types
+from tlfeatures._inputs import URL_HINT, is_missing, is_url, library_types, split_frame
 from tlfeatures.errors import ImageInputError, ImageReadError
 from tlfeatures.fingerprints import KEY_BYTES, array_key, bytes_key, file_key, memoized_keys, read_file
 from tlfeatures.images._decode import (
@@ -204,8 +204,9 @@ class Images:
         with self._named(i):
             item = self._data[int(self._rows[i])]
             if isinstance(item, (str, os.PathLike)):
-                _check_file(item)
-                return file_key(item)
+                path, frame = split_frame(item)
+                _check_file(path)
+                return _frame_key(file_key(path), frame)
             return self._content(item)[0]
 
     def keys(self, n_threads: int | None = None) -> tuple[np.ndarray, dict[int, str]]:
@@ -255,14 +256,16 @@ class Images:
         """Decode image ``i``; return a `Note` instead of a warning if its values look wrong."""
         with self._named(i):
             item = self._data[int(self._rows[i])]
+            frame = 0
             if isinstance(item, (str, os.PathLike)):
-                _check_file(item)
-                key, content = read_file(item)
+                path, frame = split_frame(item)
+                _check_file(path)
+                key, content = read_file(path)
             else:
                 key, content = self._content(item)
             if isinstance(content, np.ndarray):
                 return key, *decode_array(content, decoder, not self._full_depth)
-            return key, *decode_bytes(content, decoder)
+            return _frame_key(key, frame), *decode_bytes(content, decoder, frame)
 
     def _content(self, item: Any) -> tuple[bytes, Any]:
         """Return the key and the content (bytes or array) of an image that is not a path."""
@@ -321,6 +324,11 @@ def _is_array_on_disk(X: Any) -> bool:
         return np.dtype(X.dtype).kind in "biuf" and len(X.shape) > 0
     except TypeError:  # a dtype of another library
         return False
+
+
+def _frame_key(key: bytes, frame: int) -> bytes:
+    """Return the key of a frame of a file; the first frame has the key of the file."""
+    return bytes_key(key, f"[{frame}]".encode()) if frame else key
 
 
 def _is_image_like(item: Any) -> bool:

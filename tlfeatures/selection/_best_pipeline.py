@@ -17,7 +17,16 @@ from tlfeatures.selection._training_data import TrainingData
 
 __all__ = ["fit_best_pipeline"]
 
-_NETWORK_PARAMS = ("weights", "interpolation", "decode", "max_value", "precision", "batch_size", "cache")
+_NETWORK_PARAMS = (
+    "weights",
+    "interpolation",
+    "decode",
+    "max_value",
+    "window",
+    "precision",
+    "batch_size",
+    "cache",
+)
 
 
 def fit_best_pipeline(

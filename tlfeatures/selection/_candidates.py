@@ -115,6 +115,7 @@ class EmbeddingGrid:
     interpolation: str = "bilinear"
     decode: str = "scaled"
     max_value: int | None = None
+    window: tuple[float, float] | None = None
     precision: str = "float32"
 
 
@@ -170,6 +171,7 @@ def _plan_embeddings(
         interpolation=grid.interpolation,
         decode=grid.decode,
         max_value=grid.max_value,
+        window=grid.window,
     )
     taps = {tap.layer: tap for tap in plan.description.taps}
     layer_sets = layer_sets or [(tuple(taps), False)]

@@ -14,7 +14,16 @@ from tlfeatures.transferability import METHODS
 
 __all__ = ["SEARCH_CONSTRAINTS", "check_cv", "check_single_candidate", "splits_any_rows"]
 
-_OF_FEATURES = ("weights", "interpolation", "decode", "max_value", "precision", "batch_size", "cache")
+_OF_FEATURES = (
+    "weights",
+    "interpolation",
+    "decode",
+    "max_value",
+    "window",
+    "precision",
+    "batch_size",
+    "cache",
+)
 
 SEARCH_CONSTRAINTS: dict[str, list[Any]] = {
     "scoring": [

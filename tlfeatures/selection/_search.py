@@ -96,7 +96,7 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, BaseEstimator):
         Cosine similarity of centered embeddings from which images are near-duplicates.
     task : {"auto", "classification", "regression"}, default="auto"
         "auto" calls :func:`~tlfeatures.evaluation.infer_task`.
-    weights, interpolation, decode, max_value, precision, batch_size, cache
+    weights, interpolation, decode, max_value, window, precision, batch_size, cache
         As in :class:`~tlfeatures.CNNFeatures`.
     on_error : {"raise", "nan"}, default="raise"
         Whether an unreadable image raises an error, or is left out with a warning.
@@ -214,6 +214,7 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, BaseEstimator):
         interpolation: str = "bilinear",
         decode: Literal["scaled", "exact"] = "scaled",
         max_value: int | None = None,
+        window: tuple[float, float] | None = None,
         precision: str = "float32",
         batch_size: int = 32,
         cache: str | os.PathLike[str] | EmbeddingStore | None = "auto",
@@ -242,6 +243,7 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, BaseEstimator):
         self.interpolation = interpolation
         self.decode = decode
         self.max_value = max_value
+        self.window = window
         self.precision = precision
         self.batch_size = batch_size
         self.cache = cache

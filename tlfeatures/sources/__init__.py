@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
-from tlfeatures._inputs import URL_HINT, is_url
+from tlfeatures._inputs import URL_HINT, is_url, split_frame
 from tlfeatures.errors import SourceError
+from tlfeatures.sources._dicom_groups import PREFIX, read_dicom_groups
 from tlfeatures.sources._folders import is_image_file, read_folder
 from tlfeatures.sources._hdf5 import read_hdf5
 from tlfeatures.sources._manifests import PARQUET, read_manifest
@@ -19,6 +21,7 @@ __all__ = [
     "is_image_file",
     "list_siblings",
     "quote_names",
+    "read_dicom_groups",
     "read_source",
     "read_splits",
     "suggest_names",
@@ -47,7 +50,8 @@ def read_source(
     path_column, target, groups, split : str, optional
         Columns of a manifest, or datasets of the HDF5 file (except `path_column`). By default these are the
         columns "path" (or a similar name: "file", "image", ...), "label" (or "target", "class") and "split", if the
-        manifest has them, and the dataset ``train_set_y`` for the array ``train_set_x``.
+        manifest has them, and the dataset ``train_set_y`` for the array ``train_set_x``. `groups` may also be
+        "dicom:" with the keyword of a DICOM attribute, such as "dicom:PatientID": see `read_dicom_groups`.
     labels : bool
         Whether to read labels. If False, folders are not classes, and all images at any depth are listed.
 
@@ -76,8 +80,18 @@ def read_source(
     >>> source.kind, source.y.tolist(), source.names[0]
     ('class folders', ['cat', 'dog'], 'cat/1.png')
     """
-    text = os.fspath(source)
     columns = {"path_column": path_column, "target": target, "groups": groups, "split": split}
+    if groups is None or not groups.startswith(PREFIX):
+        return _read_source(os.fspath(source), columns, labels)
+    images = _read_source(os.fspath(source), {**columns, "groups": None}, labels)
+    if not isinstance(images.images, list):
+        raise SourceError(
+            f"`groups` must name a dataset of {os.fspath(source)!r}; got {groups!r}, for DICOM files."
+        )
+    return replace(images, groups=read_dicom_groups(images.images, groups.removeprefix(PREFIX)))
+
+
+def _read_source(text: str, columns: dict[str, str | None], labels: bool) -> Source:
     if is_url(text):
         raise SourceError(
             f"{text!r} is a URL; expected a local folder or file: {URL_HINT}, for a bucket with `aws s3 sync`, "
@@ -86,11 +100,12 @@ def read_source(
     file, separator, dataset = text.rpartition("::")
     if separator and not os.path.exists(text):
         return read_hdf5(file, dataset, columns, labels)
-    if not os.path.exists(text):
+    path = split_frame(text)[0]
+    if not os.path.exists(path):
         raise SourceError(
             f"No such file or folder: {text!r}.{suggest_names(Path(text).name, list_siblings(text))}"
         )
-    suffix = Path(text).suffix.lower()
+    suffix = Path(path).suffix.lower()
     if not os.path.isdir(text):
         if suffix in _HDF5:
             return read_hdf5(text, "", columns, labels)
@@ -104,7 +119,7 @@ def read_source(
         )
     if os.path.isdir(text):
         return read_folder(text, labels)
-    if not is_image_file(text):
+    if not is_image_file(path):
         raise SourceError(
             f"{text!r} is neither an image nor a manifest (.csv, .tsv, .parquet) nor an HDF5 file (.h5)."
         )

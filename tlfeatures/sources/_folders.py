@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tlfeatures._dicom import has_dicom_prefix
 from tlfeatures._warnings import warn
 from tlfeatures.errors import SourceError
 from tlfeatures.sources._source import SPLITS, Source, quote_names, simplify_labels
@@ -16,18 +17,12 @@ from tlfeatures.sources._source import SPLITS, Source, quote_names, simplify_lab
 _SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
     ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif", ".heic", ".heif", ".hif", ".ico", ".pcx",
-    ".sgi", ".qoi",
+    ".sgi", ".qoi", ".dcm", ".dicom", ".ima",
 )  # fmt: skip
 
 
-_SYSTEM_FILES = ("thumbs.db", "desktop.ini")
+_SYSTEM_FILES = ("thumbs.db", "desktop.ini", "dicomdir")
 _OTHER_FORMATS = {  # suffixes -> how to use files with them
-    (
-        ".dcm",
-        ".dicom",
-        ".ima",
-    ): "DICOM is not read: pass the arrays of pydicom, pydicom.dcmread(path).pixel_array, "
-    "or convert the files to 16-bit PNG.",
     (
         ".nii",
         ".nii.gz",
@@ -60,7 +55,7 @@ def read_folder(root: str, labels: bool) -> Source:
     if ignored:
         warn(
             f"{len(ignored):,} file(s) in {root!r} are not images and were ignored: "
-            f"{_count_suffixes(root, ignored)}, the first {ignored[0]!r}.{_make_hint(root, ignored)}"
+            f"{_count_suffixes(ignored)}, the first {ignored[0]!r}.{_make_hint(ignored)}"
         )
     return source
 
@@ -77,10 +72,10 @@ def _read_folder(root: str, labels: bool) -> Source:
         return _read_splits(root, splits, others, files, ignored, labels)
     paths = [path for name in folders for path in trees[name]]
     if not files and not paths:
-        suffixes = f": {_count_suffixes(root, ignored)}" if ignored else ""
+        suffixes = f": {_count_suffixes(ignored)}" if ignored else ""
         raise SourceError(
             f"No images in {root!r} ({len(ignored)} other files{suffixes}). Expected image files, a folder of images "
-            f"for each class, or train/ and test/ folders.{_make_hint(root, ignored)}"
+            f"for each class, or train/ and test/ folders.{_make_hint(ignored)}"
         )
     if not paths or not labels:
         names = sorted(files + paths, key=_make_natural_key)
@@ -134,29 +129,21 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") for part in name.split("/")) or name.lower().endswith(_SYSTEM_FILES)
 
 
-def _get_suffix(root: str, name: str) -> str:
-    """Return the suffix in lower case, and ".dcm" for DICOM files without one, as scanners write them."""
+def _get_suffix(name: str) -> str:
+    """Return the suffix in lower case."""
     stem, suffix = os.path.splitext(name.lower())
-    if suffix == ".gz" and stem.endswith(".nii"):
-        return ".nii.gz"
-    if not suffix:
-        try:
-            with open(os.path.join(root, name), "rb") as f:
-                suffix = ".dcm" if f.read(132)[128:] == b"DICM" else ""
-        except OSError:
-            pass
-    return suffix
+    return ".nii.gz" if suffix == ".gz" and stem.endswith(".nii") else suffix
 
 
-def _count_suffixes(root: str, names: list[str]) -> str:
+def _count_suffixes(names: list[str]) -> str:
     """Count files by suffix, the most frequent first, such as "3 .dcm, 1 .txt"."""
-    counts = Counter(_get_suffix(root, name) or "without a suffix" for name in names).most_common()
+    counts = Counter(_get_suffix(name) or "without a suffix" for name in names).most_common()
     return ", ".join(f"{n:,} {suffix}" for suffix, n in counts[:6]) + (", ..." if len(counts) > 6 else "")
 
 
-def _make_hint(root: str, names: list[str]) -> str:
+def _make_hint(names: list[str]) -> str:
     """Return how to use the files of other formats among ``names``."""
-    suffixes = {_get_suffix(root, name) for name in names}
+    suffixes = {_get_suffix(name) for name in names}
     return "".join(f" {hint}" for key, hint in _OTHER_FORMATS.items() if suffixes.intersection(key))
 
 
@@ -202,11 +189,13 @@ def is_image_file(path: str) -> bool:
     """Whether ``path`` has an image suffix, or its first bytes are those of an image."""
     if os.path.splitext(path)[1].lower() in _SUFFIXES:
         return True
+    if os.path.basename(path).lower() in _SYSTEM_FILES:
+        return False
     try:
         if not os.path.isfile(path):
             return False
         with open(path, "rb") as f:
-            head = f.read(16)
+            head = f.read(132)
     except OSError:
         return False
     return (
@@ -215,6 +204,7 @@ def is_image_file(path: str) -> bool:
         or (head[:2] == b"BM" and head[6:10] == bytes(4))
         or (head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"avif"))
         or head[4:12] == b"jP  \r\n\x87\n"
+        or has_dicom_prefix(head)
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tlfeatures._inputs import URL_HINT, is_missing, is_url
+from tlfeatures._inputs import URL_HINT, is_missing, is_url, split_frame
 from tlfeatures.errors import MissingDependencyError, SourceError
 from tlfeatures.sources._source import Source, normalize_split, quote_names, suggest_names
 
@@ -47,7 +47,7 @@ def read_manifest(path: str, columns: dict[str, str | None], labels: bool) -> So
     parts = read_column(split, "splits", number=False)
     folder = os.path.dirname(path)
     full = [p if is_url(p) else os.path.join(folder, p) for p in paths]
-    if not any(map(os.path.exists, full)):
+    if not any(os.path.exists(split_frame(p)[0]) for p in full):
         fix = "Paths are relative to the manifest's folder."
         if is_url(full[0]):
             fix = f"URLs are not read: {URL_HINT}s."
