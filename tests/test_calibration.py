@@ -11,10 +11,11 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_digits, make_classification
 from sklearn.metrics import log_loss
 from sklearn.model_selection import train_test_split
+from sklearn.pipeline import Pipeline
 from sklearn.svm import SVC, LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from tlfeatures.calibration import CalibratedHead
+from tlfeatures.calibration import CalibratedHead, fit_calibrated_head
 from tlfeatures.heads import make_head
 
 
@@ -90,3 +91,23 @@ def test_small_classes_reduce_the_folds_and_clones_refit_on_other_rows():
 def test_labels_that_cannot_be_calibrated_raise(y, groups, message):
     with pytest.raises(ValueError, match=message):
         CalibratedHead(SVC()).fit(np.arange(4.0)[:, None], y, groups=groups)
+
+
+def test_only_heads_without_calibrated_probabilities_are_calibrated(digits):
+    X, _, y, _ = digits
+    assert isinstance(fit_calibrated_head(make_head("svm"), X, y), CalibratedHead)
+    assert isinstance(fit_calibrated_head(make_head("logreg"), X, y), Pipeline)
+    assert isinstance(fit_calibrated_head(make_head("ridge", "regression"), X, y), Pipeline)
+    with pytest.warns(
+        UserWarning, match="no class probabilities, only decision values: CalibratedHead needs 2"
+    ):
+        head = fit_calibrated_head(make_head("svm"), X[:3], ["a", "b", "b"])
+    assert not hasattr(head, "predict_proba")
+
+
+def test_groups_are_kept_in_one_fold_of_the_calibration(digits):
+    X, _, y, _ = digits
+    X, y = np.repeat(X[:200], 2, axis=0), np.repeat(y[:200], 2)
+    groups = np.repeat(np.arange(200), 2)
+    grouped, leaking = (fit_calibrated_head(make_head("knn"), X, y, each) for each in (groups, None))
+    assert grouped.inverse_temperature_ < leaking.inverse_temperature_

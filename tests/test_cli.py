@@ -722,6 +722,7 @@ def test_predict_exits_with_1_if_images_are_unreadable(run, saved, photos, tmp_p
     assert run("predict", saved, good, unreadable).code == 0
     assert run("predict", saved, good, unreadable, "--strict").code == 1
     failed = run("predict", saved, unreadable, "--proba", "--json")
+    assert "1 of 1 image could not be read and has no prediction:" in failed.err
     assert (failed.code, failed.json[0]["prediction"], failed.json[0]["proba_discs"]) == (1, None, None)
 
 
@@ -773,7 +774,7 @@ def test_saved_files_are_recognized_by_their_content(run, saved, photos):
 def test_fit_overwrites_files_of_others_only_with_force(run, saved, photos):
     argv = ("fit", photos.root, *SMALL, "--cv", 0, "-o", "p.joblib")
     assert run(*argv).code == 0
-    joblib.dump({"theirs": np.arange(3)}, "p.joblib")
+    joblib.dump(joblib.load("p.joblib"), "p.joblib")  # a pipeline that the user saved
     before = Path("p.joblib").read_bytes()
     result = run(*argv)
     assert result.code == 2
@@ -802,6 +803,21 @@ def test_fit_keeps_duplicates_in_one_fold_and_lists_label_conflicts(run, folder)
     assert "stray.jpg (checks) and " in result.err
     assert Path(result.json["label_conflicts"][0][0]).name == "stray.jpg"
     assert "duplicates kept together" in run("fit", folder, *SMALL, "--cv", 2).out
+
+
+def test_predict_overwrites_only_tables_of_predictions(run, saved, photos):
+    argv = ("predict", saved, photos.paths[0], "-o", "out.csv")
+    for _ in range(2):
+        assert run(*argv).code == 0
+    assert run(*argv, "--proba").code == 0
+    assert run(*argv).code == 0
+    table = pd.read_csv("out.csv").assign(notes="mine")
+    table.to_csv("out.csv", index=False)
+    result = run(*argv)
+    assert result.code == 2
+    assert "'out.csv' exists and was not written by this command" in result.errors[0]
+    assert pd.read_csv("out.csv")["notes"].tolist() == ["mine"]
+    assert run(*argv, "--force").code == 0
 
 
 def test_predict_with_a_grid_search_saved_in_python(run, photos):

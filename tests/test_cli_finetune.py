@@ -154,6 +154,18 @@ def test_warning_of_duplicates_in_different_folds(run, photos, tmp_path):
     )
 
 
+def test_predictions_average_augmented_views(run, photos):
+    argv = (*QUICK, "--cv", "0", "--augment", "crop=8", "--tta", "2", "-o", "m.keras-bundle")
+    assert run("finetune", photos.root, *argv)[0] == 0
+    clf = FineTuneClassifier.load("m.keras-bundle")
+    assert clf.tta == 2
+    code, out, err = run("predict", "m.keras-bundle", *photos.paths, "--proba", "--json")
+    assert code == 0, err
+    proba = [[row[f"proba_{name}"] for name in clf.classes_] for row in json.loads(out)]
+    np.testing.assert_allclose(proba, clf.predict_proba(photos.paths), atol=1e-5)
+    assert "--tta" not in err
+
+
 def test_zero_epochs(run, photos):
     code, out, err = run(
         *("finetune", photos.root, *SMALL, "--linear-start", "--validation-fraction", "0", "--epochs", "0"),

@@ -18,14 +18,18 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 
 from tlfeatures import compare
-from tlfeatures.errors import InvalidParameterError
+from tlfeatures.errors import InvalidParameterError, UnknownNameError
 from tlfeatures.evaluation import (
     check_groups,
     check_labels,
+    check_scorer_name,
     confidence_interval,
     find_duplicates,
     infer_task,
     make_folds,
+    match_labels,
+    score_classes,
+    score_numbers,
     split_validation,
 )
 from tlfeatures.evaluation._paired_tests import mcnemar_test
@@ -435,3 +439,35 @@ def test_compare_takes_regressors_and_lists():
     paths = [f"{i}.png" for i in range(30)]
     result = compare([Mean(), Mean()], paths, np.arange(30) + 0.5, cv=3, scoring="neg_mean_absolute_error")
     assert result.n_repeats == 4 and result.difference == 0
+
+
+def test_match_labels_converts_to_the_type_of_the_classes():
+    assert match_labels(np.array(["0", "1"]), np.array([0, 1])).tolist() == [0, 1]
+    assert match_labels(np.array([0, 1]), np.array(["0", "1"])).tolist() == ["0", "1"]
+    assert match_labels(np.array([0.5, 1]), None).tolist() == [0.5, 1]
+    with pytest.raises(
+        InvalidParameterError, match="`y` must be numeric, because the model predicts numbers"
+    ):
+        match_labels(np.array(["cat"]), None)
+    with pytest.raises(InvalidParameterError, match=r"got fox; expected cat, dog\. Pass other labels"):
+        match_labels(np.array(["fox"]), np.array(["cat", "dog"]))
+    with pytest.raises(InvalidParameterError, match="got fox; expected 0, 1"):
+        match_labels(np.array(["fox"]), np.array([0, 1]))
+
+
+def test_scores_of_predictions():
+    y, y_pred = np.array(["a", "a", "b", "c"]), np.array(["a", "b", "b", "b"])
+    scores = score_classes(y, y_pred, np.array(["a", "b", "d"]))
+    assert scores.accuracy == 0.5 and scores.balanced_accuracy == pytest.approx(
+        (0.5 + 1 + 0) / 3
+    )  # d has no images
+    assert scores.classes["class"].tolist() == ["a", "b", "c", "d"]
+    assert scores.classes["images"].tolist() == [2, 1, 1, 0]
+    assert scores.confusion_matrix.tolist()[0] == [1, 1, 0, 0]
+    assert np.isnan(score_numbers(np.array([1.0]), np.array([2.0])).r2)
+
+
+def test_unknown_scorer_names_near_ones():
+    assert check_scorer_name("accuracy") == "accuracy"
+    with pytest.raises(UnknownNameError, match=r"Unknown scorer 'acuracy'\. Did you mean 'accuracy'"):
+        check_scorer_name("acuracy")

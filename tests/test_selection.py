@@ -48,6 +48,7 @@ from tlfeatures import CNNFeatures, EmbeddingStore, FeatureSearchCV, select
 from tlfeatures.errors import (
     DuplicateImagesWarning,
     ImageReadError,
+    InvalidParameterError,
     LowContrastImagesWarning,
     RandomWeightsWarning,
     UnknownNameError,
@@ -1356,3 +1357,58 @@ def test_early_layer_is_best_on_signs_at_64_pixels(shared, store):
     assert search.best_params_["layer"] != "conv_pw_13_relu"
     assert search.regime_.domain == "dissimilar"
     assert search.duplicates_.exact.sum() == 43
+
+
+# -- a single candidate -----------------------------------------------------------------------
+
+
+def test_single_candidate_is_fitted_without_folds(data, warm):
+    search = FeatureSearchCV(**ONE | {"heads": {"svm": {"C": [2.0]}}, "cv": 0}, cache=warm[0]).fit(*data)
+    assert search.best_params_["svm__C"] == 2.0 and search.folds_ == []
+    assert not hasattr(search, "cv_results_") and not hasattr(search, "best_score_")
+    pipeline = clone(search.best_estimator_).fit(*data)
+    np.testing.assert_array_equal(search.predict(data[0]), pipeline.predict(data[0]))
+    for method in (search.table, search.result):
+        with pytest.raises(ValueError, match="There are no scores, because `cv` is 0"):
+            method()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({}, "`cv` must be at least 2 to choose one of 4 candidates; got 0"),
+        (
+            {"heads": {"svm": {"C": [2.0]}}, "nested": True},
+            "`cv` must be at least 2 with `nested=True`; got 0",
+        ),
+    ],
+)
+def test_several_candidates_need_folds(data, options, text):
+    with pytest.raises(InvalidParameterError, match=text):
+        FeatureSearchCV(**ONE | {"heads": "svm", "cv": 0} | options, cache=None).fit(*data)
+
+
+def test_learning_curve_is_optional(data, warm):
+    with pytest.warns(RandomWeightsWarning):
+        search = FeatureSearchCV(**ONE, learning_curve=False, cache=warm[0]).fit(*data)
+    assert len(search.learning_curve_.sizes) == 0
+    assert (
+        "Whether more images would help is open.",
+        "no learning curve was computed",
+    ) in search.regime_.evidence
+    np.testing.assert_array_equal(
+        search.fold_scores_,
+        [search.cv_results_[f"split{i}_test_score"][search.best_index_] for i in range(3)],
+    )
+
+
+def test_embeddings_are_kept_if_there_is_no_store(photos, monkeypatch):
+    options = {"models": "tiny", "image_sizes": [32], "layers": None, "poolings": "avg", "resize": "stretch"}
+    search = FeatureSearchCV(**options, heads={"svm": {}}, cv=0, cache=None).fit(photos.paths, photos.labels)
+    monkeypatch.setattr(CNNFeatures, "transform", None)  # would run the network again
+    pipeline = search.calibrated_pipeline(photos.labels)
+    assert [name for name, _ in pipeline.steps] == ["cnn", "head"] and pipeline.training_digests_.shape == (
+        12,
+        16,
+    )
+    np.testing.assert_array_equal(pipeline["head"].predict(search.embeddings()), photos.labels)

@@ -3,16 +3,18 @@
 import os
 import pathlib
 import pickle
+import re
 import sys
 import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.utils import _safe_indexing
 
 from tlfeatures.errors import MissingDependencyError, SourceError
 from tlfeatures.images import Decoder, Images
-from tlfeatures.sources import ArrayOnDisk, read_source
+from tlfeatures.sources import ArrayOnDisk, Source, read_source
 
 SHARED = pathlib.Path(__file__).parents[1].parent / "shared" / "data"
 
@@ -605,3 +607,34 @@ def test_listing_folders_imports_neither_pandas_nor_keras(images):
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False
     )
     assert process.stdout.strip() == "[]", process.stderr
+
+
+def test_hdf5_arrays_are_indexed_by_scikit_learn(h5):
+    images = read_source(h5[0]).images
+    part = _safe_indexing(images, np.array([4, 1]))
+    assert isinstance(part, ArrayOnDisk) and len(part) == 2
+    np.testing.assert_array_equal(part[0], images[4])
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (
+            "manifest",
+            "This manifest has no labels. Name their column with `target`. Columns: 'path', 'kind'.",
+        ),
+        ("hdf5", "This array has no labels. Name their dataset with `target`. Datasets: 'path', 'kind'."),
+        (
+            "flat folder",
+            "This flat folder has no labels. Put the images of each class into a folder of its own",
+        ),
+    ],
+)
+def test_sources_without_labels_say_where_labels_are_expected(kind, text):
+    source = Source(["a.jpg"], None, None, None, ["a.jpg"], kind, columns=["path", "kind"])
+    with pytest.raises(SourceError, match=re.escape(text)):
+        source.get_labels()
+    with pytest.raises(SourceError, match=r"1 of 2 images have no label, such as 'b\.jpg'"):
+        Source(
+            ["a.jpg", "b.jpg"], np.array(["x", None], object), None, None, ["a.jpg", "b.jpg"], kind
+        ).get_labels()

@@ -86,7 +86,7 @@ class Predictions:
         for name, values in columns.items():
             column = np.full(len(frame), None, object)
             column[self.rows] = values.tolist()
-            frame[name] = column
+            frame[name] = pandas.Series(column, dtype=object)  # pandas would convert None to NaN
         errors = self.extracted.errors
         frame["error"] = pandas.Series([errors.get(row) for row in range(len(frame))], dtype=object)
         return frame

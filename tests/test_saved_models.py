@@ -1,0 +1,71 @@
+"""Files of fitted models: what is recognized, and what was written by this package."""
+
+from __future__ import annotations
+
+import pickle
+
+import joblib
+import numpy as np
+import pytest
+from sklearn.pipeline import Pipeline
+from sklearn.svm import SVC
+
+from tlfeatures import CNNFeatures, FineTuneClassifier
+from tlfeatures.errors import SavedModelError
+from tlfeatures.saved_models import is_saved_pipeline, load_model, recognize_model, save_pipeline
+
+CNN = {"model": "tiny", "image_size": 32, "cache": None}
+
+
+@pytest.fixture(scope="module")
+def pipeline(photos):
+    return Pipeline([("cnn", CNNFeatures(**CNN)), ("svm", SVC())]).fit(photos.paths, photos.labels)
+
+
+def test_saved_pipeline_is_read_by_joblib_and_by_load_model(pipeline, photos, tmp_path):
+    path = tmp_path / "model.joblib"
+    save_pipeline(pipeline, path)
+    assert recognize_model(path) == "pickle"
+    np.testing.assert_array_equal(joblib.load(path).predict(photos.paths), pipeline.predict(photos.paths))
+    model = load_model(path, batch_size=3, cache=str(tmp_path / "store"))
+    assert (model.cnn.batch_size, model.cnn.cache) == (3, str(tmp_path / "store"))
+    np.testing.assert_array_equal(model.predict(photos.paths).values, pipeline.predict(photos.paths))
+
+
+def test_only_files_of_save_pipeline_are_recognized_as_such(pipeline, tmp_path):
+    path = tmp_path / "model.joblib"
+    save_pipeline(pipeline, path)
+    assert is_saved_pipeline(path)
+    joblib.dump(pipeline, path)  # a pipeline that the user saved
+    assert b"tlfeatures" in path.read_bytes()[:4096]
+    assert not is_saved_pipeline(path)
+    path.write_bytes(b"")
+    assert not is_saved_pipeline(path)
+
+
+def test_bundle_is_loaded_with_other_parameters(photos, tmp_path):
+    tuned = FineTuneClassifier(**CNN, start="linear", epochs=0, validation_fraction=0, random_state=0)
+    path = tmp_path / "m.bundle"
+    tuned.fit(photos.paths, photos.labels).save(path)
+    assert recognize_model(path) == "bundle"
+    model = load_model(path, batch_size=5)
+    assert model.cnn.batch_size == 5
+    np.testing.assert_array_equal(model.predict(photos.paths).values, tuned.predict(photos.paths))
+    assert model.evaluate(photos.paths, np.array(photos.labels)).n_used_for_training == 12
+
+
+def test_other_files_raise(tmp_path):
+    path = tmp_path / "model.joblib"
+    with pytest.raises(SavedModelError, match=r"No such file: .*; expected a scikit-learn Pipeline"):
+        load_model(path)
+    path.write_bytes(b"not a pickle")
+    with pytest.raises(SavedModelError, match="it is neither a joblib file nor a bundle"):
+        load_model(path)
+    path.write_bytes(pickle.dumps([1, 2])[:-1])
+    with pytest.raises(SavedModelError, match=r"Cannot load .* \(EOFError|Cannot load .* \(\w+Error"):
+        load_model(path)
+    joblib.dump(SVC(), path)
+    with pytest.raises(SavedModelError, match="contains an object of type SVC; expected"):
+        load_model(path)
+    with pytest.raises(SavedModelError, match=r"Did you mean 'model\.joblib'"):
+        load_model(tmp_path / "mode.joblib")
