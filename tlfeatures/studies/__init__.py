@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tlfeatures.studies._figures import draw_confusion, draw_predictions
+from tlfeatures.studies._figures import draw_bars, draw_confusion, draw_predictions
 from tlfeatures.studies._networks import describe_network, load_keras_network, load_pixels
 from tlfeatures.studies._study import Study
 from tlfeatures.studies._table import ResultTable
@@ -11,6 +11,7 @@ __all__ = [
     "ResultTable",
     "Study",
     "describe_network",
+    "draw_bars",
     "draw_confusion",
     "draw_predictions",
     "load_keras_network",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +11,11 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_confusion", "draw_predictions"]
+__all__ = ["draw_bars", "draw_confusion", "draw_predictions"]
 
-_BLUE, _GREY = "#0072B2", "#b0b0b0"
+# Okabe and Ito 2008
+_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+_BLUE, _GREY = _COLORS[0], "#b0b0b0"
 
 
 def draw_predictions(
@@ -121,6 +123,46 @@ def draw_confusion(y: np.ndarray, predicted: np.ndarray, title: str = "") -> Fig
         y, predicted, ax=figure.add_subplot(), cmap="Blues", colorbar=False, xticks_rotation="vertical"
     )
     figure.suptitle(textwrap.fill(title, int(12 * side)), fontsize=9)
+    return figure
+
+
+def draw_bars(
+    values: Mapping[str, Sequence[float]], labels: Sequence[str], ylabel: str, title: str = ""
+) -> Figure:
+    """Draw groups of bars: one group for each label, one bar in it for each key of ``values``.
+
+    Parameters
+    ----------
+    values : mapping from str to sequence of float
+        Name of a recipe, and its value for each label.
+    labels : sequence of str
+    ylabel : str
+    title : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Examples
+    --------
+    >>> figure = draw_bars({"a": [0.5, 1], "b": [0.75, 0.25]}, ["cat", "dog"], "recall")
+    >>> len(figure.axes[0].patches)
+    4
+    """
+    from matplotlib.figure import Figure
+
+    width = max(5.0, 1.5 + 0.35 * len(labels) * len(values))
+    figure = Figure((width, 3.4 + 0.2 * len(values)), layout="constrained")
+    axes = figure.add_subplot()
+    step = 0.8 / len(values)
+    for i, (name, heights) in enumerate(values.items()):
+        x = np.arange(len(labels)) + step * (i - (len(values) - 1) / 2)
+        axes.bar(x, heights, width=0.9 * step, color=_COLORS[i % len(_COLORS)], label=name)
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set(ylabel=ylabel)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=1, fontsize=8)
+    figure.suptitle(textwrap.fill(title, int(12 * width)), fontsize=9)
     return figure
 
 

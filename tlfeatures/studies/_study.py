@@ -15,7 +15,7 @@ import numpy as np
 from tlfeatures._files import write_file
 from tlfeatures.cli._session import report_error, session
 from tlfeatures.cli._terminal import show_table, show_text, stderr_is_terminal, to_json, warn
-from tlfeatures.errors import RandomWeightsWarning
+from tlfeatures.errors import RandomWeightsWarning, SourceError
 from tlfeatures.studies._networks import describe_network
 from tlfeatures.studies._table import ResultTable
 
@@ -122,19 +122,29 @@ class Study:
             return report_error(error)
         return 0
 
-    def load(self, source: Source) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
+    def load(self, source: Source) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """Return the readable images of a source, their labels and names; name the others on standard output.
 
         Returns
         -------
         images : ndarray
             Paths, or pixels if the source is an HDF5 array, so that scikit-learn can index them.
-        y : ndarray or None
+        y : ndarray
         names : list of str
+
+        Raises
+        ------
+        SourceError
+            If images have no labels.
         """
+        if source.y is None or source.y.dtype == object:
+            raise SourceError(
+                f"Images in {self.args.data!r} have no labels. Expected a folder for each class, or a manifest with "
+                "the columns path and label."
+            )
         images = np.stack([source.images[i] for i in range(len(source))])
         good = self._find_readable(images, source.names)
-        return images[good], None if source.y is None else source.y[good], [source.names[i] for i in good]
+        return images[good], source.y[good], [source.names[i] for i in good]
 
     def _find_readable(self, images: np.ndarray, names: Sequence[str]) -> np.ndarray:
         """Return the rows of the readable images; name the others on standard output."""
