@@ -59,7 +59,7 @@ def repeat(study: Study) -> None:
         "CNNFeatures + SVM, balanced class weights": make_pipeline(
             study.features(), StandardScaler(), SVC(C=10, class_weight="balanced")
         ),
-        f"FineTuneClassifier, the tutorial's head, {epochs} epochs": FineTuneClassifier(
+        f"FineTuneClassifier, tutorial's head, {epochs} epochs": FineTuneClassifier(
             **study.options(), head=HEAD, epochs=epochs, random_state=study.args.seed
         ),
     }

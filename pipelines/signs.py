@@ -84,7 +84,7 @@ def run_search(study: Study, X: np.ndarray, y: np.ndarray) -> Any:
 def compare_with_tutorial(study: Study, train: tuple, test: tuple) -> None:
     """Train the tutorial's head with `FineTuneClassifier`, and with Keras alone."""
     epochs = study.choose(EPOCHS, quick=QUICK_EPOCHS)
-    with study.measure(f"FineTuneClassifier, the tutorial's head, {epochs} epochs") as row:
+    with study.measure(f"FineTuneClassifier, tutorial's head, {epochs} epochs") as row:
         clf = FineTuneClassifier(
             **study.options(), head=[128], pooling="max", epochs=epochs, random_state=study.args.seed
         )

@@ -15,7 +15,7 @@ from tests.study_helpers import ROOT, run_notebook, run_study
 RECIPES = [
     "CNNFeatures + SVM",
     "CNNFeatures + SVM, balanced class weights",
-    "FineTuneClassifier, the tutorial's head, 2 epochs",
+    "FineTuneClassifier, tutorial's head, 2 epochs",
     "Keras: the tutorial's recipe, 2 epochs",
 ]
 

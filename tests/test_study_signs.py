@@ -20,7 +20,7 @@ CLASSES = ["fist", "one", "two"]
 RECIPES = [
     "CNNFeatures, last layer + SVM",
     "select: layer, pooling and head",
-    "FineTuneClassifier, the tutorial's head, 2 epochs",
+    "FineTuneClassifier, tutorial's head, 2 epochs",
     "Keras: the tutorial's recipe, 2 epochs",
 ]
 

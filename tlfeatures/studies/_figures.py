@@ -119,8 +119,10 @@ def draw_confusion(y: np.ndarray, predicted: np.ndarray, title: str = "") -> Fig
 
     side = max(3.6, 1.6 + 0.5 * len(np.unique(np.concatenate([y, predicted]))))
     figure = Figure((side, side + 0.5), layout="constrained")
+    longest = max(len(str(label)) for label in np.unique(np.concatenate([y, predicted])))
+    rotation = "horizontal" if longest <= 7 else "vertical"
     ConfusionMatrixDisplay.from_predictions(
-        y, predicted, ax=figure.add_subplot(), cmap="Blues", colorbar=False, xticks_rotation="vertical"
+        y, predicted, ax=figure.add_subplot(), cmap="Blues", colorbar=False, xticks_rotation=rotation
     )
     figure.suptitle(textwrap.fill(title, int(12 * side)), fontsize=9)
     return figure
