@@ -15,6 +15,7 @@ import base64
 import copy
 import io
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -78,8 +79,14 @@ def execute(notebook: nbformat.NotebookNode, data: Path, timeout: int) -> nbform
     for cell, executed in zip(notebook.cells, copied.cells, strict=True):
         if cell.cell_type == "code":
             cell.execution_count = None
-            cell.outputs = [clean(o) for o in executed.outputs if o.get("name") != "stderr"]
+            cell.outputs = [clean(output) for output in executed.outputs if not is_log(output)]
     return notebook
+
+
+def is_log(output: nbformat.NotebookNode) -> bool:
+    """Whether an output has only progress and warnings."""
+    lines = output.get("text", "").splitlines()
+    return output.get("name") == "stderr" or (bool(lines) and all(re.match(r"WARNING:|$", x) for x in lines))
 
 
 def clean(output: nbformat.NotebookNode) -> nbformat.NotebookNode:

@@ -58,6 +58,7 @@ def test_notebook_is_valid_and_stored_with_clean_outputs(path):
         assert output.output_type != "error" and output.get("name") != "stderr"
         assert not output.get("metadata") and not output.get("execution_count")
         texts = [output.get("text", ""), *map(str, output.get("data", {}).values())]
+        assert not any("WARNING:" in text for text in texts)
         assert not any(re.search(r"(?<![\w.])(/home|/root|/tmp|/Users|/work)/|[A-Z]:\\\\", t) for t in texts)
     assert path.stat().st_size <= 300_000
 

@@ -14,6 +14,7 @@ from tlfeatures.sources._hdf5 import read_hdf5
 from tlfeatures.sources._manifests import PARQUET, read_manifest
 from tlfeatures.sources._source import ArrayOnDisk, Source, list_siblings, quote_names, suggest_names
 from tlfeatures.sources._splits import read_splits
+from tlfeatures.sources._stl10 import read_stl10
 
 __all__ = [
     "ArrayOnDisk",
@@ -24,6 +25,7 @@ __all__ = [
     "read_dicom_groups",
     "read_source",
     "read_splits",
+    "read_stl10",
     "suggest_names",
 ]
 

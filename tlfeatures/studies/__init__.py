@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from tlfeatures.studies._figures import draw_bars, draw_confusion, draw_predictions
+from tlfeatures.studies._figures import draw_bars, draw_confusion, draw_histories, draw_predictions
 from tlfeatures.studies._networks import describe_network, load_keras_network, load_pixels
+from tlfeatures.studies._stl10 import write_stl10_stand_in
 from tlfeatures.studies._study import Study
 from tlfeatures.studies._table import ResultTable
 
@@ -13,7 +14,9 @@ __all__ = [
     "describe_network",
     "draw_bars",
     "draw_confusion",
+    "draw_histories",
     "draw_predictions",
     "load_keras_network",
     "load_pixels",
+    "write_stl10_stand_in",
 ]

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    import pandas
     from matplotlib.figure import Figure
 
-__all__ = ["draw_bars", "draw_confusion", "draw_predictions"]
+__all__ = ["draw_bars", "draw_confusion", "draw_histories", "draw_predictions"]
 
 # Okabe and Ito 2008
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
@@ -165,6 +166,51 @@ def draw_bars(
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=1, fontsize=8)
     figure.suptitle(textwrap.fill(title, int(12 * width)), fontsize=9)
+    return figure
+
+
+def draw_histories(histories: Mapping[str, pandas.DataFrame], title: str = "") -> Figure:
+    """Draw loss and accuracy by epoch for several trainings: solid on training, dashed on validation images.
+
+    Parameters
+    ----------
+    histories : mapping from str to DataFrame
+        Name of a recipe, and its ``loss``, ``accuracy``, ``val_loss`` and ``val_accuracy`` for each epoch, such as the
+        rows of one stage of ``FineTuneClassifier.history_``, or ``History.history`` of Keras.
+    title : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Examples
+    --------
+    >>> import pandas
+    >>> columns = ["loss", "accuracy", "val_loss", "val_accuracy"]
+    >>> figure = draw_histories({"a": pandas.DataFrame([[1, 0.5, 2, 0.4], [0.5, 0.75, 1, 0.7]], columns=columns)})
+    >>> [axes.get_ylabel() for axes in figure.axes]
+    ['loss', 'accuracy']
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure((8.4, 3.7 + 0.2 * len(histories)), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for i, (name, history) in enumerate(histories.items()):
+        epochs = np.arange(1, len(history["loss"]) + 1)
+        for ax, metric in zip(axes, ("loss", "accuracy"), strict=True):
+            options = {"color": _COLORS[i % len(_COLORS)], "marker": "osD^vP"[i % 6], "markersize": 3}
+            ax.plot(epochs, history[metric], label=name if metric == "loss" else None, **options)
+            ax.plot(epochs, history[f"val_{metric}"], linestyle="--", **options)
+    for ax, metric in zip(axes, ("loss", "accuracy"), strict=True):
+        ax.set(xlabel="epoch", ylabel=metric)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.grid(color="#e4e4e4", linewidth=0.7)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_yscale("log")
+    figure.legend(loc="outside lower center", ncols=min(2, len(histories)), fontsize=8)
+    note = "Solid: training images, with augmentation. Dashed: validation images."
+    figure.suptitle(textwrap.fill(f"{title} {note}".strip(), 110), fontsize=9)
     return figure
 
 

@@ -41,8 +41,8 @@ class Study:
         Text of ``--help``, such as the docstring of that file.
     tutorial_network : str
         Network that the tutorial uses; every output says if another one stands in for it.
-    data : str
-        Default of ``--data``.
+    data : str or None
+        Default of ``--data``; None if the study makes images when the option is left out.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ class Study:
     0
     """
 
-    def __init__(self, name: str, description: str, *, tutorial_network: str, data: str) -> None:
+    def __init__(self, name: str, description: str, *, tutorial_network: str, data: str | None) -> None:
         self.name, self.tutorial_network = name, tutorial_network
         self.args = argparse.Namespace()
         self.network = ""
@@ -77,7 +77,8 @@ class Study:
             prog=f"{name}.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         add = self.parser.add_argument
-        add("--data", default=data, metavar="SOURCE", help="the images (default: %(default)s)")
+        default = "made by the study" if data is None else "%(default)s"
+        add("--data", default=data, metavar="SOURCE", help=f"the images (default: {default})")
         add("--model", default="mobilenet_0.75", metavar="NAME",
             help="network (default: %(default)s); the tutorial uses " + tutorial_network)  # fmt: skip
         add("--weights", default="imagenet", type=_weights, metavar="FILE",
@@ -219,6 +220,11 @@ class Study:
             yield row
         scores = [f"{key} {row[key]:.4f}" for key in row if isinstance(row[key], float) and key != "seconds"]
         warn(", ".join([*scores, f"{row['seconds']} s"]), "    ")
+
+    def note(self, text: str) -> None:
+        """Append a remark that all outputs must have, such as that images are made, to ``network``; print it."""
+        self.network = f"{self.network}. {text}"
+        show_text(text)
 
     def say(self, text: str) -> None:
         """Print a line of the results on standard output."""
