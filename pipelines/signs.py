@@ -52,7 +52,7 @@ def repeat(study: Study) -> None:
         search = run_search(study, X, y)
         predicted = search.predict(X_test)
         row["accuracy"] = float(np.mean(predicted == y_test))
-    best = search.best_params_
+    best = search.table().iloc[0]
     study.say(f"select chose {best['layer']}, {best['pooling']}, {best['head']}")
     if not study.args.skip_tutorial:
         compare_with_tutorial(study, (X, y), (X_test, y_test))
