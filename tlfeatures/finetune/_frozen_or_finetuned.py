@@ -36,10 +36,7 @@ from tlfeatures.images import Images
 
 __all__ = ["FrozenOrFinetuned", "TrainingSummary", "fit_frozen_or_finetuned"]
 
-_OF_FEATURES = (
-    "model", "layer", "pooling", "weights", "image_size", "resize", "interpolation", "decode", "max_value",
-    "window", "precision", "batch_size", "cache", "n_jobs", "verbose",
-)  # fmt: skip
+_OTHERS = {"normalization", "on_error"}  # parameters that differ between CNNFeatures and the fine-tuned estimators
 
 
 @dataclass(frozen=True)
@@ -171,7 +168,8 @@ def fit_frozen_or_finetuned(
     finetuned.check_params()
     if cv:
         make_folds(cv, y, groups, task, 0)  # raises an error before the network runs
-    cnn = CNNFeatures(**{name: getattr(finetuned, name) for name in _OF_FEATURES})
+    shared = CNNFeatures().get_params(deep=False).keys() & finetuned.get_params(deep=False).keys() - _OTHERS
+    cnn = CNNFeatures(**{name: getattr(finetuned, name) for name in shared})
     with _temporary_store(cnn, finetuned):
         extracted = embed(cnn.fit(X), X, on_error="nan")
         rows = extracted.rows
