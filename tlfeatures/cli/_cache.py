@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.filesize import decimal
 
 from tlfeatures.cli._options import Json
 from tlfeatures.cli._parse import parse_bytes
@@ -37,7 +38,7 @@ def info(path: Path = None, as_json: Json = False) -> None:
     recipes = sorted(report["recipes"], key=lambda r: -r["last_used"])
     n_rows = sum(r["unique_rows"] for r in recipes)
     show_text(
-        f"{report['root']}: {count(n_rows, 'row')} of {count(len(recipes), 'recipe')}, {_format_bytes(report['bytes'])}"
+        f"{report['root']}: {count(n_rows, 'row')} of {count(len(recipes), 'recipe')}, {decimal(report['bytes'])}"
     )
     if recipes:
         rows = [_make_row(r) for r in recipes]
@@ -73,8 +74,8 @@ def compact(path: Path = None, as_json: Json = False) -> None:
     _show(
         result,
         as_json,
-        f"{count(result['segments_before'], 'segment')} of {_format_bytes(result['bytes_before'])} became "
-        f"{result['segments_after']:,} of {_format_bytes(result['bytes_after'])}.",
+        f"{count(result['segments_before'], 'segment')} of {decimal(result['bytes_before'])} became "
+        f"{result['segments_after']:,} of {decimal(result['bytes_after'])}.",
     )
 
 
@@ -91,8 +92,8 @@ def prune(
     _show(
         result,
         as_json,
-        f"Removed {count(result['removed_recipes'], 'recipe')} of {_format_bytes(result['removed_bytes'])}; "
-        f"{_format_bytes(result['bytes'])} remain.",
+        f"Removed {count(result['removed_recipes'], 'recipe')} of {decimal(result['removed_bytes'])}; "
+        f"{decimal(result['bytes'])} remain.",
     )
 
 
@@ -107,7 +108,7 @@ def clear(
     if not yes:
         report = store.info()
         typer.confirm(
-            f"Delete the embeddings in {report['root']} ({_format_bytes(report['bytes'])})?",
+            f"Delete the embeddings in {report['root']} ({decimal(report['bytes'])})?",
             abort=True,
             err=True,
         )
@@ -115,7 +116,7 @@ def clear(
     _show(
         result,
         as_json,
-        f"Removed {count(result['removed_files'], 'file')} of {_format_bytes(result['removed_bytes'])}.",
+        f"Removed {count(result['removed_files'], 'file')} of {decimal(result['removed_bytes'])}.",
     )
 
 
@@ -148,23 +149,8 @@ def _make_row(entry: dict[str, Any]) -> dict[str, Any]:
         "pixels": "x".join(map(str, recipe.get("image_size") or ())),
         "rows": entry["rows"],
         "unique": entry["unique_rows"],
-        "size": _format_bytes(entry["bytes"]),
+        "size": decimal(entry["bytes"]),
         "segments": entry["segments"],
         "last used": f"{datetime.fromtimestamp(last_used):%Y-%m-%d %H:%M}" if last_used else "",
         "digest": entry["digest"][:8],
     }
-
-
-def _format_bytes(n: float) -> str:
-    """Format a number of bytes with a unit.
-
-    >>> _format_bytes(999), _format_bytes(1234567)
-    ('999 bytes', '1.2 MB')
-    """
-    if n < 1000:
-        return f"{n:.0f} bytes"
-    for unit in ("kB", "MB", "GB"):
-        n /= 1000
-        if n < 1000 or unit == "GB":
-            break
-    return f"{n:.1f} {unit}"

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
-
-import typer
+from typing import Any, ClassVar
 
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._groups import expand_options, option
+from tlfeatures.cli._groups import Options, expand_options, option
 from tlfeatures.cli._messages import report_unreadable
-from tlfeatures.cli._outputs import check_output
 from tlfeatures.cli._parse import parse_image_size, parse_model
-from tlfeatures.cli._predict import read_items
-from tlfeatures.cli._terminal import count, show_json, show_table, show_text
+from tlfeatures.cli._tables import TableOptions
 
 _COLUMNS = ("path", "rank", "class", "probability", "wordnet_id", "error")
 
 
 @dataclass(frozen=True)
-class ImageNetOptions:
+class ImageNetOptions(Options):
     """The network and its input."""
 
     panel: ClassVar[str] = "Network"
@@ -33,29 +28,17 @@ class ImageNetOptions:
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters of `ImageNetClassifier`."""
-        return {
-            "model": parse_model(self.model),
-            "image_size": parse_image_size(self.image_size),
-            "resize": self.resize,
-        }
+        parsed = {"model": parse_model(self.model), "image_size": parse_image_size(self.image_size)}
+        return super().parameters() | parsed
 
 
 @dataclass(frozen=True)
-class ClassifyOptions:
+class ClassifyOptions(TableOptions):
     """Images to classify, and output of `classify`."""
 
-    items: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IMAGES...", help="Images, folders, manifests, file.h5::dataset, or quoted patterns."
-        ),
-    ]
+    header = ",".join(_COLUMNS)
+
     top: int = option(5, "Number of classes per image.", metavar="N", min=1, max=1000)
-    output: str | None = option(None, "Write the table to a file instead.", "-o", metavar="FILE.csv")
-    strict: opt.Strict = False
-    path_column: opt.PathColumn = None
-    force: opt.Force = False
-    as_json: opt.Json = False
 
 
 @expand_options
@@ -69,38 +52,16 @@ def classify(options: ClassifyOptions, network: ImageNetOptions, compute: opt.Co
     import pandas
 
     from tlfeatures import pretrained
-    from tlfeatures._files import replace_file
 
-    output = options.output
-    check_output(output, (".csv",), options.force, _is_our_table)
+    options.check()
     classifier = pretrained.ImageNetClassifier(**network.parameters(), **compute.parameters())
-    rows, counts, n_readable, n_unreadable = [], [], 0, 0
-    for images, paths in read_items(options.items, options.path_column):
+    rows, counts = [], []
+    for images, paths in options.read():
         classes, extracted = pretrained.classify(classifier, images, options.top, on_error="nan")
         rows += _make_rows(paths, classes, extracted.errors)
         report_unreadable(paths, extracted.errors, "has no classes", "have no classes")
         counts.append(str(extracted.counts))
-        n_unreadable += len(extracted.errors)
-        n_readable += len(paths) - len(extracted.errors)
-    table = pandas.DataFrame(rows, columns=_COLUMNS, dtype=object)
-    if output is not None:
-        with replace_file(output) as file:
-            table.to_csv(file, index=False, errors="surrogateescape")
-    if options.as_json:
-        show_json(table)
-    elif output is not None:
-        show_text(f"{'; '.join(counts)}.")
-        show_text(f"{output}: {count(len(table), 'row')}.")
-    else:
-        show_table(_COLUMNS, rows)
-    if n_unreadable and (options.strict or not n_readable):
-        raise typer.Exit(1)
-
-
-def _is_our_table(path: str) -> bool:
-    """Return whether a CSV file has the columns of a table of classes."""
-    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return tuple(next(csv.reader(file), ())) == _COLUMNS
+    options.show(pandas.DataFrame(rows, columns=_COLUMNS, dtype=object), counts)
 
 
 def _make_rows(

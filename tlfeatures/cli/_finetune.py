@@ -54,16 +54,9 @@ def finetune(
         return
     y, task = check_labels(images.get_labels(), len(images), comparison.task)
     tuned = make_finetune(task, network, compute, training)
-    head = comparison.frozen or DEFAULT_HEAD[task]
-    result = fit_frozen_or_finetuned(
-        tuned,
-        make_head(head, task),
-        images.images,
-        y,
-        groups=images.groups,
-        task=task,
-        **comparison.parameters(),
-    )
+    parameters = comparison.parameters() | {"task": task, "groups": images.groups}
+    head = parameters.pop("frozen") or DEFAULT_HEAD[task]
+    result = fit_frozen_or_finetuned(tuned, make_head(head, task), images.images, y, **parameters)
     skipped = report_unreadable(images.paths, result.extracted.errors)
     if result.duplicates.crossing:
         warn_of_split_pairs(

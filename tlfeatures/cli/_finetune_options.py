@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._groups import option
+from tlfeatures.cli._groups import Options, option
 from tlfeatures.cli._outputs import check_output
 from tlfeatures.cli._parse import parse_augment, parse_hidden_layers
 from tlfeatures.cli._session import BadArgument
@@ -22,7 +22,7 @@ class StepOptions(opt.ComputeOptions):
 
 
 @dataclass(frozen=True)
-class TrainingOptions:
+class TrainingOptions(Options):
     """Options of the training, with the names and meanings of the parameters of `FineTuneClassifier`."""
 
     panel: ClassVar[str] = "Training"
@@ -35,7 +35,9 @@ class TrainingOptions:
     head_epochs: int = option(
         20, "Number of epochs of the first stage, which trains the head.", metavar="N", min=0
     )
-    linear_start: bool = option(False, "Start from a fitted linear head instead of the first stage.")
+    start: bool = option(
+        False, "Start from a fitted linear head instead of the first stage.", "--linear-start"
+    )
     head_learning_rate: float = option(1e-3, "Learning rate of the first stage.", metavar="X")
     learning_rate: float | None = option(
         None, "By default 0.001 if only the head is trained, otherwise 0.0003.", metavar="X"
@@ -49,7 +51,7 @@ class TrainingOptions:
         None, "Augmentations, such as crop=4,flip=horizontal,rotation=0.05,color=0.2.", metavar="NAME=X,..."
     )
     tta: int = option(0, "Number of augmented views to average for each prediction.", metavar="N", min=0)
-    balanced: bool = option(False, "Weight classes inversely to their sizes.")
+    class_weight: bool = option(False, "Weight classes inversely to their sizes.", "--balanced")
     normalization: str = option(
         "auto", "auto, or data: mean and standard deviation of the training images.", metavar="NAME"
     )
@@ -57,29 +59,27 @@ class TrainingOptions:
     patience: int | None = option(
         None, "Stop a stage after N epochs without improvement.", metavar="N", min=1
     )
-    checkpoints: str | None = option(
-        None, "Folder of checkpoints, from which an interrupted training resumes.", metavar="DIR"
+    checkpoint_dir: str | None = option(
+        None,
+        "Folder of checkpoints, from which an interrupted training resumes.",
+        "--checkpoints",
+        metavar="DIR",
     )
-    seed: int = option(0, "Seed of all random numbers.", metavar="N", min=0)
+    random_state: int = option(0, "Seed of all random numbers.", "--seed", metavar="N", min=0)
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters of `FineTuneClassifier` and `FineTuneRegressor`."""
-        names = (
-            "epochs", "head_epochs", "head_learning_rate", "learning_rate", "layer_decay", "schedule",
-            "weight_decay", "tta", "normalization", "validation_fraction", "patience",
-        )  # fmt: skip
-        return {name: getattr(self, name) for name in names} | {
+        return super().parameters() | {
             "train_from": int(self.train_from) if self.train_from.isdigit() else self.train_from,
             "head": parse_hidden_layers(self.head),
-            "start": "linear" if self.linear_start else None,
+            "start": "linear" if self.start else None,
             "augment": parse_augment(self.augment),
-            "checkpoint_dir": self.checkpoints,
-            "random_state": self.seed,
+            "class_weight": "balanced" if self.class_weight else None,
         }
 
 
 @dataclass(frozen=True)
-class ComparisonOptions:
+class ComparisonOptions(Options):
     """Comparison of the fine-tuned network with the frozen pipeline."""
 
     panel: ClassVar[str] = "Comparison"
@@ -88,16 +88,16 @@ class ComparisonOptions:
         None, "Head of the frozen pipeline to compare with, as in `fit`.", metavar="NAME"
     )
     cv: int = option(3, "Number of folds; 0 for no comparison.", metavar="K", min=0)
-    repeats: int | None = option(
-        None, "Repeats with different folds; by default more than one below 500 images.", metavar="N", min=1
+    n_repeats: int | None = option(
+        None,
+        "Repeats with different folds; by default more than one below 500 images.",
+        "--repeats",
+        metavar="N",
+        min=1,
     )
     scoring: opt.Scoring = None
     task: opt.Task = "auto"
     keep: str = option("better", "Model to save: better, finetuned or frozen.", metavar="NAME")
-
-    def parameters(self) -> dict[str, Any]:
-        """Return the parameters of `fit_frozen_or_finetuned`."""
-        return {"cv": self.cv, "n_repeats": self.repeats, "scoring": self.scoring, "keep": self.keep}
 
 
 @dataclass(frozen=True)
@@ -134,12 +134,12 @@ def make_finetune(
 
     parameters = {**network.parameters(), **compute.parameters(), **training.parameters()}
     if task == "classification":
-        estimator = FineTuneClassifier(**parameters, class_weight="balanced" if training.balanced else None)
-    elif training.balanced:
+        estimator: Any = FineTuneClassifier(**parameters)
+    elif parameters.pop("class_weight") is None:
+        estimator = FineTuneRegressor(**parameters)
+    else:
         raise BadArgument(
             "--balanced needs classes; the labels are numbers. Omit it, or pass --task classification."
         )
-    else:
-        estimator = FineTuneRegressor(**parameters)
     estimator.check_params()
     return estimator

@@ -3,12 +3,12 @@
 A command declares a group as one parameter::
 
     @dataclass(frozen=True)
-    class CropOptions:
+    class CropOptions(Options):
         side: int = option(32, "Side in pixels.", "-s", metavar="N", min=1)
 
     @expand_options
     def crop(source: SourceOptions, options: CropOptions) -> None:
-        ...
+        crop_images(source.read(), **options.parameters())
 
 `expand_options` gives the command one option for each field of its groups. A subclass of a group can add options,
 or override their defaults and help texts.
@@ -20,13 +20,23 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, ClassVar, get_type_hints
 
 import typer
 
-__all__ = ["argument", "expand_options", "option"]
+__all__ = ["Options", "argument", "expand_options", "option"]
 
 _INFO = "info"  # key of a field's metadata
+
+
+class Options:
+    """Base class of groups whose fields have the names of parameters of the library."""
+
+    panel: ClassVar[str | None] = None  # heading of the options in the help text
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the values by the names of the parameters; subclasses parse some of them."""
+        return dict(vars(self))
 
 
 def argument(metavar: str, help: str) -> Any:

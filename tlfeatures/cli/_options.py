@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from tlfeatures.cli._groups import argument, option
+from tlfeatures.cli._groups import Options, argument, option
 from tlfeatures.cli._parse import (
     parse_cache,
     parse_image_size,
@@ -101,7 +101,7 @@ class SourceOptions:
 class TrainingSource(SourceOptions):
     """Labelled training images, with groups for cross-validation if available."""
 
-    groups: str | None = option(  # type: ignore[misc]
+    groups: str | None = option(
         None,
         "Column or dataset with groups, such as patients, that are kept in one fold; or dicom:PatientID.",
         metavar="NAME",
@@ -109,7 +109,7 @@ class TrainingSource(SourceOptions):
 
 
 @dataclass(frozen=True)
-class NetworkOptions:
+class NetworkOptions(Options):
     """The network, its layers and its input."""
 
     panel: ClassVar[str] = "Network"
@@ -129,17 +129,15 @@ class NetworkOptions:
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters of `CNNFeatures`; a path becomes absolute, so that the pipeline can be saved."""
-        return {
+        return super().parameters() | {
             "model": parse_model(self.model),
             "layer": parse_layers(self.layer),
-            "pooling": self.pooling,
             "image_size": parse_image_size(self.image_size),
-            "resize": self.resize,
         }
 
 
 @dataclass(frozen=True)
-class ComputeOptions:
+class ComputeOptions(Options):
     """Precision and speed of the extraction, and the store of the embeddings."""
 
     panel: ClassVar[str] = "Network"
@@ -158,7 +156,6 @@ class ComputeOptions:
         min=1,
         max=65535,
     )
-
     window: str | None = option(
         None,
         "Centre and width of the values of DICOM (hounsfield units for CT) and 16-bit images, such as 40,400.",
@@ -167,13 +164,9 @@ class ComputeOptions:
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters of `CNNFeatures` and `FeatureSearchCV`."""
-        return {
+        return super().parameters() | {
             "weights": parse_weights(self.weights),
-            "decode": self.decode,
-            "precision": self.precision,
-            "batch_size": self.batch_size,
             "cache": parse_cache(self.cache),
-            "max_value": self.max_value,
             "window": parse_window(self.window),
             "verbose": int(stderr_is_terminal()),
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shlex
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import typer
 
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._best_command import best_command, list_arguments
-from tlfeatures.cli._groups import expand_options, option
+from tlfeatures.cli._groups import Options, expand_options, option
 from tlfeatures.cli._messages import report_unreadable, warn_of_duplicates, warn_of_label_conflicts
 from tlfeatures.cli._outputs import check_writable
 from tlfeatures.cli._parse import parse_heads, parse_image_size, parse_model, split_names
@@ -29,7 +28,7 @@ _PIPELINE = "pipeline.joblib"
 
 
 @dataclass(frozen=True)
-class SearchSpace:
+class SearchSpace(Options):
     """Networks, layers, poolings, image sizes, resize methods and heads to search."""
 
     panel: ClassVar[str] = "Network"
@@ -46,9 +45,7 @@ class SearchSpace:
     )
     pooling: str = option("avg,max", "avg, max, avgmax, gem or flatten.", metavar="NAME,...")
     image_size: str = option(
-        "auto",
-        "auto: the network's default and half of it; or N, HxW or default.",
-        metavar="auto|N,...",
+        "auto", "auto: the network's default and half of it; or N, HxW or default.", metavar="auto|N,..."
     )
     resize: str = option("stretch,crop", "stretch, crop or pad.", metavar="NAME,...")
 
@@ -64,20 +61,19 @@ class SearchSpace:
 
 
 @dataclass(frozen=True)
-class SearchOptions:
+class SearchOptions(Options):
     """Heads, cross-validation and choice of the best candidate."""
 
-    head: str | None = option(
+    heads: str | None = option(
         None,
         "logreg, linear_svm, svm, ridge, knn; for regression ridge, svr, linear. svm:C=1/10 is a grid.",
+        "--head",
         metavar="NAME,...",
     )
     cv: int = option(5, "Number of folds.", metavar="K", min=2)
     scoring: opt.Scoring = None
     rule: str = option(
-        "best",
-        "best, or 1se: the cheapest network within one standard error of the best.",
-        metavar="NAME",
+        "best", "best, or 1se: the cheapest network within one standard error of the best.", metavar="NAME"
     )
     nested: bool = option(False, "Estimate the score of the selection by nested cross-validation.")
     prescreen: int | None = option(
@@ -89,16 +85,14 @@ class SearchOptions:
         0.95, "Cosine similarity from which images are near-duplicates.", metavar="X"
     )
     task: opt.Task = "auto"
-    seed: int = option(0, "Seed for shuffling the folds.", metavar="N", min=0)
-    jobs: int | None = option(None, "Number of parallel processes; -1 for all cores.", "-j", metavar="N")
+    random_state: int = option(0, "Seed for shuffling the folds.", "--seed", metavar="N", min=0)
+    n_jobs: int | None = option(
+        None, "Number of parallel processes; -1 for all cores.", "--jobs", "-j", metavar="N"
+    )
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters of `FeatureSearchCV` for the selection."""
-        parameters = dataclasses.asdict(self)
-        parameters["random_state"] = parameters.pop("seed")
-        parameters["n_jobs"] = parameters.pop("jobs")
-        parameters["heads"] = parse_heads(parameters.pop("head"))
-        return parameters
+        return super().parameters() | {"heads": parse_heads(self.heads)}
 
 
 @dataclass(frozen=True)

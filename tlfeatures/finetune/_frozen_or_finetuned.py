@@ -36,7 +36,10 @@ from tlfeatures.images import Images
 
 __all__ = ["FrozenOrFinetuned", "TrainingSummary", "fit_frozen_or_finetuned"]
 
-_OTHERS = {"normalization", "on_error"}  # parameters that differ between CNNFeatures and the fine-tuned estimators
+_OTHERS = {
+    "normalization",
+    "on_error",
+}  # parameters that differ between CNNFeatures and the fine-tuned estimators
 
 
 @dataclass(frozen=True)
