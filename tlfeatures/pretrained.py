@@ -34,7 +34,7 @@ class ImageNetClassifier(ClassifierMixin, BaseEstimator):
         model whose last layer has the probabilities of these classes in the same order.
     weights : "imagenet" or path, default="imagenet"
         Pretrained weights, or a ``.weights.h5`` or ``.h5`` file with the weights of all layers.
-    image_size, resize, interpolation, decode, max_value, normalization, precision
+    image_size, resize, interpolation, decode, max_value, window, normalization, precision
         As in :class:`~tlfeatures.CNNFeatures`. Many networks with fully connected layers accept only their default
         size.
     batch_size, cache, n_jobs, verbose
@@ -89,6 +89,7 @@ class ImageNetClassifier(ClassifierMixin, BaseEstimator):
         interpolation: str = "bilinear",
         decode: Literal["scaled", "exact"] = "scaled",
         max_value: int | None = None,
+        window: tuple[float, float] | None = None,
         normalization: Any = "auto",
         precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32",
         batch_size: int = 32,
@@ -104,6 +105,7 @@ class ImageNetClassifier(ClassifierMixin, BaseEstimator):
         self.interpolation = interpolation
         self.decode = decode
         self.max_value = max_value
+        self.window = window
         self.normalization = normalization
         self.precision = precision
         self.batch_size = batch_size
