@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import io
 import os
 import re
@@ -61,6 +62,56 @@ def test_notebook_is_valid_and_stored_with_clean_outputs(path):
         assert not any("WARNING:" in text for text in texts)
         assert not any(re.search(r"(?<![\w.])(/home|/root|/tmp|/Users|/work)/|[A-Z]:\\\\", t) for t in texts)
     assert path.stat().st_size <= 300_000
+
+
+@pytest.fixture
+def execute(tmp_path, monkeypatch):
+    """notebooks/execute.py as a module, for notebooks in a folder that starts without any."""
+    spec = importlib.util.spec_from_file_location("execute_notebooks", FOLDER / "execute.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "FOLDER", tmp_path)
+    return module
+
+
+def write_notebook(path, *sources):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    notebook.cells[0].metadata.tags = ["parameters"]
+    nbformat.write(notebook, path)
+
+
+def test_execute_stores_clean_outputs(execute, tmp_path):
+    (tmp_path / "images" / "example").mkdir(parents=True)
+    path = tmp_path / "example.ipynb"
+    write_notebook(
+        path,
+        'data = "../data/example"',
+        "import os, sys\nprint('progress', file=sys.stderr)\nprint(sorted(os.environ['TLFEATURES_CACHE'])[:1])",
+        "print('WARNING:tensorflow: retracing')",
+        "from pathlib import Path\nPath(data).is_dir()",
+        "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()",
+    )
+    assert execute.main(["example", "--data", str(tmp_path / "images")]) == 0
+    cells = nbformat.read(path, as_version=4).cells
+    assert cells[0].source == 'data = "../data/example"'  # unchanged, although another folder was read
+    assert [len(cell.outputs) for cell in cells] == [0, 1, 0, 1, 1]
+    assert cells[1].outputs[0].text == "['/']\n" and cells[3].outputs[0].data["text/plain"] == "True"
+    assert not any(cell.execution_count for cell in cells)
+    with Image.open(io.BytesIO(base64.b64decode(cells[4].outputs[0].data["image/png"]))) as image:
+        assert image.mode == "P" and not image.info.keys() & {"Software"}
+
+
+def test_execute_rejects_unknown_and_large_notebooks(execute, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "example.ipynb"
+    write_notebook(path, "print('x' * 4000)")
+    before = path.read_text()
+    with pytest.raises(SystemExit, match="2"):
+        execute.main(["exampel"])
+    assert "no notebook 'exampel'; expected one of example" in capsys.readouterr().err
+    monkeypatch.setattr(execute, "LIMIT", 2000)
+    assert execute.main([]) == 1
+    assert "expected at most 2,000. Show fewer or smaller figures." in capsys.readouterr().err
+    assert path.read_text() == before
 
 
 def check_quickstart(texts, images):

@@ -69,7 +69,7 @@ def test_a_study_writes_rows_and_figures(tmp_path, capsys):
     assert results["network"] in lines[0] and results["figures"] == ["confusion.png"]
     assert [row["recipe"] for row in results["rows"]] == ["a constant", "another"]
     assert results["rows"][0]["accuracy"] == 0.5 and results["rows"][0]["seconds"] >= 0
-    assert results["options"]["seed"] == 0
+    assert results["options"]["seed"] == 0 and results["complete"]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +89,29 @@ def test_errors_of_a_study_are_one_line_and_an_exit_code(tmp_path, capsys, error
     (line,) = capsys.readouterr().err.splitlines()
     assert text in line
     assert not (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(ValueError("`cv` must be at least 2."), 2), (KeyboardInterrupt(), 130)]
+)
+def test_rows_measured_before_an_error_are_kept(tmp_path, capsys, error, code):
+    def repeat(study):
+        with study.measure("finished") as row:
+            row["accuracy"] = 0.5
+        with study.measure("interrupted"):
+            raise error
+
+    assert make_study().run(repeat, ["--model", "tiny", "--out", str(tmp_path)]) == code
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert not results["complete"] and [row["recipe"] for row in results["rows"]] == ["finished"]
+    assert any(line.split()[:2] == ["finished", "0.5000"] for line in capsys.readouterr().out.splitlines())
+
+
+def test_a_file_has_no_recipe_of_keras_alone():
+    with pytest.raises(
+        ValueError, match=r"`model` must be the name of a network; got the file 'mine\.keras'"
+    ):
+        load_keras_network("mine.keras")
 
 
 def test_an_unknown_network_and_an_unknown_option_are_rejected(tmp_path, capsys):

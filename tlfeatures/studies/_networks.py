@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tlfeatures._keras import keras
+from tlfeatures.errors import InvalidParameterError
 from tlfeatures.networks import NetworkSpec, find_network, find_weights, tiny
 from tlfeatures.networks._normalization import normalizer
 from tlfeatures.networks._weights import fetch_weights, read_weights
@@ -87,8 +88,8 @@ def load_keras_network(
 
     Raises
     ------
-    UnknownNameError
-        If no network has this name.
+    UnknownNameError, InvalidParameterError
+        If no network has this name, or it is a file.
     WeightsError
         If the weights are not on this machine and cannot be downloaded.
 
@@ -98,6 +99,12 @@ def load_keras_network(
     >>> network.output.shape
     (None, 320)
     """
+    if model.endswith(".keras"):
+        raise InvalidParameterError(
+            f"`model` must be the name of a network; got the file {model!r}. Leave out the recipes of Keras alone "
+            "(--skip-tutorial).",
+            "model",
+        )
     spec = find_network(model)
     size = (image_size or spec.image_size,) * 2
     build = getattr(tiny if spec.bundled else keras().applications, spec.builder)

@@ -106,7 +106,7 @@ class Study:
         -------
         int
             Exit code: 0 success; 1 failure; 2 invalid arguments or input; 130 interrupted. Errors are one line on
-            standard error.
+            standard error. Rows that were measured before an error are printed and written, with ``"complete": false``.
         """
         self.args = self.parser.parse_args(argv)
         try:
@@ -117,9 +117,11 @@ class Study:
                 repeat(self)
                 self._finish()
         except KeyboardInterrupt:
+            self._keep_finished_rows()
             warn("interrupted; run the same command again to resume from the embeddings in the store.", "")
             return _INTERRUPTED
         except Exception as error:
+            self._keep_finished_rows()
             return report_error(error)
         return 0
 
@@ -245,7 +247,13 @@ class Study:
         folder.mkdir(parents=True, exist_ok=True)
         return folder / name
 
-    def _finish(self) -> None:
+    def _keep_finished_rows(self) -> None:
+        """Print and write the rows that were measured before an error, unless that fails too."""
+        if self.results.rows:
+            with contextlib.suppress(OSError):
+                self._finish(complete=False)
+
+    def _finish(self, complete: bool = True) -> None:
         """Print the table and write the results."""
         if self.results.rows:
             show_text()
@@ -254,6 +262,7 @@ class Study:
         result = {
             "study": self.name,
             "network": self.network,
+            "complete": complete,
             "options": vars(self.args),
             "rows": self.results.rows,
             "figures": self.figures,
