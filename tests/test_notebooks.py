@@ -106,8 +106,8 @@ def test_execute_rejects_unknown_and_large_notebooks(execute, tmp_path, monkeypa
     write_notebook(path, "print('x' * 4000)")
     before = path.read_text()
     with pytest.raises(SystemExit, match="2"):
-        execute.main(["exampel"])
-    assert "no notebook 'exampel'; expected one of example" in capsys.readouterr().err
+        execute.main(["absent"])
+    assert "no notebook 'absent'; expected one of example" in capsys.readouterr().err
     monkeypatch.setattr(execute, "LIMIT", 2000)
     assert execute.main([]) == 1
     assert "expected at most 2,000. Show fewer or smaller figures." in capsys.readouterr().err
