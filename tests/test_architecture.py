@@ -29,6 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "_keras": set(),
     "images": {"fingerprints"},
     "sources": {"fingerprints"},
+    "audio": set(),
     "store": {"fingerprints"},
     "networks": {"_keras", "fingerprints"},
     "extract": {"images", "networks", "store", "fingerprints"},

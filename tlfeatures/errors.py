@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 __all__ = [
+    "AudioReadError",
     "DuplicateImagesWarning",
     "ForkedProcessError",
     "ImageInputError",
@@ -57,6 +58,8 @@ class ImageReadError(TLFeaturesError, OSError):
         How to fix it; appended to the message.
     """
 
+    _items = "images"
+
     def __init__(
         self,
         name: str,
@@ -82,9 +85,11 @@ class ImageReadError(TLFeaturesError, OSError):
         if self.n_images is None:
             text = f"cannot read {lines[0]}"
         elif len(self.failures) == 1:
-            text = f"cannot read 1 of {self.n_images:,} images: {lines[0]}"
+            text = f"cannot read 1 of {self.n_images:,} {self._items}: {lines[0]}"
         else:
-            text = "\n  ".join([f"cannot read {len(self.failures):,} of {self.n_images:,} images:", *lines])
+            text = "\n  ".join(
+                [f"cannot read {len(self.failures):,} of {self.n_images:,} {self._items}:", *lines]
+            )
             if len(self.failures) > _NAMED:
                 text += f"\n  and {len(self.failures) - _NAMED:,} more"
             return f"{text}\n{self.hint}".rstrip()
@@ -92,6 +97,12 @@ class ImageReadError(TLFeaturesError, OSError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.name, self.reason, self.failures, self.n_images, self.hint)
+
+
+class AudioReadError(ImageReadError):
+    """One or several audio clips cannot be read; parameters are those of `ImageReadError`."""
+
+    _items = "clips"
 
 
 class SourceError(TLFeaturesError, ValueError):

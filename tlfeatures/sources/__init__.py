@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from tlfeatures._inputs import URL_HINT, is_url, split_frame
+from tlfeatures._params import check_parameter
 from tlfeatures.errors import SourceError
 from tlfeatures.sources._dicom_groups import PREFIX, read_dicom_groups
-from tlfeatures.sources._folders import is_image_file, read_folder
+from tlfeatures.sources._folders import FILES, NOUNS, accepts_file, is_image_file, read_folder
 from tlfeatures.sources._hdf5 import read_hdf5
 from tlfeatures.sources._manifests import PARQUET, read_manifest
 from tlfeatures.sources._source import ArrayOnDisk, Source, list_siblings, quote_names, suggest_names
@@ -41,6 +43,7 @@ def read_source(
     groups: str | None = None,
     split: str | None = None,
     labels: bool = True,
+    files: Literal["images", "audio"] = "images",
 ) -> Source:
     """List the images of a folder, a manifest, an HDF5 array or a single file, without opening them.
 
@@ -56,6 +59,8 @@ def read_source(
         "dicom:" with the keyword of a DICOM attribute, such as "dicom:PatientID": see `read_dicom_groups`.
     labels : bool
         Whether to read labels. If False, folders are not classes, and all images at any depth are listed.
+    files : {"images", "audio"}, default="images"
+        What a folder contains: images, or WAV and FLAC files for :class:`~tlfeatures.audio.LogMelSpectrogram`.
 
     Raises
     ------
@@ -82,10 +87,11 @@ def read_source(
     >>> source.kind, source.y.tolist(), source.names[0]
     ('class folders', ['cat', 'dog'], 'cat/1.png')
     """
+    check_parameter("files", files, list(NOUNS))
     columns = {"path_column": path_column, "target": target, "groups": groups, "split": split}
     if groups is None or not groups.startswith(PREFIX):
-        return _read_source(os.fspath(source), columns, labels)
-    images = _read_source(os.fspath(source), {**columns, "groups": None}, labels)
+        return _read_source(os.fspath(source), columns, labels, files)
+    images = _read_source(os.fspath(source), {**columns, "groups": None}, labels, files)
     if not isinstance(images.images, list):
         raise SourceError(
             f"`groups` must name a dataset of {os.fspath(source)!r}; got {groups!r}, for DICOM files."
@@ -93,7 +99,7 @@ def read_source(
     return replace(images, groups=read_dicom_groups(images.images, groups.removeprefix(PREFIX)))
 
 
-def _read_source(text: str, columns: dict[str, str | None], labels: bool) -> Source:
+def _read_source(text: str, columns: dict[str, str | None], labels: bool, files: str) -> Source:
     if is_url(text):
         raise SourceError(
             f"{text!r} is a URL; expected a local folder or file: {URL_HINT}, for a bucket with `aws s3 sync`, "
@@ -120,9 +126,10 @@ def _read_source(text: str, columns: dict[str, str | None], labels: bool) -> Sou
             f"{text!r} is a {'folder' if os.path.isdir(text) else 'file'}. Leave it out."
         )
     if os.path.isdir(text):
-        return read_folder(text, labels)
-    if not is_image_file(path):
+        return read_folder(text, labels, files)
+    if not accepts_file(path, files):
+        expected = "an image" if files == "images" else f"a {FILES[files]}"
         raise SourceError(
-            f"{text!r} is neither an image nor a manifest (.csv, .tsv, .parquet) nor an HDF5 file (.h5)."
+            f"{text!r} is neither {expected} nor a manifest (.csv, .tsv, .parquet) nor an HDF5 file (.h5)."
         )
     return Source([text], None, None, None, [Path(text).name], "file")

@@ -21,6 +21,7 @@ _SUFFIXES = (
 )  # fmt: skip
 
 
+_AUDIO_SUFFIXES = (".wav", ".wave", ".flac")
 _SYSTEM_FILES = ("thumbs.db", "desktop.ini", "dicomdir")
 _OTHER_FORMATS = {  # suffixes -> how to use files with them
     (
@@ -48,34 +49,34 @@ _OTHER_FORMATS = {  # suffixes -> how to use files with them
 }
 
 
-def read_folder(root: str, labels: bool) -> Source:
-    """List the images of a folder; its subfolders are classes if ``labels`` is True."""
-    source = _read_folder(root, labels)
+def read_folder(root: str, labels: bool, files: str = "images") -> Source:
+    """List the images or audio clips of a folder; its subfolders are classes if ``labels`` is True."""
+    source = _read_folder(root, labels, files)
     ignored = [name for name in source.ignored if not _is_hidden(name)]
     if ignored:
         warn(
-            f"{len(ignored):,} file(s) in {root!r} are not images and were ignored: "
+            f"{len(ignored):,} file(s) in {root!r} are not {NOUNS[files]} and were ignored: "
             f"{_count_suffixes(ignored)}, the first {ignored[0]!r}.{_make_hint(ignored)}"
         )
     return source
 
 
-def _read_folder(root: str, labels: bool) -> Source:
-    folders, files, ignored = _scan(root)
+def _read_folder(root: str, labels: bool, kind: str) -> Source:
+    folders, files, ignored = _scan(root, kind)
     trees = {}
     for name in folders:
-        trees[name], skipped = _walk(root, name)
+        trees[name], skipped = _walk(root, name, kind)
         ignored += skipped
     splits = {name: SPLITS[name.lower()] for name in folders if name.lower() in SPLITS and trees[name]}
     others = [name for name in folders if trees[name] and name not in splits]
     if splits and (("train" in splits.values() and len(splits) > 1) or not others):
-        return _read_splits(root, splits, others, files, ignored, labels)
+        return _read_splits(root, splits, others, files, ignored, labels, kind)
     paths = [path for name in folders for path in trees[name]]
     if not files and not paths:
         suffixes = f": {_count_suffixes(ignored)}" if ignored else ""
         raise SourceError(
-            f"No images in {root!r} ({len(ignored)} other files{suffixes}). Expected image files, a folder of images "
-            f"for each class, or train/ and test/ folders.{_make_hint(ignored)}"
+            f"No {NOUNS[kind]} in {root!r} ({len(ignored)} other files{suffixes}). Expected {FILES[kind]}s, a folder "
+            f"of {NOUNS[kind]} for each class, or train/ and test/ folders.{_make_hint(ignored)}"
         )
     if not paths or not labels:
         names = sorted(files + paths, key=_make_natural_key)
@@ -89,7 +90,13 @@ def _read_folder(root: str, labels: bool) -> Source:
 
 
 def _read_splits(
-    root: str, splits: dict[str, str], others: list[str], files: list[str], ignored: list[str], labels: bool
+    root: str,
+    splits: dict[str, str],
+    others: list[str],
+    files: list[str],
+    ignored: list[str],
+    labels: bool,
+    kind: str,
 ) -> Source:
     if others or len(set(splits.values())) < len(splits):
         raise SourceError(
@@ -102,7 +109,7 @@ def _read_splits(
             + ". Move the folders that are not splits elsewhere, or pass the folder of one split as the source."
         )
     order = sorted(splits, key=lambda name: ("train", "val", "test").index(splits[name]))
-    parts = {name: _read_folder(os.path.join(root, name), labels) for name in order}
+    parts = {name: _read_folder(os.path.join(root, name), labels, kind) for name in order}
     _warn_of_unlabelled(root, files, [])
     y = [label for p in parts.values() for label in (p.y.tolist() if p.y is not None else [None] * len(p))]
     return Source(
@@ -147,8 +154,8 @@ def _make_hint(names: list[str]) -> str:
     return "".join(f" {hint}" for key, hint in _OTHER_FORMATS.items() if suffixes.intersection(key))
 
 
-def _scan(folder: str) -> tuple[list[str], list[str], list[str]]:
-    """List the folders, the image files and the other files in ``folder``, each in natural order."""
+def _scan(folder: str, kind: str) -> tuple[list[str], list[str], list[str]]:
+    """List the folders, the images or clips, and the other files in ``folder``, each in natural order."""
     folders, files, ignored = [], [], []
     try:
         with os.scandir(folder) as entries:
@@ -156,7 +163,7 @@ def _scan(folder: str) -> tuple[list[str], list[str], list[str]]:
                 if entry.is_dir():
                     if not entry.name.startswith("."):
                         folders.append(entry.name)
-                elif not entry.name.startswith(".") and is_image_file(entry.path):
+                elif not entry.name.startswith(".") and accepts_file(entry.path, kind):
                     files.append(entry.name)
                 else:
                     ignored.append(entry.name)
@@ -169,7 +176,7 @@ def _scan(folder: str) -> tuple[list[str], list[str], list[str]]:
     )
 
 
-def _walk(root: str, name: str) -> tuple[list[str], list[str]]:
+def _walk(root: str, name: str, kind: str) -> tuple[list[str], list[str]]:
     """List images and other files at any depth below ``root/name``, relative to ``root``, each folder once."""
     images, ignored, visited, stack = [], [], {os.path.realpath(root)}, [name]
     while stack:
@@ -178,7 +185,7 @@ def _walk(root: str, name: str) -> tuple[list[str], list[str]]:
         if real in visited:  # a loop of symbolic links
             continue
         visited.add(real)
-        folders, files, others = _scan(os.path.join(root, folder))
+        folders, files, others = _scan(os.path.join(root, folder), kind)
         ignored += [f"{folder}/{file}" for file in others]
         images += [f"{folder}/{file}" for file in files]
         stack += [f"{folder}/{inner}" for inner in folders]
@@ -206,6 +213,17 @@ def is_image_file(path: str) -> bool:
         or head[4:12] == b"jP  \r\n\x87\n"
         or has_dicom_prefix(head)
     )
+
+
+NOUNS = {"images": "images", "audio": "audio clips"}
+FILES = {"images": "image file", "audio": "WAV or FLAC file"}
+
+
+def accepts_file(path: str, files: str) -> bool:
+    """Whether ``path`` is an image, or with ``files="audio"`` has the suffix of a WAV or FLAC file."""
+    if files == "audio":
+        return os.path.splitext(path)[1].lower() in _AUDIO_SUFFIXES
+    return is_image_file(path)
 
 
 def _make_natural_key(name: str) -> tuple[list[Any], str]:
