@@ -76,6 +76,10 @@ def draw_predictions(
     height = -(-n // width)
     figure = Figure((2.4 * width, height * (2.6 + 0.22 * top) + 0.5), layout="constrained")
     ratios = [10, 1 + top] * height
+    figure.get_layout_engine().set(h_pad=0.08)  # inches; room for the titles of the first row
+    names = [_shorten(name, 18) for name in classes]
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+    left = -0.05 - 0.05 * max((len(names[k]) for k in order.ravel()), default=0)  # room for the names
     axes = figure.subplots(2 * height, width, squeeze=False, gridspec_kw={"height_ratios": ratios})
     for ax in axes.ravel():
         ax.set_axis_off()
@@ -84,13 +88,13 @@ def draw_predictions(
         image.imshow(pixels[i])
         if titles is not None:
             image.set_title(_shorten(titles[i]), fontsize=8)
-        best = np.argsort(-probabilities[i], kind="stable")[:top]
+        best = order[i]
         bars.barh(range(top), probabilities[i][best], color=[_BLUE] + [_GREY] * (top - 1), height=0.7)
         for row, k in enumerate(best):
-            bars.text(-0.03, row, _shorten(classes[k], 12), ha="right", va="center", fontsize=8)
+            bars.text(-0.03, row, names[k], ha="right", va="center", fontsize=8)
             text = f"{probabilities[i][k]:.1%}"
             bars.text(probabilities[i][k] + 0.02, row, text, va="center", fontsize=8)
-        bars.set(xlim=(-0.65, 1.35), ylim=(top - 0.4, -0.6))
+        bars.set(xlim=(left, 1.35), ylim=(top - 0.4, -0.6))
     if subtitle:
         text = textwrap.fill(subtitle, int(32 * width))
         figure.supxlabel(text, fontsize=8, color="0.35")

@@ -10,7 +10,8 @@ import numpy as np
 
 from tlfeatures._keras import keras
 from tlfeatures.errors import InvalidParameterError
-from tlfeatures.networks import NetworkSpec, find_network, find_weights, tiny
+from tlfeatures.networks import NetworkSpec, find_network, find_weights
+from tlfeatures.networks._modules import find_builder
 from tlfeatures.networks._normalization import normalizer
 from tlfeatures.networks._weights import fetch_weights, read_weights
 
@@ -65,8 +66,9 @@ def load_keras_network(
     weights: str | os.PathLike[str] | None = "imagenet",
     image_size: int | None = None,
     pooling: str | None = None,
+    top: bool = False,
 ) -> tuple[Any, Callable[[Any], Any]]:
-    """Load a network without its top, as ``keras.applications`` does, with its preprocessing.
+    """Load a network as ``keras.applications`` does, with its preprocessing.
 
     Parameters
     ----------
@@ -78,11 +80,13 @@ def load_keras_network(
         Side of the images in pixels.
     pooling : {"avg", "max"}, optional
         Global pooling of the last feature map; None returns the map.
+    top : bool, default=False
+        Include the layers of ImageNet's 1,000 classes.
 
     Returns
     -------
     network : keras.Model
-        From normalized pixels, float32 (n, size, size, 3), to the map or the pooled map.
+        From normalized pixels, float32 (n, size, size, 3), to the map, the pooled map or the probabilities.
     preprocess : callable
         From RGB pixels from 0 to 255 to normalized pixels, in Keras operations.
 
@@ -107,18 +111,18 @@ def load_keras_network(
         )
     spec = find_network(model)
     size = (image_size or spec.image_size,) * 2
-    build = getattr(tiny if spec.bundled else keras().applications, spec.builder)
-    network = build(include_top=False, weights=None, input_shape=(*size, 3), **dict(spec.kwargs))
+    build = find_builder(spec.module, spec.builder)
+    network = build(include_top=top, weights=None, input_shape=(*size, 3), **dict(spec.kwargs))
     if weights is not None:
-        read_weights(network, _weights_file(spec, weights, size))
+        read_weights(network, _weights_file(spec, weights, size, top))
     if pooling is not None:
         layer = {"avg": "GlobalAveragePooling2D", "max": "GlobalMaxPooling2D"}[pooling]
         network = keras().Model(network.inputs, getattr(keras().layers, layer)()(network.output))
     return network, normalizer(spec.module)
 
 
-def _weights_file(spec: NetworkSpec, weights: Any, size: tuple[int, int]) -> Any:
-    return fetch_weights(spec, top=False, image_size=size) if weights == "imagenet" else weights
+def _weights_file(spec: NetworkSpec, weights: Any, size: tuple[int, int], top: bool) -> Any:
+    return fetch_weights(spec, top=top, image_size=size) if weights == "imagenet" else weights
 
 
 def load_pixels(images: Any, size: tuple[int, int]) -> np.ndarray:
