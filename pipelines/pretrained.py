@@ -46,7 +46,7 @@ def repeat(study: Study) -> None:
     """Measure all recipes."""
     X, y, names = study.load(read_source(study.args.data))
     if study.args.quick:
-        X, y, names = X[::8], None if y is None else y[::8], names[::8]
+        X, y, names = X[::8], y[::8], names[::8]
     study.say(f"{len(X)} images")
     columns = find_columns(study, y)
     options = {key: value for key, value in study.options().items() if key != "weights"}
@@ -62,7 +62,7 @@ def repeat(study: Study) -> None:
             row |= score(predict_with_keras(study, X), y, columns)
 
     shown = np.linspace(0, len(X) - 1, min(8, len(X))).astype(int)
-    titles = [names[i] if y is None else f"{y[i]}: {Path(names[i]).name}" for i in shown]
+    titles = [f"{y[i]}: {Path(names[i]).name}" for i in shown]
     figure = draw_predictions(
         X[shown], probabilities[shown], clf.classes_, titles=titles, top=5, subtitle=study.network
     )
@@ -70,11 +70,11 @@ def repeat(study: Study) -> None:
     study.predict(clf, study.args.predict)
 
 
-def find_columns(study: Study, y: np.ndarray | None) -> dict[str, list[int]]:
+def find_columns(study: Study, y: np.ndarray) -> dict[str, list[int]]:
     """Return the columns of the ImageNet classes that belong to each label."""
     classes = [name.lower() for name in ImageNetClassifier().classes_]
     columns = {}
-    for label in [] if y is None else np.unique(y):
+    for label in np.unique(y):
         name = str(label).lower()
         matches = COLUMNS.get(name, [i for i, text in enumerate(classes) if text in (name, name.rstrip("s"))])
         if matches:
@@ -84,9 +84,9 @@ def find_columns(study: Study, y: np.ndarray | None) -> dict[str, list[int]]:
     return columns
 
 
-def score(probabilities: np.ndarray, y: np.ndarray | None, columns: dict[str, list[int]]) -> dict[str, float]:
+def score(probabilities: np.ndarray, y: np.ndarray, columns: dict[str, list[int]]) -> dict[str, float]:
     """Return the fraction of the labelled images with the right class among the first one, and five."""
-    rows = [i for i in range(len(probabilities)) if y is not None and y[i] in columns]
+    rows = [i for i in range(len(probabilities)) if y[i] in columns]
     order = np.argsort(-probabilities, axis=1, kind="stable")
     return {
         f"top-{k}": float(np.mean([np.isin(order[i, :k], columns[y[i]]).any() for i in rows]))
