@@ -44,7 +44,7 @@ PRECISIONS = {
     "bfloat16": "mixed_bfloat16",
     "float16": "mixed_float16",
 }
-# entered around every import of Keras; the command line uses it to hide the backends' start-up messages
+# entered around every import of Keras, see `quiet_imports`
 importing: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 _tf32_lock = threading.Lock()  # TF32 is switched for the whole process
 _FROZEN_LIMIT = 512 << 20  # bytes of weights; larger constants would approach protobuf's limit of 2 GB

@@ -130,10 +130,7 @@ def _split_rows(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _embed(images: np.ndarray, layers: list[str], cache: str) -> ImageCounts:
     """Compute all layers in one pass, so that the search reads them from the store."""
-    from tlfeatures.extract import FeatureSpec, extract
-    from tlfeatures.networks import Backbone
-    from tlfeatures.store import EmbeddingStore
+    from tlfeatures.features import CNNFeatures, embed
 
-    store = EmbeddingStore(cache)
-    spec = FeatureSpec.make(Backbone(_MODEL, image_size=_SIDE), layers, "avg", store)
-    return extract(images, spec, store=store, batch_size=64, verbose=int(stderr_is_terminal())).counts
+    cnn = CNNFeatures(_MODEL, layer=layers, image_size=_SIDE, cache=cache, verbose=int(stderr_is_terminal()))
+    return embed(cnn.fit(images), images).counts

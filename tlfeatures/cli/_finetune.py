@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import TYPE_CHECKING, Any
 
 from tlfeatures.cli import _options as opt
@@ -65,26 +64,33 @@ def finetune(
     _draw_curves(result.training, files.curves)
     if files.output is not None:
         _save(result, files.output, files.whole)
-    about = {
-        "source": source.source,
-        "task": task,
-        "model": tuned.model,
-        "train_from": training.train_from,
-        "epochs": training.epochs,
-        **dataclasses.asdict(result.extracted.counts),
-        "summary": str(result.extracted.counts),
-        "skipped": skipped,
-        "head": head,
-        "comparison": _describe(result.comparison, comparison.cv),
-        "kept": result.kept,
-        "history": result.training and result.training.history,
-        "training": _describe_training(result.training),
-        "output": files.output,
-    }
     if files.as_json:
-        show_json(about)
-    else:
-        _show(about)
+        show_json(
+            {
+                "source": source.source,
+                "task": task,
+                "model": tuned.model,
+                "train_from": training.train_from,
+                "epochs": training.epochs,
+                **dataclasses.asdict(result.extracted.counts),
+                "summary": str(result.extracted.counts),
+                "skipped": skipped,
+                "head": head,
+                "comparison": result.comparison and _describe(result.comparison, comparison.cv),
+                "kept": result.kept,
+                "history": result.training and result.training.history,
+                "training": result.training and _describe_training(result.training),
+                "output": files.output,
+            }
+        )
+        return
+    show_text(f"{result.extracted.counts}.")
+    if result.comparison:
+        _show_comparison(result.comparison, head, result.kept)
+    for sentence in result.training.describe() if result.training else ():
+        show_text(sentence)
+    if files.output:
+        show_text(f"Saved the {_NAMES[result.kept]}: {files.output}.")
 
 
 def _draw_views(tuned: Any, images: Any, path: str) -> None:
@@ -119,68 +125,37 @@ def _save(result: FrozenOrFinetuned, path: str, whole: bool) -> None:
         save_pipeline(result.model, path)
 
 
-def _describe(result: Comparison | None, cv: int) -> dict[str, Any] | None:
-    if result is None:
-        return None
+def _describe(result: Comparison, cv: int) -> dict[str, Any]:
+    names = ("scoring", "difference", "interval", "p_value", "test", "significant")
     return {
-        "folds": cv, "repeats": result.n_repeats, "scoring": result.scoring, **result.scores,
-        "pooled": result.pooled_scores, "difference": result.difference, "interval": result.interval,
-        "p_value": result.p_value, "test": result.test, "significant": result.significant, "keep": result.best,
-    }  # fmt: skip
+        "folds": cv,
+        "repeats": result.n_repeats,
+        **result.scores,
+        "pooled": result.pooled_scores,
+        **{name: getattr(result, name) for name in names},
+        "keep": result.best,
+    }
 
 
-def _describe_training(training: TrainingSummary | None) -> dict[str, Any] | None:
-    if training is None:
-        return None
+def _describe_training(training: TrainingSummary) -> dict[str, Any]:
     of = "final training" if training.is_final else f"mean of {count(training.n_fits, 'fit')} on the folds"
     names = ("stage", "best_epochs", "metric", "validation_scores")
     return {"of": of} | {name: getattr(training, name) for name in names}
 
 
-def _show(about: dict[str, Any]) -> None:
-    show_text(f"{about['summary']}.")
-    if about["comparison"]:
-        _show_comparison(about["comparison"], about["head"], about["kept"])
-    if about["training"]:
-        _show_training(about["history"].to_dict("records"), about["training"])
-    if about["output"]:
-        show_text(f"Saved the {_NAMES[about['kept']]}: {about['output']}.")
-
-
-def _show_comparison(comparison: dict[str, Any], head: str, kept: str) -> None:
-    n = len(comparison["frozen"])
+def _show_comparison(result: Comparison, head: str, kept: str) -> None:
+    n = len(result.folds)
     names = [f"fold {i + 1}" for i in range(n)] if n <= _MAX_FOLDS else ["lowest fold", "highest fold"]
     rows = []
-    for name, side in ((f"frozen, {head}", "frozen"), ("fine-tuned", "finetuned")):
-        scores = comparison[side].tolist()
+    for side, name in {"frozen": f"frozen, {head}", "finetuned": "fine-tuned"}.items():
+        scores = result.scores[side].tolist()
         scores = scores if n <= _MAX_FOLDS else [min(scores), max(scores)]
-        rows.append([name, *scores, comparison["pooled"][side]])
-    best = int(comparison["keep"] == "finetuned")
-    show_table([comparison["scoring"], *names, "all folds"], rows, best=best)
-    low, high = comparison["interval"]
-    p_value = f"p = {comparison['p_value']:.4f}" if comparison["p_value"] >= 0.0001 else "p < 0.0001"
-    repeats = f", {comparison['repeats']} repeats" if comparison["repeats"] > 1 else ""
-    show_text(
-        f"Difference {comparison['difference']:+.4f}, 95% interval {low:+.4f} to {high:+.4f}, {p_value} "
-        f"({comparison['test']}{repeats})."
-    )
-    if comparison["significant"]:
-        show_text(f"The {_NAMES[comparison['keep']]} is significantly better.")
+        rows.append([name, *scores, result.pooled_scores[side]])
+    show_table([result.scoring, *names, "all folds"], rows, best=int(result.best == "finetuned"))
+    show_text(result.describe())
+    if result.significant:
+        show_text(f"The {_NAMES[result.best]} is significantly better.")
     else:
         show_text("The difference is not significant, so the frozen pipeline is preferred.")
-    if comparison["keep"] == kept == "frozen" and comparison["difference"] > 0:
+    if result.best == kept == "frozen" and result.difference > 0:
         show_text("To train and save the network nevertheless, pass --keep finetuned.")
-
-
-def _show_training(history: list[dict[str, Any]], training: dict[str, Any]) -> None:
-    stages = dict.fromkeys(row["stage"] for row in history)
-    epochs = {name: sum(r["stage"] == name and r["epoch"] > 0 for r in history) for name in stages}
-    trained = " and ".join(f"the {name} for {count(n, 'epoch')}" for name, n in epochs.items())
-    show_text(f"Trained {trained} ({training['of']}); final loss {history[-1]['loss']:.4f}.")
-    best, scores = training["best_epochs"], training["validation_scores"]
-    which = f"Best {'epoch' if len(best) == 1 else 'epochs'} of the {training['stage']}: {', '.join(map(str, best))}"
-    if not all(map(math.isfinite, scores)):
-        show_text(f"{which}, the last (no validation images).")
-    else:
-        name = "accuracy" if training["metric"] == "accuracy" else "mean absolute error"
-        show_text(f"{which}; validation {name} {', '.join(f'{score:.4f}' for score in scores)}.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import expand_options, option
-from tlfeatures.cli._messages import report_unreadable, warn_of_duplicates, warn_of_label_conflicts
+from tlfeatures.cli._messages import report_images, warn_of_duplicates
 from tlfeatures.cli._outputs import check_output
 from tlfeatures.cli._terminal import count, escape, show_json, show_text
 
@@ -56,20 +56,19 @@ def fit(
     y = images.get_labels()
     search = _make_search(y, network, compute, options)
     search.fit(images.images, y, images.groups)
-    skipped = report_unreadable(images.paths, search.unreadable_)
-    y_used, keys = y[search.rows_], search.fitted_images_.keys
+    about_images = report_images(search, images, y)
     if options.output is not None:
         save_pipeline(search.calibrated_pipeline(y), options.output)
     warn_of_duplicates(search.duplicates_)
     run = search.timings_.iloc[0]
-    counts = ImageCounts.of(keys, len(skipped), int(run["computed"]), float(run["seconds"]))
+    keys, n_unreadable = search.fitted_images_.keys, len(search.unreadable_)
+    counts = ImageCounts.of(keys, n_unreadable, int(run["computed"]), float(run["seconds"]))
     about = {
         "source": source.source,
-        **_describe_model(search, y_used),
+        **_describe_model(search, y[search.rows_]),
         **dataclasses.asdict(counts),
-        "skipped": skipped,
+        **about_images,
         "cv": _describe_scores(search) if options.cv else None,
-        "label_conflicts": warn_of_label_conflicts(keys, y_used, [images.paths[row] for row in search.rows_]),
         "output": options.output,
     }
     if options.as_json:

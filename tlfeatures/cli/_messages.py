@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tlfeatures.cli._terminal import count, escape, warn, warn_of_list
 
@@ -11,13 +11,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from tlfeatures.evaluation import Duplicates
+    from tlfeatures.selection import FeatureSearchCV
+    from tlfeatures.sources import Source
 
-__all__ = [
-    "report_unreadable",
-    "warn_of_duplicates",
-    "warn_of_label_conflicts",
-    "warn_of_split_pairs",
-]
+__all__ = ["report_images", "report_unreadable", "warn_of_duplicates", "warn_of_split_pairs"]
 
 _N_UNREADABLE = 10  # shown on standard error
 _N_CONFLICTS = 5
@@ -62,7 +59,15 @@ def warn_of_split_pairs(duplicates: Duplicates, effect: str) -> None:
     )
 
 
-def warn_of_label_conflicts(keys: np.ndarray, y: np.ndarray, paths: Sequence[str]) -> list[list[str]]:
+def report_images(search: FeatureSearchCV, images: Source, y: np.ndarray) -> dict[str, Any]:
+    """Warn of unreadable images and conflicting labels of a fitted search; return both."""
+    skipped = report_unreadable(images.paths, search.unreadable_)
+    paths = [images.paths[row] for row in search.rows_]
+    conflicts = _warn_of_label_conflicts(search.fitted_images_.keys, y[search.rows_], paths)
+    return {"skipped": skipped, "label_conflicts": conflicts}
+
+
+def _warn_of_label_conflicts(keys: np.ndarray, y: np.ndarray, paths: Sequence[str]) -> list[list[str]]:
     """Warn of identical images with different labels; return the pairs of paths."""
     from tlfeatures.evaluation import find_label_conflicts
 

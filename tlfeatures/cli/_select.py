@@ -12,7 +12,7 @@ import typer
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._best_command import best_command, list_arguments
 from tlfeatures.cli._groups import Options, expand_options, option
-from tlfeatures.cli._messages import report_unreadable, warn_of_duplicates, warn_of_label_conflicts
+from tlfeatures.cli._messages import report_images, warn_of_duplicates
 from tlfeatures.cli._outputs import check_writable
 from tlfeatures.cli._parse import parse_heads, parse_image_size, parse_model, split_names
 from tlfeatures.cli._search_summary import show_search, summarize_search
@@ -131,12 +131,9 @@ def select(
         **space.parameters(), **options.parameters(), **compute.parameters(), on_error="nan"
     )
     search.fit(images.images, y, images.groups)
-    skipped = report_unreadable(images.paths, search.unreadable_)
+    about_images = report_images(search, images, y)
     warn_of_duplicates(search.duplicates_, " --dedupe-groups uses such folds throughout.")
-    keys, readable = search.fitted_images_.keys, [images.paths[row] for row in search.rows_]
-    conflicts = warn_of_label_conflicts(keys, y[search.rows_], readable)
-    summary = {"source": source.source, **summarize_search(search), "skipped": skipped}
-    summary |= {"output": files.output, "label_conflicts": conflicts}
+    summary = {"source": source.source, **summarize_search(search), **about_images, "output": files.output}
     if files.output is not None:
         _write(search, y, files.output, context)
     if files.as_json:

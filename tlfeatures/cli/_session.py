@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import functools
-import logging
 import os
 import re
 import signal
 import sys
-import tempfile
 import threading
 import traceback
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from tlfeatures import _keras
+from tlfeatures._keras.quiet import quiet_imports
 from tlfeatures.cli._terminal import warn
 from tlfeatures.errors import DuplicateImagesWarning, OutOfMemoryError, UnreadableImagesWarning
 
 __all__ = ["BadArgument", "report_error", "session"]
 
-# options whose names differ from those of the parameters
-_OPTIONS = {"n_jobs": "--jobs", "random_state": "--seed", "models": "--model"}
 _NONE = {"weights": "random", "cache": "none"}  # values of options that mean None
 _DEPRECATIONS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
 _REPORTED_BY_COMMANDS = (UnreadableImagesWarning, DuplicateImagesWarning)
@@ -37,7 +32,9 @@ class BadArgument(ValueError):
 @contextlib.contextmanager
 def session() -> Iterator[None]:
     """Print each warning once, as one line, and suppress start-up messages of backends; restore all settings."""
-    with warnings.catch_warnings(), _muted_backends(), _escaped_output(), _sigterm_as_exit():
+    debug = bool(os.environ.get("TLFEATURES_DEBUG"))
+    quiet = contextlib.nullcontext() if debug else quiet_imports()
+    with warnings.catch_warnings(), quiet, _escaped_output(), _sigterm_as_exit():
         for category in (*_DEPRECATIONS, *_REPORTED_BY_COMMANDS):
             warnings.simplefilter("ignore", category)
         printed: set[str] = set()
@@ -84,10 +81,10 @@ def _name_options(text: str) -> str:
 
     def replace(match: re.Match[str]) -> str:
         name, value = match[1], match[2]
-        option = _OPTIONS.get(name, "--" + name.replace("_", "-"))
-        if option not in _known_options():
+        if name not in _list_options():
             return match[0]
-        if value in (None, "True"):
+        option, is_flag = _list_options()[name]
+        if is_flag or value in (None, "True"):
             return option
         if value == "None":
             return f"{option} {_NONE[name]}" if name in _NONE else f"no {option}"
@@ -97,14 +94,19 @@ def _name_options(text: str) -> str:
 
 
 @functools.cache
-def _known_options() -> frozenset[str]:
-    """Return the options of all commands."""
+def _list_options() -> dict[str, tuple[str, bool]]:
+    """Return the option, and whether it is a flag, by the name of its parameter, for all commands."""
     from typer.main import get_command
 
     from tlfeatures.cli._app import app
 
     commands = get_command(app).commands.values()  # type: ignore[attr-defined]
-    return frozenset(name for command in commands for parameter in command.params for name in parameter.opts)
+    parameters = [parameter for command in commands for parameter in command.params]
+    return {
+        parameter.name: (parameter.opts[0], parameter.is_flag)
+        for parameter in parameters
+        if parameter.param_type_name == "option"
+    }
 
 
 def _describe_error(error: Exception) -> str:
@@ -147,55 +149,3 @@ def _escaped_output() -> Iterator[None]:
     finally:
         with contextlib.suppress(ValueError, OSError):
             stream.reconfigure(errors=errors)
-
-
-@contextlib.contextmanager
-def _muted_backends() -> Iterator[None]:
-    """Suppress messages that backends write to file descriptor 2 while they are imported."""
-    if os.environ.get("TLFEATURES_DEBUG"):
-        yield
-        return
-    added = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # errors are raised as exceptions
-    logger, importing = logging.getLogger("tensorflow"), _keras.importing
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    _keras.importing = _muted_import
-    try:
-        yield
-    finally:
-        _keras.importing = importing
-        logger.setLevel(level)
-        if added:
-            os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)
-
-
-@contextlib.contextmanager
-def _muted_import() -> Iterator[None]:
-    """Redirect file descriptor 2 to a temporary file, whose content is printed if an exception is raised."""
-    if "keras" in sys.modules:  # imported already
-        yield
-        return
-    try:
-        sys.stderr.flush()
-        stderr = os.dup(2)
-    except (OSError, ValueError, AttributeError):  # standard error is closed
-        yield
-        return
-    enable = not faulthandler.is_enabled()
-    if enable:
-        faulthandler.enable(file=stderr)  # reports crashes of native code
-    with tempfile.TemporaryFile() as output:
-        os.dup2(output.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            output.seek(0)
-            with contextlib.suppress(OSError):
-                os.write(stderr, output.read())
-            raise
-        finally:
-            if enable:
-                faulthandler.disable()
-            os.dup2(stderr, 2)
-            os.close(stderr)

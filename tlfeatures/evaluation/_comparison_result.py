@@ -98,6 +98,21 @@ class Comparison:
             f"interval=({low:.4g}, {high:.4g}), p_value={self.p_value:.2g}, test={self.test!r}, best={self.best!r})"
         )
 
+    def describe(self) -> str:
+        """Describe the difference in one line: its interval, its p-value and the statistical test.
+
+        Returns
+        -------
+        str
+        """
+        low, high = self.interval
+        p_value = f"p = {self.p_value:.4f}" if self.p_value >= 0.0001 else "p < 0.0001"
+        repeats = f", {self.n_repeats} repeats" if self.n_repeats > 1 else ""
+        return (
+            f"Difference {self.difference:+.4f}, 95% interval {low:+.4f} to {high:+.4f}, {p_value} "
+            f"({self.test}{repeats})."
+        )
+
     def to_frame(self) -> pandas.DataFrame:
         """Tabulate the scores.
 
