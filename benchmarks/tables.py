@@ -110,6 +110,27 @@ TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
             for name, title in REGRET.items()
         ],
     ),
+    "fused": (
+        [
+            "images",
+            "best standard candidate",
+            "best fused one",
+            "points lost without",
+            "with",
+            "gain of fused layers",
+        ],
+        [
+            [
+                title,
+                f"{{select_regret[{name}_best_fixed]:.1%}}",
+                f"{{select_regret[{name}_best_fused]:.1%}}",
+                f"{{select_regret[{name}_regret_without_fused]:.1f}}",
+                f"{{select_regret[{name}_regret_with_fused]:.1f}}",
+                f"{{select_regret[{name}_fused_gain_points]:+.1f}} ± {{select_regret[{name}_fused_gain_se]:.1f}}",
+            ]
+            for name, title in REGRET.items()
+        ],
+    ),
     "finetune": (
         ["", "test accuracy", "seconds"],
         [

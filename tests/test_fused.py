@@ -22,6 +22,7 @@ from tlfeatures.heads import BlockScaler, MeanRBFKernel, head_grid, list_heads, 
 from tlfeatures.networks import NETWORKS
 from tlfeatures.report import write_report
 from tlfeatures.selection import _fold_data, _head_grids
+from tlfeatures.transferability import transferability
 
 TAPS = list(NETWORKS["tiny"].taps)
 FUSED = {
@@ -37,7 +38,7 @@ TASKS = [(name, task) for task in ("classification", "regression") for name in l
 
 @pytest.fixture(scope="module")
 def data():
-    """Return stripes in three directions, under noise, and their directions."""
+    """Return stripes in three directions, and the directions, a third of which are wrong: scores vary."""
     rng = np.random.default_rng(0)
     v, u = np.mgrid[:32, :32]
     kinds = np.arange(36) % 3
@@ -45,6 +46,7 @@ def data():
     pixels = (
         128 + 60 * np.sign(np.sin(waves * 2 * np.pi / 8))[..., None] + rng.normal(0, 200, (36, 32, 32, 3))
     )
+    kinds[::3] = rng.integers(0, 3, 12)
     return pixels.clip(0, 255).astype(np.uint8), np.array(["across", "along", "slant"])[kinds]
 
 
@@ -153,6 +155,7 @@ def test_scores_equal_cross_val_score_of_the_plain_pipeline(data, store, embeddi
         atol = 0.09 if name == "logreg" else 1e-5
         np.testing.assert_allclose(fold_scores(fitted, i), expected, atol=atol)
         assert {**point, "fused": True, "layer": TAPS}.items() <= fitted.cv_results_["params"][i].items()
+    assert np.ptp([fold_scores(fitted, i) for i in range(len(points))]) > 0.02
     # the best pipeline is an ordinary one, from images to predictions
     steps = [type(step).__name__ for step in fitted.best_estimator_.named_steps.values()]
     assert steps[:2] == ["CNNFeatures", "BlockScaler"]
@@ -215,6 +218,14 @@ def test_concatenated_and_fused_layers_are_different_candidates(data, store):
     table = search(data, store, heads="svm", layers=[TAPS, "fused"]).table()
     assert sorted(table["layer"].unique()) == sorted(["fused", "+".join(TAPS)])
     assert table.groupby("layer")["score"].max().nunique() == 2
+
+
+def test_prescreen_scores_the_scaled_layers(data, store, embeddings):
+    features, widths = embeddings
+    expected = transferability(BlockScaler(widths).fit_transform(features), data[1])
+    prescreen = search(data, store, heads="ridge").prescreen_
+    np.testing.assert_allclose(prescreen["prescreen"], expected)
+    assert abs(transferability(features, data[1]) - expected) > 1e-3
 
 
 def test_groups_weights_prescreen_and_nested_scores(data, store):
