@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from tlfeatures.studies._faces import draw_faces
 from tlfeatures.studies._figures import draw_bars, draw_confusion, draw_histories, draw_predictions
-from tlfeatures.studies._networks import describe_network, load_keras_network, load_pixels
+from tlfeatures.studies._networks import describe_network, has_weights, load_keras_network, load_pixels
 from tlfeatures.studies._stl10 import write_stl10_stand_in
 from tlfeatures.studies._study import Study
 from tlfeatures.studies._table import ResultTable
@@ -14,8 +15,10 @@ __all__ = [
     "describe_network",
     "draw_bars",
     "draw_confusion",
+    "draw_faces",
     "draw_histories",
     "draw_predictions",
+    "has_weights",
     "load_keras_network",
     "load_pixels",
     "write_stl10_stand_in",

@@ -57,7 +57,7 @@ def draw_predictions(
 
     Examples
     --------
-    >>> X = np.zeros((2, 32, 32, 3), "uint8")
+    >>> X = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype="uint8")
     >>> figure = draw_predictions(X, np.array([[0.9, 0.1], [0.2, 0.8]]), ["cat", "dog"])
     >>> [axes.get_title() for axes in figure.axes if axes.get_title()], len(figure.axes)
     ([], 4)

@@ -15,7 +15,7 @@ from tlfeatures.networks._modules import find_builder
 from tlfeatures.networks._normalization import normalizer
 from tlfeatures.networks._weights import fetch_weights, read_weights
 
-__all__ = ["describe_network", "load_keras_network", "load_pixels"]
+__all__ = ["describe_network", "has_weights", "load_keras_network", "load_pixels"]
 
 
 def describe_network(
@@ -46,19 +46,37 @@ def describe_network(
     >>> describe_network("vgg19", "vgg19", None)
     'vgg19, the network of the tutorial, with random weights'
     """
-    tutorial = find_network(tutorial_network)
+    tutorial = find_network(tutorial_network).name
     name = model if model.endswith(".keras") else find_network(model).name
     random = ", with random weights" if weights is None else ""
-    if name == tutorial.name:
+    if name == tutorial:
         return f"{name}, the network of the tutorial{random}"
-    size = (tutorial.image_size,) * 2
-    is_here = any(find_weights(tutorial, top=top, image_size=size) for top in (False, True))
-    reason = (
-        f" (`--model {tutorial.name}` uses the tutorial's network)"
-        if is_here
-        else ", whose weights are not on this machine"
-    )
-    return f"{name}{random} stands in for {tutorial.name}{reason}"
+    if has_weights(tutorial):
+        return f"{name}{random} stands in for {tutorial} (`--model {tutorial}` uses the tutorial's network)"
+    return f"{name}{random} stands in for {tutorial}, whose weights are not on this machine"
+
+
+def has_weights(model: str) -> bool:
+    """Whether the ImageNet weights of a network are on this machine.
+
+    Parameters
+    ----------
+    model : str
+        Name of a network.
+
+    Raises
+    ------
+    UnknownNameError
+        If no network has this name.
+
+    Examples
+    --------
+    >>> has_weights("tiny")  # they are part of the package
+    True
+    """
+    spec = find_network(model)
+    size = (spec.image_size,) * 2
+    return any(find_weights(spec, top=top, image_size=size) is not None for top in (False, True))
 
 
 def load_keras_network(
