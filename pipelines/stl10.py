@@ -89,7 +89,7 @@ def repeat(study: Study) -> None:
         histories[recipe] = history[(history["stage"] == history["stage"].iloc[-1]) & (history["epoch"] > 0)]
     if not args.skip_tutorial:
         for way in WAYS:
-            recipe = f"Keras: the tutorial's recipe, {way}, {epochs} epochs"
+            recipe = f"Keras: tutorial's recipe, {way}, {epochs} epochs"
             with study.measure(recipe) as row:
                 histories[recipe], row["accuracy"] = train_with_keras(
                     study, way, X, y, X_test, y_test, epochs

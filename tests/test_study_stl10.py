@@ -16,8 +16,8 @@ RECIPES = [
     "CNNFeatures + SVM, no augmentation",
     "FineTuneClassifier, last layer, 2 epochs",
     "FineTuneClassifier, all layers, 2 epochs",
-    "Keras: the tutorial's recipe, last layer, 2 epochs",
-    "Keras: the tutorial's recipe, all layers, 2 epochs",
+    "Keras: tutorial's recipe, last layer, 2 epochs",
+    "Keras: tutorial's recipe, all layers, 2 epochs",
 ]
 
 
