@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -216,3 +218,12 @@ def test_functions_have_at_most_60_lines(path):
     ]
     long = {node.name: count_lines(node) for node in functions if count_lines(node) > 60}
     assert not long or str(path.relative_to(PACKAGE)) in LONG, long
+
+
+def test_the_api_page_has_one_row_for_each_module_and_its_names_exist():
+    page = (PACKAGE.parent / "docs" / "api.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(tlfeatures\.\w+)` \| (.*)", page, re.MULTILINE)
+    modules = [importlib.import_module(name) for name, _ in rows]
+    assert len(modules) == len(set(modules)) > 0
+    names = {name for _, text in rows for name in re.findall(r"`(\w+)`", text)}
+    assert not [name for name in names if not any(hasattr(module, name) for module in modules)]

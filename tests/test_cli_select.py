@@ -125,7 +125,7 @@ def test_fused_layers_are_saved_and_reproduced(run, photos):
     options = [*SMALL, "--pooling", "avg", "--head", "svm:C=1", "--cv", "2"]
     chosen = run("select", photos.root, *options, "--layer", "fused", "-o", "report")
     assert chosen.code == 0, chosen.err
-    assert "avg, fused, svm, C=1" in " ".join(chosen.out.split())
+    assert "tiny 32 stretch fused avg, svm(C=1)" in " ".join(chosen.out.split())
     report = json.loads(Path("report", "report.json").read_text())
     assert "--layer fused" in report["best_command"]
     reproduced = run(*shlex.split(report["best_command"])[1:], "--json")
@@ -314,9 +314,13 @@ class TestErrorsBeforeExtraction:
         check_error(result, "'rare' with 1. Add images, or merge or drop small classes.")
 
 
-def test_report_replaces_an_earlier_report(run, photos):
+def test_report_replaces_an_earlier_report_but_no_pipeline_of_others(run, photos):
+    argv = ("select", photos.root, *ONE, "--cv", "2", "-o", "report")
     for _ in range(2):
-        assert run("select", photos.root, *ONE, "--cv", "2", "-o", "report").code == 0
+        assert run(*argv).code == 0
+    joblib.dump({"theirs": 1}, "report/pipeline.joblib")
+    check_error(run(*argv), "'report/pipeline.joblib' exists and was not written by this command")
+    assert joblib.load("report/pipeline.joblib") == {"theirs": 1}
 
 
 def test_too_few_readable_images_for_the_folds(run, photos, tmp_path):

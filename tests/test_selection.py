@@ -1365,6 +1365,7 @@ def test_early_layer_is_best_on_signs_at_64_pixels(shared, store):
 def test_single_candidate_is_fitted_without_folds(data, warm):
     search = FeatureSearchCV(**ONE | {"heads": {"svm": {"C": [2.0]}}, "cv": 0}, cache=warm[0]).fit(*data)
     assert search.best_params_["svm__C"] == 2.0 and search.folds_ == []
+    assert search.describe_best() == "mobilenet_0.25 32 stretch conv_pw_5_relu avg, svm(C=2.0)"
     assert not hasattr(search, "cv_results_") and not hasattr(search, "best_score_")
     pipeline = clone(search.best_estimator_).fit(*data)
     np.testing.assert_array_equal(search.predict(data[0]), pipeline.predict(data[0]))

@@ -14,7 +14,7 @@ from sklearn.utils import _safe_indexing
 
 from tlfeatures.errors import MissingDependencyError, SourceError
 from tlfeatures.images import Decoder, Images
-from tlfeatures.sources import ArrayOnDisk, Source, read_source
+from tlfeatures.sources import ArrayOnDisk, Source, read_items, read_source
 
 SHARED = pathlib.Path(__file__).parents[1].parent / "shared" / "data"
 
@@ -638,3 +638,17 @@ def test_sources_without_labels_say_where_labels_are_expected(kind, text):
         Source(
             ["a.jpg", "b.jpg"], np.array(["x", None], object), None, None, ["a.jpg", "b.jpg"], kind
         ).get_labels()
+
+
+def test_items_are_listed_in_order_and_consecutive_paths_are_one_source(h5, tmp_path):
+    paths = [tmp_path / name for name in ("a.png", "b.png", "c.jpg")]
+    for path in paths:
+        path.write_bytes(b"")
+    (tmp_path / "d.txt").write_text("not an image")
+    with pytest.warns(UserWarning, match=r"1 of 4 matches of .*\[a-d\].* are not images and are left out"):
+        sources = read_items([paths[2], f"{tmp_path}/[a-d].*", f"{h5[0]}::train_set_x", paths[0]])
+    assert [len(source) for source in sources] == [4, 6, 1]
+    assert sources[0].paths == [str(paths[i]) for i in (2, 0, 1, 2)]
+    assert sources[1].y is None and sources[1].paths[0] == "train_set_x[0]"
+    with pytest.raises(SourceError, match="No file matches the pattern"):
+        read_items([f"{tmp_path}/*.gif"])

@@ -56,10 +56,10 @@ def classify(options: ClassifyOptions, network: ImageNetOptions, compute: opt.Co
     options.check()
     classifier = pretrained.ImageNetClassifier(**network.parameters(), **compute.parameters())
     rows, counts = [], []
-    for images, paths in options.read():
-        classes, extracted = pretrained.classify(classifier, images, options.top, on_error="nan")
-        rows += _make_rows(paths, classes, extracted.errors)
-        report_unreadable(paths, extracted.errors, "has no classes", "have no classes")
+    for source in options.read():
+        classes, extracted = pretrained.classify(classifier, source.images, options.top, on_error="nan")
+        rows += _make_rows(source.paths, classes, extracted.errors)
+        report_unreadable(source.paths, extracted.errors, "has no classes", "have no classes")
         counts.append(str(extracted.counts))
     options.show(pandas.DataFrame(rows, columns=_COLUMNS, dtype=object), counts)
 

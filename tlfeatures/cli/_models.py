@@ -13,44 +13,29 @@ from tlfeatures.cli._terminal import count, show_json, show_table, show_text
 
 def models(as_json: Json = False) -> None:
     """List the networks, and whether their pretrained weights are available locally."""
-    from tlfeatures.networks import NETWORKS, find_weights
+    from tlfeatures.networks import network_table
 
-    rows = []
-    for spec in NETWORKS.values():
-        size = (spec.image_size, spec.image_size)
-        rows.append(
-            {
-                "model": spec.name,
-                "image_size": spec.image_size,
-                "taps": list(spec.taps),
-                "licence": spec.licence,
-                "weights": find_weights(spec, top=False, image_size=size),
-                "weights_with_top": find_weights(spec, top=True, image_size=size),
-            }
-        )
+    rows = network_table()
     if as_json:
         show_json(rows)
         return
-    show_table(
-        ("model", "pixels", "taps", "first", "last", "weights", "licence"),
-        [
-            (
-                row["model"],
-                row["image_size"],
-                len(row["taps"]),
-                row["taps"][0],
-                row["taps"][-1],
-                "local" if row["weights"] or row["weights_with_top"] else "",
-                row["licence"],
-            )
-            for row in rows
-        ],
-    )
-    n_local = sum(1 for row in rows if row["weights"] or row["weights_with_top"])
+    local = ["local" if row["weights"] or row["weights_with_top"] else "" for row in rows]
+    cells = [
+        (
+            row["model"],
+            row["image_size"],
+            len(row["taps"]),
+            row["taps"][0],
+            row["taps"][-1],
+            each,
+            row["licence"],
+        )
+        for row, each in zip(rows, local, strict=True)
+    ]
+    show_table(("model", "pixels", "taps", "first", "last", "weights", "licence"), cells)
     show_text(
-        f"\n{count(len(rows), 'network')}; the weights of {n_local} are available locally. "
-        "Keras downloads others on first use. "
-        "`tlfeatures layers MODEL` lists the layers of a network."
+        f"\n{count(len(rows), 'network')}; the weights of {local.count('local')} are available locally. Keras "
+        "downloads others on first use. `tlfeatures layers MODEL` lists the layers of a network."
     )
 
 

@@ -38,9 +38,11 @@ def predict(model: opt.SavedModel, options: PredictOptions) -> None:
             "`tlfeatures fit`, which calibrates probabilities."
         )
     frames, counts = [], []
-    for images, paths in options.read():
-        predictions = fitted.predict(images)
-        report_unreadable(paths, predictions.extracted.errors, "has no prediction", "have no predictions")
-        frames.append(predictions.to_frame(paths, proba=options.proba))
+    for source in options.read():
+        predictions = fitted.predict(source.images)
+        report_unreadable(
+            source.paths, predictions.extracted.errors, "has no prediction", "have no predictions"
+        )
+        frames.append(predictions.to_frame(source.paths, proba=options.proba))
         counts.append(str(predictions.extracted.counts))
     options.show(pandas.concat(frames, ignore_index=True), counts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from tlfeatures.cli._terminal import count, escape, show_table, show_text
@@ -71,8 +70,7 @@ def show_search(search: FeatureSearchCV, summary: dict[str, Any]) -> None:
     )
     _show_top(search, summary)
     best = summary["best"]
-    params = ", ".join(escape(value) for value in _format_params(best["params"]))
-    show_text(f"\n{params}", style="bold")
+    show_text(f"\n{escape(search.describe_best())}", style="bold")
     score, (low, high), note = best["score"], best["ci"], ""
     if (grouped := search.grouped_score_) is not None:
         score, low, high = grouped.mean, grouped.low, grouped.high
@@ -101,17 +99,3 @@ def _show_top(search: FeatureSearchCV, summary: dict[str, Any]) -> None:
     titles = [summary["scoring"], "se", *("size" if name == "image_size" else name for name in names)]
     best = table["candidate"].tolist().index(search.best_index_)
     show_table([*titles, "head", "features"], rows, best=best)
-
-
-def _format_params(params: dict[str, Any]) -> Iterator[str]:
-    """Format each parameter of the best candidate."""
-    for name, value in params.items():
-        if name == "image_size":
-            if value is not None:
-                yield f"{value if isinstance(value, int) else 'x'.join(map(str, value))} pixels"
-        elif name == "fused":
-            yield "fused"
-        elif "__" in name:
-            yield f"{name.split('__', 1)[1]}={value}"
-        else:
-            yield "+".join(value) if isinstance(value, list) else str(value)

@@ -155,11 +155,13 @@ def _check_folder(path: str, source: str, force: bool) -> None:
         raise BadArgument(f"-o {path!r} is a file; name a folder for the report.")
     check_writable(path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path)), f"-o {path!r}")
     from tlfeatures.report import is_report
+    from tlfeatures.saved_models import is_saved_pipeline
 
-    if force or is_report(os.path.join(path, "index.html")):
-        return
-    for name in ("index.html", "report.json", _PIPELINE):
-        if os.path.lexists(file := os.path.join(path, name)):
+    page, pipeline = os.path.join(path, "index.html"), os.path.join(path, _PIPELINE)
+    ours = {page: is_report(page), os.path.join(path, "report.json"): is_report(page)}
+    ours[pipeline] = os.path.isfile(pipeline) and is_saved_pipeline(pipeline)
+    for file, is_ours in ours.items():
+        if os.path.lexists(file) and not (is_ours or force):
             raise BadArgument(
                 f"{file!r} exists and was not written by this command. Name another folder, or pass --force."
             )

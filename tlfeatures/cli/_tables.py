@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import csv
-import glob
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from tlfeatures._inputs import split_frame
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import option
 from tlfeatures.cli._outputs import check_output
-from tlfeatures.cli._session import BadArgument
-from tlfeatures.cli._terminal import count, show_json, show_table, show_text, warn
+from tlfeatures.cli._terminal import count, show_json, show_table, show_text
 
 if TYPE_CHECKING:
     import pandas
@@ -53,9 +49,11 @@ class TableOptions:
         with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
             return bool(re.fullmatch(self.header, ",".join(next(csv.reader(file), []))))
 
-    def read(self) -> list[tuple[Any, list[str]]]:
-        """Return batches of images with their names, in the order of the arguments."""
-        return _read_items(self.items, self.path_column)
+    def read(self) -> list[Source]:
+        """List the images, in the order of the arguments."""
+        from tlfeatures.sources import read_items
+
+        return read_items(self.items, self.path_column)
 
     def show(self, table: pandas.DataFrame, counts: Sequence[str]) -> None:
         """Write or print the table; exit with 1 if no image could be read or, with --strict, if one could not."""
@@ -74,37 +72,3 @@ class TableOptions:
         failed = table["error"].notna()
         if failed.all() or (self.strict and failed.any()):
             raise typer.Exit(1)
-
-
-def _read_items(items: Sequence[str], path_column: str | None) -> list[tuple[Any, list[str]]]:
-    """Return batches of images with their names; consecutive paths form one batch."""
-    batches: list[tuple[Any, list[str]]] = []
-    for source in (source for item in items for source in _read_item(item, path_column)):
-        if batches and isinstance(source.images, list) and isinstance(batches[-1][0], list):
-            batches[-1][0].extend(source.images)
-        else:
-            paths = list(source.paths)
-            batches.append((paths if isinstance(source.images, list) else source.images, paths))
-    return batches
-
-
-def _read_item(item: str, path_column: str | None) -> list[Source]:
-    """Read the source, or all sources that match a pattern, without labels."""
-    from tlfeatures.sources import is_image_file, read_source
-
-    def read(path: str) -> Source:
-        file = split_frame(path)[0]
-        column = path_column if os.path.isfile(file) and not is_image_file(file) else None
-        return read_source(path, path_column=column, labels=False)
-
-    if os.path.exists(split_frame(item)[0]) or not glob.has_magic(item):
-        return [read(item)]
-    matches = sorted(glob.glob(item, recursive=True))
-    if not matches:
-        raise BadArgument(f"No file matches the pattern {item!r}.")
-    images = [path for path in matches if is_image_file(path)]
-    if 0 < len(images) < len(matches):
-        warn(
-            f"{len(matches) - len(images):,} of {len(matches):,} matches of {item!r} are not images and are left out."
-        )
-    return [read(path) for path in images or matches]  # without images, matches are folders or manifests

@@ -16,7 +16,7 @@ from tlfeatures.networks._weights import find_weights
 __all__ = [
     "NETWORKS", "NETWORK_CONSTRAINTS", "POOLINGS", "Backbone", "Description", "NetworkSpec", "Tap", "copy_operation",
     "find_autocasts", "find_network", "find_weights", "imagenet_classes", "layer_table", "list_layers", "list_models",
-    "model_digest", "pool", "pooling_parts", "pooling_width", "walk",
+    "model_digest", "network_table", "pool", "pooling_parts", "pooling_width", "walk",
 ]  # fmt: skip
 
 
@@ -34,6 +34,28 @@ def list_models() -> list[str]:
     (True, True)
     """
     return list(NETWORKS)
+
+
+def network_table() -> list[dict[str, Any]]:
+    """Return a row for each network.
+
+    Returns
+    -------
+    list of dict
+        ``model``; ``image_size``, the default side in pixels; ``taps``, the standard layers from early to late;
+        ``licence`` of the weights; and the paths of local ``weights`` and ``weights_with_top``, None if there are none.
+    """
+    return [
+        {
+            "model": spec.name,
+            "image_size": spec.image_size,
+            "taps": list(spec.taps),
+            "licence": spec.licence,
+            "weights": find_weights(spec, top=False, image_size=(spec.image_size,) * 2),
+            "weights_with_top": find_weights(spec, top=True, image_size=(spec.image_size,) * 2),
+        }
+        for spec in NETWORKS.values()
+    ]
 
 
 def list_layers(model: Any) -> list[str]:

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from tlfeatures.calibration import fit_calibrated_pipeline
 from tlfeatures.evaluation import Duplicates, Fold
 from tlfeatures.results import SearchResult
-from tlfeatures.selection._cv_results import Candidate, make_table
+from tlfeatures.selection._cv_results import Candidate, format_label, make_table
 from tlfeatures.selection._fitted_images import FittedImages
 from tlfeatures.selection._metadata_routing import routing_enabled
 from tlfeatures.selection._result import build_result
@@ -40,6 +40,7 @@ class FittedSearchMixin:
     scorer_: Any
     best_estimator_: Pipeline
     candidates_: list[Candidate]
+    best_index_: int
     folds_: list[Fold]
     rows_: np.ndarray
     duplicates_: Duplicates
@@ -123,6 +124,16 @@ class FittedSearchMixin:
         if not self.folds_:
             raise ValueError("There are no scores, because `cv` is 0. Fit the search with a number of folds.")
         return make_table(self.candidates_, self.cv_results_)
+
+    def describe_best(self) -> str:
+        """Describe the best candidate in one line: network, pixels, resize mode, layer, pooling, and head.
+
+        Returns
+        -------
+        str
+        """
+        check_is_fitted(self, "best_estimator_")
+        return format_label(self.candidates_[self.best_index_])
 
     def embeddings(self) -> np.ndarray:
         """Load the best candidate's embeddings of the images that the search was fitted on.

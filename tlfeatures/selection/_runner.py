@@ -86,6 +86,7 @@ class SearchRunner:
         self.bounds = score_bounds(scoring_name(search.scoring, data.task))
         self.timings = matrices.timings
         self.attributes: dict[str, Any] = {}
+        self.candidates: list[Candidate] = []
 
     def run(self, images: Images) -> dict[str, Any]:
         """Run all steps and return the fitted attributes."""
@@ -96,7 +97,8 @@ class SearchRunner:
             if self.folds:
                 self._compare_candidates()
             else:
-                self._set_best((self.embeddings[0], self.heads[0], 0), 0)
+                self.candidates = [(self.embeddings[0], self.heads[0], 0)]
+                self._set_best(self.candidates[0], 0)
             with self._step("fit the best pipeline"):
                 features = self.load_matrix(self.best[0])
                 pipeline = fit_best_pipeline(self.search, self.best, images, features, self.data)
@@ -115,7 +117,11 @@ class SearchRunner:
 
     def _set_best(self, candidate: Candidate, index: int) -> None:
         self.best = candidate
-        self.attributes |= {"best_index_": index, "best_params_": get_parameters(candidate)}
+        self.attributes |= {
+            "best_index_": index,
+            "best_params_": get_parameters(candidate),
+            "candidates_": self.candidates,
+        }
 
     def load_matrix(self, embedding: Embedding) -> np.ndarray:
         """Load an embedding of the readable images, float32 (n, d)."""
@@ -218,7 +224,7 @@ class SearchRunner:
                 X = self.load_matrix(self.embeddings[i])
                 yield X, self.data.y, folds, heads[i], self.scorer, self.data.metadata
 
-        self.candidates: list[Candidate] = []
+        self.candidates = []
         self.embedding_index: list[int] = []
         parts: list[Scores] = []
         for i, scores in zip(fitted, self._run_parallel(evaluate, arguments()), strict=True):
@@ -248,7 +254,6 @@ class SearchRunner:
         results = make_cv_results(self.candidates, self.scores, self.folds, prescreen, self.bounds)
         self.attributes |= {
             "cv_results_": results,
-            "candidates_": self.candidates,
             "best_score_": float(results["mean_test_score"][best]),
             "fold_scores_": self.scores.test[best],
         }

@@ -13,6 +13,7 @@ from tlfeatures.errors import SourceError
 from tlfeatures.sources._dicom_groups import PREFIX, read_dicom_groups
 from tlfeatures.sources._folders import FILES, NOUNS, accepts_file, is_image_file, read_folder
 from tlfeatures.sources._hdf5 import read_hdf5
+from tlfeatures.sources._items import read_items
 from tlfeatures.sources._manifests import PARQUET, read_manifest
 from tlfeatures.sources._source import ArrayOnDisk, Source, list_siblings, quote_names, suggest_names
 from tlfeatures.sources._splits import read_splits
@@ -25,6 +26,7 @@ __all__ = [
     "list_siblings",
     "quote_names",
     "read_dicom_groups",
+    "read_items",
     "read_source",
     "read_splits",
     "read_stl10",
