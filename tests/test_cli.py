@@ -939,6 +939,7 @@ def test_fit_pets_with_a_truncated_file(run, shared, tmp_path):
     assert f"{clean['cv']['mean']:.4f} ± {clean['cv']['std']:.4f}" in line
 
 
+@pytest.mark.slow
 def test_accuracy_on_signs(run, shared):
     signs = shared / "data/signs/signs.csv"
     argv = ("--model", "mobilenet_0.75", "--head", "svm", "--cv", "0", "-o", "signs.joblib")

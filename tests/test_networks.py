@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import shutil
@@ -32,16 +33,20 @@ from tlfeatures.networks._graph import canonical_operations
 NUMBERED = (
     "inception_v3", "xception", "nasnet_mobile", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny",
 )  # fmt: skip
-# networks that several tests use
+# networks that several tests use; tests of the others are slow
 SHARED_NETWORKS = (
-    "vgg16", "mobilenet_0.25", "mobilenet_v2_0.35", "mobilenet_v3_small", "efficientnet_b0",
-    "efficientnet_v2_b0", "convnext_tiny",
+    "vgg16", "mobilenet_0.25", "mobilenet_v2_0.35", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny",
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def fresh_process():
-    """Names of layers and digests of taps in processes that have built no other network.
+def slow(*networks):
+    """Mark parameters of a test as slow."""
+    return [pytest.param(name, marks=pytest.mark.slow) for name in networks]
+
+
+@functools.cache
+def in_fresh_processes(*networks):
+    """Return names of layers and digests of taps in processes that have built no other network.
 
     A process that imports keras forks one child for each network.
     """
@@ -63,8 +68,14 @@ def fresh_process():
             if os.wait()[1]:
                 sys.exit(f"{name} failed")
     """
-    lines = run(code, *NUMBERED, "mobilenet_0.25").splitlines()
-    return {name: rest for name, *rest in map(json.loads, lines)}
+    return {name: rest for name, *rest in map(json.loads, run(code, *networks).splitlines())}
+
+
+def in_fresh_process(name):
+    """Return the names of layers and digests of taps of a network, computed together with those of similar tests."""
+    is_shared = name in SHARED_NETWORKS
+    networks = [each for each in (*NUMBERED, "mobilenet_0.25") if (each in SHARED_NETWORKS) is is_shared]
+    return in_fresh_processes(*networks)[name]
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +109,9 @@ def test_every_family_is_tested():
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name == "inception_resnet_v2")) for name in FAMILIES],
+    [*SHARED_NETWORKS, *slow(*(name for name in FAMILIES if name not in SHARED_NETWORKS))],
 )
-def test_embeddings_equal_those_of_plain_keras(name, make_network, fresh_process):
+def test_embeddings_equal_those_of_plain_keras(name, make_network):
     import keras
 
     spec, size = NETWORKS[name], FAMILIES[name]
@@ -111,7 +122,7 @@ def test_embeddings_equal_those_of_plain_keras(name, make_network, fresh_process
     ours = CNNFeatures(name, layer=taps, pooling="avgmax", **options).fit_transform(X)
 
     operations = canonical_operations(model)  # not the first network that this process builds
-    assert name not in NUMBERED or list(operations) == fresh_process[name][0]
+    assert name not in NUMBERED or list(operations) == in_fresh_process(name)[0]
     by_hand = keras.Model(model.input, [operations[tap].output for tap in taps])
     x = preprocess(spec, X)
     start = 0
@@ -133,10 +144,10 @@ def test_embeddings_equal_those_of_plain_keras(name, make_network, fresh_process
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "mobilenet_0.25"])
-def test_random_weights_are_the_same_in_every_process(name, fresh_process):
+def test_random_weights_are_the_same_in_every_process(name):
     spec, size = NETWORKS[name], FAMILIES[name]
     taps = Backbone(name, None, size).describe(spec.taps).taps
-    assert [tap.digest for tap in taps] == fresh_process[name][1]
+    assert [tap.digest for tap in taps] == in_fresh_process(name)[1]
     assert len({tap.digest for tap in taps}) == len(spec.taps)
 
 
@@ -198,7 +209,7 @@ def test_a_row_does_not_depend_on_its_batch(name, make_network):
 # --- precision -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2_0.35", "efficientnet_b0", "convnext_tiny"])
+@pytest.mark.parametrize("name", ["mobilenet_v2_0.35", *slow("efficientnet_b0", "convnext_tiny")])
 def test_precisions_are_close_and_have_different_recipes(name, make_network):
     size = FAMILIES[name]
     X = make_images(2, size)
@@ -269,7 +280,7 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.35)
 
 
 @pytest.mark.parametrize(
-    "name", ["vgg16", "mobilenet_v3_small", "efficientnet_b0", "efficientnet_v2_b0", "convnext_tiny"]
+    "name", ["vgg16", "mobilenet_v3_small", "efficientnet_b0", *slow("efficientnet_v2_b0", "convnext_tiny")]
 )
 def test_a_literal_normalization_replaces_that_inside_the_network(name, make_network):
     """The reference applies the convolutions to (x / 255 - mean) / std, without the network's own preprocessing."""

@@ -16,13 +16,10 @@ from tlfeatures.networks._graph import Graph
 OWN = {"alexnet", "tiny"}  # built by this package
 KERAS = {name: spec for name, spec in NETWORKS.items() if name not in OWN}
 MIN_SIZES = {"inception_v3": 75, "inception_resnet_v2": 75, "xception": 71}  # in pixels; 32 for all others
-# 3 to 15 s to build each
-LARGE = {
-    "resnet101_v2", "resnet152", "resnet152_v2", "densenet169", "densenet201", "inception_resnet_v2",
-    "nasnet_large", "mobilenet_v2_0.5", "mobilenet_v2_0.75", "mobilenet_v2_1.3", "mobilenet_v2_1.4",
-    "efficientnet_b2", "efficientnet_b3", "efficientnet_b4", "efficientnet_b5", "efficientnet_b6",
-    "efficientnet_b7", "efficientnet_v2_b3", "efficientnet_v2_s", "efficientnet_v2_m", "efficientnet_v2_l",
-    "convnext_base", "convnext_large", "convnext_xlarge",
+# built in a second; tests that build the others are slow
+SMALL = {
+    "vgg16", "resnet50", "xception", "mobilenet_0.25", "mobilenet_v2", "mobilenet_v2_0.35", "mobilenet_v3_small",
+    "efficientnet_b0", "convnext_tiny",
 }  # fmt: skip
 
 
@@ -132,6 +129,12 @@ def requested_file(monkeypatch):
 
 def one_network_per_family():
     """Iterate over the cheapest network of each module with and without its top, and sizes of MobileNets."""
+    quick = ("mobilenet_0.25", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0")
+    for name, top, size in _one_network_per_family():
+        yield pytest.param(name, top, size, marks=() if name in quick else pytest.mark.slow)
+
+
+def _one_network_per_family():
     for name in (
         "vgg16", "vgg19", "resnet50", "resnet50_v2", "inception_v3", "xception", "densenet121", "nasnet_mobile",
         "mobilenet_v3_small", "mobilenet_v3_small_0.75", "mobilenet_v3_large_minimalistic", "efficientnet_b0",
@@ -157,7 +160,7 @@ def test_weights_files_are_those_that_keras_requests(name, top, size, requested_
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`input_shape` is undefined")
-@pytest.mark.parametrize("name", sorted(KERAS.keys() - {name for name, *_ in one_network_per_family()}))
+@pytest.mark.parametrize("name", sorted(KERAS.keys() - {name for name, *_ in _one_network_per_family()}))
 def test_weights_files_of_all_other_networks(name, requested_file):
     spec, size = NETWORKS[name], (NETWORKS[name].image_size,) * 2
     for top in (False, True):
@@ -181,7 +184,7 @@ def test_no_two_networks_share_a_weights_file():
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in KERAS]
+    "name", [pytest.param(name, marks=() if name in SMALL else pytest.mark.slow) for name in KERAS]
 )
 def test_taps_exist_in_order_and_end_with_the_output(name):
     spec = NETWORKS[name]

@@ -1344,6 +1344,7 @@ def test_pipeline_works_in_randomized_search_cv(pipe, data):
 # -- real images ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_early_layer_is_best_on_signs_at_64_pixels(shared, store):
     table = pd.read_csv(shared / "data" / "signs" / "signs.csv")
     table["path"] = [str(shared / "data" / "signs" / path) for path in table["path"]]
