@@ -38,7 +38,9 @@ def test_the_network_that_stands_in_is_named(no_weights):
     text = describe_network("MobileNet_0.75", "VGG19")
     assert text == "mobilenet_0.75 stands in for vgg19, whose weights are not on this machine"
     assert describe_network("tiny", "tiny") == "tiny, the network of the tutorial"
-    assert describe_network("tiny", "vgg19", None).startswith("tiny, with random weights stands in for vgg19")
+    assert describe_network("tiny", "vgg19", None).startswith(
+        "tiny, with random weights, stands in for vgg19"
+    )
     with pytest.raises(UnknownNameError, match="'mobilnet'"):
         describe_network("mobilnet", "vgg19")
 
@@ -176,6 +178,8 @@ def test_draw_predictions_shows_the_most_probable_classes():
     for row in probabilities:
         assert f"{row.max():.1%}" in texts and f"{np.sort(row)[-2]:.1%}" in texts
     assert len(texts) == 5 * 2 * 2
+    shapes = {image.get_array().shape[:2] for ax in figure.axes for image in ax.get_images()}
+    assert shapes == {(149, 224)}  # without padding
     with pytest.raises(ValueError, match=r"must have shape \(5, 4\).*got \(4, 4\)"):
         draw_predictions(X, probabilities[1:], list("abcd"))
 
@@ -214,6 +218,15 @@ def test_unreadable_images_are_named_and_left_out(tmp_path, capsys):
 
     assert make_study().run(repeat, ["--model", "tiny", "--out", str(tmp_path)]) == 0
     assert "a/2.jpg: unreadable: " in capsys.readouterr().out
+
+
+def test_the_table_shows_long_names_in_full():
+    table = ResultTable()
+    assert repr(table) == "no rows"
+    name = "Keras alone, a network with a long name, one image after the other, 20 epochs"
+    with table.measure(name) as row:
+        row["accuracy"] = 0.5
+    assert name in repr(table) and name in table._repr_html_()
 
 
 def test_the_table_is_one_of_pandas():

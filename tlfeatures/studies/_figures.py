@@ -224,8 +224,15 @@ def _shorten(text: Any, length: int = 26) -> str:
 
 
 def _read(images: Any, side: int = 224) -> list[np.ndarray]:
-    """Decode images to squares, padded with black."""
+    """Decode images so that their longer side is ``side``; black borders, which padding adds, are cut off."""
     from tlfeatures.images import Decoder, Images
 
-    images = Images.of(images)
-    return [images.decode(i, Decoder((side, side), "pad"))[1] for i in range(len(images))]
+    images, decoder = Images.of(images), Decoder((side, side), "pad")
+    cropped = []
+    for i in range(len(images)):
+        pixels = images.decode(i, decoder)[1]
+        rows, columns = (np.flatnonzero(pixels.any(axis=axis)) for axis in ((1, 2), (0, 2)))
+        if len(rows):
+            pixels = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        cropped.append(pixels)
+    return cropped

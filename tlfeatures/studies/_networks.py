@@ -51,6 +51,7 @@ def describe_network(
     random = ", with random weights" if weights is None else ""
     if name == tutorial:
         return f"{name}, the network of the tutorial{random}"
+    random = f"{random}," if random else ""
     if has_weights(tutorial):
         return f"{name}{random} stands in for {tutorial} (`--model {tutorial}` uses the tutorial's network)"
     return f"{name}{random} stands in for {tutorial}, whose weights are not on this machine"

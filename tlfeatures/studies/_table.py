@@ -62,6 +62,16 @@ class ResultTable:
         frame = pandas.DataFrame(self.rows).round(4)
         return frame[[*(name for name in frame if name != "seconds"), "seconds"]] if len(frame) else frame
 
+    def __repr__(self) -> str:
+        return self.to_frame().to_string(index=False) if self.rows else "no rows"
+
+    def _repr_html_(self) -> str:
+        """Return the table for notebooks, with long names in full."""
+        import pandas
+
+        with pandas.option_context("display.max_colwidth", None):
+            return self.to_frame().to_html(index=False, border=0)
+
     def columns(self) -> tuple[list[str], list[list[Any]]]:
         """Return the names of the columns, and the rows as lists with None for missing values."""
         frame = self.to_frame()
