@@ -61,6 +61,8 @@ def test_notebook_is_valid_and_stored_with_clean_outputs(path):
         texts = [output.get("text", ""), *map(str, output.get("data", {}).values())]
         assert not any("WARNING:" in text for text in texts)
         assert not any(re.search(r"(?<![\w.])(/home|/root|/tmp|/Users|/work)/|[A-Z]:\\\\", t) for t in texts)
+    assert any("image/png" in output.get("data", {}) for output in outputs), "make notebooks stores outputs"
+    assert any(output.output_type == "execute_result" for output in outputs)  # a table
     assert path.stat().st_size <= 300_000
 
 
