@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.model_selection import GroupKFold, ParameterGrid, cross_val_score
@@ -21,7 +22,7 @@ from tlfeatures import CNNFeatures, EmbeddingStore, FeatureSearchCV, select
 from tlfeatures.heads import BlockScaler, MeanRBFKernel, head_grid, list_heads, make_head
 from tlfeatures.networks import NETWORKS
 from tlfeatures.report import write_report
-from tlfeatures.selection import _fold_data, _head_grids
+from tlfeatures.selection import _fold_data, _head_grids, _matrices
 from tlfeatures.transferability import transferability
 
 TAPS = list(NETWORKS["tiny"].taps)
@@ -254,6 +255,39 @@ def test_groups_weights_prescreen_and_nested_scores(data, store):
         params={"svm__sample_weight": weights},
     )
     np.testing.assert_allclose(fold_scores(fitted, 0), expected)
+
+
+def test_metadata_reaches_user_estimators(data, store, embeddings):
+    X, y = data
+    features, widths = embeddings
+    weights = np.where(np.arange(36) % 5, 1.0, 50.0)
+    with config_context(enable_metadata_routing=True), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        own = GaussianNB().set_fit_request(sample_weight=True)
+        fitted = FeatureSearchCV(**FUSED | {"heads": {"own": own}}, cache=store)
+        fitted.set_fit_request(sample_weight=True).fit(X, y, sample_weight=weights)
+    expected = []
+    for train, test in fitted.folds_:
+        plain = make_pipeline(BlockScaler(widths), GaussianNB())
+        plain.fit(features[train].astype(float), y[train], gaussiannb__sample_weight=weights[train])
+        expected.append(plain.score(features[test].astype(float), y[test]))
+    np.testing.assert_allclose(fold_scores(fitted, 0), expected)
+    shares = [weights[y == label].sum() / weights.sum() for label in np.unique(y)]
+    np.testing.assert_allclose(fitted.best_estimator_["own"].class_prior_, shares)
+
+
+def test_embeddings_that_exceed_the_memory_limit_are_read_from_the_store(monkeypatch, data, store):
+    expected = search(data, store, heads="ridge").best_score_
+    monkeypatch.setattr(_matrices, "_MAX_BYTES_IN_MEMORY", 0)
+    assert search(data, store, heads="ridge").best_score_ == expected
+
+
+def test_one_candidate_without_folds(data, store):
+    fitted = search(data, store, heads={"svm": {"C": [10]}}, cv=0)
+    expected = search(data, store, heads={"svm": {"C": [10]}})
+    assert fitted.best_params_ == expected.best_params_
+    assert repr(fitted.best_estimator_[1:]) == repr(expected.best_estimator_[1:])
+    np.testing.assert_array_equal(fitted.decision_function(data[0]), expected.decision_function(data[0]))
 
 
 def test_best_pipeline_predicts_from_paths_after_pickling(data, store, tmp_path):

@@ -97,7 +97,8 @@ class SearchRunner:
             if self.folds:
                 self._compare_candidates()
             else:
-                self.candidates = [(self.embeddings[0], self.heads[0], 0)]
+                embedding = self.embeddings[0]
+                self.candidates = [(embedding, self._heads_for(embedding)[0], 0)]
                 self._set_best(self.candidates[0], 0)
             with self._step("fit the best pipeline"):
                 features = self.load_matrix(self.best[0])
@@ -122,6 +123,10 @@ class SearchRunner:
             "best_params_": get_parameters(candidate),
             "candidates_": self.candidates,
         }
+
+    def _heads_for(self, embedding: Embedding) -> list[Head]:
+        """Return the heads with the scaling and the kernel for an embedding."""
+        return [head.for_blocks(embedding.blocks, len(self.rows)) for head in self.heads]
 
     def load_matrix(self, embedding: Embedding) -> np.ndarray:
         """Load an embedding of the readable images, float32 (n, d)."""
@@ -210,10 +215,7 @@ class SearchRunner:
 
     def _cross_validate(self) -> None:
         fitted = np.flatnonzero(self.to_fit.any(axis=1))
-        heads = {
-            i: [head.for_blocks(self.embeddings[i].blocks, len(self.rows)) for head in self.heads]
-            for i in fitted
-        }
+        heads = {i: self._heads_for(self.embeddings[i]) for i in fitted}
 
         def arguments() -> Iterator[tuple]:
             for i in fitted:

@@ -112,7 +112,8 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, BaseEstimator):
     best_estimator_ : Pipeline
         Steps "cnn", "scale" and the head's name, fitted on all images.
     best_params_, best_score_, best_index_
-        Parameters, mean score and row in ``cv_results_`` of the best candidate.
+        Parameters, mean score and row in ``cv_results_`` of the best candidate. Only fused candidates have the
+        parameter ``fused``, which is True; their ``layer`` lists the layers.
     fold_scores_ : ndarray of shape (folds,)
         Scores of the best candidate.
     cv_results_ : dict of arrays
