@@ -33,29 +33,37 @@ class SearchSpace(Options):
 
     panel: ClassVar[str] = "Network"
 
-    model: str = option(
-        "mobilenet", "Networks, see `tlfeatures models`, or .keras files.", "-m", metavar="NAME,..."
+    models: str = option(
+        "mobilenet",
+        "Networks, see `tlfeatures models`, or .keras files.",
+        "--model",
+        "-m",
+        metavar="NAME,...",
     )
-    layer: str = option(
+    layers: str = option(
         "auto",
         "auto or standard: the standard layers, and the last two and three concatenated; fused: all standard layers, "
         "each scaled to the same total variance; a+b concatenates a and b.",
+        "--layer",
         "-l",
         metavar="auto|NAME,...",
     )
-    pooling: str = option("avg,max", "avg, max, avgmax, gem or flatten.", metavar="NAME,...")
-    image_size: str = option(
-        "auto", "auto: the network's default and half of it; or N, HxW or default.", metavar="auto|N,..."
+    poolings: str = option("avg,max", "avg, max, avgmax, gem or flatten.", "--pooling", metavar="NAME,...")
+    image_sizes: str = option(
+        "auto",
+        "auto: the network's default and half of it; or N, HxW or default.",
+        "--image-size",
+        metavar="auto|N,...",
     )
     resize: str = option("stretch,crop", "stretch, crop or pad.", metavar="NAME,...")
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters of `FeatureSearchCV` for the embeddings."""
         return {
-            "models": [parse_model(name) for name in split_names("--model", self.model)],
-            "layers": _parse_layers(self.layer),
-            "poolings": split_names("--pooling", self.pooling),
-            "image_sizes": _parse_sizes(self.image_size),
+            "models": [parse_model(name) for name in split_names("--model", self.models)],
+            "layers": _parse_layers(self.layers),
+            "poolings": split_names("--pooling", self.poolings),
+            "image_sizes": _parse_sizes(self.image_sizes),
             "resize": split_names("--resize", self.resize),
         }
 

@@ -77,6 +77,8 @@ def _name_options(text: str) -> str:
     'Pass --weights my.h5, or --weights random; --jobs and --nested are others.'
     >>> _name_options("Use `fit(X)`, see `check_images`, or leave out `patience=3`.")
     'Use `fit(X)`, see `check_images`, or leave out --patience 3.'
+    >>> _name_options("Pass one of `models`, `n_repeats=2`, or `class_weight='balanced'`.")
+    'Pass one of --model, --repeats 2, or --balanced.'
     """
 
     def replace(match: re.Match[str]) -> str:

@@ -65,8 +65,8 @@ def fetch_weights(spec: NetworkSpec, *, top: bool, image_size: tuple[int, int]) 
             f"The ImageNet weights of {spec.name!r} are not on this machine and could not be downloaded "
             f"({type(error).__name__}: {' '.join(str(error).split())[:200]}). Expected the file {name} in {folder}. "
             f"To work offline, download {url} on another machine and copy it there (KERAS_HOME sets the folder "
-            f"above `models`), {path_option}or pass `weights=None` for random weights. Networks whose weights are on "
-            f"this machine: {', '.join(map(repr, available_networks()))}."
+            f"that contains 'models'), {path_option}or pass `weights=None` for random weights. Networks whose weights "
+            f"are on this machine: {', '.join(map(repr, available_networks()))}."
         ) from error
 
 
