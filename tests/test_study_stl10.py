@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -31,43 +34,41 @@ def stl10(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(stl10, tmp_path_factory):
-    """Run the study on given files; return its results and its folder."""
-    out = tmp_path_factory.mktemp("run")
-    code, results = run_study("stl10", out, "--data", stl10)
+def run(tmp_path_factory):
+    """Run the study without data; return its results, its folder, its lines and the titles of its figures."""
+    import tlfeatures.studies._figures as figures
+
+    out, titles, stdout = tmp_path_factory.mktemp("run"), [], io.StringIO()
+    fill = figures.textwrap.fill
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(stdout):
+        patch.setattr(figures.textwrap, "fill", lambda text, *args: titles.append(text) or fill(text, *args))
+        code, results = run_study("stl10", out)
     assert code == 0
-    return results, out
+    return results, out, stdout.getvalue().splitlines(), titles
 
 
 def test_both_ways_are_measured_in_one_run(run):
-    results, _ = run
-    assert results["network"] == "tiny stands in for vgg16, whose weights are not on this machine"
+    results, _, lines, _ = run
     assert [row["recipe"] for row in results["rows"]] == RECIPES
     assert all(0 <= row["accuracy"] <= 1 and row["seconds"] > 0 for row in results["rows"])
+    assert "100 training images, 20 test images, 10 classes" in lines
+    assert "one dense layer on the global average of the last map of 32 pixels" in lines
 
 
 def test_curves_are_drawn(run):
-    results, out = run
+    results, out, _, _ = run
     assert results["figures"] == ["curves.png", "confusion.png"]
     for name in results["figures"]:
         with Image.open(out / name) as image:
             assert min(image.size) > 200 and np.asarray(image.convert("L")).std() > 10
 
 
-def test_the_stand_in_is_labelled_in_every_output(tmp_path, monkeypatch, capsys):
-    import tlfeatures.studies._figures as figures
-
-    titles = []
-    fill = figures.textwrap.fill
-    monkeypatch.setattr(
-        figures.textwrap, "fill", lambda text, *args: titles.append(text) or fill(text, *args)
+def test_the_stand_in_is_labelled_in_every_output(run):
+    results, _, lines, titles = run
+    assert (
+        results["network"] == f"tiny stands in for vgg16, whose weights are not on this machine. {STAND_IN}"
     )
-    code, results = run_study("stl10", tmp_path, "--skip-tutorial", "--image-size", "48")
-    lines = capsys.readouterr().out.splitlines()
-    assert code == 0
-    assert results["network"].endswith(f". {STAND_IN}")
     assert lines[1] == STAND_IN and lines[-2].endswith(STAND_IN)
-    assert "one dense layer on the global average of the last map of 48 pixels" in lines
     assert len(titles) == 2 and all(STAND_IN in title for title in titles)
 
 
