@@ -68,6 +68,7 @@ def test_drawn_faces_are_equal_for_equal_seeds():
     assert y.tolist() == ["person 00", "person 00", "person 01", "person 01", "person 02", "person 02"]
 
 
+@pytest.mark.slow
 def test_notebook_repeats_the_study(faces, run, tmp_path, monkeypatch):
     parameters = {"data": str(faces), "model": "tiny", "models": ["tiny"], "image_size": 32}
     table = run_notebook("faces", tmp_path, monkeypatch, **parameters)["table"].to_frame()

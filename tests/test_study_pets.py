@@ -83,6 +83,7 @@ def test_images_without_classes_are_an_error(pets, tmp_path, capsys):
     assert "have no labels. Expected a folder for each class" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_notebook_repeats_the_study(pets, tmp_path, monkeypatch):
     parameters = {"data": str(pets), "model": "tiny", "image_size": 32, "epochs": 2, "folds": 2}
     table = run_notebook("pets", tmp_path, monkeypatch, **parameters)["table"].to_frame()

@@ -72,6 +72,7 @@ def test_a_network_without_the_classes_is_refused(pets, tmp_path, capsys):
     assert "--model must be a network that ends in the 1,000 classes of ImageNet" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_notebook(weights, pets, tmp_path, monkeypatch):
     root = tmp_path / "data"
     for label in ("cats", "dogs", "horses"):

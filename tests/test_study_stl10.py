@@ -72,6 +72,7 @@ def test_the_stand_in_is_labelled_in_every_output(run):
     assert len(titles) == 2 and all(STAND_IN in title for title in titles)
 
 
+@pytest.mark.slow
 def test_notebook_repeats_the_study(stl10, tmp_path, monkeypatch):
     parameters = {"data": str(stl10), "model": "tiny", "image_size": 32, "epochs": 2}
     names = run_notebook("stl10", tmp_path, monkeypatch, **parameters)
