@@ -20,7 +20,7 @@ demo: $(STAMP)
 test: lint
 	@$(BIN)/python $(PYTEST) -m "not slow" $(ARGS)
 
-# What is slow by nature, and PyTorch: kills, thousands of damaged files, every network, notebooks, benchmarks.
+# What is slow by nature, JAX and PyTorch: kills, thousands of damaged files, every network, notebooks, benchmarks.
 test-full: $(STAMP)-full
 	@$(BIN)/python $(PYTEST) -m slow $(ARGS)
 
@@ -46,7 +46,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 $(STAMP)-full: $(STAMP)
-	@echo "Installing PyTorch into $(VENV)."
+	@echo "Installing all extras into $(VENV)."
 	@$(BIN)/python $(INSTALL) --constraint constraints.txt --no-build-isolation --editable '.[dev,all]'
 	@touch $@
 

@@ -37,7 +37,7 @@ class _Unreadable(Exception):
     """One clip cannot be read; the argument is the reason."""
 
 
-class LogMelSpectrogram(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
+class LogMelSpectrogram(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
     """Log-mel spectrograms of audio clips, as 8-bit grey images for `CNNFeatures`.
 
     A clip is mixed to mono, resampled, cropped or padded, and transformed: periodic Hann window, centred frames with

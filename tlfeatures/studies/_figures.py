@@ -76,7 +76,8 @@ def draw_predictions(
     height = -(-n // width)
     figure = Figure((2.4 * width, height * (2.6 + 0.22 * top) + 0.5), layout="constrained")
     ratios = [10, 1 + top] * height
-    figure.get_layout_engine().set(h_pad=0.08)  # inches; room for the titles of the first row
+    # inches; room for the titles of the first row
+    figure.get_layout_engine().set(h_pad=0.08)  # type: ignore[call-arg]
     names = [_shorten(name, 18) for name in classes]
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
     left = -0.05 - 0.05 * max((len(names[k]) for k in order.ravel()), default=0)  # room for the names
