@@ -57,7 +57,7 @@ from tlfeatures.errors import (
 from tlfeatures.evaluation import keep_groups_together, make_folds
 from tlfeatures.heads import head_grid, list_heads, make_head
 from tlfeatures.images import Decoder, Images
-from tlfeatures.selection import _runner
+from tlfeatures.selection import _layer_costs, _runner
 from tlfeatures.selection._candidates import EmbeddingGrid, plan_passes
 from tlfeatures.selection._fits import evaluate, predict_folds
 from tlfeatures.selection._fold_data import FoldData
@@ -735,6 +735,20 @@ def test_interrupted_search_resumes_from_the_store(data, store, network_calls):
     network_calls.limit = None
     search.fit(X, y)
     assert search.timings_["computed"].sum() == 36 - 3 * 8
+
+
+def test_costs_are_in_every_store_although_the_process_remembers_them(monkeypatch, tmp_path):
+    stores = [EmbeddingStore(tmp_path / name) for name in ("first", "second")]
+    grid = EmbeddingGrid("tiny", image_sizes=[32])
+    expected, _ = (plan_passes(grid, store)[0].embeddings[0].macs for store in stores)
+
+    def fail(backbone):
+        raise AssertionError("operations were counted again, which needs Keras")
+
+    monkeypatch.setattr(_layer_costs, "_count", fail)
+    for store in stores:
+        monkeypatch.setattr(_layer_costs, "_in_memory", {})  # as in a new process
+        assert plan_passes(grid, store)[0].embeddings[0].macs == expected
 
 
 SCRIPT = """

@@ -31,14 +31,12 @@ def count_operations(
     key = {"macs": 1, "network": backbone.name, "size": list(size), "keras": keras_version()}
     if backbone.spec is None:
         return _count(backbone)
-    if str(key) not in _in_memory:
-        counts = None if store is None else store.get_sidecar(key)
-        if counts is None:
-            counts = _count(Backbone(backbone.spec.name, None, size))
-            if store is not None:
-                store.put_sidecar(key, counts)
-        _in_memory[str(key)] = counts
-    return _in_memory[str(key)]
+    stored = None if store is None else store.get_sidecar(key)
+    counts = stored or _in_memory.get(str(key)) or _count(Backbone(backbone.spec.name, None, size))
+    if store is not None and stored is None:
+        store.put_sidecar(key, counts)  # also if they are in memory: another process may use this store
+    _in_memory[str(key)] = counts
+    return counts
 
 
 def _count(backbone: Backbone) -> dict[str, int]:
