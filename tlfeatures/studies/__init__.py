@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from tlfeatures.studies._domains import draw_textures, scramble_tiles
 from tlfeatures.studies._faces import draw_faces
-from tlfeatures.studies._figures import draw_bars, draw_confusion, draw_histories, draw_predictions
+from tlfeatures.studies._figures import (
+    draw_bars,
+    draw_confusion,
+    draw_histories,
+    draw_layer_scores,
+    draw_predictions,
+)
 from tlfeatures.studies._networks import describe_network, has_weights, load_keras_network, load_pixels
 from tlfeatures.studies._stl10 import write_stl10_stand_in
 from tlfeatures.studies._study import Study
@@ -17,9 +24,12 @@ __all__ = [
     "draw_confusion",
     "draw_faces",
     "draw_histories",
+    "draw_layer_scores",
     "draw_predictions",
+    "draw_textures",
     "has_weights",
     "load_keras_network",
     "load_pixels",
+    "scramble_tiles",
     "write_stl10_stand_in",
 ]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-__all__ = ["draw_bars", "draw_confusion", "draw_histories", "draw_predictions"]
+__all__ = ["draw_bars", "draw_confusion", "draw_histories", "draw_layer_scores", "draw_predictions"]
 
 # Okabe and Ito 2008
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
@@ -216,6 +216,64 @@ def draw_histories(histories: Mapping[str, pandas.DataFrame], title: str = "") -
     figure.legend(loc="outside lower center", ncols=min(2, len(histories)), fontsize=8)
     note = "Solid: training images, with augmentation. Dashed: validation images."
     figure.suptitle(textwrap.fill(f"{title} {note}".strip(), 110), fontsize=9)
+    return figure
+
+
+def draw_layer_scores(
+    curves: Mapping[str, Mapping[str, Sequence[float]]],
+    layers: Sequence[str],
+    baselines: Mapping[str, float | None] | None = None,
+    *,
+    subtitle: str = "",
+    baseline: str = "from scratch, large",
+) -> Figure:
+    """Draw the accuracy of each layer, one panel for each domain and one line for each size of the training data.
+
+    Parameters
+    ----------
+    curves : mapping from str to mapping from str to sequence of float
+        {domain: {size: accuracy of each layer}}.
+    layers : sequence of str
+        From input to output.
+    baselines : mapping from str to float or None, optional
+        {domain: accuracy of a recipe without layers to choose}, a dotted line.
+    subtitle : str
+        Text below the panels.
+    baseline : str
+        Name of that recipe.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Examples
+    --------
+    >>> curves = {"photographs": {"small": [0.5, 0.9]}, "digits": {"small": [0.8, 0.6]}}
+    >>> figure = draw_layer_scores(curves, ["early", "late"], {"digits": 0.7})
+    >>> [axes.get_title() for axes in figure.axes]
+    ['photographs', 'digits']
+    """
+    from matplotlib.figure import Figure
+
+    width = min(3, len(curves))
+    height = -(-len(curves) // width)
+    figure = Figure((3.3 * width, 2.7 * height + 0.7), layout="constrained")
+    axes = figure.subplots(height, width, squeeze=False, sharex=True, sharey=True).ravel()
+    for ax in axes[len(curves) :]:
+        ax.set_axis_off()
+    for ax, (domain, sizes) in zip(axes, curves.items(), strict=False):
+        for i, (size, accuracies) in enumerate(sizes.items()):
+            options = {"color": _COLORS[i % len(_COLORS)], "marker": "osD^vP"[i % 6], "markersize": 4}
+            ax.plot(range(len(layers)), accuracies, label=size, **options)
+        if (value := (baselines or {}).get(domain)) is not None:
+            ax.axhline(value, color="0.35", linestyle=":", label=baseline)
+        ax.set_xticks(range(len(layers)), layers, rotation=60, ha="right", fontsize=7)
+        ax.set_title(domain, fontsize=9)
+        ax.grid(color="#e4e4e4", linewidth=0.7)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.legend(fontsize=7, frameon=False)
+    figure.supylabel("accuracy on test images", fontsize=9)
+    figure.supxlabel(textwrap.fill(subtitle, int(40 * width)), fontsize=8, color="0.35")
     return figure
 
 
