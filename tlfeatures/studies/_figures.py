@@ -271,7 +271,7 @@ def draw_layer_scores(
         ax.set_title(domain, fontsize=9)
         ax.grid(color="#e4e4e4", linewidth=0.7)
         ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(fontsize=7, frameon=False)
+        ax.legend(fontsize=7, framealpha=0.85, edgecolor="none")
     figure.supylabel("accuracy on test images", fontsize=9)
     figure.supxlabel(textwrap.fill(subtitle, int(40 * width)), fontsize=8, color="0.35")
     return figure
