@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tlfeatures.studies._domains import draw_textures, scramble_tiles
+from tlfeatures.studies._clips import write_wakeword_stand_in
 from tlfeatures.studies._faces import draw_faces
 from tlfeatures.studies._figures import (
     draw_bars,
@@ -32,4 +33,5 @@ __all__ = [
     "load_pixels",
     "scramble_tiles",
     "write_stl10_stand_in",
+    "write_wakeword_stand_in",
 ]

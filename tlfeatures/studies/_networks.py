@@ -28,7 +28,7 @@ def describe_network(
     model : str
         Name of the network that is used, or a ``.keras`` file.
     tutorial_network : str
-        Name of the network of the tutorial.
+        Name of the network of the tutorial, or a description if Keras does not have it, such as "a speech network".
     weights : str, path or None
         As in :class:`~tlfeatures.CNNFeatures`.
 
@@ -46,9 +46,11 @@ def describe_network(
     >>> describe_network("vgg19", "vgg19", None)
     'vgg19, the network of the tutorial, with random weights'
     """
-    tutorial = find_network(tutorial_network).name
     name = model if model.endswith(".keras") else find_network(model).name
     random = ", with random weights" if weights is None else ""
+    if tutorial_network.startswith("a "):  # not a network of Keras
+        return f"{name}{random or ', trained on photographs'}, stands in for {tutorial_network}"
+    tutorial = find_network(tutorial_network).name
     if name == tutorial:
         return f"{name}, the network of the tutorial{random}"
     random = f"{random}," if random else ""
