@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tlfeatures.studies._domains import draw_textures, scramble_tiles
 from tlfeatures.studies._clips import write_wakeword_stand_in
+from tlfeatures.studies._domains import draw_textures, scramble_tiles
 from tlfeatures.studies._faces import draw_faces
 from tlfeatures.studies._figures import (
     draw_bars,
@@ -13,6 +13,7 @@ from tlfeatures.studies._figures import (
     draw_predictions,
 )
 from tlfeatures.studies._networks import describe_network, has_weights, load_keras_network, load_pixels
+from tlfeatures.studies._radiographs import write_radiology_stand_in
 from tlfeatures.studies._stl10 import write_stl10_stand_in
 from tlfeatures.studies._study import Study
 from tlfeatures.studies._table import ResultTable
@@ -32,6 +33,7 @@ __all__ = [
     "load_keras_network",
     "load_pixels",
     "scramble_tiles",
+    "write_radiology_stand_in",
     "write_stl10_stand_in",
     "write_wakeword_stand_in",
 ]
