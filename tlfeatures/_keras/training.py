@@ -1,4 +1,4 @@
-"""What fine-tuning adds to Keras's own training: learning rates by layer, frozen layers, batches by epoch."""
+"""Extensions of Keras's training for fine-tuning: learning rates by layer, frozen layers, batches by epoch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 __all__ = ["EpochBatches", "InferenceMode", "LayerwiseAdamW", "make_schedule",
            "preserved_random_state", "quiet_tracing", "seed_random_layers", "supports_many_steps"]  # fmt: skip
 
-_WARMUP = 0.05  # share of the steps
+_WARMUP = 0.05  # fraction of the steps
 
 
 class LayerwiseAdamW(keras.optimizers.AdamW):
@@ -23,9 +23,9 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
     Parameters
     ----------
     *args, **kwargs
-        As for ``keras.optimizers.AdamW``.
+        Arguments of ``keras.optimizers.AdamW``.
     factors : sequence of float
-        One for each trainable variable, in their order in the model.
+        Factor of the learning rate for each trainable variable, in the order of the model.
     """
 
     def __init__(self, *args: Any, factors: Sequence[float], **kwargs: Any) -> None:
@@ -34,14 +34,15 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update one variable."""
-        factor = self.factors[self._get_variable_index(variable)]
+        factor = self.factors[self._get_variable_index(variable)]  # as in Keras's example of an optimizer
         super().update_step(gradient, variable, learning_rate * factor)
 
 
 class InferenceMode(keras.layers.Layer):
-    """A frozen network inside a model that is trained: its dropout is off, its batch statistics are fixed.
+    """Layer that runs a network in inference mode inside a model that is trained.
 
-    Keras passes ``training=True`` on to all layers of a model, also where they were called with ``training=False``.
+    Dropout is off and batch normalization uses its moving statistics. Otherwise, `fit` would pass ``training=True`` to
+    all nested layers, even if they were called with ``training=False``.
     """
 
     def __init__(self, network: Any) -> None:
@@ -54,23 +55,23 @@ class InferenceMode(keras.layers.Layer):
 
 
 class EpochBatches(keras.utils.PyDataset):
-    """Batches of several epochs, each a function of its epoch and its number alone, so that training can be resumed.
+    """Batches of several epochs, which depend only on the epoch and the index, so that training can be resumed.
 
-    For ``fit(steps_per_epoch=...)``, which then reads them all by one iterator: a new one costs TensorFlow 40 ms.
+    With ``fit(steps_per_epoch=...)``, one iterator reads all epochs; in TensorFlow, a new iterator costs 40 ms.
 
     Parameters
     ----------
     open_epoch : callable
-        From the number of an epoch to a function from the number of a batch to (inputs, targets, weights).
+        Function from an epoch to a function from the index of a batch to (inputs, targets, sample weights).
     steps : int
-        Batches of an epoch.
+        Number of batches per epoch.
     first, last : int
-        The epochs.
+        First and last epoch.
 
     Attributes
     ----------
     error : Exception or None
-        What a batch raised; backends raise another exception in its place.
+        Exception raised while a batch was loaded; backends raise another exception in its place.
     """
 
     def __init__(
@@ -100,10 +101,10 @@ class EpochBatches(keras.utils.PyDataset):
 
 
 def make_schedule(name: str, learning_rate: float, steps: int) -> Any:
-    """Make the learning rate of an optimizer: a schedule of Keras over all steps, or a number.
+    """Return the learning rate for an optimizer: a Keras schedule over all steps, or a number.
 
-    "cosine" rises over the first twentieth of the steps and falls to 0; "step" falls to a tenth at a half and again
-    at three quarters; "constant" is the number, which callbacks such as ``ReduceLROnPlateau`` can set.
+    "cosine": linear warm-up in the first 5% of the steps, then cosine decay to 0. "step": division by 10 after 50% and
+    75% of the steps. "constant": the number, which callbacks such as ``ReduceLROnPlateau`` can change.
     """
     schedules = keras.optimizers.schedules
     if name == "constant":
@@ -134,13 +135,13 @@ def seed_random_layers(model: Any, seed: Sequence[int]) -> None:
 
 
 def supports_many_steps() -> bool:
-    """Whether the backend can train on several batches a call."""
+    """Return whether the backend supports ``steps_per_execution``."""
     return keras.backend.backend() in ("tensorflow", "jax")
 
 
 @contextlib.contextmanager
 def quiet_tracing() -> Iterator[None]:
-    """Keep TensorFlow from warning that training functions are compiled for each training anew."""
+    """Silence the warning of TensorFlow that training functions are compiled again for each training."""
     logger = logging.getLogger("tensorflow")
 
     def is_other(record: logging.LogRecord) -> bool:
@@ -154,7 +155,7 @@ def quiet_tracing() -> Iterator[None]:
 
 
 def preserved_random_state() -> contextlib.AbstractContextManager[None]:
-    """Put the random state of PyTorch back afterwards, where it is the backend."""
+    """Restore the random state of PyTorch after the block, if it is the backend."""
     if keras.backend.backend() != "torch":
         return contextlib.nullcontext()
     import torch

@@ -13,7 +13,8 @@ from tlfeatures.errors import RecipeMismatchError, UnknownNameError
 from tlfeatures.extract import FeatureSpec
 from tlfeatures.finetune._checkpoint import ABOUT, read_arrays, write_arrays
 from tlfeatures.finetune._fitted_network import FittedNetwork
-from tlfeatures.finetune._head_model import LinearStart, as_layers, takes_map
+from tlfeatures.finetune._head_model import as_layers, takes_map
+from tlfeatures.finetune._linear_start import LinearStart
 from tlfeatures.finetune._trunk import Trunk
 from tlfeatures.networks import Backbone
 

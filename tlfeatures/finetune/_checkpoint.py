@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import math
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tlfeatures._files import TEMPORARY_PREFIX, atomic_write
 from tlfeatures._warnings import warn
 from tlfeatures.errors import StoreWarning
 
@@ -32,24 +32,14 @@ def write_arrays(path: str | os.PathLike[str], about: dict[str, Any], arrays: li
     OSError
         If the disk is full or the folder is not writable; an existing file at ``path`` is unchanged.
     """
-    path = os.path.realpath(path)
-    temporary = f"{path}.{os.urandom(6).hex()}.tmp"
-    try:
-        with open(temporary, "xb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                # without the time, so that equal content has equal bytes
-                archive.writestr(zipfile.ZipInfo(ABOUT), json.dumps(about))
-                for i, array in enumerate(arrays):
-                    with archive.open(zipfile.ZipInfo(f"{i:05}.npy"), "w", force_zip64=True) as member:
-                        np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(os.path.dirname(path))
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    with (
+        atomic_write(os.path.realpath(path)) as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
+    ):
+        archive.writestr(zipfile.ZipInfo(ABOUT), json.dumps(about))  # no time: equal content has equal bytes
+        for i, array in enumerate(arrays):
+            with archive.open(zipfile.ZipInfo(f"{i:05}.npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
 
 
 def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[np.ndarray]]:
@@ -94,15 +84,6 @@ def _parse_array(data: bytes) -> np.ndarray:
     return array.reshape(shape, order="F" if fortran else "C")
 
 
-def _sync_folder(folder: str) -> None:
-    with contextlib.suppress(OSError):  # not supported by all file systems
-        fd = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-
 class Checkpoints:
     """Checkpoints of one training, in a folder named by the digest of everything that determines the result.
 
@@ -140,7 +121,7 @@ class Checkpoints:
         """
         path = self.folder / f"{stage}.checkpoint"
         try:
-            for old in self.folder.glob(f"{stage}.checkpoint.*.tmp"):  # left by a process that was killed
+            for old in self.folder.glob(f"{TEMPORARY_PREFIX}*"):  # left by a process that was killed
                 if time.time() - old.stat().st_mtime > _ABANDONED:
                     old.unlink(missing_ok=True)
             write_arrays(path, about, arrays)

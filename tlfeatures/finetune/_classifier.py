@@ -13,7 +13,7 @@ from sklearn.utils.multiclass import check_classification_targets
 
 from tlfeatures._inputs import as_labels, is_missing
 from tlfeatures.finetune._base import FineTune
-from tlfeatures.finetune._head_model import LinearStart
+from tlfeatures.finetune._linear_start import LinearStart
 from tlfeatures.store import EmbeddingStore
 
 __all__ = ["FineTuneClassifier"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
@@ -12,63 +10,10 @@ import numpy as np
 from tlfeatures._keras import is_layer, keras, seeded_random_state, untouched_random_state
 from tlfeatures._params import describe_value
 from tlfeatures.errors import InvalidParameterError
+from tlfeatures.finetune._linear_start import LinearStart
 from tlfeatures.finetune._trunk import copy_layer
 
-__all__ = ["LinearStart", "as_layers", "build_head", "check_head", "linear_start", "takes_map"]
-
-
-@dataclass(frozen=True, eq=False)
-class LinearStart:
-    """A linear model on embeddings: ``outputs = X @ coef.T + intercept``.
-
-    Attributes
-    ----------
-    coef : ndarray of float64, shape (k, d)
-        One row per class, of the logits; one row for regression.
-    intercept : ndarray of float64, shape (k,)
-    classes : ndarray of shape (k,), or None for regression
-    """
-
-    coef: np.ndarray
-    intercept: np.ndarray
-    classes: np.ndarray | None = None
-
-    def __repr__(self) -> str:
-        return f"LinearStart({self.coef.shape[0]} outputs, {self.coef.shape[1]} features)"
-
-
-def linear_start(steps: Sequence[Any]) -> LinearStart | None:
-    """Combine fitted scikit-learn steps, scalers and a linear model, into one linear map.
-
-    Returns
-    -------
-    LinearStart or None
-        None unless the steps are any number of ``StandardScaler``, and then
-        ``LogisticRegression(CV)``, ``LinearRegression``, ``Ridge(CV)``, ``Lasso(CV)`` or ``ElasticNet(CV)``.
-    """
-    from sklearn import linear_model as linear
-    from sklearn.preprocessing import StandardScaler
-
-    flat: list[Any] = []
-    for step in steps:
-        flat += [inner for _, inner in step.steps] if hasattr(step, "steps") else [step]
-    *scalers, last = [step for step in flat if step not in (None, "passthrough")]
-    logistic = (linear.LogisticRegression, linear.LogisticRegressionCV)
-    numbers = (linear.LinearRegression, linear.Ridge, linear.RidgeCV, linear.Lasso, linear.LassoCV,
-               linear.ElasticNet, linear.ElasticNetCV)  # fmt: skip
-    if type(last) not in logistic + numbers or any(type(scaler) is not StandardScaler for scaler in scalers):
-        return None
-    coef = np.atleast_2d(np.asarray(last.coef_, np.float64))
-    intercept = np.broadcast_to(np.asarray(last.intercept_, np.float64), (len(coef),)).copy()
-    for scaler in reversed(scalers):
-        scale = np.ones(coef.shape[1]) if scaler.scale_ is None else np.asarray(scaler.scale_, np.float64)
-        coef = coef / scale
-        if scaler.with_mean:
-            intercept = intercept - coef @ scaler.mean_
-    classes = getattr(last, "classes_", None)
-    if classes is not None and len(coef) == 1:  # two classes: the softmax of (0, z) is the sigmoid of z
-        coef, intercept = np.concatenate([0 * coef, coef]), np.concatenate([0 * intercept, intercept])
-    return LinearStart(coef, intercept, classes)
+__all__ = ["as_layers", "build_head", "check_head", "takes_map"]
 
 
 def as_layers(value: Any) -> list[Any] | None:

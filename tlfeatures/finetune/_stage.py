@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -17,15 +17,13 @@ from tlfeatures._keras import keras, precise, to_numpy
 from tlfeatures._warnings import warn
 from tlfeatures.errors import TrainingStoppedWarning
 from tlfeatures.finetune._checkpoint import Checkpoints
+from tlfeatures.finetune._compile import compile_model
+from tlfeatures.finetune._progress import show_progress
 
 __all__ = ["Data", "Stage", "epoch_order", "run_stage"]
 
 # Purposes of random numbers, which are part of the seed, so that the numbers of each purpose are independent.
 ORDER, MASKS, VIEWS, SPLIT, WEIGHTS, TEST_VIEWS = range(6)
-
-_LOSS_SCALE = 1024.0  # without it, gradients of float16 networks would underflow
-_BYTES_PER_CALL = 16 << 20  # of the batches that one call trains on
-_MANY_STEPS = 200  # with fewer steps, compiling a loop takes longer than it saves
 
 
 def epoch_order(seed: int, stage: int, epoch: int, rows: np.ndarray) -> np.ndarray:
@@ -118,7 +116,7 @@ class _StageRun:
         from tlfeatures._keras import training
 
         with self._settings(), training.quiet_tracing(), training.preserved_random_state():
-            self._compile()
+            self._rate = compile_model(self.model, self._layers, self.stage, self._steps)
             self._resume()
             if not self.history and self.stage.number > 0:  # the weights before training may be the best
                 self._record_start()
@@ -126,7 +124,7 @@ class _StageRun:
                 with (
                     training.preserved_random_state(),
                     training.quiet_tracing(),
-                    _progress(self.stage) as self._show,
+                    show_progress(self.stage.name, self.stage.epochs, self.stage.verbose) as self._show,
                 ):
                     self._run()
         if self.problem:
@@ -141,62 +139,10 @@ class _StageRun:
 
     # -- arguments of Keras -----------------------------------------------------------------
 
-    def _compile(self) -> None:
-        from tlfeatures._keras.training import LayerwiseAdamW, make_schedule
-
-        stage, model, steps = self.stage, self.model, self._steps
-        self._rate = make_schedule(stage.schedule, stage.learning_rate, max(1, stage.epochs) * steps)
-        kwargs = {
-            "learning_rate": self._rate,
-            "weight_decay": stage.weight_decay,
-            "loss_scale_factor": _LOSS_SCALE if stage.precision == "float16" else None,
-        }
-        factors = self._factors()
-        if set(factors) == {1.0}:
-            optimizer = keras().optimizers.AdamW(**kwargs)
-        else:
-            optimizer = LayerwiseAdamW(factors=factors, **kwargs)
-        trainable = model.trainable_variables
-        optimizer.exclude_from_weight_decay(var_list=[v for v in trainable if len(v.shape) < 2])
-        optimizer.build(trainable)
-        losses, metrics = keras().losses, keras().metrics
-        model.compile(
-            optimizer,
-            losses.SparseCategoricalCrossentropy(from_logits=True)
-            if stage.classes
-            else losses.MeanSquaredError(),
-            weighted_metrics=[
-                metrics.SparseCategoricalAccuracy(name="accuracy")
-                if stage.classes
-                else metrics.MeanAbsoluteError(name="mae")
-            ],
-            steps_per_execution=self._steps_per_execution(),
-            auto_scale_loss=False,
-        )
-
-    def _factors(self) -> list[float]:
-        """Return the factor of the learning rate for each trainable variable."""
-        by_variable: dict[int, float] = {}
-        for layer in self._layers:
-            if layer.name in (self.stage.factors or {}):
-                for variable in layer.variables:
-                    by_variable.setdefault(id(variable), self.stage.factors[layer.name])
-        return [by_variable.get(id(v), 1.0) for v in self.model.trainable_variables]
-
     @cached_property
     def _layers(self) -> list[Any]:
         """All layers, nested layers last."""
         return list(self.model._flatten_layers())
-
-    def _steps_per_execution(self) -> int:
-        from tlfeatures._keras.training import supports_many_steps
-
-        stage, steps = self.stage, self._steps
-        if stage.row_bytes is None or stage.epochs * steps < _MANY_STEPS or not supports_many_steps():
-            return 1
-        max_steps = max(1, _BYTES_PER_CALL // (stage.row_bytes * stage.batch_size))
-        # a divisor, so that the last call of an epoch ends with the epoch
-        return max(n for n in range(1, min(steps, max_steps) + 1) if steps % n == 0)
 
     @property
     def _steps(self) -> int:
@@ -400,29 +346,3 @@ def _arrays(variables: list[Any]) -> list[np.ndarray]:
 def _assign(variables: list[Any], arrays: list[np.ndarray]) -> None:
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
-
-
-@contextlib.contextmanager
-def _progress(stage: Stage) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Show progress and the remaining time on standard error."""
-    if not stage.verbose:
-        yield lambda row: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[state]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=600) as progress:
-        task = progress.add_task(f"{stage.name}, epochs", total=stage.epochs, state="")
-
-        def show(row: dict[str, Any]) -> None:
-            parts = [f"{k.replace('_', ' ')} {row[k]:.3f}" for k in ("loss", "val_loss") if row[k] == row[k]]
-            progress.update(task, completed=row["epoch"], state=", ".join(parts))
-
-        yield show

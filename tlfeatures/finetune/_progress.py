@@ -1,0 +1,35 @@
+"""Progress of a training on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+__all__ = ["show_progress"]
+
+
+@contextlib.contextmanager
+def show_progress(stage: str, epochs: int, verbose: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Show progress and the remaining time on standard error."""
+    if not verbose:
+        yield lambda row: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[state]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=600) as progress:
+        task = progress.add_task(f"{stage}, epochs", total=epochs, state="")
+
+        def show(row: dict[str, Any]) -> None:
+            parts = [f"{k.replace('_', ' ')} {row[k]:.3f}" for k in ("loss", "val_loss") if row[k] == row[k]]
+            progress.update(task, completed=row["epoch"], state=", ".join(parts))
+
+        yield show
