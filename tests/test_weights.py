@@ -64,6 +64,7 @@ def save_in_legacy_layout(model, path):
         legacy_h5_format.save_weights_to_hdf5_group(file, model)
 
 
+@pytest.mark.slow
 def test_pretrained_efficientnet_is_rescaled_twice_as_keras_does(no_weights, monkeypatch):
     """Keras builds different EfficientNet v1 networks for weights="imagenet" and for the path of the same file."""
     import keras
