@@ -108,7 +108,8 @@ def load_domains(study: Study) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def sample(study: Study, y: np.ndarray, n: int) -> np.ndarray:
     """Draw at most n rows, stratified by class."""
     rows = np.arange(len(y))
-    if n < len(y):
+    if n < len(y):  # train_test_split needs a row of each class for the other part
+        n = min(n, len(y) - len(np.unique(y)))
         rows = train_test_split(rows, train_size=n, stratify=y, random_state=study.args.seed)[0]
     return np.sort(rows)
 
