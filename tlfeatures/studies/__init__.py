@@ -13,7 +13,9 @@ from tlfeatures.studies._figures import (
     draw_predictions,
 )
 from tlfeatures.studies._networks import describe_network, has_weights, load_keras_network, load_pixels
+from tlfeatures.studies._number_figures import draw_images, draw_regression
 from tlfeatures.studies._radiographs import write_radiology_stand_in
+from tlfeatures.studies._splits import split_images
 from tlfeatures.studies._stl10 import write_stl10_stand_in
 from tlfeatures.studies._study import Study
 from tlfeatures.studies._table import ResultTable
@@ -26,13 +28,16 @@ __all__ = [
     "draw_confusion",
     "draw_faces",
     "draw_histories",
+    "draw_images",
     "draw_layer_scores",
     "draw_predictions",
+    "draw_regression",
     "draw_textures",
     "has_weights",
     "load_keras_network",
     "load_pixels",
     "scramble_tiles",
+    "split_images",
     "write_radiology_stand_in",
     "write_stl10_stand_in",
     "write_wakeword_stand_in",

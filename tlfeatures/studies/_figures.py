@@ -64,7 +64,7 @@ def draw_predictions(
     """
     from matplotlib.figure import Figure
 
-    pixels = _read(images)
+    pixels = read_images(images)
     probabilities = np.asarray(probabilities, float)
     if probabilities.shape != (len(pixels), len(classes)):
         raise ValueError(
@@ -282,7 +282,7 @@ def _shorten(text: Any, length: int = 26) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-def _read(images: Any, side: int = 224) -> list[np.ndarray]:
+def read_images(images: Any, side: int = 224) -> list[np.ndarray]:
     """Decode images so that their longer side is ``side``; black borders, which padding adds, are cut off."""
     from tlfeatures.images import Decoder, Images
 
