@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.pipeline import make_pipeline
 
@@ -31,7 +30,13 @@ from tlfeatures.heads import make_head
 from tlfeatures.images import Decoder, decode_batches
 from tlfeatures.networks import find_network
 from tlfeatures.sources import Source, read_source
-from tlfeatures.studies import Study, draw_predictions, load_keras_network, write_radiology_stand_in
+from tlfeatures.studies import (
+    Study,
+    draw_layer_intervals,
+    draw_predictions,
+    load_keras_network,
+    write_radiology_stand_in,
+)
 
 EPOCHS, QUICK_EPOCHS = 3, 1
 STAND_IN = "Images: drawn radiographs, not patients"
@@ -78,25 +83,18 @@ def measure(study: Study, X: np.ndarray, y: np.ndarray, groups: np.ndarray, wind
     options = study.options()
     with study.measure("select: layer, pooling and head") as row:
         search = select(
-            X,
-            y,
-            groups=groups,
-            window=window,
-            models=options["model"],
-            resize="stretch",
-            image_sizes=[options["image_size"]] if options["image_size"] else "auto",
-            poolings=study.choose(("avg", "max"), quick="avg"),
-            heads=["svm", "logreg"],
-            cv=study.choose(5, quick=2),
-            nested=True,
-            **{key: options[key] for key in ("weights", "cache", "verbose")},
-        )
+            X, y, groups=groups, window=window, models=options["model"], image_sizes=[options["image_size"]],
+            resize="stretch", poolings=study.choose(("avg", "max"), quick="avg"), heads=["svm", "logreg"],
+            cv=study.choose(5, quick=2), nested=True, **{key: options[key] for key in ("weights", "cache", "verbose")},
+        )  # fmt: skip
         row["accuracy"] = float(np.mean(search.nested_scores_))
     table = search.table()
     study.say(
         f"select chose {table.iloc[0]['layer']}; its accuracy above is nested: layers were chosen in each fold"
     )
-    study.save(draw_layers(table, f"Accuracy on patients unseen in training. {study.network}"), "layers.png")
+    study.save(
+        draw_layer_intervals(table, f"Accuracy on patients unseen in training. {study.network}"), "layers.png"
+    )
 
     epochs, seed = study.choose(study.args.epochs, quick=QUICK_EPOCHS), study.args.seed
     shared = {**options, "window": window, "random_state": seed}
@@ -109,11 +107,9 @@ def measure(study: Study, X: np.ndarray, y: np.ndarray, groups: np.ndarray, wind
         ),
     }
     if not study.args.skip_tutorial:
+        network = (options["model"], options["weights"], options["image_size"], window)
         for part in ("last layer", "all layers"):
-            keras = KerasClassifier(
-                options["model"], options["weights"], options["image_size"], window, part, epochs, seed
-            )
-            recipes[f"Keras: {part}, {epochs} epochs"] = keras
+            recipes[f"Keras: {part}, {epochs} epochs"] = KerasClassifier(*network, part, epochs, seed)
     first = "CNNFeatures, all layers + logistic regression"
     with study.measure(first) as reference:
         frozen.fit(X, y)
@@ -186,19 +182,6 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):
 def read_pixels(X: Any, size: tuple[int, int], window: Any) -> np.ndarray:
     """Decode images at one size; uint8 (n, height, width, 3)."""
     return next(iter(decode_batches(list(X), range(len(X)), Decoder(size, window=window), len(X))))[2]
-
-
-def draw_layers(table: Any, title: str) -> Figure:
-    """Draw the best score of each layer with its interval, from early to late layers."""
-    best = table.drop_duplicates("layer").sort_values("depth")
-    figure = Figure((6.4, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    errors = [best["score"] - best["ci_low"], best["ci_high"] - best["score"]]
-    axes.errorbar(best["layer"], best["score"], errors, fmt="o", capsize=3, color="#0072B2")
-    axes.set(ylabel="accuracy, with 95% interval")
-    axes.tick_params(axis="x", rotation=30)
-    figure.suptitle(title, fontsize=8, wrap=True)
-    return figure
 
 
 def draw_images(

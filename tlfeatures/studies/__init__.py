@@ -9,6 +9,7 @@ from tlfeatures.studies._figures import (
     draw_bars,
     draw_confusion,
     draw_histories,
+    draw_layer_intervals,
     draw_layer_scores,
     draw_predictions,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "draw_faces",
     "draw_histories",
     "draw_images",
+    "draw_layer_intervals",
     "draw_layer_scores",
     "draw_predictions",
     "draw_regression",

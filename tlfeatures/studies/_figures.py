@@ -12,7 +12,14 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-__all__ = ["draw_bars", "draw_confusion", "draw_histories", "draw_layer_scores", "draw_predictions"]
+__all__ = [
+    "draw_bars",
+    "draw_confusion",
+    "draw_histories",
+    "draw_layer_intervals",
+    "draw_layer_scores",
+    "draw_predictions",
+]
 
 # Okabe and Ito 2008
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
@@ -274,6 +281,41 @@ def draw_layer_scores(
         ax.legend(fontsize=7, framealpha=0.85, edgecolor="none")
     figure.supylabel("accuracy on test images", fontsize=9)
     figure.supxlabel(textwrap.fill(subtitle, int(40 * width)), fontsize=8, color="0.35")
+    return figure
+
+
+def draw_layer_intervals(table: pandas.DataFrame, title: str = "") -> Figure:
+    """Draw the best score of each layer with its confidence interval, the earliest layer at the top.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As ``FeatureSearchCV.table()`` returns it; several layers together are left out.
+    title : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Examples
+    --------
+    >>> import pandas
+    >>> rows = {"layer": ["a", "b"], "score": [0.9, 0.8], "ci_low": [0.8, 0.7], "ci_high": [1, 0.9], "depth": [0, 1]}
+    >>> figure = draw_layer_intervals(pandas.DataFrame(rows))
+    >>> figure.axes[0].get_xlabel()
+    'score, with 95% interval'
+    """
+    from matplotlib.figure import Figure
+
+    single = table[~table["layer"].str.contains("+", regex=False)]
+    best = single.drop_duplicates("layer").sort_values("depth", ascending=False)
+    figure = Figure((6.4, 1.6 + 0.35 * len(best)), layout="constrained")
+    axes = figure.add_subplot()
+    errors = [best["score"] - best["ci_low"], best["ci_high"] - best["score"]]
+    axes.errorbar(best["score"], best["layer"], xerr=errors, fmt="o", capsize=3, color=_BLUE)
+    axes.set(xlabel="score, with 95% interval")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(textwrap.fill(title, 80), fontsize=9)
     return figure
 
 
