@@ -1,14 +1,15 @@
 """Lengths: predict a number, the length of an animal, from an image.
 
     python pipelines/lengths.py --data FOLDER                    # every recipe
-    python pipelines/lengths.py --data FOLDER --skip-tutorial    # without the loop of Keras
+    python pipelines/lengths.py --data FOLDER --skip-tutorial    # without the recipe in Keras alone
     python pipelines/lengths.py --data FOLDER --predict my_cat.jpg
 
-The tutorial takes VGG16 up to its last pooling layer and trains Flatten, Dense(256) and one output on the lengths of
-cats and tigers, which it draws at random around a mean for each class: 100 steps of 6 images with RMSprop. It saves the
-head alone, restores it and predicts two images. Here the lengths in cm are drawn in the same way for the classes of
-the images, and all recipes are scored on the same five folds. The flattened map has tens of thousands of numbers for
-each image, and there are few images: the other recipes average it first.
+The tutorial takes VGG16 up to its last pooling layer and trains Flatten, Dense(256) and one output for 100
+steps of 6 images with RMSprop. Its targets are lengths of cats and tigers, drawn at random around a mean for
+each class. The tutorial saves the head alone, restores it and predicts two images. Here lengths in cm are drawn in the
+same way for the classes of the images, and all recipes are scored on the same five folds. The flattened
+feature map has tens of thousands of values for each image, which is too many for few images, so the recipes
+of tlfeatures use average pooling.
 
 --data is a folder with a folder for each class, or a CSV manifest with the columns path and label.
 """

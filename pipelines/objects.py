@@ -1,14 +1,15 @@
 """Objects: a small convolutional head on frozen feature maps, for the class of an object and for its position.
 
     python pipelines/objects.py --data FOLDER                    # every recipe
-    python pipelines/objects.py --data FOLDER --skip-tutorial    # without the loops of Keras
+    python pipelines/objects.py --data FOLDER --skip-tutorial    # without the recipes in Keras alone
     python pipelines/objects.py --data FOLDER --predict my_cat.jpg
 
-The tutorial freezes VGG16 and trains convolution, pooling and dense layers on its last feature map, once to classify
-images, once to predict a number from an image. Here the feature maps are computed once and stored; the layers are the
-parameter `head` of FineTuneClassifier and FineTuneRegressor. The number is the horizontal position of an object, in
-percent of the width: each photograph is placed, at half size, on canvases of one color. Average pooling removes most
-of this information from the map. A quarter of the images is kept for the test.
+The tutorial freezes VGG16 and trains convolution, pooling and dense layers on its last feature map, once to
+classify images, once to predict a number from an image. Here the feature maps are computed once and stored;
+the layers are the parameter `head` of FineTuneClassifier and FineTuneRegressor. The number is the horizontal
+position of an object in percent of the width: each photograph is placed, at half the size, at random
+positions on canvases of one color. Average pooling removes most of the information about the position. A
+quarter of the images is used for testing.
 
 --data is a folder with a folder for each class, or a CSV manifest with the columns path and label.
 """

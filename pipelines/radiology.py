@@ -4,14 +4,16 @@
     python pipelines/radiology.py --data images.csv --window 2048,4096
     python pipelines/radiology.py --data FOLDER --groups dicom:PatientID --skip-tutorial
 
-Tutorials on medical images retrain the last layer of a pretrained network on small sets, and all of it on larger ones.
-Both are measured here, through Keras alone and through FineTuneClassifier, against frozen features of all layers.
-Images are resized to 96 pixels, unless --image-size says otherwise. All images of a patient are in one fold.
-tlfeatures.compare compares each recipe with the frozen features on the same folds: "low" and "high" bound the
-difference in accuracy with 95% confidence, from a paired bootstrap of patients.
+Tutorials on medical images retrain the last layer of a pretrained network on small data sets, and all its
+layers on larger ones. Both are measured here, in Keras alone and with FineTuneClassifier, and compared with
+frozen features of all layers. Images are resized to 96 pixels, unless --image-size says otherwise. All images
+of a patient are in one fold. tlfeatures.compare compares each recipe with the frozen features on the same
+folds: "low" and "high" are the ends of the 95% confidence interval of the difference in accuracy, from a
+paired bootstrap of patients.
 
---data is a manifest with the columns path, label and patient, or a folder with a folder of images for each class (with
---groups dicom:PatientID for DICOM files). --window states the range of values, the same for all images and formats.
+--data is a manifest with the columns path, label and patient, or a folder with a folder of images for each
+class (DICOM files, grouped by PatientID unless --groups says otherwise). --window is the range of values from
+black to white, the same for all images and formats.
 """
 
 from __future__ import annotations

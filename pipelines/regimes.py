@@ -1,7 +1,7 @@
 """Which layers to train? Small or large data, in a domain like ImageNet's or unlike it.
 
     python pipelines/regimes.py --data pets/ --signs signs/     # photographs of animals, and of hand signs
-    python pipelines/regimes.py --data pets/ --skip-tutorial    # without the recipes through Keras alone
+    python pipelines/regimes.py --data pets/ --skip-tutorial    # without the recipes in Keras alone
 
 The tutorial has one rule for each of four cases:
 
@@ -10,12 +10,12 @@ The tutorial has one rule for each of four cases:
     small data, dissimilar domain    an SVM on the activations of an earlier layer
     large data, dissimilar domain    fine-tune all layers
 
-Here the four recipes are measured in every case. Photographs of animals (--data) are similar to ImageNet; hand signs
-(--signs, or the digits of scikit-learn if there are none) are not. Frozen layers are also scored on textures, digits,
-and the same animals with inverted colors and with their tiles in another order. "Small" is 8 training images per class
-on average; "large" is all of them, at most --images. A rule holds if no other recipe of tlfeatures scores higher by
-more than one standard error; other values of --seed show how much the scores depend on the split. The baseline that
-transfer must beat is the same network trained from scratch with Keras alone.
+Here the four recipes are measured in every case. Photographs of animals (--data) are similar to ImageNet;
+hand signs (--signs, or the digits of scikit-learn if there are none) are not. Frozen layers are also scored
+on textures, digits, and the photographs of animals with inverted colors or with shuffled tiles. "Small" is 8
+training images per class on average; "large" is all training images, at most --images. A rule holds if no
+other recipe of tlfeatures scores higher by more than one standard error. Other values of --seed show how much
+the scores depend on the split. The baseline is the same network trained from scratch with Keras alone.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
 def repeat(study: Study) -> None:
     """Measure all recipes in all cases."""
     domains = load_domains(study)
-    trained = list(domains)[:2]  # the similar domain and a dissimilar one; frozen layers only in the others
+    trained = list(domains)[:2]  # a similar and a dissimilar domain; the others are for frozen layers only
     curves, scores, passes = {}, {}, {}
     for domain, (X, y) in domains.items():
         with study.measure(f"{domain}: CNNFeatures, all layers in one pass", images=len(X)) as passes[domain]:
@@ -115,7 +115,7 @@ def sample(study: Study, y: np.ndarray, n: int) -> np.ndarray:
 
 
 def split(study: Study, y: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return rows for training and for the test: few training images and many, the same test images."""
+    """Split the rows into few ("small") or many ("large") training images, with the same test images."""
     rest, test = train_test_split(np.arange(len(y)), test_size=0.3, stratify=y, random_state=study.args.seed)
     small = sample(study, y[rest], 8 * len(np.unique(y)))
     large = sample(study, y[rest], study.args.images)
@@ -145,7 +145,7 @@ def score_frozen(
 
 
 def train_networks(study: Study, cell: dict, name: str, train: tuple, test: tuple) -> None:
-    """Fine-tune the last blocks and all layers; with Keras alone all layers, and from scratch."""
+    """Fine-tune the last blocks and all layers; with Keras alone, fine-tune all layers and train from scratch."""
     epochs = study.choose(8, quick=1)
     for recipe, train_from in ((LAST, 2), (ALL, "all")):
         with study.measure(f"{name}: {recipe}", images=len(train[1])) as cell[recipe]:
@@ -170,7 +170,7 @@ def train_with_keras(study: Study, weights: Any, epochs: int, train: tuple, test
     network, preprocess = load_keras_network(study.args.model, weights, size, pooling="avg")
     for layer in network.layers:
         if weights is None and isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.9  # 0.99 needs more steps than there are
+            layer.momentum = 0.9  # the default, 0.99, needs more training steps than there are
     inputs = keras.Input((size, size, 3))
     classes, codes = np.unique(train[1], return_inverse=True)
     x = network(preprocess(inputs))

@@ -1,17 +1,18 @@
 """Hand signs: classify photographs of hand signs (0 to 5).
 
     python pipelines/signs.py --data FOLDER                    # every recipe, 20 epochs each
-    python pipelines/signs.py --data FOLDER --skip-tutorial    # CNNFeatures only
+    python pipelines/signs.py --data FOLDER --skip-tutorial    # without the tutorial's head
     python pipelines/signs.py --data FOLDER --skip-tutorial --predict hand.jpg
 
-The tutorial trains a small network of dense layers on VGG19 without its top: global max pooling, Dense(128), softmax,
-20 epochs. It reports a test accuracy of 91.67% after about 25 minutes on a CPU. Here each image goes through the
-network once. All other recipes use the stored embeddings, choose with cross-validation on the training images only,
-and are scored once on the test images.
+The tutorial trains a small network of dense layers on VGG19 without its top: global max pooling, Dense(128),
+softmax, 20 epochs. It reports a test accuracy of 91.67% after about 25 minutes on a CPU. The recipes of
+tlfeatures share a store of embeddings, so that no epoch or fold runs the network again. `select` chooses by
+cross-validation on the training images only. Each recipe is scored once on the test images.
 
---data is a folder that holds the tutorial's train_signs.h5 and test_signs.h5 (arrays train_set_x, train_set_y,
-test_set_x, test_set_y, list_classes), one HDF5 file with all of them, a CSV manifest with the columns path, label and
-split, or a folder that holds such a manifest, or train/ and test/ with a folder for each class.
+--data is a folder that holds the tutorial's train_signs.h5 and test_signs.h5 (arrays train_set_x,
+train_set_y, test_set_x, test_set_y, list_classes), one HDF5 file with all of them, a CSV manifest with the
+columns path, label and split, or a folder that holds such a manifest, or train/ and test/ with a folder for
+each class.
 """
 
 from __future__ import annotations

@@ -4,14 +4,14 @@
     python pipelines/wakeword.py --data clips.csv               # columns path, label and speaker
     python pipelines/wakeword.py --data FOLDER --predict new.wav --skip-tutorial
 
-The tutorial takes layers of a network trained on much speech, and trains a few new layers with little data to detect a
-trigger word. Such a network is not among those of Keras; here a network trained on photographs reads log-mel
-spectrograms. It is compared with a small network trained from scratch, and with a dense head trained on top of the
-frozen network with Keras alone, as tutorials do.
+The tutorial takes layers of a network trained on large amounts of speech, and trains a few new layers with
+little data to detect a trigger word. Keras has no such network; here the input of a network trained on
+photographs is log-mel spectrograms. The recipes are compared with a small network trained from scratch, and
+with a dense head trained on top of the frozen network with Keras alone, as tutorials do.
 
-All scores are of speakers that no training clip comes from. --data is a manifest of WAV or FLAC files with the columns
-path, label and speaker, or a folder with a folder of clips for each class; then the speaker is the file name before the
-first underscore.
+No speaker of a test clip occurs in the training clips. --data is a manifest of WAV or FLAC files with the
+columns path, label and speaker, or a folder with a folder of clips for each class. In a folder, the name of
+the speaker is the part of the file name before the first underscore.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def repeat(study: Study) -> None:
 
 
 def load_clips(study: Study, folder: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
-    """Return the spectrograms of the readable clips, their labels, speakers and names; name the others."""
+    """Return spectrograms, labels, speakers and names of the readable clips; print the names of the others."""
     if study.args.data is None:
         study.note(STAND_IN)
         source = read_source(
