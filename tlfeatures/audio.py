@@ -26,7 +26,7 @@ from tlfeatures.errors import (
 __all__ = ["LogMelSpectrogram", "mel_filters", "mel_power"]
 
 _MAX_SAMPLES = 200_000_000  # of one clip
-_SILENCE = 1e-10  # power below which everything is black
+_SILENCE = 1e-10  # a clip is silent, and its image black, if its power is nowhere above this
 _EXPECTED = (
     "expected a list of paths of WAV or FLAC files, of arrays (samples,) or (samples, channels), or of pairs "
     "(sampling rate, array); or one array (n, samples)"
@@ -56,17 +56,18 @@ class LogMelSpectrogram(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
     n_mels : int, default=64
         Number of mel bands, the height of the images.
     fmin, fmax : float, default=0.0, None
-        Lowest and highest frequency in hertz; None is half the sampling rate.
+        Lowest and highest frequency in hertz; ``fmax=None`` is half the sampling rate.
     duration : float or None, default=None
-        Seconds of each clip in the images: longer clips are cropped, and shorter ones are padded with silence. None is
-        the duration of the longest clip in `fit`.
+        Duration in seconds: longer clips are cropped, and shorter ones are padded with silence. None is the duration of
+        the longest clip in `fit`.
     align : {"center", "start"}, default="center"
-        Part of a clip that is kept, and where silence is added: the centre, or the start.
+        "center" keeps the centre of longer clips and pads shorter ones on both sides; "start" keeps the start and pads
+        at the end.
     dynamic_range : float, default=80.0
         Decibels from black to white.
     reference : "max" or float, default="max"
-        Power that is white: "max" is the largest of each clip, so that loudness does not matter; a number is the same
-        for all clips, so that quiet clips are dark.
+        Power that becomes white: "max" is the largest power in each clip, so that loudness does not matter; a number
+        applies to all clips, so that quiet clips are dark.
     on_error : {"raise", "nan"}, default="raise"
         On clips that cannot be read, raise an :class:`~tlfeatures.errors.AudioReadError`, or warn and return None in
         place of their images, for which ``CNNFeatures(on_error="nan")`` returns rows of NaN.
@@ -74,14 +75,15 @@ class LogMelSpectrogram(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
     Attributes
     ----------
     n_samples_ : int
-        Number of samples of a clip after resampling and cropping.
+        Number of samples of a clip after resampling, and cropping or padding.
     filters_ : ndarray of float64, shape (n_mels, n_frequencies)
         The mel filters.
 
     Raises
     ------
     AudioReadError
-        If clips cannot be read: missing or damaged files, no samples, NaN; names them. Also an ``OSError``.
+        If clips cannot be read (files are missing or damaged, there are no samples, or samples are NaN); the message
+        names them. Also an ``OSError``.
     ImageInputError
         If X is not a list of clips. Also a ``ValueError``.
     MissingDependencyError
@@ -149,7 +151,7 @@ class LogMelSpectrogram(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
         self.on_error = on_error
 
     def fit(self, X: Any, y: Any = None) -> LogMelSpectrogram:
-        """Check the parameters; with ``duration=None``, find the duration of the longest clip.
+        """Check the parameters and make the mel filters; with ``duration=None``, find the longest clip.
 
         Parameters
         ----------
@@ -190,7 +192,8 @@ class LogMelSpectrogram(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
         Returns
         -------
         ndarray of uint8, shape (n, n_mels, n_frames)
-            If clips cannot be read and ``on_error="nan"``: object array of shape (n,) of images, None for these clips.
+            If some clips cannot be read and ``on_error="nan"``: an object array of shape (n,) with the images, and None
+            for these clips.
         """
         check_is_fitted(self, "filters_")
         samples, failures = self._read_all(_list_clips(X))
@@ -208,7 +211,7 @@ class LogMelSpectrogram(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
         return out
 
     def set_output(self, *, transform: Any = None) -> LogMelSpectrogram:
-        """Do nothing: images are arrays in any case, so that pipelines with tables as output can contain this step.
+        """Do nothing: the output is always an array of images. Pipelines call this method on each of their steps.
 
         Parameters
         ----------
@@ -221,7 +224,7 @@ class LogMelSpectrogram(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
         return self
 
     def _read_all(self, clips: Sequence[Any]) -> tuple[list[np.ndarray | None], list[tuple[str, str]]]:
-        """Read mono samples at the target rate, None for unreadable clips; and (name, reason) of these."""
+        """Return mono samples at the target rate, None for unreadable clips, and the (name, reason) of these clips."""
         samples: list[np.ndarray | None] = []
         failures = []
         for i, clip in enumerate(clips):
@@ -327,11 +330,12 @@ def mel_power(samples: np.ndarray, filters: np.ndarray, n_fft: int, hop: int) ->
     filters : ndarray of shape (n_mels, n_fft // 2 + 1)
         As `mel_filters` makes them.
     n_fft, hop : int
-        Length of a frame, and distance between frames, in samples.
+        Length of a frame, and distance between the starts of frames, in samples.
 
     Returns
     -------
-    ndarray of float64, shape (n_mels, 1 + n_samples // hop)
+    ndarray of float64, shape (n_mels, n_frames)
+        For an even n_fft, n_frames is 1 + n_samples // hop.
 
     Examples
     --------
@@ -342,14 +346,14 @@ def mel_power(samples: np.ndarray, filters: np.ndarray, n_fft: int, hop: int) ->
     from scipy.signal import get_window
 
     padded = np.pad(samples, n_fft // 2)
-    if len(padded) < n_fft:  # one sample, and an odd length of frames
+    if len(padded) < n_fft:  # no samples, and an odd n_fft
         padded = np.pad(padded, (0, n_fft - len(padded)))
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]
     return filters @ np.abs(rfft(frames * get_window("hann", n_fft), axis=1).T) ** 2
 
 
 _LINEAR = 200 / 3  # hertz per mel below 1000 Hz
-_LOG_STEP = math.log(6.4) / 27  # of the natural logarithm of the frequency per mel above
+_LOG_STEP = math.log(6.4) / 27  # increase of the natural logarithm of the frequency per mel above 1000 Hz
 
 
 def _hertz_to_mel(hertz: float) -> float:
@@ -419,7 +423,7 @@ def _read_clip(clip: Any, default_rate: int) -> tuple[int, np.ndarray]:
 
 
 def _scale(samples: np.ndarray) -> np.ndarray:
-    """Convert samples to float64; integers are scaled to [-1, 1]."""
+    """Convert samples to float64; signed integers and uint8 are scaled to [-1, 1]."""
     if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] > samples.shape[0]):
         raise _Unreadable(
             f"got an array of shape {samples.shape}; expected (samples,) or (samples, channels), with the channels last"

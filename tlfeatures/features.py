@@ -38,17 +38,19 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     layer : str, list of str or None, default=None
         The layer whose output is the embedding; see `tlfeatures layers NAME`. None is the last
         convolutional output. The embeddings of a list are concatenated in its order. Earlier layers suit images that
-        differ from those of ImageNet. "fc1", "fc6" and "predictions" load the top.
+        differ from those of ImageNet. "fc1", "fc6" and "predictions" are in the fully connected top, which is then
+        loaded too.
     pooling : {"avg", "max", "avgmax", "gem", "flatten"}, default="avg"
         How a feature map (h, w, c) becomes a vector: its mean, maximum, both, generalized mean
         (power 3; Radenović et al. 2018), or all h * w * c values.
     weights : "imagenet", "bundled", path or None, default="imagenet"
-        Pretrained weights, a ``.weights.h5`` or ``.h5`` file, or None for seeded random weights (He), with a
-        warning. For "tiny", which has no ImageNet weights, the default is "bundled", the file in the package.
+        Pretrained weights, a ``.weights.h5`` or ``.h5`` file, or None for seeded random weights (He
+        initialization), with a warning. For "tiny", which has no ImageNet weights, the default is "bundled", the file
+        in the package.
     image_size : int, (int, int) or None, default=None
         Side, or (height, width), in pixels; None means the network's default.
     resize : {"stretch", "crop", "pad"}, default="stretch"
-        How an image is brought to that size. "stretch" changes the aspect ratio, as
+        How an image is resized to that size. "stretch" changes the aspect ratio, as
         ``keras.utils.load_img(target_size=...)`` does; "crop" resizes the short side and crops the centre;
         "pad" resizes the long side and adds black bars.
     interpolation : str, default="bilinear"
@@ -60,8 +62,9 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         Images with larger values raise an error.
     window : (float, float) or None, default=None
         Centre and width of the range of values that becomes black to white in DICOM files (in hounsfield units for CT),
-        16-bit grey files and uint16 arrays, such as (40, 400). None is the window in the DICOM file, otherwise its 1st
-        to 99th percentile; for other images the full range or ``max_value``.
+        16-bit grey files and uint16 arrays, such as (40, 400). None means, for DICOM, the window in the file or,
+        without one, the full range of unsigned 8-bit values and the 1st to the 99th percentile of others; for other
+        images, 0 to ``max_value``.
     normalization : "auto" or (mean, std), default="auto"
         "auto" is the network's own; a pair of RGB triples is applied instead as ``(x / 255 - mean) / std``.
     precision : {"float32", "tf32", "bfloat16", "float16"}, default="float32"
@@ -87,7 +90,8 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     recipes_ : list of dict
         Everything that determines the values of the embedding, one dict for each layer and stored pooling.
     decoder_probe_ : ndarray of uint8, shape (7605,), or None
-        Pixels of a small test image, read by the image decoder of `fit`; None if `fit` got arrays only.
+        Pixels of a small test image, as the image decoder installed during `fit` reads them; None if `fit` got only
+        arrays.
 
     Raises
     ------
@@ -103,14 +107,14 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     Notes
     -----
     A model with custom code (a Lambda, a layer class that is not Keras's) has an identity within this process
-    only: its rows are not shared with other processes (see docs/store.md).
+    only, so its rows are not shared with other processes (see docs/store.md).
 
     `fit` learns nothing from X and does not run the network: it checks the type of the images and fixes
     the recipe. X is a list, array, Series or one-column DataFrame of paths; a list of PIL images,
     bytes or arrays; or a uint8, uint16 or float (in [0, 1]) array (n, h, w), (n, h, w, 1 | 3 | 4).
     A pass through the network stores the average and the maximum of each tapped layer, so a grid
-    over both poolings costs one pass; six layers in one pass took 1.05 of the time of the deepest alone
-    (``python benchmarks/taps.py``).
+    over both poolings costs one pass; six layers in one pass took 1.05 times as long as the deepest layer
+    alone (``python benchmarks/taps.py``).
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Predictions of fitted models for images, some of which may be unreadable, and their scores."""
+"""Predictions and scores of fitted models for images, some of which may be unreadable."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Predictions:
     Attributes
     ----------
     extracted : Extracted
-        Reasons of unreadable images, digests, and numbers of images.
+        Result of the extraction: the reason for each unreadable image, digests, and counts.
     rows : ndarray of int, shape (m,)
         Rows of the images that could be read.
     values : ndarray of shape (m,)
-        Labels or numbers.
+        Predicted labels or numbers.
     classes : ndarray of shape (n_classes,) or None
         None for regression.
     probabilities : ndarray of shape (m, n_classes) or None
@@ -55,7 +55,7 @@ class Predictions:
     decision: np.ndarray | None = None
 
     def to_frame(self, names: Sequence[str], proba: bool = False) -> pandas.DataFrame:
-        """Tabulate the predictions, with one row for each image, also for unreadable ones.
+        """Make a table with one row for each image, including the unreadable ones.
 
         Parameters
         ----------
@@ -67,9 +67,9 @@ class Predictions:
         Returns
         -------
         DataFrame
-            Columns: path, prediction, probability (or decision) of the predicted class, if available, a column
-            proba_CLASS for each class, and error, the reason if the image could not be read. Other values of such
-            images are None.
+            Columns: "path"; "prediction"; "probability" or "decision" of the predicted class, if available;
+            "proba_CLASS" for each class, if ``proba``; and "error", the reason if the image could not be read, else
+            None. An unreadable image has None in all columns between "path" and "error".
         """
         import pandas
 
@@ -113,13 +113,13 @@ class Evaluation:
 
 
 class FittedModel:
-    """A fitted model that predicts from images although some of them cannot be read.
+    """A fitted model that predicts for all readable images, and gives the reason for each unreadable one.
 
     Parameters
     ----------
     estimator : Pipeline, search or fine-tuned estimator
-        A fitted scikit-learn Pipeline that begins with :class:`~tlfeatures.CNNFeatures`, a fitted search over one, or
-        a fitted :class:`~tlfeatures.FineTuneClassifier` or :class:`~tlfeatures.FineTuneRegressor`.
+        A fitted scikit-learn Pipeline that begins with :class:`~tlfeatures.CNNFeatures`, a fitted search over such
+        pipelines, or a fitted :class:`~tlfeatures.FineTuneClassifier` or :class:`~tlfeatures.FineTuneRegressor`.
 
     Attributes
     ----------
@@ -129,7 +129,7 @@ class FittedModel:
     classes : ndarray or None
         None for regression.
     confidence : {"probability", "decision"} or None
-        Confidence value of the predictions.
+        The value that the model can give for its confidence in a prediction.
 
     Raises
     ------
@@ -178,7 +178,7 @@ class FittedModel:
 
     @property
     def confidence(self) -> str | None:
-        """Confidence value of the predictions: "probability", "decision" or None."""
+        """The value that the model can give for its confidence in a prediction: "probability", "decision" or None."""
         if self.classes is None:
             return None
         methods = {"probability": "predict_proba", "decision": "decision_function"}

@@ -19,7 +19,7 @@ from tlfeatures.store import EmbeddingStore
 __all__ = ["ImageNetClassifier", "classify"]
 
 _UNREADABLE = "unreadable"
-_NOT_PARAMETERS = ("layer", "pooling")  # of CNNFeatures: the layer is the last one, which is a vector
+_NOT_PARAMETERS = ("layer", "pooling")  # of CNNFeatures: the layer is always the last, a vector
 
 
 class ImageNetClassifier(ClassifierMixin, BaseEstimator):
@@ -30,8 +30,8 @@ class ImageNetClassifier(ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     model : str, path or keras.Model, default="mobilenet_0.75"
-        A network with ImageNet's 1,000 classes in any spelling (see `tlfeatures models`), or a ``.keras`` file or
-        model whose last layer has the probabilities of these classes in the same order.
+        The name, in any spelling, of a network with ImageNet's 1,000 classes (see `tlfeatures models`), or a
+        ``.keras`` file or model whose last layer returns the probabilities of these classes in the same order.
     weights : "imagenet" or path, default="imagenet"
         Pretrained weights, or a ``.weights.h5`` or ``.h5`` file with the weights of all layers.
     image_size, resize, interpolation, decode, max_value, window, normalization, precision
@@ -61,8 +61,8 @@ class ImageNetClassifier(ClassifierMixin, BaseEstimator):
 
     Notes
     -----
-    `fit` learns nothing and is not needed. To train a classifier of your own classes on the embeddings of a network,
-    use :class:`~tlfeatures.CNNFeatures` in a pipeline.
+    `fit` learns nothing and need not be called. To train a classifier of your own classes on the embeddings of a
+    network, use :class:`~tlfeatures.CNNFeatures` in a pipeline.
 
     Examples
     --------
@@ -220,7 +220,7 @@ def classify(
     result = classifier._extract(X, **kwargs)
     top = []
     for row, probabilities in enumerate(result.features):
-        # a stable sort: of equal probabilities, the first class comes first, as in `predict`
+        # a stable sort: classes with equal probabilities stay in their order, as in `predict`
         columns = [] if row in result.errors else np.argsort(-probabilities, kind="stable")[:k].tolist()
         top.append([(*imagenet_classes()[i], float(probabilities[i])) for i in columns])
     return top, result

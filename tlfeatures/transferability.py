@@ -38,8 +38,8 @@ def logme(features: Any, y: Any, task: str = "classification") -> float:
 
     Notes
     -----
-    You, Liu, Wang and Long 2021, "LogME: Practical assessment of pre-trained models for transfer
-    learning", ICML. The prior precision and the noise precision are computed by MacKay's fixed-point
+    K. You, Y. Liu, J. Wang and M. Long, "LogME: Practical assessment of pre-trained models for transfer
+    learning", ICML 2021. The prior precision and the noise precision are computed by MacKay's fixed-point
     iteration until it converges, from one decomposition of the smaller Gram matrix. As in the paper the
     model has no intercept. The result is deterministic.
 
@@ -66,7 +66,7 @@ def logme(features: Any, y: Any, task: str = "classification") -> float:
 
 
 def _spectrum(F: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute squared singular values of ``F``, and squared projections of the targets on its left vectors."""
+    """Compute squared singular values of ``F``, and squared projections of the targets on its left singular vectors."""
     wide = F.shape[1] > F.shape[0]
     variances, vectors = np.linalg.eigh(F @ F.T if wide else F.T @ F)
     keep = variances > max(F.shape) * np.finfo(float).eps * max(variances[-1], 0.0)
@@ -112,8 +112,8 @@ def h_score(features: Any, y: Any) -> float:
     Returns
     -------
     float
-        From 0 to the number of classes minus one. It increases with the width d, and with d >= n - 1 it is
-        at its maximum for any labels: then use `shrunk_h_score` or `logme`.
+        From 0 to the number of classes minus one. It increases with the width d. If d >= n - 1, it is in general
+        at its maximum for any labels; use `shrunk_h_score` or `logme` then.
 
     Raises
     ------
@@ -122,9 +122,9 @@ def h_score(features: Any, y: Any) -> float:
 
     Notes
     -----
-    Bao, Li, Huang, Zhang, Zheng, Zamir and Guibas 2019, "An information-theoretic approach to
-    transferability in task transfer learning", ICIP: trace(cov(f)^-1 cov(E[f|y])), with the
-    pseudo-inverse where the covariance is singular.
+    The score is trace(cov(f)^-1 cov(E[f|y])), with the pseudo-inverse if the covariance is singular: Bao, Li, Huang,
+    Zhang, Zheng, Zamir and Guibas, "An information-theoretic approach to transferability in task transfer learning",
+    ICIP 2019.
 
     Examples
     --------
@@ -158,10 +158,10 @@ def shrunk_h_score(features: Any, y: Any) -> float:
 
     Notes
     -----
-    Ibrahim, Ponomareva and Mazumder 2021, "Newer is not always better: Rethinking transferability
-    metrics, their peculiarities, stability and performance": the covariance is shrunk towards its mean
-    variance with the coefficient of Ledoit and Wolf 2004, "A well-conditioned estimator for
-    large-dimensional covariance matrices", and the covariance of the class means with the same coefficient.
+    The covariance is shrunk towards a multiple of the identity matrix with the coefficient of Ledoit and Wolf 2004,
+    "A well-conditioned estimator for large-dimensional covariance matrices". The covariance of the class means is
+    multiplied by one minus this coefficient. Ibrahim, Ponomareva and Mazumder 2021, "Newer is not always better:
+    Rethinking transferability metrics, their peculiarities, stability and performance".
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""`embed`: write the embeddings of a source into one file."""
+"""`embed`: write the embeddings of a source to a file."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def _summarize_best(search: FeatureSearchCV) -> dict[str, Any]:
 
 
 def show_search(search: FeatureSearchCV, summary: dict[str, Any]) -> None:
-    """Print the best candidates, and the score of the best one."""
+    """Print the table of the best candidates, then the best pipeline with its score."""
     classes = (
         f" in {count(len(search.classes_), 'class', 'classes')}"
         if summary["task"] == "classification"
@@ -86,7 +86,7 @@ def show_search(search: FeatureSearchCV, summary: dict[str, Any]) -> None:
 
 
 def _show_top(search: FeatureSearchCV, summary: dict[str, Any]) -> None:
-    """Print the best candidates, without the columns that have one value."""
+    """Print the best candidates; columns in which all candidates have the same value are left out."""
     table = search.table()
     names = [
         name for name in ("network", "image_size", "resize", "layer", "pooling") if table[name].nunique() > 1

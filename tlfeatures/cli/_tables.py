@@ -1,4 +1,4 @@
-"""Commands that print one table for images, folders, manifests and patterns."""
+"""Arguments and output of commands that print one table for images, folders, manifests and patterns."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ __all__ = ["TableOptions"]
 
 @dataclass(frozen=True)
 class TableOptions:
-    """Images, and the output of a table that has the column "error"."""
+    """Images to read, and where to write a table that has the column "error"."""
 
-    header: ClassVar[str] = ""  # regular expression of the columns
+    header: ClassVar[str] = ""  # regular expression that matches the header of the table
 
     items: Annotated[
         list[str],
@@ -42,7 +42,7 @@ class TableOptions:
     as_json: opt.Json = False
 
     def check(self) -> None:
-        """Raise an error if the output file cannot be written, or is not a table of this command."""
+        """Raise an error if the output file cannot be written, or exists and is not a table of this command."""
         check_output(self.output, (".csv",), self.force, self._is_ours)
 
     def _is_ours(self, path: str) -> bool:

@@ -19,10 +19,10 @@ _METHODS = ("predict", "predict_proba", "decision_function")
 
 
 class Responses:
-    """An estimator whose responses to one set of rows are cached, so that each is computed once.
+    """Proxy of a fitted estimator that computes each response (such as ``predict``) to one set of rows only once.
 
-    It is passed to scorers in place of the estimator. If ``pooled``, the ``X`` of its methods is an array of indices
-    into the responses.
+    It is passed to scorers in place of the estimator. If ``pooled`` is True, the responses are those of all folds, and
+    the ``X`` of its methods is an array of indices into them.
     """
 
     def __init__(self, estimator: Any, responses: dict[str, np.ndarray], pooled: bool = False) -> None:

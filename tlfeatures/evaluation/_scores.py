@@ -83,7 +83,7 @@ def score_classes(y: np.ndarray, y_pred: np.ndarray, classes: np.ndarray) -> Cla
     y, y_pred : ndarray of shape (n,)
         True and predicted labels.
     classes : ndarray of shape (n_classes,)
-        Classes of the classifier; labels of other images may be missing among them.
+        Classes of the classifier; ``y`` may contain other labels.
 
     Returns
     -------
@@ -136,7 +136,7 @@ def score_numbers(y: np.ndarray, y_pred: np.ndarray) -> RegressionScores:
 
 
 def match_labels(y: np.ndarray, classes: np.ndarray | None) -> np.ndarray:
-    """Convert test labels to the type of the training labels: the folder "0" is the class 0 of a manifest.
+    """Convert test labels to the type of the training labels, such as the folder name "0" to the class 0.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Checks that the recipes and the image decoder are those of an earlier fit."""
+"""Check that the recipes and the image decoder are the same as in an earlier fit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["check_decoder", "check_recipes"]
 
 def check_recipes(fitted: list[dict[str, Any]], current: list[dict[str, Any]]) -> None:
     """Raise an error if the embeddings would differ from those of `fit`."""
-    # the identity of custom code differs between processes, but the code is pickled with the model
+    # "process" identifies custom code, which is pickled with the model; it differs between processes
     fitted, current = (
         [{k: v for k, v in recipe.items() if k != "process"} for recipe in each] for each in (fitted, current)
     )
@@ -46,7 +46,7 @@ _decoders_warned: set[bytes] = set()
 
 
 def check_decoder(fitted: np.ndarray | None) -> None:
-    """Compare the installed decoder with that of `fit`, which is None if `fit` got no encoded image."""
+    """Warn or raise an error if the installed decoder differs from that of `fit`; None if `fit` got only arrays."""
     current = probe_pixels()
     if fitted is None or np.array_equal(fitted, current):
         return

@@ -1,4 +1,4 @@
-"""Augmentation: seeded random views of images, with NumPy for crops and layers of Keras otherwise."""
+"""Augmentation: seeded random views of images. NumPy makes the crops, and layers of Keras all other changes."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ class Augmenter:
         Names of augmentations with their strengths. "crop": pixels of padding before a random crop of the original
         size; "flip": "horizontal", "vertical" or "horizontal_and_vertical"; "rotation": fraction of a full turn;
         "zoom", "brightness", "contrast", "saturation", "hue": relative change; "color": the last four with one
-        strength. Any other "Random..." layer of Keras by its name, with a dict of its arguments.
+        strength, a fifth of it for the hue (only brightness and contrast with versions of Keras that have no other).
+        Other "Random..." layers of Keras are given by their names, each with a dict of its arguments.
 
     Examples
     --------
@@ -125,7 +126,7 @@ def _make_layer(name: str, value: Any) -> Any:
     kwargs = dict(value) if isinstance(value, Mapping) else {"mode" if kind == "flip" else "factor": value}
     if kind == "zoom" and "factor" in kwargs:
         kwargs["height_factor"] = kwargs.pop("factor")
-    if kind == "saturation" and isinstance(kwargs.get("factor"), Real):  # in Keras, 0.5 changes nothing
+    if kind == "saturation" and isinstance(kwargs.get("factor"), Real):  # in Keras, 0.5 is no change
         kwargs["factor"] = (0.5 - kwargs["factor"] / 2, 0.5 + kwargs["factor"] / 2)
     try:
         with untouched_random_state():  # the seeds are set in every call

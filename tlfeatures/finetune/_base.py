@@ -44,13 +44,13 @@ class FineTune(FineTuneParameters):
         pipeline make equal predictions. For any other head, a warning is raised, and `fit` fits a linear head on the
         stored embeddings: then with ``epochs=0`` the predictions equal those of ``start_pipeline_``.
 
-        By default, all images are used for training and the weights of the last epoch are kept
-        (``validation_fraction=0``): the head of the pipeline was fitted on all images, so on validation images among
-        them the first epoch would score best.
+        ``validation_fraction`` is 0 unless passed: all images are used for training, and the weights of the last epoch
+        are kept. Validation images would be among those that the head of the pipeline was fitted on, so the first
+        epoch would seem to be the best.
 
         Parameters
         ----------
-        pipeline : fitted sklearn.pipeline.Pipeline, or a fitted search over one
+        pipeline : fitted sklearn.pipeline.Pipeline, or a fitted search over pipelines
         **params
             Parameters of this class, which replace those of the pipeline.
 
@@ -160,7 +160,7 @@ class FineTune(FineTuneParameters):
         ----------
         path : str or path
         trust : bool, default=False
-            Whether to allow layers that are not part of Keras, which can run any code.
+            Whether to load layers that are not part of Keras. Such layers can run any code.
         **params
             Parameters to replace, such as ``model`` or ``cache``.
 
@@ -178,7 +178,7 @@ class FineTune(FineTuneParameters):
         return load_bundle(path, trust=trust, expected={cls.__name__: cls}, **params)
 
     def draw_augmentations(self, X: Any, n_images: int = 6, views: int = 7) -> bytes:
-        """Draw some of the images, each in a row with augmented views like those in training.
+        """Draw a random selection of the images, each in a row with augmented views as in training.
 
         The estimator need not be fitted, and the weights of the network are not needed.
 
@@ -282,7 +282,7 @@ class FineTune(FineTuneParameters):
 
     def _live(self) -> FittedNetwork:
         check_is_fitted(self, "history_")
-        if isinstance(self._net, tuple):  # unpickled, so code of the file has been run already
+        if isinstance(self._net, tuple):  # unpickling has already run any code in the file
             self._net = FittedNetwork.from_parts(*self._net, trust=True)
         return self._net
 
@@ -324,7 +324,7 @@ class FineTune(FineTuneParameters):
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
-        tags.input_tags.one_d_array = True  # of paths
+        tags.input_tags.one_d_array = True  # an array of paths
         tags.input_tags.three_d_array = True
         tags.input_tags.string = True
         tags.non_deterministic = self.random_state is None

@@ -120,8 +120,8 @@ class BlockScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 class MeanRBFKernel:
     """Mean of the RBF kernels of blocks of columns, for ``SVC(kernel=...)`` and ``SVR(kernel=...)``.
 
-    Two images are similar if several layers find them similar. The RBF kernel of all columns is the product of the
-    layers' kernels: there, one layer suffices to make two images dissimilar. The kernel of a block is
+    Two images are similar if they are similar in several layers. The RBF kernel of all columns, in contrast, is the
+    product of the layers' kernels, in which one layer suffices to make two images dissimilar. The kernel of a block is
     ``exp(-|x - y|^2 / (width * variance))``, as with ``gamma="scale"``.
 
     Parameters

@@ -58,7 +58,7 @@ _HEADS: dict[str, dict[str, _HeadSpec]] = {
         "logreg": _HeadSpec(
             lambda **kw: LogisticRegression(C=1.0, max_iter=2000, **kw), {"C": [0.01, 0.1, 1.0, 10.0]}, True
         ),
-        # 2 to 100 times faster here than LinearSVC, which also fails to converge on separable classes
+        # for embeddings 2 to 100 times faster than LinearSVC, which also fails to converge on separable classes
         "linear_svm": _HeadSpec(
             lambda **kw: SVC(kernel="linear", C=0.01, **kw), {"C": [0.0001, 0.001, 0.01, 0.1]}, True
         ),
@@ -120,7 +120,7 @@ def make_head(name: str, task: Task = "classification", *, class_weight: Any = N
     Returns
     -------
     sklearn.pipeline.Pipeline
-        With the steps "scale" and ``name``; fitted on embeddings of shape (n, d).
+        With the steps "scale" and ``name``, to be fitted on embeddings of shape (n, d).
 
     Raises
     ------
@@ -149,8 +149,8 @@ def make_head(name: str, task: Task = "classification", *, class_weight: Any = N
     - "ridge": as above; the recommended default.
     - "svr": support vector regression with an RBF kernel on a standardized target, for nonlinear relations. Its
       cost is quadratic in the number of images.
-    - "linear": ordinary least squares, as a baseline. It overfits with fewer than about five images per feature,
-      most of all with one image per feature.
+    - "linear": ordinary least squares, as a baseline. It overfits with fewer than about five images per feature;
+      overfitting is worst at one image per feature.
 
     Constant features have no effect: standardization sets them to 0.
 

@@ -1,4 +1,4 @@
-"""Decoding of batches in threads, ahead of their use and with bounded memory."""
+"""Decoding of batches in threads, a bounded number of batches ahead."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def decode_batches(
     keys : ndarray of uint8, shape (b, 16)
         Digests of the bytes that were decoded.
     batch : ndarray of uint8, shape (b, height, width, 3)
-        A new array each time. b is ``batch_size`` minus the number of unreadable images, and may be 0.
+        A new array each time. b is the number of readable images in the batch, and may be 0.
     errors : dict
         {row: reason} of the unreadable images.
 
@@ -153,9 +153,9 @@ def check_images(
     Returns
     -------
     pandas.DataFrame
-        One row for each such image, in the order of ``X``: ``row``, ``image`` (path or place in ``X``), ``problem``
-        ("error" when it cannot be read, "warning" when it spans fewer than 16 of 256 levels or holds 12-bit data in
-        16 bits) and ``reason``. Empty if there are none.
+        One row for each such image, in the order of ``X``: ``row``, ``image`` (path or position in ``X``), ``problem``
+        ("error" if it cannot be read, "warning" if it spans fewer than 16 of 256 levels or seems to contain 8-bit or
+        12-bit data in 16 bits) and ``reason``. Empty if there are none.
 
     Raises
     ------

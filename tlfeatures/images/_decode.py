@@ -1,4 +1,4 @@
-"""Decode images to uint8 RGB of one size; Pillow is the reference."""
+"""Decode images with Pillow or pydicom to uint8 RGB of one size."""
 
 from __future__ import annotations
 
@@ -99,11 +99,11 @@ class Decoder:
         The value in 16-bit grey files and uint16 arrays that becomes 255, such as 4095 for 12-bit data. None is 65535.
         Images with larger values cannot be read. 8-bit images, floats and DICOM files are not affected.
     window : (float, float), optional
-        Centre and width of the range of values that becomes 0 to 255 in images deeper than 8 bits: 16-bit grey files,
-        uint16 arrays, and grey DICOM files of any depth, there in the units of the rescaled values (hounsfield units
-        for CT). Values outside the range become 0 or 255. None is the full range, or `max_value`; for DICOM the window
-        of the file, otherwise the 1st to the 99th percentile of the values of deep images. 8-bit images and floats are
-        not affected.
+        Centre and width of the range of values that becomes 0 to 255 in 16-bit grey files, uint16 arrays and grey DICOM
+        files of any depth; for DICOM in the units of the rescaled values (hounsfield units for CT). Values outside
+        the range become 0 or 255. None means, for DICOM, the window in the file or, without one, the full range of
+        unsigned 8-bit values and the 1st to the 99th percentile of others; for other images, 0 to `max_value`. Other
+        8-bit images and floats are not affected.
 
     Raises
     ------
@@ -115,10 +115,10 @@ class Decoder:
 
     Notes
     -----
-    EXIF orientation is applied, alpha is composited on white, 16-bit grey is divided by 257, and animations and
-    multi-page files give their first frame, or the one in brackets after the path: "scan.dcm[3]", from 0. Grey DICOM
-    files of the type MONOCHROME1 are inverted; overlays are not drawn. Colour profiles are not applied. 16-bit colour
-    files are reduced to their high byte, as Pillow reads them.
+    EXIF orientation is applied, alpha is composited on white, and 16-bit grey is divided by 257. One frame of
+    animations and multi-page files is read: the first, or the one whose number is in brackets after the path, counted
+    from 0, as in "scan.dcm[3]". Grey DICOM files of the type MONOCHROME1 are inverted; overlays are not drawn. Colour
+    profiles are not applied. 16-bit colour files are reduced to their high byte, as Pillow reads them.
 
     Examples
     --------
@@ -332,7 +332,7 @@ def _resize(im: Image.Image, decoder: Decoder) -> Image.Image:
     method = Image.Resampling[decoder.interpolation.upper()]
     if im.size == (width, height):
         return im
-    if decoder.resize == "crop":  # resized from a box, so that elongated images need little memory
+    if decoder.resize == "crop":  # crop and resize in one step, so that elongated images need little memory
         scale = max(width / im.size[0], height / im.size[1])
         left, top = (im.size[0] - width / scale) / 2, (im.size[1] - height / scale) / 2
         box = (

@@ -46,13 +46,14 @@ def read_dicom(data: bytes, frame: int = 0, window: tuple[float, float] | None =
         Position of the frame, from 0.
     window : (float, float), optional
         Centre and width of the range of values that becomes 0 to 255, after the modality transformation (hounsfield
-        units for CT). None is the VOI LUT or the first window of the file; without these, 8-bit values are not
-        changed, and deeper values are scaled from their 1st to their 99th percentile. Not used for colour images.
+        units for CT). None is the VOI LUT or the first window of the file; without these, the range is the full one for
+        unsigned 8-bit values that are not rescaled, and otherwise the 1st to the 99th percentile of the values. Not
+        used for colour images.
 
     Raises
     ------
     Unreadable
-        If the file cannot be decoded; the message is the reason and has no content of the file.
+        If the file cannot be decoded; the message is the reason, without any content of the file.
     """
     try:
         with ignore_warnings():
@@ -99,7 +100,7 @@ def _decode_frame(ds: Any, frame: int) -> np.ndarray:
     from pydicom.pixels import get_decoder, pixel_array
 
     syntax = ds.file_meta.get("TransferSyntaxUID") if hasattr(ds, "file_meta") else None
-    if syntax is None:  # files without a header: the encoding that was used to read the data set
+    if syntax is None:  # a file without a header
         syntax = _guess_transfer_syntax(ds)
         ds.file_meta.TransferSyntaxUID = syntax
     if not syntax.is_encapsulated:
@@ -138,7 +139,7 @@ def _guess_transfer_syntax(ds: Any) -> Any:
 
 
 def _check_encapsulated_size(ds: Any, syntax: Any) -> None:
-    """Raise an error if run-length encoded pixels are too short for their size; pydicom allocates it first."""
+    """Raise an error if run-length encoded data are too short for the image, before pydicom allocates its pixels."""
     from pydicom.uid import RLELossless
 
     n_bytes = ds.Rows * ds.Columns * ds.SamplesPerPixel * (ds.BitsAllocated // 8)
@@ -154,7 +155,7 @@ def _scale(pixels: np.ndarray, depth: int) -> np.ndarray:
 
 
 def _copy_frame_attributes(ds: Any, frame: int) -> None:
-    """Copy rescaling and window of a frame from its functional groups, where enhanced files have them."""
+    """Copy the rescaling and the window of a frame from the functional groups of an enhanced file to the data set."""
     per_frame = (ds.get("PerFrameFunctionalGroupsSequence") or [])[frame : frame + 1]
     for group in [*(ds.get("SharedFunctionalGroupsSequence") or [])[:1], *per_frame]:
         for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
@@ -231,7 +232,7 @@ def _get_first(ds: Any, name: str) -> float | None:
 
 
 def _is_padding(levels: np.ndarray, ds: Any) -> np.ndarray:
-    """Return a mask of the values that mark pixels outside the image."""
+    """Return a mask of the padding values, which mark pixels outside the image."""
     low = ds.get("PixelPaddingValue")
     if low is None:
         return np.zeros(len(levels), bool)

@@ -1,4 +1,4 @@
-"""Supported file formats, and reasons why a file cannot be opened."""
+"""Opening of files in the supported formats, with the reason if a file cannot be opened."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def check_size(size: tuple[int, int]) -> None:
 
 
 def _check_ycbcr(im: Any) -> None:
-    """Reject uncompressed YCbCr that Pillow reads as other pixels: all before version 13, and subsampled colours."""
+    """Reject uncompressed YCbCr that Pillow reads wrongly: all of it before version 13, and subsampled colours."""
     tags = im.tag_v2
     if tags.get(Base.PhotometricInterpretation) != 6 or tags.get(Base.Compression, 1) != 1:
         return

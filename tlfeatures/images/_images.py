@@ -44,7 +44,7 @@ def count_threads() -> int:
 
 @contextlib.contextmanager
 def make_pool(n_threads: int | None) -> Iterator[ThreadPoolExecutor]:
-    """Make a thread pool that cancels its queue on leaving the block, also after an exception."""
+    """Make a thread pool whose waiting tasks are cancelled when the block ends, also after an exception."""
     executor = ThreadPoolExecutor(n_threads or count_threads(), thread_name_prefix="tlfeatures-decode")
     try:
         yield executor
@@ -70,7 +70,7 @@ class Images:
     def __init__(self, data: Any, rows: np.ndarray, checked: bool, full_depth: bool = False) -> None:
         self._data, self._rows = data, rows
         self._checked = checked  # whether layout and values of the whole array were checked
-        self._full_depth = full_depth  # whether the whole array uses more than 12 bits
+        self._full_depth = full_depth  # whether the whole array was checked and has no depth note
 
     @classmethod
     def of(cls, X: Any) -> Images:

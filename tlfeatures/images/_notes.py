@@ -47,9 +47,9 @@ def check_contrast(pixels: np.ndarray, image: Image.Image) -> Note | None:
     Parameters
     ----------
     pixels : ndarray of uint8, shape (height, width, 3)
-        The resized image. For nearly all images, a sample of it shows enough contrast.
+        The resized image. If a sample of it has enough contrast, ``image`` is not examined.
     image : PIL.Image.Image
-        The whole RGB image.
+        The RGB image before resizing.
     """
     sample = pixels[:: len(pixels) // 24 or 1, :: pixels.shape[1] // 24 or 1]
     if np.ptp(sample, axis=(0, 1)).max() >= _LEAST_LEVELS:
@@ -66,7 +66,7 @@ def check_contrast(pixels: np.ndarray, image: Image.Image) -> Note | None:
 
 
 def warn_of_depth(names: Mapping[int, str], notes: Mapping[int, Note]) -> None:
-    """Issue one warning for each bit depth that 16-bit images seem to have.
+    """Issue one warning for the 16-bit images that look like 12-bit data, and one for those that look like 8-bit data.
 
     Parameters
     ----------

@@ -129,7 +129,7 @@ def apply_window(values: np.ndarray, centre: float, width: float) -> np.ndarray:
 
 def window_to_uint8(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:
     """Convert integers to uint8 by a window, (centre, width)."""
-    if is_16_bit(values):  # computed once for each value, not for each pixel
+    if is_16_bit(values):  # computed once for each possible value, not for each pixel
         return window_to_uint8(np.arange(65536), window)[values]
     return np.rint(apply_window(values, *window) * 255).astype(np.uint8)
 

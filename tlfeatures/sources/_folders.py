@@ -1,4 +1,4 @@
-"""Folders of images: flat, of classes, of splits."""
+"""Reading of folders of images or audio clips: flat folders, class folders and split folders."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def _scan(folder: str, kind: str) -> tuple[list[str], list[str], list[str]]:
 
 
 def _walk(root: str, name: str, kind: str) -> tuple[list[str], list[str]]:
-    """List images and other files at any depth below ``root/name``, relative to ``root``, each folder once."""
+    """List images or clips, and other files, at any depth below ``root/name``, as paths relative to ``root``."""
     images, ignored, visited, stack = [], [], {os.path.realpath(root)}, [name]
     while stack:
         folder = stack.pop()
@@ -193,7 +193,7 @@ def _walk(root: str, name: str, kind: str) -> tuple[list[str], list[str]]:
 
 
 def is_image_file(path: str) -> bool:
-    """Whether ``path`` has an image suffix, or its first bytes are those of an image."""
+    """Whether ``path`` has the suffix of an image format, or its first bytes are those of an image file."""
     if os.path.splitext(path)[1].lower() in _SUFFIXES:
         return True
     if os.path.basename(path).lower() in _SYSTEM_FILES:

@@ -38,20 +38,20 @@ class Study:
     name : str
         Name of the file in ``pipelines/``.
     description : str
-        Text of ``--help``, such as the docstring of that file.
+        Description in ``--help``, such as the docstring of that file.
     tutorial_network : str
-        Network that the tutorial uses; every output says if another one stands in for it.
+        Network that the tutorial uses. If the study uses another one, all outputs say so.
     data : str or None
-        Default of ``--data``; None if the study makes images when the option is left out.
+        Default of ``--data``; None if the study generates images when the option is left out.
 
     Attributes
     ----------
     parser : argparse.ArgumentParser
-        Has the options of all studies; a study can add its own.
+        Parser with the options that all studies share; a study can add its own.
     args : argparse.Namespace
-        Values of the options, in `run`. ``args.weights`` is None for random weights.
+        Values of the options, set by `run`. ``args.weights`` is None for random weights.
     network : str
-        The network, and which one it stands in for, in `run`.
+        Description of the network, which also names the tutorial's if it is another one; set by `run`.
     results : ResultTable
 
     Examples
@@ -111,7 +111,7 @@ class Study:
         self.args = self.parser.parse_args(argv)
         try:
             with session():
-                warnings.simplefilter("ignore", RandomWeightsWarning)  # every output names random weights
+                warnings.simplefilter("ignore", RandomWeightsWarning)  # all outputs mention random weights
                 self.network = describe_network(self.args.model, self.tutorial_network, self.args.weights)
                 show_text(f"Network: {self.network}")
                 repeat(self)
@@ -126,7 +126,7 @@ class Study:
         return 0
 
     def load(self, source: Source) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """Return the readable images of a source, their labels and names; name the others on standard output.
+        """Return the readable images of a source, their labels and names; print the names of the others.
 
         Returns
         -------
@@ -150,11 +150,11 @@ class Study:
         return images[good], source.y[good], [source.names[i] for i in good]
 
     def _find_readable(self, images: np.ndarray, names: Sequence[str]) -> np.ndarray:
-        """Return the rows of the readable images; name the others on standard output."""
+        """Return the rows of the readable images; print the names of the others and the reasons."""
         from tlfeatures import check_images
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the extraction warns of the same images
+            warnings.simplefilter("ignore")  # the extraction issues the same warnings
             table = check_images(images)
         errors = table[table["problem"] == "error"]
         for row, reason in zip(errors["row"], errors["reason"], strict=True):
@@ -167,9 +167,9 @@ class Study:
         Parameters
         ----------
         classifier : estimator
-            Has ``predict_proba`` and ``classes_``, and takes paths.
+            Fitted estimator with ``predict_proba`` and ``classes_`` that takes paths.
         paths : sequence of str
-            Images; those that cannot be read are named with the reason.
+            Images; for those that cannot be read, the path and the reason are printed.
         name : str
             File of the figure.
         """
@@ -224,7 +224,7 @@ class Study:
         warn(", ".join([*scores, f"{row['seconds']} s"]), "    ")
 
     def note(self, text: str) -> None:
-        """Append a remark that all outputs must have, such as that images are made, to ``network``; print it."""
+        """Print a remark and append it to ``network``, so that all outputs show it, such as "generated images"."""
         self.network = f"{self.network}. {text}"
         show_text(text)
 
