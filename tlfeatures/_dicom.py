@@ -1,4 +1,4 @@
-"""DICOM files, read without pydicom's warnings; pydicom is imported for the first one."""
+"""Reading of DICOM files without pydicom's warnings; pydicom is imported when it is first needed."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def read_dataset(file: BinaryIO, **options: Any) -> Any:
 
 
 def _check_inflated_size(file: BinaryIO) -> None:
-    """Raise an error if a deflated data set is too large; pydicom would inflate all of it."""
+    """Raise an error if a deflated data set is too large, before pydicom inflates all of it."""
     head = file.read(2048)  # the header is shorter
     if _DEFLATED not in head:
         return
@@ -108,8 +108,8 @@ class _IgnoredWarning(Warning, metaclass=_IgnoredType):
 def ignore_warnings() -> Iterator[None]:
     """Ignore the warnings that the current thread issues inside the block.
 
-    ``warnings.catch_warnings`` changes the filters of all threads, and two overlapping blocks can leave the wrong
-    filters behind. The filter added here stays, but has no effect outside the block or in other threads.
+    ``warnings.catch_warnings`` is not used, because it changes the filters of all threads, and blocks that overlap in
+    time can leave the wrong filters behind. The filter added here stays, but has no effect outside the block or in other threads.
     """
     if not warnings.filters or warnings.filters[0][2] is not _IgnoredWarning:
         warnings.simplefilter("ignore", _IgnoredWarning)

@@ -27,7 +27,8 @@ def check_output(
     force : bool, default=False
         Whether an existing file may be overwritten.
     is_ours : callable, optional
-        Whether the command has written an existing file, which may then be overwritten; by default it may not.
+        Function that returns whether this command wrote the existing file, which may then be overwritten. None means
+        that no existing file may be overwritten.
     option : str, default="-o"
 
     Raises
