@@ -109,7 +109,8 @@ def ignore_warnings() -> Iterator[None]:
     """Ignore the warnings that the current thread issues inside the block.
 
     ``warnings.catch_warnings`` is not used, because it changes the filters of all threads, and blocks that overlap in
-    time can leave the wrong filters behind. The filter added here stays, but has no effect outside the block or in other threads.
+    time can leave the wrong filters behind. The filter added here stays, but has no effect outside the block or
+    in other threads.
     """
     if not warnings.filters or warnings.filters[0][2] is not _IgnoredWarning:
         warnings.simplefilter("ignore", _IgnoredWarning)
