@@ -105,10 +105,12 @@ def test_the_same_clip_in_every_form_gives_one_image(tmp_path):
     np.testing.assert_array_equal(spectrogram.transform(rows), spectrogram.transform(list(rows)))
 
 
-def test_eight_bit_samples_are_centred():
-    eight = np.rint(CHIRP * 100 + 128).astype(np.uint8)
-    spectrogram = LogMelSpectrogram(dynamic_range=20).fit([CHIRP])
-    images = spectrogram.transform([eight, CHIRP]).astype(int)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_unsigned_samples_are_centred_and_scaled(dtype):
+    middle = (int(np.iinfo(dtype).max) + 1) // 2
+    unsigned = np.rint(CHIRP * 0.78 * middle + middle).astype(dtype)
+    spectrogram = LogMelSpectrogram(dynamic_range=20, reference=1.0).fit([CHIRP])
+    images = spectrogram.transform([unsigned, CHIRP * 0.78]).astype(int)
     assert np.abs(images[0] - images[1]).mean() < 3
 
 
@@ -200,12 +202,13 @@ def test_broken_files_cost_their_rows(files, store):
         ),
         (np.zeros((2, 3, 4)), r"shape \(2, 3, 4\)"),
         (np.array(["a", "b"]), "samples of type"),
+        (CHIRP > 0, "samples of type bool; expected integers or floats"),
         ((0, CHIRP), "sampling rate is 0; expected a positive integer in hertz"),
         (b"not audio", "damaged or unsupported audio file"),
         ("absent.wav", "no such file"),
         (".", "is a folder"),
     ],
-    ids=["nan", "empty", "channels first", "3-D", "text", "rate", "bytes", "absent", "folder"],
+    ids=["nan", "empty", "channels first", "3-D", "text", "bool", "rate", "bytes", "absent", "folder"],
 )
 def test_reasons_for_unreadable_clips(clip, reason):
     with pytest.raises(AudioReadError, match=f"cannot read 1 of 2 clips: .*{reason}"):

@@ -1,12 +1,9 @@
-"""Log-mel spectrograms of audio clips as images."""
+"""Transformer from audio clips to log-mel images."""
 
 from __future__ import annotations
 
-import io
-import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -15,26 +12,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from tlfeatures._params import check_parameters, integer, number
 from tlfeatures._warnings import warn
-from tlfeatures.errors import (
-    AudioReadError,
-    ImageInputError,
-    InvalidParameterError,
-    MissingDependencyError,
-    UnreadableImagesWarning,
-)
+from tlfeatures.audio._clips import UnreadableClip, list_clips, read_clip, resample
+from tlfeatures.audio._mel import mel_filters, mel_power
+from tlfeatures.errors import AudioReadError, InvalidParameterError, UnreadableImagesWarning
 
-__all__ = ["LogMelSpectrogram", "mel_filters", "mel_power"]
+__all__ = ["LogMelSpectrogram"]
 
-_MAX_SAMPLES = 200_000_000  # of one clip
 _SILENCE = 1e-10  # a clip is silent, and its image black, if its power is nowhere above this
-_EXPECTED = (
-    "expected a list of paths of WAV or FLAC files, of arrays (samples,) or (samples, channels), or of pairs "
-    "(sampling rate, array); or one array (n, samples)"
-)
-
-
-class _Unreadable(Exception):
-    """One clip cannot be read; the argument is the reason."""
 
 
 class LogMelSpectrogram(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
@@ -163,7 +147,7 @@ class LogMelSpectrogram(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
         LogMelSpectrogram
         """
         check_parameters(self)
-        clips = _list_clips(X)
+        clips = list_clips(X)
         rate = int(self.sampling_rate)
         n_window = round(self.window * rate)
         if n_window < 2 or round(self.hop * rate) < 1:
@@ -196,7 +180,7 @@ class LogMelSpectrogram(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
             for these clips.
         """
         check_is_fitted(self, "filters_")
-        samples, failures = self._read_all(_list_clips(X))
+        samples, failures = self._read_all(list_clips(X))
         images = [None if s is None else self._make_image(s) for s in samples]
         if not failures:
             return np.stack(images)
@@ -229,9 +213,9 @@ class LogMelSpectrogram(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
         failures = []
         for i, clip in enumerate(clips):
             try:
-                rate, values = _read_clip(clip, int(self.sampling_rate))
-                samples.append(_resample(values, rate, int(self.sampling_rate)))
-            except _Unreadable as e:
+                rate, values = read_clip(clip, int(self.sampling_rate))
+                samples.append(resample(values, rate, int(self.sampling_rate)))
+            except UnreadableClip as e:
                 name = os.fsdecode(clip) if isinstance(clip, (str, os.PathLike)) else f"X[{i}]"
                 failures.append((name, str(e)))
                 samples.append(None)
@@ -265,202 +249,3 @@ class LogMelSpectrogram(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
         tags.input_tags.string = True
         tags.transformer_tags.preserves_dtype = []
         return tags
-
-
-def mel_filters(
-    sampling_rate: int, n_fft: int, n_mels: int, fmin: float = 0.0, fmax: float | None = None
-) -> np.ndarray:
-    """Make triangular filters on Slaney's mel scale, each with the same area.
-
-    The scale is linear below 1000 Hz (15 mel) and logarithmic above, as in ``librosa.filters.mel``.
-
-    Parameters
-    ----------
-    sampling_rate : int
-        In hertz.
-    n_fft : int
-        Number of samples of a frame.
-    n_mels : int
-        Number of filters.
-    fmin, fmax : float
-        Lowest and highest frequency in hertz; None is half the sampling rate.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_mels, n_fft // 2 + 1)
-
-    Raises
-    ------
-    InvalidParameterError
-        If the frequencies are not in order, or a band is narrower than the spacing of the frequencies.
-
-    Examples
-    --------
-    >>> mel_filters(16000, 512, 40).shape
-    (40, 257)
-    """
-    fmax = sampling_rate / 2 if fmax is None else fmax
-    if not fmin < fmax <= sampling_rate / 2:
-        raise InvalidParameterError(
-            f"`fmin` must be below `fmax`, and `fmax` at most half the sampling rate, {sampling_rate / 2:g} Hz; got "
-            f"{fmin:g} and {fmax:g}.",
-            "fmax",
-        )
-    edges = _mel_to_hertz(np.linspace(_hertz_to_mel(fmin), _hertz_to_mel(fmax), n_mels + 2))
-    frequencies = np.fft.rfftfreq(n_fft, 1 / sampling_rate)
-    rise = (frequencies - edges[:-2, None]) / np.diff(edges)[:-1, None]
-    fall = (edges[2:, None] - frequencies) / np.diff(edges)[1:, None]
-    filters = np.maximum(0, np.minimum(rise, fall)) * (2 / (edges[2:] - edges[:-2]))[:, None]
-    empty = np.flatnonzero(filters.max(axis=1) == 0)
-    if len(empty):
-        raise InvalidParameterError(
-            f"`n_mels`={n_mels} is too many for a window of {n_fft} samples at {sampling_rate} Hz: {len(empty)} bands "
-            f"contain no frequency, the first near {edges[empty[0] + 1]:.0f} Hz. Use fewer bands or a longer window.",
-            "n_mels",
-        )
-    return filters
-
-
-def mel_power(samples: np.ndarray, filters: np.ndarray, n_fft: int, hop: int) -> np.ndarray:
-    """Compute the power of a clip in mel bands, in centred frames with a periodic Hann window.
-
-    Parameters
-    ----------
-    samples : ndarray of float, shape (n_samples,)
-    filters : ndarray of shape (n_mels, n_fft // 2 + 1)
-        As `mel_filters` makes them.
-    n_fft, hop : int
-        Length of a frame, and distance between the starts of frames, in samples.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_mels, n_frames)
-        For an even n_fft, n_frames is 1 + n_samples // hop.
-
-    Examples
-    --------
-    >>> mel_power(np.zeros(1600), mel_filters(16000, 512, 40), 512, 160).shape
-    (40, 11)
-    """
-    from scipy.fft import rfft
-    from scipy.signal import get_window
-
-    padded = np.pad(samples, n_fft // 2)
-    if len(padded) < n_fft:  # no samples, and an odd n_fft
-        padded = np.pad(padded, (0, n_fft - len(padded)))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]
-    return filters @ np.abs(rfft(frames * get_window("hann", n_fft), axis=1).T) ** 2
-
-
-_LINEAR = 200 / 3  # hertz per mel below 1000 Hz
-_LOG_STEP = math.log(6.4) / 27  # increase of the natural logarithm of the frequency per mel above 1000 Hz
-
-
-def _hertz_to_mel(hertz: float) -> float:
-    return hertz / _LINEAR if hertz < 1000 else 15 + math.log(hertz / 1000) / _LOG_STEP
-
-
-def _mel_to_hertz(mels: np.ndarray) -> np.ndarray:
-    return np.where(mels < 15, _LINEAR * mels, 1000 * np.exp(_LOG_STEP * (mels - 15)))
-
-
-def _resample(samples: np.ndarray, rate: int, target: int) -> np.ndarray:
-    from scipy.signal import resample_poly
-
-    if rate == target:
-        return samples
-    common = math.gcd(rate, target)
-    return resample_poly(samples, target // common, rate // common)
-
-
-def _list_clips(X: Any) -> list[Any]:
-    """Return the clips of X as a list."""
-    if isinstance(X, (str, os.PathLike, bytes, bytearray)):
-        raise ImageInputError(f"Got one clip where a list is expected: wrap it, [X]; {_EXPECTED}.")
-    if hasattr(X, "toarray"):
-        raise ImageInputError(f"Sparse input is not supported; {_EXPECTED}. Use X.toarray().")
-    if hasattr(X, "to_numpy"):  # pandas, polars
-        X = X.to_numpy()
-    if hasattr(X, "__array__") and not isinstance(X, (list, tuple)):
-        X = np.asarray(X)
-    if isinstance(X, np.ndarray) and X.dtype.kind == "c":
-        raise ImageInputError("Complex data not supported: expected real samples; take X.real.")
-    if isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind == "O" and X.shape[1] > 1:
-        X = X.astype(np.float64)
-    if isinstance(X, np.ndarray) and (X.ndim not in (1, 2) or (X.ndim == 1 and X.dtype.kind not in "OUT")):
-        raise ImageInputError(
-            f"Got an array of shape {X.shape}; {_EXPECTED}."
-            + (" Reshape your data: for one clip use [X]." if X.ndim == 1 else "")
-        )
-    if not isinstance(X, (list, tuple, np.ndarray)):
-        raise ImageInputError(f"Got an object of type {type(X).__name__}; {_EXPECTED}.")
-    if isinstance(X, np.ndarray) and X.ndim == 2 and not X.shape[1]:
-        raise ImageInputError(
-            f"Found array with 0 feature(s) (shape={X.shape}) while a minimum of 1 is required."
-        )
-    clips = list(X.ravel() if isinstance(X, np.ndarray) and X.dtype.kind in "OUT" else X)
-    if not clips:
-        raise ImageInputError(f"Found array with 0 sample(s); {_EXPECTED}.")
-    return clips
-
-
-def _read_clip(clip: Any, default_rate: int) -> tuple[int, np.ndarray]:
-    """Return the sampling rate and the mono samples of a clip, float64 (n,)."""
-    if isinstance(clip, (str, os.PathLike, bytes, bytearray)):
-        rate, samples = _read_file(clip)
-    elif isinstance(clip, (tuple, list)) and len(clip) == 2 and np.ndim(clip[0]) == 0 and np.ndim(clip[1]):
-        rate, samples = clip[0], np.asarray(clip[1])
-        if not rate > 0 or rate != int(rate):
-            raise _Unreadable(f"the sampling rate is {rate!r}; expected a positive integer in hertz")
-    else:
-        rate, samples = default_rate, np.asarray(clip)
-    samples = _scale(samples)
-    if samples.ndim == 2:
-        samples = samples.mean(axis=1)
-    if not np.isfinite(samples).all():
-        raise _Unreadable(f"{(~np.isfinite(samples)).sum()} of {len(samples)} samples are NaN or infinite")
-    return int(rate), samples
-
-
-def _scale(samples: np.ndarray) -> np.ndarray:
-    """Convert samples to float64; signed integers and uint8 are scaled to [-1, 1]."""
-    if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] > samples.shape[0]):
-        raise _Unreadable(
-            f"got an array of shape {samples.shape}; expected (samples,) or (samples, channels), with the channels last"
-        )
-    if samples.dtype.kind not in "fiub":
-        raise _Unreadable(f"got samples of type {samples.dtype}; expected integers or floats")
-    if not samples.size:
-        raise _Unreadable("the clip has no samples")
-    if samples.dtype == np.uint8:  # as in WAV files of 8 bits
-        return (samples - 128.0) / 128
-    if samples.dtype.kind == "i":
-        return samples / -float(np.iinfo(samples.dtype).min)
-    return samples.astype(np.float64)
-
-
-def _read_file(clip: Any) -> tuple[int, np.ndarray]:
-    try:
-        import soundfile
-    except ImportError:
-        raise MissingDependencyError(
-            "Audio files need soundfile, an optional package: pip install 'tlfeatures[audio]'"
-        ) from None
-    if isinstance(clip, (str, os.PathLike)):
-        if not os.path.isfile(clip):
-            raise _Unreadable("is a folder, not an audio file" if os.path.isdir(clip) else "no such file")
-        if not Path(clip).stat().st_size:
-            raise _Unreadable("the file is empty")
-    try:
-        with soundfile.SoundFile(io.BytesIO(clip) if isinstance(clip, (bytes, bytearray)) else clip) as file:
-            if file.frames * file.channels > _MAX_SAMPLES:
-                raise _Unreadable(
-                    f"the clip has {file.frames:,} samples; at most {_MAX_SAMPLES:,} are read: cut it"
-                )
-            samples = file.read(dtype="float64", always_2d=True)
-            return file.samplerate, samples
-    except _Unreadable:
-        raise
-    except (soundfile.SoundFileError, OSError, RuntimeError, ValueError, TypeError) as e:
-        reason = " ".join(str(e).split()).removeprefix(f"Error opening {clip!r}: ")
-        raise _Unreadable(f"damaged or unsupported audio file: {reason or type(e).__name__}") from e
