@@ -18,11 +18,14 @@ SIZE = 32
 
 @pytest.fixture(scope="module")
 def network():
-    """A network with its top and random weights."""
+    """A network with its top and random weights, whose probabilities differ between classes."""
     import keras
 
     keras.utils.set_random_seed(0)
-    return build(NETWORKS[NAME], SIZE, top=True)
+    network = build(NETWORKS[NAME], SIZE, top=True)
+    scores = network.get_layer("conv_preds")
+    scores.bias.assign(np.random.default_rng(0).normal(size=scores.bias.shape))
+    return network
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +66,7 @@ def test_probabilities_are_those_of_keras(clf, network):
     expected = to_array(network(preprocess(NETWORKS[NAME], X), training=False))
     probabilities = clf.predict_proba(X)
     assert relative_difference(probabilities, expected) < 1e-4
-    order = np.argsort(-probabilities, axis=1)
+    order = np.argsort(-probabilities, axis=1, kind="stable")
     assert clf.predict(X).tolist() == clf.classes_[order[:, 0]].tolist()
     top = clf.top(X, k=3)
     assert [[name for _, name, _ in row] for row in top] == clf.classes_[order[:, :3]].tolist()
