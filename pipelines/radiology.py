@@ -9,7 +9,8 @@ layers on larger ones. Both are measured here, in Keras alone and with FineTuneC
 frozen features of all layers. Images are resized to 96 pixels, unless --image-size says otherwise. All images
 of a patient are in one fold. tlfeatures.compare compares each recipe with the frozen features on the same
 folds: "low" and "high" are the ends of the 95% confidence interval of the difference in accuracy, from a
-paired bootstrap of patients.
+paired bootstrap of patients. The drawn radiographs and the default settings were adjusted after scores had been seen:
+they show that the study works, not how well it works on real images.
 
 --data is a manifest with the columns path, label and patient, or a folder with a folder of images for each
 class (DICOM files, grouped by PatientID unless --groups says otherwise). --window is the range of values from

@@ -7,7 +7,9 @@
 The tutorial takes layers of a network trained on large amounts of speech, and trains a few new layers with
 little data to detect a trigger word. Keras has no such network; here the input of a network trained on
 photographs is log-mel spectrograms. The recipes are compared with a small network trained from scratch, and
-with a dense head trained on top of the frozen network with Keras alone, as tutorials do.
+with a dense head trained on top of the frozen network with Keras alone, as tutorials do. The head and the
+number of synthesized speakers were chosen after scores had been seen: these clips do not show how well the
+recipes work on speech.
 
 No speaker of a test clip occurs in the training clips. --data is a manifest of WAV or FLAC files with the
 columns path, label and speaker, or a folder with a folder of clips for each class. In a folder, the name of
