@@ -46,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     # the first stage of fine-tuning trains on stored embeddings, and it may start from a pipeline with CNNFeatures
     "finetune": {"images", "networks", "extract", "features", "evaluation", "calibration"},
     "report": {"results"},
-    "trust": {"features", "heads", "evaluation", "calibration", "results", "report"},
+    "trust": {"features", "heads", "evaluation", "skip_unreadable", "calibration", "results", "report"},
     "selection": {"features", "heads", "evaluation", "calibration", "transferability", "results", "report"},
     "jobs": {"extract"},
     "embedding_files": {"features", "sources"},

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tlfeatures.selection import FeatureSearchCV, select
     from tlfeatures.skip_unreadable import SkipUnreadable
     from tlfeatures.store import EmbeddingStore
+    from tlfeatures.trust import explain
 
 __version__ = "0.1.0"
 
@@ -33,6 +34,7 @@ __all__ = [
     "__version__",
     "check_images",
     "compare",
+    "explain",
     "list_layers",
     "list_models",
     "select",
@@ -48,6 +50,7 @@ _MODULES = {
     "SkipUnreadable": "skip_unreadable",
     "check_images": "images",
     "compare": "evaluation",
+    "explain": "trust",
     "list_layers": "networks",
     "list_models": "networks",
     "select": "selection",

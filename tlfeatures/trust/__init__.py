@@ -2,4 +2,6 @@
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from tlfeatures.trust._explain import Explanations, explain
+
+__all__ = ["Explanations", "explain"]

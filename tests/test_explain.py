@@ -1,0 +1,254 @@
+"""Maps of the regions of images that support a prediction: exact, by gradient and by occlusion."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge, RidgeClassifier
+from sklearn.model_selection import GridSearchCV
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC, LinearSVC, OneClassSVM
+
+from tests.networks import make_images
+from tlfeatures import CNNFeatures, SkipUnreadable, explain
+from tlfeatures.calibration import CalibratedHead
+from tlfeatures.errors import InvalidParameterError, UnknownNameError, UnreadableImagesWarning
+from tlfeatures.heads import BlockScaler, MeanRBFKernel, make_head
+
+LAYERS = ["block6_pw_relu", "block10_pw_relu"]  # maps of 4x4 with 256 and 320 channels
+Y = np.array(["a", "b", "c"] * 8)
+X = make_images(24, 64)
+X[Y == "b", :24, :24] = 255  # what distinguishes the classes
+X[Y == "c", -24:, -24:] = 0
+
+
+@pytest.fixture(scope="module")
+def embeddings(tmp_path_factory):
+    """Embeddings by pooling, and a function that makes a fitted pipeline from a head."""
+    cache = {}
+    folder = tmp_path_factory.mktemp("store")
+
+    def make(head, pooling="avg", layer=None, rows=slice(None), y=Y):
+        key = pooling, str(layer)
+        if key not in cache:
+            cnn = CNNFeatures("tiny", image_size=64, layer=layer, pooling=pooling, cache=folder, batch_size=8)
+            cache[key] = cnn, cnn.fit_transform(X)
+        cnn, features = cache[key]
+        return Pipeline([("cnn", cnn), ("head", clone(head).fit(features[rows], y[rows]))])
+
+    return make
+
+
+def scaled(head):
+    return make_pipeline(StandardScaler(), head)
+
+
+LINEAR = {
+    "multinomial": scaled(LogisticRegression()),
+    "one-vs-rest": scaled(OneVsRestClassifier(LogisticRegression())),
+    "linear SVM": make_pipeline(BlockScaler(), LinearSVC()),
+    "without standardization": RidgeClassifier(),
+    "named ridge": make_head("ridge"),
+    "calibrated": CalibratedHead(make_head("ridge"), cv=2),
+    "search of the head": GridSearchCV(
+        scaled(LogisticRegression()), {"logisticregression__C": [0.1, 1]}, cv=2
+    ),
+    "rows without images": SkipUnreadable(scaled(LinearSVC())),
+    "principal components": make_pipeline(StandardScaler(), "passthrough", PCA(5), LogisticRegression()),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_maps_of_linear_heads_add_up_to_the_decision_value(embeddings, name):
+    pipeline = embeddings(LINEAR[name])
+    result = explain(pipeline, X[:4])
+    assert (result.method, result.value) == ("exact", "decision value")
+    assert result.maps.shape == (4, 4, 4)
+    decision = pipeline.decision_function(X[:4])
+    expected = decision[np.arange(4), decision.argmax(axis=1)]
+    np.testing.assert_allclose(result.maps.mean(axis=(1, 2)) + result.constants, expected, atol=1e-4)
+    np.testing.assert_allclose(result.values, expected, atol=1e-4)
+    assert result.labels.tolist() == result.predictions.tolist() == pipeline.predict(X[:4]).tolist()
+
+
+@pytest.mark.parametrize("layer", [None, LAYERS], ids=["one layer", "two layers"])
+@pytest.mark.parametrize("pooling", ["avg", "max", "avgmax", "gem", "flatten"])
+def test_maps_of_all_poolings_are_exact(embeddings, pooling, layer):
+    pipeline = embeddings(scaled(LogisticRegression()), pooling, layer)
+    for label in ("a", "c"):
+        result = explain(pipeline, X[:4], label=label)
+        assert result.method == "exact"
+        expected = pipeline.decision_function(X[:4])[:, "abc".index(label)]
+        np.testing.assert_allclose(result.maps.mean(axis=(1, 2)) + result.constants, expected, atol=1e-4)
+
+
+def test_average_pooling_gives_class_activation_maps(embeddings):
+    pipeline = embeddings(scaled(LogisticRegression()))
+    maps = CNNFeatures("tiny", image_size=64, pooling="flatten", cache=None).fit_transform(X[:4])
+    weights = pipeline["head"][-1].coef_[1] / pipeline["head"][0].scale_
+    expected = maps.reshape(4, 4, 4, -1) @ weights
+    np.testing.assert_allclose(explain(pipeline, X[:4], label="b").maps, expected, atol=1e-4)
+
+
+def test_maximum_pooling_maps_only_the_positions_of_the_maxima(embeddings):
+    pipeline = embeddings(scaled(LogisticRegression()), "max")
+    maps = CNNFeatures("tiny", image_size=64, pooling="flatten", cache=None).fit_transform(X[:4])
+    maps = maps.reshape(4, 16, -1)
+    weights = pipeline["head"][-1].coef_[1] / pipeline["head"][0].scale_
+    for activations, result in zip(maps, explain(pipeline, X[:4], label="b").maps, strict=True):
+        winners = activations.argmax(axis=0)
+        expected = np.bincount(winners, weights * activations.max(axis=0), minlength=16)
+        np.testing.assert_allclose(result.ravel() / 16, expected, atol=1e-5)
+
+
+def test_the_two_classes_of_a_binary_head_have_opposite_maps(embeddings):
+    rows = Y != "c"
+    pipeline = embeddings(scaled(LinearSVC()), rows=rows)
+    maps = {label: explain(pipeline, X[:2], label=label) for label in "ab"}
+    np.testing.assert_allclose(maps["a"].maps, -maps["b"].maps, atol=1e-8)
+    np.testing.assert_allclose(maps["b"].values, pipeline.decision_function(X[:2]), atol=1e-4)
+
+
+def test_linear_svc_of_several_classes_is_explained_by_its_pairwise_decision_values(embeddings):
+    pipeline = embeddings(make_head("linear_svm"))
+    result = explain(pipeline, X[:4], label="b")
+    assert (result.method, result.value) == ("exact", "mean of the pairwise decision values")
+    pipeline["head"][-1].set_params(decision_function_shape="ovo")
+    ab, _, bc = pipeline.decision_function(X[:4]).T
+    pipeline["head"][-1].set_params(decision_function_shape="ovr")
+    np.testing.assert_allclose(result.maps.mean(axis=(1, 2)) + result.constants, (bc - ab) / 2, atol=1e-4)
+
+
+NONLINEAR = {
+    "RBF SVM": make_head("svm"),
+    "nearest neighbors": make_head("knn"),
+    "fused layers": make_pipeline(BlockScaler([256, 320]), SVC(kernel=MeanRBFKernel((256, 320)))),
+    "calibrated": CalibratedHead(make_head("svm"), cv=2),
+}
+
+
+@pytest.mark.parametrize("name", NONLINEAR)
+def test_maps_of_other_heads_are_gradients(embeddings, name):
+    pipeline = embeddings(NONLINEAR[name], layer=LAYERS)
+    result = explain(pipeline, X[1:3])
+    assert result.method == "gradient"
+    assert result.predictions.tolist() == pipeline.predict(X[1:3]).tolist() == ["b", "c"]
+    np.testing.assert_allclose(result.maps.mean(axis=(1, 2)) + result.constants, result.values)
+    assert np.unravel_index(result.maps[0].argmax(), (4, 4)) in {(0, 0), (0, 1), (1, 0), (1, 1)}
+    assert np.unravel_index(result.maps[1].argmax(), (4, 4)) in {(2, 2), (2, 3), (3, 2), (3, 3)}
+
+
+def test_the_gradient_of_a_kernel_is_its_derivative(embeddings):
+    pipeline = embeddings(SVC(gamma=0.01), rows=Y != "c")
+    svc, maps = pipeline["head"], CNNFeatures("tiny", image_size=64, pooling="flatten", cache=None)
+    maps = maps.fit_transform(X[:1]).astype(float).reshape(4, 4, -1)
+    embedding = maps.mean(axis=(0, 1))
+    difference = svc.support_vectors_ - embedding
+    kernel = np.exp(-0.01 * (difference**2).sum(axis=1))
+    derivative = 2 * 0.01 * (svc.dual_coef_[0] * kernel) @ difference
+    expected = maps @ derivative
+    np.testing.assert_allclose(explain(pipeline, X[:1], label="b").maps[0], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_forests_are_explained_by_occlusion(embeddings):
+    pipeline = embeddings(RandomForestClassifier(20, random_state=0))
+    result = explain(pipeline, X[1:2])
+    assert (result.method, result.value) == ("occlusion", "log odds of the class")
+    assert result.maps.any()
+
+
+def test_occlusion_of_a_linear_head_is_the_exact_map_up_to_a_constant(embeddings):
+    for pooling in ("avg", "flatten"):
+        pipeline = embeddings(scaled(LogisticRegression()), pooling)
+        exact, occlusion = (explain(pipeline, X[:2], method=method) for method in ("exact", "occlusion"))
+        np.testing.assert_allclose(occlusion.values, exact.values)
+        if pooling == "avg":
+            centred = exact.maps - exact.maps.mean(axis=(1, 2), keepdims=True)
+            np.testing.assert_allclose(occlusion.maps, centred, atol=1e-6)
+
+
+def test_occlusion_pools_the_other_positions(embeddings):
+    maps = CNNFeatures("tiny", image_size=64, pooling="flatten", cache=None).fit_transform(X[:1])
+    others = np.delete(maps.astype(float).reshape(16, -1), 5, axis=0)
+    for pooling, pooled in {
+        "avg": others.mean(axis=0),
+        "max": others.max(axis=0),
+        "gem": np.cbrt((np.maximum(others, 1e-6) ** 3).mean(axis=0)),
+    }.items():
+        pipeline = embeddings(scaled(LogisticRegression()), pooling)
+        result = explain(pipeline, X[:1], label="a", method="occlusion")
+        value = pipeline["head"].decision_function(pooled[None])[0, 0]
+        assert result.maps[0].ravel()[5] == pytest.approx((result.values[0] - value) * 15, abs=1e-4)
+
+
+def test_regression_and_outlier_detection(embeddings):
+    y = np.arange(24.0)
+    pipeline = embeddings(scaled(Ridge()), y=y)
+    result = explain(pipeline, X[:2])
+    assert (result.method, result.value, result.labels) == ("exact", "prediction", None)
+    np.testing.assert_allclose(
+        result.maps.mean(axis=(1, 2)) + result.constants, pipeline.predict(X[:2]), atol=1e-4
+    )
+    assert explain(embeddings(scaled(PoissonRegressor()), y=y), X[:2]).method == "gradient"
+    assert explain(embeddings(scaled(OneClassSVM())), X[:2]).value == "decision value"
+    with pytest.raises(
+        InvalidParameterError, match="`label` must be None for a head without classes; got 'a'"
+    ):
+        explain(pipeline, X[:2], label="a")
+
+
+def test_each_image_goes_through_the_network_once(embeddings, monkeypatch):
+    pipeline = embeddings(scaled(LogisticRegression()))
+    batches = []
+    compile_network = pipeline["cnn"]._make_spec().backbone.compile
+
+    def counting(self, *args):
+        network = compile_network(*args)
+        return lambda batch: batches.append(len(batch)) or network(batch)
+
+    monkeypatch.setattr("tlfeatures.networks.Backbone.compile", counting)
+    explain(pipeline, X)
+    assert sum(batches) == 24
+
+
+def test_searches_and_fine_tuned_networks(embeddings):
+    pipeline = embeddings(scaled(LogisticRegression()))
+    search = GridSearchCV(pipeline, {"head__logisticregression__C": [1.0]}, cv=2).fit(X, Y)
+    assert explain(search, X[:1]).method == "exact"
+
+
+def test_unreadable_images_have_no_map(embeddings, photos, tmp_path):
+    (tmp_path / "text.jpg").write_text("not an image")
+    cnn = CNNFeatures("tiny", image_size=64, cache=None)
+    pipeline = make_pipeline(cnn, LogisticRegression()).fit(photos.paths, photos.labels)
+    with pytest.warns(UnreadableImagesWarning, match="1 of 2 images could not be read and have no map"):
+        result = explain(pipeline, [str(tmp_path / "text.jpg"), photos.paths[0]])
+    assert result.rows.tolist() == [1] and result.names == [photos.paths[0]]
+    assert result.errors == {0: "not an image in a known format"}
+    with (
+        pytest.raises(ValueError, match="None of the images could be read"),
+        pytest.warns(UnreadableImagesWarning),
+    ):
+        explain(pipeline, [str(tmp_path / "text.jpg")])
+
+
+def test_invalid_input_names_what_is_expected(embeddings):
+    pipeline = embeddings(scaled(LogisticRegression()))
+    with pytest.raises(
+        TypeError, match="expected a fitted scikit-learn Pipeline that begins with CNNFeatures"
+    ):
+        explain(LogisticRegression(), X)
+    with pytest.raises(TypeError, match="KMeans has no values to explain"):
+        explain(embeddings(KMeans(2, n_init=1)), X)
+    with pytest.raises(UnknownNameError, match=r"Unknown class 'd'\. Valid names: a, b, c"):
+        explain(pipeline, X, label="d")
+    with pytest.raises(InvalidParameterError, match="`method` must be 'auto', 'exact'"):
+        explain(pipeline, X, method="shap")
+    with pytest.raises(InvalidParameterError, match="`method='exact'` needs a linear head; got SVC"):
+        explain(embeddings(make_head("svm")), X, method="exact")

@@ -1,0 +1,271 @@
+"""`explain`: maps of the regions of images that support or oppose a prediction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
+
+from tlfeatures._params import check_parameter
+from tlfeatures._warnings import warn
+from tlfeatures.errors import InvalidParameterError, UnknownNameError, UnreadableImagesWarning
+from tlfeatures.features import CNNFeatures
+from tlfeatures.images import Images
+from tlfeatures.trust._explain_maps import PooledMaps, gradient_map, iterate_maps, occlusion_map
+from tlfeatures.trust._explain_values import HeadValues
+
+__all__ = ["Explanations", "explain"]
+
+_LINEAR = 1e-6  # largest deviation of a linear head from linearity, relative to its values
+_SMOOTH = 0.1  # largest difference between gradients with two steps, relative to the gradient
+
+Method = Literal["exact", "gradient", "occlusion"]
+
+
+@dataclass(frozen=True)
+class Explanations:
+    """Maps of the regions of images that support or oppose a prediction.
+
+    For each image, the mean of the map plus the constant is the explained value.
+
+    Attributes
+    ----------
+    method : {"exact", "gradient", "occlusion"}
+        How the maps were computed.
+    value : str
+        What the explained values are, such as "decision value".
+    classes : ndarray or None
+        None for regression.
+    rows : ndarray of int, shape (m,)
+        Rows of the images that could be read.
+    names : list of str
+        Path or position of each of these images.
+    predictions : ndarray of shape (m,)
+    labels : ndarray of shape (m,) or None
+        The class that each map explains; None for regression.
+    values : ndarray of float64, shape (m,)
+        The explained values. Of a classifier, larger values mean more evidence for the class.
+    constants : ndarray of float64, shape (m,)
+        With "exact", the intercept; otherwise the part of the value that the map does not explain.
+    maps : ndarray of float64, shape (m, h, w)
+        Positive at positions that support the class, negative at those that oppose it.
+    errors : dict
+        {row: reason} of the images that could not be read.
+    """
+
+    method: Method
+    value: str
+    classes: np.ndarray | None
+    rows: np.ndarray
+    names: list[str]
+    predictions: np.ndarray
+    labels: np.ndarray | None
+    values: np.ndarray
+    constants: np.ndarray
+    maps: np.ndarray
+    errors: dict[int, str]
+
+
+def explain(
+    pipeline: Any,
+    images: Any,
+    *,
+    label: Any = None,
+    method: Literal["auto", "exact", "gradient", "occlusion"] = "auto",
+) -> Explanations:
+    """Compute maps of the regions of images that support or oppose a prediction.
+
+    Parameters
+    ----------
+    pipeline : Pipeline, search or fine-tuned estimator
+        A fitted scikit-learn Pipeline that begins with :class:`~tlfeatures.CNNFeatures`, a fitted search over such
+        pipelines, or a fitted :class:`~tlfeatures.FineTuneClassifier` or :class:`~tlfeatures.FineTuneRegressor`.
+    images : images, as in :class:`~tlfeatures.CNNFeatures`
+    label : class, optional
+        The class that the maps explain; by default the predicted class of each image.
+    method : {"auto", "exact", "gradient", "occlusion"}, default="auto"
+        "exact" splits the decision value of a linear head among the positions. "gradient" does the same for a linear
+        approximation of the head at the embedding of the image, by numeric differences. "occlusion" leaves each
+        position out of the pooling. "auto" is "exact" for linear heads, "occlusion" for heads without a
+        usable gradient, such as forests, and "gradient" for others.
+
+    Returns
+    -------
+    Explanations
+
+    Raises
+    ------
+    TypeError
+        If ``pipeline`` is another object, or its head has no values to explain.
+    ValueError
+        If a layer of ``pipeline`` has no positions, ``label`` is not a class, or no image can be read.
+
+    Notes
+    -----
+    The network runs once for each image; the gradient is that of the head only, and needs no further pass. With
+    average pooling and a linear head, the maps are class activation maps (Zhou et al. 2016, "Learning deep features for
+    discriminative localization"); with other heads they are those of Grad-CAM (Selvaraju et al. 2017) without its
+    rectifier. With maximum pooling, each channel counts at the position where it is largest. Positions of a map see a
+    region of the image that is larger than their cell, so maps are coarse.
+
+    The value is the decision value of the head or, for heads without it, the logarithm of the odds of the
+    class or, for nearest neighbors, a difference of distances. For ``SVC`` with three or more classes, whose decision
+    values count votes, it is the mean of the pairwise decision values of the class against each other class.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from tlfeatures import CNNFeatures
+    >>> X = np.zeros((4, 64, 64, 3), "uint8")
+    >>> X[2:, 8:24, 8:24] = 255
+    >>> pipeline = make_pipeline(CNNFeatures("tiny", image_size=64, cache=None), LogisticRegression())
+    >>> result = explain(pipeline.fit(X, ["empty", "empty", "square", "square"]), X[2:3])
+    >>> result.method, result.maps.shape, result.predictions.tolist()
+    ('exact', (1, 4, 4), ['square'])
+    >>> bool(np.isclose(result.maps[0].mean() + result.constants[0], pipeline.decision_function(X[2:3])[0]))
+    True
+    """
+    check_parameter("method", method, ["auto", "exact", "gradient", "occlusion"])
+    cnn, head = _split_pipeline(pipeline)
+    values = HeadValues(head)
+    column = _find_column(label, values.classes)
+    explainer = _Explainer(head, values, column, method)
+    images = Images.of(images)
+    errors: dict[int, str] = {}
+    for row, maps in iterate_maps(cnn, images):
+        if isinstance(maps, str):
+            errors[row] = maps
+        else:
+            explainer.add(row, maps)
+    if errors:
+        first = next(iter(errors))
+        warn(
+            f"{len(errors)} of {len(images)} images could not be read and have no map. The first is "
+            f"{images.name(first)!r}: {errors[first]}.",
+            UnreadableImagesWarning,
+        )
+    if not explainer.rows:
+        raise ValueError("None of the images could be read; check_images(X) gives the reasons.")
+    return explainer.collect(images, errors)
+
+
+class _Explainer:
+    """Computes the map of one image after the other; the first image decides on the method."""
+
+    def __init__(self, head: Any, values: HeadValues, column: int | None, method: str) -> None:
+        self.head, self.values, self.column = head, values, column
+        self.requested, self.method = method, ""
+        self.rows: list[int] = []
+        self.results: list[tuple[Any, int, float, float, np.ndarray]] = []
+
+    def add(self, row: int, maps: PooledMaps) -> None:
+        """Compute the map of an image."""
+        embedding = maps.embedding[None]
+        prediction = self._predict(embedding)
+        column = self.column
+        if column is None:
+            column = (
+                0
+                if self.values.classes is None
+                else int(np.flatnonzero(self.values.classes == prediction)[0])
+            )
+
+        def value(rows: np.ndarray) -> np.ndarray:
+            return self.values(rows)[:, column]
+
+        current = float(value(embedding)[0])
+        self.method = self.method or self._choose_method(value, maps)
+        result = occlusion_map(value, maps) if self.method == "occlusion" else gradient_map(value, maps)
+        constant = current - result.mean()
+        if self.method == "exact":
+            constant = float(value(np.zeros_like(embedding))[0])
+        self.rows.append(row)
+        self.results.append((prediction, column, current, constant, result))
+
+    def _predict(self, embedding: np.ndarray) -> Any:
+        X: Any = embedding.astype(np.float32)
+        if hasattr(self.head, "feature_names_in_"):
+            import pandas
+
+            X = pandas.DataFrame(X, columns=self.head.feature_names_in_)
+        return np.asarray(self.head.predict(X))[0]
+
+    def _choose_method(self, value: Any, maps: PooledMaps) -> str:
+        is_linear = self.values.has_coefficients and _is_linear(value, maps)
+        if self.requested == "exact" and not is_linear:
+            raise InvalidParameterError(
+                f"`method='exact'` needs a linear head; got {self.values.head_name}. Use `method='auto'`, which is the "
+                "gradient for this head.",
+                "method",
+            )
+        if self.requested != "auto":
+            return self.requested
+        return "exact" if is_linear else "gradient" if _is_smooth(value, maps) else "occlusion"
+
+    def collect(self, images: Images, errors: dict[int, str]) -> Explanations:
+        """Return the maps of all images."""
+        predictions, columns, values, constants, maps = zip(*self.results, strict=True)
+        classes = self.values.classes
+        return Explanations(
+            method=self.method,  # type: ignore[arg-type]
+            value=self.values.name,
+            classes=classes,
+            rows=np.array(self.rows),
+            names=[images.name(row) for row in self.rows],
+            predictions=np.array(predictions),
+            labels=None if classes is None else classes[list(columns)],
+            values=np.array(values),
+            constants=np.array(constants),
+            maps=np.stack(maps),
+            errors=errors,
+        )
+
+
+def _split_pipeline(pipeline: Any) -> tuple[CNNFeatures, Any]:
+    """Return the fitted transformer and the head of a pipeline, a search or a fine-tuned estimator."""
+    estimator = getattr(pipeline, "best_estimator_", pipeline)
+    if hasattr(estimator, "to_pipeline"):
+        check_is_fitted(estimator)
+        estimator = estimator.to_pipeline()
+    steps = estimator.steps if isinstance(estimator, Pipeline) else []
+    if len(steps) < 2 or not isinstance(steps[0][1], CNNFeatures):
+        raise TypeError(
+            f"`pipeline` is an object of type {type(pipeline).__name__}; expected a fitted scikit-learn Pipeline "
+            "that begins with CNNFeatures and ends with a classifier or regressor, or a fine-tuned estimator."
+        )
+    check_is_fitted(steps[0][1], "recipes_")
+    return steps[0][1], estimator[1:]
+
+
+def _find_column(label: Any, classes: np.ndarray | None) -> int | None:
+    """Return the column of the values of a class; None for the predicted class."""
+    if label is None:
+        return None
+    if classes is None:
+        raise InvalidParameterError(
+            f"`label` must be None for a head without classes; got {label!r}.", "label"
+        )
+    columns = [i for i, c in enumerate(classes.tolist()) if c == label or str(c) == str(label)]
+    if not columns:
+        raise UnknownNameError.of("class", label, map(str, classes.tolist()), parameter="label")
+    return columns[0]
+
+
+def _is_linear(value: Any, maps: PooledMaps) -> bool:
+    """Return whether a value is a linear function of the embedding plus a constant, at the points that maps need."""
+    embedding = maps.embedding
+    zero, once, twice = value(np.outer([0.0, 1.0, 2.0], embedding))
+    gradient = gradient_map(value, maps)
+    tolerance = _LINEAR * (1 + abs(zero) + abs(once) + np.abs(gradient).mean())
+    return abs(zero + twice - 2 * once) <= tolerance and abs(gradient.mean() + zero - once) <= tolerance
+
+
+def _is_smooth(value: Any, maps: PooledMaps) -> bool:
+    """Return whether a value has a gradient: numeric ones with two steps agree, and are not zero."""
+    fine, coarse = gradient_map(value, maps), gradient_map(value, maps, 2e-3)
+    size = np.abs(fine).max()
+    return bool(size > 0 and np.abs(fine - coarse).max() <= _SMOOTH * size)
