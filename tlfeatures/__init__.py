@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tlfeatures.selection import FeatureSearchCV, select
     from tlfeatures.skip_unreadable import SkipUnreadable
     from tlfeatures.store import EmbeddingStore
-    from tlfeatures.trust import explain
+    from tlfeatures.trust import audit, explain
 
 __version__ = "0.1.0"
 
@@ -32,6 +32,7 @@ __all__ = [
     "ImageNetClassifier",
     "SkipUnreadable",
     "__version__",
+    "audit",
     "check_images",
     "compare",
     "explain",
@@ -48,6 +49,7 @@ _MODULES = {
     "FineTuneRegressor": "finetune",
     "ImageNetClassifier": "pretrained",
     "SkipUnreadable": "skip_unreadable",
+    "audit": "trust",
     "check_images": "images",
     "compare": "evaluation",
     "explain": "trust",

@@ -19,7 +19,7 @@ from tlfeatures._warnings import warn
 from tlfeatures.evaluation import check_groups, make_folds
 from tlfeatures.heads import blas_threads
 
-__all__ = ["CalibratedHead", "fit_calibrated_head", "fit_calibrated_pipeline"]
+__all__ = ["CalibratedHead", "calibrate_logits", "fit_calibrated_head", "fit_calibrated_pipeline"]
 
 
 class CalibratedHead(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
@@ -253,13 +253,39 @@ def fit_calibrated_pipeline(
     return pipeline
 
 
+def calibrate_logits(logits: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Convert out-of-fold decision values, or logarithms of probabilities, to calibrated probabilities.
+
+    Parameters
+    ----------
+    logits : ndarray of shape (n, k)
+        One column per class; -inf for a class that cannot be predicted, which gets the probability 0.
+    codes : ndarray of int, shape (n,)
+        Classes 0 to k - 1 of the rows.
+
+    Returns
+    -------
+    ndarray of float64, shape (n, k)
+        Softmax of the values times one number, as in :class:`CalibratedHead`.
+
+    Examples
+    --------
+    >>> logits = np.array([[1.0, -1.0], [-1.0, 1.0], [-1.0, 1.0], [1.0, -1.0]])
+    >>> calibrate_logits(logits, np.array([0, 1, 1, 1])).round(1)[0].tolist()
+    [0.7, 0.3]
+    """
+    return softmax(_fit_inverse_temperature(logits, codes) * logits, axis=1)
+
+
 def _fit_inverse_temperature(logits: np.ndarray, codes: np.ndarray) -> float:
     """Find the factor with the smallest log loss, with targets smoothed as in Platt (1999)."""
     n, k = logits.shape
     targets = np.full((n, k), 1 / (n + 2) / (k - 1))
     targets[np.arange(n), codes] = (n + 1) / (n + 2)
 
+    possible = np.isfinite(logits)
+
     def loss(log_factor: float) -> float:
-        return -(targets * log_softmax(np.exp(log_factor) * logits, axis=1)).sum()
+        return -(targets * log_softmax(np.exp(log_factor) * logits, axis=1))[possible].sum()
 
     return float(np.exp(minimize_scalar(loss, bounds=(-10, 10), method="bounded").x))

@@ -12,6 +12,7 @@ from tlfeatures.evaluation._duplicates import (
 from tlfeatures.evaluation._folds import Fold, make_folds, make_inner_folds, split_validation
 from tlfeatures.evaluation._intervals import confidence_interval, standard_error
 from tlfeatures.evaluation._labels import check_groups, check_labels, check_seed, infer_task
+from tlfeatures.evaluation._neighbors import Neighbors, find_neighbors, normalize_embeddings
 from tlfeatures.evaluation._paired_tests import PairedTest
 from tlfeatures.evaluation._scores import (
     DEFAULT_SCORING,
@@ -29,6 +30,7 @@ __all__ = [
     "Comparison",
     "Duplicates",
     "Fold",
+    "Neighbors",
     "PairedTest",
     "RegressionScores",
     "check_groups",
@@ -39,12 +41,14 @@ __all__ = [
     "confidence_interval",
     "find_duplicates",
     "find_label_conflicts",
+    "find_neighbors",
     "group_folds",
     "infer_task",
     "keep_groups_together",
     "make_folds",
     "make_inner_folds",
     "match_labels",
+    "normalize_embeddings",
     "score_classes",
     "score_numbers",
     "split_validation",

@@ -11,6 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
 from tlfeatures.evaluation._folds import Fold, make_folds
+from tlfeatures.evaluation._neighbors import Neighbors, normalize_embeddings
 
 __all__ = ["Duplicates", "find_duplicates", "find_label_conflicts", "group_folds", "keep_groups_together"]
 
@@ -64,6 +65,10 @@ class Duplicates:
         """Size of the largest duplicate group."""
         return int(np.bincount(self.groups).max())
 
+    def merge(self, groups: np.ndarray) -> np.ndarray:
+        """Return groups of rows, int (n,), that unite the duplicate groups with ``groups``, int (n,)."""
+        return _merge_groups(self.pairs, len(self.groups), groups)
+
     def count_crossing(self, folds: Sequence[Fold]) -> int:
         """Count the pairs with one row in the test set and the other in the training set of a fold."""
         crosses = np.zeros(len(self.pairs), bool)
@@ -76,7 +81,11 @@ class Duplicates:
 
 
 def find_duplicates(
-    keys: np.ndarray, features: np.ndarray, threshold: float, groups: np.ndarray | None = None
+    keys: np.ndarray,
+    features: np.ndarray,
+    threshold: float,
+    groups: np.ndarray | None = None,
+    neighbors: Neighbors | None = None,
 ) -> Duplicates:
     """Find images with equal digests, and images with almost the same centered embedding.
 
@@ -90,6 +99,9 @@ def find_duplicates(
         Cosine similarity from which two rows are near-duplicates.
     groups : ndarray of int, shape (n,), optional
         Groups passed by the user; they are merged with the duplicate groups.
+    neighbors : Neighbors, optional
+        Result of :func:`find_neighbors` for all rows. Near-duplicates are then searched among these neighbours only,
+        for any number of rows; without it, more than 20,000 distinct rows are searched for exact duplicates only.
 
     Returns
     -------
@@ -109,9 +121,13 @@ def find_duplicates(
     pairs = [np.stack([original[repeated], repeated], axis=1)]
     cosines = [np.ones(len(repeated))]
     distinct = np.sort(first)
-    searched = len(distinct) <= _NEAR_ROWS
-    if searched:
-        near, cosine = _nearest_pairs(features[distinct].astype(np.float32), threshold)
+    searched = neighbors is not None or len(distinct) <= _NEAR_ROWS
+    if neighbors is not None:
+        near, cosine = _pairs_of_neighbors(neighbors, original, threshold)
+        pairs.append(near)
+        cosines.append(cosine)
+    elif searched:
+        near, cosine = _nearest_pairs(features[distinct], threshold)
         pairs.append(distinct[near])
         cosines.append(cosine)
     all_pairs = np.concatenate(pairs)
@@ -123,18 +139,44 @@ def find_duplicates(
 def _nearest_pairs(F: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """Find the spanning forest of all pairs above the threshold, (p, 2), and their cosines."""
     n = len(F)
-    F = F - F.mean(axis=0)
-    F /= np.maximum(np.linalg.norm(F, axis=1, keepdims=True), 1e-12)
+    F = normalize_embeddings(F)
     forest = coo_array((n, n), dtype=np.float32)
     for start in range(0, n, _BLOCK):
         cosine = F[start : start + _BLOCK] @ F[start:].T
         i, j = np.nonzero(np.triu(cosine >= threshold, 1))
         if len(i):
-            # distances start at 1, because SciPy takes 0 for a missing edge
-            weights = np.concatenate([forest.data, 2 - np.minimum(cosine[i, j], 1.0)])
-            edges = np.concatenate([forest.row, start + i]), np.concatenate([forest.col, start + j])
-            indices = tuple(edge.astype(np.int32) for edge in edges)  # SciPy 1.13 takes no others
-            forest = minimum_spanning_tree(coo_array((weights, indices), shape=(n, n))).tocoo()
+            first = np.concatenate([forest.row, start + i])
+            second = np.concatenate([forest.col, start + j])
+            distance = np.concatenate([forest.data, _to_distance(cosine[i, j])])
+            forest = _make_forest(n, first, second, distance)
+    return _list_pairs(forest)
+
+
+def _pairs_of_neighbors(
+    neighbors: Neighbors, original: np.ndarray, threshold: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what `_nearest_pairs` does, for neighbours; ``original`` is the first row with the same digest."""
+    i, column = np.nonzero(neighbors.cosine >= threshold)
+    cosine = neighbors.cosine[i, column]
+    i, j = original[i], original[neighbors.rows[i, column]]
+    edges = np.sort(np.stack([i, j], axis=1), axis=1)
+    # a pair is listed for both rows; the matrix would add up equal entries
+    edges, first = np.unique(edges[i != j], axis=0, return_index=True)
+    distance = _to_distance(cosine[i != j][first])
+    return _list_pairs(_make_forest(len(original), edges[:, 0], edges[:, 1], distance))
+
+
+def _to_distance(cosine: np.ndarray) -> np.ndarray:
+    """Return distances that start at 1, because SciPy takes 0 for a missing edge."""
+    return 2 - np.minimum(cosine, 1.0)
+
+
+def _make_forest(n: int, i: np.ndarray, j: np.ndarray, distance: np.ndarray) -> coo_array:
+    indices = i.astype(np.int32), j.astype(np.int32)  # SciPy 1.13 takes no others
+    return minimum_spanning_tree(coo_array((distance, indices), shape=(n, n))).tocoo()
+
+
+def _list_pairs(forest: coo_array) -> tuple[np.ndarray, np.ndarray]:
     pairs = np.sort(np.stack([forest.row, forest.col], axis=1), axis=1).astype(int)
     order = np.lexsort(pairs.T[::-1])
     return pairs[order], 2 - forest.data[order]

@@ -1,0 +1,277 @@
+"""Label errors, duplicates, outliers and confounders of embeddings and of images."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+
+from tlfeatures import CNNFeatures, audit
+from tlfeatures.errors import InvalidParameterError
+
+NAMES = np.array(["cat", "dog", "fox"])
+TABLES = ("images", "label_errors", "duplicates", "outliers", "faults", "confounders", "classes")
+
+
+@pytest.fixture(autouse=True)
+def no_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)  # Keras's own
+        yield
+
+
+def clusters(n=120, d=64, seed=0):
+    """Embeddings in three clusters, and their labels."""
+    rng = np.random.default_rng(seed)
+    codes = np.arange(n) % 3
+    return (rng.normal(0, 1, (3, d))[codes] + rng.normal(0, 1, (n, d))).astype("f4"), NAMES[codes]
+
+
+def assert_no_missing_values(result):
+    for name in TABLES:
+        table = getattr(result, name)
+        columns = [column for column in table if not (name == "images" and column == "label")]
+        assert not table[columns].isna().any(axis=None), name
+    json.dumps(result.summary())
+
+
+def test_label_errors_are_ranked_first_with_the_true_class_as_suggestion():
+    X, y = clusters()
+    wrong = [4, 50, 101]
+    noisy = y.copy()
+    noisy[wrong] = np.roll(NAMES, 1)[np.searchsorted(NAMES, y[wrong])]
+    result = audit(X, noisy)
+    table = result.label_errors
+    assert sorted(table["row"][:3]) == wrong == sorted(result.suspected["row"])
+    assert (y[table["row"][:3]] == table["suggestion"][:3]).all()
+    assert (noisy[table["row"]] == table["label"]).all()
+    assert len(table) == len(X) and table["score"].is_monotonic_decreasing
+    assert table["score"].between(0, 1).all() and table["neighbors"].between(0, 1).all()
+    assert result.classes["suspected"].sum() == 3
+    assert_no_missing_values(result)
+
+
+def test_result_does_not_depend_on_the_order_of_the_labels_and_is_reproducible():
+    X, y = clusters()
+    first, second = audit(X, y), audit(X, y)
+    renamed = audit(X, np.array(["z", "y", "x"])[np.searchsorted(NAMES, y)])
+    assert first.label_errors.equals(second.label_errors)
+    scores = [result.label_errors.sort_values("row")["score"].to_numpy() for result in (first, renamed)]
+    assert np.abs(scores[0] - scores[1]).max() < 0.05
+
+
+def test_wrong_label_of_an_image_and_of_its_near_duplicates_is_found():
+    """Near-duplicates are in one fold, so that they cannot confirm each other's label."""
+    X, y = clusters()
+    X[[30, 60, 90]] = X[0] + np.random.default_rng(1).normal(0, 0.01, (3, X.shape[1]))
+    y[[0, 30, 60, 90]] = "fox"
+    result = audit(X, y)
+    assert set(result.suspected["row"]) == {0, 30, 60, 90}
+    assert set(result.suspected["suggestion"]) == {"cat"}
+
+
+def test_exact_and_near_duplicates_across_classes_and_splits():
+    X, y = clusters()
+    X[7] = X[1]  # classes dog and dog
+    X[8] = X[4] + 1e-3  # fox and dog
+    X[[20, 21]] = X[2] - 1e-3, X[2] + 1e-3
+    split = np.where(np.arange(len(X)) == 7, "test", "train")
+    table = audit(X, y, split=split).duplicates
+    assert table["row"].tolist()[:2] == [1, 7]
+    members = table.groupby("group")["row"].agg(sorted).tolist()
+    assert members in ([[1, 7], [4, 8], [2, 20, 21]], [[1, 7], [2, 20, 21], [4, 8]])
+    of_row = table.set_index("row")
+    assert of_row.loc[[1, 7], "kind"].tolist() == ["exact", "exact"]
+    assert of_row.loc[[4, 8], "kind"].tolist() == ["near", "near"]
+    assert of_row["across_splits"].to_dict() == {row: row in (1, 7) for row in table["row"]}
+    assert of_row.loc[[4, 8], "across_classes"].all()
+    assert of_row["cosine"].between(0.95, 1).all()
+
+
+def test_duplicates_equal_those_of_all_pairs():
+    from tlfeatures.evaluation import find_duplicates, find_neighbors
+
+    X, _ = clusters(200, 20)
+    X[100:130] = X[:30] + np.random.default_rng(1).normal(0, 0.1, (30, 20))
+    X[130:140] = X[0]
+    keys = np.unique(X, axis=0, return_inverse=True)[1].reshape(-1).astype("<u8")
+    keys = np.stack([keys, keys], axis=1).view("u1")
+    all_pairs = find_duplicates(keys, X, 0.97)
+    of_neighbors = find_duplicates(keys, X, 0.97, neighbors=find_neighbors(X, 40))
+    assert len(all_pairs.pairs) > 30
+    assert all_pairs.groups.tolist() == of_neighbors.groups.tolist()
+    assert sorted(map(tuple, all_pairs.pairs)) == sorted(map(tuple, of_neighbors.pairs))
+
+
+def test_outliers_are_far_from_all_other_images():
+    X, y = clusters()
+    X[[5, 77]] = np.random.default_rng(3).normal(0, 30, (2, X.shape[1]))
+    table = audit(X, y).outliers
+    assert sorted(table["row"][:2]) == [5, 77]
+    assert len(table) <= 4 and (table["score"] > 0).all()
+
+
+def test_group_that_predicts_the_label_alone_is_reported():
+    X, y = clusters(240)
+    rng = np.random.default_rng(0)
+    hospital = np.where(rng.random(240) < 0.9, y, "other")
+    table = audit(X, y, groups=hospital).confounders
+    assert table["predictor"].tolist() == ["group"]
+    assert table["warning"].all() and table["balanced_accuracy"][0] > 0.8
+    assert table["chance"][0] == pytest.approx(1 / 3)
+    table = audit(X, y, groups=rng.integers(0, 30, 240)).confounders
+    assert not table["warning"].any()
+
+
+def test_independent_predictors_are_rarely_reported():
+    from tlfeatures.trust._audit_confounders import find_confounders
+
+    rng = np.random.default_rng(0)
+    import pandas
+
+    p_values = []
+    for seed in range(100):
+        codes = rng.integers(0, 3, 150)
+        frames = {
+            "number": pandas.DataFrame({"a": rng.normal(size=150), "b": rng.integers(0, 5, 150)}),
+            "text": pandas.DataFrame({"c": rng.integers(0, 8, 150).astype(str)}),
+        }
+        table = find_confounders(codes, frames, seed)
+        assert not table["warning"].any()
+        p_values += table["p_value"].tolist()
+    assert np.mean(np.array(p_values) < 0.05) < 0.1
+
+
+def test_manifest_has_one_row_per_image_with_issue_score_and_suggestion():
+    X, y = clusters()
+    y[3] = "dog"
+    X[10] = X[1]
+    X[40] = np.nan
+    table = audit(X, y).manifest()
+    assert table.columns.tolist() == ["path", "label", "issue", "score", "suggestion"]
+    assert len(table) == len(X)
+    assert table.loc[3, ["issue", "suggestion"]].tolist() == ["label error", "label: cat"]
+    assert (
+        table.loc[10, "issue"] == "exact duplicate"
+        and "remove, duplicate of X[1]" in table.loc[10, "suggestion"]
+    )
+    assert table.loc[40, ["issue", "suggestion"]].tolist() == ["unreadable", "remove or replace"]
+    assert table["score"].isna().tolist() == [row == 40 for row in range(len(X))]
+
+
+def test_rows_with_nan_are_left_out_and_listed():
+    X, y = clusters()
+    X[3], X[9] = np.nan, np.inf
+    result = audit(X, y)
+    assert result.faults["row"].tolist() == [3, 9]
+    assert result.faults["reason"].str.contains("contains NaN or infinity").all()
+    assert not set(result.label_errors["row"]) & {3, 9}
+    assert_no_missing_values(result)
+    with pytest.raises(ValueError, match="None of the 4 images could be read, or all embeddings contain NaN"):
+        audit(np.full((4, 3), np.nan), ["a", "b", "a", "b"])
+
+
+def test_one_class_has_a_note_and_the_other_checks():
+    X, _ = clusters()
+    X[8] = X[4]
+    result = audit(X, ["cat"] * len(X))
+    assert any("All labels are one class, 'cat'" in note for note in result.notes)
+    assert result.label_errors.empty and len(result.duplicates) == 2
+    assert_no_missing_values(result)
+
+
+def test_classes_with_two_images_and_with_one():
+    X, y = clusters()
+    y = np.concatenate([y, ["owl", "owl", "elk"]])
+    X = np.concatenate([X, np.random.default_rng(5).normal(0, 1, (3, X.shape[1])).astype("f4")])
+    result = audit(X, y)
+    assert_no_missing_values(result)
+    assert set(result.label_errors["row"]) == set(range(len(X) - 1))
+    assert any("1 labels were not checked" in note and "'elk'" in note for note in result.notes)
+    assert any(
+        "2 of 5 classes have fewer than 10 images, the smallest 'elk'" in note for note in result.notes
+    )
+    assert_no_missing_values(audit(X[:6], ["a", "a", "b", "b", "c", "c"]))
+
+
+def test_equal_embeddings_and_constant_features():
+    X, y = clusters()
+    result = audit(np.ones((9, 4)), y[:9])
+    assert any("The embeddings of all images are equal" in note for note in result.notes)
+    assert len(result.duplicates) == 9 and (result.duplicates["kind"] == "exact").all()
+    assert_no_missing_values(result)
+    wider = np.concatenate([X, np.full((len(X), 3), 7, "f4")], axis=1)
+    assert audit(wider, y).suspected["row"].tolist() == audit(X, y).suspected["row"].tolist()
+    assert_no_missing_values(audit(wider, y))
+
+
+def test_class_in_a_single_group_is_not_checked():
+    X, y = clusters()
+    groups = np.where(y == "fox", 999, np.arange(len(y)))
+    result = audit(X, y, groups=groups)
+    assert set(result.label_errors["label"]) == {"cat", "dog"}
+    assert any("40 labels were not checked" in note and "'fox'" in note for note in result.notes)
+    assert_no_missing_values(result)
+
+
+def test_images_without_labels():
+    X, y = clusters()
+    for missing in (None, [None] * len(X)):
+        result = audit(X, missing)
+        assert result.label_errors.empty and result.classes.empty
+        assert any("label errors and class balance were not checked" in note for note in result.notes)
+        assert_no_missing_values(result)
+    some = y.astype(object)
+    some[:30] = None
+    result = audit(X, some)
+    assert set(result.label_errors["row"]) == set(range(30, len(X)))
+    assert any("30 of 120 images have no label" in note for note in result.notes)
+    assert_no_missing_values(result)
+    assert any("continuous numbers" in note for note in audit(X, X[:, 0]).notes)
+
+
+def test_tiny_data_sets():
+    for n in (1, 2, 3):
+        assert_no_missing_values(audit(np.arange(n * 4.0).reshape(n, 4) ** 2, ["a", "b", "a"][:n]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"y": ["a"]}, "Got 12 images but 1 labels"),
+        ({"groups": [1, 2]}, "`groups` must hold one group for each of the 12 images"),
+        ({"split": ["train"]}, "`split` must hold one name for each of the 12 images"),
+        ({"cv": 1}, "`cv` must be an integer of at least 2; got 1"),
+        (
+            {"duplicate_threshold": 2},
+            "`duplicate_threshold` must be a number above 0 and of at most 1; got 2",
+        ),
+        ({"features": CNNFeatures("tiny")}, "`features` must be None if X is an array of embeddings"),
+        ({"random_state": "x"}, "`random_state` must be"),
+    ],
+)
+def test_invalid_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        audit(clusters(12)[0], **arguments)
+
+
+def test_images_pass_through_the_network_once(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (12, 32, 32, 3), dtype="uint8")
+    images[11] = images[2]
+    y = np.repeat(["a", "b"], 6)
+    cnn = CNNFeatures("tiny", image_size=32, cache=tmp_path)
+    result = audit(images, y, features=cnn)
+    assert not hasattr(cnn, "recipes_")
+    assert result.duplicates["row"].tolist() == [2, 11] and result.duplicates["across_classes"].all()
+    of_embeddings = audit(images, y, features=cnn.fit_transform(images))
+    assert of_embeddings.label_errors.equals(result.label_errors)
+    with pytest.raises(
+        InvalidParameterError, match=r"`features` must have one row for each of the 12 images; got 3"
+    ):
+        audit(images, y, features=np.ones((3, 4)))
+    with pytest.raises(InvalidParameterError, match=r"`features` must be None or a CNNFeatures; got 'tiny'"):
+        audit(images, y, features="tiny")

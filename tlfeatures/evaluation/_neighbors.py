@@ -1,0 +1,98 @@
+"""Nearest neighbours of all embeddings of a data set, found block by block."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = ["Neighbors", "find_neighbors", "normalize_embeddings"]
+
+_BLOCK_VALUES = 1 << 24  # cosines in memory at a time
+
+
+class Neighbors(NamedTuple):
+    """Nearest neighbours of each of n rows, the nearest first.
+
+    Attributes
+    ----------
+    rows : ndarray of int32, shape (n, k)
+        A row is not a neighbour of itself.
+    cosine : ndarray of float32, shape (n, k)
+        Cosine similarity of the centered embeddings.
+    """
+
+    rows: np.ndarray
+    cosine: np.ndarray
+
+
+def normalize_embeddings(features: np.ndarray) -> np.ndarray:
+    """Subtract the mean of the embeddings and scale each row to length 1.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n, d)
+        Finite values.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, d)
+        Rows that equal the mean are 0.
+
+    Examples
+    --------
+    >>> normalize_embeddings(np.array([[1.0, 1.0], [3.0, 1.0]]))
+    array([[-1.,  0.],
+           [ 1.,  0.]], dtype=float32)
+    """
+    F = features.astype(np.float32)
+    F -= F.mean(axis=0, dtype=np.float64).astype(np.float32)
+    length = np.sqrt(np.einsum("ij,ij->i", F, F, dtype=np.float64))
+    largest = float(length.max(initial=0.0))
+    # rounding of the mean leaves tiny values where all rows are equal
+    scale = np.abs(features).max(initial=0.0) * np.sqrt(features.shape[1])
+    is_zero = length <= max(1e-6 * largest, 1e-6 * float(scale))
+    F[is_zero] = 0
+    F /= np.where(is_zero, 1, length)[:, None].astype(np.float32)
+    return F
+
+
+def find_neighbors(features: np.ndarray, k: int) -> Neighbors:
+    """Find the k nearest neighbours of each row by cosine similarity of the centered embeddings.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n, d)
+        Embeddings, at least two rows.
+    k : int
+        At most n - 1 neighbours are found.
+
+    Returns
+    -------
+    Neighbors
+
+    Notes
+    -----
+    The search is exact. It compares blocks of rows with all rows, so that about 200 MB are needed at a time and
+    never a matrix of shape (n, n).
+
+    Examples
+    --------
+    >>> find_neighbors(np.array([[0.0, 1.0], [0.1, 1.0], [5.0, -1.0]]), 1).rows.ravel().tolist()
+    [1, 0, 1]
+    """
+    F = normalize_embeddings(features)
+    n = len(F)
+    k = min(k, n - 1)
+    rows, cosines = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
+    block = max(16, _BLOCK_VALUES // n)
+    for start in range(0, n, block):
+        cosine = F[start : start + block] @ F.T
+        own = np.arange(len(cosine))
+        cosine[own, start + own] = -np.inf
+        nearest = np.argpartition(cosine, n - k, axis=1)[:, n - k :]
+        values = np.take_along_axis(cosine, nearest, axis=1)
+        order = np.lexsort((nearest, -values), axis=1)
+        rows[start : start + block] = np.take_along_axis(nearest, order, axis=1)
+        cosines[start : start + block] = np.take_along_axis(values, order, axis=1)
+    return Neighbors(rows, np.clip(cosines, -1, 1))

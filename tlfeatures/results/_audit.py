@@ -1,0 +1,127 @@
+"""Result of an audit of labelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas
+
+__all__ = ["AuditResult"]
+
+TABLES = ("label_errors", "duplicates", "outliers", "faults", "confounders", "classes")
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """Everything that an audit found; it changes and deletes no image.
+
+    :func:`tlfeatures.audit` returns it. All tables are sorted, the most suspicious row first, and contain no NaN.
+    ``row`` is the position of an image in ``X``.
+
+    Attributes
+    ----------
+    images : pandas.DataFrame
+        One row for each image, in the order of ``X``: ``row``, ``image`` (path or position in ``X``) and, if available,
+        ``label``, ``group`` and ``split``.
+    label_errors : pandas.DataFrame
+        One row for each image whose label was checked: ``row``, ``image``, ``label``; ``suggestion``, the most probable
+        other class; ``score``, from 0 (the label is certainly right) to 1 (certainly wrong); ``probability``, the
+        out-of-fold probability of the label; ``neighbors``, the share of the nearest images that have this label;
+        ``suspected``, whether the suggestion is more probable than the label (a score above 0.5).
+    duplicates : pandas.DataFrame
+        One row for each image that has a duplicate: ``group`` (number of the duplicate group), ``row``, ``image``,
+        ``label``, ``split``; ``kind``, "exact" (same digest as another image of the group) or "near"; ``cosine`` of the
+        centered embeddings of the image and the nearest image of the group; ``across_classes`` and
+        ``across_splits``, whether the group contains images of several classes or splits. The latter come first.
+    outliers : pandas.DataFrame
+        Images unlike all others: ``row``, ``image``, ``label``; ``distance``, one minus the mean cosine
+        similarity with the nearest images; ``score``, how many robust standard deviations this is above the median.
+    faults : pandas.DataFrame
+        Images that cannot be read or are probably unusable: ``row``, ``image``, ``fault`` and ``reason``.
+    confounders : pandas.DataFrame
+        How well the label can be predicted without the image: ``predictor`` (such as "group" or "file size"),
+        cross-validated ``balanced_accuracy``, ``chance``, ``p_value`` (one-sided, of the balanced accuracy if predictor
+        and label are independent), and ``warning``, whether it is clearly above chance.
+    classes : pandas.DataFrame
+        ``class``, number of ``images``, ``share`` of the labelled images, and number of ``suspected`` labels.
+    notes : list of str
+        What was not checked and why, and properties of the data set as a whole.
+    thumbnails : mapping of int to bytes
+        JPEG previews of the rows that the report shows.
+    """
+
+    images: pandas.DataFrame
+    label_errors: pandas.DataFrame
+    duplicates: pandas.DataFrame
+    outliers: pandas.DataFrame
+    faults: pandas.DataFrame
+    confounders: pandas.DataFrame
+    classes: pandas.DataFrame
+    notes: list[str] = field(default_factory=list)
+    thumbnails: Mapping[int, bytes] = field(default_factory=dict)
+
+    @property
+    def suspected(self) -> pandas.DataFrame:
+        """Rows of ``label_errors`` whose label is probably wrong."""
+        return self.label_errors[self.label_errors["suspected"]]
+
+    def summary(self) -> dict[str, Any]:
+        """Return the counts of all findings, and the notes.
+
+        Returns
+        -------
+        dict
+        """
+        duplicates = self.duplicates.drop_duplicates("group")
+        return {
+            "images": len(self.images),
+            "labels_checked": len(self.label_errors),
+            "suspected_labels": len(self.suspected),
+            "duplicate_groups": len(duplicates),
+            "duplicate_images": len(self.duplicates),
+            "duplicate_groups_across_classes": int(duplicates["across_classes"].sum()),
+            "duplicate_groups_across_splits": int(duplicates["across_splits"].sum()),
+            "outliers": len(self.outliers),
+            "faults": self.faults["fault"].value_counts().sort_index().to_dict(),
+            "confounders": self.confounders.loc[self.confounders["warning"], "predictor"].tolist(),
+            "notes": list(self.notes),
+        }
+
+    def manifest(self) -> pandas.DataFrame:
+        """Return all images with their issues, to be reviewed and cleaned.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row for each image, in the order of ``X``: ``path``, ``label``, ``group`` and ``split`` if available,
+            and the columns ``issue`` (names separated by "; ", empty if there is none), ``score`` (of the label, from
+            0 to 1; empty if it was not checked) and ``suggestion`` (what to do, such as another label).
+        """
+        issues: list[list[str]] = [[] for _ in range(len(self.images))]
+        suggestions: list[list[str]] = [[] for _ in range(len(self.images))]
+        position = {row: i for i, row in enumerate(self.images["row"].tolist())}
+
+        def add(row: int, issue: str, suggestion: str) -> None:
+            issues[position[row]].append(issue)
+            suggestions[position[row]].append(suggestion)
+
+        for row, fault in zip(self.faults["row"].tolist(), self.faults["fault"], strict=True):
+            add(row, fault, "remove or replace" if fault == "unreadable" else "review")
+        for row, label in zip(self.suspected["row"].tolist(), self.suspected["suggestion"], strict=True):
+            add(row, "label error", f"label: {label}")
+        for _, group in self.duplicates.groupby("group"):
+            first = group.sort_values("row").iloc[0]
+            for row, kind in zip(group["row"].tolist(), group["kind"], strict=True):
+                fix = "keep in one split" if row == first["row"] else f"remove, duplicate of {first['image']}"
+                add(row, f"{kind} duplicate", fix)
+        for row in self.outliers["row"].tolist():
+            add(row, "outlier", "review")
+        table = self.images.drop(columns="row").rename(columns={"image": "path"})
+        scores = self.label_errors.set_index("row")["score"].reindex(self.images["row"])
+        table["issue"] = ["; ".join(names) for names in issues]
+        table["score"] = [None if np.isnan(score) else round(float(score), 4) for score in scores]
+        table["suggestion"] = ["; ".join(dict.fromkeys(fixes)) for fixes in suggestions]
+        return table
