@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from tlfeatures.selection import FeatureSearchCV, select
     from tlfeatures.skip_unreadable import SkipUnreadable
     from tlfeatures.store import EmbeddingStore
-    from tlfeatures.trust import audit, explain
+    from tlfeatures.trust import ConformalClassifier, ConformalRegressor, audit, explain
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CNNFeatures",
+    "ConformalClassifier",
+    "ConformalRegressor",
     "EmbeddingStore",
     "FeatureSearchCV",
     "FineTuneClassifier",
@@ -43,6 +45,8 @@ __all__ = [
 
 _MODULES = {
     "CNNFeatures": "features",
+    "ConformalClassifier": "trust",
+    "ConformalRegressor": "trust",
     "EmbeddingStore": "store",
     "FeatureSearchCV": "selection",
     "FineTuneClassifier": "finetune",

@@ -19,7 +19,13 @@ from tlfeatures._warnings import warn
 from tlfeatures.evaluation import check_groups, make_folds
 from tlfeatures.heads import blas_threads
 
-__all__ = ["CalibratedHead", "calibrate_logits", "fit_calibrated_head", "fit_calibrated_pipeline"]
+__all__ = [
+    "CalibratedHead",
+    "calibrate_logits",
+    "compute_logits",
+    "fit_calibrated_head",
+    "fit_calibrated_pipeline",
+]
 
 
 class CalibratedHead(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
@@ -105,7 +111,9 @@ class CalibratedHead(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             )
         logits = np.empty((len(y), len(self.classes_)))
         for train, test in make_folds(k, codes, groups, "classification", 0):
-            logits[test] = self._compute_logits(clone(self.estimator).fit(X[train], y[train]), X[test])
+            logits[test] = compute_logits(
+                clone(self.estimator).fit(X[train], y[train]), X[test], self.classes_
+            )
         self.inverse_temperature_ = _fit_inverse_temperature(logits, codes)
         self.estimator_ = clone(self.estimator).fit(X, y)
         return self
@@ -137,7 +145,7 @@ class CalibratedHead(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         """
         check_is_fitted(self)
         X = validate_data(self, X, reset=False)
-        return softmax(self.inverse_temperature_ * self._compute_logits(self.estimator_, X), axis=1)
+        return softmax(self.inverse_temperature_ * compute_logits(self.estimator_, X, self.classes_), axis=1)
 
     @available_if(lambda self: hasattr(getattr(self, "estimator_", self.estimator), "decision_function"))
     def decision_function(self, X: Any) -> np.ndarray:
@@ -154,28 +162,54 @@ class CalibratedHead(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         check_is_fitted(self)
         return self.estimator_.decision_function(validate_data(self, X, reset=False))
 
-    def _compute_logits(self, head: Any, X: np.ndarray) -> np.ndarray:
-        """Return decision values, or logarithms of probabilities, with one column per class."""
-        if hasattr(head, "decision_function"):
-            z = np.asarray(head.decision_function(X), float)
-            z = np.stack([-z, z], axis=1) if z.ndim == 1 else z
-        else:
-            z = np.log(
-                np.maximum(head.predict_proba(X), 1e-6)
-            )  # nearest neighbors return probabilities of exactly 0
-        if z.shape[1] != len(self.classes_):
-            raise ValueError(
-                f"The decision function of `estimator` has {z.shape[1]} columns for {len(self.classes_)} classes; "
-                "expected one per class: for SVC use decision_function_shape='ovr'."
-            )
-        return z
-
     def __sklearn_tags__(self) -> Any:
         tags, inner = super().__sklearn_tags__(), get_tags(self.estimator)
         tags.classifier_tags, tags.non_deterministic = inner.classifier_tags, inner.non_deterministic
         if tags.classifier_tags is not None:
             tags.classifier_tags.multi_label = False
         return tags
+
+
+def compute_logits(head: Any, X: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Return decision values, or logarithms of probabilities, with one column for each class.
+
+    Parameters
+    ----------
+    head : classifier
+        A fitted classifier with ``decision_function`` or ``predict_proba``.
+    X : array-like of shape (n, d)
+    classes : ndarray of shape (n_classes,)
+
+    Returns
+    -------
+    ndarray of float64, shape (n, n_classes)
+        For two classes with one decision value, its negative and itself.
+
+    Raises
+    ------
+    ValueError
+        If the decision function does not have one column for each class.
+
+    Examples
+    --------
+    >>> from sklearn.svm import SVC
+    >>> head = SVC().fit([[0.0], [1.0]], ["cat", "dog"])
+    >>> compute_logits(head, [[0.5]], head.classes_).shape
+    (1, 2)
+    """
+    if hasattr(head, "decision_function"):
+        z = np.asarray(head.decision_function(X), float)
+        z = np.stack([-z, z], axis=1) if z.ndim == 1 else z
+    else:
+        z = np.log(
+            np.maximum(head.predict_proba(X), 1e-6)
+        )  # nearest neighbors return probabilities of exactly 0
+    if z.shape[1] != len(classes):
+        raise ValueError(
+            f"The decision function of `estimator` has {z.shape[1]} columns for {len(classes)} classes; "
+            "expected one per class: for SVC use decision_function_shape='ovr'."
+        )
+    return z
 
 
 def fit_calibrated_head(head: Any, X: Any, y: Any, groups: Any = None) -> Any:

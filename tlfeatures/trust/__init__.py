@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from tlfeatures.results import AuditResult
 from tlfeatures.trust._audit import audit
+from tlfeatures.trust._conformal_classifier import ConformalClassifier
+from tlfeatures.trust._conformal_regressor import ConformalRegressor
 from tlfeatures.trust._explain import Explanations, explain
+from tlfeatures.trust._outliers import OutlierDetector
 
-__all__ = ["AuditResult", "Explanations", "audit", "explain"]
+__all__ = [
+    "AuditResult",
+    "ConformalClassifier",
+    "ConformalRegressor",
+    "Explanations",
+    "OutlierDetector",
+    "audit",
+    "explain",
+]

@@ -1,0 +1,256 @@
+"""Prediction sets, intervals and unusual rows: coverage, groups, bad input, images, and scikit-learn's checks."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from tlfeatures import CNNFeatures, ConformalClassifier, ConformalRegressor
+from tlfeatures.calibration import CalibratedHead
+from tlfeatures.evaluation import find_duplicates
+from tlfeatures.heads import make_head
+from tlfeatures.trust import OutlierDetector
+
+
+@pytest.mark.filterwarnings("ignore:`error_rate=0.1` needs at least", "ignore:`false_alarm_rate=0.05` needs")
+@parametrize_with_checks(
+    [
+        ConformalClassifier(LogisticRegression()),
+        ConformalClassifier(SVC(), per_class=True, allow_empty=True, false_alarm_rate=None),
+        ConformalRegressor(Ridge()),
+        OutlierDetector(),
+    ]
+)
+def test_estimator_checks_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+def draw_classes(n, random_state, share=0.5):
+    """Draw rows of two overlapping classes; ``share`` is that of the first."""
+    rng = np.random.default_rng(random_state)
+    y = np.where(np.arange(n) < share * n, "cat", "dog")
+    return rng.normal(size=(n, 2)) + 1.5 * (y == "dog")[:, None], y
+
+
+def measure_coverage(conformal, y, X):
+    sets = conformal.predict_set(X)
+    return sets[np.arange(len(y)), np.searchsorted(conformal.classes_, y)]
+
+
+@pytest.mark.parametrize("head", [LogisticRegression(), KNeighborsClassifier(15), GaussianNB()])
+def test_sets_contain_the_true_class_at_the_stated_rate(head):
+    X_test, y_test = draw_classes(2000, 100)
+    covered = []
+    for i in range(20):
+        X, y = draw_classes(100, i)
+        conformal = ConformalClassifier(head, error_rate=0.2, allow_empty=True, false_alarm_rate=None).fit(
+            X, y
+        )
+        covered.append(measure_coverage(conformal, y_test, X_test).mean())
+    assert 0.78 < np.mean(covered) < 0.86
+
+
+def test_error_rate_holds_for_each_class_if_per_class():
+    X_test, y_test = draw_classes(2000, 100)
+    of_classes = {False: [], True: []}
+    for i in range(20):
+        X, y = draw_classes(200, i, share=0.2)
+        for per_class, rates in of_classes.items():
+            conformal = ConformalClassifier(
+                GaussianNB(), per_class=per_class, allow_empty=True, false_alarm_rate=None
+            )
+            covered = measure_coverage(conformal.fit(X, y), y_test, X_test)
+            rates.append([covered[y_test == name].mean() for name in ("cat", "dog")])
+    assert np.mean(of_classes[False], axis=0)[0] < 0.85
+    assert (np.mean(of_classes[True], axis=0) > 0.86).all()
+
+
+def draw_groups(n_groups, size, random_state):
+    """Draw rows whose deviation is mostly that of their group, and numbers to predict."""
+    rng = np.random.default_rng(random_state)
+    groups = np.repeat(np.arange(n_groups), size)
+    x = rng.normal(size=len(groups))
+    return x[:, None], 3 * x + rng.normal(size=n_groups)[groups] + 0.1 * rng.normal(size=len(groups)), groups
+
+
+def test_intervals_contain_the_value_at_the_stated_rate_in_new_groups():
+    rates = {"grouped": [], "as rows": []}
+    for i in range(40):
+        X, y, groups = draw_groups(12, 10, i)
+        X_test, y_test, _ = draw_groups(300, 1, 1000 + i)
+        for name, passed in (("grouped", groups), ("as rows", None)):
+            conformal = ConformalRegressor(LinearRegression(), error_rate=0.2, false_alarm_rate=None)
+            low, high = conformal.fit(X, y, groups=passed).predict_interval(X_test).T
+            rates[name].append(((low <= y_test) & (y_test <= high)).mean())
+    assert 0.78 < np.mean(rates["grouped"]) < 0.93
+    assert np.mean(rates["as rows"]) < np.mean(rates["grouped"]) - 0.03
+
+
+def test_each_group_has_the_weight_of_one_row():
+    X, y = draw_classes(40, 0)
+    one_large = np.r_[np.arange(20), np.full(20, 20)]
+    conformal = ConformalClassifier(SVC(), error_rate=0.2, cv=3).fit(X, y, groups=[*range(30), *[30] * 10])
+    assert conformal.n_calibration_.tolist() == [31]
+    assert conformal.p_values(X).min() >= 1 / 32
+    with pytest.raises(ValueError, match="all 20 images of class 'dog' are in one group"):
+        ConformalClassifier(SVC()).fit(X, y, groups=one_large)
+
+
+def test_sets_contain_the_predicted_class_unless_they_may_be_empty():
+    X, y = draw_classes(200, 0)
+    X[y == "dog"] += 3
+    conformal = ConformalClassifier(SVC(), error_rate=0.3).fit(X, y)
+    sets = conformal.predict_set(X)
+    assert (sets.sum(axis=1) >= 1).all()
+    assert sets[np.arange(len(y)), np.searchsorted(conformal.classes_, conformal.predict(X))].all()
+    empty = conformal.set_params(allow_empty=True).predict_set(X).sum(axis=1) == 0
+    assert 0.1 < empty.mean() < 0.4
+    np.testing.assert_array_equal(conformal.predict_set(X), conformal.p_values(X) > 0.3)
+    np.testing.assert_array_equal(conformal.predict_set(X, error_rate=0.01), conformal.p_values(X) > 0.01)
+    with pytest.raises(ValueError, match=r"`error_rate` must be a number above 0 and below 1; got 10"):
+        conformal.predict_set(X, error_rate=10)
+
+
+def test_abstains_where_the_set_has_several_classes():
+    X, y = draw_classes(200, 0)
+    conformal = ConformalClassifier(SVC(), error_rate=0.05).fit(X, y)
+    labels, sizes = conformal.predict_or_abstain(X, "unsure"), conformal.predict_set(X).sum(axis=1)
+    np.testing.assert_array_equal(labels == "unsure", sizes != 1)
+    np.testing.assert_array_equal(labels[sizes == 1], conformal.predict(X)[sizes == 1])
+    assert 0 < (sizes != 1).mean() < 0.8
+    with pytest.raises(ValueError, match="`abstain_label` must be text, as the classes are; got -1"):
+        conformal.predict_or_abstain(X, -1)
+    numbers = ConformalClassifier(SVC(), error_rate=0.05).fit(X, (y == "dog").astype(int))
+    assert set(numbers.predict_or_abstain(X, -1)) == {-1, 0, 1}
+
+
+def test_calibrated_probabilities_are_those_of_the_calibrated_head():
+    X, y = draw_classes(100, 0)
+    calibrated = CalibratedHead(SVC())
+    conformal = ConformalClassifier(calibrated).fit(X, y)
+    np.testing.assert_allclose(conformal.predict_proba(X), calibrated.fit(X, y).predict_proba(X))
+    np.testing.assert_array_equal(conformal.p_values(X), ConformalClassifier(SVC()).fit(X, y).p_values(X))
+    assert not hasattr(ConformalClassifier(SVC()), "predict_proba")
+
+
+def test_saved_and_cloned_estimators_predict_the_same():
+    X, y = draw_classes(60, 0)
+    conformal = ConformalClassifier(SVC()).fit(X, y)
+    for other in (pickle.loads(pickle.dumps(conformal)), clone(conformal).fit(X, y)):
+        np.testing.assert_array_equal(other.p_values(X), conformal.p_values(X))
+        np.testing.assert_array_equal(other.is_unusual(X), conformal.is_unusual(X))
+
+
+def test_intervals_of_many_rows_do_not_depend_on_blocks(monkeypatch):
+    X, y, _ = draw_groups(50, 1, 0)
+    conformal = ConformalRegressor(Ridge()).fit(X, y)
+    intervals = conformal.predict_interval(X)
+    monkeypatch.setattr("tlfeatures.trust._conformal_regressor._BLOCK_VALUES", 100)
+    np.testing.assert_array_equal(conformal.predict_interval(X), intervals)
+    assert (intervals[:, 0] < intervals[:, 1]).all()
+
+
+def test_few_rows_give_full_sets_and_infinite_intervals_with_a_warning():
+    X, y = draw_classes(6, 0)
+    with pytest.warns(UserWarning, match=r"needs at least 9 rows; there are 6, so every set contains all"):
+        conformal = ConformalClassifier(SVC(), false_alarm_rate=None).fit(X, y)
+    assert conformal.predict_set(X).all()
+    with pytest.warns(UserWarning, match=r"1 of 2 classes have fewer \(cat\) and are in every set"):
+        conformal = ConformalClassifier(SVC(), per_class=True, false_alarm_rate=None)
+        conformal.fit(*draw_classes(40, 0, share=0.1))
+    assert conformal.predict_set(X)[:, 0].all()
+    with pytest.warns(UserWarning, match="there are 6, so intervals are infinite"):
+        regressor = ConformalRegressor(Ridge(), false_alarm_rate=None).fit(X, np.arange(6.5)[:6])
+    assert np.isinf(regressor.predict_interval(X)).all()
+    with pytest.warns(UserWarning, match=r"needs at least 19 images or groups; there are 6, so no image"):
+        assert (OutlierDetector().fit(X).predict(100 * X[::-1]) == 1).all()
+
+
+@pytest.mark.filterwarnings("ignore:`error_rate=0.1` needs", "ignore:`false_alarm_rate=0.05` needs")
+def test_classes_with_two_rows_and_constant_features():
+    X = np.c_[np.repeat(np.arange(3.0), 2), np.ones(6)]
+    conformal = ConformalClassifier(make_head("svm")).fit(X, list("aabbcc"))
+    assert np.isfinite(conformal.p_values(X)).all()
+    assert conformal.predict(X).tolist() == list("aabbcc")
+
+
+@pytest.mark.parametrize("conformal", [ConformalClassifier(SVC()), ConformalRegressor(Ridge())])
+def test_rows_that_cannot_be_used_raise(conformal):
+    X, y = np.arange(24.0).reshape(12, 2), np.arange(12) % 2
+    bad = X.copy()
+    bad[[4, 7], 0] = np.nan
+    with pytest.raises(ValueError, match=r"2 of 12 rows of `X` contain NaN or infinity .*first is row 4"):
+        conformal.fit(bad, y)
+    with pytest.raises(ValueError, match="2 of 12 rows of `X` contain NaN"):
+        conformal.fit(X, y).predict(bad)
+    with pytest.raises(ValueError, match="All 12 rows of `X` are equal"):
+        conformal.fit(np.ones((12, 2)), y)
+    with pytest.raises(ValueError, match="All 12 labels are one"):
+        conformal.fit(X, np.ones(12, int))
+    with pytest.raises(ValueError, match="All 12 rows are in one group"):
+        conformal.fit(X, y, groups=np.zeros(12))
+    conformal.set_params(false_alarm_rate=None).fit(X, y)
+    with pytest.raises(ValueError, match="`false_alarm_rate` must be a number"):
+        conformal.is_unusual(X)
+
+
+def test_classes_with_one_row_raise():
+    with pytest.raises(
+        ValueError, match="Class 'c' has 1 row, which cannot be both trained on and calibrated"
+    ):
+        ConformalClassifier(SVC()).fit(np.arange(5.0)[:, None], list("aabbc"))
+
+
+def test_false_alarms_are_at_the_stated_rate_and_other_rows_are_unusual():
+    rng = np.random.default_rng(0)
+    X, new = (np.maximum(rng.normal(size=(n, 20)) + np.r_[np.ones(10), -np.ones(10)], 0) for n in (300, 3000))
+    detector = OutlierDetector(false_alarm_rate=0.1).fit(X)
+    assert 0.07 < (detector.predict(new) == -1).mean() < 0.13
+    assert (detector.predict(new[:, ::-1]) == -1).mean() > 0.9
+    np.testing.assert_array_equal(detector.predict(new) == -1, detector.p_values(new) <= 0.1)
+    conformal = ConformalClassifier(SVC(), false_alarm_rate=0.1).fit(X, np.arange(300) % 2)
+    np.testing.assert_array_equal(conformal.is_unusual(new), detector.predict(new) == -1)
+
+
+def test_duplicates_in_one_group_do_not_cause_false_alarms():
+    rng = np.random.default_rng(0)
+    X, new = np.repeat(rng.uniform(size=(400, 5)), 4, axis=0), rng.uniform(size=(1000, 5))
+    groups = np.repeat(np.arange(400), 4)
+    assert (OutlierDetector().fit(X, groups=groups).predict(new) == -1).mean() < 0.1
+    assert (OutlierDetector().fit(X).predict(new) == -1).mean() > 0.5
+    with pytest.raises(ValueError, match="All 1600 rows are in one group"):
+        OutlierDetector().fit(X, groups=np.zeros(1600))
+
+
+def test_pipelines_are_split_so_that_images_are_embedded_once(photos):
+    cnn = CNNFeatures("tiny", image_size=32, cache=None)
+    conformal = ConformalClassifier(make_pipeline(cnn, StandardScaler(), SVC()), error_rate=0.3)
+    with pytest.warns(UserWarning, match="`false_alarm_rate=0.05` needs"):
+        conformal.fit(photos.paths, photos.labels)
+    embeddings = cnn.fit_transform(photos.paths)
+    on_embeddings = ConformalClassifier(make_pipeline(StandardScaler(), SVC()), error_rate=0.3)
+    keys = np.arange(12 * 16, dtype="uint8").reshape(12, 16)  # no exact duplicates
+    groups = find_duplicates(keys, embeddings, 0.95).groups
+    on_embeddings.set_params(false_alarm_rate=None).fit(embeddings, photos.labels, groups=groups)
+    np.testing.assert_array_equal(conformal.p_values(photos.paths), on_embeddings.p_values(embeddings))
+    assert [type(step) for step in conformal.fold_estimators_[0]] == [StandardScaler, SVC]
+    assert conformal.predict(photos.paths).tolist() == photos.labels
+
+
+def test_duplicate_images_are_kept_together(photos):
+    cnn = CNNFeatures("tiny", image_size=32, cache=None)
+    conformal = ConformalClassifier(make_pipeline(cnn, SVC()), error_rate=0.3, false_alarm_rate=None)
+    once = conformal.fit(photos.paths, photos.labels).n_calibration_.tolist()
+    assert conformal.fit(photos.paths * 3, photos.labels * 3).n_calibration_.tolist() == once
+    with pytest.raises(ValueError, match="in one group of duplicates"):
+        conformal.fit([photos.paths[0]] * 8, list("aabbaabb"))

@@ -1,0 +1,110 @@
+"""What ConformalClassifier and ConformalRegressor share: the head on all rows, and heads on folds."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone
+from sklearn.pipeline import Pipeline
+from sklearn.utils import get_tags
+
+from tlfeatures._params import check_parameter, integer, number
+from tlfeatures.calibration import CalibratedHead
+from tlfeatures.evaluation import check_seed, make_folds
+from tlfeatures.heads import blas_threads
+from tlfeatures.trust._embedded import EmbeddedMixin
+from tlfeatures.trust._outliers import OutlierDetector
+
+__all__ = ["CONFORMAL_CONSTRAINTS", "ConformalBase"]
+
+ERROR_RATE = number(above=0, below=1, hint="It is the accepted share of errors, such as 0.1 for 10%.")
+CONFORMAL_CONSTRAINTS: dict[str, Any] = {
+    "error_rate": [ERROR_RATE],
+    "cv": [integer(minimum=2)],
+    "false_alarm_rate": [None, number(above=0, below=1)],
+}
+
+
+class ConformalBase(EmbeddedMixin, MetaEstimatorMixin, BaseEstimator):
+    """Base class of the conformal estimators."""
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = CONFORMAL_CONSTRAINTS
+
+    estimator: Any
+    error_rate: float
+    cv: int
+    false_alarm_rate: float | None
+    random_state: Any
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict with the estimator that is fitted on all rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or images
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+        X = self._embed(X)
+        return self.estimator_.predict(X)
+
+    def is_unusual(self, X: Any) -> np.ndarray:
+        """Return whether each row is unlike the training rows; see :class:`~tlfeatures.trust.OutlierDetector`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or images
+
+        Returns
+        -------
+        ndarray of bool, shape (n_samples,)
+
+        Raises
+        ------
+        ValueError
+            If ``false_alarm_rate`` is None.
+        """
+        X = self._embed(X)
+        if self.outlier_detector_ is None:
+            raise ValueError(
+                "`false_alarm_rate` must be a number, such as 0.05, to detect unusual rows; got None. Set it and call "
+                "`fit` again."
+            )
+        return self.outlier_detector_.predict(X) == -1
+
+    def _fit_heads(
+        self, head: Any, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, task: str
+    ) -> list[np.ndarray]:
+        """Fit a head on all rows and one on each fold; return the test rows of the folds."""
+        folds = make_folds(k, y, groups, task, check_seed(self.random_state))
+        uncalibrated = _without_calibration(head)
+        with blas_threads(*X.shape):
+            self.fold_estimators_ = [clone(uncalibrated).fit(X[train], y[train]) for train, _ in folds]
+            params = {} if uncalibrated is head else {"groups": groups}
+            self.estimator_ = clone(head).fit(X, y, **params)
+            self.outlier_detector_ = None
+            if self.false_alarm_rate is not None:
+                self.outlier_detector_ = OutlierDetector(self.false_alarm_rate).fit(X, groups=groups)
+        return [test for _, test in folds]
+
+    def _choose_error_rate(self, error_rate: float | None) -> float:
+        if error_rate is None:
+            return self.error_rate
+        check_parameter("error_rate", error_rate, [ERROR_RATE])
+        return error_rate
+
+    def __sklearn_tags__(self) -> Any:
+        tags, inner = super().__sklearn_tags__(), get_tags(self.estimator)
+        tags.non_deterministic = inner.non_deterministic
+        if isinstance(self.estimator, Pipeline):
+            tags.input_tags = inner.input_tags
+        tags.input_tags.sparse = tags.input_tags.pairwise = tags.input_tags.allow_nan = False
+        return tags
+
+
+def _without_calibration(head: Any) -> Any:
+    """Return the head of a calibrated head: sets need only the order of its decision values."""
+    return head.estimator if isinstance(head, CalibratedHead) else head

@@ -1,0 +1,314 @@
+"""``ConformalClassifier``: sets of classes with a stated error rate."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import ClassifierMixin
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import check_classification_targets
+
+from tlfeatures._params import boolean, check_parameters
+from tlfeatures._warnings import warn
+from tlfeatures.calibration import compute_logits
+from tlfeatures.errors import InvalidParameterError
+from tlfeatures.evaluation import check_labels
+from tlfeatures.trust._conformal import CONFORMAL_CONSTRAINTS, ConformalBase
+from tlfeatures.trust._ranks import ScoreTable, row_weights
+
+__all__ = ["ConformalClassifier"]
+
+_TOLERANCE = 1e-9
+
+
+def _estimator_has(method: str) -> Any:
+    return available_if(lambda self: hasattr(getattr(self, "estimator_", self.estimator), method))
+
+
+class ConformalClassifier(ClassifierMixin, ConformalBase):
+    """A classifier that predicts sets of classes, which contain the true class with a stated probability.
+
+    The classifier is fitted on all rows and, for calibration, on folds. The score of a class for a row is how far
+    its decision value, or the logarithm of its probability, is below the largest of the other classes. The p-value of
+    a class is the share of the training rows that have at least this score for their own class, when the classifier
+    has not been trained on them. The set contains the classes with a p-value above the error rate
+    (cross-conformal prediction; Vovk 2015).
+
+    Parameters
+    ----------
+    estimator : classifier
+        A classifier with ``decision_function`` or ``predict_proba`` for embeddings, or a pipeline that begins with
+        :class:`~tlfeatures.CNNFeatures`. Of a pipeline, only the steps after CNNFeatures are fitted on folds.
+    error_rate : float, default=0.1
+        Accepted share of sets without the true class.
+    cv : int, default=10
+        Number of folds. It is reduced if the smallest class has fewer rows, or if there are fewer groups. A fitted
+        object contains one classifier for each fold.
+    per_class : bool, default=False
+        Whether the error rate holds for each class ("Mondrian"), not only on average. Sets become larger. A class
+        needs at least ``1 / error_rate - 1`` rows; a smaller class is in every set.
+    allow_empty : bool, default=False
+        Whether a set may be empty. By default it always contains the predicted class, so an accurate classifier makes
+        fewer errors than stated.
+    false_alarm_rate : float or None, default=0.05
+        Share of images like the training images that `is_unusual` reports. None means that no detector is fitted.
+    random_state : int, RandomState or None, default=0
+        Seed of the folds.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+    estimator_ : classifier
+        The classifier, or the steps of the pipeline after CNNFeatures, fitted on all rows.
+    fold_estimators_ : list of classifier
+        Fitted on all folds but one.
+    outlier_detector_ : OutlierDetector or None
+    cnn_ : CNNFeatures
+        The fitted first step, if ``estimator`` is a pipeline that begins with it.
+    n_calibration_ : ndarray of float
+        Number of independent rows or groups from which p-values are computed: one number, or one for each class.
+    n_features_in_ : int
+        Width of the embedding.
+
+    Notes
+    -----
+    The probability holds for new rows that are drawn like the training rows. If rows come in groups, such as several
+    images of each patient, new groups must be drawn like the training groups; pass ``groups``. Each group then has
+    the weight of one row, and is kept in one fold (Lee, Barber and Willett 2023, "Distribution-free inference with
+    hierarchical data"). For images, near-duplicates form groups too. The theory guarantees an error rate of at most
+    twice the stated one for cross-validation; in measurements it is near the stated one
+    (``python benchmarks/conformal.py``).
+
+    A :class:`~tlfeatures.calibration.CalibratedHead` is calibrated once, on all rows; its sets come from the
+    uncalibrated head, because a temperature does not change which class comes first.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.svm import SVC
+    >>> from tlfeatures import ConformalClassifier
+    >>> X = np.r_[np.linspace(0, 1, 20), np.linspace(0.8, 2, 20)][:, None]
+    >>> conformal = ConformalClassifier(SVC(), error_rate=0.1).fit(X, ["cat"] * 20 + ["dog"] * 20)
+    >>> conformal.predict_set([[0.2], [0.9], [1.8]]).tolist()
+    [[True, False], [True, True], [False, True]]
+    >>> conformal.predict_or_abstain([[0.2], [0.9], [1.8]], "unsure").tolist()
+    ['cat', 'unsure', 'dog']
+    """
+
+    _parameter_constraints: ClassVar = {
+        **CONFORMAL_CONSTRAINTS,
+        "per_class": [boolean()],
+        "allow_empty": [boolean()],
+    }
+
+    def __init__(
+        self,
+        estimator: Any,
+        *,
+        error_rate: float = 0.1,
+        cv: int = 10,
+        per_class: bool = False,
+        allow_empty: bool = False,
+        false_alarm_rate: float | None = 0.05,
+        random_state: Any = 0,
+    ) -> None:
+        self.estimator = estimator
+        self.error_rate = error_rate
+        self.cv = cv
+        self.per_class = per_class
+        self.allow_empty = allow_empty
+        self.false_alarm_rate = false_alarm_rate
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any, groups: Any = None) -> ConformalClassifier:
+        """Fit the classifier on all rows and on folds, and compute the scores of the rows left out.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or images
+        y : array-like of shape (n_samples,)
+        groups : array-like of shape (n_samples,), optional
+            Group of each row, such as a patient. Groups are kept in one fold, and each has the weight of one row.
+
+        Returns
+        -------
+        ConformalClassifier
+
+        Raises
+        ------
+        ValueError
+            If there is one class only, a class has one row, the rows are all equal or contain NaN, or the groups
+            cannot be split.
+        """
+        check_parameters(self)
+        head, X, y, groups = self._fit_input(X, y, groups)
+        check_classification_targets(y)
+        y, _ = check_labels(y, len(X), "classification")
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        folds = self._fit_heads(head, X, y, groups, self._choose_folds(codes, groups), "classification")
+        scores = [
+            self._score(estimator, X[test])[np.arange(len(test)), codes[test]]
+            for estimator, test in zip(self.fold_estimators_, folds, strict=True)
+        ]
+        strata = np.arange(len(self.classes_))[:, None] if self.per_class else [codes]
+        self._tables, totals = [[] for _ in folds], []
+        for stratum in strata:
+            members = np.flatnonzero(np.isin(codes, stratum))
+            weights = np.zeros(len(codes))
+            weights[members] = row_weights(None if groups is None else groups[members], len(members))
+            totals.append(weights.sum())
+            for tables, test, values in zip(self._tables, folds, scores, strict=True):
+                of_stratum = weights[test] > 0
+                tables.append(ScoreTable(values[of_stratum], weights[test][of_stratum]))
+        self.n_calibration_ = np.round(totals, 6)
+        self._warn_of_few(groups)
+        return self
+
+    def _choose_folds(self, codes: np.ndarray, groups: np.ndarray | None) -> int:
+        """Return the number of folds that classes and groups allow."""
+        counts = np.bincount(codes)
+        if counts.min() < 2:
+            raise ValueError(
+                f"Class {self.classes_.tolist()[counts.argmin()]!r} has 1 row, which cannot be both trained on and "
+                "calibrated on; expected 2 or more for each class. Add rows, or drop or merge the class."
+            )
+        k = min(self.cv, int(counts.min()))
+        if groups is not None:
+            if (n := len(np.unique(groups))) < 2:
+                raise InvalidParameterError(
+                    f"All {len(codes)} rows are in one group of duplicates or of `groups`; expected several groups, "
+                    "some to train on and others to calibrate on. Add other images.",
+                    "groups",
+                )
+            k = min(k, n)
+        return k
+
+    def _warn_of_few(self, groups: np.ndarray | None) -> None:
+        few = self.n_calibration_ + 1 < 1 / self.error_rate - _TOLERANCE
+        if not few.any():
+            return
+        unit = "rows" if groups is None else "groups"
+        needed = int(np.ceil(1 / self.error_rate - _TOLERANCE)) - 1
+        if self.per_class:
+            names = ", ".join(map(str, self.classes_[few][:5].tolist())) + (", ..." if few.sum() > 5 else "")
+            what = f"{int(few.sum())} of {len(few)} classes have fewer ({names}) and are in every set"
+        else:
+            what = f"there are {self.n_calibration_[0]:.0f}, so every set contains all classes"
+        warn(
+            f"`error_rate={self.error_rate:g}` needs at least {needed} {unit}"
+            f"{' of each class' if self.per_class else ''}; {what}. Add images, or raise the error rate."
+        )
+
+    def _score(self, estimator: Any, X: np.ndarray) -> np.ndarray:
+        """Return how far each class is below the best of the others, shape (n, n_classes)."""
+        logits = compute_logits(estimator, X, self.classes_)
+        two = np.partition(logits, -2, axis=1)[:, -2:]
+        is_best = np.arange(logits.shape[1]) == logits.argmax(axis=1)[:, None]
+        return np.where(is_best, two[:, :1], two[:, 1:]) - logits
+
+    def p_values(self, X: Any) -> np.ndarray:
+        """Compute the p-value of each class.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or images
+
+        Returns
+        -------
+        ndarray of float64, shape (n_samples, n_classes)
+            The share of training rows whose score for their own class, computed without training on them, is at least
+            as large as that of this class; between 0 (excluded) and 1, never 0 exactly.
+        """
+        return self._p_values(self._embed(X))
+
+    def _p_values(self, X: np.ndarray) -> np.ndarray:
+        weights = np.zeros((len(X), len(self.classes_)))
+        for estimator, tables in zip(self.fold_estimators_, self._tables, strict=True):
+            scores = self._score(estimator, X)
+            for i, column in enumerate(scores.T):
+                weights[:, i] += tables[i if self.per_class else 0].weight_above(column)
+        return (weights + 1) / (self.n_calibration_ + 1)
+
+    def predict_set(self, X: Any, error_rate: float | None = None) -> np.ndarray:
+        """Predict the set of classes of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or images
+        error_rate : float, optional
+            By default that of the estimator.
+
+        Returns
+        -------
+        ndarray of bool, shape (n_samples, n_classes)
+            Whether each class, in the order of ``classes_``, is in the set.
+        """
+        error_rate = self._choose_error_rate(error_rate)
+        X = self._embed(X)
+        sets = self._p_values(X) > error_rate + _TOLERANCE
+        if not self.allow_empty:
+            predicted = self.estimator_.predict(X)
+            sets[np.arange(len(X)), np.searchsorted(self.classes_, predicted)] = True
+        return sets
+
+    def predict_or_abstain(self, X: Any, abstain_label: Any, error_rate: float | None = None) -> np.ndarray:
+        """Predict the class of rows whose set has one class; abstain for the others.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or images
+        abstain_label : str or int
+            Label of the rows without a prediction: text if the classes are text, else a number.
+        error_rate : float, optional
+            By default that of the estimator.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+        sets = self.predict_set(X, error_rate)
+        text = self.classes_.dtype.kind == "U"
+        if text != isinstance(abstain_label, str):
+            raise InvalidParameterError(
+                f"`abstain_label` must be {'text' if text else 'a number'}, as the classes are; got "
+                f"{abstain_label!r}.",
+                "abstain_label",
+            )
+        values = self.classes_[sets.argmax(axis=1)]
+        return np.where(sets.sum(axis=1) == 1, values, np.asarray(abstain_label))
+
+    @_estimator_has("predict_proba")
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Predict class probabilities with the classifier that is fitted on all rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or images
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+        """
+        X = self._embed(X)
+        return self.estimator_.predict_proba(X)
+
+    @_estimator_has("decision_function")
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Compute decision values with the classifier that is fitted on all rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or images
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_classes)
+        """
+        X = self._embed(X)
+        return self.estimator_.decision_function(X)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = False
+        return tags

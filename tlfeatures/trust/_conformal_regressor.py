@@ -1,0 +1,163 @@
+"""``ConformalRegressor``: intervals with a stated error rate."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import RegressorMixin
+
+from tlfeatures._params import check_parameters
+from tlfeatures._warnings import warn
+from tlfeatures.errors import InvalidParameterError
+from tlfeatures.evaluation import check_labels
+from tlfeatures.trust._conformal import CONFORMAL_CONSTRAINTS, ConformalBase
+from tlfeatures.trust._ranks import lower_bounds, row_weights
+
+__all__ = ["ConformalRegressor"]
+
+_BLOCK_VALUES = 5_000_000  # rows x calibration rows in memory at a time
+
+
+class ConformalRegressor(RegressorMixin, ConformalBase):
+    """A regressor that predicts intervals, which contain the true value with a stated probability.
+
+    The regressor is fitted on all rows and, for calibration, on folds. The errors for the rows left out give the
+    width of the interval (CV+; Barber et al. 2021, "Predictive inference with the jackknife+").
+
+    Parameters
+    ----------
+    estimator : regressor
+        A regressor for embeddings, or a pipeline that begins with :class:`~tlfeatures.CNNFeatures`. Of a pipeline,
+        only the steps after CNNFeatures are fitted on folds.
+    error_rate : float, default=0.1
+        Accepted share of intervals without the true value.
+    cv : int, default=10
+        Number of folds. It is reduced if there are fewer rows or groups. A fitted object contains one regressor for
+        each fold.
+    false_alarm_rate : float or None, default=0.05
+        Share of images like the training images that `is_unusual` reports. None means that no detector is fitted.
+    random_state : int, RandomState or None, default=0
+        Seed of the folds.
+
+    Attributes
+    ----------
+    estimator_ : regressor
+        The regressor, or the steps of the pipeline after CNNFeatures, fitted on all rows.
+    fold_estimators_ : list of regressor
+        Fitted on all folds but one.
+    residuals_ : list of ndarray
+        Absolute errors for the rows left out, for each fold.
+    outlier_detector_ : OutlierDetector or None
+    cnn_ : CNNFeatures
+        The fitted first step, if ``estimator`` is a pipeline that begins with it.
+    n_calibration_ : float
+        Number of independent rows or groups from which intervals are computed.
+    n_features_in_ : int
+        Width of the embedding.
+
+    Notes
+    -----
+    Groups and duplicates are treated as in :class:`ConformalClassifier`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.linear_model import LinearRegression
+    >>> from tlfeatures import ConformalRegressor
+    >>> X = np.linspace(0, 1, 40)[:, None]
+    >>> y = X[:, 0] + np.tile([-0.1, 0.1], 20)
+    >>> conformal = ConformalRegressor(LinearRegression(), error_rate=0.1).fit(X, y)
+    >>> conformal.predict_interval([[0.5]]).round(1).tolist()
+    [[0.4, 0.6]]
+    """
+
+    _parameter_constraints: ClassVar = CONFORMAL_CONSTRAINTS
+
+    def __init__(
+        self,
+        estimator: Any,
+        *,
+        error_rate: float = 0.1,
+        cv: int = 10,
+        false_alarm_rate: float | None = 0.05,
+        random_state: Any = 0,
+    ) -> None:
+        self.estimator = estimator
+        self.error_rate = error_rate
+        self.cv = cv
+        self.false_alarm_rate = false_alarm_rate
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any, groups: Any = None) -> ConformalRegressor:
+        """Fit the regressor on all rows and on folds, and compute the errors for the rows left out.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or images
+        y : array-like of shape (n_samples,)
+        groups : array-like of shape (n_samples,), optional
+            Group of each row, such as a patient. Groups are kept in one fold, and each has the weight of one row.
+
+        Returns
+        -------
+        ConformalRegressor
+
+        Raises
+        ------
+        ValueError
+            If the rows are all equal or contain NaN, or the groups cannot be split.
+        """
+        check_parameters(self)
+        head, X, y, groups = self._fit_input(X, y, groups)
+        y, _ = check_labels(y, len(X), "regression")
+        n = len(y) if groups is None else len(np.unique(groups))
+        if n < 2:
+            raise InvalidParameterError(
+                f"All {len(y)} rows are in one group of duplicates or of `groups`; expected several groups, some to "
+                "train on and others to calibrate on. Add other images.",
+                "groups",
+            )
+        folds = self._fit_heads(head, X, y, groups, min(self.cv, n), "regression")
+        weights = row_weights(groups, len(y))
+        self._weights = np.concatenate([weights[test] for test in folds])
+        self.n_calibration_ = float(np.round(weights.sum(), 6))
+        self.residuals_ = [
+            np.abs(y[test] - estimator.predict(X[test]))
+            for estimator, test in zip(self.fold_estimators_, folds, strict=True)
+        ]
+        if self.n_calibration_ + 1 < 1 / self.error_rate - 1e-9:
+            warn(
+                f"`error_rate={self.error_rate:g}` needs at least {int(np.ceil(1 / self.error_rate - 1e-9)) - 1} "
+                f"{'rows' if groups is None else 'groups'}; there are {self.n_calibration_:.0f}, so intervals are "
+                "infinite. Add images, or raise the error rate."
+            )
+        return self
+
+    def predict_interval(self, X: Any, error_rate: float | None = None) -> np.ndarray:
+        """Predict an interval for each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or images
+        error_rate : float, optional
+            By default that of the estimator.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_samples, 2)
+            Lower and upper end; infinite if there are too few rows or groups for the error rate.
+        """
+        error_rate = self._choose_error_rate(error_rate)
+        X = self._embed(X)
+        residuals = np.concatenate(self.residuals_)
+        sizes = [len(part) for part in self.residuals_]
+        intervals = np.empty((len(X), 2))
+        block = max(1, _BLOCK_VALUES // len(residuals))
+        for start in range(0, len(X), block):
+            rows = slice(start, start + block)
+            predictions = np.stack([e.predict(X[rows]) for e in self.fold_estimators_], axis=1)
+            centers = np.repeat(predictions, sizes, axis=1)
+            intervals[rows, 0] = lower_bounds(centers - residuals, self._weights, error_rate)
+            intervals[rows, 1] = -lower_bounds(-centers - residuals, self._weights, error_rate)
+        return intervals

@@ -1,0 +1,92 @@
+"""Ranks of new scores among calibration scores, each row or each group of rows with the same weight."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["ScoreTable", "lower_bounds", "row_weights"]
+
+_TOLERANCE = 1e-9  # for sums of weights such as 1/3
+
+
+def row_weights(groups: np.ndarray | None, n: int) -> np.ndarray:
+    """Return weights that sum to 1 within each group, so that each group counts once.
+
+    Parameters
+    ----------
+    groups : ndarray of shape (n,) or None
+        None means that each row is its own group.
+    n : int
+
+    Returns
+    -------
+    ndarray of float, shape (n,)
+
+    Examples
+    --------
+    >>> row_weights(np.array([0, 0, 1]), 3).tolist()
+    [0.5, 0.5, 1.0]
+    """
+    if groups is None:
+        return np.ones(n)
+    _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    return 1 / sizes[codes]
+
+
+class ScoreTable:
+    """Sorted calibration scores, and the total weight of those that are at least as large as a new score.
+
+    Parameters
+    ----------
+    scores : ndarray of float, shape (n,)
+    weights : ndarray of float, shape (n,)
+
+    Examples
+    --------
+    >>> ScoreTable(np.array([1.0, 2.0, 3.0]), np.ones(3)).weight_above(np.array([0.0, 2.0, 4.0])).tolist()
+    [3.0, 2.0, 0.0]
+    """
+
+    def __init__(self, scores: np.ndarray, weights: np.ndarray) -> None:
+        order = np.argsort(scores, kind="stable")
+        self.scores = scores[order]
+        self._weights = np.append(np.cumsum(weights[order][::-1])[::-1], 0.0)
+
+    @property
+    def total(self) -> float:
+        """Total weight: the number of groups."""
+        return float(self._weights[0])
+
+    def weight_above(self, scores: np.ndarray) -> np.ndarray:
+        """Return the weight of the calibration scores that are greater than or equal to each of ``scores``."""
+        return self._weights[np.searchsorted(self.scores, scores, side="left")]
+
+
+def lower_bounds(values: np.ndarray, weights: np.ndarray, error_rate: float) -> np.ndarray:
+    """Return the weighted quantile of each row of ``values``, with one more value of minus infinity and weight 1.
+
+    It is the smallest value at which the weights, summed from below, are greater than ``error_rate`` times their total.
+
+    Parameters
+    ----------
+    values : ndarray of float, shape (m, n)
+    weights : ndarray of float, shape (n,)
+    error_rate : float
+
+    Returns
+    -------
+    ndarray of float, shape (m,)
+
+    Examples
+    --------
+    >>> lower_bounds(np.arange(19.0)[None], np.ones(19), 0.1).tolist()
+    [1.0]
+    >>> lower_bounds(np.arange(5.0)[None], np.ones(5), 0.1).tolist()
+    [-inf]
+    """
+    limit = error_rate * (weights.sum() + 1) + _TOLERANCE
+    if limit < 1:
+        return np.full(len(values), -np.inf)
+    order = np.argsort(values, axis=1)
+    index = np.argmax(1 + np.cumsum(weights[order], axis=1) > limit, axis=1)
+    return np.take_along_axis(np.take_along_axis(values, order, 1), index[:, None], 1)[:, 0]
