@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.base import clone
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
@@ -16,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC, OneClassSVM
 
 from tests.networks import make_images
-from tlfeatures import CNNFeatures, SkipUnreadable, explain
+from tlfeatures import CNNFeatures, FineTuneClassifier, SkipUnreadable, explain
 from tlfeatures.calibration import CalibratedHead
 from tlfeatures.errors import InvalidParameterError, UnknownNameError, UnreadableImagesWarning
 from tlfeatures.heads import BlockScaler, MeanRBFKernel, make_head
@@ -144,16 +147,20 @@ def test_maps_of_other_heads_are_gradients(embeddings, name):
     assert np.unravel_index(result.maps[1].argmax(), (4, 4)) in {(2, 2), (2, 3), (3, 2), (3, 3)}
 
 
-def test_the_gradient_of_a_kernel_is_its_derivative(embeddings):
+def test_the_gradient_of_a_kernel_is_the_mean_of_its_derivative(embeddings):
     pipeline = embeddings(SVC(gamma=0.01), rows=Y != "c")
-    svc, maps = pipeline["head"], CNNFeatures("tiny", image_size=64, pooling="flatten", cache=None)
-    maps = maps.fit_transform(X[:1]).astype(float).reshape(4, 4, -1)
+    svc, cnn = pipeline["head"], CNNFeatures("tiny", image_size=64, pooling="flatten", cache=None)
+    maps = cnn.fit_transform(X[:1]).astype(float).reshape(4, 4, -1)
     embedding = maps.mean(axis=(0, 1))
-    difference = svc.support_vectors_ - embedding
-    kernel = np.exp(-0.01 * (difference**2).sum(axis=1))
-    derivative = 2 * 0.01 * (svc.dual_coef_[0] * kernel) @ difference
-    expected = maps @ derivative
-    np.testing.assert_allclose(explain(pipeline, X[:1], label="b").maps[0], expected, rtol=1e-3, atol=1e-5)
+    derivatives = []
+    for share in (np.arange(200) + 0.5) / 200:  # of the line from zero, because nothing centers the embedding
+        difference = svc.support_vectors_ - share * embedding
+        kernel = np.exp(-0.01 * (difference**2).sum(axis=1))
+        derivatives.append(2 * 0.01 * (svc.dual_coef_[0] * kernel) @ difference)
+    result = explain(pipeline, X[:1], label="b")
+    np.testing.assert_allclose(result.maps[0], maps @ np.mean(derivatives, axis=0), rtol=1e-3, atol=1e-3)
+    zero = svc.decision_function(np.zeros((1, 320)))
+    np.testing.assert_allclose(result.constants, zero, atol=1e-3)
 
 
 def test_forests_are_explained_by_occlusion(embeddings):
@@ -217,7 +224,21 @@ def test_each_image_goes_through_the_network_once(embeddings, monkeypatch):
     assert sum(batches) == 24
 
 
-def test_searches_and_fine_tuned_networks(embeddings):
+def test_fine_tuned_networks(embeddings):
+    fine_tuned = FineTuneClassifier(
+        "tiny", image_size=64, epochs=1, head_epochs=1, batch_size=24, cache=None, random_state=0
+    ).fit(X, Y)
+    result = explain(fine_tuned, X[:2], label="b")
+    assert (result.method, result.value, result.maps.shape) == (
+        "gradient",
+        "log odds of the class",
+        (2, 4, 4),
+    )
+    p = fine_tuned.predict_proba(X[:2])[:, 1]
+    np.testing.assert_allclose(result.values, np.log(p / (1 - p)), atol=1e-3)
+
+
+def test_searches(embeddings):
     pipeline = embeddings(scaled(LogisticRegression()))
     search = GridSearchCV(pipeline, {"head__logisticregression__C": [1.0]}, cv=2).fit(X, Y)
     assert explain(search, X[:1]).method == "exact"
@@ -252,3 +273,109 @@ def test_invalid_input_names_what_is_expected(embeddings):
         explain(pipeline, X, method="shap")
     with pytest.raises(InvalidParameterError, match="`method='exact'` needs a linear head; got SVC"):
         explain(embeddings(make_head("svm")), X, method="exact")
+
+
+def draw_square(width, height, corner, side=24):
+    """Draw a bright square on a dark image; ``corner`` is its left and top edge."""
+    pixels = np.random.default_rng(0).integers(0, 40, (height, width, 3), dtype="uint8")
+    pixels[corner[1] : corner[1] + side, corner[0] : corner[0] + side] = 255
+    return pixels
+
+
+@pytest.fixture(scope="module")
+def square_detector():
+    """A pipeline for each way of resizing that measures brightness in cells of 8 x 8 pixels."""
+    import keras
+
+    inputs = keras.Input((96, 96, 3))
+    network = keras.Model(inputs, keras.layers.AveragePooling2D(8, name="cells")(inputs))
+    images = [draw_square(96, 96, (8 * i, 40), side=48 * (i % 2)) for i in range(6)]
+
+    def make(resize):
+        cnn = CNNFeatures(network, layer="cells", resize=resize, cache=None)
+        return make_pipeline(cnn, StandardScaler(), LogisticRegression()).fit(images, ["dark", "square"] * 3)
+
+    return make
+
+
+def find_center(values, share=0.5):
+    """Return x and y of the center of the largest values."""
+    y, x = np.nonzero(values >= share * np.nanmax(values))
+    return x.mean(), y.mean()
+
+
+@pytest.mark.filterwarnings("ignore::tlfeatures.errors.LowContrastImagesWarning")
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+@pytest.mark.parametrize("size", [(192, 96), (96, 192)], ids=["wide", "high"])
+def test_maps_lie_over_the_original_image(square_detector, resize, size):
+    long = int(np.argmax(size))
+    corner = [0, 0]
+    corner[long] = 48 if resize == "crop" else 0  # "crop" keeps 48 to 144
+    result = explain(square_detector(resize), [draw_square(*size, corner, side=48)], label="square")
+    projected = result.project(0)
+    assert projected.shape == size[::-1]
+    np.testing.assert_allclose(find_center(projected), np.add(corner, 24), atol=4)
+    is_outside = np.isnan(projected)
+    assert is_outside.any() == (resize == "crop")
+    if resize == "crop":
+        assert is_outside.sum() == 96 * 96 and is_outside.take(range(48), axis=1 - long).all()
+
+
+@pytest.mark.filterwarnings("ignore::tlfeatures.errors.LowContrastImagesWarning")
+def test_maps_of_rotated_photographs_lie_over_the_upright_image(square_detector, tmp_path):
+    upright = Image.fromarray(draw_square(96, 160, (60, 10)))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be rotated by 90 degrees clockwise
+    upright.rotate(90, expand=True).save(tmp_path / "rotated.jpg", exif=exif)
+    cnn, *head = square_detector("stretch")
+    pipeline = make_pipeline(clone(cnn).fit([str(tmp_path / "rotated.jpg")]), *head)
+    result = explain(pipeline, [str(tmp_path / "rotated.jpg")], label="square")
+    assert result.project(0).shape == (160, 96)
+    np.testing.assert_allclose(find_center(result.project(0)), (72, 22), atol=3)
+    drawn = np.asarray(result.draw(0)).astype(int)
+    shown = drawn[26:266, 8:152].mean(axis=2)  # the upright image at 144 x 240 pixels
+    np.testing.assert_allclose(find_center(shown), (72 * 1.5, 22 * 1.5), atol=5)
+    yellow = drawn[26:266, 256:400, 1] - drawn[26:266, 256:400, 2]
+    np.testing.assert_allclose(find_center(yellow), (72 * 1.5, 22 * 1.5), atol=5)
+
+
+def test_nearest_training_images_of_each_class(embeddings):
+    pipeline = embeddings(scaled(LogisticRegression()))
+    result = explain(pipeline, X[:2], X_train=X, y_train=Y, n_neighbors=2)
+    table = result.neighbors
+    assert list(table) == ["row", "label", "rank", "training_row", "image", "distance"]
+    assert len(table) == 2 * 3 * 2
+    Z = pipeline["head"][0].transform(pipeline["cnn"].transform(X))
+    for row in (0, 1):
+        distances = np.linalg.norm(Z - Z[row], axis=1)
+        distances[row] = np.inf  # the image itself is left out
+        for label in "abc":
+            part = table[(table["row"] == row) & (table["label"] == label)]
+            members = np.flatnonzero(label == Y)
+            expected = members[np.argsort(distances[members])[:2]]
+            assert part["training_row"].tolist() == expected.tolist() and part["rank"].tolist() == [1, 2]
+            np.testing.assert_allclose(part["distance"], distances[expected], rtol=1e-4)
+    with pytest.raises(ValueError, match="`X_train` and `y_train` must be passed together"):
+        explain(pipeline, X[:2], X_train=X)
+    with pytest.raises(ValueError, match=r"one label for each of the 24 images .* shape \(3,\)"):
+        explain(pipeline, X[:2], X_train=X, y_train=Y[:3])
+
+
+def test_files_have_the_class_and_its_value_in_their_names(embeddings, photos, tmp_path):
+    cnn = CNNFeatures("tiny", image_size=64, cache=None)
+    pipeline = make_pipeline(cnn, LogisticRegression()).fit(photos.paths, photos.labels)
+    (tmp_path / "text.jpg").write_text("not an image")
+    paths = [photos.paths[0], str(tmp_path / "text.jpg"), photos.paths[1]]
+    with pytest.warns(UnreadableImagesWarning):
+        result = explain(pipeline, paths, X_train=photos.paths, y_train=photos.labels)
+    table = result.save(tmp_path / "maps")
+    assert list(table) == ["image", "prediction", "label", "value", "constant", "method", "error", "file"]
+    assert table["image"].tolist() == paths
+    assert table.loc[1, ["prediction", "value", "file"]].isna().all() and table["error"][1].startswith(
+        "not an image"
+    )
+    name = Path(table["file"][0]).name
+    assert name == f"0_checks-00_{result.predictions[0]}_{result.values[0]:+.3g}.png"
+    with Image.open(table["file"][0]) as image:
+        assert image.format == "PNG" and image.width > 600 and len(image.getcolors(1 << 24)) > 1000
+    assert len(list((tmp_path / "maps").iterdir())) == 2

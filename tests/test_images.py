@@ -24,7 +24,7 @@ from tests.image_helpers import (  # noqa: F401
     quiet,
     reason,
 )
-from tlfeatures.errors import ImageInputError
+from tlfeatures.errors import ImageInputError, ImageReadError
 from tlfeatures.fingerprints import array_key, bytes_key
 from tlfeatures.images import Decoder, Images, check_images, decode_batches
 
@@ -367,3 +367,13 @@ def test_a_file_replaced_after_keying_is_stored_under_its_new_key(tmp_path):
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     key, decoded = images.decode(0, D)
     assert key != old_key and key == bytes_key(path.read_bytes()) == images.key(0) and decoded.min() == 9
+
+
+def test_sizes_are_those_of_the_upright_image(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    SAMPLE.save(tmp_path / "rotated.jpg", exif=exif)
+    images = Images.of([str(tmp_path / "rotated.jpg"), encode(SAMPLE, "PNG"), np.asarray(SAMPLE), SAMPLE])
+    assert [images.size(i) for i in range(4)] == [(16, 12), (12, 16), (12, 16), (12, 16)]
+    with pytest.raises(ImageReadError, match="no such file"):
+        Images.of([str(tmp_path / "absent.png")]).size(0)

@@ -35,6 +35,7 @@ _TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TRANSPOSED = (5, 6, 7, 8)  # orientations that exchange width and height
 _GIANT = 32_000_000  # pixels; larger images are decoded one at a time, to bound memory
 _MAX_VALUE_HINT = "It is the largest value that 16-bit images can have, such as 4095 for 12-bit data."
 _WINDOW_HINT = "It is the range of values that becomes black to white, such as (40, 400) in hounsfield units."
@@ -166,6 +167,30 @@ class Decoder:
             recipe["window"] = list(self.window)
         return recipe if self.max_value is None else {**recipe, "max_value": self.max_value}
 
+    def find_box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Return the part of an image that becomes the pixels: left, top, right and bottom.
+
+        Parameters
+        ----------
+        size : (int, int)
+            Width and height of the upright image.
+
+        Examples
+        --------
+        >>> Decoder((100, 100), "crop").find_box((400, 200)), Decoder((100, 100), "pad").find_box((400, 200))
+        ((100.0, 0.0, 300.0, 200.0), (0.0, -100.0, 400.0, 300.0))
+        """
+        height, width = self.image_size
+        if self.resize == "crop":
+            scale = max(width / size[0], height / size[1])
+            left, top = (size[0] - width / scale) / 2, (size[1] - height / scale) / 2
+            right, bottom = left + width / scale, top + height / scale
+            return max(0.0, left), max(0.0, top), min(size[0], right), min(size[1], bottom)
+        w, h = _compute_size(size, self)
+        x, y = size[0] / w, size[1] / h  # pixels of the image for each pixel of the result
+        left, top = (width - w) // 2 * x, (height - h) // 2 * y
+        return 0.0 - left, 0.0 - top, width * x - left, height * y - top
+
 
 def decoder_recipe() -> dict[str, Any]:
     """Return the identity of the installed decoder: a digest of the pixels that it decodes from a small JPEG file."""
@@ -207,6 +232,16 @@ def decode_bytes(data: bytes, decoder: Decoder, frame: int = 0) -> tuple[np.ndar
             return _resize_and_pad(rgb, decoder, note)
 
 
+def read_size(data: bytes, frame: int = 0) -> tuple[int, int]:
+    """Return the width and height of a frame of an encoded image, upright; raises as `decode_bytes` does."""
+    if is_dicom(data[:132]):
+        with readable():
+            return read_dicom(data, frame, None).size
+    with readable(), open_image(data) as im:
+        _seek(im, frame)
+        return im.size[::-1] if _read_orientation(im) in _TRANSPOSED else im.size
+
+
 def decode_array(a: np.ndarray, decoder: Decoder, check_depth: bool = True) -> tuple[np.ndarray, Note | None]:
     """Convert a checked array (height, width[, 1 | 3 | 4]) as `decode_bytes` does, optionally with a depth note."""
     note = _check_values(a, decoder) if check_depth or decoder.max_value else None
@@ -234,7 +269,7 @@ def _read_orientation(im: Image.Image) -> int:
 
 
 def _shrink_while_decoding(im: Any, decoder: Decoder) -> None:
-    is_transposed = _read_orientation(im) in (5, 6, 7, 8)
+    is_transposed = _read_orientation(im) in _TRANSPOSED
     size = im.size[::-1] if is_transposed else im.size
     width, height = _compute_size(size, decoder)
     min_size = (2 * width, 2 * height)
@@ -333,13 +368,5 @@ def _resize(im: Image.Image, decoder: Decoder) -> Image.Image:
     if im.size == (width, height):
         return im
     if decoder.resize == "crop":  # crop and resize in one step, so that elongated images need little memory
-        scale = max(width / im.size[0], height / im.size[1])
-        left, top = (im.size[0] - width / scale) / 2, (im.size[1] - height / scale) / 2
-        box = (
-            max(0.0, left),
-            max(0.0, top),
-            min(im.size[0], left + width / scale),
-            min(im.size[1], top + height / scale),
-        )
-        return im.resize((width, height), method, box)
+        return im.resize((width, height), method, decoder.find_box(im.size))
     return im.resize(_compute_size(im.size, decoder), method)

@@ -21,6 +21,7 @@ from tlfeatures.images._decode import (
     decode_array,
     decode_bytes,
     is_deep,
+    read_size,
     read_upright_values,
     to_rgb,
 )
@@ -255,17 +256,26 @@ class Images:
     def decode_with_note(self, i: int, decoder: Decoder) -> tuple[bytes, np.ndarray, Note | None]:
         """Decode image ``i``; return a `Note` instead of a warning if its values look wrong."""
         with self._named(i):
-            item = self._data[int(self._rows[i])]
-            frame = 0
-            if isinstance(item, (str, os.PathLike)):
-                path, frame = split_frame(item)
-                _check_file(path)
-                key, content = read_file(path)
-            else:
-                key, content = self._content(item)
+            key, content, frame = self._read(i)
             if isinstance(content, np.ndarray):
                 return key, *decode_array(content, decoder, not self._full_depth)
-            return _frame_key(key, frame), *decode_bytes(content, decoder, frame)
+            return key, *decode_bytes(content, decoder, frame)
+
+    def size(self, i: int) -> tuple[int, int]:
+        """Return the width and height of image ``i`` in pixels, upright; raises as :meth:`decode` does."""
+        with self._named(i):
+            _, content, frame = self._read(i)
+            return content.shape[1::-1] if isinstance(content, np.ndarray) else read_size(content, frame)
+
+    def _read(self, i: int) -> tuple[bytes, Any, int]:
+        """Return the key, the content (bytes or array) and the number of the frame of an image."""
+        item = self._data[int(self._rows[i])]
+        if not isinstance(item, (str, os.PathLike)):
+            return *self._content(item), 0
+        path, frame = split_frame(item)
+        _check_file(path)
+        key, content = read_file(path)
+        return _frame_key(key, frame), content, frame
 
     def _content(self, item: Any) -> tuple[bytes, Any]:
         """Return the key and the content (bytes or array) of an image that is not a path."""

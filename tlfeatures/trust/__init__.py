@@ -6,7 +6,8 @@ from tlfeatures.results import AuditResult
 from tlfeatures.trust._audit import audit
 from tlfeatures.trust._conformal_classifier import ConformalClassifier
 from tlfeatures.trust._conformal_regressor import ConformalRegressor
-from tlfeatures.trust._explain import Explanations, explain
+from tlfeatures.trust._explain import explain
+from tlfeatures.trust._explain_result import Explanations
 from tlfeatures.trust._outliers import OutlierDetector
 
 __all__ = [

@@ -2,71 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from tlfeatures._params import check_parameter
+from tlfeatures._params import check_parameter, integer
 from tlfeatures._warnings import warn
 from tlfeatures.errors import InvalidParameterError, UnknownNameError, UnreadableImagesWarning
 from tlfeatures.features import CNNFeatures
 from tlfeatures.images import Images
 from tlfeatures.trust._explain_maps import PooledMaps, gradient_map, iterate_maps, occlusion_map
+from tlfeatures.trust._explain_neighbors import TrainingImages
+from tlfeatures.trust._explain_result import Explanations
 from tlfeatures.trust._explain_values import HeadValues
 
-__all__ = ["Explanations", "explain"]
+__all__ = ["explain"]
 
 _LINEAR = 1e-6  # largest deviation of a linear head from linearity, relative to its values
 _SMOOTH = 0.1  # largest difference between gradients with two steps, relative to the gradient
-
-Method = Literal["exact", "gradient", "occlusion"]
-
-
-@dataclass(frozen=True)
-class Explanations:
-    """Maps of the regions of images that support or oppose a prediction.
-
-    For each image, the mean of the map plus the constant is the explained value.
-
-    Attributes
-    ----------
-    method : {"exact", "gradient", "occlusion"}
-        How the maps were computed.
-    value : str
-        What the explained values are, such as "decision value".
-    classes : ndarray or None
-        None for regression.
-    rows : ndarray of int, shape (m,)
-        Rows of the images that could be read.
-    names : list of str
-        Path or position of each of these images.
-    predictions : ndarray of shape (m,)
-    labels : ndarray of shape (m,) or None
-        The class that each map explains; None for regression.
-    values : ndarray of float64, shape (m,)
-        The explained values. Of a classifier, larger values mean more evidence for the class.
-    constants : ndarray of float64, shape (m,)
-        With "exact", the intercept; otherwise the part of the value that the map does not explain.
-    maps : ndarray of float64, shape (m, h, w)
-        Positive at positions that support the class, negative at those that oppose it.
-    errors : dict
-        {row: reason} of the images that could not be read.
-    """
-
-    method: Method
-    value: str
-    classes: np.ndarray | None
-    rows: np.ndarray
-    names: list[str]
-    predictions: np.ndarray
-    labels: np.ndarray | None
-    values: np.ndarray
-    constants: np.ndarray
-    maps: np.ndarray
-    errors: dict[int, str]
 
 
 def explain(
@@ -75,6 +30,9 @@ def explain(
     *,
     label: Any = None,
     method: Literal["auto", "exact", "gradient", "occlusion"] = "auto",
+    X_train: Any = None,
+    y_train: Any = None,
+    n_neighbors: int = 3,
 ) -> Explanations:
     """Compute maps of the regions of images that support or oppose a prediction.
 
@@ -87,10 +45,16 @@ def explain(
     label : class, optional
         The class that the maps explain; by default the predicted class of each image.
     method : {"auto", "exact", "gradient", "occlusion"}, default="auto"
-        "exact" splits the decision value of a linear head among the positions. "gradient" does the same for a linear
-        approximation of the head at the embedding of the image, by numeric differences. "occlusion" leaves each
-        position out of the pooling. "auto" is "exact" for linear heads, "occlusion" for heads without a
-        usable gradient, such as forests, and "gradient" for others.
+        "exact" splits the decision value of a linear head among the positions. "gradient" does so for other heads, with
+        the mean gradient between the mean training embedding and that of the image, by numeric differences.
+        "occlusion" leaves each position out of the pooling. "auto" is "exact" for linear heads, "occlusion" for heads
+        without a usable gradient, such as forests, and "gradient" for others.
+    X_train : images, optional
+        Training images, of which the nearest ones of each class are listed. Their embeddings are read from the store.
+    y_train : array-like of shape (n,), optional
+        Labels of ``X_train``.
+    n_neighbors : int, default=3
+        Number of nearest training images of each class. Images that are identical to the explained one are left out.
 
     Returns
     -------
@@ -101,15 +65,18 @@ def explain(
     TypeError
         If ``pipeline`` is another object, or its head has no values to explain.
     ValueError
-        If a layer of ``pipeline`` has no positions, ``label`` is not a class, or no image can be read.
+        If a layer of ``pipeline`` has no positions, ``label`` is not a class, there is not one label for each training
+        image, or no image can be read.
 
     Notes
     -----
     The network runs once for each image; the gradient is that of the head only, and needs no further pass. With
     average pooling and a linear head, the maps are class activation maps (Zhou et al. 2016, "Learning deep features for
-    discriminative localization"); with other heads they are those of Grad-CAM (Selvaraju et al. 2017) without its
-    rectifier. With maximum pooling, each channel counts at the position where it is largest. Positions of a map see a
-    region of the image that is larger than their cell, so maps are coarse.
+    discriminative localization"). With other heads they are those of Grad-CAM (Selvaraju et al. 2017), without its
+    rectifier and with integrated gradients (Sundararajan et al. 2017). The line starts at zero if the head does not
+    center its input; for nearest neighbors the gradient is that at the embedding of the image. With maximum pooling,
+    each channel counts at the position where it is largest. Each position sees a region of the image that is larger
+    than its cell, so maps are coarse.
 
     The value is the decision value of the head or, for heads without it, the logarithm of the odds of the
     class or, for nearest neighbors, a difference of distances. For ``SVC`` with three or more classes, whose decision
@@ -130,11 +97,13 @@ def explain(
     True
     """
     check_parameter("method", method, ["auto", "exact", "gradient", "occlusion"])
+    check_parameter("n_neighbors", n_neighbors, [integer(minimum=1)])
     cnn, head = _split_pipeline(pipeline)
     values = HeadValues(head)
     column = _find_column(label, values.classes)
-    explainer = _Explainer(head, values, column, method)
     images = Images.of(images)
+    training = None if X_train is None and y_train is None else TrainingImages(cnn, X_train, y_train)
+    explainer = _Explainer(head, values, column, method)
     errors: dict[int, str] = {}
     for row, maps in iterate_maps(cnn, images):
         if isinstance(maps, str):
@@ -150,7 +119,18 @@ def explain(
         )
     if not explainer.rows:
         raise ValueError("None of the images could be read; check_images(X) gives the reasons.")
-    return explainer.collect(images, errors)
+    neighbors = None
+    if training is not None:
+        rows = np.array(explainer.rows)
+        keys = images.take(rows).keys()[0]
+        neighbors = training.find_nearest(values, rows, np.stack(explainer.embeddings), keys, n_neighbors)
+    return explainer.collect(
+        images=images,
+        errors=errors,
+        neighbors=neighbors,
+        training_images=training and training.images,
+        decoder=cnn._make_spec().decoder,
+    )
 
 
 class _Explainer:
@@ -160,6 +140,7 @@ class _Explainer:
         self.head, self.values, self.column = head, values, column
         self.requested, self.method = method, ""
         self.rows: list[int] = []
+        self.embeddings: list[np.ndarray] = []
         self.results: list[tuple[Any, int, float, float, np.ndarray]] = []
 
     def add(self, row: int, maps: PooledMaps) -> None:
@@ -179,11 +160,15 @@ class _Explainer:
 
         current = float(value(embedding)[0])
         self.method = self.method or self._choose_method(value, maps)
-        result = occlusion_map(value, maps) if self.method == "occlusion" else gradient_map(value, maps)
+        if self.method == "occlusion":
+            result = occlusion_map(value, maps)
+        else:
+            result = gradient_map(value, maps, self.values.find_baseline(embedding.size))
         constant = current - result.mean()
         if self.method == "exact":
             constant = float(value(np.zeros_like(embedding))[0])
         self.rows.append(row)
+        self.embeddings.append(embedding[0])
         self.results.append((prediction, column, current, constant, result))
 
     def _predict(self, embedding: np.ndarray) -> Any:
@@ -195,7 +180,8 @@ class _Explainer:
         return np.asarray(self.head.predict(X))[0]
 
     def _choose_method(self, value: Any, maps: PooledMaps) -> str:
-        is_linear = self.values.has_coefficients and _is_linear(value, maps)
+        baseline = self.values.find_baseline(maps.embedding.size)
+        is_linear = self.values.has_coefficients and _is_linear(value, maps, baseline)
         if self.requested == "exact" and not is_linear:
             raise InvalidParameterError(
                 f"`method='exact'` needs a linear head; got {self.values.head_name}. Use `method='auto'`, which is the "
@@ -204,10 +190,10 @@ class _Explainer:
             )
         if self.requested != "auto":
             return self.requested
-        return "exact" if is_linear else "gradient" if _is_smooth(value, maps) else "occlusion"
+        return "exact" if is_linear else "gradient" if _is_smooth(value, maps, baseline) else "occlusion"
 
-    def collect(self, images: Images, errors: dict[int, str]) -> Explanations:
-        """Return the maps of all images."""
+    def collect(self, images: Images, **attributes: Any) -> Explanations:
+        """Return the maps of all images; ``attributes`` are those of the result that do not depend on the head."""
         predictions, columns, values, constants, maps = zip(*self.results, strict=True)
         classes = self.values.classes
         return Explanations(
@@ -221,7 +207,8 @@ class _Explainer:
             values=np.array(values),
             constants=np.array(constants),
             maps=np.stack(maps),
-            errors=errors,
+            images=images,
+            **attributes,
         )
 
 
@@ -255,17 +242,17 @@ def _find_column(label: Any, classes: np.ndarray | None) -> int | None:
     return columns[0]
 
 
-def _is_linear(value: Any, maps: PooledMaps) -> bool:
+def _is_linear(value: Any, maps: PooledMaps, baseline: np.ndarray | None) -> bool:
     """Return whether a value is a linear function of the embedding plus a constant, at the points that maps need."""
     embedding = maps.embedding
     zero, once, twice = value(np.outer([0.0, 1.0, 2.0], embedding))
-    gradient = gradient_map(value, maps)
+    gradient = gradient_map(value, maps, baseline)
     tolerance = _LINEAR * (1 + abs(zero) + abs(once) + np.abs(gradient).mean())
     return abs(zero + twice - 2 * once) <= tolerance and abs(gradient.mean() + zero - once) <= tolerance
 
 
-def _is_smooth(value: Any, maps: PooledMaps) -> bool:
+def _is_smooth(value: Any, maps: PooledMaps, baseline: np.ndarray | None) -> bool:
     """Return whether a value has a gradient: numeric ones with two steps agree, and are not zero."""
-    fine, coarse = gradient_map(value, maps), gradient_map(value, maps, 2e-3)
+    fine, coarse = (gradient_map(value, maps, baseline, step) for step in (1e-3, 2e-3))
     size = np.abs(fine).max()
     return bool(size > 0 and np.abs(fine - coarse).max() <= _SMOOTH * size)

@@ -19,6 +19,7 @@ __all__ = ["PooledMaps", "gradient_map", "iterate_maps", "occlusion_map", "resam
 
 _MAX_VALUES = 1 << 22  # in one array that is passed to the head
 _MAX_MAP_VALUES = 1 << 25  # of feature maps in memory at the same time
+_POINTS = 8  # between baseline and embedding
 _GEM_MINIMUM = 1e-6  # as in the pooling of the network
 
 Value = Callable[[np.ndarray], np.ndarray]
@@ -121,18 +122,24 @@ def iterate_maps(cnn: CNNFeatures, images: Images) -> Iterator[tuple[int, Pooled
             yield start + i, PooledMaps([maps[c.tap] for c in spec.columns], [c.part for c in spec.columns])
 
 
-def gradient_map(value: Value, maps: PooledMaps, step: float = 1e-3) -> np.ndarray:
-    """Map the derivative of a value with respect to the pooled embedding, times the contribution of each position.
+def gradient_map(
+    value: Value, maps: PooledMaps, baseline: np.ndarray | None, step: float = 1e-3
+) -> np.ndarray:
+    """Map the mean gradient of a value with respect to the pooled embedding, times the contribution of each position.
 
     The poolings are homogeneous functions of the activations, so the contributions of the positions (the activation
-    times the derivative of the pooled value) add up to the embedding. The derivative of the value is a central
-    difference along each contribution.
+    times the derivative of the pooled value) add up to the embedding. The gradient is the mean over the straight line
+    from the baseline to the embedding (integrated gradients; Sundararajan et al. 2017, "Axiomatic attribution for deep
+    networks"), because at the embedding itself that of a kernel says little about images far from other classes. The
+    derivatives are central differences along each contribution.
 
     Parameters
     ----------
     value : callable
         Function from embeddings (n, d) to one number each.
     maps : PooledMaps
+    baseline : ndarray of shape (d,) or None
+        None means the gradient at the embedding only.
     step : float, default=1e-3
         Step of the differences, relative to the norm of the embedding.
 
@@ -142,14 +149,23 @@ def gradient_map(value: Value, maps: PooledMaps, step: float = 1e-3) -> np.ndarr
         For a value that is a linear function plus a constant, the mean plus the constant is the value.
     """
     embedding, result = maps.embedding, maps.empty()
+    points, weights = ([embedding], [1.0]) if baseline is None else _line(baseline, embedding)
     for block, positions, columns, contributions in maps.split(_contribute):
         norms = np.linalg.norm(contributions, axis=1)
-        steps = step * np.linalg.norm(embedding) / np.where(norms, norms, 1.0)
+        steps = step * (np.linalg.norm(embedding) or 1.0) / np.where(norms, norms, 1.0)
         rows = np.zeros((len(contributions), len(embedding)))
         rows[:, columns] = contributions * steps[:, None]
-        slopes = (value(embedding + rows) - value(embedding - rows)) / (2 * steps)
+        slopes = np.zeros(len(rows))
+        for point, weight in zip(points, weights, strict=True):
+            slopes += weight * (value(point + rows) - value(point - rows)) / (2 * steps)
         result[block][positions] = np.where(norms, slopes, 0.0)
     return maps.join(result)
+
+
+def _line(start: np.ndarray, end: np.ndarray) -> tuple[Any, Any]:
+    """Return points between two vectors, and the weights of Gauss and Legendre for the mean of a function there."""
+    points, weights = np.polynomial.legendre.leggauss(_POINTS)
+    return start + (points[:, None] + 1) / 2 * (end - start), weights / 2
 
 
 def occlusion_map(value: Value, maps: PooledMaps) -> np.ndarray:

@@ -97,6 +97,16 @@ class HeadValues:
             X = transformer.transform(X)
         return X
 
+    def find_baseline(self, width: int) -> np.ndarray | None:
+        """Return the start of the line of gradients: the mean training embedding, or zeros if nothing is centered.
+
+        None means that one gradient suffices: distances of neighbors change at a constant rate.
+        """
+        if isinstance(self._last, KNeighborsClassifier):
+            return None
+        mean = getattr(self._transformers[0], "mean_", None) if self._transformers else None
+        return np.zeros(width) if np.shape(mean) != (width,) else np.asarray(mean, float)
+
     def _unwrap(self, head: Any) -> Any:
         """Return the last estimator, and collect the transformers before it."""
         if isinstance(head, Pipeline):
