@@ -185,7 +185,7 @@ class Decoder:
             scale = max(width / size[0], height / size[1])
             left, top = (size[0] - width / scale) / 2, (size[1] - height / scale) / 2
             right, bottom = left + width / scale, top + height / scale
-            return max(0.0, left), max(0.0, top), min(size[0], right), min(size[1], bottom)
+            return max(0.0, left), max(0.0, top), min(float(size[0]), right), min(float(size[1]), bottom)
         w, h = _compute_size(size, self)
         x, y = size[0] / w, size[1] / h  # pixels of the image for each pixel of the result
         left, top = (width - w) // 2 * x, (height - h) // 2 * y
