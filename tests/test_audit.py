@@ -7,8 +7,10 @@ import warnings
 
 import numpy as np
 import pytest
+from PIL import Image, ImageFilter
 
-from tlfeatures import CNNFeatures, audit
+from tests.image_helpers import photo
+from tlfeatures import CNNFeatures, audit, check_images
 from tlfeatures.errors import InvalidParameterError
 
 NAMES = np.array(["cat", "dog", "fox"])
@@ -275,3 +277,83 @@ def test_images_pass_through_the_network_once(tmp_path):
         audit(images, y, features=np.ones((3, 4)))
     with pytest.raises(InvalidParameterError, match=r"`features` must be None or a CNNFeatures; got 'tiny'"):
         audit(images, y, features="tiny")
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory):
+    """A folder with sharp photographs and one image with each fault, and the fault of each file."""
+    folder = tmp_path_factory.mktemp("images")
+    good = photo(300, 200, seed=1)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    faults = {
+        **{f"good{i}.jpg": None for i in range(8)},
+        "black.png": "nearly black",
+        "white.png": "nearly white",
+        "uniform.png": "uniform",
+        "range.png": "low range",
+        "blurry.jpg": "blurry",
+        "tiny.png": "tiny",
+        "long.jpg": "odd aspect",
+        "rotated.jpg": "EXIF rotation",
+        "broken.jpg": "unreadable",
+    }
+    for i in range(8):
+        photo(300, 200, seed=i + 2).save(folder / f"good{i}.jpg")
+    noise = np.asarray(good.convert("L"), float)
+    Image.fromarray((noise / 20).astype("u1")).save(folder / "black.png")
+    Image.fromarray((255 - noise / 20).astype("u1")).save(folder / "white.png")
+    Image.fromarray(np.full((200, 300, 3), 90, "u1")).save(folder / "uniform.png")
+    Image.fromarray((100 + noise / 12).astype("u1")).save(folder / "range.png")
+    good.filter(ImageFilter.GaussianBlur(8)).save(folder / "blurry.jpg")
+    good.resize((24, 18)).save(folder / "tiny.png")
+    photo(800, 100, seed=30).save(folder / "long.jpg")
+    photo(300, 200, seed=31).save(folder / "rotated.jpg", exif=exif)
+    (folder / "broken.jpg").write_bytes(b"no image")
+    return [str(folder / name) for name in faults], list(faults.values())
+
+
+def test_each_fault_is_reported_once(faulty):
+    paths, faults = faulty
+    result = audit(paths, features=np.random.default_rng(0).normal(size=(len(paths), 20)))
+    table = result.faults.set_index("image")
+    for path, fault in zip(paths, faults, strict=True):
+        assert (fault is None) == (path not in table.index), (path, table.get("fault"))
+        if fault is not None:
+            assert table.loc[[path], "fault"].tolist() == [fault]
+    assert result.faults["fault"][0] == "unreadable"
+    assert "24 x 18 pixels" in table.loc[paths[faults.index("tiny")], "reason"]
+    assert_no_missing_values(result)
+
+
+def test_check_images_reports_quality_on_request(faulty):
+    paths, faults = faulty
+    table = check_images(paths, quality=True)
+    assert set(table["image"]) == {path for path, fault in zip(paths, faults, strict=True) if fault}
+    assert set(table["problem"]) == {"error", "warning", "quality"}
+    reasons = table.set_index("image")["reason"]
+    assert reasons[paths[faults.index("blurry")]].startswith("blurry: sharpness 0.")
+    assert not reasons.index.duplicated().any()
+    assert len(check_images(paths)) < len(table)
+
+
+def test_fault_of_most_images_is_one_note():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (12, 8, 8), dtype="uint8")
+    result = audit(images, features=rng.normal(size=(12, 6)))
+    assert result.faults.empty
+    assert any("12 of 12 images have the fault 'tiny' (8 x 8 pixels)" in note for note in result.notes)
+
+
+def test_file_properties_that_predict_the_label_are_reported(tmp_path):
+    """One class was saved as PNG with another size, as if it came from another camera."""
+    paths = []
+    for i in range(40):
+        paths.append(str(tmp_path / f"{i}.{'png' if i % 2 else 'jpg'}"))
+        photo(60 + 40 * (i % 2), 64, seed=i).save(paths[-1])
+    X = np.random.default_rng(0).normal(size=(40, 6))
+    table = audit(paths, np.arange(40) % 2, features=X).confounders
+    assert set(table["predictor"]) == {"image size", "file type", "file size"}
+    assert table["warning"].all() and (table["balanced_accuracy"] > 0.9).all()
+    table = audit(paths, np.arange(40) // 2 % 2, features=X).confounders
+    assert not table["warning"].any()

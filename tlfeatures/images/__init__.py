@@ -4,15 +4,19 @@ from tlfeatures.images._batches import check_images, decode_batches
 from tlfeatures.images._decode import IMAGE_CONSTRAINTS, Decoder, decoder_recipe, probe_pixels
 from tlfeatures.images._images import Images, warn_of_notes
 from tlfeatures.images._notes import Note, warn_of_low_contrast
+from tlfeatures.images._quality import ImageProperties, describe_images, find_faults
 
 __all__ = [
     "IMAGE_CONSTRAINTS",
     "Decoder",
+    "ImageProperties",
     "Images",
     "Note",
     "check_images",
     "decode_batches",
     "decoder_recipe",
+    "describe_images",
+    "find_faults",
     "probe_pixels",
     "warn_of_low_contrast",
     "warn_of_notes",

@@ -13,6 +13,7 @@ from tlfeatures.fingerprints import KEY_BYTES
 from tlfeatures.images._decode import Decoder
 from tlfeatures.images._images import Images, count_threads, make_pool, warn_of_notes
 from tlfeatures.images._notes import Note
+from tlfeatures.images._quality import ImageProperties, describe_images, find_faults
 
 if TYPE_CHECKING:
     import pandas
@@ -136,6 +137,7 @@ def check_images(
     *,
     max_value: int | None = None,
     window: tuple[float, float] | None = None,
+    quality: bool = False,
 ) -> pandas.DataFrame:
     """Find images that cannot be read or carry almost no information, by decoding all of them; needs no network.
 
@@ -149,13 +151,16 @@ def check_images(
         As in `CNNFeatures`: the largest value of 16-bit images, such as 4095 for 12-bit data.
     window : (float, float), optional
         As in `CNNFeatures`: centre and width of the range of values of 16-bit images and DICOM files.
+    quality : bool, default=False
+        Whether to report images of low quality too: nearly black or white, of low range, blurry, tiny (below 32
+        pixels), elongated (over 3 to 1), or rotated by EXIF.
 
     Returns
     -------
     pandas.DataFrame
         One row for each such image, in the order of ``X``: ``row``, ``image`` (path or position in ``X``), ``problem``
         ("error" if it cannot be read, "warning" if it spans fewer than 16 of 256 levels or seems to contain 8-bit or
-        12-bit data in 16 bits) and ``reason``. Empty if there are none.
+        12-bit data in 16 bits, "quality" for the other faults) and ``reason``. Empty if there are none.
 
     Raises
     ------
@@ -179,4 +184,13 @@ def check_images(
     errors = {row: reason for *_, errors in batches for row, reason in errors.items()}
     table = [(row, images.name(row), "error", reason) for row, reason in errors.items()]
     table += [(row, images.name(row), "warning", note.reason) for row, note in notes.items()]
+    if quality:
+        described = describe_images(images, threads, max_value=max_value, window=window)
+        table += [
+            (row, images.name(row), "quality", f"{fault}: {reason}")
+            for row, properties in enumerate(described)
+            if isinstance(properties, ImageProperties)
+            for fault, reason in find_faults(properties)
+            if row not in notes or fault in ("tiny", "odd aspect", "EXIF rotation")
+        ]
     return pandas.DataFrame(sorted(table), columns=["row", "image", "problem", "reason"])

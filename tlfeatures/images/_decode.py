@@ -239,7 +239,7 @@ def read_size(data: bytes, frame: int = 0) -> tuple[int, int]:
             return read_dicom(data, frame, None).size
     with readable(), open_image(data) as im:
         _seek(im, frame)
-        return im.size[::-1] if _read_orientation(im) in _TRANSPOSED else im.size
+        return im.size[::-1] if read_orientation(im) in _TRANSPOSED else im.size
 
 
 def decode_array(a: np.ndarray, decoder: Decoder, check_depth: bool = True) -> tuple[np.ndarray, Note | None]:
@@ -261,7 +261,8 @@ def _seek(im: Image.Image, frame: int) -> None:
         im.seek(frame)
 
 
-def _read_orientation(im: Image.Image) -> int:
+def read_orientation(im: Image.Image) -> int:
+    """Return the EXIF orientation of an image, 1 if it has none."""
     try:
         return im.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged metadata: the pixels may still be fine
@@ -269,7 +270,7 @@ def _read_orientation(im: Image.Image) -> int:
 
 
 def _shrink_while_decoding(im: Any, decoder: Decoder) -> None:
-    is_transposed = _read_orientation(im) in _TRANSPOSED
+    is_transposed = read_orientation(im) in _TRANSPOSED
     size = im.size[::-1] if is_transposed else im.size
     width, height = _compute_size(size, decoder)
     min_size = (2 * width, 2 * height)
@@ -279,7 +280,7 @@ def _shrink_while_decoding(im: Any, decoder: Decoder) -> None:
 def to_rgb(im: Image.Image, decoder: Decoder | None = None) -> tuple[Image.Image, Note | None]:
     """Convert any image to upright 8-bit RGB, with a note on its depth; ``im`` is not changed."""
     im.load()
-    transposition, note = _TRANSPOSITIONS.get(_read_orientation(im)), None
+    transposition, note = _TRANSPOSITIONS.get(read_orientation(im)), None
     if is_deep(im):
         if decoder and decoder.window and im.mode != "F":
             im = Image.fromarray(window_to_uint8(np.asarray(im), decoder.window))
@@ -304,7 +305,7 @@ def is_deep(im: Image.Image) -> bool:
 def read_upright_values(im: Image.Image) -> np.ndarray:
     """Read the upright values of an image with more than 8 bits; uint16 or float32 (height, width)."""
     im.load()
-    transposition = _TRANSPOSITIONS.get(_read_orientation(im))
+    transposition = _TRANSPOSITIONS.get(read_orientation(im))
     return _read_deep_values(im if transposition is None else im.transpose(transposition))
 
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -266,6 +266,17 @@ class Images:
         with self._named(i):
             _, content, frame = self._read(i)
             return content.shape[1::-1] if isinstance(content, np.ndarray) else read_size(content, frame)
+
+    def apply(self, i: int, function: Callable[[bytes, Any, int], Any]) -> Any:
+        """Return ``function(digest, content, frame)`` of image ``i``; the content is bytes or an array.
+
+        Raises
+        ------
+        ImageReadError
+            If the content cannot be read, or ``function`` raises `Unreadable` or an ``OSError``.
+        """
+        with self._named(i):
+            return function(*self._read(i))
 
     def _read(self, i: int) -> tuple[bytes, Any, int]:
         """Return the key, the content (bytes or array) and the number of the frame of an image."""

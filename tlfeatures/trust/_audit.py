@@ -6,17 +6,14 @@ from typing import Any
 
 import numpy as np
 import pandas
-from sklearn.base import clone
 
-from tlfeatures._inputs import as_labels, is_missing
-from tlfeatures._params import check_parameter, instance_of, integer, number
-from tlfeatures.errors import InvalidParameterError
-from tlfeatures.evaluation import Duplicates, check_groups, check_seed, infer_task
-from tlfeatures.features import CNNFeatures, embed
-from tlfeatures.fingerprints import array_key
-from tlfeatures.images import Images
+from tlfeatures._params import check_parameter, integer, number
+from tlfeatures.evaluation import Duplicates, check_groups, check_seed
+from tlfeatures.features import CNNFeatures
 from tlfeatures.results import AuditResult
 from tlfeatures.trust._audit_confounders import find_confounders
+from tlfeatures.trust._audit_files import list_faults, list_predictors, read_properties
+from tlfeatures.trust._audit_inputs import check_classes, check_split, embed_all, recognize
 from tlfeatures.trust._audit_tables import (
     AuditData,
     class_table,
@@ -111,11 +108,12 @@ def audit(
     check_parameter("duplicate_threshold", duplicate_threshold, [number(above=0, maximum=1)])
     check_parameter("n_jobs", n_jobs, [None, -1, integer(minimum=1)])
     seed = check_seed(random_state)
-    images, embeddings = _recognize(X, features)
+    images, embeddings = recognize(X, features)
     n = len(embeddings if images is None else images)
-    labels, notes = _check_classes(y, n)
-    group_codes, split_names = check_groups(groups, n), _check_split(split, n)
-    values, keys, errors = _embed(images, embeddings, features, n_jobs)
+    labels, notes = check_classes(y, n)
+    group_codes, split_names = check_groups(groups, n), check_split(split, n)
+    cnn = CNNFeatures(n_jobs=n_jobs) if embeddings is None and features is None else features
+    values, keys, errors = embed_all(images, embeddings, cnn, n_jobs)
     names = [f"X[{row}]" for row in range(n)] if images is None else [images.name(row) for row in range(n)]
     about = describe_rows(
         names,
@@ -139,20 +137,22 @@ def audit(
         notes,
     )
     predictors = {} if groups is None else {"group": about[["group"]].astype(str)}
-    faults = pandas.DataFrame(
-        [(row, names[row], "unreadable", reason) for row, reason in errors.items()],
-        columns=["row", "image", "fault", "reason"],
-    )
+    faults = [(row, names[row], "unreadable", reason) for row, reason in errors.items()]
+    if images is not None:
+        properties = read_properties(images, cnn, n_jobs)
+        faults += list_faults(properties, names, errors, notes)
+        predictors |= list_predictors(properties, errors)
     tables = examine(
         data,
         groups=None if group_codes is None else group_codes[rows],
-        predictors={name: frame.iloc[rows].reset_index(drop=True) for name, frame in predictors.items()},
+        predictors={name: frame.iloc[rows] for name, frame in predictors.items()},
         cv=cv,
         n_neighbors=n_neighbors,
         duplicate_threshold=duplicate_threshold,
         random_state=seed,
     )
-    return AuditResult(images=about, faults=faults, notes=notes, **tables)
+    fault_table = pandas.DataFrame(faults, columns=["row", "image", "fault", "reason"])
+    return AuditResult(images=about, faults=fault_table, notes=notes, **tables)
 
 
 def examine(
@@ -191,102 +191,3 @@ def _choose_fold_groups(duplicates: Duplicates, groups: np.ndarray | None, cv: i
     if duplicates.largest <= n / cv:
         return duplicates.groups if groups is None else duplicates.merge(groups)
     return np.arange(n) if groups is None else groups
-
-
-def _recognize(X: Any, features: Any) -> tuple[Images | None, np.ndarray | None]:
-    """Return the images, or None, and the embeddings, or None if a network must compute them."""
-    if isinstance(features, CNNFeatures) or features is None:
-        if _is_matrix(X):
-            if features is not None:
-                raise InvalidParameterError(
-                    f"`features` must be None if X is an array of embeddings; got {type(features).__name__} and X of "
-                    f"shape {np.shape(X)}. Pass images as X, or leave out `features`.",
-                    "features",
-                )
-            return None, _check_matrix("X", X)
-        return Images.of(X), None
-    if not _is_matrix(features):
-        check_parameter("features", features, [None, instance_of(CNNFeatures)])
-    images, embeddings = Images.of(X), _check_matrix("features", features)
-    if len(images) != len(embeddings):
-        raise InvalidParameterError(
-            f"`features` must have one row for each of the {len(images)} images; got {len(embeddings)} rows.",
-            "features",
-        )
-    return images, embeddings
-
-
-def _is_matrix(X: Any) -> bool:
-    """Whether X is a numeric array of shape (n, d)."""
-    if isinstance(X, list) and X and isinstance(X[0], (list, tuple)):
-        X = np.asarray(X)
-    dtype = X.to_numpy().dtype if isinstance(X, pandas.DataFrame) else getattr(X, "dtype", None)
-    return getattr(X, "ndim", 0) == 2 and getattr(dtype, "kind", "") in "fiub"
-
-
-def _check_matrix(name: str, X: Any) -> np.ndarray:
-    values = np.asarray(X, np.float32)
-    if not values.size:
-        raise InvalidParameterError(
-            f"`{name}` must not be empty; got an array of shape {values.shape}.", name
-        )
-    return values
-
-
-def _check_classes(y: Any, n: int) -> tuple[np.ndarray | None, list[str]]:
-    """Return the labels with None where they are missing, or None if there are no classes, and notes."""
-    if y is None:
-        return None, ["There are no labels, so label errors and class balance were not checked."]
-    y = as_labels(y)
-    values = np.asarray(y if hasattr(y, "__array__") else list(y))
-    values = values.ravel() if values.ndim == 2 and values.shape[1] == 1 else values
-    if values.ndim == 1 and len(values) != n:
-        raise ValueError(f"Got {n} images but {len(values)} labels; give one label for each image.")
-    if values.ndim != 1:
-        infer_task(values)  # raises the error that names the shape
-    missing = np.array([is_missing(value) for value in values.tolist()])
-    if missing.all():
-        return None, ["All labels are missing, so label errors and class balance were not checked."]
-    notes = []
-    if infer_task(values[~missing].tolist()) == "regression":
-        return None, [
-            "The labels are continuous numbers, so label errors and class balance were not checked. Convert them to "
-            "text if they are names of classes."
-        ]
-    if missing.any():
-        notes.append(f"{missing.sum():,} of {n:,} images have no label; their labels were not checked.")
-    labels = values.astype(object)
-    labels[missing] = None
-    return labels if missing.any() else values, notes
-
-
-def _check_split(split: Any, n: int) -> np.ndarray | None:
-    if split is None:
-        return None
-    names = np.asarray(split if hasattr(split, "__array__") else list(split))
-    if names.shape != (n,):
-        raise InvalidParameterError(
-            f"`split` must hold one name for each of the {n} images; got an array of shape {names.shape}.",
-            "split",
-        )
-    return names.astype(str)
-
-
-def _embed(
-    images: Images | None, embeddings: np.ndarray | None, cnn: Any, n_jobs: int | None
-) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """Return embeddings, digests, and the reasons for rows that cannot be used."""
-    if embeddings is None:
-        cnn = CNNFeatures(n_jobs=n_jobs) if cnn is None else cnn
-        if not hasattr(cnn, "recipes_"):
-            cnn = clone(cnn).fit(images)
-        extracted = embed(cnn, images, on_error="nan")
-        return extracted.features, extracted.keys, dict(extracted.errors)
-    if images is None:
-        keys = np.frombuffer(b"".join(map(array_key, embeddings)), np.uint8).reshape(len(embeddings), -1)
-        errors: dict[int, str] = {}
-    else:
-        keys, errors = images.keys(n_jobs)
-    unusable = np.flatnonzero(~np.isfinite(embeddings).all(axis=1)).tolist()
-    errors |= {row: "the embedding contains NaN or infinity" for row in unusable if row not in errors}
-    return embeddings, keys, dict(sorted(errors.items()))
