@@ -12,7 +12,7 @@ from tlfeatures.evaluation import Duplicates, check_groups, check_seed
 from tlfeatures.features import CNNFeatures
 from tlfeatures.results import AuditResult
 from tlfeatures.trust._audit_confounders import find_confounders
-from tlfeatures.trust._audit_files import list_faults, list_predictors, read_properties
+from tlfeatures.trust._audit_files import examine_files
 from tlfeatures.trust._audit_inputs import check_classes, check_split, embed_all, recognize
 from tlfeatures.trust._audit_tables import (
     AuditData,
@@ -114,21 +114,8 @@ def audit(
     group_codes, split_names = check_groups(groups, n), check_split(split, n)
     cnn = CNNFeatures(n_jobs=n_jobs) if embeddings is None and features is None else features
     values, keys, errors = embed_all(images, embeddings, cnn, n_jobs)
-    names = [f"X[{row}]" for row in range(n)] if images is None else [images.name(row) for row in range(n)]
-    about = describe_rows(
-        names,
-        label=labels,
-        group=None
-        if groups is None
-        else np.asarray(groups if hasattr(groups, "__array__") else list(groups)),
-        split=split_names,
-    )
-    rows = np.setdiff1d(np.arange(n), list(errors))
-    if not len(rows):
-        raise ValueError(
-            f"None of the {n:,} images could be read, or all embeddings contain NaN, so there is nothing to audit. The "
-            f"first: {next(iter(errors.values()))}. check_images(X) gives all reasons."
-        )
+    rows = _find_usable_rows(n, errors)
+    about = describe_rows(images, n, labels, groups, split_names)
     data = AuditData(
         values[rows],
         keys[rows],
@@ -136,12 +123,9 @@ def audit(
         None if labels is None else encode_labels(labels[rows]),
         notes,
     )
-    predictors = {} if groups is None else {"group": about[["group"]].astype(str)}
-    faults = [(row, names[row], "unreadable", reason) for row, reason in errors.items()]
-    if images is not None:
-        properties = read_properties(images, cnn, n_jobs)
-        faults += list_faults(properties, names, errors, notes)
-        predictors |= list_predictors(properties, errors)
+    faults, predictors = examine_files(images, cnn, n_jobs, about["image"].tolist(), errors, notes)
+    if groups is not None:
+        predictors["group"] = about[["group"]].astype(str)
     tables = examine(
         data,
         groups=None if group_codes is None else group_codes[rows],
@@ -151,8 +135,17 @@ def audit(
         duplicate_threshold=duplicate_threshold,
         random_state=seed,
     )
-    fault_table = pandas.DataFrame(faults, columns=["row", "image", "fault", "reason"])
-    return AuditResult(images=about, faults=fault_table, notes=notes, **tables)
+    return AuditResult(images=about, faults=faults, notes=notes, **tables)
+
+
+def _find_usable_rows(n: int, errors: dict[int, str]) -> np.ndarray:
+    rows = np.setdiff1d(np.arange(n), list(errors)).astype(int)
+    if not len(rows):
+        raise ValueError(
+            f"None of the {n:,} images could be read, or all embeddings contain NaN, so there is nothing to audit. The "
+            f"first: {next(iter(errors.values()))}. check_images(X) gives all reasons."
+        )
+    return rows
 
 
 def examine(

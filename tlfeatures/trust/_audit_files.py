@@ -12,7 +12,7 @@ from tlfeatures.errors import ImageReadError
 from tlfeatures.features import CNNFeatures
 from tlfeatures.images import ImageProperties, Images, describe_images, find_faults
 
-__all__ = ["list_faults", "list_predictors", "read_properties"]
+__all__ = ["examine_files"]
 
 _FAULT_ORDER = (
     "unreadable", "uniform", "nearly black", "nearly white", "low range", "bit depth", "blurry", "tiny",
@@ -20,21 +20,51 @@ _FAULT_ORDER = (
 )  # fmt: skip
 
 
-def read_properties(images: Images, cnn: Any, n_jobs: int | None) -> list[ImageProperties | ImageReadError]:
-    """Read the properties of all images, as ``cnn`` decodes them, or the error of an image that cannot be read."""
-    options = {}
-    if isinstance(cnn, CNNFeatures):
-        options = {"max_value": cnn.max_value, "window": cnn.window}
-    return describe_images(images, None if n_jobs == -1 else n_jobs, **options)
+def examine_files(
+    images: Images | None,
+    cnn: Any,
+    n_jobs: int | None,
+    names: Sequence[str],
+    errors: Mapping[int, str],
+    notes: list[str],
+) -> tuple[pandas.DataFrame, dict[str, pandas.DataFrame]]:
+    """Find the faults of all images, and the properties of their files that might predict the label.
+
+    Parameters
+    ----------
+    images : Images or None
+    cnn : CNNFeatures or other object
+        The images are decoded with its options.
+    n_jobs : int or None
+    names : sequence of str
+    errors : mapping of int to str
+        Reasons of the rows that cannot be used.
+    notes : list of str
+        Extended by faults of most images, which are not listed for each image.
+
+    Returns
+    -------
+    faults : DataFrame
+        See :attr:`tlfeatures.results.AuditResult.faults`.
+    predictors : dict of str to DataFrame of n rows
+    """
+    faults = [(row, names[row], "unreadable", reason) for row, reason in errors.items()]
+    predictors: dict[str, pandas.DataFrame] = {}
+    if images is not None:
+        options = {"max_value": cnn.max_value, "window": cnn.window} if isinstance(cnn, CNNFeatures) else {}
+        properties = describe_images(images, None if n_jobs == -1 else n_jobs, **options)
+        faults += _list_faults(properties, names, errors, notes)
+        predictors = _list_predictors(properties, errors)
+    faults.sort(key=lambda fault: (_FAULT_ORDER.index(fault[2]), fault[0]))
+    return pandas.DataFrame(faults, columns=["row", "image", "fault", "reason"]), predictors
 
 
-def list_faults(
+def _list_faults(
     properties: Sequence[ImageProperties | ImageReadError],
     names: Sequence[str],
     errors: Mapping[int, str],
     notes: list[str],
 ) -> list[tuple[int, str, str, str]]:
-    """List row, name, fault and reason; a fault of most images is added to ``notes`` instead."""
     faults = [
         (row, names[row], fault, reason)
         for row, one in enumerate(properties)
@@ -45,17 +75,16 @@ def list_faults(
     ]
     counts = Counter(fault for _, _, fault, _ in faults)
     n = len(names)
-    frequent = {fault for fault, count in counts.items() if count > max(n / 2, 2)}
+    frequent = {fault for fault, count in counts.items() if count > max(n / 2, 2)} - {"unreadable"}
     for fault in sorted(frequent):
         first = next(reason for _, _, name, reason in faults if name == fault)
         notes.append(
             f"{counts[fault]:,} of {n:,} images have the fault {fault!r} ({first}), so it is not listed for each."
         )
-    kept = [fault for fault in faults if fault[2] not in frequent]
-    return sorted(kept, key=lambda fault: (_FAULT_ORDER.index(fault[2]), fault[0]))
+    return [fault for fault in faults if fault[2] not in frequent]
 
 
-def list_predictors(
+def _list_predictors(
     properties: Sequence[ImageProperties | ImageReadError], errors: Mapping[int, str]
 ) -> dict[str, pandas.DataFrame]:
     """Return columns that describe the files, by name of the predictor, if all readable images have them."""

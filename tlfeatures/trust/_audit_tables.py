@@ -9,6 +9,7 @@ import numpy as np
 import pandas
 
 from tlfeatures.evaluation import Duplicates, Neighbors, find_duplicates, find_neighbors
+from tlfeatures.images import Images
 from tlfeatures.trust._audit_labels import predict_out_of_fold, score_labels
 
 __all__ = [
@@ -208,7 +209,11 @@ def class_table(data: AuditData, label_errors: pandas.DataFrame) -> pandas.DataF
     ).sort_values("images", kind="stable", ignore_index=True)
 
 
-def describe_rows(names: list[str], **columns: Any) -> pandas.DataFrame:
-    """Make the table of all images from their names and further columns; columns of None are left out."""
-    table = pandas.DataFrame({"row": np.arange(len(names)), "image": names})
+def describe_rows(images: Images | None, n: int, labels: Any, groups: Any, split: Any) -> pandas.DataFrame:
+    """Make the table of all images: ``row``, ``image`` and, if available, ``label``, ``group`` and ``split``."""
+    names = [f"X[{row}]" for row in range(n)] if images is None else [images.name(row) for row in range(n)]
+    if groups is not None:
+        groups = np.asarray(groups if hasattr(groups, "__array__") else list(groups))
+    columns = {"label": labels, "group": groups, "split": split}
+    table = pandas.DataFrame({"row": np.arange(n), "image": names})
     return table.assign(**{name: values for name, values in columns.items() if values is not None})
