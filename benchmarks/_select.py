@@ -113,7 +113,7 @@ def measure_speed(quick: bool, folder: str, size: int) -> dict[str, float]:
     passes = search.timings_["computed"].sum() / len(set(map(bytes, search.embeddings()))) / len(models)
     unique = {id(e): e for e, _, _ in search.candidates_}.values()
     matrices = [CNNFeatures(**e.params, **common).fit_transform(X) for e in unique]
-    used = list({id(head): head for _, head, _ in search.candidates_}.values())
+    used = list({head.name: head for _, head, _ in search.candidates_}.values())
     scorer = check_scoring(make_head("svm"))
     ready, warm = [], []
     for _ in range(1 if quick else 3):
