@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC, OneClassSVM
 
 from tests.networks import make_images
-from tlfeatures import CNNFeatures, FineTuneClassifier, SkipUnreadable, explain
+from tlfeatures import CNNFeatures, ConformalClassifier, FineTuneClassifier, SkipUnreadable, explain
 from tlfeatures.calibration import CalibratedHead
 from tlfeatures.errors import InvalidParameterError, UnknownNameError, UnreadableImagesWarning
 from tlfeatures.heads import BlockScaler, MeanRBFKernel, make_head
@@ -236,6 +236,16 @@ def test_fine_tuned_networks(embeddings):
     )
     p = fine_tuned.predict_proba(X[:2])[:, 1]
     np.testing.assert_allclose(result.values, np.log(p / (1 - p)), atol=1e-3)
+
+
+def test_conformal_classifiers(embeddings):
+    pipeline = embeddings(scaled(LogisticRegression()))
+    conformal = ConformalClassifier(pipeline, cv=2, false_alarm_rate=None).fit(X, Y)
+    result = explain(conformal, X[:1], label="a")
+    assert result.method == "exact"
+    np.testing.assert_allclose(
+        result.maps.mean() + result.constants, conformal.decision_function(X[:1])[:, 0], atol=1e-4
+    )
 
 
 def test_searches(embeddings):

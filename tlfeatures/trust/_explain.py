@@ -13,6 +13,8 @@ from tlfeatures._warnings import warn
 from tlfeatures.errors import InvalidParameterError, UnknownNameError, UnreadableImagesWarning
 from tlfeatures.features import CNNFeatures
 from tlfeatures.images import Images
+from tlfeatures.trust._conformal_classifier import ConformalClassifier
+from tlfeatures.trust._conformal_regressor import ConformalRegressor
 from tlfeatures.trust._explain_maps import PooledMaps, gradient_map, iterate_maps, occlusion_map
 from tlfeatures.trust._explain_neighbors import TrainingImages
 from tlfeatures.trust._explain_result import Explanations
@@ -215,6 +217,8 @@ class _Explainer:
 def _split_pipeline(pipeline: Any) -> tuple[CNNFeatures, Any]:
     """Return the fitted transformer and the head of a pipeline, a search or a fine-tuned estimator."""
     estimator = getattr(pipeline, "best_estimator_", pipeline)
+    if isinstance(estimator, (ConformalClassifier, ConformalRegressor)) and hasattr(estimator, "cnn_"):
+        return estimator.cnn_, estimator.estimator_
     if hasattr(estimator, "to_pipeline"):
         check_is_fitted(estimator)
         estimator = estimator.to_pipeline()

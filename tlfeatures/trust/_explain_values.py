@@ -15,6 +15,8 @@ from sklearn.svm import SVC, NuSVC
 
 from tlfeatures.calibration import CalibratedHead
 from tlfeatures.skip_unreadable import SkipUnreadable
+from tlfeatures.trust._conformal_classifier import ConformalClassifier
+from tlfeatures.trust._conformal_regressor import ConformalRegressor
 
 __all__ = ["HeadValues"]
 
@@ -112,7 +114,7 @@ class HeadValues:
         if isinstance(head, Pipeline):
             self._transformers += [step for _, step in head.steps[:-1] if step not in (None, "passthrough")]
             return self._unwrap(head.steps[-1][1])
-        if isinstance(head, (CalibratedHead, SkipUnreadable)):
+        if isinstance(head, (CalibratedHead, ConformalClassifier, ConformalRegressor, SkipUnreadable)):
             return self._unwrap(head.estimator_)
         return self._unwrap(head.best_estimator_) if hasattr(head, "best_estimator_") else head
 
