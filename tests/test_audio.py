@@ -326,6 +326,14 @@ def test_folders_and_manifests_of_clips(tmp_path):
         "yes",
     ]
     assert LogMelSpectrogram().fit_transform(source.images).shape == (3, 64, 31)
+    (tmp_path / "clips" / "yes" / "cover.jpg").unlink()
+    (tmp_path / "clips" / "empty").mkdir()
+    soundfile.write(tmp_path / "clips" / "noise.wav", CHIRP, RATE)
+    with pytest.warns(UserWarning) as caught:
+        read_source(tmp_path / "clips", files="audio")
+    messages = [str(warning.message) for warning in caught]
+    assert any("1 file(s) in" in text and "not in a class folder" in text for text in messages)
+    assert any(text.startswith("No audio clips in the folder(s) 'empty'") for text in messages)
     (tmp_path / "clips.csv").write_text("path,label,speaker\nclips/yes/1.wav,1,a\nclips/no/1.flac,0,b\n")
     manifest = read_source(tmp_path / "clips.csv", groups="speaker", files="audio")
     assert manifest.groups.tolist() == ["a", "b"]

@@ -30,7 +30,7 @@ def test_frozen_pipeline_is_calibrated_with_duplicates_in_one_fold(photos, tmp_p
     for i in range(6):
         paths.append(shutil.copy(photos.paths[i], tmp_path / f"copy {i}{photos.paths[i][-4:]}"))
         labels.append(labels[i])
-    with pytest.warns(DuplicateImagesWarning, match="so both scores may be too high"):
+    with pytest.warns(DuplicateImagesWarning, match="so the scores may be too high"):
         result = fit_frozen_or_finetuned(
             FineTuneClassifier(**QUICK),
             make_head("knn"),

@@ -939,7 +939,7 @@ def test_duplicates_in_different_folds_are_reported_with_the_grouped_score(store
     assert len(duplicates.pairs) == 24 and duplicates.exact.all() and duplicates.crossing > 10
     assert duplicates.score == search.best_score_ and duplicates.drop > 0.15
     message = (
-        f"Grouped cross-validation scores {duplicates.score_together:.4f} instead of {duplicates.score:.4f}."
+        f"Grouped cross-validation scores {duplicates.grouped_score:.4f} instead of {duplicates.score:.4f}."
     )
     assert message in " ".join(str(w.message) for w in caught)
     with warnings.catch_warnings():
@@ -971,7 +971,7 @@ def test_grouped_score_differs_only_by_the_moved_duplicates(data, store):
     moved = keep_groups_together(folds, np.where(np.arange(36) == 35, 2, np.arange(36)))
     assert [len(set(a) ^ set(b)) for (_, a), (_, b) in zip(folds, moved, strict=True)].count(1) == 2
     expected = cross_val_score(search.best_estimator_, X, y, cv=moved).mean()
-    assert search.duplicates_.score_together == pytest.approx(expected, abs=1e-9)
+    assert search.duplicates_.grouped_score == pytest.approx(expected, abs=1e-9)
 
 
 def test_grouped_score_is_none_if_all_images_are_one_duplicate_group(data, store):
@@ -990,7 +990,7 @@ def test_grouped_score_is_none_if_all_images_are_one_duplicate_group(data, store
         match=r"largest duplicate group has 72 of 72 images.* higher duplicate_threshold",
     ):
         search = FeatureSearchCV(**options, cache=store).fit(X, y, groups)
-    assert search.duplicates_.score_together is None
+    assert search.duplicates_.grouped_score is None
     with pytest.raises(
         ValueError,
         match=r"`dedupe_groups=True`: the largest duplicate group has 72 of 72 .* duplicate_threshold than 0.5",

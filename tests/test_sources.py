@@ -174,7 +174,7 @@ def test_urls_raise(tmp_path):
 def test_images_next_to_class_folders_are_left_out_with_a_warning(tmp_path):
     fill(tmp_path, "cat/1.jpg", "dog/1.jpg", "stray.jpg", "another.jpg")
     with pytest.warns(
-        UserWarning, match=r"2 image\(s\).*not in a class folder.*first 'another.jpg'"
+        UserWarning, match=r"2 file\(s\).*not in a class folder.*first 'another.jpg'"
     ) as caught:
         source = read_source(tmp_path)
     assert caught[0].filename == __file__
@@ -382,6 +382,8 @@ def test_quoted_fields_absolute_paths_and_a_missing_file(images):
         (["0", "1"], np.array([0, 1])),
         (["1.5", "2"], np.array([1.5, 2.0])),
         (["-1e3", ".5"], np.array([-1000.0, 0.5])),
+        (["1.0", "2"], np.array([1, 2])),
+        (["1.0", "1e30"], np.array([1.0, 1e30])),
         (["1_000", "2"], np.array(["1_000", "2"])),
         (["a", "1"], np.array(["a", "1"])),
         (["None", "NA"], None),
@@ -398,6 +400,14 @@ def test_types_of_labels(images, values, expected):
         expected = np.array(values)  # if no label is a number, such words are classes
     assert source.y.dtype.kind == expected.dtype.kind
     np.testing.assert_array_equal(source.y, expected)
+
+
+def test_whole_numbers_of_a_parquet_manifest_are_integers(images):
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"path": ["img/1.jpg", "img/2.jpg"], "label": [1.0, 2.0], "patient": [7.0, 7.5]})
+    table.to_parquet(images / "m.parquet")
+    source = read_source(images / "m.parquet", groups="patient")
+    assert source.y.dtype == np.int64 and source.groups.tolist() == [7.0, 7.5]
 
 
 @pytest.mark.parametrize("gap", ["", "nan", "NA", "None"])
@@ -475,7 +485,8 @@ def test_errors_count_rows_from_the_header(images):
 def test_parquet_with_its_paths_as_index(images):
     pd = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
-    table = pd.DataFrame({"path": ["img/1.jpg", "img/2.jpg"], "label": ["a", "b"]})
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"path": ["img/1.jpg", "img/2.jpg"], "label": ["a", "b"]})
     table.set_index("path").to_parquet(images / "m.parquet")
     assert read_source(images / "m.parquet").names == ["img/1.jpg", "img/2.jpg"]
 

@@ -144,8 +144,8 @@ def test_a_row_of_a_recipe_that_fails_is_left_out():
     with table.measure("has another score") as row:
         row["r2"] = 0.25
     assert table.to_frame().columns.tolist() == ["recipe", "epochs", "accuracy", "r2", "seconds"]
-    columns, rows = table.columns()
-    assert rows[0][columns.index("accuracy")] == 0.3333 and rows[1][columns.index("accuracy")] is None
+    accuracy = table.to_frame()["accuracy"]
+    assert accuracy[0] == 0.3333 and np.isnan(accuracy[1])
 
 
 def test_predictions_are_printed_and_drawn(tmp_path, capsys):

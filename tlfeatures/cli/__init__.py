@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from tlfeatures.cli._session import session
 
         with session():
-            code = app(args=argv or ["--help"], prog_name="tlfeatures", standalone_mode=False)
+            code = app(args=argv or ["--help"], prog_name="tlfeatures", standalone_mode=False, obj=argv)
         sys.stdout.flush()
     except KeyboardInterrupt:
         code = 130

@@ -1,4 +1,4 @@
-"""The command that the user ran, and the command that reproduces the best pipeline of its search."""
+"""The command that reproduces the best pipeline of a search."""
 
 from __future__ import annotations
 
@@ -9,20 +9,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import typer
-
     from tlfeatures.results import SearchResult
 
-__all__ = ["best_command", "list_arguments"]
+__all__ = ["best_command"]
 
-_OPTIONS = {
-    "scoring": "--scoring",
-    "weights": "--weights",
-    "decode": "--decode",
-    "max_value": "--max-value",
-    "window": "--window",
-    "precision": "--precision",
-}
+_FIT_PARAMETERS = ("scoring", "weights", "decode", "max_value", "window", "precision")
 
 
 def best_command(result: SearchResult, folder: str | os.PathLike[str], source: Sequence[str]) -> str | None:
@@ -54,46 +45,31 @@ def best_command(result: SearchResult, folder: str | os.PathLike[str], source: S
     expressible = all(re.fullmatch(r"[\w.+-]+", str(value)) for value in values)
     if not isinstance(options["cv"], int) or "interpolation" in options or not expressible:
         return None
-    words = ["tlfeatures", "select", *source, "--model", options["models"]]
-    words += ["--layer", layer if isinstance(layer, str) else "+".join(layer)]
-    words += ["--pooling", options["poolings"]]
-    words += ["--image-size", "default" if size is None else _format_size(size[0])]
-    words += ["--resize", options["resize"]]
-    words += ["--head", ",".join(_format_head(name, heads) for name in heads)]
-    words += ["--cv", str(options["cv"]), "--task", options["task"], "--seed", str(options["random_state"])]
-    for name, option in _OPTIONS.items():
-        if name in options:
-            words += [option, _format_value(options[name])]
-    return shlex.join([*words, "-o", "best"])
+    arguments = {
+        "model": options["models"],
+        "layer": layer if isinstance(layer, str) else "+".join(layer),
+        "pooling": options["poolings"],
+        "image_size": "default" if size is None else _join(size[0], "x"),
+        "resize": options["resize"],
+        "head": ",".join(_format_head(name, heads) for name in heads),
+        "cv": options["cv"],
+        "task": options["task"],
+        "seed": options["random_state"],
+        **{name: _join(options[name], ",") for name in _FIT_PARAMETERS if name in options},
+    }
+    words = [
+        word for name, value in arguments.items() for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    return shlex.join(["tlfeatures", "select", *source, *words, "-o", "best"])
 
 
-def list_arguments(context: typer.Context, only: set[str] | None = None) -> list[str]:
-    """Return the arguments and options that the user passed; all, or those of the parameters ``only``."""
-    arguments, options = [], []
-    for parameter in context.command.params:
-        name, value = parameter.name, context.params.get(parameter.name)
-        source = getattr(context.get_parameter_source(name), "name", "")
-        if source != "COMMANDLINE" or (only is not None and name not in only):
-            continue
-        if parameter.param_type_name == "argument":
-            arguments.append(str(value))
-        elif value is True:
-            options.append(parameter.opts[0])
-        else:
-            options += [parameter.opts[0], str(value)]
-    return [*arguments, *options]
-
-
-def _format_value(value: Any) -> str:
+def _join(value: Any, separator: str) -> str:
+    """Format the value of a parameter as that of an option; None are random weights."""
     if value is None:
         return "random"
-    return ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
-
-
-def _format_size(size: Any) -> str:
-    return str(size) if isinstance(size, int) else "x".join(map(str, size))
+    return separator.join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
 
 def _format_head(name: str, heads: Any) -> str:
     grid = heads[name] if isinstance(heads, dict) else {}
-    return ":".join([name, *(f"{key}={'/'.join(map(str, values))}" for key, values in grid.items())])
+    return ":".join([name, *(f"{key}={_join(values, '/')}" for key, values in grid.items())])

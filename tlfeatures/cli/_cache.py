@@ -23,14 +23,12 @@ cache = typer.Typer(
     help="Inspect and clean the embedding store in the folder PATH; by default $TLFEATURES_CACHE, or tlfeatures "
     "in the user's cache folder."
 )
-Path = Annotated[
-    str | None, typer.Argument(metavar="[PATH]", help="Folder of the store.", show_default=False)
-]
+Path = Annotated[str | None, typer.Argument(metavar="PATH", help="Folder of the store.", show_default=False)]
 
 
 @cache.command()
 def info(path: Path = None, as_json: Json = False) -> None:
-    """List the recipes in the store with their numbers of rows and sizes."""
+    """List the recipes in the store (network, layer, pooling, image size, ...) with their numbers of rows and sizes."""
     report = _open(path).info()
     if as_json:
         show_json(report)
@@ -41,13 +39,28 @@ def info(path: Path = None, as_json: Json = False) -> None:
         f"{report['root']}: {count(n_rows, 'row')} of {count(len(recipes), 'recipe')}, {decimal(report['bytes'])}"
     )
     if recipes:
-        rows = [_make_row(r) for r in recipes]
-        show_table(list(rows[0]), [row.values() for row in rows])
-    n_quarantined = sum(r["quarantined"] for r in recipes)
-    if n_quarantined:
+        show_table(map(_make_row, recipes))
+    if n_quarantined := sum(r["quarantined"] for r in recipes):
         show_text(
             f"{count(n_quarantined, 'damaged file')} in quarantine; `tlfeatures cache clear` removes them too."
         )
+
+
+def _make_row(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of the table of recipes."""
+    recipe, last_used = entry["recipe"] or {}, entry["last_used"]
+    return {
+        "model": recipe.get("network"),
+        "layer": recipe.get("layer"),
+        "pooling": recipe.get("pooling"),
+        "pixels": "x".join(map(str, recipe.get("image_size") or ())),
+        "rows": entry["rows"],
+        "unique": entry["unique_rows"],
+        "size": decimal(entry["bytes"]),
+        "segments": entry["segments"],
+        "last used": f"{datetime.fromtimestamp(last_used):%Y-%m-%d %H:%M}" if last_used else "",
+        "digest": entry["digest"][:8],
+    }
 
 
 @cache.command()
@@ -57,7 +70,7 @@ def verify(path: Path = None, as_json: Json = False) -> None:
     if as_json:
         show_json(damage)
     elif damage:
-        show_table(("damaged file", "reason"), [(d["path"], d["reason"]) for d in damage])
+        show_table({"damaged file": d["path"], "reason": d["reason"]} for d in damage)
         show_text(
             f"\n{count(len(damage), 'damaged file')} moved to quarantine; the next run computes these rows again."
         )
@@ -69,14 +82,11 @@ def verify(path: Path = None, as_json: Json = False) -> None:
 
 @cache.command()
 def compact(path: Path = None, as_json: Json = False) -> None:
-    """Merge small segments and drop duplicate rows; safe while other processes use the store."""
+    """Merge small segments (files of rows) and drop duplicate rows; safe while other processes use the store."""
     result = _open(path).compact()
-    _show(
-        result,
-        as_json,
-        f"{count(result['segments_before'], 'segment')} of {decimal(result['bytes_before'])} became "
-        f"{result['segments_after']:,} of {decimal(result['bytes_after'])}.",
-    )
+    segments, after = count(result["segments_before"], "segment"), result["segments_after"]
+    text = f"{segments} of {decimal(result['bytes_before'])} became {after:,} of {decimal(result['bytes_after'])}."
+    _show(result, text, as_json)
 
 
 @cache.command()
@@ -89,38 +99,31 @@ def prune(
 ) -> None:
     """Delete the least recently used recipes until the store is small enough."""
     result = _open(path).prune(parse_bytes(max_bytes))
-    _show(
-        result,
-        as_json,
-        f"Removed {count(result['removed_recipes'], 'recipe')} of {decimal(result['removed_bytes'])}; "
-        f"{decimal(result['bytes'])} remain.",
-    )
+    removed = f"{count(result['removed_recipes'], 'recipe')} of {decimal(result['removed_bytes'])}"
+    text = f"Removed {removed}; {decimal(result['bytes'])} remain."
+    _show(result, text, as_json)
 
 
 @cache.command()
 def clear(
     path: Path = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", metavar="", help="Do not ask for confirmation.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Delete all files of the store, and no other files."""
     store = _open(path)
     if not yes:
         report = store.info()
-        typer.confirm(
-            f"Delete the embeddings in {report['root']} ({decimal(report['bytes'])})?",
-            abort=True,
-            err=True,
-        )
+        question = f"Delete the embeddings in {report['root']} ({decimal(report['bytes'])})?"
+        typer.confirm(question, abort=True, err=True)
     result = store.clear()
-    _show(
-        result,
-        as_json,
-        f"Removed {count(result['removed_files'], 'file')} of {decimal(result['removed_bytes'])}.",
-    )
+    text = f"Removed {count(result['removed_files'], 'file')} of {decimal(result['removed_bytes'])}."
+    _show(result, text, as_json)
 
 
-def _show(result: dict[str, Any], as_json: bool, text: str) -> None:
+def _show(result: dict[str, Any], text: str, as_json: bool) -> None:
     if as_json:
         show_json(result)
     else:
@@ -136,21 +139,3 @@ def _open(path: str | None) -> EmbeddingStore:
     if path is not None and not store.root.exists():
         raise BadArgument(f"The folder {str(store.root)!r} does not exist; expected the folder of a store.")
     return store
-
-
-def _make_row(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return a row of the table of recipes."""
-    recipe = entry["recipe"] or {}
-    last_used = entry["last_used"]
-    return {
-        "model": recipe.get("network"),
-        "layer": recipe.get("layer"),
-        "pooling": recipe.get("pooling"),
-        "pixels": "x".join(map(str, recipe.get("image_size") or ())),
-        "rows": entry["rows"],
-        "unique": entry["unique_rows"],
-        "size": decimal(entry["bytes"]),
-        "segments": entry["segments"],
-        "last used": f"{datetime.fromtimestamp(last_used):%Y-%m-%d %H:%M}" if last_used else "",
-        "digest": entry["digest"][:8],
-    }

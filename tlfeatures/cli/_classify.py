@@ -3,46 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._groups import Options, expand_options, option
+from tlfeatures.cli._groups import expand_options, option
 from tlfeatures.cli._messages import report_unreadable
-from tlfeatures.cli._parse import parse_image_size, parse_model
-from tlfeatures.cli._tables import TableOptions
-
-_COLUMNS = ("path", "rank", "class", "probability", "wordnet_id", "error")
+from tlfeatures.cli._tables import ImageItems, TableOptions
 
 
 @dataclass(frozen=True)
-class ImageNetOptions(Options):
+class ImageNetOptions(opt.InputOptions):
     """The network and its input."""
 
-    panel: ClassVar[str] = "Network"
-
-    model: str = option(
-        "mobilenet_0.75", "Network, see `tlfeatures models`, or a .keras file.", "-m", metavar="NAME|FILE"
-    )
-    image_size: opt.ImageSize = None
-    resize: str = option("stretch", "stretch, crop or pad.", metavar="NAME")
-
-    def parameters(self) -> dict[str, Any]:
-        """Return the parameters of `ImageNetClassifier`."""
-        parsed = {"model": parse_model(self.model), "image_size": parse_image_size(self.image_size)}
-        return super().parameters() | parsed
+    model: str = "mobilenet_0.75"
 
 
 @dataclass(frozen=True)
 class ClassifyOptions(TableOptions):
-    """Images to classify, and output of `classify`."""
+    """Number of classes, and output of `classify`."""
 
-    header = ",".join(_COLUMNS)
+    header = "path,rank,class,probability,wordnet_id,error"
 
-    top: int = option(5, "Number of classes per image.", metavar="N", min=1, max=1000)
+    top: int = option(5, "Number of classes per image.", min=1, max=1000)
 
 
 @expand_options
-def classify(options: ClassifyOptions, network: ImageNetOptions, compute: opt.ComputeOptions) -> None:
+def classify(
+    items: ImageItems, options: ClassifyOptions, network: ImageNetOptions, compute: opt.ComputeOptions
+) -> None:
     """Classify images with a pretrained network and its own 1,000 ImageNet classes, without training.
 
     The table has one row for each of the most probable classes of each image, in the order of the arguments. The
@@ -56,22 +43,12 @@ def classify(options: ClassifyOptions, network: ImageNetOptions, compute: opt.Co
     options.check()
     classifier = pretrained.ImageNetClassifier(**network.parameters(), **compute.parameters())
     rows, counts = [], []
-    for source in options.read():
+    for source in items.read():
         classes, extracted = pretrained.classify(classifier, source.images, options.top, on_error="nan")
-        rows += _make_rows(source.paths, classes, extracted.errors)
         report_unreadable(source.paths, extracted.errors, "has no classes", "have no classes")
+        for i, path in enumerate(source.paths):
+            top = [(rank, name, p, key, None) for rank, (key, name, p) in enumerate(classes[i], start=1)]
+            error = (None, None, None, None, extracted.errors.get(i))
+            rows += [(path, *row) for row in top or [error]]
         counts.append(str(extracted.counts))
-    options.show(pandas.DataFrame(rows, columns=_COLUMNS, dtype=object), counts)
-
-
-def _make_rows(
-    paths: list[str], classes: list[list[tuple[str, str, float]]], errors: dict[int, str]
-) -> list[tuple[Any, ...]]:
-    """Return a row for each class of each image, and one for each unreadable image."""
-    rows: list[tuple[Any, ...]] = []
-    for i, path in enumerate(paths):
-        if i in errors:
-            rows.append((path, None, None, None, None, errors[i]))
-        for rank, (wordnet_id, name, probability) in enumerate(classes[i], start=1):
-            rows.append((path, rank, name, probability, wordnet_id, None))
-    return rows
+    options.show(pandas.DataFrame(rows, columns=options.header.split(","), dtype=object), counts)

@@ -94,14 +94,14 @@ def _search(images: np.ndarray, y: np.ndarray, layers: list[str], cache: str) ->
 
 def _show(search: FeatureSearchCV, summary: dict[str, Any], n_test: int) -> None:
     best, best_layer = search.table().iloc[0], summary["best_layer"]
-    rows: dict[str, list[Any]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     for row in summary["scores"]:
-        cells = rows.setdefault(row["layer"], [row["layer"], row["width"]])
-        cells.append(f"{row['score']:.4f} ± {row['std']:.4f}")
+        layer, width = row["layer"], row["width"]
+        cells = rows.setdefault(layer, {"layer": layer, "features": width})
+        cells[f"{row['head']}, {search.n_splits_} folds"] = f"{row['score']:.4f} ± {row['std']:.4f}"
     show_text()
     show_table(
-        ("layer", "features", *(f"{name}, {search.n_splits_} folds" for name in _HEADS), ""),
-        [[*cells, "best" if layer == best_layer else ""] for layer, cells in rows.items()],
+        (cells | {"": "best" if layer == best_layer else ""} for layer, cells in rows.items()),
         best=list(rows).index(best_layer),
     )
     show_text(f"\nSVM on the raw pixels: {summary['raw_pixels']:.4f}.")

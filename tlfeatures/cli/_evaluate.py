@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import expand_options, option
 from tlfeatures.cli._messages import report_unreadable
 from tlfeatures.cli._terminal import count, show_json, show_table, show_text, warn
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas
 
 _MAX_CLASSES = 30  # in the confusion matrix on the terminal
 
@@ -65,13 +69,15 @@ def evaluate(model: opt.SavedModel, source: EvaluationSource, as_json: opt.Json 
 
 
 def _show_classes(
-    n: int, accuracy: float, balanced_accuracy: float, classes: Any, confusion_matrix: Any
+    n: int, accuracy: float, balanced_accuracy: float, classes: pandas.DataFrame, confusion_matrix: np.ndarray
 ) -> None:
     text = f"accuracy {accuracy:.4f}, balanced accuracy {balanced_accuracy:.4f} on {count(n, 'image')}\n"
     show_text(text, style="bold")
-    names = classes["class"].astype(str).tolist()
-    show_table(list(classes), classes.assign(**{"class": names}).to_numpy().tolist())
-    if len(names) <= _MAX_CLASSES:
+    classes = classes.assign(**{"class": classes["class"].astype(str)})
+    show_table(classes)
+    if len(names := classes["class"].tolist()) <= _MAX_CLASSES:
         show_text()
-        rows = [[name, *counts] for name, counts in zip(names, confusion_matrix.tolist(), strict=True)]
-        show_table(["true \\ predicted", *names], rows)
+        rows = zip(names, confusion_matrix.tolist(), strict=True)
+        show_table(
+            {"true \\ predicted": name, **dict(zip(names, counts, strict=True))} for name, counts in rows
+        )

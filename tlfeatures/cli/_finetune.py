@@ -14,7 +14,7 @@ from tlfeatures.cli._finetune_options import (
     make_finetune,
 )
 from tlfeatures.cli._groups import expand_options
-from tlfeatures.cli._messages import report_unreadable, warn_of_split_pairs
+from tlfeatures.cli._messages import report_unreadable
 from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._terminal import count, show_json, show_table, show_text, warn
 
@@ -58,9 +58,7 @@ def finetune(
     result = fit_frozen_or_finetuned(tuned, make_head(head, task), images.images, y, **parameters)
     skipped = report_unreadable(images.paths, result.extracted.errors)
     if result.duplicates.crossing:
-        warn_of_split_pairs(
-            result.duplicates, "both scores may be too high. Pass --groups to keep duplicates in one fold."
-        )
+        warn(f"{result.duplicates.describe()} Pass --groups to keep duplicates in one fold.")
     _draw_curves(result.training, files.curves)
     if files.output is not None:
         _save(result, files.output, files.whole)
@@ -144,14 +142,14 @@ def _describe_training(training: TrainingSummary) -> dict[str, Any]:
 
 
 def _show_comparison(result: Comparison, head: str, kept: str) -> None:
-    n = len(result.folds)
-    names = [f"fold {i + 1}" for i in range(n)] if n <= _MAX_FOLDS else ["lowest fold", "highest fold"]
     rows = []
     for side, name in {"frozen": f"frozen, {head}", "finetuned": "fine-tuned"}.items():
         scores = result.scores[side].tolist()
-        scores = scores if n <= _MAX_FOLDS else [min(scores), max(scores)]
-        rows.append([name, *scores, result.pooled_scores[side]])
-    show_table([result.scoring, *names, "all folds"], rows, best=int(result.best == "finetuned"))
+        folds = {f"fold {i}": score for i, score in enumerate(scores, start=1)}
+        if len(folds) > _MAX_FOLDS:
+            folds = {"lowest fold": min(scores), "highest fold": max(scores)}
+        rows.append({result.scoring: name, **folds, "all folds": result.pooled_scores[side]})
+    show_table(rows, best=int(result.best == "finetuned"))
     show_text(result.describe())
     if result.significant:
         show_text(f"The {_NAMES[result.best]} is significantly better.")

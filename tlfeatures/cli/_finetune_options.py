@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import Options, option
 from tlfeatures.cli._outputs import check_output
-from tlfeatures.cli._parse import parse_augment, parse_hidden_layers
+from tlfeatures.cli._parse import parse_augment, parse_hidden_layers, parse_train_from
 from tlfeatures.cli._session import BadArgument
 
 __all__ = ["ComparisonOptions", "FileOptions", "StepOptions", "TrainingOptions", "make_finetune"]
@@ -18,7 +18,7 @@ __all__ = ["ComparisonOptions", "FileOptions", "StepOptions", "TrainingOptions",
 class StepOptions(opt.ComputeOptions):
     """Options of the extraction; the batch size is also that of the optimizer."""
 
-    batch_size: int = option(32, "Images per step.", metavar="N", min=1)
+    batch_size: int = option(32, "Images per step.", min=1)
 
 
 @dataclass(frozen=True)
@@ -28,54 +28,48 @@ class TrainingOptions(Options):
     panel: ClassVar[str] = "Training"
 
     train_from: str = option(
-        "head", "First layer to train, or number of top blocks to train.", metavar="LAYER|head|all|N"
+        "head", "First layer to train, or number of top blocks to train.", parse=parse_train_from
     )
-    head: str = option("", "Widths of hidden layers; values below 1 are dropout rates.", metavar="N,...")
-    epochs: int = option(20, "Number of epochs.", metavar="N", min=0)
-    head_epochs: int = option(
-        20, "Number of epochs of the first stage, which trains the head.", metavar="N", min=0
+    head: str = option(
+        "", "Widths of hidden layers; values below 1 are dropout rates.", parse=parse_hidden_layers
     )
+    epochs: int = option(20, "Number of epochs.", min=0)
+    head_epochs: int = option(20, "Number of epochs of the first stage, which trains the head.", min=0)
     start: bool = option(
-        False, "Start from a fitted linear head instead of the first stage.", "--linear-start"
+        False,
+        "Start from a fitted linear head instead of the first stage.",
+        "--linear-start",
+        parse=lambda is_set: "linear" if is_set else None,
     )
-    head_learning_rate: float = option(1e-3, "Learning rate of the first stage.", metavar="X")
+    head_learning_rate: float = option(1e-3, "Learning rate of the first stage.")
     learning_rate: float | None = option(
-        None, "By default 0.001 if only the head is trained, otherwise 0.0003.", metavar="X"
+        None, "Learning rate; by default 0.001 if only the head is trained, otherwise 0.0003."
     )
-    layer_decay: float = option(
-        1.0, "Factor of the learning rate from each block to the block below.", metavar="X"
-    )
-    schedule: str = option("cosine", "cosine, step or constant.", metavar="NAME")
-    weight_decay: float = option(1e-4, "Weight decay of AdamW.", metavar="X")
+    layer_decay: float = option(1.0, "Factor of the learning rate from each block to the block below.")
+    schedule: str = option("cosine", "Learning rate schedule: cosine, step or constant.")
+    weight_decay: float = option(1e-4, "Weight decay of AdamW.")
     augment: str | None = option(
-        None, "Augmentations, such as crop=4,flip=horizontal,rotation=0.05,color=0.2.", metavar="NAME=X,..."
+        None, "Augmentations, such as crop=4,flip=horizontal,rotation=0.05,color=0.2.", parse=parse_augment
     )
-    tta: int = option(0, "Number of augmented views to average for each prediction.", metavar="N", min=0)
-    class_weight: bool = option(False, "Weight classes inversely to their sizes.", "--balanced")
+    tta: int = option(0, "Number of augmented views to average for each prediction.", min=0)
+    class_weight: bool = option(
+        False,
+        "Weight classes inversely to their sizes.",
+        "--balanced",
+        parse=lambda is_set: "balanced" if is_set else None,
+    )
     normalization: str = option(
-        "auto", "auto, or data: mean and standard deviation of the training images.", metavar="NAME"
+        "auto", "auto: as in pretraining; data: mean and standard deviation of the training images."
     )
-    validation_fraction: float = option(0.1, "Fraction of the images for validation.", metavar="X")
-    patience: int | None = option(
-        None, "Stop a stage after N epochs without improvement.", metavar="N", min=1
-    )
+    validation_fraction: float = option(0.1, "Fraction of the images for validation.")
+    patience: int | None = option(None, "Stop a stage after N epochs without improvement.", min=1)
     checkpoint_dir: str | None = option(
         None,
         "Folder of checkpoints, from which an interrupted training resumes.",
         "--checkpoints",
         metavar="DIR",
     )
-    random_state: int = option(0, "Seed of all random numbers.", "--seed", metavar="N", min=0)
-
-    def parameters(self) -> dict[str, Any]:
-        """Return the parameters of `FineTuneClassifier` and `FineTuneRegressor`."""
-        return super().parameters() | {
-            "train_from": int(self.train_from) if self.train_from.isdigit() else self.train_from,
-            "head": parse_hidden_layers(self.head),
-            "start": "linear" if self.start else None,
-            "augment": parse_augment(self.augment),
-            "class_weight": "balanced" if self.class_weight else None,
-        }
+    random_state: int = option(0, "Seed of all random numbers.", "--seed", min=0)
 
 
 @dataclass(frozen=True)
@@ -84,40 +78,32 @@ class ComparisonOptions(Options):
 
     panel: ClassVar[str] = "Comparison"
 
-    frozen: str | None = option(
-        None, "Head of the frozen pipeline to compare with, as in `fit`.", metavar="NAME"
-    )
+    frozen: str | None = option(None, "Head of the frozen pipeline, as --head of `fit`.")
     cv: int = option(3, "Number of folds; 0 for no comparison.", metavar="K", min=0)
     n_repeats: int | None = option(
-        None,
-        "Repeats with different folds; by default more than one below 500 images.",
-        "--repeats",
-        metavar="N",
-        min=1,
+        None, "Repeats with other folds; by default more than one below 500 images.", "--repeats", min=1
     )
-    scoring: opt.Scoring = None
-    task: opt.Task = "auto"
-    keep: str = option("better", "Model to save: better, finetuned or frozen.", metavar="NAME")
+    scoring: str | None = option(None, opt.SCORING)
+    task: str = option("auto", opt.TASK)
+    keep: str = option("better", "Model to save: better, finetuned or frozen.")
 
 
 @dataclass(frozen=True)
-class FileOptions:
+class FileOptions(opt.OutputOptions):
     """Output files and formats."""
 
     output: str | None = option(
         None,
-        "Save the model to this file, with the suffix .keras-bundle or .joblib. `predict` recognizes either "
-        "format by its content.",
+        "Save the model to this file (.keras-bundle or .joblib; both can have either format).",
         "-o",
         metavar="FILE",
     )
+    force: bool = option(False, "Overwrite an existing file.")
     show_augmentations: str | None = option(
         None, "Draw augmented views of some images and exit.", metavar="FILE.png"
     )
     curves: str | None = option(None, "Draw the loss and the score of each epoch.", metavar="FILE.png")
     whole: bool = option(False, "Save all weights, not only those that training changed.")
-    force: bool = option(False, "Overwrite an existing file.")
-    as_json: opt.Json = False
 
     def check(self) -> None:
         """Raise an error if an output file cannot be written."""

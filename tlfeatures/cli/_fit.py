@@ -7,40 +7,47 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._groups import expand_options, option
-from tlfeatures.cli._messages import report_images, warn_of_duplicates
+from tlfeatures.cli._groups import Options, expand_options, option
+from tlfeatures.cli._messages import report_images
 from tlfeatures.cli._outputs import check_output
-from tlfeatures.cli._terminal import count, escape, show_json, show_text
+from tlfeatures.cli._search_summary import summarize_duplicates
+from tlfeatures.cli._terminal import count, escape, show_json, show_text, warn
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from tlfeatures.extract import ImageCounts
     from tlfeatures.selection import FeatureSearchCV
 
 _MAX_CLASSES = 12  # classes whose sizes are printed
 
 
 @dataclass(frozen=True)
-class FitOptions:
-    """The head, its cross-validation, and the file of the pipeline."""
+class FitOptions(Options):
+    """The head and its cross-validation."""
 
     head: str | None = option(
         None,
         "logreg, linear_svm, svm (default), ridge or knn; for regression ridge (default), svr or linear.",
-        metavar="NAME",
     )
     cv: int = option(5, "Number of folds; 0 for no cross-validation.", metavar="K", min=0)
-    scoring: opt.Scoring = None
-    task: opt.Task = "auto"
+    scoring: str | None = option(None, opt.SCORING)
+    task: str = option("auto", opt.TASK)
+
+
+@dataclass(frozen=True)
+class FitOutput(opt.OutputOptions):
+    """Output of `fit`."""
+
     output: str | None = option(None, "Save the pipeline to this file.", "-o", metavar="FILE.joblib")
-    force: opt.Force = False
-    as_json: opt.Json = False
 
 
 @expand_options
 def fit(
-    source: opt.TrainingSource, network: opt.NetworkOptions, compute: opt.ComputeOptions, options: FitOptions
+    source: opt.TrainingSource,
+    network: opt.NetworkOptions,
+    compute: opt.ComputeOptions,
+    options: FitOptions,
+    files: FitOutput,
 ) -> None:
     """Train a head on the embeddings of labelled images, cross-validate it, and save it.
 
@@ -48,33 +55,29 @@ def fit(
     scikit-learn Pipeline that predicts from image paths, for `predict`, `evaluate` and joblib.load. Its class
     probabilities are calibrated on held-out folds.
     """
-    from tlfeatures.extract import ImageCounts
     from tlfeatures.saved_models import is_saved_pipeline, save_pipeline
 
-    check_output(options.output, (".joblib", ".pkl"), options.force, is_saved_pipeline)
+    check_output(files.output, (".joblib", ".pkl"), files.force, is_saved_pipeline)
     images = source.read()
     y = images.get_labels()
-    search = _make_search(y, network, compute, options)
-    search.fit(images.images, y, images.groups)
+    search = _make_search(y, network, compute, options).fit(images.images, y, images.groups)
     about_images = report_images(search, images, y)
-    if options.output is not None:
-        save_pipeline(search.calibrated_pipeline(y), options.output)
-    warn_of_duplicates(search.duplicates_)
-    run = search.timings_.iloc[0]
-    keys, n_unreadable = search.fitted_images_.keys, len(search.unreadable_)
-    counts = ImageCounts.of(keys, n_unreadable, int(run["computed"]), float(run["seconds"]))
+    if files.output is not None:
+        save_pipeline(search.calibrated_pipeline(y), files.output)
+    if search.duplicates_.crossing:
+        warn(search.duplicates_.describe())
     about = {
         "source": source.source,
         **_describe_model(search, y[search.rows_]),
-        **dataclasses.asdict(counts),
+        **dataclasses.asdict(search.image_counts()),
         **about_images,
         "cv": _describe_scores(search) if options.cv else None,
-        "output": options.output,
+        "output": files.output,
     }
-    if options.as_json:
+    if files.as_json:
         show_json(about)
     else:
-        _show(about, counts)
+        _show(about, str(search.image_counts()))
 
 
 def _make_search(
@@ -86,14 +89,13 @@ def _make_search(
     from tlfeatures.selection import FeatureSearchCV
 
     _, task = check_labels(y, len(y), options.task)
-    of_network = network.parameters()
-    layer = of_network["layer"]
+    candidate = network.parameters()
     return FeatureSearchCV(
-        of_network["model"],
-        layers=None if layer is None else [layer],
-        poolings=[of_network["pooling"]],
-        image_sizes=[of_network["image_size"]],
-        resize=[of_network["resize"]],
+        candidate["model"],
+        layers=candidate["layer"] and [candidate["layer"]],
+        poolings=[candidate["pooling"]],
+        image_sizes=[candidate["image_size"]],
+        resize=[candidate["resize"]],
         heads={options.head or DEFAULT_HEAD[task]: {}},
         cv=options.cv,
         scoring=options.scoring,
@@ -124,8 +126,7 @@ def _describe_model(search: FeatureSearchCV, y: np.ndarray) -> dict[str, Any]:
 def _describe_scores(search: FeatureSearchCV) -> dict[str, Any]:
     from tlfeatures.evaluation import DEFAULT_SCORING
 
-    duplicates, grouped = search.duplicates_, search.grouped_fold_scores_
-    on_folds = search.fold_scores_
+    grouped, on_folds = search.grouped_fold_scores_, search.fold_scores_
     scores = on_folds if grouped is None else grouped
     return {
         "folds": len(scores),
@@ -134,18 +135,14 @@ def _describe_scores(search: FeatureSearchCV) -> dict[str, Any]:
         "std": scores.std(),
         "scores": scores,
         "uncorrected": None if grouped is None else on_folds,
-        "duplicates": {
-            "pairs": len(duplicates.pairs),
-            "exact": int(duplicates.exact.sum()),
-            "in_different_folds": duplicates.crossing,
-        },
+        "duplicates": summarize_duplicates(search),
     }
 
 
-def _show(about: dict[str, Any], counts: ImageCounts) -> None:
+def _show(about: dict[str, Any], counts: str) -> None:
     show_text(f"{counts}.")
-    if about["classes"] is not None:
-        sizes = [f"{escape(name)} {size:,}" for name, size in about["classes"].items()]
+    if (classes := about["classes"]) is not None:
+        sizes = [f"{escape(name)} {size:,}" for name, size in classes.items()]
         more = ", ..." if len(sizes) > _MAX_CLASSES else ""
         show_text(f"{count(len(sizes), 'class', 'classes')}: {', '.join(sizes[:_MAX_CLASSES])}{more}.")
     show_text(

@@ -4,7 +4,8 @@ A command declares a group as one parameter::
 
     @dataclass(frozen=True)
     class CropOptions(Options):
-        side: int = option(32, "Side in pixels.", "-s", metavar="N", min=1)
+        side: int = option(32, "Side in pixels.", "-s", min=1)
+        corner: str | None = option(None, "Row and column of a corner.", metavar="I,J")
 
     @expand_options
     def crop(source: SourceOptions, options: CropOptions) -> None:
@@ -19,14 +20,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, get_type_hints
 
 import typer
 
-__all__ = ["Options", "argument", "expand_options", "option"]
+from tlfeatures.cli._session import BadArgument
 
-_INFO = "info"  # key of a field's metadata
+__all__ = ["Options", "argument", "expand_options", "option", "shown_as"]
+
+Parse = Callable[[Any], Any]
+_METAVARS = {str: "NAME", int: "N", float: "X", bool: ""}  # a flag has no value
 
 
 class Options:
@@ -35,17 +39,40 @@ class Options:
     panel: ClassVar[str | None] = None  # heading of the options in the help text
 
     def parameters(self) -> dict[str, Any]:
-        """Return the values by the names of the parameters; subclasses parse some of them."""
-        return dict(vars(self))
+        """Return the values by the names of the parameters, parsed by the function ``parse`` of their options.
+
+        Raises
+        ------
+        BadArgument
+            If ``parse`` raises a ValueError.
+        """
+        values = dict(vars(self))
+        for name, value in values.items():
+            declaration = _find_declaration(type(self), name)
+            if value is not None and (parse := declaration.get("parse")):
+                try:
+                    values[name] = parse(value)
+                except ValueError as error:
+                    raise BadArgument(f"{_list_names(name, declaration)[0]} {value!r}: {error}") from None
+        return values
+
+
+def shown_as(metavar: str) -> Callable[[Parse], Parse]:
+    """Set the text that stands for the values of a function ``parse`` in the help of its options, such as N,..."""
+
+    def decorate(parse: Parse) -> Parse:
+        parse.metavar = metavar  # type: ignore[attr-defined]
+        return parse
+
+    return decorate
 
 
 def argument(metavar: str, help: str) -> Any:
     """Declare a field of a group as a required argument."""
-    info = functools.partial(typer.Argument, metavar=metavar, help=help)
-    return dataclasses.field(metadata={_INFO: lambda name, panel: info()})
+    return dataclasses.field(metadata={"argument": {"metavar": metavar, "help": help}})
 
 
-def option(default: Any, help: str, *names: str, **settings: Any) -> Any:
+def option(default: Any, help: str, *names: str, parse: Parse | None = None, **settings: Any) -> Any:
     """Declare a field of a group as an option.
 
     Parameters
@@ -55,15 +82,14 @@ def option(default: Any, help: str, *names: str, **settings: Any) -> Any:
     help : str
     *names : str
         Short name, or other names than that of the field; by default the name of the field with hyphens.
+    parse : callable, optional
+        Function from the value of the option to the value of the parameter; not called for None.
     **settings
-        Settings of ``typer.Option``, such as ``metavar`` and ``min``.
+        Settings of ``typer.Option``, such as ``min``. The default of ``metavar`` is that of ``parse`` (`shown_as`) or,
+        without it, NAME for texts, N for integers and X for other numbers.
     """
-
-    def make_info(name: str, panel: str | None) -> Any:
-        long = [] if any(each.startswith("--") for each in names) else [f"--{name.replace('_', '-')}"]
-        return typer.Option(*long, *names, help=help, rich_help_panel=panel, **settings)
-
-    return dataclasses.field(default=default, metadata={_INFO: make_info})
+    metadata = {"names": names, "parse": parse, "settings": {"help": help, **settings}}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def expand_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -97,22 +123,33 @@ def _make_parameters(group: type) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
     parameters = []
     for field in dataclasses.fields(group):
-        annotation = hints[field.name]
-        if make_info := _find_info(group, field.name):
-            annotation = Annotated[annotation, make_info(field.name, getattr(group, "panel", None))]
-        default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
-        parameters.append(
-            inspect.Parameter(
-                field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
-            )
-        )
+        hint, default = hints[field.name], field.default
+        if declaration := _find_declaration(group, field.name):
+            hint = Annotated[hint, _make_info(field.name, hint, getattr(group, "panel", None), declaration)]
+        default = inspect.Parameter.empty if default is dataclasses.MISSING else default
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        parameters.append(inspect.Parameter(field.name, keyword, default=default, annotation=hint))
     return parameters
 
 
-def _find_info(group: type, name: str) -> Any:
-    """Find the declaration of a field in its class or, if the class only changes the default, in its base classes."""
+def _make_info(name: str, hint: Any, panel: str | None, declaration: Mapping[str, Any]) -> Any:
+    if "argument" in declaration:
+        return typer.Argument(**declaration["argument"])
+    metavar = next(text for kind, text in _METAVARS.items() if hint in (kind, kind | None))
+    defaults = {"metavar": getattr(declaration["parse"], "metavar", metavar), "rich_help_panel": panel}
+    return typer.Option(*_list_names(name, declaration), **defaults | declaration["settings"])
+
+
+def _list_names(name: str, declaration: Mapping[str, Any]) -> tuple[str, ...]:
+    """List the names of an option, the long one first."""
+    names = declaration["names"]
+    return names if any(each.startswith("--") for each in names) else (f"--{name.replace('_', '-')}", *names)
+
+
+def _find_declaration(group: type, name: str) -> Mapping[str, Any]:
+    """Find the declaration of an option in its class or, if the class only changes the default, in its base classes."""
     for kind in filter(dataclasses.is_dataclass, group.__mro__):
-        for field in dataclasses.fields(kind):
-            if field.name == name and _INFO in field.metadata:
-                return field.metadata[_INFO]
-    return None
+        field = kind.__dataclass_fields__.get(name)  # type: ignore[attr-defined]
+        if field is not None and field.metadata:
+            return field.metadata
+    return {}

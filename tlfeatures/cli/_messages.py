@@ -1,20 +1,19 @@
-"""Warnings about unreadable images, duplicate images and conflicting labels."""
+"""Warnings about unreadable images and conflicting labels."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tlfeatures.cli._terminal import count, escape, warn, warn_of_list
+from tlfeatures.cli._terminal import count, escape, warn_of_list
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from tlfeatures.evaluation import Duplicates
     from tlfeatures.selection import FeatureSearchCV
     from tlfeatures.sources import Source
 
-__all__ = ["report_images", "report_unreadable", "warn_of_duplicates", "warn_of_split_pairs"]
+__all__ = ["report_images", "report_unreadable"]
 
 _N_UNREADABLE = 10  # shown on standard error
 _N_CONFLICTS = 5
@@ -32,31 +31,6 @@ def report_unreadable(
             _N_UNREADABLE,
         )
     return {paths[row]: reason for row, reason in errors.items()}
-
-
-def warn_of_duplicates(duplicates: Duplicates, advice: str = "") -> None:
-    """Warn if duplicate images are split between folds, with the effect on the score."""
-    if not duplicates.crossing:
-        return
-    if duplicates.score_together is None:
-        effect = (
-            f"the score may be too high. No folds can keep them together: the largest duplicate group has "
-            f"{duplicates.largest:,} of {count(len(duplicates.groups), 'image')}"
-        )
-    else:
-        effect = (
-            f"grouped cross-validation, which keeps duplicates in one fold, scores {duplicates.score_together:.4f} "
-            f"instead of {duplicates.score:.4f}"
-        )
-    warn_of_split_pairs(duplicates, f"{effect}.{advice}")
-
-
-def warn_of_split_pairs(duplicates: Duplicates, effect: str) -> None:
-    """Warn of the number of duplicate images that are split between folds."""
-    warn(
-        f"{count(len(duplicates.pairs), 'pair')} of duplicate images (cosine >= {duplicates.threshold:g}; "
-        f"{int(duplicates.exact.sum()):,} exact), {duplicates.crossing:,} of them split between folds: {effect}"
-    )
 
 
 def report_images(search: FeatureSearchCV, images: Source, y: np.ndarray) -> dict[str, Any]:

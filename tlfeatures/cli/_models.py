@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from dataclasses import dataclass
 
-import typer
-
-from tlfeatures.cli._options import ImageSize, Json
+from tlfeatures.cli._groups import Options, argument, expand_options, option
+from tlfeatures.cli._options import Json
 from tlfeatures.cli._parse import parse_image_size
 from tlfeatures.cli._terminal import count, show_json, show_table, show_text
 
 
 def models(as_json: Json = False) -> None:
-    """List the networks, and whether their pretrained weights are available locally."""
+    """List the networks, and whether their pretrained weights are on this machine."""
     from tlfeatures.networks import network_table
 
     rows = network_table()
@@ -20,65 +19,61 @@ def models(as_json: Json = False) -> None:
         show_json(rows)
         return
     local = ["local" if row["weights"] or row["weights_with_top"] else "" for row in rows]
-    cells = [
-        (
-            row["model"],
-            row["image_size"],
-            len(row["taps"]),
-            row["taps"][0],
-            row["taps"][-1],
-            each,
-            row["licence"],
-        )
-        for row, each in zip(rows, local, strict=True)
-    ]
-    show_table(("model", "pixels", "taps", "first", "last", "weights", "licence"), cells)
+    show_table(
+        {
+            "model": row["model"],
+            "pixels": row["image_size"],
+            "taps": len(row["taps"]),
+            "first": row["taps"][0],
+            "last": row["taps"][-1],
+            "weights": weights,
+            "licence": row["licence"],
+        }
+        for row, weights in zip(rows, local, strict=True)
+    )
     show_text(
-        f"\n{count(len(rows), 'network')}; the weights of {local.count('local')} are available locally. Keras "
+        f"\n{count(len(rows), 'network')}; the weights of {local.count('local')} are on this machine. Keras "
         "downloads others on first use. `tlfeatures layers MODEL` lists the layers of a network."
     )
 
 
-def layers(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a network, or a .keras file.")],
-    all_layers: Annotated[bool, typer.Option("--all", help="List all layers.")] = False,
-    image_size: ImageSize = None,
-    as_json: Json = False,
-) -> None:
-    """List the standard and fully connected layers of a network, or all of its layers.
+@dataclass(frozen=True)
+class LayersOptions(Options):
+    """The network and the layers to list."""
+
+    model: str = argument("MODEL", "Name of a network, or a .keras file.")
+    all_layers: bool = option(False, "List all layers.", "--all")
+    image_size: str | None = option(
+        None,
+        "Side, or height x width, of the images in pixels; by default the network's.",
+        parse=parse_image_size,
+    )
+    as_json: Json = False
+
+
+@expand_options
+def layers(options: LayersOptions) -> None:
+    """List the standard layers, which `select` tries, and the fully connected layers of a network; or all layers.
 
     The width is the number of features after average pooling.
     """
     from tlfeatures.networks import layer_table
 
-    table = layer_table(model, parse_image_size(image_size))
-    rows = [
-        {
-            **row,
-            "width": row["shape"][-1] if row["shape"] else None,
-            "fully_connected": _is_fully_connected(row),
-        }
-        for row in table
-    ]
-    selected = [row for row in rows if row["standard"] or row["fully_connected"]]
-    if as_json:
+    rows = layer_table(options.model, options.parameters()["image_size"])
+    if options.as_json:
         show_json(rows)
         return
-    if not any(row["standard"] for row in rows):
-        all_layers = True  # custom models have no standard layers
+    selected = [row for row in rows if row["standard"] or row["fully_connected"]]
+    if options.all_layers or not any(
+        row["standard"] for row in rows
+    ):  # custom models have no standard layers
+        selected = rows
+    columns = ("layer", "type", "shape", "width", "standard")
     show_table(
-        ("layer", "type", "shape", "width", "standard"),
-        [
-            (row["layer"], row["type"], _format_shape(row["shape"]), row["width"], row["standard"])
-            for row in (rows if all_layers else selected)
-        ],
+        {name: row[name] for name in columns} | {"shape": _format_shape(row["shape"])} for row in selected
     )
-    if not all_layers and len(selected) < len(rows):
+    if len(selected) < len(rows):
         show_text(f"\n{len(selected)} of {count(len(rows), 'layer')}; use --all to list all of them.")
-
-
-def _is_fully_connected(row: dict[str, Any]) -> bool:
-    return row["type"] == "Dense" or row["layer"] == "predictions"
 
 
 def _format_shape(shape: tuple[int | None, ...]) -> str:

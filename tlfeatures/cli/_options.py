@@ -11,7 +11,7 @@ from tlfeatures.cli._groups import Options, argument, option
 from tlfeatures.cli._parse import (
     parse_cache,
     parse_image_size,
-    parse_layers,
+    parse_layer,
     parse_model,
     parse_weights,
     parse_window,
@@ -23,32 +23,12 @@ if TYPE_CHECKING:
     from tlfeatures.predictions import FittedModel
     from tlfeatures.sources import Source
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
-Force = Annotated[
-    bool, typer.Option("--force", help="Overwrite an existing file that this command did not write.")
-]
-Strict = Annotated[bool, typer.Option("--strict", help="Exit with code 1 if an image cannot be read.")]
-PathColumn = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Column of a manifest with the paths.", rich_help_panel="Source"),
-]
-ImageSize = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N|HxW",
-        help="Side, or height x width, in pixels; by default the network's.",
-        rich_help_panel="Network",
-    ),
-]
-Scoring = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME", help="Any scorer of scikit-learn; by default accuracy, or r2 for regression."
-    ),
-]
-Task = Annotated[
-    str, typer.Option(metavar="NAME", help="classification, regression, or auto: inferred from the labels.")
-]
+PATH_COLUMN = "Column of a manifest with the paths; by default path, file, image or a similar name."
+STRICT = "Exit with code 1 if any image cannot be read."
+SCORING = "Scorer of scikit-learn; by default accuracy, or r2 for regression."
+TASK = "classification, regression, or auto: inferred from the labels."
+
+Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON instead of text.")]
 
 
 @dataclass(frozen=True)
@@ -58,15 +38,17 @@ class SourceOptions:
     panel: ClassVar[str] = "Source"
     default_split: ClassVar[tuple[str, ...]] = ("train",)
 
-    source: str = argument("SOURCE", "Folder, manifest, or file.h5::dataset.")
-    path_column: PathColumn = None
-    target: str | None = option(None, "Column or dataset with the labels.", metavar="NAME")
+    source: str = argument(
+        "SOURCE", "Folder of images, CSV or Parquet manifest, or array (file.h5::dataset)."
+    )
+    path_column: str | None = option(None, PATH_COLUMN)
+    target: str | None = option(None, "Column or dataset with the labels; by default label, target or class.")
     groups: ClassVar[str | None] = None
-    split_column: str | None = option(None, "Column or dataset with the names of the splits.", metavar="NAME")
+    split_column: str | None = option(
+        None, "Column or dataset with the split of each image; by default split."
+    )
     split: str | None = option(
-        None,
-        "train, val, test or all; by default train if the source has splits, otherwise all.",
-        metavar="NAME",
+        None, "train, val, test or all; by default train if there are splits, else all."
     )
 
     def read(self) -> Source:
@@ -96,44 +78,50 @@ class SourceOptions:
             warn(f"{self.source!r} has no {first} split; its {split} split is used.", "note: ")
         return split
 
+    def arguments(self) -> list[str]:
+        """Return the command-line arguments that describe the source."""
+        options = {
+            f"--{name.replace('_', '-')}": value for name, value in vars(self).items() if value is not None
+        }
+        source = options.pop("--source")
+        return [source, *(word for pair in options.items() for word in pair)]
+
 
 @dataclass(frozen=True)
 class TrainingSource(SourceOptions):
     """Labelled training images, with groups for cross-validation if available."""
 
     groups: str | None = option(
-        None,
-        "Column or dataset with groups, such as patients, that are kept in one fold; or dicom:PatientID.",
-        metavar="NAME",
+        None, "Column or dataset with groups to keep in one fold, such as patients; or dicom:PatientID."
     )
 
 
 @dataclass(frozen=True)
-class NetworkOptions(Options):
-    """The network, its layers and its input."""
+class InputOptions(Options):
+    """The network and its input."""
 
     panel: ClassVar[str] = "Network"
 
     model: str = option(
-        "mobilenet", "Network, see `tlfeatures models`, or a .keras file.", "-m", metavar="NAME|FILE"
+        "mobilenet", "Network, see `tlfeatures models`, or a .keras file.", "-m", parse=parse_model
     )
+    image_size: str | None = option(
+        None, "Side, or height x width, in pixels; by default the network's.", parse=parse_image_size
+    )
+    resize: str = option("stretch", "How images are resized to this size: stretch, crop or pad.")
+
+
+@dataclass(frozen=True)
+class NetworkOptions(InputOptions):
+    """The network, its input and its layers."""
+
     layer: str | None = option(
         None,
         "Layers, see `tlfeatures layers`; by default the last convolutional output.",
         "-l",
-        metavar="NAME,...",
+        parse=parse_layer,
     )
-    pooling: str = option("avg", "avg, max, avgmax, gem or flatten.", metavar="NAME")
-    image_size: ImageSize = None
-    resize: str = option("stretch", "stretch, crop or pad.", metavar="NAME")
-
-    def parameters(self) -> dict[str, Any]:
-        """Return the parameters of `CNNFeatures`; a path becomes absolute, so that the pipeline can be saved."""
-        return super().parameters() | {
-            "model": parse_model(self.model),
-            "layer": parse_layers(self.layer),
-            "image_size": parse_image_size(self.image_size),
-        }
+    pooling: str = option("avg", "How feature maps become vectors: avg, max, avgmax, gem or flatten.")
 
 
 @dataclass(frozen=True)
@@ -142,34 +130,28 @@ class ComputeOptions(Options):
 
     panel: ClassVar[str] = "Network"
 
-    weights: str = option("imagenet", "imagenet, random, or a file of weights.", metavar="NAME|FILE")
-    decode: str = option("scaled", "scaled (quick on large JPEGs) or exact.", metavar="NAME")
-    precision: str = option("float32", "float32, tf32, bfloat16 or float16.", metavar="NAME")
-    batch_size: int = option(32, "Images per batch; does not change the result.", metavar="N", min=1)
+    weights: str = option("imagenet", "imagenet, random, or a file of weights.", parse=parse_weights)
+    decode: str = option(
+        "scaled", "Decode large JPEGs at a reduced size (scaled: faster) or in full (exact)."
+    )
+    precision: str = option("float32", "float32, tf32, bfloat16 or float16.")
+    batch_size: int = option(32, "Images per batch; does not change the result.", min=1)
     cache: str = option(
-        "auto", "Folder of the embedding store; see `tlfeatures cache --help`.", metavar="auto|none|DIR"
+        "auto", "Folder of the embedding store; auto: see `tlfeatures cache --help`.", parse=parse_cache
     )
     max_value: int | None = option(
-        None,
-        "Largest value of 16-bit images, such as 4095 for 12-bit data; by default 65535.",
-        metavar="N",
-        min=1,
-        max=65535,
+        None, "White in 16-bit images, such as 4095 for 12-bit data; by default 65535.", min=1, max=65535
     )
     window: str | None = option(
         None,
-        "Centre and width of the values of DICOM (hounsfield units for CT) and 16-bit images, such as 40,400.",
-        metavar="C,W",
+        "Centre and width of the values from black to white in DICOM (hounsfield units for CT) and 16-bit images, such "
+        "as 40,400.",
+        parse=parse_window,
     )
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters of `CNNFeatures` and `FeatureSearchCV`."""
-        return super().parameters() | {
-            "weights": parse_weights(self.weights),
-            "cache": parse_cache(self.cache),
-            "window": parse_window(self.window),
-            "verbose": int(stderr_is_terminal()),
-        }
+        return super().parameters() | {"verbose": int(stderr_is_terminal())}
 
 
 def make_cnn(network: NetworkOptions, compute: ComputeOptions) -> CNNFeatures:
@@ -180,7 +162,16 @@ def make_cnn(network: NetworkOptions, compute: ComputeOptions) -> CNNFeatures:
 
 
 @dataclass(frozen=True)
-class SavedModel:
+class OutputOptions(Options):
+    """Output file and format."""
+
+    output: str | None = None
+    force: bool = option(False, "Overwrite an existing file that this command did not write.")
+    as_json: bool = option(False, "Print JSON instead of text.", "--json")
+
+
+@dataclass(frozen=True)
+class SavedModel(Options):
     """File of a saved model, and options to run it."""
 
     pipe: str = argument(
@@ -188,11 +179,9 @@ class SavedModel:
         "File saved by `fit`, `select` or `finetune`. Loading a .joblib file can run code: load only files you trust.",
     )
     cache: str | None = option(
-        None, "Folder of the embedding store; by default that of the model.", metavar="auto|none|DIR"
+        None, "Folder of the embedding store; by default that of the model.", parse=parse_cache
     )
-    batch_size: int | None = option(
-        None, "Images per batch; by default that of the model.", metavar="N", min=1
-    )
+    batch_size: int | None = option(None, "Images per batch; by default that of the model.", min=1)
 
     def load(self) -> FittedModel:
         """Load the file, with a note if this can run code of the file."""
@@ -203,9 +192,5 @@ class SavedModel:
                 f"{self.pipe} is a pickle, and loading a pickle can run code: load only files you trust.",
                 "note: ",
             )
-        params: dict[str, Any] = {"verbose": int(stderr_is_terminal())}
-        if self.cache is not None:
-            params["cache"] = parse_cache(self.cache)
-        if self.batch_size is not None:
-            params["batch_size"] = self.batch_size
-        return load_model(self.pipe, **params)
+        params = {name: value for name, value in self.parameters().items() if getattr(self, name) is not None}
+        return load_model(params.pop("pipe"), verbose=int(stderr_is_terminal()), **params)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tlfeatures.cli._session import BadArgument
 
-__all__ = ["check_output", "check_writable"]
+__all__ = ["check_existing", "check_output", "check_writable"]
 
 
 def check_output(
@@ -45,13 +45,17 @@ def check_output(
     if os.path.isdir(path):
         raise BadArgument(f"{option} {path!r} is a folder; name a file in it.")
     check_writable(os.path.dirname(os.path.realpath(path)), f"{option} {path!r}")
-    if force or not os.path.exists(path):
-        return
-    if is_ours is None:
+    if is_ours is None and os.path.exists(path) and not force:
         raise BadArgument(f"{option} {path!r} exists. Name another file, or pass --force to overwrite it.")
-    if not is_ours(path):
+    if is_ours is not None:
+        check_existing(path, force, is_ours)
+
+
+def check_existing(path: str, force: bool, is_ours: Callable[[str], bool]) -> None:
+    """Raise an error if a file exists that must not be overwritten, because this command did not write it."""
+    if os.path.lexists(path) and not force and not (os.path.isfile(path) and is_ours(path)):
         raise BadArgument(
-            f"{path!r} exists and was not written by this command. Name another file, or pass --force."
+            f"{path!r} exists and was not written by this command. Name another file or folder, or pass --force."
         )
 
 

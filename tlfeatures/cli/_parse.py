@@ -1,4 +1,4 @@
-"""Parse the values of options."""
+"""Parse the values of options; the errors say what is expected, and `Options.parameters` adds the option."""
 
 from __future__ import annotations
 
@@ -7,66 +7,86 @@ import os
 import re
 from typing import Any
 
-from tlfeatures.cli._session import BadArgument
+from tlfeatures.cli._groups import shown_as
 
 __all__ = [
-    "parse_augment",
-    "parse_bytes",
-    "parse_cache",
-    "parse_heads",
-    "parse_hidden_layers",
-    "parse_image_size",
-    "parse_layers",
-    "parse_literal",
-    "parse_model",
-    "parse_weights",
-    "parse_window",
-    "split_names",
-]
+    "parse_augment", "parse_bytes", "parse_cache", "parse_heads", "parse_hidden_layers", "parse_image_size",
+    "parse_image_sizes", "parse_layer", "parse_layers", "parse_model", "parse_models", "parse_names",
+    "parse_train_from", "parse_weights", "parse_window",
+]  # fmt: skip
 
 
-def split_names(option: str, text: str) -> list[str]:
-    """Split the value of an option at its commas.
+@shown_as("NAME,...")
+def parse_names(text: str) -> list[str]:
+    """Split names at their commas.
 
-    >>> split_names("--head", "svm, ridge")
+    >>> parse_names("svm, ridge")
     ['svm', 'ridge']
     """
     names = [name.strip() for name in text.split(",")]
     if not all(names):
-        raise BadArgument(f"{option} {text!r} contains an empty name; expected names separated by commas.")
+        raise ValueError("a name is empty; expected names separated by commas.")
     return names
 
 
+@shown_as("NAME|FILE")
 def parse_model(text: str) -> str:
     """Return the parameter `model` of `CNNFeatures`: a name, or the absolute path of a .keras file."""
     return os.path.abspath(text) if text.endswith(".keras") else text
 
 
-def parse_layers(text: str | None) -> str | list[str] | None:
-    """Return the parameter `layer` of `CNNFeatures`: a name, a list of names, or None for the default."""
-    if text is None:
-        return None
-    names = split_names("--layer", text)
+@shown_as("NAME,...")
+def parse_models(text: str) -> list[str]:
+    """Return the parameter `models` of `FeatureSearchCV`."""
+    return [parse_model(name) for name in parse_names(text)]
+
+
+@shown_as("NAME,...")
+def parse_layer(text: str) -> str | list[str]:
+    """Return the parameter `layer` of `CNNFeatures`: a name, or a list of names."""
+    names = parse_names(text)
     return names[0] if len(names) == 1 else names
 
 
-def parse_image_size(text: str | None) -> int | tuple[int, int] | None:
+@shown_as("auto|NAME,...")
+def parse_layers(text: str) -> str | list[str | list[str]]:
+    """Return the parameter `layers` of `FeatureSearchCV`.
+
+    >>> parse_layers("auto"), parse_layers("fused,conv4,conv4+conv5")
+    ('auto', ['fused', 'conv4', ['conv4', 'conv5']])
+    """
+    if text == "auto":
+        return text
+    return [name.split("+") if "+" in name else name for name in parse_names(text)]
+
+
+@shown_as("N|HxW")
+def parse_image_size(text: str) -> int | tuple[int, int]:
     """Return the side of a square, or (height, width).
 
     >>> parse_image_size("96"), parse_image_size("160x224")
     (96, (160, 224))
     """
-    if text is None:
-        return None
     match = re.fullmatch(r"(\d{1,5})(?:[xX,](\d{1,5}))?", text.strip())
     if match is None:
-        raise BadArgument(
-            f"--image-size {text!r}; expected pixels, such as 224, or height x width, such as 160x224."
-        )
+        raise ValueError("expected pixels, such as 224, or height x width, such as 160x224.")
     height, width = match.groups()
     return int(height) if width is None else (int(height), int(width))
 
 
+@shown_as("auto|N,...")
+def parse_image_sizes(text: str) -> str | list[int | tuple[int, int] | None]:
+    """Return the parameter `image_sizes` of `FeatureSearchCV`.
+
+    >>> parse_image_sizes("auto"), parse_image_sizes("default,96")
+    ('auto', [None, 96])
+    """
+    if text == "auto":
+        return text
+    return [None if size == "default" else parse_image_size(size) for size in parse_names(text)]
+
+
+@shown_as("auto|none|DIR")
 def parse_cache(text: str) -> str | None:
     """Return the parameter `cache` of `CNNFeatures`: "auto", None or an absolute path."""
     if text == "auto":
@@ -74,6 +94,7 @@ def parse_cache(text: str) -> str | None:
     return None if text == "none" else os.path.abspath(os.path.expanduser(text))
 
 
+@shown_as("NAME|FILE")
 def parse_weights(text: str) -> str | None:
     """Return the parameter `weights` of `CNNFeatures`: "imagenet", None for random, or an absolute path."""
     if text in ("imagenet", "bundled"):
@@ -82,24 +103,21 @@ def parse_weights(text: str) -> str | None:
         return None
     path = os.path.abspath(os.path.expanduser(text))
     if not os.path.isfile(path):
-        raise BadArgument(
-            f"--weights {text!r}: no such file; expected imagenet, random, or the path of a .weights.h5 or .h5 file."
-        )
+        raise ValueError("no such file; expected imagenet, random, or the path of a .weights.h5 or .h5 file.")
     return path
 
 
-def parse_window(text: str | None) -> tuple[float, float] | None:
+@shown_as("C,W")
+def parse_window(text: str) -> tuple[float, float]:
     """Return the parameter `window` of `CNNFeatures`.
 
     >>> parse_window("40,400")
     (40.0, 400.0)
     """
-    if text is None:
-        return None
     try:
         centre, width = map(float, text.split(","))
     except ValueError:
-        raise BadArgument(f"--window {text!r}; expected CENTRE,WIDTH, such as 40,400.") from None
+        raise ValueError("expected CENTRE,WIDTH, such as 40,400.") from None
     return centre, width
 
 
@@ -116,68 +134,73 @@ def parse_bytes(text: str) -> int:
         number, prefix, binary = match.groups()
         return int(float(number) * (1024 if binary else 1000) ** (" kmgt".index(prefix) if prefix else 0))
     except (ValueError, OverflowError):
-        raise BadArgument(f"{text!r} is not a size; expected bytes, such as 500MB, 2GB or 1000000.") from None
+        raise ValueError(f"{text!r} is not a size; expected bytes, such as 500MB, 2GB or 1000000.") from None
 
 
-def parse_heads(text: str | None) -> list[str] | dict[str, dict[str, list[Any]] | None] | None:
+@shown_as("NAME,...")
+def parse_heads(text: str) -> list[str] | dict[str, dict[str, list[Any]] | None]:
     """Return the parameter `heads` of `FeatureSearchCV`: names of heads, with grids if any has one.
 
     >>> parse_heads("ridge,svm:C=1/10"), parse_heads("ridge")
     ({'ridge': None, 'svm': {'C': [1, 10]}}, ['ridge'])
     """
-    if text is None:
-        return None
     heads: dict[str, dict[str, list[Any]] | None] = {}
-    for head in split_names("--head", text):
+    for head in parse_names(text):
         name, *settings = head.split(":")
         grid = {}
         for setting in settings:
-            key, equals, values = setting.partition("=")
-            if not (key and equals and values):
-                raise BadArgument(
-                    f"--head {head!r}: {setting!r} is not a setting; expected for example svm:C=1/10 for two values."
+            key, _, values = setting.partition("=")
+            if not (key and values):
+                raise ValueError(
+                    f"{setting!r} is not a setting; expected for example svm:C=1/10 for two values."
                 )
-            grid[key] = [parse_literal(value) for value in values.split("/")]
+            grid[key] = [_parse_literal(value) for value in values.split("/")]
         heads[name] = grid or None
     return heads if any(heads.values()) else list(heads)
 
 
-def parse_literal(text: str) -> Any:
-    """Return a value of Python, or the text if it is none.
-
-    >>> parse_literal("0.1"), parse_literal("scale")
-    (0.1, 'scale')
-    """
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+@shown_as("LAYER|head|all|N")
+def parse_train_from(text: str) -> str | int:
+    """Return the parameter `train_from` of the fine-tuned estimators: a name, or a number of blocks."""
+    return int(text) if text.isdigit() else text
 
 
+@shown_as("N,...")
 def parse_hidden_layers(text: str) -> tuple[float, ...]:
     """Parse widths of hidden layers and dropout rates.
 
     >>> parse_hidden_layers("256,0.5")
     (256, 0.5)
     """
-    values = tuple(parse_literal(part.strip()) for part in text.split(",") if part.strip())
+    values = tuple(_parse_literal(part.strip()) for part in text.split(",") if part.strip())
     if not all(type(value) in (int, float) for value in values):
-        raise BadArgument(f"--head {text!r}; expected widths and dropout rates, such as 128 or 256,0.5.")
+        raise ValueError("expected widths and dropout rates, such as 128 or 256,0.5.")
     return values
 
 
-def parse_augment(text: str | None) -> dict[str, Any] | None:
+@shown_as("NAME=X,...")
+def parse_augment(text: str) -> dict[str, Any]:
     """Parse the names and strengths of augmentations.
 
     >>> parse_augment("crop=4,flip=horizontal")
     {'crop': 4, 'flip': 'horizontal'}
     """
-    if not text:
-        return None
     steps = {}
     for part in text.split(","):
-        name, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals or not name or not value:
-            raise BadArgument(f"--augment {text!r}; expected NAME=X, such as crop=4,flip=horizontal.")
-        steps[name] = parse_literal(value)
+        name, _, value = (piece.strip() for piece in part.partition("="))
+        if not name or not value:
+            raise ValueError("expected NAME=X, such as crop=4,flip=horizontal.")
+        steps[name] = _parse_literal(value)
     return steps
+
+
+def _parse_literal(text: str) -> Any:
+    """Return a value of Python, or the text if it is none.
+
+    >>> _parse_literal("0.1"), _parse_literal("scale")
+    (0.1, 'scale')
+    """
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

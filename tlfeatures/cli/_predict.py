@@ -8,12 +8,12 @@ from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import expand_options, option
 from tlfeatures.cli._messages import report_unreadable
 from tlfeatures.cli._session import BadArgument
-from tlfeatures.cli._tables import TableOptions
+from tlfeatures.cli._tables import ImageItems, TableOptions
 
 
 @dataclass(frozen=True)
 class PredictOptions(TableOptions):
-    """Images to predict for, and output of `predict`."""
+    """Output of `predict`."""
 
     header = r"path,prediction(,probability|,decision)?(,proba_.+)*,error"
 
@@ -21,7 +21,7 @@ class PredictOptions(TableOptions):
 
 
 @expand_options
-def predict(model: opt.SavedModel, options: PredictOptions) -> None:
+def predict(model: opt.SavedModel, items: ImageItems, options: PredictOptions) -> None:
     """Predict with a saved model; the table has one row per image, in the order of the arguments.
 
     Columns: path, prediction, probability of the predicted class, and error. For heads without class probabilities,
@@ -38,7 +38,7 @@ def predict(model: opt.SavedModel, options: PredictOptions) -> None:
             "`tlfeatures fit`, which calibrates probabilities."
         )
     frames, counts = [], []
-    for source in options.read():
+    for source in items.read():
         predictions = fitted.predict(source.images)
         report_unreadable(
             source.paths, predictions.extracted.errors, "has no prediction", "have no predictions"

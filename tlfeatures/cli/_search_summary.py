@@ -10,7 +10,7 @@ from tlfeatures.cli._terminal import count, escape, show_table, show_text
 if TYPE_CHECKING:
     from tlfeatures.selection import FeatureSearchCV
 
-__all__ = ["show_search", "summarize_search"]
+__all__ = ["show_search", "summarize_duplicates", "summarize_search"]
 
 _N_SHOWN = 10  # candidates in the table
 _COLUMNS = ["score", "se", "network", "image_size", "resize", "layer", "pooling", "head", "settings", "width"]
@@ -20,7 +20,7 @@ def summarize_search(search: FeatureSearchCV) -> dict[str, Any]:
     """Return the results of a search as JSON values and tables."""
     from tlfeatures.evaluation import DEFAULT_SCORING
 
-    table = search.table()
+    table, results, best = search.table(), search.cv_results_, search.best_index_
     return {
         "task": search.task_,
         "images": len(search.rows_) + len(search.unreadable_),
@@ -28,15 +28,17 @@ def summarize_search(search: FeatureSearchCV) -> dict[str, Any]:
         "candidates": len(table),
         "folds": search.n_splits_,
         "scoring": search.scoring or DEFAULT_SCORING[search.task_],
-        "best": _summarize_best(search),
+        "best": {
+            "params": search.best_params_,
+            "score": search.best_score_,
+            "ci": [results[f"ci_{end}_test_score"][best] for end in ("low", "high")],
+            "features": results["width"][best],
+            "scores": search.fold_scores_,
+        },
         "metrics": search.metrics_,
         "nested": getattr(search, "nested_scores_", None),
         "prescreen_correlation": search.prescreen_correlation_,
-        "copies": {
-            "pairs": len(search.duplicates_.pairs),
-            "in_different_folds": search.duplicates_.crossing,
-            "score_together": search.duplicates_.score_together,
-        },
+        "duplicates": summarize_duplicates(search),
         "recommendation": search.regime_.recommendation,
         "evidence": search.regime_.evidence,
         "timings": search.timings_,
@@ -44,24 +46,21 @@ def summarize_search(search: FeatureSearchCV) -> dict[str, Any]:
     }
 
 
-def _summarize_best(search: FeatureSearchCV) -> dict[str, Any]:
-    results, best = search.cv_results_, search.best_index_
+def summarize_duplicates(search: FeatureSearchCV) -> dict[str, Any]:
+    """Return the numbers of duplicate pairs, and the score of grouped cross-validation if it differs."""
+    duplicates = search.duplicates_
     return {
-        "params": search.best_params_,
-        "score": search.best_score_,
-        "ci": [float(results[f"ci_{end}_test_score"][best]) for end in ("low", "high")],
-        "features": int(results["width"][best]),
-        "scores": search.fold_scores_,
+        "pairs": len(duplicates.pairs),
+        "exact": duplicates.exact.sum(),
+        "in_different_folds": duplicates.crossing,
+        "grouped_score": duplicates.grouped_score,
     }
 
 
 def show_search(search: FeatureSearchCV, summary: dict[str, Any]) -> None:
     """Print the table of the best candidates, then the best pipeline with its score."""
-    classes = (
-        f" in {count(len(search.classes_), 'class', 'classes')}"
-        if summary["task"] == "classification"
-        else ""
-    )
+    is_classifier = summary["task"] == "classification"
+    classes = f" in {count(len(search.classes_), 'class', 'classes')}" if is_classifier else ""
     computed = int(search.timings_["computed"].fillna(0).sum())
     seconds = search.timings_["seconds"].sum()
     show_text(
@@ -87,15 +86,12 @@ def show_search(search: FeatureSearchCV, summary: dict[str, Any]) -> None:
 
 def _show_top(search: FeatureSearchCV, summary: dict[str, Any]) -> None:
     """Print the best candidates; columns in which all candidates have the same value are left out."""
-    table = search.table()
-    names = [
+    table, top = search.table(), summary["top"]
+    varying = [
         name for name in ("network", "image_size", "resize", "layer", "pooling") if table[name].nunique() > 1
     ]
-    rows = []
-    for row in summary["top"].to_dict("records"):
-        settings = ",".join(f"{key}={value}" for key, value in json.loads(row["settings"]).items())
-        head = f"{row['head']} {settings}".strip()
-        rows.append([row["score"], row["se"], *(row[name] for name in names), head, row["width"]])
-    titles = [summary["scoring"], "se", *("size" if name == "image_size" else name for name in names)]
+    settings = top["settings"].map(lambda text: ",".join(f"{k}={v}" for k, v in json.loads(text).items()))
+    top = top.assign(head=(top["head"] + " " + settings).str.strip())
+    titles = {"score": summary["scoring"], "image_size": "size", "width": "features"}
     best = table["candidate"].tolist().index(search.best_index_)
-    show_table([*titles, "head", "features"], rows, best=best)
+    show_table(top[["score", "se", *varying, "head", "width"]].rename(columns=titles), best=best)

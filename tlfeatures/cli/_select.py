@@ -5,24 +5,26 @@ from __future__ import annotations
 import os
 import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from pathlib import Path
+from typing import ClassVar
 
 import typer
 
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._best_command import best_command, list_arguments
+from tlfeatures.cli._best_command import best_command
 from tlfeatures.cli._groups import Options, expand_options, option
-from tlfeatures.cli._messages import report_images, warn_of_duplicates
-from tlfeatures.cli._outputs import check_writable
-from tlfeatures.cli._parse import parse_heads, parse_image_size, parse_model, split_names
+from tlfeatures.cli._messages import report_images
+from tlfeatures.cli._outputs import check_existing, check_writable
+from tlfeatures.cli._parse import (
+    parse_heads,
+    parse_image_sizes,
+    parse_layers,
+    parse_models,
+    parse_names,
+)
 from tlfeatures.cli._search_summary import show_search, summarize_search
 from tlfeatures.cli._session import BadArgument
-from tlfeatures.cli._terminal import show_json, show_text
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from tlfeatures.selection import FeatureSearchCV
+from tlfeatures.cli._terminal import show_json, show_text, warn
 
 _PIPELINE = "pipeline.joblib"
 
@@ -38,34 +40,24 @@ class SearchSpace(Options):
         "Networks, see `tlfeatures models`, or .keras files.",
         "--model",
         "-m",
-        metavar="NAME,...",
+        parse=parse_models,
     )
     layers: str = option(
         "auto",
-        "auto or standard: the standard layers, and the last two and three concatenated; fused: all standard layers, "
-        "each scaled to the same total variance; a+b concatenates a and b.",
+        "auto or standard: each standard layer, and the last two and the last three concatenated; fused: all standard "
+        "layers, each scaled to the same total variance; a+b: a and b concatenated.",
         "--layer",
         "-l",
-        metavar="auto|NAME,...",
+        parse=parse_layers,
     )
-    poolings: str = option("avg,max", "avg, max, avgmax, gem or flatten.", "--pooling", metavar="NAME,...")
+    poolings: str = option("avg,max", "avg, max, avgmax, gem or flatten.", "--pooling", parse=parse_names)
     image_sizes: str = option(
         "auto",
-        "auto: the network's default and half of it; or N, HxW or default.",
+        "Sides, or height x width, in pixels; default: the network's; auto: the network's and half of it.",
         "--image-size",
-        metavar="auto|N,...",
+        parse=parse_image_sizes,
     )
-    resize: str = option("stretch,crop", "stretch, crop or pad.", metavar="NAME,...")
-
-    def parameters(self) -> dict[str, Any]:
-        """Return the parameters of `FeatureSearchCV` for the embeddings."""
-        return {
-            "models": [parse_model(name) for name in split_names("--model", self.models)],
-            "layers": _parse_layers(self.layers),
-            "poolings": split_names("--pooling", self.poolings),
-            "image_sizes": _parse_sizes(self.image_sizes),
-            "resize": split_names("--resize", self.resize),
-        }
+    resize: str = option("stretch,crop", "stretch, crop or pad.", parse=parse_names)
 
 
 @dataclass(frozen=True)
@@ -74,44 +66,54 @@ class SearchOptions(Options):
 
     heads: str | None = option(
         None,
-        "logreg, linear_svm, svm, ridge, knn; for regression ridge, svr, linear. svm:C=1/10 is a grid.",
+        "logreg, linear_svm, svm, ridge, knn; for regression ridge, svr, linear. svm:C=1/10 is a grid of two values.",
         "--head",
-        metavar="NAME,...",
+        parse=parse_heads,
     )
     cv: int = option(5, "Number of folds.", metavar="K", min=2)
-    scoring: opt.Scoring = None
+    scoring: str | None = option(None, opt.SCORING)
     rule: str = option(
-        "best", "best, or 1se: the cheapest network within one standard error of the best.", metavar="NAME"
+        "best", "best, or 1se: the cheapest network within one standard error of the best score."
     )
-    nested: bool = option(False, "Estimate the score of the selection by nested cross-validation.")
+    nested: bool = option(False, "Score the selection itself by nested cross-validation.")
     prescreen: int | None = option(
-        None, "Cross-validate only the N embeddings with the best prescreen scores.", metavar="N", min=1
+        None, "Cross-validate only the N embeddings with the best prescreen scores.", min=1
     )
-    prescreen_method: str = option("logme", "logme, hscore or shrunk_hscore.", metavar="NAME")
+    prescreen_method: str = option("logme", "Prescreen score: logme, hscore or shrunk_hscore.")
     dedupe_groups: bool = option(False, "Keep duplicates and near-duplicates in one fold.")
-    duplicate_threshold: float = option(
-        0.95, "Cosine similarity from which images are near-duplicates.", metavar="X"
-    )
-    task: opt.Task = "auto"
-    random_state: int = option(0, "Seed for shuffling the folds.", "--seed", metavar="N", min=0)
-    n_jobs: int | None = option(
-        None, "Number of parallel processes; -1 for all cores.", "--jobs", "-j", metavar="N"
-    )
-
-    def parameters(self) -> dict[str, Any]:
-        """Return the parameters of `FeatureSearchCV` for the selection."""
-        return super().parameters() | {"heads": parse_heads(self.heads)}
+    duplicate_threshold: float = option(0.95, "Cosine similarity from which images are near-duplicates.")
+    task: str = option("auto", opt.TASK)
+    random_state: int = option(0, "Seed for shuffling the folds.", "--seed", min=0)
+    n_jobs: int | None = option(None, "Number of parallel processes; -1 for all cores.", "--jobs", "-j")
 
 
 @dataclass(frozen=True)
-class ReportOptions:
+class ReportOptions(opt.OutputOptions):
     """Output of `select`."""
 
     output: str | None = option(
         None, "Save the report and the best pipeline in this folder.", "-o", metavar="DIR"
     )
-    force: opt.Force = False
-    as_json: opt.Json = False
+
+    def check(self, source: str) -> None:
+        """Raise an error if the report cannot be written, or would overwrite files that are not of this command."""
+        if self.output is None:
+            return
+        from tlfeatures.report import is_report
+        from tlfeatures.saved_models import is_saved_pipeline
+
+        folder, name = Path(self.output), f"-o {self.output!r}"
+        if os.path.isdir(source) and folder.resolve().is_relative_to(Path(source).resolve()):
+            raise BadArgument(
+                f"{name} is in the folder of the images, so its figures would be read as images. Name another folder."
+            )
+        if folder.exists() and not folder.is_dir():
+            raise BadArgument(f"{name} is a file; name a folder for the report.")
+        check_writable(self.output if folder.is_dir() else str(folder.absolute().parent), name)
+        page = folder / "index.html"
+        for file in (page, folder / "report.json"):
+            check_existing(str(file), self.force, lambda _: is_report(page))
+        check_existing(str(folder / _PIPELINE), self.force, is_saved_pipeline)
 
 
 @expand_options
@@ -129,10 +131,11 @@ def select(
     is an HTML page, index.html, with PNG, CSV and JSON files. The best pipeline, fitted on all images, is saved
     beside it for `predict` and `evaluate`. Unreadable images are left out and listed.
     """
+    from tlfeatures.report import write_report
+    from tlfeatures.saved_models import save_pipeline
     from tlfeatures.selection import FeatureSearchCV
 
-    if files.output is not None:
-        _check_folder(files.output, source.source, files.force)
+    files.check(source.source)
     images = source.read()
     y = images.get_labels()
     search = FeatureSearchCV(
@@ -140,65 +143,18 @@ def select(
     )
     search.fit(images.images, y, images.groups)
     about_images = report_images(search, images, y)
-    warn_of_duplicates(search.duplicates_, " --dedupe-groups uses such folds throughout.")
+    if search.duplicates_.crossing:
+        warn(f"{search.duplicates_.describe()} --dedupe-groups uses such folds throughout.")
     summary = {"source": source.source, **summarize_search(search), **about_images, "output": files.output}
     if files.output is not None:
-        _write(search, y, files.output, context)
+        result = search.result()
+        command = shlex.join(["tlfeatures", *context.obj])
+        best = best_command(result, files.output, source.arguments())
+        write_report(result, files.output, command=command, best_command=best)
+        save_pipeline(search.calibrated_pipeline(y), os.path.join(files.output, _PIPELINE))
     if files.as_json:
         show_json(summary)
         return
     show_search(search, summary)
     if files.output is not None:
         show_text(f"Saved {os.path.join(files.output, 'index.html')} and {_PIPELINE}.")
-
-
-def _check_folder(path: str, source: str, force: bool) -> None:
-    """Raise an error if the report cannot be written into a folder, or would overwrite files of others."""
-    inside = os.path.join(os.path.realpath(path), "").startswith(os.path.join(os.path.realpath(source), ""))
-    if os.path.isdir(source) and inside:
-        raise BadArgument(
-            f"-o {path!r} is in the folder of the images, so its figures would be read as images. Name another folder."
-        )
-    if os.path.exists(path) and not os.path.isdir(path):
-        raise BadArgument(f"-o {path!r} is a file; name a folder for the report.")
-    check_writable(path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path)), f"-o {path!r}")
-    from tlfeatures.report import is_report
-    from tlfeatures.saved_models import is_saved_pipeline
-
-    page, pipeline = os.path.join(path, "index.html"), os.path.join(path, _PIPELINE)
-    ours = {page: is_report(page), os.path.join(path, "report.json"): is_report(page)}
-    ours[pipeline] = os.path.isfile(pipeline) and is_saved_pipeline(pipeline)
-    for file, is_ours in ours.items():
-        if os.path.lexists(file) and not (is_ours or force):
-            raise BadArgument(
-                f"{file!r} exists and was not written by this command. Name another folder, or pass --force."
-            )
-
-
-def _parse_layers(text: str) -> Any:
-    if text == "auto":
-        return "auto"
-    return [name.split("+") if "+" in name else name for name in split_names("--layer", text)]
-
-
-def _parse_sizes(text: str) -> Any:
-    if text == "auto":
-        return "auto"
-    names = split_names("--image-size", text)
-    return [None if name == "default" else parse_image_size(name) for name in names]
-
-
-def _write(search: FeatureSearchCV, y: np.ndarray, folder: str, context: typer.Context) -> None:
-    """Write the report and the best pipeline."""
-    from tlfeatures.report import write_report
-    from tlfeatures.saved_models import save_pipeline
-
-    source = list_arguments(context, {"source", "path_column", "target", "groups", "split_column", "split"})
-    result = search.result()
-    write_report(
-        result,
-        folder,
-        command=shlex.join(["tlfeatures", "select", *list_arguments(context)]),
-        best_command=best_command(result, folder, source),
-    )
-    save_pipeline(search.calibrated_pipeline(y), os.path.join(folder, _PIPELINE))

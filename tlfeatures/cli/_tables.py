@@ -6,12 +6,12 @@ import csv
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import typer
 
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._groups import option
+from tlfeatures.cli._groups import argument, option
 from tlfeatures.cli._outputs import check_output
 from tlfeatures.cli._terminal import count, show_json, show_table, show_text
 
@@ -20,26 +20,35 @@ if TYPE_CHECKING:
 
     from tlfeatures.sources import Source
 
-__all__ = ["TableOptions"]
+__all__ = ["ImageItems", "TableOptions"]
 
 
 @dataclass(frozen=True)
-class TableOptions:
-    """Images to read, and where to write a table that has the column "error"."""
+class ImageItems:
+    """Images of several sources, without labels."""
+
+    panel: ClassVar[str] = "Source"
+
+    items: list[str] = argument(  # noqa: RUF009
+        "ITEM", "Images, folders, manifests, arrays (file.h5::dataset), or quoted patterns."
+    )
+    path_column: str | None = option(None, opt.PATH_COLUMN)
+
+    def read(self) -> list[Source]:
+        """List the images, in the order of the arguments."""
+        from tlfeatures.sources import read_items
+
+        return read_items(self.items, self.path_column)
+
+
+@dataclass(frozen=True)
+class TableOptions(opt.OutputOptions):
+    """Where to write a table that has the column "error"."""
 
     header: ClassVar[str] = ""  # regular expression that matches the header of the table
 
-    items: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="ITEM...", help="Images, folders, manifests, file.h5::dataset, or quoted patterns."
-        ),
-    ]
     output: str | None = option(None, "Write the table to a file instead.", "-o", metavar="FILE.csv")
-    strict: opt.Strict = False
-    path_column: opt.PathColumn = None
-    force: opt.Force = False
-    as_json: opt.Json = False
+    strict: bool = option(False, opt.STRICT)
 
     def check(self) -> None:
         """Raise an error if the output file cannot be written, or exists and is not a table of this command."""
@@ -48,12 +57,6 @@ class TableOptions:
     def _is_ours(self, path: str) -> bool:
         with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
             return bool(re.fullmatch(self.header, ",".join(next(csv.reader(file), []))))
-
-    def read(self) -> list[Source]:
-        """List the images, in the order of the arguments."""
-        from tlfeatures.sources import read_items
-
-        return read_items(self.items, self.path_column)
 
     def show(self, table: pandas.DataFrame, counts: Sequence[str]) -> None:
         """Write or print the table; exit with 1 if no image could be read or, with --strict, if one could not."""
@@ -68,7 +71,7 @@ class TableOptions:
             show_text(f"{'; '.join(counts)}.")
             show_text(f"{self.output}: {count(len(table), 'row')}.")
         else:
-            show_table(list(table), table.to_numpy().tolist())
+            show_table(table)
         failed = table["error"].notna()
         if failed.all() or (self.strict and failed.any()):
             raise typer.Exit(1)

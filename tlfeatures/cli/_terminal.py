@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 __all__ = [
@@ -56,24 +56,24 @@ def warn_of_list(heading: str, items: Sequence[str], limit: int) -> None:
         warn(f"and {len(items) - limit:,} more", "  ")
 
 
-def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], best: int | None = None) -> None:
-    """Print a table with right-aligned numbers, "seconds" to a tenth; row ``best`` is bold."""
+def show_table(table: Any, best: int | None = None) -> None:
+    """Print a DataFrame, or a list of dicts, with right-aligned numbers, "seconds" to a tenth; row ``best`` is bold."""
     from rich import box
     from rich.table import Table
 
-    rows = [list(row) for row in rows]
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for j, name in enumerate(columns):
-        right = any(isinstance(row[j], (int, float)) for row in rows)
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    rows = table.to_dict("records") if hasattr(table, "columns") else list(table)
+    grid = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name in rows[0] if rows else ():
+        right = any(isinstance(row[name], (int, float)) for row in rows)
+        grid.add_column(name, justify="right" if right else "left", overflow="fold")
     for i, row in enumerate(rows):
-        cells = map(_format_cell, row, columns)
-        table.add_row(*cells, style="bold" if i == best else None)
-    _console().print(table)
+        cells = [_format_cell(value, name) for name, value in row.items()]
+        grid.add_row(*cells, style="bold" if i == best else None)
+    _console().print(grid)
 
 
 def _format_cell(value: Any, column: str) -> str:
-    if value is None:
+    if value is None or value != value:
         return ""
     if isinstance(value, bool):
         return "yes" if value else ""

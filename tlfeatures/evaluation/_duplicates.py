@@ -40,7 +40,7 @@ class Duplicates:
         False if there were too many rows to search for near-duplicates.
     crossing : int
         Number of pairs that fall into different folds.
-    score, score_together : float or None
+    score, grouped_score : float or None
         Mean score of the best candidate on the original folds, and on folds that keep duplicate groups together;
         None if no pair crosses folds, or if no such folds exist.
     """
@@ -53,12 +53,12 @@ class Duplicates:
     searched: bool = True
     crossing: int = 0
     score: float | None = None
-    score_together: float | None = None
+    grouped_score: float | None = None
 
     @property
     def drop(self) -> float | None:
         """Part of the score that is due to duplicates split between folds."""
-        return None if self.score_together is None else self.score - self.score_together
+        return None if self.grouped_score is None else self.score - self.grouped_score
 
     @property
     def largest(self) -> int:
@@ -68,6 +68,39 @@ class Duplicates:
     def merge(self, groups: np.ndarray) -> np.ndarray:
         """Return groups of rows, int (n,), that unite the duplicate groups with ``groups``, int (n,)."""
         return _merge_groups(self.pairs, len(self.groups), groups)
+
+    def describe(self) -> str:
+        """Describe the pairs that are split between folds, and their effect on the score.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> keys = np.zeros((2, 16), "uint8")
+        >>> duplicates = find_duplicates(keys, np.ones((2, 1)), threshold=0.95)
+        >>> duplicates.count_crossing([([0], [1]), ([1], [0])])
+        1
+        >>> print(duplicates.describe())
+        1 of 1 pair(s) of duplicate images (cosine >= 0.95; 1 exact) are split between folds, so the scores may...
+        """
+        split = (
+            f"{self.crossing:,} of {len(self.pairs):,} pair(s) of duplicate images (cosine >= {self.threshold:g}; "
+            f"{int(self.exact.sum()):,} exact) are split between folds"
+        )
+        if self.grouped_score is not None:
+            return (
+                f"{split}: grouped cross-validation, which keeps duplicates in one fold, scores "
+                f"{self.grouped_score:.4f} instead of {self.score:.4f}."
+            )
+        reason = ""
+        if self.score is not None:
+            reason = (
+                " Grouped cross-validation, which keeps duplicates in one fold, is not possible: the largest duplicate "
+                f"group has {self.largest:,} of {len(self.groups):,} images."
+            )
+        return f"{split}, so the scores may be too high.{reason}"
 
     def count_crossing(self, folds: Sequence[Fold]) -> int:
         """Count the pairs with one row in the test set and the other in the training set of a fold."""

@@ -244,11 +244,8 @@ def _temporary_store(*estimators: Any) -> Iterator[None]:
 
 def _warn_of_duplicates(duplicates: Duplicates, comparison: Comparison) -> None:
     if duplicates.count_crossing(comparison.folds):
-        warn(
-            f"{duplicates.crossing:,} of {len(duplicates.pairs):,} pair(s) of duplicate images are split between "
-            "folds, so both scores may be too high. Pass `groups` to keep duplicates in one fold.",
-            DuplicateImagesWarning,
-        )
+        advice = "Pass `groups` to keep duplicates in one fold."
+        warn(f"{duplicates.describe()} {advice}", DuplicateImagesWarning)
 
 
 def _summarize_training(finetuned: Any, comparison: Comparison | None) -> TrainingSummary | None:

@@ -85,16 +85,25 @@ def list_layers(model: Any) -> list[str]:
 
 
 def layer_table(model: Any, image_size: Any = None) -> list[dict[str, Any]]:
-    """Return a row for each layer: ``layer``, ``type``, ``shape`` (without the batch axis) and ``standard``."""
+    """Return a row for each layer.
+
+    Returns
+    -------
+    list of dict
+        ``layer``; ``type``; ``shape``, without the batch axis; ``standard``, whether it is a standard tap; ``width``,
+        the number of features after average pooling; and ``fully_connected``.
+    """
     backbone = Backbone(model, image_size=image_size)
     standard = backbone.spec.taps if backbone.spec else ()
     operations, taps = backbone.skeleton()
     return [
         {
             "layer": name,
-            "type": type(operations[name]).__name__,
+            "type": (kind := type(operations[name]).__name__),
             "shape": tuple(tap.shape[1:]),
             "standard": name in standard,
+            "width": tap.shape[-1] if tap.shape[1:] else None,
+            "fully_connected": kind == "Dense" or name == "predictions",
         }
         for name, tap in taps.items()
     ]

@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from tlfeatures.calibration import fit_calibrated_pipeline
 from tlfeatures.evaluation import Duplicates, Fold
+from tlfeatures.extract import ImageCounts
 from tlfeatures.results import SearchResult
 from tlfeatures.selection._cv_results import Candidate, format_label, make_table
 from tlfeatures.selection._fitted_images import FittedImages
@@ -46,6 +47,8 @@ class FittedSearchMixin:
     duplicates_: Duplicates
     cv_results_: dict[str, Any]
     fitted_images_: FittedImages
+    timings_: pandas.DataFrame
+    unreadable_: dict[int, str]
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict classes or targets with the best pipeline.
@@ -124,6 +127,19 @@ class FittedSearchMixin:
         if not self.folds_:
             raise ValueError("There are no scores, because `cv` is 0. Fit the search with a number of folds.")
         return make_table(self.candidates_, self.cv_results_)
+
+    def image_counts(self) -> ImageCounts:
+        """Count the images by the source of their embeddings.
+
+        Returns
+        -------
+        :class:`~tlfeatures.extract.ImageCounts`
+            If the search needed several passes, the counts of the one that computed the most images.
+        """
+        check_is_fitted(self, "best_estimator_")
+        run = self.timings_.loc[self.timings_["computed"].fillna(-1).idxmax()]
+        n_unreadable = len(self.unreadable_)
+        return ImageCounts.of(self.fitted_images_.keys, n_unreadable, int(run["computed"]), run["seconds"])
 
     def describe_best(self) -> str:
         """Describe the best candidate in one line: network, pixels, resize mode, layer, pooling, and head.

@@ -35,7 +35,7 @@ def score_grouped(
         A head with a single point.
     scorer : callable
     duplicates : Duplicates
-        ``crossing`` and ``score`` are read; ``score_together`` is set.
+        ``crossing`` and ``score`` are read; ``grouped_score`` is set.
     bounds : (float, float)
         Lowest and highest value of the score.
 
@@ -48,26 +48,19 @@ def score_grouped(
     if not duplicates.crossing:
         return None, None
     score = scores = None
+    advice = "If they are not duplicates, pass a higher `duplicate_threshold`"
     try:
         grouped_folds = group_folds(folds, duplicates.groups, data.y, data.task, data.seed)
         scores = evaluate(X, data.y, grouped_folds, [head], scorer, data.metadata)[0].test[0]
     except ValueError:
-        effect = (
-            f"Grouped cross-validation is not possible: the largest duplicate group has {duplicates.largest:,} of "
-            f"{len(data.y):,} images. If they are not duplicates, pass a higher duplicate_threshold"
-        )
+        pass  # there are no such folds
     else:
-        duplicates.score_together = float(scores.mean())
+        duplicates.grouped_score = float(scores.mean())
         interval = np.clip(confidence_interval(scores, grouped_folds), *bounds)
-        score = Score(duplicates.score_together, *map(float, interval))
-        effect = (
-            f"Grouped cross-validation scores {score.mean:.4f} instead of {duplicates.score:.4f}. "
-            "`dedupe_groups=True` uses grouped folds throughout"
-        )
+        score = Score(duplicates.grouped_score, *map(float, interval))
+        advice = "`dedupe_groups=True` uses grouped folds throughout"
     warn(
-        f"Duplicate images are split between folds, so the score may be too high: {duplicates.crossing:,} of "
-        f"{len(duplicates.pairs):,} pair(s) of duplicates (cosine >= {duplicates.threshold:g}; "
-        f"{int(duplicates.exact.sum()):,} are exact). {effect}; see the attribute `duplicates_` for the pairs.",
+        f"{duplicates.describe()} {advice}; see the attribute `duplicates_` for the pairs.",
         DuplicateImagesWarning,
     )
     return score, scores

@@ -81,7 +81,7 @@ def _read_folder(root: str, labels: bool, kind: str) -> Source:
     if not paths or not labels:
         names = sorted(files + paths, key=_make_natural_key)
         return Source([os.path.join(root, n) for n in names], None, None, None, names, "flat folder", ignored)
-    _warn_of_unlabelled(root, files, [name for name in folders if not trees[name]])
+    _warn_of_unlabelled(root, files, [name for name in folders if not trees[name]], kind)
     if len(others) + len(splits) == 1:
         warn(f"{root!r} has a single class folder, {paths[0].split('/')[0]!r}.")
     y = np.array([path.split("/", 1)[0] for path in paths])
@@ -102,7 +102,7 @@ def _read_splits(
         raise SourceError(
             f"{root!r} has the splits {quote_names(splits)}"
             + (
-                f" and other folders with images: {quote_names(others)}"
+                f" and other folders with {NOUNS[kind]}: {quote_names(others)}"
                 if others
                 else ", two of the same kind"
             )
@@ -110,7 +110,7 @@ def _read_splits(
         )
     order = sorted(splits, key=lambda name: ("train", "val", "test").index(splits[name]))
     parts = {name: _read_folder(os.path.join(root, name), labels, kind) for name in order}
-    _warn_of_unlabelled(root, files, [])
+    _warn_of_unlabelled(root, files, [], kind)
     y = [label for p in parts.values() for label in (p.y.tolist() if p.y is not None else [None] * len(p))]
     return Source(
         [path for p in parts.values() for path in p.images],
@@ -123,13 +123,13 @@ def _read_splits(
     )
 
 
-def _warn_of_unlabelled(root: str, files: list[str], empty: list[str]) -> None:
+def _warn_of_unlabelled(root: str, files: list[str], empty: list[str], kind: str) -> None:
     if files:
         warn(
-            f"{len(files)} image(s) in {root!r} are not in a class folder and are left out, the first {files[0]!r}."
+            f"{len(files):,} file(s) in {root!r} are not in a class folder and are left out, the first {files[0]!r}."
         )
     if empty:
-        warn(f"No images in the folder(s) {quote_names(empty)} of {root!r}: they are not classes.")
+        warn(f"No {NOUNS[kind]} in the folder(s) {quote_names(empty)} of {root!r}: they are not classes.")
 
 
 def _is_hidden(name: str) -> bool:

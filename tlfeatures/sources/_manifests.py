@@ -23,6 +23,7 @@ _PATH_COLUMNS = (
 )  # fmt: skip
 _TARGET_COLUMNS = ("label", "target", "class")
 _MISSING = frozenset(("", "na", "nan", "n/a", "none", "null"))
+_LARGEST = 2**53  # float64 has all integers up to here
 _INT, _FLOAT = r"[+-]?\d+", r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
 PARQUET = (".parquet", ".pq")
 
@@ -153,7 +154,7 @@ def _convert_column(path: str, name: str, column: pandas.Series, number: bool) -
                 missing = [i for i, v in enumerate(values) if not v or v.lower() in _MISSING]
                 if not missing:
                     try:
-                        return np.array([kind(v) for v in values])
+                        return _simplify_numbers(np.array([kind(v) for v in values]))
                     except OverflowError:  # a long identifier stays text
                         break
     if missing:
@@ -167,4 +168,11 @@ def _convert_column(path: str, name: str, column: pandas.Series, number: bool) -
     if not number and not all(isinstance(v, str) for v in values):
         kind = next(type(v).__name__ for v in values if not isinstance(v, str))
         raise SourceError(f"Column {name!r} of {path!r} has values of type {kind}; expected text.")
-    return np.array(values)
+    return _simplify_numbers(np.array(values))
+
+
+def _simplify_numbers(values: np.ndarray) -> np.ndarray:
+    """Convert whole numbers to integers: pandas writes 1 as 1.0 if the column once had missing values."""
+    if values.dtype.kind == "f" and (np.abs(values) <= _LARGEST).all() and (values == np.round(values)).all():
+        return values.astype(np.int64)
+    return values

@@ -257,7 +257,7 @@ class Study:
         """Print the table and write the results."""
         if self.results.rows:
             show_text()
-            show_table(*self.results.columns())
+            show_table(self.results.to_frame())
         show_text(f"Network: {self.network}")
         result = {
             "study": self.name,

@@ -71,9 +71,3 @@ class ResultTable:
 
         with pandas.option_context("display.max_colwidth", None):
             return self.to_frame().to_html(index=False, border=0)
-
-    def columns(self) -> tuple[list[str], list[list[Any]]]:
-        """Return the names of the columns, and the rows as lists with None for missing values."""
-        frame = self.to_frame()
-        values = frame.astype(object).where(frame.notna(), None).to_numpy().tolist()
-        return frame.columns.tolist(), values
