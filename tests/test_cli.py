@@ -474,7 +474,7 @@ def test_fit_prints_mean_standard_deviation_and_scores_of_folds(run, photos):
     result = run("fit", photos.root, *SMALL, "--cv", 2, "--scoring", "balanced_accuracy")
     assert "checks 4, discs 4, stripes 4" in result.out
     line = next(line for line in result.out.splitlines() if line.startswith("2-fold balanced_accuracy: "))
-    mean, _, std, *folds = line.removesuffix(", duplicates kept together").split(": ")[1].split()
+    mean, _, std, *folds = line.removesuffix(", duplicates kept in one fold").split(": ")[1].split()
     scores = [float(score.strip("()")) for score in folds]
     assert len(scores) == 2
     assert [float(mean), float(std)] == pytest.approx([np.mean(scores), np.std(scores)], abs=1e-3)
@@ -805,7 +805,7 @@ def test_fit_keeps_duplicates_in_one_fold_and_lists_label_conflicts(run, folder)
     assert "4 pairs of identical images with different labels:" in result.err
     assert "stray.jpg (checks) and " in result.err
     assert Path(result.json["label_conflicts"][0][0]).name == "stray.jpg"
-    assert "duplicates kept together" in run("fit", folder, *SMALL, "--cv", 2).out
+    assert "duplicates kept in one fold" in run("fit", folder, *SMALL, "--cv", 2).out
 
 
 def test_predict_overwrites_only_tables_of_predictions(run, saved, photos):

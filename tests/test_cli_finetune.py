@@ -149,9 +149,9 @@ def test_warning_of_duplicates_in_different_folds(run, photos, tmp_path):
     for path in sorted((root / "discs").iterdir()):
         shutil.copy(path, path.with_name(f"duplicate {path.name}"))
     code, _, err = run("finetune", root, *QUICK, "--cv", "2", "--repeats", "1")
-    assert code == 0 and "pair(s) of duplicate images (cosine >= 0.95; 4 exact)" in err and "--groups" in err, (
-        err
-    )
+    assert (
+        code == 0 and "pair(s) of duplicate images (cosine >= 0.95; 4 exact)" in err and "--groups" in err
+    ), err
 
 
 def test_predictions_average_augmented_views(run, photos):

@@ -403,8 +403,9 @@ def test_types_of_labels(images, values, expected):
 
 
 def test_whole_numbers_of_a_parquet_manifest_are_integers(images):
-    pandas = pytest.importorskip("pandas")
-    table = pandas.DataFrame({"path": ["img/1.jpg", "img/2.jpg"], "label": [1.0, 2.0], "patient": [7.0, 7.5]})
+    pd = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    table = pd.DataFrame({"path": ["img/1.jpg", "img/2.jpg"], "label": [1.0, 2.0], "patient": [7.0, 7.5]})
     table.to_parquet(images / "m.parquet")
     source = read_source(images / "m.parquet", groups="patient")
     assert source.y.dtype == np.int64 and source.groups.tolist() == [7.0, 7.5]
@@ -485,8 +486,7 @@ def test_errors_count_rows_from_the_header(images):
 def test_parquet_with_its_paths_as_index(images):
     pd = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
-    pandas = pytest.importorskip("pandas")
-    table = pandas.DataFrame({"path": ["img/1.jpg", "img/2.jpg"], "label": ["a", "b"]})
+    table = pd.DataFrame({"path": ["img/1.jpg", "img/2.jpg"], "label": ["a", "b"]})
     table.set_index("path").to_parquet(images / "m.parquet")
     assert read_source(images / "m.parquet").names == ["img/1.jpg", "img/2.jpg"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import copy
 import gzip
 import lzma
 import os
@@ -17,7 +18,7 @@ from tlfeatures.errors import SavedModelError
 from tlfeatures.finetune import FineTuneClassifier, FineTuneRegressor, is_bundle, load_bundle
 from tlfeatures.predictions import FittedModel
 
-__all__ = ["is_saved_pipeline", "load_model", "recognize_model", "save_pipeline"]
+__all__ = ["is_saved_pipeline", "load_model", "recognize_model", "save_model", "save_pipeline"]
 
 _MARK = b"\ntlfeatures pipeline 1\n"  # after the end of the pickle, which is all that joblib reads
 _COMPRESSED = {b"\x1f\x8b": gzip, b"BZh": bz2, b"\xfd7zXZ": lzma, b"\x5d\x00": lzma}
@@ -42,6 +43,31 @@ def save_pipeline(pipeline: Pipeline, path: str | os.PathLike[str]) -> None:
     with replace_file(path) as file:
         joblib.dump(pipeline, file)
         file.write(_MARK)
+
+
+def save_model(model: Any, path: str | os.PathLike[str], *, whole: bool = False) -> None:
+    """Save a fine-tuned estimator as a bundle, or a pipeline with joblib, for :func:`load_model`.
+
+    A saved fine-tuned estimator shows no progress (``verbose=0``).
+
+    Parameters
+    ----------
+    model : Pipeline, FineTuneClassifier or FineTuneRegressor
+        Fitted.
+    path : path
+        The file is replaced when it is complete.
+    whole : bool, default=False
+        Whether a bundle has all weights, not only those that training changed.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
+    if isinstance(model, (FineTuneClassifier, FineTuneRegressor)):
+        copy.copy(model).set_params(verbose=0).save(path, whole=whole)
+    else:
+        save_pipeline(model, path)
 
 
 def is_saved_pipeline(path: str | os.PathLike[str]) -> bool:

@@ -12,8 +12,7 @@ from tlfeatures.cli._messages import report_unreadable
 from tlfeatures.cli._terminal import count, show_json, show_table, show_text, warn
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pandas
+    from tlfeatures.evaluation import ClassificationScores
 
 _MAX_CLASSES = 30  # in the confusion matrix on the terminal
 
@@ -35,6 +34,8 @@ def evaluate(model: opt.SavedModel, source: EvaluationSource, as_json: opt.Json 
 
     Unreadable images are left out and counted. A warning is printed if images were used for training.
     """
+    from tlfeatures.evaluation import ClassificationScores
+
     fitted = model.load()
     images = source.read()
     result = fitted.evaluate(images.images, images.get_labels())
@@ -46,7 +47,6 @@ def evaluate(model: opt.SavedModel, source: EvaluationSource, as_json: opt.Json 
             f"{n_used:,} of {count(n, 'image')} were used for training, so the scores are too high; evaluate on "
             "other images."
         )
-    scores = vars(result.scores)
     about = {
         "source": source.source,
         "task": "regression" if fitted.classes is None else "classification",
@@ -54,30 +54,25 @@ def evaluate(model: opt.SavedModel, source: EvaluationSource, as_json: opt.Json 
         "used_for_training": n_used,
         **dataclasses.asdict(extracted.counts),
         "skipped": skipped,
-        **scores,
+        **vars(result.scores),
     }
     if as_json:
         show_json(about)
         return
     show_text(f"{extracted.counts}.")
-    if fitted.classes is None:
-        r2 = f"{scores['r2']:.4f}" if n > 1 else "not defined"
-        text = f"R2 {r2}, MAE {scores['mae']:.4g}, RMSE {scores['rmse']:.4g} on {count(n, 'image')}"
-        show_text(text, style="bold")
-    else:
-        _show_classes(n, **scores)
+    show_text(f"{result.scores.describe()} on {count(n, 'image')}", style="bold")
+    if isinstance(result.scores, ClassificationScores):
+        _show_classes(result.scores)
 
 
-def _show_classes(
-    n: int, accuracy: float, balanced_accuracy: float, classes: pandas.DataFrame, confusion_matrix: np.ndarray
-) -> None:
-    text = f"accuracy {accuracy:.4f}, balanced accuracy {balanced_accuracy:.4f} on {count(n, 'image')}\n"
-    show_text(text, style="bold")
-    classes = classes.assign(**{"class": classes["class"].astype(str)})
-    show_table(classes)
-    if len(names := classes["class"].tolist()) <= _MAX_CLASSES:
+def _show_classes(scores: ClassificationScores) -> None:
+    import pandas
+
+    names = scores.classes["class"].astype(str).tolist()
+    show_text()
+    show_table(scores.classes.assign(**{"class": names}))
+    if len(names) <= _MAX_CLASSES:
+        confusions = pandas.DataFrame(scores.confusion_matrix, columns=names)
+        confusions.insert(0, "true \\ predicted", names)
         show_text()
-        rows = zip(names, confusion_matrix.tolist(), strict=True)
-        show_table(
-            {"true \\ predicted": name, **dict(zip(names, counts, strict=True))} for name, counts in rows
-        )
+        show_table(confusions)

@@ -20,7 +20,7 @@ from tlfeatures.cli._terminal import count, show_json, show_table, show_text, wa
 
 if TYPE_CHECKING:
     from tlfeatures.evaluation import Comparison
-    from tlfeatures.finetune import FrozenOrFinetuned, TrainingSummary
+    from tlfeatures.finetune import TrainingSummary
 
 _NAMES = {"frozen": "frozen pipeline", "finetuned": "fine-tuned network"}
 _MAX_FOLDS = 5  # folds in the table; of more, only the lowest and the highest score
@@ -44,6 +44,7 @@ def finetune(
     from tlfeatures.evaluation import check_labels
     from tlfeatures.finetune import fit_frozen_or_finetuned
     from tlfeatures.heads import DEFAULT_HEAD, make_head
+    from tlfeatures.saved_models import save_model
 
     files.check()
     images = source.read()
@@ -61,7 +62,8 @@ def finetune(
         warn(f"{result.duplicates.describe()} Pass --groups to keep duplicates in one fold.")
     _draw_curves(result.training, files.curves)
     if files.output is not None:
-        _save(result, files.output, files.whole)
+        save_model(result.model, files.output, whole=files.whole)
+    counts = result.extracted.counts
     if files.as_json:
         show_json(
             {
@@ -70,8 +72,8 @@ def finetune(
                 "model": tuned.model,
                 "train_from": training.train_from,
                 "epochs": training.epochs,
-                **dataclasses.asdict(result.extracted.counts),
-                "summary": str(result.extracted.counts),
+                **dataclasses.asdict(counts),
+                "summary": str(counts),
                 "skipped": skipped,
                 "head": head,
                 "comparison": result.comparison and _describe(result.comparison, comparison.cv),
@@ -82,7 +84,7 @@ def finetune(
             }
         )
         return
-    show_text(f"{result.extracted.counts}.")
+    show_text(f"{counts}.")
     if result.comparison:
         _show_comparison(result.comparison, head, result.kept)
     for sentence in result.training.describe() if result.training else ():
@@ -114,25 +116,11 @@ def _draw_curves(training: TrainingSummary | None, path: str | None) -> None:
             file.write(draw_curves(training.history))
 
 
-def _save(result: FrozenOrFinetuned, path: str, whole: bool) -> None:
-    from tlfeatures.saved_models import save_pipeline
-
-    if result.kept == "finetuned":
-        result.model.set_params(verbose=0).save(path, whole=whole)
-    else:
-        save_pipeline(result.model, path)
-
-
 def _describe(result: Comparison, cv: int) -> dict[str, Any]:
     names = ("scoring", "difference", "interval", "p_value", "test", "significant")
-    return {
-        "folds": cv,
-        "repeats": result.n_repeats,
-        **result.scores,
-        "pooled": result.pooled_scores,
-        **{name: getattr(result, name) for name in names},
-        "keep": result.best,
-    }
+    about = {name: getattr(result, name) for name in names}
+    folds = {"folds": cv, "repeats": result.n_repeats}
+    return folds | result.scores | {"pooled": result.pooled_scores} | about | {"keep": result.best}
 
 
 def _describe_training(training: TrainingSummary) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import Options, option
 from tlfeatures.cli._outputs import check_output
-from tlfeatures.cli._parse import parse_augment, parse_hidden_layers, parse_train_from
+from tlfeatures.cli._parse import parse_hidden_layers
 from tlfeatures.cli._session import BadArgument
 
 __all__ = ["ComparisonOptions", "FileOptions", "StepOptions", "TrainingOptions", "make_finetune"]
@@ -27,11 +27,12 @@ class TrainingOptions(Options):
 
     panel: ClassVar[str] = "Training"
 
-    train_from: str = option(
-        "head", "First layer to train, or number of top blocks to train.", parse=parse_train_from
-    )
+    train_from: str = option("head", "First layer to train, or number of top blocks to train.")
     head: str = option(
-        "", "Widths of hidden layers; values below 1 are dropout rates.", parse=parse_hidden_layers
+        "",
+        "Widths of hidden layers; values below 1 are dropout rates.",
+        metavar="N,...",
+        parse=parse_hidden_layers,
     )
     epochs: int = option(20, "Number of epochs.", min=0)
     head_epochs: int = option(20, "Number of epochs of the first stage, which trains the head.", min=0)
@@ -49,7 +50,7 @@ class TrainingOptions(Options):
     schedule: str = option("cosine", "Learning rate schedule: cosine, step or constant.")
     weight_decay: float = option(1e-4, "Weight decay of AdamW.")
     augment: str | None = option(
-        None, "Augmentations, such as crop=4,flip=horizontal,rotation=0.05,color=0.2.", parse=parse_augment
+        None, "Augmentations, such as crop=4,flip=horizontal,rotation=0.05,color=0.2."
     )
     tta: int = option(0, "Number of augmented views to average for each prediction.", min=0)
     class_weight: bool = option(

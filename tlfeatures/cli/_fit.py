@@ -10,7 +10,6 @@ from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import Options, expand_options, option
 from tlfeatures.cli._messages import report_images
 from tlfeatures.cli._outputs import check_output
-from tlfeatures.cli._search_summary import summarize_duplicates
 from tlfeatures.cli._terminal import count, escape, show_json, show_text, warn
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def fit(
 ) -> None:
     """Train a head on the embeddings of labelled images, cross-validate it, and save it.
 
-    Unreadable images are left out and counted. Duplicate images are kept in one fold. The saved file is a
+    A head is a scikit-learn classifier or regressor. Unreadable images are left out and counted. Duplicate images are kept in one fold. The saved file is a
     scikit-learn Pipeline that predicts from image paths, for `predict`, `evaluate` and joblib.load. Its class
     probabilities are calibrated on held-out folds.
     """
@@ -68,10 +67,9 @@ def fit(
         warn(search.duplicates_.describe())
     about = {
         "source": source.source,
-        **_describe_model(search, y[search.rows_]),
+        **_describe(search, y[search.rows_]),
         **dataclasses.asdict(search.image_counts()),
         **about_images,
-        "cv": _describe_scores(search) if options.cv else None,
         "output": files.output,
     }
     if files.as_json:
@@ -106,37 +104,32 @@ def _make_search(
     )
 
 
-def _describe_model(search: FeatureSearchCV, y: np.ndarray) -> dict[str, Any]:
+def _describe(search: FeatureSearchCV, y: np.ndarray) -> dict[str, Any]:
+    """Return the pipeline, and its scores if it was cross-validated."""
     import numpy as np
 
-    cnn, params = search.best_estimator_[0], search.best_params_
     names, sizes = np.unique(y, return_counts=True)
-    classes = dict(zip(map(str, names.tolist()), sizes.tolist(), strict=True))
-    return {
+    about = {
         "task": search.task_,
-        "classes": classes if search.task_ == "classification" else None,
-        "model": params["model"],
-        "layers": cnn.layers_,
-        "pooling": params["pooling"],
-        "features": cnn.n_features_out_,
-        "head": params["head"],
+        "classes": dict(zip(map(str, names.tolist()), sizes.tolist(), strict=True)),
+        **{name: search.best_params_[name] for name in ("model", "pooling", "head")},
+        "layers": search.best_estimator_[0].layers_,
+        "features": search.best_estimator_[0].n_features_out_,
+        "cv": None,
     }
-
-
-def _describe_scores(search: FeatureSearchCV) -> dict[str, Any]:
-    from tlfeatures.evaluation import DEFAULT_SCORING
-
-    grouped, on_folds = search.grouped_fold_scores_, search.fold_scores_
-    scores = on_folds if grouped is None else grouped
-    return {
-        "folds": len(scores),
-        "scoring": search.scoring or DEFAULT_SCORING[search.task_],
-        "mean": scores.mean(),
-        "std": scores.std(),
-        "scores": scores,
-        "uncorrected": None if grouped is None else on_folds,
-        "duplicates": summarize_duplicates(search),
-    }
+    if search.task_ == "regression":
+        about["classes"] = None
+    if search.folds_:
+        summary, grouped = search.summary(), search.grouped_fold_scores_
+        scores = search.fold_scores_ if grouped is None else grouped
+        about["cv"] = {
+            **{name: summary[name] for name in ("folds", "scoring", "duplicates")},
+            "mean": scores.mean(),
+            "std": scores.std(),
+            "scores": scores,
+            "uncorrected": None if grouped is None else search.fold_scores_,
+        }
+    return about
 
 
 def _show(about: dict[str, Any], counts: str) -> None:
@@ -151,7 +144,7 @@ def _show(about: dict[str, Any], counts: str) -> None:
     )
     if scores := about["cv"]:
         folds = " ".join(f"{score:.3f}" for score in scores["scores"])
-        grouped = "" if scores["uncorrected"] is None else ", duplicates kept together"
+        grouped = "" if scores["uncorrected"] is None else ", duplicates kept in one fold"
         show_text(
             f"{scores['folds']}-fold {scores['scoring']}: {scores['mean']:.4f} ± {scores['std']:.4f}  "
             f"({folds}){grouped}",

@@ -4,15 +4,16 @@ A command declares a group as one parameter::
 
     @dataclass(frozen=True)
     class CropOptions(Options):
-        side: int = option(32, "Side in pixels.", "-s", min=1)
-        corner: str | None = option(None, "Row and column of a corner.", metavar="I,J")
+        image_size: str = option("32", "Side, or height x width, in pixels.", "-s")
+        position: str = option("centre", "centre or random.")
 
     @expand_options
     def crop(source: SourceOptions, options: CropOptions) -> None:
         crop_images(source.read(), **options.parameters())
 
 `expand_options` gives the command one option for each field of its groups. A subclass of a group can add options,
-or override their defaults and help texts.
+or override their defaults and help texts. The fields have the names of parameters of the library, and `parameters`
+converts the texts of options to the values of these parameters, such as "32x48" to (32, 48): see `PARSERS`.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from typing import Annotated, Any, ClassVar, get_type_hints
 
 import typer
 
+from tlfeatures.cli._parse import PARSERS
 from tlfeatures.cli._session import BadArgument
 
-__all__ = ["Options", "argument", "expand_options", "option", "shown_as"]
+__all__ = ["Options", "argument", "expand_options", "option"]
 
-Parse = Callable[[Any], Any]
 _METAVARS = {str: "NAME", int: "N", float: "X", bool: ""}  # a flag has no value
 
 
@@ -39,32 +40,23 @@ class Options:
     panel: ClassVar[str | None] = None  # heading of the options in the help text
 
     def parameters(self) -> dict[str, Any]:
-        """Return the values by the names of the parameters, parsed by the function ``parse`` of their options.
+        """Return the values by the names of the parameters.
 
         Raises
         ------
         BadArgument
-            If ``parse`` raises a ValueError.
+            If the text of an option is not a value of its parameter.
         """
         values = dict(vars(self))
-        for name, value in values.items():
+        for name, text in values.items():
             declaration = _find_declaration(type(self), name)
-            if value is not None and (parse := declaration.get("parse")):
+            parse = declaration.get("parse") or PARSERS.get(name, (None, ""))[0]
+            if text is not None and parse is not None:
                 try:
-                    values[name] = parse(value)
+                    values[name] = parse(text)
                 except ValueError as error:
-                    raise BadArgument(f"{_list_names(name, declaration)[0]} {value!r}: {error}") from None
+                    raise BadArgument(f"{_list_names(name, declaration)[0]} {text!r}: {error}") from None
         return values
-
-
-def shown_as(metavar: str) -> Callable[[Parse], Parse]:
-    """Set the text that stands for the values of a function ``parse`` in the help of its options, such as N,..."""
-
-    def decorate(parse: Parse) -> Parse:
-        parse.metavar = metavar  # type: ignore[attr-defined]
-        return parse
-
-    return decorate
 
 
 def argument(metavar: str, help: str) -> Any:
@@ -72,7 +64,9 @@ def argument(metavar: str, help: str) -> Any:
     return dataclasses.field(metadata={"argument": {"metavar": metavar, "help": help}})
 
 
-def option(default: Any, help: str, *names: str, parse: Parse | None = None, **settings: Any) -> Any:
+def option(
+    default: Any, help: str, *names: str, parse: Callable[[Any], Any] | None = None, **settings: Any
+) -> Any:
     """Declare a field of a group as an option.
 
     Parameters
@@ -83,10 +77,9 @@ def option(default: Any, help: str, *names: str, parse: Parse | None = None, **s
     *names : str
         Short name, or other names than that of the field; by default the name of the field with hyphens.
     parse : callable, optional
-        Function from the value of the option to the value of the parameter; not called for None.
+        Function from the value of the option to the value of the parameter, if not that in `PARSERS`.
     **settings
-        Settings of ``typer.Option``, such as ``min``. The default of ``metavar`` is that of ``parse`` (`shown_as`) or,
-        without it, NAME for texts, N for integers and X for other numbers.
+        Settings of ``typer.Option``, such as ``metavar`` and ``min``.
     """
     metadata = {"names": names, "parse": parse, "settings": {"help": help, **settings}}
     return dataclasses.field(default=default, metadata=metadata)
@@ -136,8 +129,10 @@ def _make_info(name: str, hint: Any, panel: str | None, declaration: Mapping[str
     if "argument" in declaration:
         return typer.Argument(**declaration["argument"])
     metavar = next(text for kind, text in _METAVARS.items() if hint in (kind, kind | None))
-    defaults = {"metavar": getattr(declaration["parse"], "metavar", metavar), "rich_help_panel": panel}
-    return typer.Option(*_list_names(name, declaration), **defaults | declaration["settings"])
+    if name in PARSERS and declaration["parse"] is None:
+        metavar = PARSERS[name][1]
+    settings = {"metavar": metavar, "rich_help_panel": panel} | declaration["settings"]
+    return typer.Option(*_list_names(name, declaration), **settings)
 
 
 def _list_names(name: str, declaration: Mapping[str, Any]) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from tlfeatures.cli._groups import Options, argument, expand_options, option
 from tlfeatures.cli._options import Json
-from tlfeatures.cli._parse import parse_image_size
 from tlfeatures.cli._terminal import count, show_json, show_table, show_text
 
 
@@ -44,9 +43,7 @@ class LayersOptions(Options):
     model: str = argument("MODEL", "Name of a network, or a .keras file.")
     all_layers: bool = option(False, "List all layers.", "--all")
     image_size: str | None = option(
-        None,
-        "Side, or height x width, of the images in pixels; by default the network's.",
-        parse=parse_image_size,
+        None, "Side, or height x width, of the images in pixels; by default the network's."
     )
     as_json: Json = False
 

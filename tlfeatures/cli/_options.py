@@ -8,14 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from tlfeatures.cli._groups import Options, argument, option
-from tlfeatures.cli._parse import (
-    parse_cache,
-    parse_image_size,
-    parse_layer,
-    parse_model,
-    parse_weights,
-    parse_window,
-)
 from tlfeatures.cli._terminal import stderr_is_terminal, warn
 
 if TYPE_CHECKING:
@@ -102,12 +94,8 @@ class InputOptions(Options):
 
     panel: ClassVar[str] = "Network"
 
-    model: str = option(
-        "mobilenet", "Network, see `tlfeatures models`, or a .keras file.", "-m", parse=parse_model
-    )
-    image_size: str | None = option(
-        None, "Side, or height x width, in pixels; by default the network's.", parse=parse_image_size
-    )
+    model: str = option("mobilenet", "Network, see `tlfeatures models`, or a .keras file.", "-m")
+    image_size: str | None = option(None, "Side, or height x width, in pixels; by default the network's.")
     resize: str = option("stretch", "How images are resized to this size: stretch, crop or pad.")
 
 
@@ -116,10 +104,7 @@ class NetworkOptions(InputOptions):
     """The network, its input and its layers."""
 
     layer: str | None = option(
-        None,
-        "Layers, see `tlfeatures layers`; by default the last convolutional output.",
-        "-l",
-        parse=parse_layer,
+        None, "Layers, see `tlfeatures layers`; by default the last convolutional output.", "-l"
     )
     pooling: str = option("avg", "How feature maps become vectors: avg, max, avgmax, gem or flatten.")
 
@@ -130,23 +115,23 @@ class ComputeOptions(Options):
 
     panel: ClassVar[str] = "Network"
 
-    weights: str = option("imagenet", "imagenet, random, or a file of weights.", parse=parse_weights)
+    weights: str = option("imagenet", "imagenet, random, or a file of weights.")
     decode: str = option(
         "scaled", "Decode large JPEGs at a reduced size (scaled: faster) or in full (exact)."
     )
     precision: str = option("float32", "float32, tf32, bfloat16 or float16.")
     batch_size: int = option(32, "Images per batch; does not change the result.", min=1)
-    cache: str = option(
-        "auto", "Folder of the embedding store; auto: see `tlfeatures cache --help`.", parse=parse_cache
-    )
+    cache: str = option("auto", "Folder of the embedding store; auto: see `tlfeatures cache --help`.")
     max_value: int | None = option(
-        None, "White in 16-bit images, such as 4095 for 12-bit data; by default 65535.", min=1, max=65535
+        None,
+        "Value of white in 16-bit images, such as 4095 for 12-bit data; by default 65535.",
+        min=1,
+        max=65535,
     )
     window: str | None = option(
         None,
         "Centre and width of the values from black to white in DICOM (hounsfield units for CT) and 16-bit images, such "
         "as 40,400.",
-        parse=parse_window,
     )
 
     def parameters(self) -> dict[str, Any]:
@@ -175,12 +160,10 @@ class SavedModel(Options):
     """File of a saved model, and options to run it."""
 
     pipe: str = argument(
-        "PIPE",
+        "MODEL",
         "File saved by `fit`, `select` or `finetune`. Loading a .joblib file can run code: load only files you trust.",
     )
-    cache: str | None = option(
-        None, "Folder of the embedding store; by default that of the model.", parse=parse_cache
-    )
+    cache: str | None = option(None, "Folder of the embedding store; by default that of the model.")
     batch_size: int | None = option(None, "Images per batch; by default that of the model.", min=1)
 
     def load(self) -> FittedModel:

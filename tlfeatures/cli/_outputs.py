@@ -45,9 +45,11 @@ def check_output(
     if os.path.isdir(path):
         raise BadArgument(f"{option} {path!r} is a folder; name a file in it.")
     check_writable(os.path.dirname(os.path.realpath(path)), f"{option} {path!r}")
-    if is_ours is None and os.path.exists(path) and not force:
-        raise BadArgument(f"{option} {path!r} exists. Name another file, or pass --force to overwrite it.")
-    if is_ours is not None:
+    if os.path.exists(path) and not force:
+        if is_ours is None:
+            raise BadArgument(
+                f"{option} {path!r} exists. Name another file, or pass --force to overwrite it."
+            )
         check_existing(path, force, is_ours)
 
 

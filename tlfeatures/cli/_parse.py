@@ -1,22 +1,16 @@
-"""Parse the values of options; the errors say what is expected, and `Options.parameters` adds the option."""
+"""Parse the values of options: one function for each parameter of the library that is not a plain text or number."""
 
 from __future__ import annotations
 
 import ast
 import os
 import re
+from collections.abc import Callable
 from typing import Any
 
-from tlfeatures.cli._groups import shown_as
-
-__all__ = [
-    "parse_augment", "parse_bytes", "parse_cache", "parse_heads", "parse_hidden_layers", "parse_image_size",
-    "parse_image_sizes", "parse_layer", "parse_layers", "parse_model", "parse_models", "parse_names",
-    "parse_train_from", "parse_weights", "parse_window",
-]  # fmt: skip
+__all__ = ["PARSERS", "parse_bytes", "parse_heads", "parse_hidden_layers", "parse_image_size", "parse_names"]
 
 
-@shown_as("NAME,...")
 def parse_names(text: str) -> list[str]:
     """Split names at their commas.
 
@@ -29,26 +23,22 @@ def parse_names(text: str) -> list[str]:
     return names
 
 
-@shown_as("NAME|FILE")
 def parse_model(text: str) -> str:
     """Return the parameter `model` of `CNNFeatures`: a name, or the absolute path of a .keras file."""
     return os.path.abspath(text) if text.endswith(".keras") else text
 
 
-@shown_as("NAME,...")
 def parse_models(text: str) -> list[str]:
     """Return the parameter `models` of `FeatureSearchCV`."""
     return [parse_model(name) for name in parse_names(text)]
 
 
-@shown_as("NAME,...")
 def parse_layer(text: str) -> str | list[str]:
     """Return the parameter `layer` of `CNNFeatures`: a name, or a list of names."""
     names = parse_names(text)
     return names[0] if len(names) == 1 else names
 
 
-@shown_as("auto|NAME,...")
 def parse_layers(text: str) -> str | list[str | list[str]]:
     """Return the parameter `layers` of `FeatureSearchCV`.
 
@@ -60,7 +50,6 @@ def parse_layers(text: str) -> str | list[str | list[str]]:
     return [name.split("+") if "+" in name else name for name in parse_names(text)]
 
 
-@shown_as("N|HxW")
 def parse_image_size(text: str) -> int | tuple[int, int]:
     """Return the side of a square, or (height, width).
 
@@ -74,7 +63,6 @@ def parse_image_size(text: str) -> int | tuple[int, int]:
     return int(height) if width is None else (int(height), int(width))
 
 
-@shown_as("auto|N,...")
 def parse_image_sizes(text: str) -> str | list[int | tuple[int, int] | None]:
     """Return the parameter `image_sizes` of `FeatureSearchCV`.
 
@@ -86,7 +74,6 @@ def parse_image_sizes(text: str) -> str | list[int | tuple[int, int] | None]:
     return [None if size == "default" else parse_image_size(size) for size in parse_names(text)]
 
 
-@shown_as("auto|none|DIR")
 def parse_cache(text: str) -> str | None:
     """Return the parameter `cache` of `CNNFeatures`: "auto", None or an absolute path."""
     if text == "auto":
@@ -94,7 +81,6 @@ def parse_cache(text: str) -> str | None:
     return None if text == "none" else os.path.abspath(os.path.expanduser(text))
 
 
-@shown_as("NAME|FILE")
 def parse_weights(text: str) -> str | None:
     """Return the parameter `weights` of `CNNFeatures`: "imagenet", None for random, or an absolute path."""
     if text in ("imagenet", "bundled"):
@@ -107,7 +93,6 @@ def parse_weights(text: str) -> str | None:
     return path
 
 
-@shown_as("C,W")
 def parse_window(text: str) -> tuple[float, float]:
     """Return the parameter `window` of `CNNFeatures`.
 
@@ -137,7 +122,6 @@ def parse_bytes(text: str) -> int:
         raise ValueError(f"{text!r} is not a size; expected bytes, such as 500MB, 2GB or 1000000.") from None
 
 
-@shown_as("NAME,...")
 def parse_heads(text: str) -> list[str] | dict[str, dict[str, list[Any]] | None]:
     """Return the parameter `heads` of `FeatureSearchCV`: names of heads, with grids if any has one.
 
@@ -159,13 +143,11 @@ def parse_heads(text: str) -> list[str] | dict[str, dict[str, list[Any]] | None]
     return heads if any(heads.values()) else list(heads)
 
 
-@shown_as("LAYER|head|all|N")
 def parse_train_from(text: str) -> str | int:
     """Return the parameter `train_from` of the fine-tuned estimators: a name, or a number of blocks."""
     return int(text) if text.isdigit() else text
 
 
-@shown_as("N,...")
 def parse_hidden_layers(text: str) -> tuple[float, ...]:
     """Parse widths of hidden layers and dropout rates.
 
@@ -178,7 +160,6 @@ def parse_hidden_layers(text: str) -> tuple[float, ...]:
     return values
 
 
-@shown_as("NAME=X,...")
 def parse_augment(text: str) -> dict[str, Any]:
     """Parse the names and strengths of augmentations.
 
@@ -204,3 +185,21 @@ def _parse_literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+# parameter -> function from the text of its option to its value, and the text that stands for the value in help texts
+PARSERS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "model": (parse_model, "NAME|FILE"),
+    "models": (parse_models, "NAME,..."),
+    "layer": (parse_layer, "NAME,..."),
+    "layers": (parse_layers, "auto|NAME,..."),
+    "poolings": (parse_names, "NAME,..."),
+    "image_size": (parse_image_size, "N|HxW"),
+    "image_sizes": (parse_image_sizes, "auto|N,..."),
+    "weights": (parse_weights, "NAME|FILE"),
+    "cache": (parse_cache, "auto|none|DIR"),
+    "window": (parse_window, "C,W"),
+    "heads": (parse_heads, "NAME,..."),
+    "train_from": (parse_train_from, "LAYER|head|all|N"),
+    "augment": (parse_augment, "NAME=X,..."),
+}

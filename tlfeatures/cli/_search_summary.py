@@ -10,51 +10,7 @@ from tlfeatures.cli._terminal import count, escape, show_table, show_text
 if TYPE_CHECKING:
     from tlfeatures.selection import FeatureSearchCV
 
-__all__ = ["show_search", "summarize_duplicates", "summarize_search"]
-
-_N_SHOWN = 10  # candidates in the table
-_COLUMNS = ["score", "se", "network", "image_size", "resize", "layer", "pooling", "head", "settings", "width"]
-
-
-def summarize_search(search: FeatureSearchCV) -> dict[str, Any]:
-    """Return the results of a search as JSON values and tables."""
-    from tlfeatures.evaluation import DEFAULT_SCORING
-
-    table, results, best = search.table(), search.cv_results_, search.best_index_
-    return {
-        "task": search.task_,
-        "images": len(search.rows_) + len(search.unreadable_),
-        "unreadable": len(search.unreadable_),
-        "candidates": len(table),
-        "folds": search.n_splits_,
-        "scoring": search.scoring or DEFAULT_SCORING[search.task_],
-        "best": {
-            "params": search.best_params_,
-            "score": search.best_score_,
-            "ci": [results[f"ci_{end}_test_score"][best] for end in ("low", "high")],
-            "features": results["width"][best],
-            "scores": search.fold_scores_,
-        },
-        "metrics": search.metrics_,
-        "nested": getattr(search, "nested_scores_", None),
-        "prescreen_correlation": search.prescreen_correlation_,
-        "duplicates": summarize_duplicates(search),
-        "recommendation": search.regime_.recommendation,
-        "evidence": search.regime_.evidence,
-        "timings": search.timings_,
-        "top": table.head(_N_SHOWN)[_COLUMNS],
-    }
-
-
-def summarize_duplicates(search: FeatureSearchCV) -> dict[str, Any]:
-    """Return the numbers of duplicate pairs, and the score of grouped cross-validation if it differs."""
-    duplicates = search.duplicates_
-    return {
-        "pairs": len(duplicates.pairs),
-        "exact": duplicates.exact.sum(),
-        "in_different_folds": duplicates.crossing,
-        "grouped_score": duplicates.grouped_score,
-    }
+__all__ = ["show_search"]
 
 
 def show_search(search: FeatureSearchCV, summary: dict[str, Any]) -> None:

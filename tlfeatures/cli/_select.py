@@ -15,14 +15,8 @@ from tlfeatures.cli._best_command import best_command
 from tlfeatures.cli._groups import Options, expand_options, option
 from tlfeatures.cli._messages import report_images
 from tlfeatures.cli._outputs import check_existing, check_writable
-from tlfeatures.cli._parse import (
-    parse_heads,
-    parse_image_sizes,
-    parse_layers,
-    parse_models,
-    parse_names,
-)
-from tlfeatures.cli._search_summary import show_search, summarize_search
+from tlfeatures.cli._parse import parse_names
+from tlfeatures.cli._search_summary import show_search
 from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._terminal import show_json, show_text, warn
 
@@ -35,29 +29,21 @@ class SearchSpace(Options):
 
     panel: ClassVar[str] = "Network"
 
-    models: str = option(
-        "mobilenet",
-        "Networks, see `tlfeatures models`, or .keras files.",
-        "--model",
-        "-m",
-        parse=parse_models,
-    )
+    models: str = option("mobilenet", "Networks, see `tlfeatures models`, or .keras files.", "--model", "-m")
     layers: str = option(
         "auto",
         "auto or standard: each standard layer, and the last two and the last three concatenated; fused: all standard "
         "layers, each scaled to the same total variance; a+b: a and b concatenated.",
         "--layer",
         "-l",
-        parse=parse_layers,
     )
-    poolings: str = option("avg,max", "avg, max, avgmax, gem or flatten.", "--pooling", parse=parse_names)
+    poolings: str = option("avg,max", "avg, max, avgmax, gem or flatten.", "--pooling")
     image_sizes: str = option(
         "auto",
         "Sides, or height x width, in pixels; default: the network's; auto: the network's and half of it.",
         "--image-size",
-        parse=parse_image_sizes,
     )
-    resize: str = option("stretch,crop", "stretch, crop or pad.", parse=parse_names)
+    resize: str = option("stretch,crop", "stretch, crop or pad.", metavar="NAME,...", parse=parse_names)
 
 
 @dataclass(frozen=True)
@@ -68,7 +54,6 @@ class SearchOptions(Options):
         None,
         "logreg, linear_svm, svm, ridge, knn; for regression ridge, svr, linear. svm:C=1/10 is a grid of two values.",
         "--head",
-        parse=parse_heads,
     )
     cv: int = option(5, "Number of folds.", metavar="K", min=2)
     scoring: str | None = option(None, opt.SCORING)
@@ -145,7 +130,7 @@ def select(
     about_images = report_images(search, images, y)
     if search.duplicates_.crossing:
         warn(f"{search.duplicates_.describe()} --dedupe-groups uses such folds throughout.")
-    summary = {"source": source.source, **summarize_search(search), **about_images, "output": files.output}
+    summary = {"source": source.source, **search.summary(), **about_images, "output": files.output}
     if files.output is not None:
         result = search.result()
         command = shlex.join(["tlfeatures", *context.obj])

@@ -32,9 +32,15 @@ class BadArgument(ValueError):
 @contextlib.contextmanager
 def session() -> Iterator[None]:
     """Print each warning once, as one line, and suppress start-up messages of backends; restore all settings."""
-    debug = bool(os.environ.get("TLFEATURES_DEBUG"))
-    quiet = contextlib.nullcontext() if debug else quiet_imports()
-    with warnings.catch_warnings(), quiet, _escaped_output(), _sigterm_as_exit():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        if not os.environ.get("TLFEATURES_DEBUG"):
+            stack.enter_context(quiet_imports())
+        if hasattr(stream := sys.stdout, "reconfigure"):  # escape what standard output cannot encode
+            stack.callback(_set_errors, stream, stream.errors)
+            _set_errors(stream, "backslashreplace")
+        if threading.current_thread() is threading.main_thread():  # other threads cannot set handlers
+            stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _exit))
         for category in (*_DEPRECATIONS, *_REPORTED_BY_COMMANDS):
             warnings.simplefilter("ignore", category)
         printed: set[str] = set()
@@ -48,13 +54,22 @@ def session() -> Iterator[None]:
         yield
 
 
+def _set_errors(stream: Any, errors: str) -> None:
+    """Set how a stream encodes characters that it does not have, unless it is closed."""
+    with contextlib.suppress(ValueError, OSError):
+        stream.reconfigure(errors=errors)
+
+
+def _exit(*_: Any) -> None:
+    """Exit on SIGTERM, so that rows in memory are written to the store as after Ctrl-C."""
+    raise SystemExit(128 + signal.SIGTERM)
+
+
 def report_error(error: Exception) -> int:
     """Print an error as one line; return the exit code."""
     if os.environ.get("TLFEATURES_DEBUG"):
         traceback.print_exc()
-    if hasattr(
-        error, "format_message"
-    ):  # an error of the parser, whose class depends on the version of typer
+    if hasattr(error, "format_message"):  # an error of typer's parser
         text = error.format_message().strip()
         full_stop = "" if text.endswith((".", "?")) else "."
         command = getattr(getattr(error, "ctx", None), "command_path", "tlfeatures")
@@ -82,7 +97,7 @@ def _name_options(text: str) -> str:
     """
 
     def replace(match: re.Match[str]) -> str:
-        name, value = match[1], match[2]
+        name, value = match.groups()
         if name not in _list_options():
             return match[0]
         option, is_flag = _list_options()[name]
@@ -103,12 +118,8 @@ def _list_options() -> dict[str, tuple[str, bool]]:
     from tlfeatures.cli._app import app
 
     commands = get_command(app).commands.values()  # type: ignore[attr-defined]
-    parameters = [parameter for command in commands for parameter in command.params]
-    return {
-        parameter.name: (parameter.opts[0], parameter.is_flag)
-        for parameter in parameters
-        if parameter.param_type_name == "option"
-    }
+    options = [each for command in commands for each in command.params if each.param_type_name == "option"]
+    return {option.name: (option.opts[0], option.is_flag) for option in options}
 
 
 def _describe_error(error: Exception) -> str:
@@ -118,36 +129,3 @@ def _describe_error(error: Exception) -> str:
         name = "" if error.filename is None else f": {os.fsdecode(error.filename)!r}"
         return f"{error.strerror}{name}"
     return str(error) or type(error).__name__
-
-
-@contextlib.contextmanager
-def _sigterm_as_exit() -> Iterator[None]:
-    """Raise SystemExit on SIGTERM, so that rows in memory are written to the store as after Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():  # other threads cannot set handlers
-        yield
-        return
-
-    def stop(*_: Any) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-@contextlib.contextmanager
-def _escaped_output() -> Iterator[None]:
-    """Escape characters that standard output cannot encode, instead of raising an error."""
-    stream = sys.stdout
-    errors = getattr(stream, "errors", None)
-    if errors is None or not hasattr(stream, "reconfigure"):
-        yield
-        return
-    stream.reconfigure(errors="backslashreplace")
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError, OSError):
-            stream.reconfigure(errors=errors)

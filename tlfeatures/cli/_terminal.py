@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
+
+from tlfeatures._json import to_json
 
 __all__ = [
     "count",
@@ -16,7 +16,6 @@ __all__ = [
     "show_table",
     "show_text",
     "stderr_is_terminal",
-    "to_json",
     "warn",
     "warn_of_list",
 ]
@@ -84,20 +83,7 @@ def _format_cell(value: Any, column: str) -> str:
 
 def show_json(value: Any) -> None:
     """Print ``value`` as JSON on standard output."""
-    sys.stdout.write(json.dumps(to_json(value), indent=2, default=os.fspath) + "\n")
-
-
-def to_json(value: Any) -> Any:
-    """Convert tables and NumPy values to Python's; NaN and infinity, which JSON does not have, become None."""
-    if hasattr(value, "columns"):
-        value = value.to_dict("records")
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {key: to_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_json(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    sys.stdout.write(json.dumps(to_json(value), indent=2) + "\n")
 
 
 def escape(text: str) -> str:

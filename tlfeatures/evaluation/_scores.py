@@ -57,6 +57,15 @@ class ClassificationScores:
     classes: pandas.DataFrame
     confusion_matrix: np.ndarray
 
+    def describe(self) -> str:
+        """Describe the scores in one line.
+
+        Returns
+        -------
+        str
+        """
+        return f"accuracy {self.accuracy:.4f}, balanced accuracy {self.balanced_accuracy:.4f}"
+
 
 @dataclass(frozen=True)
 class RegressionScores:
@@ -73,6 +82,21 @@ class RegressionScores:
     r2: float
     mae: float
     rmse: float
+
+    def describe(self) -> str:
+        """Describe the scores in one line.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> RegressionScores(np.nan, 1.0, 1.5).describe()
+        'R2 not defined, MAE 1, RMSE 1.5'
+        """
+        r2 = "not defined" if np.isnan(self.r2) else f"{self.r2:.4f}"
+        return f"R2 {r2}, MAE {self.mae:.4g}, RMSE {self.rmse:.4g}"
 
 
 def score_classes(y: np.ndarray, y_pred: np.ndarray, classes: np.ndarray) -> ClassificationScores:

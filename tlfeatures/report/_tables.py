@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -184,16 +183,3 @@ def describe(settings: str) -> str:
     'C=1.0'
     """
     return ", ".join(f"{key.split('__')[-1]}={value}" for key, value in json.loads(settings).items())
-
-
-def to_json(value: Any) -> Any:
-    """Convert NumPy values at any depth to types of JSON; NaN becomes None."""
-    if isinstance(value, dict):
-        return {str(k): to_json(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_json(v) for v in value]
-    if isinstance(value, (np.ndarray, np.generic)):
-        return to_json(value.tolist())
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from tlfeatures._json import to_json
 from tlfeatures.report._code import get_versions, make_python_code
 from tlfeatures.report._sections import ReportFolder, make_sections
-from tlfeatures.report._tables import calibration_errors, candidates_table, describe, to_json
+from tlfeatures.report._tables import calibration_errors, candidates_table, describe
 from tlfeatures.results import SearchResult
 
 __all__ = ["is_report", "write_report"]

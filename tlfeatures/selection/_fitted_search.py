@@ -14,15 +14,20 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from tlfeatures.calibration import fit_calibrated_pipeline
-from tlfeatures.evaluation import Duplicates, Fold
+from tlfeatures.evaluation import DEFAULT_SCORING, Duplicates, Fold
 from tlfeatures.extract import ImageCounts
-from tlfeatures.results import SearchResult
+from tlfeatures.results import Regime, SearchResult
 from tlfeatures.selection._cv_results import Candidate, format_label, make_table
 from tlfeatures.selection._fitted_images import FittedImages
 from tlfeatures.selection._metadata_routing import routing_enabled
 from tlfeatures.selection._result import build_result
 
 __all__ = ["FittedSearchMixin"]
+
+_N_BEST = 10  # candidates in the summary
+_SUMMARY_COLUMNS = [
+    "score", "se", "network", "image_size", "resize", "layer", "pooling", "head", "settings", "width",
+]  # fmt: skip
 
 
 def _best_head_has(method: str) -> Any:
@@ -49,6 +54,14 @@ class FittedSearchMixin:
     fitted_images_: FittedImages
     timings_: pandas.DataFrame
     unreadable_: dict[int, str]
+    task_: str
+    n_splits_: int
+    best_params_: dict[str, Any]
+    best_score_: float
+    fold_scores_: np.ndarray
+    metrics_: dict[str, float]
+    prescreen_correlation_: float | None
+    regime_: Regime
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict classes or targets with the best pipeline.
@@ -127,6 +140,47 @@ class FittedSearchMixin:
         if not self.folds_:
             raise ValueError("There are no scores, because `cv` is 0. Fit the search with a number of folds.")
         return make_table(self.candidates_, self.cv_results_)
+
+    def summary(self) -> dict[str, Any]:
+        """Summarize the search in one dict.
+
+        Returns
+        -------
+        dict
+            Numbers of images, unreadable images, candidates and folds; "best" with parameters, score, 95% interval
+            and scores of the folds; "metrics"; scores of nested cross-validation; "duplicates" with the numbers of
+            pairs and the score of grouped cross-validation; the recommendation; and tables of the timings and of the
+            ten best candidates.
+        """
+        table, results, best, duplicates = self.table(), self.cv_results_, self.best_index_, self.duplicates_
+        return {
+            "task": self.task_,
+            "images": len(self.rows_) + len(self.unreadable_),
+            "unreadable": len(self.unreadable_),
+            "candidates": len(table),
+            "folds": self.n_splits_,
+            "scoring": self.scoring or DEFAULT_SCORING[self.task_],
+            "best": {
+                "params": self.best_params_,
+                "score": self.best_score_,
+                "ci": [float(results[f"ci_{end}_test_score"][best]) for end in ("low", "high")],
+                "features": int(results["width"][best]),
+                "scores": self.fold_scores_,
+            },
+            "metrics": self.metrics_,
+            "nested": getattr(self, "nested_scores_", None),
+            "prescreen_correlation": self.prescreen_correlation_,
+            "duplicates": {
+                "pairs": len(duplicates.pairs),
+                "exact": int(duplicates.exact.sum()),
+                "in_different_folds": duplicates.crossing,
+                "grouped_score": duplicates.grouped_score,
+            },
+            "recommendation": self.regime_.recommendation,
+            "evidence": self.regime_.evidence,
+            "timings": self.timings_,
+            "top": table.head(_N_BEST)[_SUMMARY_COLUMNS],
+        }
 
     def image_counts(self) -> ImageCounts:
         """Count the images by the source of their embeddings.

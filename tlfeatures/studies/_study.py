@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tlfeatures._files import write_file
+from tlfeatures._json import to_json
 from tlfeatures.cli._session import report_error, session
-from tlfeatures.cli._terminal import show_table, show_text, stderr_is_terminal, to_json, warn
+from tlfeatures.cli._terminal import show_table, show_text, stderr_is_terminal, warn
 from tlfeatures.errors import RandomWeightsWarning, SourceError
 from tlfeatures.studies._networks import describe_network
 from tlfeatures.studies._table import ResultTable
