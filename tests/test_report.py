@@ -91,7 +91,7 @@ def make_result(classes, n=60, proba=True, seed=0, networks=("tiny", "mobilenet_
     probabilities, decisions = (p, None) if proba else (None, p)
     mistakes = worst_predictions(oof, probabilities, decisions, labels)
     duplicates = Duplicates(np.array([[0, 1], [4, 9]]), np.array([1.0, 0.97]), np.array([True, False]),
-                            np.arange(n), 0.95, crossing=1, score=0.81, score_together=0.79)  # fmt: skip
+                            np.arange(n), 0.95, crossing=1, score=0.81, grouped_score=0.79)  # fmt: skip
     return SearchResult(
         task="classification" if classes else "regression",
         scoring="accuracy" if classes else "R2",
@@ -269,11 +269,11 @@ def test_headline_is_the_score_corrected_for_duplicates(tmp_path):
     assert f"With duplicates split between folds the score is {best:.4f}." in page
     assert f"Grouped cross-validation scores 0.7900 instead of {best:.4f}." in page
     assert summary["best"]["uncorrected_score"] == best
-    duplicates = dataclasses.replace(make_result(3).duplicates, crossing=0, score_together=None)
+    duplicates = dataclasses.replace(make_result(3).duplicates, crossing=0, grouped_score=None)
     _, page, summary = write(tmp_path / "b", uncorrected_score=None, duplicates=duplicates)
     assert "No pair is split between folds." in page and "kept in one fold" not in page
     assert summary["best"]["uncorrected_score"] is None
-    duplicates = dataclasses.replace(make_result(3).duplicates, groups=np.zeros(60, int), score_together=None)
+    duplicates = dataclasses.replace(make_result(3).duplicates, groups=np.zeros(60, int), grouped_score=None)
     _, page, _ = write(tmp_path / "c", uncorrected_score=None, duplicates=duplicates)
     assert (
         "Grouped cross-validation is not possible: the largest duplicate group has 60 of 60 images." in page

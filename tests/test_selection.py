@@ -932,7 +932,7 @@ def test_duplicates_in_different_folds_are_reported_with_the_grouped_score(store
     X, y = np.concatenate([X, X]), np.concatenate([y, y])
     options = SMALL | {"heads": {"knn": {"n_neighbors": [1]}}, "layers": LAYERS[:1]}
     with pytest.warns(
-        DuplicateImagesWarning, match=r"of 24 pair.* 24 are exact.*dedupe_groups=True"
+        DuplicateImagesWarning, match=r"of 24 pair.* 24 exact.*dedupe_groups=True"
     ) as caught:
         search = FeatureSearchCV(**options, cache=store).fit(X, y)
     duplicates = search.duplicates_
@@ -987,7 +987,7 @@ def test_grouped_score_is_none_if_all_images_are_one_duplicate_group(data, store
     }
     with pytest.warns(
         DuplicateImagesWarning,
-        match=r"largest duplicate group has 72 of 72 images.* higher duplicate_threshold",
+        match=r"largest duplicate group has 72 of 72 images.* higher `duplicate_threshold`",
     ):
         search = FeatureSearchCV(**options, cache=store).fit(X, y, groups)
     assert search.duplicates_.grouped_score is None
