@@ -50,9 +50,9 @@ def fit(
 ) -> None:
     """Train a head on the embeddings of labelled images, cross-validate it, and save it.
 
-    A head is a scikit-learn classifier or regressor. Unreadable images are left out and counted. Duplicate images are kept in one fold. The saved file is a
-    scikit-learn Pipeline that predicts from image paths, for `predict`, `evaluate` and joblib.load. Its class
-    probabilities are calibrated on held-out folds.
+    A head is a scikit-learn classifier or regressor. Unreadable images are left out and counted. Duplicate images are
+    kept in one fold. The saved file is a scikit-learn Pipeline that predicts from image paths, for `predict`,
+    `evaluate` and joblib.load. Its class probabilities are calibrated on held-out folds.
     """
     from tlfeatures.saved_models import is_saved_pipeline, save_pipeline
 
