@@ -36,7 +36,8 @@ ALLOWED: dict[str, set[str]] = {
     "store": {"fingerprints"},
     "networks": {"_keras", "fingerprints"},
     "extract": {"images", "networks", "store", "fingerprints"},
-    "features": {"_callbacks", "extract"},
+    "_image_estimator": {"extract"},
+    "features": {"_callbacks", "_image_estimator"},
     "pretrained": {"features"},
     "heads": set(),
     "evaluation": set(),
@@ -217,7 +218,6 @@ def test_functions_have_at_most_60_lines(path):
         node
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and node.name != "__init__"  # constructors have two lines for each parameter
     ]
     long = {node.name: count_lines(node) for node in functions if count_lines(node) > 60}
     assert not long or str(path.relative_to(PACKAGE)) in LONG, long

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
+import pickle
+import re
+
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from tlfeatures import CNNFeatures, FeatureSearchCV, FineTuneClassifier, FineTuneRegressor
+from tlfeatures import (
+    CNNFeatures,
+    FeatureSearchCV,
+    FineTuneClassifier,
+    FineTuneRegressor,
+    ImageNetClassifier,
+)
 from tlfeatures.heads import BlockScaler
 
 
@@ -94,3 +105,40 @@ TRAINING = {"model": "tiny", "image_size": 32, "start": "linear", "epochs": 0, "
 )
 def test_estimator_checks_of_scikit_learn(estimator, check):
     check(estimator)
+
+
+ESTIMATORS = [CNNFeatures, FeatureSearchCV, FineTuneClassifier, FineTuneRegressor, ImageNetClassifier]
+
+
+@pytest.mark.parametrize("cls", ESTIMATORS)
+def test_constructors_have_explicit_parameters_and_only_assign(cls):
+    first, *others = inspect.signature(cls).parameters.values()
+    assert (first.name, first.kind) in [(name, first.POSITIONAL_OR_KEYWORD) for name in ("model", "models")]
+    assert {parameter.kind for parameter in others} == {inspect.Parameter.KEYWORD_ONLY}
+    values = {parameter.name: object() for parameter in others}
+    estimator = cls("tiny", **values)
+    assert vars(estimator) == {first.name: "tiny", **values} == estimator.get_params(deep=False)
+    assert estimator != cls("tiny", **values) and hash(estimator) == hash(estimator)  # compared by identity
+
+
+@pytest.mark.parametrize("cls", ESTIMATORS)
+def test_defaults_survive_clone_and_pickle_and_are_short_in_the_repr(cls):
+    estimator = cls("tiny")
+    for copy in (clone(estimator), pickle.loads(pickle.dumps(estimator))):
+        assert copy.get_params() == estimator.get_params() and repr(copy) == repr(estimator)
+    assert len(repr(estimator)) < len(cls.__name__) + 20
+
+
+@pytest.mark.parametrize("cls", set(ESTIMATORS) - {FineTuneRegressor}, ids=lambda cls: cls.__name__)
+def test_docstrings_describe_all_parameters(cls):
+    section = re.search(r"\nParameters\n-+\n(.*?)\n\w+\n---", inspect.getdoc(cls), re.DOTALL).group(1)
+    names = re.findall(r"\w+", " ".join(re.findall(r"^[^\s:]+[^:\n]*", section, re.MULTILINE)))
+    assert inspect.signature(cls).parameters.keys() <= set(names)
+
+
+@pytest.mark.parametrize("cls", ESTIMATORS)
+def test_pickles_from_before_a_parameter_existed_have_its_default(cls):
+    estimator = cls("tiny")
+    del estimator.__dict__["window"]
+    loaded = pickle.loads(pickle.dumps(estimator))
+    assert "window" not in vars(loaded) and loaded.get_params()["window"] is None

@@ -49,6 +49,10 @@ def make_model(activation="softmax", n_classes=1000):
     return keras.Sequential(inputs)
 
 
+def test_clones_share_a_network_in_memory(network):
+    assert clone(ImageNetClassifier(network)).model is network
+
+
 def test_classes_are_in_the_order_of_keras():
     clf = ImageNetClassifier()
     positions = {

@@ -792,7 +792,10 @@ def test_workers_never_import_keras_nor_does_a_search_on_stored_embeddings(data,
 
 
 def planned(models="mobilenet_0.25", layers="auto", poolings=("avg", "max"), sizes="auto", resize="stretch"):
-    return plan_passes(EmbeddingGrid(models, layers, poolings, sizes, resize, weights=None), None)
+    grid = EmbeddingGrid(
+        models, layers=layers, poolings=poolings, image_sizes=sizes, resize=resize, weights=None
+    )
+    return plan_passes(grid, None)
 
 
 def test_candidates_of_the_auto_options():

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import copy
-import os
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from tlfeatures._callbacks import CallbackSupportMixin, with_callbacks
-from tlfeatures._keras import is_model
-from tlfeatures._params import Constraint, boolean, check_parameters, instance_of, integer, path
-from tlfeatures._warnings import warn
-from tlfeatures.errors import RandomWeightsWarning
+from tlfeatures._image_estimator import ImageEstimator, LayerParameters
+from tlfeatures._params import check_parameters
 from tlfeatures.extract import Extracted, FeatureSpec, check_decoder, check_recipes, extract
-from tlfeatures.images import IMAGE_CONSTRAINTS, Images, probe_pixels
-from tlfeatures.networks import NETWORK_CONSTRAINTS, POOLINGS, Backbone
+from tlfeatures.images import Images, probe_pixels
 from tlfeatures.store import EmbeddingStore
 
 __all__ = ["CNNFeatures"]
 
 
-class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
+@dataclass(kw_only=True, eq=False, repr=False)
+class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerParameters):
     """Embeddings of images from any layer of a frozen pretrained ConvNet.
 
     Each image goes through the network once. Its embedding is kept in a store on disk, from which every later
@@ -128,66 +125,13 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     ['block10_pw_relu_avg_000', 'block10_pw_relu_avg_001']
     """
 
-    max_value: int | None = None  # for pickles that predate this parameter
-    window: tuple[float, float] | None = None  # for pickles that predate this parameter
-    _parameter_constraints: ClassVar = {
-        **NETWORK_CONSTRAINTS,
-        "layer": [
-            None,
-            Constraint("the name of a layer", lambda value: isinstance(value, str) and bool(value)),
-            Constraint(
-                "a list of names",
-                lambda value: isinstance(value, (list, tuple)) and _all_names(value),
-                hint="Layers are addressed by name: `tlfeatures layers NAME` and list_layers(model) list them.",
-            ),
-        ],
-        "pooling": list(POOLINGS),
-        **IMAGE_CONSTRAINTS,
-        "batch_size": [integer(minimum=1)],
-        "cache": ["auto", path("the path of a folder"), instance_of(EmbeddingStore), None],
-        "on_error": ["raise", "nan"],
-        "n_jobs": [None, -1, integer(minimum=1)],
-        "verbose": [boolean(), integer(minimum=0)],
-    }
+    on_error: Literal["raise", "nan"] = "raise"
 
-    def __init__(
-        self,
-        model: Any = "mobilenet",
-        *,
-        layer: str | list[str] | None = None,
-        pooling: Literal["avg", "max", "avgmax", "gem", "flatten"] = "avg",
-        weights: str | os.PathLike[str] | None = "imagenet",
-        image_size: int | tuple[int, int] | None = None,
-        resize: Literal["stretch", "crop", "pad"] = "stretch",
-        interpolation: str = "bilinear",
-        decode: Literal["scaled", "exact"] = "scaled",
-        max_value: int | None = None,
-        window: tuple[float, float] | None = None,
-        normalization: Any = "auto",
-        precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32",
-        batch_size: int = 32,
-        cache: str | os.PathLike[str] | EmbeddingStore | None = "auto",
-        on_error: Literal["raise", "nan"] = "raise",
-        n_jobs: int | None = None,
-        verbose: int = 0,
-    ) -> None:
-        self.model = model
-        self.layer = layer
-        self.pooling = pooling
-        self.weights = weights
-        self.image_size = image_size
-        self.resize = resize
-        self.interpolation = interpolation
-        self.decode = decode
-        self.max_value = max_value
-        self.window = window
-        self.normalization = normalization
-        self.precision = precision
-        self.batch_size = batch_size
-        self.cache = cache
-        self.on_error = on_error
-        self.n_jobs = n_jobs
-        self.verbose = verbose
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **ImageEstimator._parameter_constraints,
+        **LayerParameters._layer_constraints,
+        "on_error": ["raise", "nan"],
+    }
 
     @with_callbacks
     def fit(self, X: Any, y: Any = None) -> CNNFeatures:
@@ -277,26 +221,8 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
 
     def _make_spec(self) -> FeatureSpec:
         check_parameters(self)
-        layers = [self.layer] if isinstance(self.layer, str) else self.layer
-        backbone = Backbone(self.model, self.weights, self.image_size, self.normalization, self.precision)
-        if self.weights is None:
-            warn(
-                f"{backbone.name} has random weights: its embeddings are not pretrained. Leave out `weights=None` to "
-                "use the ImageNet weights.",
-                RandomWeightsWarning,
-            )
         store = EmbeddingStore.resolve(self.cache)
-        return FeatureSpec.make(
-            backbone,
-            layers,
-            self.pooling,
-            store,
-            resize=self.resize,
-            interpolation=self.interpolation,
-            decode=self.decode,
-            max_value=self.max_value,
-            window=self.window,
-        )
+        return self._specify(self.layer, self.pooling, self.normalization, store)
 
     def _set_fitted(self, spec: FeatureSpec, images: Images) -> None:
         self.layers_ = [tap.layer for tap in spec.description.taps]
@@ -308,34 +234,16 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         defaults = {
             "store": EmbeddingStore.resolve(self.cache),
             "batch_size": self.batch_size,
-            "n_threads": None if self.n_jobs == -1 else self.n_jobs,
+            "n_threads": self._n_threads,
             "on_error": self.on_error,
             "verbose": self.verbose,
         }
         return extract(X, spec, **defaults | kwargs)
 
-    def __sklearn_clone__(self) -> CNNFeatures:
-        if not is_model(self.model):
-            return super().__sklearn_clone__()
-        # a model in memory is frozen, so clones share it
-        without_model = copy.copy(self)
-        without_model.model = None
-        clone = super(CNNFeatures, without_model).__sklearn_clone__()
-        clone.model = self.model
-        return clone
-
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.one_d_array = True  # an array of paths
-        tags.input_tags.three_d_array = True
-        tags.input_tags.string = True
         tags.transformer_tags.preserves_dtype = []
         return tags
-
-
-def _all_names(values: Any) -> bool:
-    return bool(values) and all(isinstance(value, str) and value for value in values)
 
 
 def embed(cnn: CNNFeatures, X: Any, **kwargs: Any) -> Extracted:

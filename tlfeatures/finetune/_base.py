@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import column_or_1d
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
+from tlfeatures._image_estimator import ImageEstimator, LayerParameters
 from tlfeatures._inputs import is_missing
-from tlfeatures._keras import is_model
 from tlfeatures._warnings import warn
 from tlfeatures.errors import InvalidParameterError, OutOfMemoryError
 from tlfeatures.features import CNNFeatures
@@ -28,8 +29,8 @@ from tlfeatures.networks import Backbone
 
 __all__ = ["FineTune"]
 
-_SHARED = ("model", "layer", "pooling", "weights", "image_size", "resize", "interpolation", "decode", "max_value",
-           "window", "normalization", "precision", "batch_size", "cache", "n_jobs")  # fmt: skip
+# parameters of CNNFeatures that an estimator gets from a pipeline
+_SHARED = {field.name for cls in (ImageEstimator, LayerParameters) for field in fields(cls)} - {"verbose"}
 
 
 class FineTune(FineTuneParameters):
@@ -116,7 +117,6 @@ class FineTune(FineTuneParameters):
         """
         net = self._live()
         layers = [output._keras_history.operation.name for output in self.network_.outputs]
-        decoding = ("resize", "interpolation", "decode", "max_value", "window")
         cnn = CNNFeatures(
             self.network_,
             layer=layers,
@@ -126,7 +126,7 @@ class FineTune(FineTuneParameters):
             cache=self.cache,
             n_jobs=self.n_jobs,
             verbose=self.verbose,
-            **{name: net.decoding.get(name) for name in decoding},
+            **{name: net.decoding.get(name) for name in self._decoding()},
         )
         cnn.fit(["image.jpg"])  # reads no image; the recipe depends on whether images are files or arrays
         return Pipeline([("cnn", cnn), ("head", self.head_)])
@@ -210,10 +210,7 @@ class FineTune(FineTuneParameters):
         size = backbone.spec and (backbone.image_size or (backbone.spec.image_size,) * 2)
         if not size:  # a custom model, which has to be loaded
             size = backbone.describe(None).image_size
-        decoding = {
-            name: getattr(self, name) for name in ("resize", "interpolation", "decode", "max_value", "window")
-        }
-        decoder = Decoder(size, **decoding)
+        decoder = Decoder(size, **self._decoding())
         pixels = next(iter(decode_batches(images, rows, decoder, len(rows))))[2]
         if not len(pixels):
             raise ValueError(f"None of the {len(rows)} randomly chosen images could be read; pass others.")
@@ -298,11 +295,9 @@ class FineTune(FineTuneParameters):
             def views(batch: np.ndarray, i: int) -> list[np.ndarray]:
                 return [augmenter(batch, [self.seed_, TEST_VIEWS, i, view]) for view in range(self.tta)]
 
-        return self._live().outputs(
-            Images.of(X), self.batch_size, None if self.n_jobs == -1 else self.n_jobs, views
-        )
+        return self._live().outputs(Images.of(X), self.batch_size, self._n_threads, views)
 
-    # -- pickling and cloning ------------------------------------------------------------------------
+    # -- pickling ------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
@@ -310,23 +305,8 @@ class FineTune(FineTuneParameters):
             state = {**state, "_net": state["_net"].to_parts()}
         return state
 
-    def __sklearn_clone__(self) -> Any:
-        if not is_model(self.model):
-            return super().__sklearn_clone__()
-        without_model = type(self).__new__(
-            type(self)
-        )  # clones share the model, which training does not change
-        without_model.__dict__.update({**self.__dict__, "model": None})
-        clone = super(FineTune, without_model).__sklearn_clone__()
-        clone.model = self.model
-        return clone
-
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.one_d_array = True  # an array of paths
-        tags.input_tags.three_d_array = True
-        tags.input_tags.string = True
         tags.non_deterministic = self.random_state is None
         return tags
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -13,12 +13,11 @@ from sklearn.utils.multiclass import check_classification_targets
 
 from tlfeatures._inputs import as_labels, is_missing
 from tlfeatures.finetune._base import FineTune
-from tlfeatures.finetune._linear_start import LinearStart
-from tlfeatures.store import EmbeddingStore
 
 __all__ = ["FineTuneClassifier"]
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class FineTuneClassifier(ClassifierMixin, FineTune):
     """Fine-tune a pretrained ConvNet to classify images.
 
@@ -146,84 +145,7 @@ class FineTuneClassifier(ClassifierMixin, FineTune):
     {'head': 30, 'network': 2}
     """
 
-    def __init__(
-        self,
-        model: Any = "mobilenet",
-        *,
-        train_from: str | int = "head",
-        head: Any = (),
-        layer: str | list[str] | None = None,
-        pooling: Literal["avg", "max", "avgmax", "gem", "flatten"] = "avg",
-        weights: str | os.PathLike[str] | None = "imagenet",
-        image_size: int | tuple[int, int] | None = None,
-        resize: Literal["stretch", "crop", "pad"] = "stretch",
-        interpolation: str = "bilinear",
-        decode: Literal["scaled", "exact"] = "scaled",
-        max_value: int | None = None,
-        window: tuple[float, float] | None = None,
-        normalization: Any = "auto",
-        precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32",
-        start: LinearStart | Literal["linear"] | None = None,
-        head_epochs: int = 20,
-        epochs: int = 20,
-        head_learning_rate: float = 1e-3,
-        learning_rate: float | None = None,
-        layer_decay: float = 1.0,
-        schedule: Literal["cosine", "step", "constant"] = "cosine",
-        weight_decay: float = 1e-4,
-        batch_size: int = 32,
-        train_batchnorm: bool = False,
-        augment: Mapping[str, Any] | None = None,
-        tta: int = 0,
-        class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
-        validation_fraction: float = 0.1,
-        patience: int | None = None,
-        checkpoint_dir: str | os.PathLike[str] | None = None,
-        callbacks: Sequence[Any] | None = None,
-        cache: str | os.PathLike[str] | EmbeddingStore | None = "auto",
-        on_error: Literal["raise", "drop"] = "raise",
-        n_jobs: int | None = None,
-        random_state: Any = None,
-        verbose: int = 0,
-    ) -> None:
-        super().__init__(
-            model,
-            train_from=train_from,
-            head=head,
-            layer=layer,
-            pooling=pooling,
-            weights=weights,
-            image_size=image_size,
-            resize=resize,
-            interpolation=interpolation,
-            decode=decode,
-            max_value=max_value,
-            window=window,
-            normalization=normalization,
-            precision=precision,
-            start=start,
-            head_epochs=head_epochs,
-            epochs=epochs,
-            head_learning_rate=head_learning_rate,
-            learning_rate=learning_rate,
-            layer_decay=layer_decay,
-            schedule=schedule,
-            weight_decay=weight_decay,
-            batch_size=batch_size,
-            train_batchnorm=train_batchnorm,
-            augment=augment,
-            tta=tta,
-            validation_fraction=validation_fraction,
-            patience=patience,
-            checkpoint_dir=checkpoint_dir,
-            callbacks=callbacks,
-            cache=cache,
-            on_error=on_error,
-            n_jobs=n_jobs,
-            random_state=random_state,
-            verbose=verbose,
-        )
-        self.class_weight = class_weight
+    class_weight: Mapping[Any, float] | Literal["balanced"] | None = None
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> FineTuneClassifier:
         """Fit the head and the network.

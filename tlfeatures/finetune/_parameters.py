@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 
+from tlfeatures._image_estimator import ImageEstimator, LayerParameters
 from tlfeatures._keras import is_callback
 from tlfeatures._params import Constraint, boolean, check_parameters, instance_of, integer, number, path
 from tlfeatures.errors import InvalidParameterError
 from tlfeatures.finetune._augment import check_augment
 from tlfeatures.finetune._head_model import check_head
 from tlfeatures.finetune._linear_start import LinearStart
-from tlfeatures.store import EmbeddingStore
 
 __all__ = ["TTA_ERROR", "FineTuneParameters"]
 
@@ -30,10 +30,34 @@ def _are_callbacks(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(map(is_callback, value))
 
 
-class FineTuneParameters(BaseEstimator):
-    """Constructor and validation of the parameters of both estimators."""
+@dataclass(kw_only=True, eq=False, repr=False)
+class FineTuneParameters(ImageEstimator, LayerParameters):
+    """Parameters of both estimators, and their validation."""
 
-    _parameter_constraints: ClassVar = {
+    train_from: str | int = "head"
+    head: Any = ()
+    start: LinearStart | Literal["linear"] | None = None
+    head_epochs: int = 20
+    epochs: int = 20
+    head_learning_rate: float = 1e-3
+    learning_rate: float | None = None
+    layer_decay: float = 1.0
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    weight_decay: float = 1e-4
+    train_batchnorm: bool = False
+    augment: Mapping[str, Any] | None = None
+    tta: int = 0
+    validation_fraction: float = 0.1
+    patience: int | None = None
+    checkpoint_dir: str | os.PathLike[str] | None = None
+    callbacks: Sequence[Any] | None = None
+    on_error: Literal["raise", "drop"] = "raise"
+    random_state: Any = None
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **ImageEstimator._parameter_constraints,
+        **LayerParameters._layer_constraints,
+        "normalization": [*ImageEstimator._parameter_constraints["normalization"], "data"],
         "epochs": [integer(minimum=0)],
         "head_epochs": [integer(minimum=0)],
         "learning_rate": [None, number(above=0)],
@@ -41,7 +65,6 @@ class FineTuneParameters(BaseEstimator):
         "layer_decay": [number(above=0)],
         "schedule": ["cosine", "step", "constant"],
         "weight_decay": [number(minimum=0)],
-        "batch_size": [integer(minimum=1)],
         "train_batchnorm": [boolean()],
         "tta": [integer(minimum=0)],
         "validation_fraction": [number(minimum=0, below=1)],
@@ -50,83 +73,7 @@ class FineTuneParameters(BaseEstimator):
         "callbacks": [None, Constraint("a list of keras.callbacks.Callback", _are_callbacks)],
         "start": [None, "linear", instance_of(LinearStart, "a value set by from_pipeline")],
         "on_error": ["raise", "drop"],
-        "n_jobs": [None, -1, integer(minimum=1)],
     }
-
-    def __init__(
-        self,
-        model: Any = "mobilenet",
-        *,
-        train_from: str | int = "head",
-        head: Any = (),
-        layer: str | list[str] | None = None,
-        pooling: Literal["avg", "max", "avgmax", "gem", "flatten"] = "avg",
-        weights: str | os.PathLike[str] | None = "imagenet",
-        image_size: int | tuple[int, int] | None = None,
-        resize: Literal["stretch", "crop", "pad"] = "stretch",
-        interpolation: str = "bilinear",
-        decode: Literal["scaled", "exact"] = "scaled",
-        max_value: int | None = None,
-        window: tuple[float, float] | None = None,
-        normalization: Any = "auto",
-        precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32",
-        start: LinearStart | Literal["linear"] | None = None,
-        head_epochs: int = 20,
-        epochs: int = 20,
-        head_learning_rate: float = 1e-3,
-        learning_rate: float | None = None,
-        layer_decay: float = 1.0,
-        schedule: Literal["cosine", "step", "constant"] = "cosine",
-        weight_decay: float = 1e-4,
-        batch_size: int = 32,
-        train_batchnorm: bool = False,
-        augment: Mapping[str, Any] | None = None,
-        tta: int = 0,
-        validation_fraction: float = 0.1,
-        patience: int | None = None,
-        checkpoint_dir: str | os.PathLike[str] | None = None,
-        callbacks: Sequence[Any] | None = None,
-        cache: str | os.PathLike[str] | EmbeddingStore | None = "auto",
-        on_error: Literal["raise", "drop"] = "raise",
-        n_jobs: int | None = None,
-        random_state: Any = None,
-        verbose: int = 0,
-    ) -> None:
-        self.model = model
-        self.train_from = train_from
-        self.head = head
-        self.layer = layer
-        self.pooling = pooling
-        self.weights = weights
-        self.image_size = image_size
-        self.resize = resize
-        self.interpolation = interpolation
-        self.decode = decode
-        self.max_value = max_value
-        self.window = window
-        self.normalization = normalization
-        self.precision = precision
-        self.start = start
-        self.head_epochs = head_epochs
-        self.epochs = epochs
-        self.head_learning_rate = head_learning_rate
-        self.learning_rate = learning_rate
-        self.layer_decay = layer_decay
-        self.schedule = schedule
-        self.weight_decay = weight_decay
-        self.batch_size = batch_size
-        self.train_batchnorm = train_batchnorm
-        self.augment = augment
-        self.tta = tta
-        self.validation_fraction = validation_fraction
-        self.patience = patience
-        self.checkpoint_dir = checkpoint_dir
-        self.callbacks = callbacks
-        self.cache = cache
-        self.on_error = on_error
-        self.n_jobs = n_jobs
-        self.random_state = random_state
-        self.verbose = verbose
 
     def _seed(self) -> int:
         if self.random_state is None:

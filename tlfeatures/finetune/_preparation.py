@@ -26,7 +26,6 @@ from tlfeatures.finetune._pixels import Pixels
 from tlfeatures.finetune._sample_weights import training_weights
 from tlfeatures.finetune._stage import SPLIT
 from tlfeatures.images import Images
-from tlfeatures.networks import Backbone
 from tlfeatures.store import EmbeddingStore
 
 __all__ = ["Preparation"]
@@ -87,20 +86,8 @@ class Preparation:
 
     def _plan(self, normalization: Any) -> FeatureSpec:
         params = self.params
-        backbone = Backbone(params.model, params.weights, params.image_size, normalization, params.precision)
-        if params.weights is None:
-            warn(
-                f"{backbone.name} has random weights, so pretraining has no effect. Leave out `weights=None` for the "
-                "weights of ImageNet.",
-                RandomWeightsWarning,
-            )
-        layers = [params.layer] if isinstance(params.layer, str) else params.layer
         pooling = "flatten" if takes_map(params.head) else params.pooling
-        plan = FeatureSpec.make(
-            backbone, layers, pooling, self.store,
-            resize=params.resize, interpolation=params.interpolation, decode=params.decode,
-            max_value=params.max_value, window=params.window,
-        )  # fmt: skip
+        plan = params._specify(params.layer, pooling, normalization, self.store)
         taps = plan.description.taps
         if takes_map(params.head) and (len(taps) > 1 or len(taps[0].shape) != 3):
             raise InvalidParameterError(
@@ -118,24 +105,20 @@ class Preparation:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RandomWeightsWarning)
             plan = self._plan(((0.0,) * 3, (1.0,) * 3))
-        self.pixels = Pixels(self.images, plan.decoder, self._threads)
+        self.pixels = Pixels(self.images, plan.decoder, self.params._n_threads)
         self.errors = self.pixels.find_unreadable()
         return self.pixels.mean_std(self._split(self._readable())[0])
-
-    @property
-    def _threads(self) -> int | None:
-        return None if self.params.n_jobs == -1 else self.params.n_jobs
 
     def _check_images(self) -> None:
         """Find unreadable images before training, and compute embeddings if the head needs them."""
         if not hasattr(self, "pixels"):
-            self.pixels = Pixels(self.images, self.plan.decoder, self._threads)
+            self.pixels = Pixels(self.images, self.plan.decoder, self.params._n_threads)
         if self._needs_embeddings:
             _ = self.embeddings
         elif self.errors is None:
             self.errors = self.pixels.find_unreadable()
         self.rows = self._readable()
-        self.digests = self.images.keys(self._threads)[0][self.rows]
+        self.digests = self.images.keys(self.params._n_threads)[0][self.rows]
 
     @property
     def _needs_embeddings(self) -> bool:
@@ -153,7 +136,7 @@ class Preparation:
             warnings.simplefilter("ignore", UnreadableImagesWarning)  # `_readable` warns
             extracted = extract(
                 self.images, self.plan, store=self.store, batch_size=self.params.batch_size,
-                n_threads=self._threads, on_error="nan", verbose=self.params.verbose,
+                n_threads=self.params._n_threads, on_error="nan", verbose=self.params.verbose,
             )  # fmt: skip
         self.errors = extracted.errors
         return extracted.features

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import json
 from collections.abc import Callable
@@ -71,9 +72,8 @@ class Training(Preparation):
         else:
             self._train_network(trunk, first)
             trunk_source = trunk.model
-        return FittedNetwork(
-            trunk_source, self.head, self._columns(), self._decoding(), self.plan.backbone.precision
-        )
+        decoding = dataclasses.asdict(self.plan.decoder)
+        return FittedNetwork(trunk_source, self.head, self._columns(), decoding, self.plan.backbone.precision)
 
     def _checkpoints(self) -> Checkpoints | None:
         if self.params.checkpoint_dir is None:
@@ -83,7 +83,7 @@ class Training(Preparation):
             for name, value in self.params.get_params(deep=False).items()
             if name not in _NOT_IN_DIGEST
         }
-        keys = self.images.keys(self._threads)[0]
+        keys = self.images.keys(self.params._n_threads)[0]
         arrays = (keys, self.y, self.sample_weight, self.groups)
         digest = recipe_digest(
             {
@@ -180,17 +180,6 @@ class Training(Preparation):
     def _columns(self) -> list[tuple[int, str]]:
         layers = list(dict.fromkeys(tap.layer for tap in self.plan.description.taps))
         return [(layers.index(c.tap.layer), c.part) for c in self.plan.columns]
-
-    def _decoding(self) -> dict[str, Any]:
-        decoder = self.plan.decoder
-        return {
-            "image_size": list(decoder.image_size),
-            "resize": decoder.resize,
-            "interpolation": decoder.interpolation,
-            "decode": decoder.decode,
-            "max_value": decoder.max_value,
-            "window": decoder.window,
-        }
 
 
 def _regularization(layer: Any) -> dict[str, Any]:

@@ -11,22 +11,12 @@ from sklearn.pipeline import Pipeline
 from tlfeatures.errors import RandomWeightsWarning
 from tlfeatures.features import CNNFeatures
 from tlfeatures.images import Images
+from tlfeatures.selection._constraints import NETWORK_PARAMETERS
 from tlfeatures.selection._cv_results import Candidate
 from tlfeatures.selection._metadata_routing import fit_estimator
 from tlfeatures.selection._training_data import TrainingData
 
 __all__ = ["fit_best_pipeline"]
-
-_NETWORK_PARAMS = (
-    "weights",
-    "interpolation",
-    "decode",
-    "max_value",
-    "window",
-    "precision",
-    "batch_size",
-    "cache",
-)
 
 
 def fit_best_pipeline(
@@ -45,7 +35,7 @@ def fit_best_pipeline(
     data : TrainingData
     """
     embedding, head, point = candidate
-    cnn = CNNFeatures(**embedding.params, **{name: getattr(search, name) for name in _NETWORK_PARAMS})
+    cnn = CNNFeatures(**embedding.params, **{name: getattr(search, name) for name in NETWORK_PARAMETERS})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RandomWeightsWarning)  # already issued when the passes were planned
         cnn.fit(images)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
 from tlfeatures._keras import is_model
 from tlfeatures._warnings import warn
@@ -102,18 +102,19 @@ class Pass:
         return f"{self.network} at {size} pixels, {self.resize}"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class EmbeddingGrid:
-    """The embeddings of a search, by the parameters of :class:`~tlfeatures.FeatureSearchCV`."""
+    """The parameters of :class:`~tlfeatures.FeatureSearchCV` that choose the embeddings to compare."""
 
-    models: Any
+    models: Any = "mobilenet"
+    _: KW_ONLY
     layers: Any = "auto"
     poolings: Any = ("avg", "max")
     image_sizes: Any = "auto"
     resize: Any = ("stretch", "crop")
-    weights: Any = "imagenet"
+    weights: str | os.PathLike[str] | None = "imagenet"
     interpolation: str = "bilinear"
-    decode: str = "scaled"
+    decode: Literal["scaled", "exact"] = "scaled"
     max_value: int | None = None
     window: tuple[float, float] | None = None
     precision: str = "float32"

@@ -12,9 +12,16 @@ from tlfeatures.selection._candidates import Pass
 from tlfeatures.selection._head_grids import Head
 from tlfeatures.transferability import METHODS
 
-__all__ = ["SEARCH_CONSTRAINTS", "check_cv", "check_single_candidate", "splits_any_rows"]
+__all__ = [
+    "NETWORK_PARAMETERS",
+    "SEARCH_CONSTRAINTS",
+    "check_cv",
+    "check_single_candidate",
+    "splits_any_rows",
+]
 
-_OF_FEATURES = (
+# parameters of CNNFeatures that all candidates have in common
+NETWORK_PARAMETERS = (
     "weights",
     "interpolation",
     "decode",
@@ -49,7 +56,7 @@ SEARCH_CONSTRAINTS: dict[str, list[Any]] = {
         ),
     ],
     "verbose": [boolean(), integer(minimum=0)],
-    **{name: CNNFeatures._parameter_constraints[name] for name in _OF_FEATURES},
+    **{name: CNNFeatures._parameter_constraints[name] for name in NETWORK_PARAMETERS},
 }
 
 

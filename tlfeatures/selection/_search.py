@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import ClassifierTags, RegressorTags
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
 
+from tlfeatures._image_estimator import ImageInputMixin
 from tlfeatures._params import check_parameters
 from tlfeatures.evaluation import check_groups, check_labels, check_scorer_name, check_seed
 from tlfeatures.images import Images
@@ -40,7 +41,8 @@ from tlfeatures.store import EmbeddingStore
 __all__ = ["FeatureSearchCV"]
 
 
-class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, BaseEstimator):
+@dataclass(kw_only=True, eq=False, repr=False)
+class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, ImageInputMixin, BaseEstimator, EmbeddingGrid):
     """Search for the best network, image size, layer, pooling and head by cross-validation.
 
     Each image passes through each network once for each image size and resize mode. All layers, poolings and
@@ -187,71 +189,28 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, BaseEstimator):
     (1.0, 'block3_pw_relu')
     """
 
+    heads: Any = None
+    cv: Any = 5
+    scoring: Any = None
+    rule: Literal["best", "1se"] = "best"
+    nested: bool = False
+    learning_curve: bool = True
+    prescreen: int | None = None
+    prescreen_method: Literal["logme", "hscore", "shrunk_hscore"] = "logme"
+    dedupe_groups: bool = False
+    duplicate_threshold: float = 0.95
+    task: Literal["auto", "classification", "regression"] = "auto"
+    batch_size: int = 32
+    cache: str | os.PathLike[str] | EmbeddingStore | None = "auto"
+    on_error: Literal["raise", "nan"] = "raise"
+    n_jobs: int | None = None
+    random_state: Any = 0
+    verbose: int = 0
+
     # groups are requested by default, as by scikit-learn's group splitters
     __metadata_request__fit: ClassVar[dict[str, bool]] = {"groups": True}
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = SEARCH_CONSTRAINTS
-
-    def __init__(
-        self,
-        models: Any = "mobilenet",
-        *,
-        layers: Any = "auto",
-        poolings: Any = ("avg", "max"),
-        image_sizes: Any = "auto",
-        resize: Any = ("stretch", "crop"),
-        heads: Any = None,
-        cv: Any = 5,
-        scoring: Any = None,
-        rule: Literal["best", "1se"] = "best",
-        nested: bool = False,
-        learning_curve: bool = True,
-        prescreen: int | None = None,
-        prescreen_method: Literal["logme", "hscore", "shrunk_hscore"] = "logme",
-        dedupe_groups: bool = False,
-        duplicate_threshold: float = 0.95,
-        task: Literal["auto", "classification", "regression"] = "auto",
-        weights: str | os.PathLike[str] | None = "imagenet",
-        interpolation: str = "bilinear",
-        decode: Literal["scaled", "exact"] = "scaled",
-        max_value: int | None = None,
-        window: tuple[float, float] | None = None,
-        precision: str = "float32",
-        batch_size: int = 32,
-        cache: str | os.PathLike[str] | EmbeddingStore | None = "auto",
-        on_error: Literal["raise", "nan"] = "raise",
-        n_jobs: int | None = None,
-        random_state: Any = 0,
-        verbose: int = 0,
-    ) -> None:
-        self.models = models
-        self.layers = layers
-        self.poolings = poolings
-        self.image_sizes = image_sizes
-        self.resize = resize
-        self.heads = heads
-        self.cv = cv
-        self.scoring = scoring
-        self.rule = rule
-        self.nested = nested
-        self.learning_curve = learning_curve
-        self.prescreen = prescreen
-        self.prescreen_method = prescreen_method
-        self.dedupe_groups = dedupe_groups
-        self.duplicate_threshold = duplicate_threshold
-        self.task = task
-        self.weights = weights
-        self.interpolation = interpolation
-        self.decode = decode
-        self.max_value = max_value
-        self.window = window
-        self.precision = precision
-        self.batch_size = batch_size
-        self.cache = cache
-        self.on_error = on_error
-        self.n_jobs = n_jobs
-        self.random_state = random_state
-        self.verbose = verbose
 
     def fit(
         self, X: Any, y: Any, groups: Any = None, *, sample_weight: Any = None, **params: Any
@@ -296,9 +255,7 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, BaseEstimator):
             data.make_inner_folds(folds)
         data = replace(data, metadata=Metadata.route(self, heads, len(images), sample_weight, params))
         store = EmbeddingStore.resolve(self.cache)
-        passes = plan_passes(
-            EmbeddingGrid(**{f.name: getattr(self, f.name) for f in fields(EmbeddingGrid)}), store
-        )
+        passes = plan_passes(self, store)
         if not folds:
             check_single_candidate(passes, heads)
         with show_progress(self.verbose) as steps:
@@ -364,8 +321,4 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, BaseEstimator):
             tags.estimator_type, tags.regressor_tags = "regressor", RegressorTags()
         else:
             tags.estimator_type, tags.classifier_tags = "classifier", ClassifierTags()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.one_d_array = True  # of paths
-        tags.input_tags.three_d_array = True
-        tags.input_tags.string = True
         return tags
