@@ -56,10 +56,7 @@ print(json.dumps(regressor.predict(np.load(sys.argv[2])).tolist()))
 
 def main(argv: list[str] | None = None) -> int:
     """Run the study and return the exit code."""
-    study = Study("lengths", __doc__, tutorial_network="vgg16", data="data/pets")
-    study.parser.add_argument(
-        "--predict", nargs="+", default=[], metavar="IMAGE", help="images to predict at the end"
-    )
+    study = Study("lengths", __doc__, tutorial_network="vgg16", data="data/pets", predict=True)
     return study.run(repeat, argv)
 
 

@@ -41,10 +41,7 @@ CANVAS, OBJECT, PLACEMENTS = 224, 112, 3  # sides in pixels; placements of each 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the study and return the exit code."""
-    study = Study("objects", __doc__, tutorial_network="vgg16", data="data/pets")
-    study.parser.add_argument(
-        "--predict", nargs="+", default=[], metavar="IMAGE", help="images to classify at the end"
-    )
+    study = Study("objects", __doc__, tutorial_network="vgg16", data="data/pets", predict=True)
     return study.run(repeat, argv)
 
 

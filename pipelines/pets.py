@@ -37,10 +37,7 @@ EPOCHS, QUICK_EPOCHS = 5, 2
 
 def main(argv: list[str] | None = None) -> int:
     """Run the study and return the exit code."""
-    study = Study("pets", __doc__, tutorial_network="mobilenet", data="data/pets")
-    study.parser.add_argument(
-        "--predict", nargs="+", default=[], metavar="IMAGE", help="images to classify at the end"
-    )
+    study = Study("pets", __doc__, tutorial_network="mobilenet", data="data/pets", predict=True)
     return study.run(repeat, argv)
 
 

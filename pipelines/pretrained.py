@@ -35,10 +35,7 @@ COLUMNS = {"cats": range(281, 286), "dogs": range(151, 269), "horses": range(339
 
 def main(argv: list[str] | None = None) -> int:
     """Run the study and return the exit code."""
-    study = Study("pretrained", __doc__, tutorial_network="vgg16", data="data/pets")
-    study.parser.add_argument(
-        "--predict", nargs="+", default=[], metavar="IMAGE", help="images to classify at the end"
-    )
+    study = Study("pretrained", __doc__, tutorial_network="vgg16", data="data/pets", predict=True)
     return study.run(repeat, argv)
 
 

@@ -34,10 +34,9 @@ EPOCHS, QUICK_EPOCHS = 20, 2
 
 def main(argv: list[str] | None = None) -> int:
     """Run the study and return the exit code."""
-    study = Study("signs", __doc__, tutorial_network="vgg19", data="data/signs")
-    add = study.parser.add_argument
-    add("--heads", default="svm,logreg,ridge", help="heads for `select` (default: %(default)s)")
-    add("--predict", nargs="+", default=[], metavar="IMAGE", help="images to classify at the end")
+    study = Study("signs", __doc__, tutorial_network="vgg19", data="data/signs", predict=True)
+    heads = "heads for `select` (default: %(default)s)"
+    study.parser.add_argument("--heads", default="svm,logreg,ridge", help=heads)
     return study.run(repeat, argv)
 
 

@@ -48,8 +48,7 @@ STAND_IN = "Clips: synthesized tones, chirps and noise bursts, not speech"
 
 def main(argv: list[str] | None = None) -> int:
     """Run the study and return the exit code."""
-    study = Study("wakeword", __doc__, tutorial_network="a speech network", data=None)
-    study.parser.add_argument("--predict", nargs="+", default=[], metavar="CLIP", help="clips to classify")
+    study = Study("wakeword", __doc__, tutorial_network="a speech network", data=None, predict=True)
     return study.run(repeat, argv)
 
 

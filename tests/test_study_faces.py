@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.study_helpers import run_notebook, run_study
+from tests.study_helpers import check_figures, run_notebook, run_on_empty_store, run_study
 from tlfeatures.studies import draw_faces
 
 RECIPES = ["CNNFeatures, tiny, nearest neighbour", "Keras alone, tiny, one image after the other"]
@@ -26,10 +26,7 @@ def faces(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(faces, tmp_path_factory):
     """Run the study on files; return its results and its folder."""
-    out = tmp_path_factory.mktemp("run")
-    code, results = run_study("faces", out, "--data", faces, "--models", "tiny")
-    assert code == 0
-    return results, out
+    return run_on_empty_store("faces", tmp_path_factory, "--data", faces, "--models", "tiny")
 
 
 def test_both_ways_find_the_same_persons(run):
@@ -41,9 +38,7 @@ def test_both_ways_find_the_same_persons(run):
 
 def test_pairs_are_drawn(run):
     results, out = run
-    assert results["figures"] == ["pairs.png"]
-    with Image.open(out / "pairs.png") as image:
-        assert min(image.size) > 200 and np.asarray(image.convert("L")).std() > 10
+    check_figures(out, results, ["pairs.png"])
 
 
 def test_drawn_faces_and_absent_networks_are_named(tmp_path, capsys):

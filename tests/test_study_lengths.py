@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from tests.study_helpers import ROOT, import_study, run_notebook, run_study
+from tests.study_helpers import (
+    check_figures,
+    import_study,
+    run_notebook,
+    run_on_real_images,
+    run_study,
+    write_colored_images,
+)
 from tlfeatures import FineTuneRegressor
 
 RECIPES = [
@@ -28,14 +31,8 @@ RECIPES = [
 @pytest.fixture(scope="module")
 def pets(tmp_path_factory):
     """Class folders with images of different colors."""
-    folder = tmp_path_factory.mktemp("pets")
-    rng = np.random.default_rng(0)
-    for label, color in {"cats": (200, 60, 40), "dogs": (50, 70, 190), "horses": (40, 160, 60)}.items():
-        (folder / label).mkdir()
-        for i in range(8):
-            pixels = np.clip(np.array(color) + rng.integers(-40, 40, (36, 44, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / label / f"{i}.png")
-    return folder
+    counts = {"cats": 8, "dogs": 8, "horses": 8}
+    return write_colored_images(tmp_path_factory.mktemp("pets"), counts)
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +55,7 @@ def test_all_recipes_are_scored_on_the_test_images(run):
 
 def test_figures_show_the_predictions(run):
     results, out, _ = run
-    assert results["figures"] == ["lengths.png", "predictions.png", "new_images.png"]
-    for name in results["figures"]:
-        with Image.open(out / name) as image:
-            assert min(image.size) > 200 and np.asarray(image.convert("L")).std() > 10
+    check_figures(out, results, ["lengths.png", "predictions.png", "new_images.png"])
 
 
 def test_the_file_of_the_head_is_restored_in_another_process(pets, run):
@@ -93,17 +87,5 @@ def test_notebook_repeats_the_study(pets, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_lengths_of_real_images(shared, keras_home, tmp_path):
-    source = shared / "data" / "pets"
-    if not source.is_dir() or not (keras_home / "models" / "mobilenet_7_5_224_tf_no_top.h5").is_file():
-        pytest.skip("needs ../shared/data/pets and the weights in ../shared/keras")
-    command = [
-        sys.executable,
-        str(ROOT / "pipelines" / "lengths.py"),
-        "--data",
-        str(source),
-        "--skip-tutorial",
-    ]
-    done = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True, timeout=290)
-    assert done.returncode == 0, done.stderr
-    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    rows = run_on_real_images("lengths", "pets", shared, keras_home, tmp_path)
     assert max(row["r2"] for row in rows) >= 0.85

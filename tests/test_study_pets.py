@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
 import numpy as np
 import pytest
-from PIL import Image
 
-from tests.study_helpers import ROOT, run_notebook, run_study
+from tests.study_helpers import (
+    check_figures,
+    run_notebook,
+    run_on_empty_store,
+    run_on_real_images,
+    run_study,
+    write_colored_images,
+)
 
 RECIPES = [
     "CNNFeatures + SVM",
@@ -23,26 +25,16 @@ RECIPES = [
 @pytest.fixture(scope="module")
 def pets(tmp_path_factory):
     """Class folders of different sizes with names as cameras and browsers give them."""
-    folder = tmp_path_factory.mktemp("pets")
-    rng = np.random.default_rng(0)
-    colors = {"cats": (200, 60, 40), "dogs": (50, 70, 190), "horses": (40, 160, 60)}
-    for (label, color), n in zip(colors.items(), (12, 6, 8), strict=True):
-        (folder / label).mkdir()
-        for i in range(n):
-            pixels = np.clip(np.array(color) + rng.integers(-40, 40, (36, 44, 3)), 0, 255).astype(np.uint8)
-            name = (f"IMG_{i:04d} (1).JPG", f"download-{i}.jpeg", f"größe {i}.png")[i % 3]
-            Image.fromarray(pixels).save(folder / label / name)
-    return folder
+    counts = {"cats": 12, "dogs": 6, "horses": 8}
+    names = ("IMG_{:04d} (1).JPG", "download-{}.jpeg", "größe {}.png")
+    return write_colored_images(tmp_path_factory.mktemp("pets"), counts, names)
 
 
 @pytest.fixture(scope="module")
 def run(pets, tmp_path_factory):
     """Run the study on an empty store; return its results and its folder."""
-    out = tmp_path_factory.mktemp("run")
     new = pets / "dogs" / "download-1.jpeg"
-    code, results = run_study("pets", out, "--data", pets, "--predict", new)
-    assert code == 0
-    return results, out
+    return run_on_empty_store("pets", tmp_path_factory, "--data", pets, "--predict", new)
 
 
 def test_all_recipes_are_scored_on_the_same_folds(run):
@@ -55,10 +47,7 @@ def test_all_recipes_are_scored_on_the_same_folds(run):
 
 def test_figures_show_the_recall_of_each_class(run):
     results, out = run
-    assert results["figures"] == ["recall.png", "confusion.png", "predictions.png"]
-    for name in results["figures"]:
-        with Image.open(out / name) as image:
-            assert min(image.size) > 200 and np.asarray(image.convert("L")).std() > 10
+    check_figures(out, results, ["recall.png", "confusion.png", "predictions.png"])
 
 
 def test_sizes_and_recalls_of_classes_are_printed(run, pets, tmp_path, capsys):
@@ -93,11 +82,5 @@ def test_notebook_repeats_the_study(pets, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_pets_reaches_the_documented_accuracy(shared, keras_home, tmp_path):
-    source = shared / "data" / "pets"
-    if not source.is_dir() or not (keras_home / "models" / "mobilenet_7_5_224_tf_no_top.h5").is_file():
-        pytest.skip("needs ../shared/data/pets and the weights in ../shared/keras")
-    command = [sys.executable, str(ROOT / "pipelines" / "pets.py"), "--data", str(source), "--skip-tutorial"]
-    done = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True, timeout=290)
-    assert done.returncode == 0, done.stderr
-    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    rows = run_on_real_images("pets", "pets", shared, keras_home, tmp_path)
     assert rows[0]["accuracy"] >= 0.94

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from tests.networks import build, make_images
-from tests.study_helpers import run_notebook, run_study
+from tests.study_helpers import check_figures, run_notebook, run_study
 from tlfeatures.networks import NETWORKS
 
 SIZE = 32
@@ -60,10 +59,7 @@ def test_all_recipes_are_measured_in_one_run(weights, pets, tmp_path, capsys):
     assert first["top-1"] == again["top-1"] == keras["top-1"]
     assert first["top-5"] == again["top-5"] == keras["top-5"] >= first["top-1"]
     assert all(0 <= rows[name]["accuracy"] <= 1 for name in RECIPES[2:4])
-    assert results["figures"] == ["confusion.png", "classes.png", "predictions.png"]
-    for name in results["figures"]:
-        with Image.open(tmp_path / name) as image:
-            assert min(image.size) > 200 and np.asarray(image.convert("L")).std() > 10
+    check_figures(tmp_path, results, ["confusion.png", "classes.png", "predictions.png"])
 
 
 def test_a_network_without_the_classes_is_refused(pets, tmp_path, capsys):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from tests.study_helpers import run_notebook, run_study
+from tests.study_helpers import check_figures, run_notebook, run_on_empty_store, run_study
 from tlfeatures import CNNFeatures
 from tlfeatures.studies import write_radiology_stand_in
 
@@ -34,10 +33,7 @@ def images(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(images, tmp_path_factory):
     """Run the study on an empty store; return its results and its folder."""
-    out = tmp_path_factory.mktemp("run")
-    code, results = run_study("radiology", out, "--data", images)
-    assert code == 0
-    return results, out
+    return run_on_empty_store("radiology", tmp_path_factory, "--data", images)
 
 
 def test_all_recipes_are_measured_in_one_run(run):
@@ -48,10 +44,7 @@ def test_all_recipes_are_measured_in_one_run(run):
         assert 0 <= row["accuracy"] <= 1
     for row in results["rows"][2:]:
         assert row["low"] <= row["difference"] <= row["high"]
-    assert results["figures"] == ["layers.png", "predictions.png"]
-    for name in results["figures"]:
-        with Image.open(out / name) as image:
-            assert min(image.size) > 200 and np.asarray(image.convert("L")).std() > 10
+    check_figures(out, results, ["layers.png", "predictions.png"])
 
 
 def test_broken_files_cost_their_rows(images, run, tmp_path, capsys):

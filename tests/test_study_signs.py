@@ -12,7 +12,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tests.study_helpers import ROOT, TINY, run_notebook, run_study
+from tests.study_helpers import (
+    ROOT,
+    TINY,
+    check_figures,
+    run_notebook,
+    run_on_empty_store,
+    run_on_real_images,
+    run_study,
+)
 from tlfeatures.errors import SourceError
 from tlfeatures.sources import read_splits
 
@@ -57,12 +65,8 @@ def tutorial(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(tutorial, tmp_path_factory):
     """Run the study on an empty store; return its results and its folder."""
-    out = tmp_path_factory.mktemp("run")
-    code, results = run_study(
-        "signs", out, "--data", tutorial, "--predict", tutorial / "my hand.png", "absent.jpg"
-    )
-    assert code == 0
-    return results, out
+    hand = tutorial / "my hand.png"
+    return run_on_empty_store("signs", tmp_path_factory, "--data", tutorial, "--predict", hand, "absent.jpg")
 
 
 def test_all_recipes_are_measured_in_one_run(run):
@@ -75,10 +79,7 @@ def test_all_recipes_are_measured_in_one_run(run):
 
 def test_figures_show_the_mistakes_and_the_new_image(run):
     results, out = run
-    assert results["figures"] == ["confusion.png", "predictions.png"]
-    for name in results["figures"]:
-        with Image.open(out / name) as image:
-            assert min(image.size) > 200 and np.asarray(image.convert("L")).std() > 10
+    check_figures(out, results, ["confusion.png", "predictions.png"])
 
 
 def test_second_run_imports_no_backend_and_repeats_the_scores(run, tutorial, tmp_path):
@@ -206,11 +207,5 @@ def test_notebook_repeats_the_study(tutorial, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_signs_reaches_the_documented_accuracy(shared, keras_home, tmp_path):
     """Run the study on the images of the tutorial, with an empty store."""
-    source = shared / "data" / "signs"
-    if not source.is_dir() or not (keras_home / "models" / "mobilenet_7_5_224_tf_no_top.h5").is_file():
-        pytest.skip("needs ../shared/data/signs and the weights in ../shared/keras")
-    command = [sys.executable, str(ROOT / "pipelines" / "signs.py"), "--data", str(source), "--skip-tutorial"]
-    done = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True, timeout=290)
-    assert done.returncode == 0, done.stderr
-    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    rows = run_on_real_images("signs", "signs", shared, keras_home, tmp_path)
     assert rows[0]["accuracy"] >= 0.983

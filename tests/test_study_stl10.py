@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import textwrap
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from tests.study_helpers import run_notebook, run_study
+from tests.study_helpers import check_figures, run_notebook, run_study
 from tlfeatures.errors import SourceError
 from tlfeatures.sources import read_stl10
 from tlfeatures.studies import write_stl10_stand_in
@@ -36,12 +36,10 @@ def stl10(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Run the study without data; return its results, its folder, its lines and the titles of its figures."""
-    import tlfeatures.studies._figures as figures
-
     out, titles, stdout = tmp_path_factory.mktemp("run"), [], io.StringIO()
-    fill = figures.textwrap.fill
+    fill = textwrap.fill
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(stdout):
-        patch.setattr(figures.textwrap, "fill", lambda text, *args: titles.append(text) or fill(text, *args))
+        patch.setattr(textwrap, "fill", lambda text, *args: titles.append(text) or fill(text, *args))
         code, results = run_study("stl10", out)
     assert code == 0
     return results, out, stdout.getvalue().splitlines(), titles
@@ -57,10 +55,7 @@ def test_both_ways_are_measured_in_one_run(run):
 
 def test_curves_are_drawn(run):
     results, out, _, _ = run
-    assert results["figures"] == ["curves.png", "confusion.png"]
-    for name in results["figures"]:
-        with Image.open(out / name) as image:
-            assert min(image.size) > 200 and np.asarray(image.convert("L")).std() > 10
+    check_figures(out, results, ["curves.png", "confusion.png"])
 
 
 def test_the_stand_in_is_labelled_in_every_output(run):

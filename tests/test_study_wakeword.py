@@ -5,12 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
-from tests.study_helpers import ROOT, run_notebook, run_study
+from tests.study_helpers import ROOT, check_figures, run_notebook, run_on_empty_store, run_study
 from tlfeatures.studies import describe_network, write_wakeword_stand_in
 
 pytest.importorskip("soundfile", reason="needs soundfile, the extra `audio`")
@@ -36,10 +34,7 @@ def clips(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(clips, tmp_path_factory):
     """Run the study on an empty store; return its results and its folder."""
-    out = tmp_path_factory.mktemp("run")
-    code, results = run_study("wakeword", out, "--data", clips)
-    assert code == 0
-    return results, out
+    return run_on_empty_store("wakeword", tmp_path_factory, "--data", clips)
 
 
 def test_all_recipes_are_measured_in_one_run(run):
@@ -47,10 +42,7 @@ def test_all_recipes_are_measured_in_one_run(run):
     assert results["network"] == "tiny, trained on photographs, stands in for a speech network"
     assert [row["recipe"] for row in results["rows"]] == RECIPES
     assert all(0 <= row["accuracy"] <= 1 and row["seconds"] >= 0 for row in results["rows"])
-    assert results["figures"] == ["confusion.png", "spectrograms.png"]
-    for name in results["figures"]:
-        with Image.open(out / name) as image:
-            assert min(image.size) > 200 and np.asarray(image.convert("L")).std() > 10
+    check_figures(out, results, ["confusion.png", "spectrograms.png"])
 
 
 def test_broken_files_cost_their_rows_and_new_clips_are_classified(run, clips, tmp_path, capsys):

@@ -11,10 +11,10 @@ from tlfeatures.studies._figures import (
     draw_histories,
     draw_layer_intervals,
     draw_layer_scores,
-    draw_predictions,
+    draw_regression,
 )
+from tlfeatures.studies._image_figures import draw_images, draw_predictions
 from tlfeatures.studies._networks import describe_network, has_weights, load_keras_network, load_pixels
-from tlfeatures.studies._number_figures import draw_images, draw_regression
 from tlfeatures.studies._radiographs import write_radiology_stand_in
 from tlfeatures.studies._splits import split_images
 from tlfeatures.studies._stl10 import write_stl10_stand_in

@@ -1,12 +1,22 @@
-"""Figures of the studies."""
+"""Charts of the studies."""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from tlfeatures.studies._drawing import (
+    BLUE,
+    COLORS,
+    GREY,
+    add_caption,
+    add_title,
+    line_style,
+    make_figure,
+    tidy_axes,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -18,95 +28,8 @@ __all__ = [
     "draw_histories",
     "draw_layer_intervals",
     "draw_layer_scores",
-    "draw_predictions",
+    "draw_regression",
 ]
-
-# Okabe and Ito 2008
-_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-_BLUE, _GREY = _COLORS[0], "#b0b0b0"
-
-
-def draw_predictions(
-    images: Any,
-    probabilities: np.ndarray,
-    classes: Sequence[Any],
-    *,
-    titles: Sequence[str] | None = None,
-    top: int = 3,
-    columns: int = 4,
-    subtitle: str = "",
-) -> Figure:
-    """Draw images, each above bars with its most probable classes.
-
-    Parameters
-    ----------
-    images : images, as in :class:`~tlfeatures.CNNFeatures`
-    probabilities : ndarray of shape (n, n_classes)
-    classes : sequence of length n_classes
-        Names of the classes.
-    titles : sequence of str, optional
-        Text above each image, such as its file name or its true class.
-    top : int, default=3
-        Number of classes to draw for each image.
-    columns : int, default=4
-        Largest number of images side by side.
-    subtitle : str
-        Text below the images, such as the name of the network.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-
-    Raises
-    ------
-    ImageReadError
-        If an image cannot be read.
-
-    Examples
-    --------
-    >>> X = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype="uint8")
-    >>> figure = draw_predictions(X, np.array([[0.9, 0.1], [0.2, 0.8]]), ["cat", "dog"])
-    >>> [axes.get_title() for axes in figure.axes if axes.get_title()], len(figure.axes)
-    ([], 4)
-    """
-    from matplotlib.figure import Figure
-
-    pixels = read_images(images)
-    probabilities = np.asarray(probabilities, float)
-    if probabilities.shape != (len(pixels), len(classes)):
-        raise ValueError(
-            f"`probabilities` must have shape ({len(pixels)}, {len(classes)}), one row for each image and one column "
-            f"for each class; got {probabilities.shape}. Pass what `predict_proba` returns."
-        )
-    n, top = len(pixels), min(top, len(classes))
-    width = max(1, min(columns, n))
-    height = -(-n // width)
-    figure = Figure((2.4 * width, height * (2.6 + 0.22 * top) + 0.5), layout="constrained")
-    ratios = [10, 1 + top] * height
-    # inches; room for the titles of the first row
-    figure.get_layout_engine().set(h_pad=0.08)  # type: ignore[call-arg]
-    names = [_shorten(name, 18) for name in classes]
-    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
-    left = -0.05 - 0.05 * max((len(names[k]) for k in order.ravel()), default=0)  # room for the names
-    axes = figure.subplots(2 * height, width, squeeze=False, gridspec_kw={"height_ratios": ratios})
-    for ax in axes.ravel():
-        ax.set_axis_off()
-    for i in range(n):
-        image, bars = axes[2 * (i // width), i % width], axes[2 * (i // width) + 1, i % width]
-        image.imshow(pixels[i])
-        if titles is not None:
-            image.set_title(_shorten(titles[i]), fontsize=8)
-        best = order[i]
-        bars.barh(range(top), probabilities[i][best], color=[_BLUE] + [_GREY] * (top - 1), height=0.7)
-        for row, k in enumerate(best):
-            bars.text(-0.03, row, names[k], ha="right", va="center", fontsize=8)
-            text = f"{probabilities[i][k]:.1%}"
-            bars.text(probabilities[i][k] + 0.02, row, text, va="center", fontsize=8)
-        bars.set(xlim=(left, 1.35), ylim=(top - 0.4, -0.6))
-    if subtitle:
-        text = textwrap.fill(subtitle, int(32 * width))
-        figure.supxlabel(text, fontsize=8, color="0.35")
-    return figure
 
 
 def draw_confusion(y: np.ndarray, predicted: np.ndarray, title: str = "") -> Figure:
@@ -127,17 +50,16 @@ def draw_confusion(y: np.ndarray, predicted: np.ndarray, title: str = "") -> Fig
     >>> figure.axes[0].get_xlabel()
     'Predicted label'
     """
-    from matplotlib.figure import Figure
     from sklearn.metrics import ConfusionMatrixDisplay
 
     side = max(3.6, 1.6 + 0.5 * len(np.unique(np.concatenate([y, predicted]))))
-    figure = Figure((side, side + 0.5), layout="constrained")
+    figure = make_figure(side, side + 0.5)
     longest = max(len(str(label)) for label in np.unique(np.concatenate([y, predicted])))
     rotation = "horizontal" if longest <= 7 else "vertical"
     ConfusionMatrixDisplay.from_predictions(
         y, predicted, ax=figure.add_subplot(), cmap="Blues", colorbar=False, xticks_rotation=rotation
     )
-    figure.suptitle(textwrap.fill(title, int(12 * side)), fontsize=9)
+    add_title(figure, title)
     return figure
 
 
@@ -164,20 +86,18 @@ def draw_bars(
     >>> len(figure.axes[0].patches)
     4
     """
-    from matplotlib.figure import Figure
-
     width = max(5.0, 1.5 + 0.35 * len(labels) * len(values))
-    figure = Figure((width, 3.4 + 0.2 * len(values)), layout="constrained")
+    figure = make_figure(width, 3.4 + 0.2 * len(values))
     axes = figure.add_subplot()
     step = 0.8 / len(values)
     for i, (name, heights) in enumerate(values.items()):
         x = np.arange(len(labels)) + step * (i - (len(values) - 1) / 2)
-        axes.bar(x, heights, width=0.9 * step, color=_COLORS[i % len(_COLORS)], label=name)
+        axes.bar(x, heights, width=0.9 * step, color=COLORS[i % len(COLORS)], label=name)
     axes.set_xticks(range(len(labels)), labels)
     axes.set(ylabel=ylabel)
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy_axes(axes)
     figure.legend(loc="outside lower center", ncols=1, fontsize=8)
-    figure.suptitle(textwrap.fill(title, int(12 * width)), fontsize=9)
+    add_title(figure, title)
     return figure
 
 
@@ -203,26 +123,23 @@ def draw_histories(histories: Mapping[str, pandas.DataFrame], title: str = "") -
     >>> [axes.get_ylabel() for axes in figure.axes]
     ['loss', 'accuracy']
     """
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure((8.4, 3.7 + 0.2 * len(histories)), layout="constrained")
+    figure = make_figure(8.4, 3.7 + 0.2 * len(histories))
     axes = figure.subplots(1, 2)
     for i, (name, history) in enumerate(histories.items()):
         epochs = np.arange(1, len(history["loss"]) + 1)
         for ax, metric in zip(axes, ("loss", "accuracy"), strict=True):
-            options = {"color": _COLORS[i % len(_COLORS)], "marker": "osD^vP"[i % 6], "markersize": 3}
-            ax.plot(epochs, history[metric], label=name if metric == "loss" else None, **options)
-            ax.plot(epochs, history[f"val_{metric}"], linestyle="--", **options)
+            ax.plot(epochs, history[metric], label=name if metric == "loss" else None, **line_style(i, 3))
+            ax.plot(epochs, history[f"val_{metric}"], linestyle="--", **line_style(i, 3))
     for ax, metric in zip(axes, ("loss", "accuracy"), strict=True):
         ax.set(xlabel="epoch", ylabel=metric)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.grid(color="#e4e4e4", linewidth=0.7)
-        ax.spines[["top", "right"]].set_visible(False)
+        tidy_axes(ax, grid=True)
     axes[0].set_yscale("log")
     figure.legend(loc="outside lower center", ncols=min(2, len(histories)), fontsize=8)
     note = "Solid: training images, with augmentation. Dashed: validation images."
-    figure.suptitle(textwrap.fill(f"{title} {note}".strip(), 110), fontsize=9)
+    add_title(figure, f"{title} {note}".strip())
     return figure
 
 
@@ -260,27 +177,23 @@ def draw_layer_scores(
     >>> [axes.get_title() for axes in figure.axes]
     ['photographs', 'digits']
     """
-    from matplotlib.figure import Figure
-
     width = min(3, len(curves))
     height = -(-len(curves) // width)
-    figure = Figure((3.3 * width, 2.7 * height + 0.7), layout="constrained")
+    figure = make_figure(3.3 * width, 2.7 * height + 0.7)
     axes = figure.subplots(height, width, squeeze=False, sharex=True, sharey=True).ravel()
     for ax in axes[len(curves) :]:
         ax.set_axis_off()
     for ax, (domain, sizes) in zip(axes, curves.items(), strict=False):
         for i, (size, accuracies) in enumerate(sizes.items()):
-            options = {"color": _COLORS[i % len(_COLORS)], "marker": "osD^vP"[i % 6], "markersize": 4}
-            ax.plot(range(len(layers)), accuracies, label=size, **options)
+            ax.plot(range(len(layers)), accuracies, label=size, **line_style(i, 4))
         if (value := (baselines or {}).get(domain)) is not None:
             ax.axhline(value, color="0.35", linestyle=":", label=baseline)
         ax.set_xticks(range(len(layers)), layers, rotation=60, ha="right", fontsize=7)
         ax.set_title(domain, fontsize=9)
-        ax.grid(color="#e4e4e4", linewidth=0.7)
-        ax.spines[["top", "right"]].set_visible(False)
+        tidy_axes(ax, grid=True)
         ax.legend(fontsize=7, framealpha=0.85, edgecolor="none")
     figure.supylabel("accuracy on test images", fontsize=9)
-    figure.supxlabel(textwrap.fill(subtitle, int(40 * width)), fontsize=8, color="0.35")
+    add_caption(figure, subtitle)
     return figure
 
 
@@ -305,35 +218,55 @@ def draw_layer_intervals(table: pandas.DataFrame, title: str = "") -> Figure:
     >>> figure.axes[0].get_xlabel()
     'score, with 95% interval'
     """
-    from matplotlib.figure import Figure
-
     single = table[~table["layer"].str.contains("+", regex=False)]
     best = single.drop_duplicates("layer").sort_values("depth", ascending=False)
-    figure = Figure((6.4, 1.6 + 0.35 * len(best)), layout="constrained")
+    figure = make_figure(6.4, 1.6 + 0.35 * len(best))
     axes = figure.add_subplot()
     errors = [best["score"] - best["ci_low"], best["ci_high"] - best["score"]]
-    axes.errorbar(best["score"], best["layer"], xerr=errors, fmt="o", capsize=3, color=_BLUE)
+    axes.errorbar(best["score"], best["layer"], xerr=errors, fmt="o", capsize=3, color=BLUE)
     axes.set(xlabel="score, with 95% interval")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(textwrap.fill(title, 80), fontsize=9)
+    tidy_axes(axes)
+    add_title(figure, title)
     return figure
 
 
-def _shorten(text: Any, length: int = 26) -> str:
-    text = str(text)
-    return text if len(text) <= length else f"{text[: length - 1]}…"
+def draw_regression(
+    y: np.ndarray, predictions: Mapping[str, np.ndarray], label: str, title: str = ""
+) -> Figure:
+    """Draw the predictions of regressors against the true values, one panel for each.
 
+    Parameters
+    ----------
+    y : ndarray of float, shape (n,)
+    predictions : dict of str to ndarray of float, shape (n,)
+        By the name of the regressor.
+    label : str
+        What is predicted, with its unit.
+    title : str
 
-def read_images(images: Any, side: int = 224) -> list[np.ndarray]:
-    """Decode images so that their longer side is ``side``; black borders, which padding adds, are cut off."""
-    from tlfeatures.images import Decoder, Images
+    Returns
+    -------
+    matplotlib.figure.Figure
 
-    images, decoder = Images.of(images), Decoder((side, side), "pad")
-    cropped = []
-    for i in range(len(images)):
-        pixels = images.decode(i, decoder)[1]
-        rows, columns = (np.flatnonzero(pixels.any(axis=axis)) for axis in ((1, 2), (0, 2)))
-        if len(rows):
-            pixels = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        cropped.append(pixels)
-    return cropped
+    Examples
+    --------
+    >>> figure = draw_regression(np.arange(3.0), {"ridge": np.ones(3)}, "length in cm")
+    >>> figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()
+    ('length in cm, true', 'length in cm, predicted')
+    """
+    from sklearn.metrics import r2_score
+
+    side = 3.2
+    figure = make_figure(side * len(predictions) + 0.3, side + 0.8)
+    panels = figure.subplots(1, len(predictions), sharex=True, sharey=True, squeeze=False)[0]
+    values = np.concatenate([y, *predictions.values()])
+    ends = [values.min(), values.max()]
+    for ax, (name, predicted) in zip(panels, predictions.items(), strict=True):
+        ax.plot(ends, ends, color=GREY, linewidth=1, zorder=1)
+        ax.scatter(y, predicted, s=14, color=BLUE, alpha=0.7, linewidths=0, zorder=2)
+        ax.set_title(f"{name}\nR² {r2_score(y, predicted):.3f}", fontsize=9)
+        ax.set_xlabel(f"{label}, true", fontsize=8)
+        ax.set_aspect("equal")
+    panels[0].set_ylabel(f"{label}, predicted", fontsize=8)
+    add_title(figure, title)
+    return figure

@@ -44,6 +44,8 @@ class Study:
         Network that the tutorial uses. If the study uses another one, all outputs say so.
     data : str or None
         Default of ``--data``; None if the study generates images when the option is left out.
+    predict : bool, default=False
+        Whether the study has the option ``--predict``, for new files.
 
     Attributes
     ----------
@@ -68,7 +70,9 @@ class Study:
     0
     """
 
-    def __init__(self, name: str, description: str, *, tutorial_network: str, data: str | None) -> None:
+    def __init__(
+        self, name: str, description: str, *, tutorial_network: str, data: str | None, predict: bool = False
+    ) -> None:
         self.name, self.tutorial_network = name, tutorial_network
         self.args = argparse.Namespace()
         self.network = ""
@@ -89,9 +93,10 @@ class Study:
         add("--quick", action="store_true", help="few epochs and few candidates, to try the study")
         add("--seed", type=int, default=0, help="(default: %(default)s)")
         add("--cache", metavar="FOLDER", help="embedding store (default: OUT/store)")
-        add(
-            "--out", default=f"cache/{name}", metavar="FOLDER", help="results, figures (default: %(default)s)"
-        )
+        add("--out", default=f"cache/{name}", metavar="FOLDER",
+            help="results, figures (default: %(default)s)")  # fmt: skip
+        if predict:
+            add("--predict", nargs="+", default=[], metavar="FILE", help="files to predict at the end")
 
     def run(self, repeat: Callable[[Study], None], argv: Sequence[str] | None = None) -> int:
         """Parse the command line, call ``repeat(study)``, print the table and write ``results.json``.
@@ -174,7 +179,7 @@ class Study:
         name : str
             File of the figure.
         """
-        from tlfeatures.studies._figures import draw_predictions
+        from tlfeatures.studies._image_figures import draw_predictions
 
         paths = np.array(paths)
         readable = paths[self._find_readable(paths, paths)] if len(paths) else paths
