@@ -11,9 +11,10 @@ import numpy as np
 from tlfeatures.errors import ImageReadError
 from tlfeatures.fingerprints import KEY_BYTES
 from tlfeatures.images._decode import Decoder
-from tlfeatures.images._images import Images, count_threads, make_pool, warn_of_notes
+from tlfeatures.images._images import Images, warn_of_notes
 from tlfeatures.images._notes import Note
 from tlfeatures.images._quality import ImageProperties, describe_images, find_faults
+from tlfeatures.images._threads import count_threads, make_pool
 
 if TYPE_CHECKING:
     import pandas

@@ -7,7 +7,6 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -29,28 +28,10 @@ from tlfeatures.images._formats import Unreadable, readable
 from tlfeatures.images._notes import LOW_CONTRAST, Note, check_depth, warn_of_depth, warn_of_low_contrast
 from tlfeatures.images._other_libraries import ARROW_ARRAYS, EXPECTED, refuse_other_libraries
 from tlfeatures.images._pixels import find_layout_problem, find_row_layout_problem, find_value_problem
+from tlfeatures.images._threads import make_pool
 
 _MAX_FILE = 2 << 30  # bytes; no image within the pixel limit is larger
 _pil_lock = threading.Lock()  # PIL images load lazily, and loading is not thread-safe
-
-
-def count_threads() -> int:
-    """Return the number of decoding threads: the cores that this process may use, at most 8."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS and Windows
-        cores = os.cpu_count() or 1
-    return min(8, cores)
-
-
-@contextlib.contextmanager
-def make_pool(n_threads: int | None) -> Iterator[ThreadPoolExecutor]:
-    """Make a thread pool whose waiting tasks are cancelled when the block ends, also after an exception."""
-    executor = ThreadPoolExecutor(n_threads or count_threads(), thread_name_prefix="tlfeatures-decode")
-    try:
-        yield executor
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
 
 
 class Images:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas
-from scipy.stats import spearmanr
 from sklearn.utils.parallel import Parallel, delayed
 
 from tlfeatures.evaluation import Fold, find_duplicates
@@ -33,12 +32,12 @@ from tlfeatures.selection._grouped_score import score_grouped
 from tlfeatures.selection._head_grids import Head
 from tlfeatures.selection._matrices import EmbeddingMatrices
 from tlfeatures.selection._out_of_fold import collect_out_of_fold
+from tlfeatures.selection._prescreen import compare_prescreen, prescreen_subsets
 from tlfeatures.selection._progress import ProgressSteps
 from tlfeatures.selection._result import scoring_name
 from tlfeatures.selection._rules import choose, choose_nested
 from tlfeatures.selection._training_data import TrainingData
 from tlfeatures.selection.advice import advise, learning_curve
-from tlfeatures.transferability import transferability
 
 __all__ = ["SearchRunner"]
 
@@ -199,7 +198,7 @@ class SearchRunner:
                     scaler = BlockScaler(embedding.blocks) if embedding.fused else None
                     yield X, self.data.y, subsets, self.search.prescreen_method, self.data.task, scaler
 
-        scores = np.array(list(self._run_parallel(_prescreen_subsets, arguments())))
+        scores = np.array(list(self._run_parallel(prescreen_subsets, arguments())))
         self.embeddings = list(distinct.values())
         keep = np.zeros((len(subsets), len(distinct)), bool)
         count = self.search.prescreen or len(distinct)
@@ -259,31 +258,9 @@ class SearchRunner:
             "best_score_": float(results["mean_test_score"][best]),
             "fold_scores_": self.scores.test[best],
         }
-        self._compare_prescreen(results["mean_test_score"])
-
-    def _compare_prescreen(self, means: np.ndarray) -> None:
-        """Compare the prescreen with the best score of each embedding."""
-        best_scores: dict[int, float] = {}
-        for (embedding, _, _), mean in zip(self.candidates, means, strict=True):
-            best_scores[id(embedding)] = max(best_scores.get(id(embedding), -np.inf), mean)
-        sizes = [e.columns[0].recipe["image_size"] for e in self.embeddings]
-        frame = pandas.DataFrame(
-            {
-                "network": [e.network for e in self.embeddings],
-                "image_size": ["x".join(map(str, size)) for size in sizes],
-                "resize": [e.params["resize"] for e in self.embeddings],
-                "layer": [e.layer_label for e in self.embeddings],
-                "pooling": [e.params["pooling"] for e in self.embeddings],
-                "prescreen": self.prescreen_scores,
-                "kept": self.kept,
-                "score": [best_scores.get(id(e), np.nan) for e in self.embeddings],
-            }
+        self.attributes["prescreen_"], self.attributes["prescreen_correlation_"] = compare_prescreen(
+            self.embeddings, self.prescreen_scores, self.kept, self.candidates, results["mean_test_score"]
         )
-        scored = frame.dropna(subset="score")
-        varies = len(scored) > 2 and scored["prescreen"].nunique() > 1 and scored["score"].nunique() > 1
-        correlation = spearmanr(scored["prescreen"], scored["score"]).statistic if varies else None
-        self.attributes["prescreen_"] = frame
-        self.attributes["prescreen_correlation_"] = None if correlation is None else float(correlation)
 
     def _analyze_best(self) -> None:
         embedding, head, point = self.best
@@ -339,16 +316,3 @@ class SearchRunner:
             self.bounds,
         )
         self.attributes |= {"grouped_score_": score, "grouped_fold_scores_": scores}
-
-
-def _prescreen_subsets(
-    X: np.ndarray,
-    y: np.ndarray,
-    subsets: Sequence[np.ndarray],
-    method: str,
-    task: str,
-    scaler: BlockScaler | None,
-) -> list[float]:
-    """Compute the transferability score of each subset of rows, scaled by ``scaler`` if there is one."""
-    parts = ((X[rows] if scaler is None else scaler.fit_transform(X[rows]), y[rows]) for rows in subsets)
-    return [transferability(features, labels, method, task) for features, labels in parts]
