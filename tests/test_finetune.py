@@ -49,6 +49,7 @@ from tlfeatures.evaluation import split_validation
 from tlfeatures.finetune import Augmenter, _checkpoint, draw_augmentations, draw_curves, is_bundle
 from tlfeatures.finetune._sample_weights import training_weights
 from tlfeatures.finetune._stage import epoch_order
+from tlfeatures.heads import BlockScaler
 from tlfeatures.images import Images
 
 pytestmark = [
@@ -245,6 +246,7 @@ def test_sample_weight_and_class_weight():
 
 # -- from_pipeline -------------------------------------------------------------------------
 
+FUSED = {"layer": ["block3_pw_relu", "block10_pw_relu"]}
 NUMBERS = np.linspace(3, 40, 24) + X.mean((1, 2, 3)) / 5
 
 
@@ -254,7 +256,9 @@ NUMBERS = np.linspace(3, 40, 24) + X.mean((1, 2, 3)) / 5
         (make_pipeline(StandardScaler(), LogisticRegression()), Y, {}),
         (LogisticRegression(C=100, max_iter=5000), Y, {"pooling": "avgmax"}),
         (make_pipeline(StandardScaler(), LogisticRegression()), Y == "disc", {"pooling": "gem"}),
-        (make_pipeline(StandardScaler(), Ridge()), NUMBERS, {"layer": ["block3_pw_relu", "block10_pw_relu"]}),
+        (make_pipeline(StandardScaler(), Ridge()), NUMBERS, FUSED),
+        (make_pipeline(BlockScaler([128, 320]), LogisticRegression()), Y, FUSED),
+        (make_pipeline(BlockScaler([128, 320]), StandardScaler(with_std=False), Ridge()), NUMBERS, FUSED),
         (make_pipeline(StandardScaler(), LinearRegression()), NUMBERS, {"pooling": "max"}),
         (make_pipeline(StandardScaler(with_mean=False), Ridge(100)), NUMBERS, {"pooling": "flatten"}),
     ],
@@ -263,6 +267,8 @@ NUMBERS = np.linspace(3, 40, 24) + X.mean((1, 2, 3)) / 5
         "bare, avgmax",
         "two classes, gem",
         "ridge, two layers",
+        "logistic, fused layers",
+        "ridge, fused layers",
         "least squares, max",
         "flatten",
     ],

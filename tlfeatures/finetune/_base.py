@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import column_or_1d
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from tlfeatures._image_estimator import ImageEstimator, LayerParameters
 from tlfeatures._inputs import is_missing
 from tlfeatures._warnings import warn
 from tlfeatures.errors import InvalidParameterError, OutOfMemoryError
@@ -21,16 +19,13 @@ from tlfeatures.finetune._augment import Augmenter, draw_augmentations
 from tlfeatures.finetune._fitted_head import FittedHead
 from tlfeatures.finetune._fitted_network import FittedNetwork
 from tlfeatures.finetune._linear_start import linear_start
-from tlfeatures.finetune._parameters import TTA_ERROR, FineTuneParameters
+from tlfeatures.finetune._parameters import SHARED_PARAMETERS, TTA_ERROR, FineTuneParameters
 from tlfeatures.finetune._stage import TEST_VIEWS
 from tlfeatures.finetune._training import Training
 from tlfeatures.images import Decoder, Images, decode_batches
 from tlfeatures.networks import Backbone
 
 __all__ = ["FineTune"]
-
-# parameters of CNNFeatures that an estimator gets from a pipeline
-_SHARED = {field.name for cls in (ImageEstimator, LayerParameters) for field in fields(cls)} - {"verbose"}
 
 
 class FineTune(FineTuneParameters):
@@ -41,9 +36,10 @@ class FineTune(FineTuneParameters):
         """Make an estimator that starts from a fitted pipeline of `CNNFeatures`, scalers if any, and a head.
 
         The parameters of `CNNFeatures` are taken from the pipeline. A logistic or linear regression after any number
-        of ``StandardScaler`` is converted exactly to the output layer, so that with ``epochs=0`` the network and the
-        pipeline make equal predictions. For any other head, a warning is raised, and `fit` fits a linear head on the
-        stored embeddings: then with ``epochs=0`` the predictions equal those of ``start_pipeline_``.
+        of ``StandardScaler`` or `BlockScaler` is converted exactly to the output layer, so that with ``epochs=0`` the
+        network and the pipeline make equal predictions. For any other head, a warning is raised, and `fit` fits a
+        linear head on the stored embeddings: then with ``epochs=0`` the predictions equal those of
+        ``start_pipeline_``.
 
         ``validation_fraction`` is 0 unless passed: all images are used for training, and the weights of the last epoch
         are kept. Validation images would be among those that the head of the pipeline was fitted on, so the first
@@ -82,14 +78,13 @@ class FineTune(FineTuneParameters):
         if start is None:
             head = " + ".join(type(step).__name__ for step in steps[1:])
             warn(
-                f"The head {head} is not a logistic or linear regression after a StandardScaler, so it cannot be "
+                f"The head {head} is not a logistic or linear regression after scalers, so it cannot be "
                 "converted to a dense layer. `fit` fits a linear head on the stored embeddings instead.",
                 UserWarning,
             )
             start = "linear"
-        cnn_params = steps[0].get_params(deep=False)
-        defaults = {name: cnn_params[name] for name in _SHARED} | {"start": start, "validation_fraction": 0.0}
-        return cls(**{**defaults, **params})
+        defaults = {name: getattr(steps[0], name) for name in SHARED_PARAMETERS - {"verbose"}}
+        return cls(**{**defaults, "start": start, "validation_fraction": 0.0, **params})
 
     @property
     def network_(self) -> Any:

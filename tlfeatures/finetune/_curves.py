@@ -64,9 +64,8 @@ def draw_curves(history: Any) -> bytes:
     metric = "accuracy" if "accuracy" in history else "mae"
     figure = Figure(figsize=(5.2, 5.2), dpi=150, layout="constrained")
     stages, epochs = history["stage"].tolist(), history["epoch"].tolist()
-    steps = [
-        i - (0 in epochs[: i + 1]) + 1 for i in range(len(epochs))
-    ]  # epoch 0 is before the first step of a stage
+    # epoch 0 is before the first step of a stage
+    steps = [i - (0 in epochs[: i + 1]) + 1 for i in range(len(epochs))]
     for axes, name in zip(figure.subplots(2, 1, sharex=True), ("loss", metric), strict=True):
         axes.plot(steps, history[name], color=_TRAIN, marker="o", markersize=3, label="training")
         if history[f"val_{name}"].notna().any():

@@ -133,6 +133,7 @@ class FittedNetwork:
         with untouched_random_state():
             model = keras().saving.deserialize_keras_object(config, safe_mode=not trust)
         model.set_weights(arrays)
-        for layer in model.layers:  # Normalization derives attributes from its weights
-            getattr(layer, "finalize_state", lambda: None)()
+        for layer in model.layers:
+            if hasattr(layer, "finalize_state"):  # Normalization derives attributes from its weights
+                layer.finalize_state()
         return model

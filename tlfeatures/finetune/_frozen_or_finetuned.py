@@ -32,14 +32,10 @@ from tlfeatures.evaluation import (
 from tlfeatures.extract import Extracted
 from tlfeatures.features import CNNFeatures, embed
 from tlfeatures.finetune._curves import average_histories
+from tlfeatures.finetune._parameters import SHARED_PARAMETERS
 from tlfeatures.images import Images
 
 __all__ = ["FrozenOrFinetuned", "TrainingSummary", "fit_frozen_or_finetuned"]
-
-_OTHERS = {
-    "normalization",
-    "on_error",
-}  # parameters that differ between CNNFeatures and the fine-tuned estimators
 
 
 @dataclass(frozen=True)
@@ -194,8 +190,8 @@ def fit_frozen_or_finetuned(
     finetuned.check_params()
     if cv:
         make_folds(cv, y, groups, task, 0)  # raises an error before the network runs
-    shared = CNNFeatures().get_params(deep=False).keys() & finetuned.get_params(deep=False).keys() - _OTHERS
-    cnn = CNNFeatures(**{name: getattr(finetuned, name) for name in shared})
+    # the normalization may be "data", which is not defined without training
+    cnn = CNNFeatures(**{name: getattr(finetuned, name) for name in SHARED_PARAMETERS - {"normalization"}})
     with _temporary_store(cnn, finetuned):
         extracted = embed(cnn.fit(X), X, on_error="nan")
         rows = extracted.rows

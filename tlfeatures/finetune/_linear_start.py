@@ -37,11 +37,13 @@ def linear_start(steps: Sequence[Any]) -> LinearStart | None:
     Returns
     -------
     LinearStart or None
-        None unless the steps are any number of ``StandardScaler``, and then
+        None unless the steps are any number of ``StandardScaler`` and `BlockScaler`, and then
         ``LogisticRegression(CV)``, ``LinearRegression``, ``Ridge(CV)``, ``Lasso(CV)`` or ``ElasticNet(CV)``.
     """
     from sklearn import linear_model as linear
     from sklearn.preprocessing import StandardScaler
+
+    from tlfeatures.heads import BlockScaler
 
     flat: list[Any] = []
     for step in steps:
@@ -50,14 +52,17 @@ def linear_start(steps: Sequence[Any]) -> LinearStart | None:
     logistic = (linear.LogisticRegression, linear.LogisticRegressionCV)
     numbers = (linear.LinearRegression, linear.Ridge, linear.RidgeCV, linear.Lasso, linear.LassoCV,
                linear.ElasticNet, linear.ElasticNetCV)  # fmt: skip
-    if type(last) not in logistic + numbers or any(type(scaler) is not StandardScaler for scaler in scalers):
+    if type(last) not in logistic + numbers or not {type(s) for s in scalers} <= {
+        StandardScaler,
+        BlockScaler,
+    }:
         return None
     coef = np.atleast_2d(np.asarray(last.coef_, np.float64))
     intercept = np.broadcast_to(np.asarray(last.intercept_, np.float64), (len(coef),)).copy()
     for scaler in reversed(scalers):
         scale = np.ones(coef.shape[1]) if scaler.scale_ is None else np.asarray(scaler.scale_, np.float64)
         coef = coef / scale
-        if scaler.with_mean:
+        if getattr(scaler, "with_mean", True):
             intercept = intercept - coef @ scaler.mean_
     classes = getattr(last, "classes_", None)
     if classes is not None and len(coef) == 1:  # two classes: the softmax of (0, z) is the sigmoid of z

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from numbers import Integral
 from typing import Any, ClassVar, Literal
 
@@ -19,7 +19,10 @@ from tlfeatures.finetune._augment import check_augment
 from tlfeatures.finetune._head_model import check_head
 from tlfeatures.finetune._linear_start import LinearStart
 
-__all__ = ["TTA_ERROR", "FineTuneParameters"]
+__all__ = ["SHARED_PARAMETERS", "TTA_ERROR", "FineTuneParameters"]
+
+# parameters that CNNFeatures has too
+SHARED_PARAMETERS = {field.name for cls in (ImageEstimator, LayerParameters) for field in fields(cls)}
 
 TTA_ERROR = (
     "`tta` must be 0 without `augment`, because it averages augmented views; got {}. Set augment, or tta=0."

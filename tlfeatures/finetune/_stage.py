@@ -64,7 +64,7 @@ class Stage:
     precision: str | None = "float32"  # None does not change the backend's settings
     factors: Mapping[str, float] | None = None  # factors of the learning rate by layer
     row_bytes: int | None = (
-        None  # size of one input, to run several short steps per call; None for one step per call
+        None  # size of an input, to run several steps per call; None for one step per call
     )
     callbacks: Sequence[Any] = ()
 

@@ -59,9 +59,8 @@ class Training(Preparation):
         self.head = build_head(params.head, self.plan.width, tap.shape, outputs, seed, start)
         self.checkpoints = self._checkpoints()
         if not self.head_alone:
-            trunk, first = (
-                self._trunk()
-            )  # raises an error for an invalid train_from before the head is trained
+            # raises an error for an invalid train_from before the head is trained
+            trunk, first = self._trunk()
         if self.head_alone or start is None:
             self._train_head(params.epochs if self.head_alone else params.head_epochs)
         if self.head_alone:

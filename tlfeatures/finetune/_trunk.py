@@ -129,9 +129,8 @@ def _copy_flat(model: Any, x: Any, policy: str, operations: dict[str, tuple[Any,
         if getattr(original, "weights", None):
             operation.set_weights(original.get_weights())
             for layer in (operation, *(walk(operation) if hasattr(operation, "layers") else ())):
-                getattr(
-                    layer, "finalize_state", lambda: None
-                )()  # Normalization derives attributes from its weights
+                if hasattr(layer, "finalize_state"):  # Normalization derives attributes from its weights
+                    layer.finalize_state()
         operations[operation.name] = operation, y
         return y
 
