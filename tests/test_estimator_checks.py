@@ -70,6 +70,9 @@ class TabularSearch(Tabular, FeatureSearchCV):
 
 
 class TabularClassifier(Tabular, FineTuneClassifier):
+    def fit(self, X, y, sample_weight=None):
+        return super().fit(X, y, sample_weight=sample_weight)
+
     def predict(self, X):
         return super().predict(self._images(X))
 
@@ -78,6 +81,9 @@ class TabularClassifier(Tabular, FineTuneClassifier):
 
 
 class TabularRegressor(Tabular, FineTuneRegressor):
+    def fit(self, X, y, sample_weight=None):
+        return super().fit(X, y, sample_weight=sample_weight)
+
     def predict(self, X):
         return super().predict(self._images(X))
 
@@ -92,6 +98,13 @@ SEARCH = {
 TRAINING = {"model": "tiny", "image_size": 32, "start": "linear", "epochs": 0, "validation_fraction": 0}
 
 
+def list_expected_failures(estimator):
+    if not isinstance(estimator, (TabularClassifier, TabularRegressor)):
+        return {}
+    reason = "weights are scaled to a mean of 1, so a weight of 2 does not change the regularization as two rows do"
+    return {"check_sample_weight_equivalence_on_dense_data": reason}
+
+
 @pytest.mark.filterwarnings("ignore::tlfeatures.errors.DuplicateImagesWarning")
 @parametrize_with_checks(
     [
@@ -101,7 +114,8 @@ TRAINING = {"model": "tiny", "image_size": 32, "start": "linear", "epochs": 0, "
         TabularClassifier(**TRAINING, random_state=0),
         TabularRegressor(**TRAINING, random_state=0),
         BlockScaler(),
-    ]
+    ],
+    expected_failed_checks=list_expected_failures,
 )
 def test_estimator_checks_of_scikit_learn(estimator, check):
     check(estimator)

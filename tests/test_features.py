@@ -24,7 +24,6 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
-from sklearn.utils.validation import validate_data
 
 from tlfeatures import CNNFeatures, EmbeddingStore
 from tlfeatures.errors import (
@@ -42,37 +41,6 @@ from tlfeatures.networks import Backbone, _metadata
 
 pytestmark = pytest.mark.filterwarnings("ignore::tlfeatures.errors.RandomWeightsWarning")
 NETWORK = {"model": "mobilenet_0.25", "weights": None, "image_size": 32}
-
-
-class FlatCNNFeatures(CNNFeatures):
-    """CNNFeatures for 2-D arrays of numbers, which scikit-learn's checks pass."""
-
-    def __init__(self, model="mobilenet_0.25", *, weights=None, image_size=32, batch_size=8, cache=None):
-        super().__init__(model, weights=weights, image_size=image_size, batch_size=batch_size, cache=cache)
-
-    def _pixels(self, X, reset):
-        X = validate_data(self, X, reset=reset)
-        return np.clip(128 + 32 * X, 0, 255).astype(np.uint8).reshape(len(X), 1, -1, 1)
-
-    def fit(self, X, y=None):
-        return super().fit(self._pixels(X, reset=True))
-
-    def fit_transform(self, X, y=None):
-        return super().fit_transform(self._pixels(X, reset=True))
-
-    def transform(self, X):
-        return super().transform(self._pixels(X, reset=False))
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = True
-        tags.input_tags.one_d_array = tags.input_tags.three_d_array = tags.input_tags.string = False
-        return tags
-
-
-@parametrize_with_checks([FlatCNNFeatures()])
-def test_scikit_learn_checks(estimator, check):
-    check(estimator)
 
 
 @parametrize_with_checks([CNNFeatures(**NETWORK, cache=None)])

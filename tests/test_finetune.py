@@ -32,8 +32,6 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
-from sklearn.utils.estimator_checks import estimator_checks_generator
-from sklearn.utils.validation import validate_data
 
 from tlfeatures import CNNFeatures, FineTuneClassifier, FineTuneRegressor
 from tlfeatures.errors import (
@@ -129,73 +127,6 @@ def small_top(**changes):
     """Parameters that train the last layers of a network that is quick to copy and compile."""
     params = {"model": small_file(), "train_from": "conv2", "start": "linear", "epochs": 2, "random_state": 0}
     return {**params, **changes}
-
-
-class _Flat:
-    """Accept rows of numbers instead of images, for the checks of scikit-learn."""
-
-    def _pixels(self, X, reset, **kwargs):
-        X = validate_data(self, X, reset=reset, **kwargs)
-        X = X[0] if isinstance(X, tuple) else X
-        return np.clip(128 + 32 * X, 0, 255).astype(np.uint8).reshape(len(X), 1, -1, 1)
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = True
-        tags.input_tags.one_d_array = tags.input_tags.three_d_array = tags.input_tags.string = False
-        return tags
-
-
-class FlatClassifier(_Flat, FineTuneClassifier):
-    def __init__(self, class_weight=None, random_state=0):
-        params = {**QUICK, "model": small_file(), "image_size": 16, "random_state": random_state}
-        super().__init__(**params, class_weight=class_weight, cache=None)
-
-    def fit(self, X, y, sample_weight=None):
-        return super().fit(self._pixels(X, True, y=y), y, sample_weight)
-
-    def predict(self, X):
-        return super().predict(self._pixels(X, False))
-
-    def predict_proba(self, X):
-        return super().predict_proba(self._pixels(X, False))
-
-
-class FlatRegressor(_Flat, FineTuneRegressor):
-    def __init__(self, random_state=0):
-        params = {**QUICK, "model": small_file(), "image_size": 16, "random_state": random_state}
-        super().__init__(**params, cache=None)
-
-    def fit(self, X, y, sample_weight=None):
-        return super().fit(self._pixels(X, True, y=y, y_numeric=True), y, sample_weight)
-
-    def predict(self, X):
-        return super().predict(self._pixels(X, False))
-
-
-CHECKS = {
-    "check_estimator_cloneable", "check_no_attributes_set_in_init", "check_estimator_repr",
-    "check_parameters_default_constructible", "check_get_params_invariance", "check_set_params",
-    "check_fit_score_takes_y", "check_dont_overwrite_attributes", "check_estimators_unfitted",
-    "check_classifiers_one_label", "check_classifiers_classes", "check_classifiers_regression_target",
-    "check_estimators_pickle", "check_fit_idempotent", "check_dict_unchanged", "check_fit_check_is_fitted",
-    "check_estimators_nan_inf", "check_supervised_y_no_nan", "check_supervised_y_2d", "check_n_features_in",
-    "check_sample_weights_not_overwritten", "check_sample_weights_list", "check_sample_weights_pandas_series",
-    "check_methods_subset_invariance", "check_requires_y_none", "check_estimators_dtypes",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("estimator", "check"),
-    [
-        pytest.param(estimator, check, id=f"{type(estimator).__name__}-{check.func.__name__}")
-        for flat in (FlatClassifier(), FlatRegressor())
-        for estimator, check in estimator_checks_generator(flat)
-        if check.func.__name__ in CHECKS
-    ],
-)
-def test_estimator_checks(estimator, check):
-    check(estimator)
 
 
 def test_clone_classes_probabilities_and_score(tuned):

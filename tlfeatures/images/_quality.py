@@ -13,8 +13,9 @@ from tlfeatures._dicom import is_dicom
 from tlfeatures.errors import ImageReadError
 from tlfeatures.images._decode import Decoder, decode_array, decode_bytes, read_orientation, read_size
 from tlfeatures.images._formats import open_image, readable
-from tlfeatures.images._images import Images, make_pool
+from tlfeatures.images._images import Images
 from tlfeatures.images._notes import LOW_CONTRAST, Note
+from tlfeatures.images._threads import make_pool
 
 __all__ = ["ImageProperties", "describe_images", "find_faults"]
 
