@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -9,8 +10,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from tlfeatures.cli._finetune_options import TrainingOptions
 from tlfeatures.cli._groups import argument, expand_options, option
 from tlfeatures.cli._options import ComputeOptions, NetworkOptions, make_cnn
+from tlfeatures.cli._session import BadArgument
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,30 @@ def test_make_cnn(tmp_path, monkeypatch):
     assert cnn.model == str(tmp_path / "net.keras")
     assert (cnn.layer, cnn.image_size, cnn.weights) == (["a", "b"], (96, 64), None)
     assert (cnn.batch_size, cnn.cache, cnn.resize) == (4, None, "stretch")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            NetworkOptions(layer="a,,b"),
+            "--layer 'a,,b': a name is empty; expected names separated by commas.",
+        ),
+        (NetworkOptions(image_size="big"), "--image-size 'big': expected pixels, such as 224, or"),
+        (ComputeOptions(window="40"), "--window '40': expected CENTRE,WIDTH, such as 40,400."),
+        (TrainingOptions(head="wide"), "--head 'wide': expected widths and dropout rates"),
+    ],
+)
+def test_errors_name_the_option_and_its_value(options, message):
+    with pytest.raises(BadArgument, match=re.escape(message)):
+        options.parameters()
+
+
+def test_texts_and_flags_are_converted_to_parameters():
+    options = TrainingOptions(start=True, class_weight=False, train_from="2", augment="crop=4")
+    parameters = options.parameters()
+    names = ("start", "class_weight", "train_from", "augment", "learning_rate")
+    assert [parameters[name] for name in names] == ["linear", None, 2, {"crop": 4}, None]
 
 
 @pytest.mark.parametrize("name", ["embed", "fit", "finetune"])

@@ -37,9 +37,11 @@ def finetune(
 ) -> None:
     """Train a head and the top layers of a network on labelled images.
 
-    The fine-tuned network and the frozen pipeline are compared on the same folds. The network is kept if it is
-    significantly better (p < 0.05), and the frozen pipeline otherwise. A fine-tuned network is saved as a bundle,
-    which runs no code when it is loaded; a frozen pipeline is saved by joblib.
+    Training has two stages, first the head on stored embeddings and then the head and the layers from --train-from on,
+    or one stage if only the head is trained. The fine-tuned network is compared with the frozen pipeline, a head of
+    `fit` on the embeddings, on the same folds. The network is kept if it is significantly better (p < 0.05), and the
+    frozen pipeline otherwise. A fine-tuned network is saved as a bundle, which runs no code when it is loaded; a frozen
+    pipeline is saved by joblib.
     """
     from tlfeatures.evaluation import check_labels
     from tlfeatures.finetune import fit_frozen_or_finetuned

@@ -27,27 +27,31 @@ class TrainingOptions(Options):
 
     panel: ClassVar[str] = "Training"
 
-    train_from: str = option("head", "First layer to train, or number of top blocks to train.")
+    train_from: str = option(
+        "head", "First layer to train, head for the head alone, or number of top blocks to train."
+    )
     head: str = option(
         "",
-        "Widths of hidden layers; values below 1 are dropout rates.",
+        "Widths of hidden layers of the head; values below 1 are dropout rates.",
         metavar="N,...",
         parse=parse_hidden_layers,
     )
-    epochs: int = option(20, "Number of epochs.", min=0)
-    head_epochs: int = option(20, "Number of epochs of the first stage, which trains the head.", min=0)
+    epochs: int = option(20, "Number of epochs of the last stage.", min=0)
+    head_epochs: int = option(
+        20, "Number of epochs of the first stage, the head alone, if there are two.", min=0
+    )
     start: bool = option(
         False,
-        "Start from a fitted linear head instead of the first stage.",
+        "Start from a linear head fitted by scikit-learn instead of the first stage.",
         "--linear-start",
         parse=lambda is_set: "linear" if is_set else None,
     )
     head_learning_rate: float = option(1e-3, "Learning rate of the first stage.")
     learning_rate: float | None = option(
-        None, "Learning rate; by default 0.001 if only the head is trained, otherwise 0.0003."
+        None, "Learning rate of the last stage; by default 0.001 for the head alone, otherwise 0.0003."
     )
     layer_decay: float = option(1.0, "Factor of the learning rate from each block to the block below.")
-    schedule: str = option("cosine", "Learning rate schedule: cosine, step or constant.")
+    schedule: str = option("cosine", "Schedule of the learning rate: cosine, step or constant.")
     weight_decay: float = option(1e-4, "Weight decay of AdamW.")
     augment: str | None = option(
         None, "Augmentations, such as crop=4,flip=horizontal,rotation=0.05,color=0.2."
@@ -79,7 +83,7 @@ class ComparisonOptions(Options):
 
     panel: ClassVar[str] = "Comparison"
 
-    frozen: str | None = option(None, "Head of the frozen pipeline, as --head of `fit`.")
+    frozen: str | None = option(None, "Head of the frozen pipeline: a name, as for --head of `fit`.")
     cv: int = option(3, "Number of folds; 0 for no comparison.", metavar="K", min=0)
     n_repeats: int | None = option(
         None, "Repeats with other folds; by default more than one below 500 images.", "--repeats", min=1
@@ -95,7 +99,7 @@ class FileOptions(opt.OutputOptions):
 
     output: str | None = option(
         None,
-        "Save the model to this file (.keras-bundle or .joblib; both can have either format).",
+        "Save the model to this file; its suffix is .keras-bundle or .joblib, whichever model is kept.",
         "-o",
         metavar="FILE",
     )

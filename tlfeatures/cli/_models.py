@@ -41,16 +41,16 @@ class LayersOptions(Options):
     """The network and the layers to list."""
 
     model: str = argument("MODEL", "Name of a network, or a .keras file.")
-    all_layers: bool = option(False, "List all layers.", "--all")
+    all_layers: bool = option(False, "List all other layers too.", "--all")
     image_size: str | None = option(
-        None, "Side, or height x width, of the images in pixels; by default the network's."
+        None, "Side of a square, or height x width, in pixels; by default the network's."
     )
     as_json: Json = False
 
 
 @expand_options
 def layers(options: LayersOptions) -> None:
-    """List the standard layers, which `select` tries, and the fully connected layers of a network; or all layers.
+    """List the layers of a network: the standard layers, which `select` tries, and the fully connected ones.
 
     The width is the number of features after average pooling.
     """

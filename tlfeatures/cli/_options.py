@@ -37,10 +37,10 @@ class SourceOptions:
     target: str | None = option(None, "Column or dataset with the labels; by default label, target or class.")
     groups: ClassVar[str | None] = None
     split_column: str | None = option(
-        None, "Column or dataset with the split of each image; by default split."
+        None, "Column or dataset with the split of each image; by default the column split."
     )
     split: str | None = option(
-        None, "train, val, test or all; by default train if there are splits, else all."
+        None, "train, val, test or all; by default train, or all if there are no splits."
     )
 
     def read(self) -> Source:
@@ -84,7 +84,7 @@ class TrainingSource(SourceOptions):
     """Labelled training images, with groups for cross-validation if available."""
 
     groups: str | None = option(
-        None, "Column or dataset with groups to keep in one fold, such as patients; or dicom:PatientID."
+        None, "Column or dataset with groups that are kept in one fold, such as patients; or dicom:PatientID."
     )
 
 
@@ -95,7 +95,9 @@ class InputOptions(Options):
     panel: ClassVar[str] = "Network"
 
     model: str = option("mobilenet", "Network, see `tlfeatures models`, or a .keras file.", "-m")
-    image_size: str | None = option(None, "Side, or height x width, in pixels; by default the network's.")
+    image_size: str | None = option(
+        None, "Side of a square, or height x width, in pixels; by default the network's."
+    )
     resize: str = option("stretch", "How images are resized to this size: stretch, crop or pad.")
 
 
@@ -115,13 +117,15 @@ class ComputeOptions(Options):
 
     panel: ClassVar[str] = "Network"
 
-    weights: str = option("imagenet", "imagenet, random, or a file of weights.")
+    weights: str = option("imagenet", "imagenet, random, or a weights file.")
     decode: str = option(
         "scaled", "Decode large JPEGs at a reduced size (scaled: faster) or in full (exact)."
     )
     precision: str = option("float32", "float32, tf32, bfloat16 or float16.")
     batch_size: int = option(32, "Images per batch; does not change the result.", min=1)
-    cache: str = option("auto", "Folder of the embedding store; auto: see `tlfeatures cache --help`.")
+    cache: str = option(
+        "auto", "Folder of the embedding store, or none; auto: see `tlfeatures cache --help`."
+    )
     max_value: int | None = option(
         None,
         "Value of white in 16-bit images, such as 4095 for 12-bit data; by default 65535.",

@@ -22,7 +22,7 @@ class PredictOptions(TableOptions):
 
 @expand_options
 def predict(model: opt.SavedModel, items: ImageItems, options: PredictOptions) -> None:
-    """Predict with a saved model; the table has one row per image, in the order of the arguments.
+    """Predict with a saved model, and print a table with one row for each image, in the order of the arguments.
 
     Columns: path, prediction, probability of the predicted class, and error. For heads without class probabilities,
     a column `decision` has the decision value of the predicted class instead; regression has neither. An unreadable

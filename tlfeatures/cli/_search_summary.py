@@ -21,7 +21,7 @@ def show_search(search: FeatureSearchCV, summary: dict[str, Any]) -> None:
     seconds = search.timings_["seconds"].sum()
     show_text(
         f"{count(summary['images'], 'image')}{classes}, {count(summary['candidates'], 'candidate')}; "
-        f"{count(computed, 'pass', 'passes')} of an image through a network, {seconds:.1f} s in total.\n"
+        f"{count(computed, 'forward pass', 'forward passes')}, {seconds:.1f} s in total.\n"
     )
     _show_top(search, summary)
     best = summary["best"]

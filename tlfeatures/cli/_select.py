@@ -40,7 +40,7 @@ class SearchSpace(Options):
     poolings: str = option("avg,max", "avg, max, avgmax, gem or flatten.", "--pooling")
     image_sizes: str = option(
         "auto",
-        "Sides, or height x width, in pixels; default: the network's; auto: the network's and half of it.",
+        "Sides, or height x width, in pixels; default: the network's; auto: the network's and about half of it.",
         "--image-size",
     )
     resize: str = option("stretch,crop", "stretch, crop or pad.", metavar="NAME,...", parse=parse_names)
@@ -112,9 +112,10 @@ def select(
 ) -> None:
     """Find the best network, image size, layer, pooling and head for labelled images.
 
-    Each image passes through each network once per size; an interrupted search resumes from the store. The report
-    is an HTML page, index.html, with PNG, CSV and JSON files. The best pipeline, fitted on all images, is saved
-    beside it for `predict` and `evaluate`. Unreadable images are left out and listed.
+    All combinations are compared by cross-validation. Each image passes through each network once for each image size
+    and resize method, and an interrupted search resumes from the store. The report is an HTML page, index.html, with
+    PNG, CSV and JSON files. The best pipeline, fitted on all images, is saved beside it for `predict` and `evaluate`.
+    Unreadable images are left out and listed.
     """
     from tlfeatures.report import write_report
     from tlfeatures.saved_models import save_pipeline
