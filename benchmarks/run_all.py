@@ -30,6 +30,8 @@ BENCHMARKS = {
     "finetune_signs": ["finetune.py", "--part", "signs", "--full"],
     "finetune_lengths": ["finetune.py", "--part", "lengths"],
     "tiny": ["tiny.py"],
+    "conformal": ["conformal.py"],
+    "suggest": ["suggest.py"],
     "store": ["store.py"],
     "store_faults": ["store_faults.py"],
     "memory": ["memory.py"],

@@ -12,6 +12,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 FIGURES = {
+    "conformal": {"digits_coverage", "digits_set_size", "digits_worst_class", "digits_flagged_noise"},
     "extract": {
         *("loop_images_per_s", "dataset_images_per_s", "network_images_per_s", "decode_images_per_s"),
         *("tlfeatures_images_per_s", "bound_images_per_s", "times_loop", "times_dataset", "of_bound"),
@@ -32,6 +33,7 @@ FIGURES = {
     "memory": {"cold_beyond_result_mb", "warm_beyond_result_mb"},
     "select": {"naive_by_warm", "warm_by_ready", "images_per_network", "digits_regret_points"},
     "store": {"gather_rows_per_s", "large_cold_open_s"},
+    "suggest": {"digits_labels_ratio", "digits_worst_difference", "digits_uncertain_labels_ratio"},
     "taps": {"network_ratio", "files_ratio"},
     "tiny": {"digits_avgmax_5fold", "random_digits_avgmax_5fold"},
 }

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tlfeatures.selection import FeatureSearchCV, select
     from tlfeatures.skip_unreadable import SkipUnreadable
     from tlfeatures.store import EmbeddingStore
-    from tlfeatures.trust import ConformalClassifier, ConformalRegressor, audit, explain
+    from tlfeatures.trust import ConformalClassifier, ConformalRegressor, audit, explain, suggest
 
 __version__ = "0.1.0"
 
@@ -41,6 +41,7 @@ __all__ = [
     "list_layers",
     "list_models",
     "select",
+    "suggest",
 ]
 
 _MODULES = {
@@ -60,6 +61,7 @@ _MODULES = {
     "list_layers": "networks",
     "list_models": "networks",
     "select": "selection",
+    "suggest": "trust",
 }
 
 

@@ -9,6 +9,7 @@ from tlfeatures.trust._conformal_regressor import ConformalRegressor
 from tlfeatures.trust._explain import explain
 from tlfeatures.trust._explain_result import Explanations
 from tlfeatures.trust._outliers import OutlierDetector
+from tlfeatures.trust._suggest import Suggestions, suggest
 
 __all__ = [
     "AuditResult",
@@ -16,6 +17,8 @@ __all__ = [
     "ConformalRegressor",
     "Explanations",
     "OutlierDetector",
+    "Suggestions",
     "audit",
     "explain",
+    "suggest",
 ]

@@ -56,6 +56,8 @@ class ConformalClassifier(ClassifierMixin, ConformalBase):
     random_state : int, RandomState or None, default=0
         Seed of the folds.
 
+    `error_rate`, `per_class` and `allow_empty` can be changed by ``set_params`` after `fit`.
+
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
@@ -66,8 +68,8 @@ class ConformalClassifier(ClassifierMixin, ConformalBase):
     outlier_detector_ : OutlierDetector or None
     cnn_ : CNNFeatures
         The fitted first step, if ``estimator`` is a pipeline that begins with it.
-    n_calibration_ : ndarray of float
-        Number of independent rows or groups from which p-values are computed: one number, or one for each class.
+    n_calibration_ : ndarray of float, shape (1 + n_classes,)
+        Number of independent rows or groups from which p-values are computed: of all classes, and of each class.
     n_features_in_ : int
         Width of the embedding.
 
@@ -151,10 +153,9 @@ class ConformalClassifier(ClassifierMixin, ConformalBase):
             self._score(estimator, X[test])[np.arange(len(test)), codes[test]]
             for estimator, test in zip(self.fold_estimators_, folds, strict=True)
         ]
-        strata = np.arange(len(self.classes_))[:, None] if self.per_class else [codes]
         self._tables, totals = [[] for _ in folds], []
-        for stratum in strata:
-            members = np.flatnonzero(np.isin(codes, stratum))
+        for stratum in (None, *range(len(self.classes_))):  # all rows, then those of each class
+            members = np.arange(len(codes)) if stratum is None else np.flatnonzero(codes == stratum)
             weights = np.zeros(len(codes))
             weights[members] = row_weights(None if groups is None else groups[members], len(members))
             totals.append(weights.sum())
@@ -185,7 +186,8 @@ class ConformalClassifier(ClassifierMixin, ConformalBase):
         return k
 
     def _warn_of_few(self, groups: np.ndarray | None) -> None:
-        few = self.n_calibration_ + 1 < 1 / self.error_rate - _TOLERANCE
+        counts = self.n_calibration_[1:] if self.per_class else self.n_calibration_[:1]
+        few = counts + 1 < 1 / self.error_rate - _TOLERANCE
         if not few.any():
             return
         unit = "rows" if groups is None else "groups"
@@ -223,12 +225,13 @@ class ConformalClassifier(ClassifierMixin, ConformalBase):
         return self._p_values(self._embed(X))
 
     def _p_values(self, X: np.ndarray) -> np.ndarray:
-        weights = np.zeros((len(X), len(self.classes_)))
+        n_classes = len(self.classes_)
+        indices = np.arange(1, n_classes + 1) if self.per_class else np.zeros(n_classes, int)
+        weights = np.zeros((len(X), n_classes))
         for estimator, tables in zip(self.fold_estimators_, self._tables, strict=True):
-            scores = self._score(estimator, X)
-            for i, column in enumerate(scores.T):
-                weights[:, i] += tables[i if self.per_class else 0].weight_above(column)
-        return (weights + 1) / (self.n_calibration_ + 1)
+            for i, column in enumerate(self._score(estimator, X).T):
+                weights[:, i] += tables[indices[i]].weight_above(column)
+        return (weights + 1) / (self.n_calibration_[indices] + 1)
 
     def predict_set(self, X: Any, error_rate: float | None = None) -> np.ndarray:
         """Predict the set of classes of each row.
@@ -244,13 +247,32 @@ class ConformalClassifier(ClassifierMixin, ConformalBase):
         ndarray of bool, shape (n_samples, n_classes)
             Whether each class, in the order of ``classes_``, is in the set.
         """
+        return self.predict_set_and_p_values(X, error_rate)[0]
+
+    def predict_set_and_p_values(
+        self, X: Any, error_rate: float | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Predict the set of classes of each row, and the p-value of each class, in one pass.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or images
+        error_rate : float, optional
+            By default that of the estimator.
+
+        Returns
+        -------
+        sets : ndarray of bool, shape (n_samples, n_classes)
+        p_values : ndarray of float64, shape (n_samples, n_classes)
+        """
         error_rate = self._choose_error_rate(error_rate)
         X = self._embed(X)
-        sets = self._p_values(X) > error_rate + _TOLERANCE
+        p_values = self._p_values(X)
+        sets = p_values > error_rate + _TOLERANCE
         if not self.allow_empty:
             predicted = self.estimator_.predict(X)
             sets[np.arange(len(X)), np.searchsorted(self.classes_, predicted)] = True
-        return sets
+        return sets, p_values
 
     def predict_or_abstain(self, X: Any, abstain_label: Any, error_rate: float | None = None) -> np.ndarray:
         """Predict the class of rows whose set has one class; abstain for the others.

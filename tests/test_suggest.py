@@ -1,0 +1,150 @@
+"""Images to label next: uncertain, unlike each other, no duplicates; and labels that cannot be used."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.svm import SVC
+
+from tlfeatures import CNNFeatures, suggest
+from tlfeatures.heads import make_head
+
+
+@pytest.fixture(scope="module")
+def classes():
+    """Embeddings of three classes, the first two of which overlap, and their labels."""
+    rng = np.random.default_rng(0)
+    y = np.repeat(["cat", "dog", "hen"], 100)
+    centers = rng.normal(size=(3, 30)) * 2
+    centers[1] = centers[0] + 0.5 * rng.normal(size=30)
+    return centers[np.repeat(np.arange(3), 100)] + rng.normal(size=(300, 30)), y
+
+
+def keep_labels(y, rows):
+    labels = np.full(len(y), None)
+    labels[rows] = y[rows]
+    return labels
+
+
+LABELLED = np.r_[:20, 100:120, 200:220]
+
+
+def test_suggested_images_are_unlabelled_uncertain_and_sorted(classes):
+    X, y = classes
+    suggestions = suggest(X, keep_labels(y, LABELLED), n=20)
+    assert len(set(suggestions.rows.tolist())) == 20
+    assert not np.isin(suggestions.rows, LABELLED).any()
+    assert (np.diff(suggestions.margins) >= 0).all()
+    head = make_head("svm").fit(X[LABELLED], y[LABELLED])
+    np.testing.assert_array_equal(suggestions.predictions, head.predict(X[suggestions.rows]))
+    unlabelled = np.setdiff1d(np.arange(300), LABELLED)
+    top_two = np.sort(head.decision_function(X[unlabelled]), axis=1)[:, -2:]
+    assert suggestions.margins.mean() < (top_two[:, 1] - top_two[:, 0]).mean()
+    assert np.isin(y[suggestions.rows], ["cat", "dog"]).mean() > 0.8
+    assert 0.5 < suggestions.accuracy <= 1
+    table = suggestions.to_frame([f"{i}.jpg" for i in range(300)])
+    assert list(table) == ["path", "prediction", "margin"]
+    assert table["path"][0] == f"{suggestions.rows[0]}.jpg"
+
+
+def test_the_seed_makes_suggestions_reproducible(classes):
+    X, y = classes
+    labels = keep_labels(y, LABELLED)
+    rows = [suggest(X, labels, random_state=seed).rows.tolist() for seed in (0, 0, 1)]
+    assert rows[0] == rows[1] != rows[2]
+
+
+def test_missing_labels_may_be_none_nan_or_empty(classes):
+    X, y = classes
+    expected = suggest(X, keep_labels(y, LABELLED)).rows.tolist()
+    for missing in (np.nan, ""):
+        labels = [label if label is not None else missing for label in keep_labels(y, LABELLED)]
+        assert suggest(X, labels).rows.tolist() == expected
+    codes = np.full(300, np.nan)
+    codes[LABELLED] = np.searchsorted(["cat", "dog", "hen"], y[LABELLED])
+    assert suggest(X, codes).rows.tolist() == expected
+
+
+def test_duplicates_are_skipped(classes):
+    X, y = classes
+    doubled = np.concatenate([X, X])
+    labels = np.concatenate([keep_labels(y, LABELLED), np.full(300, None)])
+    suggestions = suggest(doubled, labels, n=50)
+    originals = suggestions.rows % 300
+    assert len(np.unique(originals)) == 50
+    assert not np.isin(originals, LABELLED).any()
+    assert suggestions.n_duplicates == 300
+
+
+def test_all_remaining_images_are_suggested_with_a_warning_if_there_are_not_enough(classes):
+    X, y = classes
+    with pytest.warns(UserWarning, match="only 10 images are left to label; 11 were requested"):
+        suggestions = suggest(X, keep_labels(y, np.arange(10, 300)), n=11)
+    assert sorted(suggestions.rows.tolist()) == list(range(10))
+
+
+@pytest.mark.parametrize(("labelled", "what"), [([0, 1], "one class, 'cat'"), ([], "no class")])
+def test_fewer_than_two_classes_give_images_unlike_each_other(classes, labelled, what):
+    X, y = classes
+    with pytest.warns(UserWarning, match=f"labelled images are of {what}, so images are chosen without"):
+        suggestions = suggest(X, keep_labels(y, labelled), n=12)
+    assert suggestions.predictions is None and suggestions.margins is None
+    assert set(y[suggestions.rows]) == {"cat", "dog", "hen"}
+    assert list(suggestions.to_frame(list(range(300)))) == ["path"]
+
+
+def test_classes_with_one_or_two_images(classes):
+    X, y = classes
+    for rows in ([0, 100, 200], [0, 1, 100, 101, 200]):
+        suggestions = suggest(X, keep_labels(y, rows), n=5)
+        assert len(suggestions.rows) == 5 and np.isfinite(suggestions.margins).all()
+
+
+def test_equal_and_constant_features(classes):
+    X, y = classes
+    labels = keep_labels(y, LABELLED)
+    constant = np.c_[X, np.ones((300, 3))]
+    assert np.isfinite(suggest(constant, labels).margins).all()
+    with pytest.raises(ValueError, match="of 300 images, 60 have one, 240 are duplicates"):
+        suggest(np.ones((300, 4)), labels)
+    few_directions = np.sign(X[:, :5]) + 0.001 * X[:, :5]
+    with pytest.warns(UserWarning, match="images are left to label; 200 were requested"):
+        rows = suggest(few_directions, labels, n=200).rows
+    assert len(set(rows.tolist())) == len(rows) > 0
+
+
+def test_input_that_cannot_be_used_raises(classes):
+    X, y = classes
+    labels = keep_labels(y, LABELLED)
+    bad = X.copy()
+    bad[7] = np.nan
+    with pytest.raises(ValueError, match="1 of 300 rows of `X` contain NaN"):
+        suggest(bad, labels)
+    with pytest.raises(
+        ValueError, match="`y` must leave images without a label; of 300 images, 300 have one"
+    ):
+        suggest(X, y)
+    with pytest.raises(ValueError, match="one label, or None, for each of the 300 images; got 2"):
+        suggest(X, ["cat", None])
+    with pytest.raises(ValueError, match=r"`y` must be classes; got numbers such as 0\.5"):
+        suggest(X, [0.5, 1.5] + [None] * 298)
+    with pytest.raises(ValueError, match="`n` must be an integer of at least 1; got 0"):
+        suggest(X, labels, n=0)
+    with pytest.raises(ValueError, match=r"`estimator` must be a classifier"):
+        suggest(X, labels, estimator=Ridge())
+    with pytest.raises(ValueError, match=r"`X` must be embeddings of shape .* begins with CNNFeatures"):
+        suggest(["a.jpg", "b.jpg"], ["cat", None])
+
+
+@pytest.mark.filterwarnings("ignore::tlfeatures.errors.UnreadableImagesWarning")
+def test_images_of_a_pipeline_without_unreadable_ones(photos, tmp_path):
+    unreadable = tmp_path / "text.jpg"
+    unreadable.write_text("not an image")
+    pipeline = make_pipeline(CNNFeatures("tiny", image_size=32, cache=None), SVC())
+    paths, labels = [str(unreadable), *photos.paths], [None, *photos.labels[:6], *[None] * 6]
+    with pytest.warns(UserWarning, match="images are left to label"):
+        suggestions = suggest(paths, labels, n=9, estimator=pipeline)
+    assert 0 not in suggestions.rows and suggestions.rows.min() > 6
+    assert "not an image" in suggestions.extracted.errors[0]

@@ -1,0 +1,273 @@
+"""``suggest``: the images to label next, uncertain and unlike each other, without duplicates."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.base import clone, is_classifier
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import KFold
+
+from tlfeatures._inputs import is_missing
+from tlfeatures._params import check_parameter, describe_value, integer
+from tlfeatures._warnings import warn
+from tlfeatures.calibration import compute_logits
+from tlfeatures.errors import InvalidParameterError
+from tlfeatures.evaluation import check_labels, check_seed, find_duplicates, infer_task
+from tlfeatures.features import embed
+from tlfeatures.heads import blas_threads, make_head
+from tlfeatures.images import Images
+from tlfeatures.trust._embedded import check_rows, split_head
+
+if TYPE_CHECKING:
+    import pandas
+
+    from tlfeatures.extract import Extracted
+
+__all__ = ["Suggestions", "suggest"]
+
+_DUPLICATE_THRESHOLD = 0.95  # the default of FeatureSearchCV
+_CANDIDATES = 3  # at least this number for each image to suggest
+
+
+@dataclass(frozen=True)
+class Suggestions:
+    """Images to label next.
+
+    Attributes
+    ----------
+    rows : ndarray of int, shape (k,)
+        Rows of X, the most uncertain first.
+    predictions : ndarray of shape (k,) or None
+        Predicted classes; None if the labels have fewer than two classes.
+    margins : ndarray of float, shape (k,) or None
+        Difference between the decision values, or logarithms of probabilities, of the two most likely classes; small if
+        the prediction is uncertain.
+    accuracy : float or None
+        Accuracy on the labelled images, from cross-validation.
+    n_duplicates : int
+        Number of unlabelled images that are skipped as duplicates of labelled or of other unlabelled images.
+    extracted : Extracted or None
+        Result of the extraction, with the reason for each unreadable image; None if X are embeddings.
+    """
+
+    rows: np.ndarray
+    predictions: np.ndarray | None
+    margins: np.ndarray | None
+    accuracy: float | None
+    n_duplicates: int
+    extracted: Extracted | None = None
+
+    def to_frame(self, names: Any) -> pandas.DataFrame:
+        """Make a table with one row for each suggested image.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Path or name of each row of X.
+
+        Returns
+        -------
+        DataFrame
+            Columns "path", and "prediction" and "margin" if available.
+        """
+        import pandas
+
+        columns: dict[str, Any] = {"path": [names[row] for row in self.rows]}
+        if self.predictions is not None:
+            columns |= {"prediction": self.predictions, "margin": self.margins}
+        return pandas.DataFrame(columns)
+
+
+def suggest(X: Any, y: Any, n: int = 10, *, estimator: Any = None, random_state: Any = 0) -> Suggestions:
+    """Choose images to label next: uncertain, unlike each other, and no duplicates.
+
+    A classifier is fitted on the labelled images. The candidates are the unlabelled images with the smallest margin
+    between the two most likely classes. Their number is the error rate of the classifier times the number of unlabelled
+    images, so that most images are candidates while the classifier still makes many errors. The candidates are divided
+    into ``n`` clusters by k-means, and the image nearest to each centre is chosen (Zhdanov 2019, "Diverse mini-batch
+    active learning").
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features), or images
+        All images, labelled or not.
+    y : array-like of shape (n_samples,)
+        Classes; None, NaN or "" where an image has no label.
+    n : int, default=10
+        Number of images to choose.
+    estimator : classifier, optional
+        A classifier for embeddings, by default ``make_head("svm")``; or a pipeline that begins with
+        :class:`~tlfeatures.CNNFeatures`, which is required if X are images.
+    random_state : int, RandomState or None, default=0
+        Seed of the clusters and folds.
+
+    Returns
+    -------
+    Suggestions
+        Fewer than ``n`` images, with a warning, if there are not enough.
+
+    Raises
+    ------
+    ValueError
+        If no image can be suggested, or the labels are not classes.
+
+    Notes
+    -----
+    If fewer than two classes have labels, the images are chosen by k-means of all unlabelled images, with a warning.
+    Unreadable images are never suggested. In ``python benchmarks/suggest.py``, the accuracy of random labelling is
+    reached with fewer labels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tlfeatures import suggest
+    >>> X = np.random.default_rng(0).normal(size=(50, 20))
+    >>> y = np.full(50, None)
+    >>> y[:20] = np.where(X[:20, 0] > 0, "cat", "dog")
+    >>> suggestions = suggest(X, y, n=5)
+    >>> len(suggestions.rows), bool(suggestions.rows.min() >= 20)
+    (5, True)
+    """
+    check_parameter("n", n, [integer(minimum=1)])
+    rng = np.random.RandomState(check_seed(random_state))
+    head, features, keys, extracted = _read(X, estimator)
+    labels, labelled = _read_labels(y, len(features))
+    readable = np.isfinite(features).all(axis=1)
+    labelled &= readable
+    pool, n_duplicates = _skip_duplicates(features, keys, labelled, readable)
+    if not len(pool):
+        raise InvalidParameterError(
+            f"`y` must leave images without a label; of {len(features)} images, {int(labelled.sum())} have one, "
+            f"{n_duplicates} are duplicates, and {int((~readable).sum())} are unreadable. Add other images.",
+            "y",
+        )
+    if len(pool) < n:
+        warn(f"only {len(pool)} images are left to label; {n} were requested.")
+    predictions = margins = accuracy = None
+    y_labelled = np.array(labels[labelled].tolist())
+    if len(np.unique(y_labelled)) < 2:
+        what = f"one class, {y_labelled.tolist()[0]!r}" if len(y_labelled) else "no class"
+        warn(
+            f"the labelled images are of {what}, so images are chosen without a classifier, only unlike each other."
+        )
+    else:
+        y_labelled, _ = check_labels(y_labelled, len(y_labelled), "classification")
+        rows = features[labelled]
+        with blas_threads(*features.shape):
+            accuracy = _measure_accuracy(head, rows, y_labelled, rng)
+            predictions, margins = _predict(clone(head).fit(rows, y_labelled), features[pool])
+    chosen = _choose(features[pool], margins, min(n, len(pool)), accuracy, rng)
+    if margins is not None:
+        chosen = chosen[np.argsort(margins[chosen], kind="stable")]
+        predictions, margins = predictions[chosen], margins[chosen]
+    return Suggestions(pool[chosen], predictions, margins, accuracy, n_duplicates, extracted)
+
+
+def _read(X: Any, estimator: Any) -> tuple[Any, np.ndarray, np.ndarray | None, Extracted | None]:
+    """Return the head, the embeddings, and the digests and the extraction of images."""
+    estimator = make_head("svm") if estimator is None else estimator
+    cnn, head = split_head(estimator)
+    if not is_classifier(head):
+        raise InvalidParameterError(
+            f"`estimator` must be a classifier, or a pipeline of CNNFeatures and a classifier; got "
+            f"{describe_value(estimator)}.",
+            "estimator",
+        )
+    if cnn is not None:
+        images = Images.of(X)
+        extracted = embed(clone(cnn).fit(images), images, on_error="nan")
+        return head, extracted.features, extracted.keys, extracted
+    features = np.asarray(X)
+    if features.ndim != 2 or features.dtype.kind not in "biuf":
+        raise InvalidParameterError(
+            f"`X` must be embeddings of shape (n, d); got {describe_value(X)}. For images, pass an `estimator` that "
+            "begins with CNNFeatures.",
+            "X",
+        )
+    features = features.astype(float) if features.dtype.kind != "f" else features
+    check_rows(features)
+    return head, features, None, None
+
+
+def _read_labels(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels as objects, and which rows have one."""
+    values = y.tolist() if hasattr(y, "tolist") else list(y)
+    if len(values) != n:
+        raise InvalidParameterError(
+            f"`y` must have one label, or None, for each of the {n} images; got {len(values)}.", "y"
+        )
+    labels = np.empty(n, object)
+    labels[:] = values
+    labelled = np.array([not is_missing(value) and value != "" for value in values], bool)
+    present = labels[labelled].tolist()
+    if present and infer_task(present) == "regression":
+        raise InvalidParameterError(
+            f"`y` must be classes; got numbers such as {present[0]!r}. For classes that are numbers, convert them to "
+            "text.",
+            "y",
+        )
+    return labels, labelled
+
+
+def _skip_duplicates(
+    features: np.ndarray, keys: np.ndarray | None, labelled: np.ndarray, readable: np.ndarray
+) -> tuple[np.ndarray, int]:
+    """Return one row of each duplicate group without a label, and the number of rows skipped."""
+    rows = np.flatnonzero(readable)
+    if not len(rows):
+        return rows, 0
+    if keys is None:
+        _, codes = np.unique(features[rows], axis=0, return_inverse=True)
+        of_rows = np.zeros((len(rows), 16), np.uint8)
+        of_rows[:, :8] = codes.reshape(-1).astype("<u8").view(np.uint8).reshape(-1, 8)
+    else:
+        of_rows = keys[rows]
+    groups = find_duplicates(of_rows, features[rows], _DUPLICATE_THRESHOLD).groups
+    first = np.unique(groups, return_index=True)[1]
+    first = first[~np.isin(groups[first], groups[labelled[rows]])]
+    return rows[first], int((~labelled[rows]).sum()) - len(first)
+
+
+def _measure_accuracy(head: Any, X: np.ndarray, y: np.ndarray, rng: np.random.RandomState) -> float:
+    """Return the cross-validated accuracy; rows of a class that no fold trains on count as errors."""
+    codes = np.unique(y, return_inverse=True)[1]
+    if np.bincount(codes).max() == 1:
+        return 0.0
+    correct = np.zeros(len(y), bool)
+    for train, test in KFold(min(5, len(y)), shuffle=True, random_state=rng).split(X):
+        if len(np.unique(y[train])) > 1:
+            correct[test] = clone(head).fit(X[train], y[train]).predict(X[test]) == y[test]
+    return float(correct.mean())
+
+
+def _predict(head: Any, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    logits = compute_logits(head, X, head.classes_)
+    two = np.partition(logits, -2, axis=1)[:, -2:]
+    return head.predict(X), two[:, 1] - two[:, 0]
+
+
+def _choose(
+    X: np.ndarray, margins: np.ndarray | None, n: int, accuracy: float | None, rng: np.random.RandomState
+) -> np.ndarray:
+    """Return the rows nearest to the centres of n clusters of the rows with the smallest margins."""
+    order = np.arange(len(X)) if margins is None else np.argsort(margins, kind="stable")
+    n_candidates = len(X)
+    if accuracy is not None:
+        n_candidates = min(len(X), max(_CANDIDATES * n, int((1 - accuracy) * len(X))))
+    candidates = order[:n_candidates]
+    weights = np.ones(n_candidates) if margins is None else 1 - np.arange(n_candidates) / len(X)
+    centered = X[candidates] - X.mean(axis=0)
+    rows = centered / np.maximum(np.linalg.norm(centered, axis=1, keepdims=True), 1e-12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different rows than clusters
+        clusters = KMeans(n, n_init=1, random_state=rng).fit(rows, sample_weight=weights)
+    distances = clusters.transform(rows)
+    distances[np.arange(n) != clusters.labels_[:, None]] = np.inf
+    nearest = np.unique(distances.argmin(axis=0)[np.isfinite(distances).any(axis=0)])
+    others = np.setdiff1d(np.arange(n_candidates), nearest)  # used if there are fewer clusters than n
+    return candidates[np.r_[nearest, others[: n - len(nearest)]]]
