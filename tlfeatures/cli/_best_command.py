@@ -8,6 +8,8 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tlfeatures.cli._groups import format_options
+
 if TYPE_CHECKING:
     from tlfeatures.results import SearchResult
 
@@ -57,10 +59,7 @@ def best_command(result: SearchResult, folder: str | os.PathLike[str], source: S
         "seed": options["random_state"],
         **{name: _join(options[name], ",") for name in _FIT_PARAMETERS if name in options},
     }
-    words = [
-        word for name, value in arguments.items() for word in (f"--{name.replace('_', '-')}", str(value))
-    ]
-    return shlex.join(["tlfeatures", "select", *source, *words, "-o", "best"])
+    return shlex.join(["tlfeatures", "select", *source, *format_options(arguments), "-o", "best"])
 
 
 def _join(value: Any, separator: str) -> str:

@@ -62,7 +62,8 @@ def finetune(
     skipped = report_unreadable(images.paths, result.extracted.errors)
     if result.duplicates.crossing:
         warn(f"{result.duplicates.describe()} Pass --groups to keep duplicates in one fold.")
-    _draw_curves(result.training, files.curves)
+    if files.curves is not None:
+        _draw_curves(result.training, files.curves)
     if files.output is not None:
         save_model(result.model, files.output, whole=files.whole)
     counts = result.extracted.counts
@@ -96,26 +97,24 @@ def finetune(
 
 
 def _draw_views(tuned: Any, images: Any, path: str) -> None:
-    from tlfeatures._files import replace_file
+    from tlfeatures._files import write_file
 
     if not tuned.augment:
         raise BadArgument(
             "--show-augmentations needs --augment, such as crop=4,flip=horizontal,rotation=0.05."
         )
-    with replace_file(path) as file:
-        file.write(tuned.draw_augmentations(images))
+    write_file(path, tuned.draw_augmentations(images))
     show_text(f"Saved {path}: each row has an image and augmented views of it.")
 
 
-def _draw_curves(training: TrainingSummary | None, path: str | None) -> None:
-    from tlfeatures._files import replace_file
+def _draw_curves(training: TrainingSummary | None, path: str) -> None:
+    from tlfeatures._files import write_file
     from tlfeatures.finetune import draw_curves
 
-    if path is not None and training is None:
+    if training is None:
         warn(f"no epoch was trained: {path} is not written. Pass --cv 2 or more, or --keep finetuned.")
-    elif path is not None:
-        with replace_file(path) as file:
-            file.write(draw_curves(training.history))
+    else:
+        write_file(path, draw_curves(training.history))
 
 
 def _describe(result: Comparison, cv: int) -> dict[str, Any]:

@@ -29,7 +29,7 @@ import typer
 from tlfeatures.cli._parse import PARSERS
 from tlfeatures.cli._session import BadArgument
 
-__all__ = ["Options", "argument", "expand_options", "option"]
+__all__ = ["Options", "argument", "expand_options", "format_options", "option"]
 
 _METAVARS = {str: "NAME", int: "N", float: "X", bool: ""}  # a flag has no value
 
@@ -83,6 +83,15 @@ def option(
     """
     metadata = {"names": names, "parse": parse, "settings": {"help": help, **settings}}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def format_options(values: Mapping[str, Any]) -> list[str]:
+    """Return the command-line arguments for options.
+
+    >>> format_options({"image_size": 96, "layer": "fc1"})
+    ['--image-size', '96', '--layer', 'fc1']
+    """
+    return [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
 def expand_options(command: Callable[..., None]) -> Callable[..., None]:

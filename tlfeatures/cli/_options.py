@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from tlfeatures.cli._groups import Options, argument, option
+from tlfeatures.cli._groups import Options, argument, format_options, option
 from tlfeatures.cli._terminal import stderr_is_terminal, warn
 
 if TYPE_CHECKING:
@@ -72,11 +72,8 @@ class SourceOptions:
 
     def arguments(self) -> list[str]:
         """Return the command-line arguments that describe the source."""
-        options = {
-            f"--{name.replace('_', '-')}": value for name, value in vars(self).items() if value is not None
-        }
-        source = options.pop("--source")
-        return [source, *(word for pair in options.items() for word in pair)]
+        options = {name: value for name, value in vars(self).items() if value is not None}
+        return [options.pop("source"), *format_options(options)]
 
 
 @dataclass(frozen=True)
