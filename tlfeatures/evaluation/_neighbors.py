@@ -9,6 +9,7 @@ import numpy as np
 __all__ = ["Neighbors", "find_neighbors", "normalize_embeddings"]
 
 _BLOCK_VALUES = 1 << 24  # cosines in memory at a time
+_GROUP = 64  # adjacent columns whose maximum is compared first
 
 
 class Neighbors(NamedTuple):
@@ -81,18 +82,37 @@ def find_neighbors(features: np.ndarray, k: int) -> Neighbors:
     >>> find_neighbors(np.array([[0.0, 1.0], [0.1, 1.0], [5.0, -1.0]]), 1).rows.ravel().tolist()
     [1, 0, 1]
     """
-    F = normalize_embeddings(features)
-    n = len(F)
+    n = len(features)
     k = min(k, n - 1)
+    F = np.zeros((-(-n // _GROUP) * _GROUP, features.shape[1]), np.float32)  # a multiple of the group size
+    F[:n] = normalize_embeddings(features)
     rows, cosines = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
-    block = max(16, _BLOCK_VALUES // n)
+    block = max(16, _BLOCK_VALUES // len(F))
     for start in range(0, n, block):
-        cosine = F[start : start + block] @ F.T
+        cosine = F[start : min(start + block, n)] @ F.T
         own = np.arange(len(cosine))
         cosine[own, start + own] = -np.inf
-        nearest = np.argpartition(cosine, n - k, axis=1)[:, n - k :]
-        values = np.take_along_axis(cosine, nearest, axis=1)
+        cosine[:, n:] = -np.inf
+        nearest, values = _find_largest(cosine, k)
         order = np.lexsort((nearest, -values), axis=1)
         rows[start : start + block] = np.take_along_axis(nearest, order, axis=1)
         cosines[start : start + block] = np.take_along_axis(values, order, axis=1)
     return Neighbors(rows, np.clip(cosines, -1, 1))
+
+
+def _find_largest(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the columns and values of the k largest values of each row, unordered.
+
+    They are in the k groups of adjacent columns with the largest maxima, which takes a fraction of the time of a
+    partition of whole rows.
+    """
+    b, width = values.shape
+    if width > 2 * k * _GROUP:
+        maxima = values.reshape(b, -1, _GROUP).max(axis=2)
+        groups = np.argpartition(maxima, maxima.shape[1] - k, axis=1)[:, -k:]
+        columns = (groups[:, :, None] * _GROUP + np.arange(_GROUP)).reshape(b, -1)
+        values = np.take_along_axis(values, columns, axis=1)
+    else:
+        columns = np.broadcast_to(np.arange(width), (b, width))
+    largest = np.argpartition(values, values.shape[1] - k, axis=1)[:, -k:]
+    return np.take_along_axis(columns, largest, axis=1), np.take_along_axis(values, largest, axis=1)
