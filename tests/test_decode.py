@@ -35,7 +35,7 @@ from tests.image_helpers import (  # noqa: F401
 )
 from tlfeatures.errors import ImageReadError, LowContrastImagesWarning, UnknownNameError
 from tlfeatures.fingerprints import file_key
-from tlfeatures.images import Decoder, Images, check_images, decode_batches, decoder_recipe
+from tlfeatures.images import Decoder, Images, check_images, decode_batches, decoder_recipe, probe_pixels
 from tlfeatures.images import _decode as decode_module
 
 # --- fidelity --------------------------------------------------------------------------------------
@@ -654,7 +654,7 @@ def test_recipe_differs_in_every_field_and_is_json():
 
 
 def test_decoder_recipe_changes_with_the_decoded_pixels(monkeypatch):
-    before, pixels = decoder_recipe(), decode_module.probe_pixels()
+    before, pixels = decoder_recipe(), probe_pixels()
     assert before.keys() == {"pixel_probe"} and not before.keys() & Decoder((8, 6)).recipe().keys()
     assert pixels.dtype == np.uint8 and pixels.nbytes < 8000
     resize = Image.Image.resize
@@ -663,12 +663,12 @@ def test_decoder_recipe_changes_with_the_decoded_pixels(monkeypatch):
         return resize(self, *args, **kwargs).point(lambda v: v ^ 1)
 
     monkeypatch.setattr(Image.Image, "resize", off_by_one)
-    decode_module.probe_pixels.cache_clear()
+    probe_pixels.cache_clear()
     try:
         assert decoder_recipe() != before
-        assert np.abs(decode_module.probe_pixels().astype(int) - pixels).max() == 1
+        assert np.abs(probe_pixels().astype(int) - pixels).max() == 1
     finally:
-        decode_module.probe_pixels.cache_clear()
+        probe_pixels.cache_clear()
 
 
 def test_encoded_is_true_for_files_and_bytes():

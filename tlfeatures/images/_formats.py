@@ -5,19 +5,24 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import os
+import stat
 import struct
 from typing import Any
 
 from PIL import Image
 from PIL.ExifTags import Base
 
-__all__ = ["Unreadable", "check_size", "open_image", "readable"]
+from tlfeatures._inputs import URL_HINT, is_url
+
+__all__ = ["Unreadable", "check_file", "check_size", "describe_os_error", "open_image", "readable"]
 
 # Raster formats with a magic number, except for those that Pillow decodes with an external program, such as EPS.
 _FORMATS = (
     "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM", "JPEG2000", "AVIF",
     "DIB", "ICO", "PCX", "SGI", "QOI", "HEIF",
 )  # fmt: skip
+_MAX_FILE = 2 << 30  # bytes; no image within the pixel limit is larger
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
@@ -38,6 +43,33 @@ def readable():
         raise Unreadable("there is not enough memory to decode it") from None
     except Exception as e:
         raise Unreadable(f"damaged or unsupported: {e or type(e).__name__}") from e
+
+
+def check_file(path: str | os.PathLike[str]) -> None:
+    """Raise an error if a path is not a file that can be read as an image."""
+    try:
+        info = os.stat(path)
+    except FileNotFoundError:
+        if is_url(path):
+            raise Unreadable(f"is a URL, not a local file: {URL_HINT}") from None
+        raise
+    except ValueError as e:  # a null character
+        raise Unreadable(f"the path is not valid: {e}") from None
+    if stat.S_ISDIR(info.st_mode):
+        raise Unreadable("is a folder, not an image file")
+    if not stat.S_ISREG(info.st_mode):  # a pipe would block forever
+        raise Unreadable("is not a regular file")
+    if info.st_size == 0:
+        raise Unreadable("the file is empty")
+    if info.st_size > _MAX_FILE:
+        raise Unreadable(f"the file has {info.st_size:,} bytes; at most {_MAX_FILE:,} are read")
+
+
+def describe_os_error(e: OSError) -> str:
+    """Return the reason why a file cannot be read."""
+    if isinstance(e, FileNotFoundError):
+        return "no such file"
+    return e.strerror.lower() if e.strerror else str(e)
 
 
 def open_image(data: bytes) -> Image.Image:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tlfeatures._inputs import URL_HINT, is_missing, is_url, library_types, split_frame
+from tlfeatures._inputs import is_missing, library_types, split_frame
 from tlfeatures.errors import ImageInputError, ImageReadError
 from tlfeatures.fingerprints import KEY_BYTES, array_key, bytes_key, file_key, memoized_keys, read_file
 from tlfeatures.images._decode import (
@@ -24,13 +23,12 @@ from tlfeatures.images._decode import (
     read_upright_values,
     to_rgb,
 )
-from tlfeatures.images._formats import Unreadable, readable
+from tlfeatures.images._formats import Unreadable, check_file, describe_os_error, readable
 from tlfeatures.images._notes import LOW_CONTRAST, Note, check_depth, warn_of_depth, warn_of_low_contrast
 from tlfeatures.images._other_libraries import ARROW_ARRAYS, EXPECTED, refuse_other_libraries
 from tlfeatures.images._pixels import find_layout_problem, find_row_layout_problem, find_value_problem
 from tlfeatures.images._threads import make_pool
 
-_MAX_FILE = 2 << 30  # bytes; no image within the pixel limit is larger
 _pil_lock = threading.Lock()  # PIL images load lazily, and loading is not thread-safe
 
 
@@ -187,7 +185,7 @@ class Images:
             item = self._data[int(self._rows[i])]
             if isinstance(item, (str, os.PathLike)):
                 path, frame = split_frame(item)
-                _check_file(path)
+                check_file(path)
                 return _frame_key(file_key(path), frame)
             return self._content(item)[0]
 
@@ -265,7 +263,7 @@ class Images:
         if not isinstance(item, (str, os.PathLike)):
             return *self._content(item), 0
         path, frame = split_frame(item)
-        _check_file(path)
+        check_file(path)
         key, content = read_file(path)
         return _frame_key(key, frame), content, frame
 
@@ -295,7 +293,7 @@ class Images:
         except Unreadable as e:
             raise ImageReadError(self.name(i), str(e)) from e.__cause__
         except OSError as e:
-            raise ImageReadError(self.name(i), _describe_os_error(e)) from e
+            raise ImageReadError(self.name(i), describe_os_error(e)) from e
 
 
 def warn_of_notes(images: Images, notes: dict[int, Note]) -> dict[int, str]:
@@ -337,28 +335,3 @@ def _is_image_like(item: Any) -> bool:
     if isinstance(item, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)) or is_missing(item):
         return True
     return hasattr(item, "__array__") and not isinstance(item, (type, np.generic))
-
-
-def _check_file(path: str | os.PathLike[str]) -> None:
-    try:
-        info = os.stat(path)
-    except FileNotFoundError:
-        if is_url(path):
-            raise Unreadable(f"is a URL, not a local file: {URL_HINT}") from None
-        raise
-    except ValueError as e:  # a null character
-        raise Unreadable(f"the path is not valid: {e}") from None
-    if stat.S_ISDIR(info.st_mode):
-        raise Unreadable("is a folder, not an image file")
-    if not stat.S_ISREG(info.st_mode):  # a pipe would block forever
-        raise Unreadable("is not a regular file")
-    if info.st_size == 0:
-        raise Unreadable("the file is empty")
-    if info.st_size > _MAX_FILE:
-        raise Unreadable(f"the file has {info.st_size:,} bytes; at most {_MAX_FILE:,} are read")
-
-
-def _describe_os_error(e: OSError) -> str:
-    if isinstance(e, FileNotFoundError):
-        return "no such file"
-    return e.strerror.lower() if e.strerror else str(e)
