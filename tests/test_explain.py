@@ -21,7 +21,7 @@ from sklearn.svm import SVC, LinearSVC, OneClassSVM
 from tests.networks import make_images
 from tlfeatures import CNNFeatures, ConformalClassifier, FineTuneClassifier, SkipUnreadable, explain
 from tlfeatures.calibration import CalibratedHead
-from tlfeatures.errors import InvalidParameterError, UnknownNameError, UnreadableImagesWarning
+from tlfeatures.errors import ImageReadError, InvalidParameterError, UnknownNameError, UnreadableImagesWarning
 from tlfeatures.heads import BlockScaler, MeanRBFKernel, make_head
 
 LAYERS = ["block6_pw_relu", "block10_pw_relu"]  # maps of 4x4 with 256 and 320 channels
@@ -263,7 +263,7 @@ def test_unreadable_images_have_no_map(embeddings, photos, tmp_path):
     assert result.rows.tolist() == [1] and result.names == [photos.paths[0]]
     assert result.errors == {0: "not an image in a known format"}
     with (
-        pytest.raises(ValueError, match="None of the images could be read"),
+        pytest.raises(ImageReadError, match="cannot read 1 of 1 images"),
         pytest.warns(UnreadableImagesWarning),
     ):
         explain(pipeline, [str(tmp_path / "text.jpg")])

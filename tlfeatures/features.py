@@ -13,7 +13,7 @@ from tlfeatures._callbacks import CallbackSupportMixin, with_callbacks
 from tlfeatures._image_estimator import ImageEstimator, LayerParameters
 from tlfeatures._params import check_parameters
 from tlfeatures.extract import Extracted, FeatureSpec, check_decoder, check_recipes, extract
-from tlfeatures.images import Images, probe_pixels
+from tlfeatures.images import VIEWS, Images, probe_pixels
 from tlfeatures.store import EmbeddingStore
 
 __all__ = ["CNNFeatures"]
@@ -70,6 +70,10 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
         Number of images in a batch; does not change the result.
     cache : "auto", path, EmbeddingStore or None, default="auto"
         The store of embeddings. "auto" is ``$TLFEATURES_CACHE`` or the user's cache folder; None means no store.
+    views : {"flip", "crops", "flip+crops"} or None, default=None
+        The embedding of an image is the mean over the image and its views: the mirror image, crops of 7/8 of the sides
+        at the center and the four corners, or these crops and the mirror images of all. The embeddings of each view
+        are stored under their own recipe. The network runs 2, 6 or 12 times for each image.
     on_error : {"raise", "nan"}, default="raise"
         On unreadable images, raise an :class:`~tlfeatures.errors.ImageReadError`, or return rows of NaN
         with one warning that counts and names them.
@@ -125,11 +129,13 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
     ['block10_pw_relu_avg_000', 'block10_pw_relu_avg_001']
     """
 
+    views: Literal["flip", "crops", "flip+crops"] | None = None
     on_error: Literal["raise", "nan"] = "raise"
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **ImageEstimator._parameter_constraints,
         **LayerParameters._layer_constraints,
+        "views": [None, *VIEWS],
         "on_error": ["raise", "nan"],
     }
 
@@ -222,7 +228,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
     def _make_spec(self) -> FeatureSpec:
         check_parameters(self)
         store = EmbeddingStore.resolve(self.cache)
-        return self._specify(self.layer, self.pooling, self.normalization, store)
+        return self._specify(self.layer, self.pooling, self.normalization, store).with_views(self.views)
 
     def _set_fitted(self, spec: FeatureSpec, images: Images) -> None:
         self.layers_ = [tap.layer for tap in spec.description.taps]

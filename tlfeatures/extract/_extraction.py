@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from tlfeatures._warnings import warn
-from tlfeatures.errors import UnreadableImagesWarning
+from tlfeatures.errors import ImageReadError, UnreadableImagesWarning
 from tlfeatures.extract._counts import ImageCounts
 from tlfeatures.extract._pass import ExtractionPass
 from tlfeatures.extract._spec import FeatureSpec
@@ -110,6 +112,10 @@ def extract(
     (``python benchmarks/extract.py``). Beyond the result, 20,000 images took 8 MB more memory than 2,000
     (``python benchmarks/memory.py``).
     """
+    if spec.views is not None:
+        options: dict[str, Any] = {"store": store, "batch_size": batch_size, "n_threads": n_threads}
+        options |= {"on_error": on_error, "on_failure": on_failure, "on_batch": on_batch, "verbose": verbose}
+        return _average_views([partial(extract, Images.of(X), view, **options) for view in spec.by_view()])
     start = time.perf_counter()
     images = Images.of(X)
     passes: list[tuple[np.ndarray, ExtractionPass]] = []
@@ -134,6 +140,31 @@ def extract(
             f"{images.name(first)!r}: {result.errors[first]}. See check_images(X) for all.",
             UnreadableImagesWarning,
         )
+    return result
+
+
+def _average_views(extract_views: Sequence[Callable[[], Extracted]]) -> Extracted:
+    """Extract the embeddings of all views, and average them; errors and notes are those of the first view.
+
+    Raises
+    ------
+    ImageReadError
+        If an image changes, or cannot be read any more, after the first view was read.
+    """
+    result = extract_views[0]()
+    features = result.features.copy()
+    for extract_view in extract_views[1:]:
+        with warnings.catch_warnings():  # the first view has warned
+            warnings.simplefilter("ignore")
+            other = extract_view()
+        changed = np.flatnonzero((other.keys != result.keys).any(axis=1))
+        if len(changed):
+            reason = "the file changed while its views were being read; wait until it is complete"
+            raise ImageReadError(f"X[{changed[0]}]", reason)
+        features += other.features
+        result.computed = max(result.computed, other.computed)
+        result.seconds += other.seconds
+    result.features = features / np.float32(len(extract_views))
     return result
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from tlfeatures.images import Decoder
+from tlfeatures.images import Decoder, list_views
 from tlfeatures.networks import Backbone, Description, Tap, pooling_parts, pooling_width
 from tlfeatures.store import EmbeddingStore
 
@@ -52,12 +52,15 @@ class FeatureSpec:
     decoder : Decoder
     columns : tuple of FeatureBlock
         In the order of the result.
+    views : str or None, default=None
+        The kind of views of each image whose embeddings are averaged; see `list_views`.
     """
 
     backbone: Backbone
     description: Description
     decoder: Decoder
     columns: tuple[FeatureBlock, ...]
+    views: str | None = None
 
     @classmethod
     def make(
@@ -93,6 +96,16 @@ class FeatureSpec:
         ]
         return cls(backbone, description, decoder, tuple(columns))
 
+    def with_views(self, views: str | None) -> FeatureSpec:
+        """Return the specification of the mean embeddings of the views of each image."""
+        spec = replace(self, views=views)
+        return replace(spec, columns=tuple(spec.column(c.tap, c.part) for c in self.columns))
+
+    def by_view(self) -> list[FeatureSpec]:
+        """Return the specification of the embeddings of each view; the first is that of the images themselves."""
+        decoders = [replace(self.decoder, view=view) for view in list_views(self.views)]
+        return [replace(self, decoder=decoder).with_views(None) for decoder in decoders]
+
     def column(self, tap: Tap, part: str) -> FeatureBlock:
         """Return the block of columns of one tap and stored pooling, with its recipe."""
         recipe = {
@@ -109,6 +122,8 @@ class FeatureSpec:
         }
         if tap.process is not None:
             recipe["process"] = tap.process
+        if self.views is not None:
+            recipe["views"] = self.views
         return FeatureBlock(tap, part, recipe)
 
     @cached_property

@@ -6,9 +6,11 @@ from tlfeatures.images._images import Images, warn_of_notes
 from tlfeatures.images._notes import Note, warn_of_low_contrast
 from tlfeatures.images._probe import decoder_recipe, probe_pixels
 from tlfeatures.images._quality import ImageProperties, describe_images, find_faults
+from tlfeatures.images._views import VIEWS, list_views
 
 __all__ = [
     "IMAGE_CONSTRAINTS",
+    "VIEWS",
     "Decoder",
     "ImageProperties",
     "Images",
@@ -18,6 +20,7 @@ __all__ = [
     "decoder_recipe",
     "describe_images",
     "find_faults",
+    "list_views",
     "probe_pixels",
     "warn_of_low_contrast",
     "warn_of_notes",

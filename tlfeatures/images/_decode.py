@@ -18,6 +18,7 @@ from tlfeatures.images._dicom_pixels import read_dicom
 from tlfeatures.images._formats import Unreadable, open_image, readable
 from tlfeatures.images._notes import Note, check_contrast, check_depth
 from tlfeatures.images._pixels import is_16_bit, suggest_scaling, to_uint8, window_to_uint8
+from tlfeatures.images._views import take_view
 
 RESIZES = ("stretch", "crop", "pad")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
@@ -86,6 +87,8 @@ class Decoder:
         the range become 0 or 255. None means, for DICOM, the window in the file or, without one, the full range of
         unsigned 8-bit values and the 1st to the 99th percentile of others; for other images, 0 to `max_value`. Other
         8-bit images and floats are not affected.
+    view : str, default=""
+        A view of the image that is decoded in its place: one of `list_views`.
 
     Raises
     ------
@@ -114,6 +117,7 @@ class Decoder:
     decode: str = "scaled"
     max_value: int | None = None
     window: tuple[float, float] | None = None
+    view: str = ""
 
     def __post_init__(self) -> None:
         for name, allowed in IMAGE_CONSTRAINTS.items():
@@ -146,6 +150,8 @@ class Decoder:
         }
         if self.window is not None:
             recipe["window"] = list(self.window)
+        if self.view:
+            recipe["view"] = self.view
         return recipe if self.max_value is None else {**recipe, "max_value": self.max_value}
 
     def find_box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
@@ -313,6 +319,7 @@ def _compute_size(size: tuple[int, int], decoder: Decoder) -> tuple[int, int]:
 
 def _resize_and_pad(im: Image.Image, decoder: Decoder, note: Note | None) -> tuple[np.ndarray, Note | None]:
     """Resize an RGB image to uint8 (height, width, 3); if ``note`` is None, return a note on its contrast."""
+    im = take_view(im, decoder.view)
     pixels = np.asarray(_resize(im, decoder))
     note = note or check_contrast(pixels, im)
     height, width = decoder.image_size

@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from tlfeatures._params import check_parameter, integer
 from tlfeatures._warnings import warn
-from tlfeatures.errors import InvalidParameterError, UnknownNameError, UnreadableImagesWarning
+from tlfeatures.errors import ImageReadError, InvalidParameterError, UnknownNameError, UnreadableImagesWarning
 from tlfeatures.features import CNNFeatures
 from tlfeatures.images import Images
 from tlfeatures.trust._conformal_classifier import ConformalClassifier
@@ -68,7 +68,9 @@ def explain(
         If ``pipeline`` is another object, or its head has no values to explain.
     ValueError
         If a layer of ``pipeline`` has no positions, ``label`` is not a class, there is not one label for each training
-        image, or no image can be read.
+        image.
+    ImageReadError
+        If no image can be read.
 
     Notes
     -----
@@ -120,7 +122,7 @@ def explain(
             UnreadableImagesWarning,
         )
     if not explainer.rows:
-        raise ValueError("None of the images could be read; check_images(X) gives the reasons.")
+        raise ImageReadError.of([(images.name(row), reason) for row, reason in errors.items()], len(images))
     neighbors = None
     if training is not None:
         rows = np.array(explainer.rows)

@@ -99,6 +99,11 @@ def iterate_maps(cnn: CNNFeatures, images: Images) -> Iterator[tuple[int, Pooled
     check_recipes(cnn.recipes_, [column.recipe for column in spec.columns])
     if images.encoded().any():
         check_decoder(cnn.decoder_probe_)
+    if spec.views is not None:
+        raise ValueError(
+            f"explain needs `views=None`, because views have different positions; got {spec.views!r}. Fit the pipeline "
+            "without views to see maps of its images."
+        )
     for tap in spec.description.taps:
         if len(tap.shape) != 3:
             raise ValueError(
