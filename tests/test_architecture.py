@@ -38,6 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "extract": {"images", "networks", "store", "fingerprints"},
     "_image_estimator": {"extract"},
     "features": {"_callbacks", "_image_estimator"},
+    "train_on_views": {"features"},
     "pretrained": {"features"},
     "heads": set(),
     "evaluation": set(),

@@ -5,14 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.base import clone
+from sklearn.base import clone, is_classifier
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from tests.networks import make_images
-from tlfeatures import CNNFeatures, explain
-from tlfeatures.errors import RecipeMismatchError, UnknownNameError, UnreadableImagesWarning
-from tlfeatures.features import embed
+from tlfeatures import CNNFeatures, TrainOnViews, explain
+from tlfeatures.calibration import CalibratedHead
+from tlfeatures.errors import (
+    InvalidParameterError,
+    RecipeMismatchError,
+    UnknownNameError,
+    UnreadableImagesWarning,
+)
+from tlfeatures.features import embed, embed_views
 from tlfeatures.images import Decoder, Images, list_views
 
 X = make_images(4, 64)
@@ -102,3 +111,57 @@ def test_maps_of_views_are_refused():
         ValueError, match="explain needs `views=None`, because views have different positions; got 'flip'"
     ):
         explain(pipeline, X)
+
+
+def test_views_as_training_rows(store):
+    y = np.array(["a", "b", "a", "b"])
+    pipeline = make_pipeline(make_cnn("flip", cache=store), StandardScaler(), LinearSVC())
+    model = TrainOnViews(pipeline).fit(X, y)
+    plain, mirrored = make_cnn().fit_transform(X), make_cnn().fit_transform(X[:, :, ::-1])
+    head = make_pipeline(StandardScaler(), LinearSVC()).fit(np.concatenate([plain, mirrored]), np.tile(y, 2))
+    expected = head.decision_function((plain + mirrored) / 2)
+    np.testing.assert_allclose(model.decision_function(X), expected, rtol=1e-3)
+    np.testing.assert_array_equal(model.pipeline_.decision_function(X), model.decision_function(X))
+    assert model.score(X, y) == 1 and model.classes_.tolist() == ["a", "b"] and is_classifier(model)
+    assert not hasattr(model, "predict_proba")
+    with pytest.raises(NotFittedError):
+        TrainOnViews(pipeline).predict(X)
+
+
+def test_views_stay_in_the_fold_of_their_image(store):
+    """A head that remembers its rows recognizes no image of another fold, but each view of its own."""
+    seen = []
+
+    class Recorder(LinearSVC):
+        def fit(self, X, y):
+            seen.append(X)
+            return super().fit(X, y)
+
+    pipeline = make_pipeline(make_cnn("flip+crops", cache=store), Recorder())
+    search = GridSearchCV(TrainOnViews(pipeline), {"estimator__recorder__C": [1.0]}, cv=2, refit=False)
+    search.fit(X, [0, 0, 1, 1])
+    views = np.stack(embed_views(make_cnn("flip+crops", cache=store).fit(X), X), axis=1)
+    assert [len(rows) for rows in seen] == [24, 24]
+    for rows in seen:
+        is_seen = [[(rows == view).all(axis=1).any() for view in image] for image in views]
+        assert sorted(map(sum, is_seen)) == [0, 0, 12, 12]
+
+
+def test_calibration_keeps_the_views_of_an_image_in_one_fold(store):
+    pipeline = make_pipeline(make_cnn("flip", cache=store), CalibratedHead(LinearSVC(), cv=2))
+    with pytest.raises(ValueError, match="all 2 images of class 0 are in one group"):
+        TrainOnViews(pipeline).fit(X[:2], [0, 1])  # two rows of each class, but one image
+    assert TrainOnViews(pipeline).fit(X, [0, 1, 0, 1]).predict_proba(X).shape == (4, 2)
+
+
+def test_training_on_views_needs_views():
+    for estimator in (LinearSVC(), make_pipeline(make_cnn(), LinearSVC())):
+        with pytest.raises(
+            InvalidParameterError, match="`estimator` must be a Pipeline that begins with CNNFeatures"
+        ):
+            TrainOnViews(estimator).fit(X, [0, 1, 0, 1])
+    search = make_pipeline(make_cnn("flip"), GridSearchCV(LinearSVC(), {"C": [1]}))
+    with pytest.raises(InvalidParameterError, match=r"GridSearchCV\(TrainOnViews\(pipeline\), \.\.\.\)"):
+        TrainOnViews(search).fit(X, [0, 1, 0, 1])
+    with pytest.raises(ValueError, match="X has 4 images, but y has 3"):
+        TrainOnViews(make_pipeline(make_cnn("flip"), LinearSVC())).fit(X, [0, 1, 0])

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tlfeatures.selection import FeatureSearchCV, select
     from tlfeatures.skip_unreadable import SkipUnreadable
     from tlfeatures.store import EmbeddingStore
+    from tlfeatures.train_on_views import TrainOnViews
     from tlfeatures.trust import ConformalClassifier, ConformalRegressor, audit, explain, suggest
 
 __version__ = "0.1.0"
@@ -33,6 +34,7 @@ __all__ = [
     "FineTuneRegressor",
     "ImageNetClassifier",
     "SkipUnreadable",
+    "TrainOnViews",
     "__version__",
     "audit",
     "check_images",
@@ -54,6 +56,7 @@ _MODULES = {
     "FineTuneRegressor": "finetune",
     "ImageNetClassifier": "pretrained",
     "SkipUnreadable": "skip_unreadable",
+    "TrainOnViews": "train_on_views",
     "audit": "trust",
     "check_images": "images",
     "compare": "evaluation",

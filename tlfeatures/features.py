@@ -260,3 +260,10 @@ def embed(cnn: CNNFeatures, X: Any, **kwargs: Any) -> Extracted:
     if images.encoded().any():
         check_decoder(cnn.decoder_probe_)
     return cnn._extract(images, spec, **kwargs)
+
+
+def embed_views(cnn: CNNFeatures, X: Any) -> list[np.ndarray]:
+    """Return the embeddings of each view of X, of which `transform` returns the mean; each of shape (n, d)."""
+    check_is_fitted(cnn, "recipes_")
+    images = Images.of(X)
+    return [cnn._extract(images, spec).features for spec in cnn._make_spec().by_view()]

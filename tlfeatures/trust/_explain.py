@@ -226,9 +226,10 @@ def _split_pipeline(pipeline: Any) -> tuple[CNNFeatures, Any]:
         estimator = estimator.to_pipeline()
     steps = estimator.steps if isinstance(estimator, Pipeline) else []
     if len(steps) < 2 or not isinstance(steps[0][1], CNNFeatures):
-        raise TypeError(
+        raise InvalidParameterError(
             f"`pipeline` is an object of type {type(pipeline).__name__}; expected a fitted scikit-learn Pipeline "
-            "that begins with CNNFeatures and ends with a classifier or regressor, or a fine-tuned estimator."
+            "that begins with CNNFeatures and ends with a classifier or regressor, or a fine-tuned estimator.",
+            "pipeline",
         )
     check_is_fitted(steps[0][1], "recipes_")
     return steps[0][1], estimator[1:]

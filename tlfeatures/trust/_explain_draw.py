@@ -130,7 +130,7 @@ def _draw_bar(canvas: Image.Image, corner: tuple[int, int], height: int, low: fl
     if low < 0 < high and 0.15 < high / (high - low) < 0.85:
         marks[top + round(high / (high - low) * height) - 7] = 0.0
     for y, value in marks.items():
-        pen.text((left + 18, y), f"{value:+.2g}" if value else "0", "black", font)
+        pen.text((left + 18, y), f"{value:+.3g}" if value else "0", "black", font)
 
 
 def _list_rows(result: Explanations, i: int) -> list[tuple[str, list[Image.Image]]]:

@@ -14,6 +14,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.svm import SVC, NuSVC
 
 from tlfeatures.calibration import CalibratedHead
+from tlfeatures.errors import InvalidParameterError
 from tlfeatures.skip_unreadable import SkipUnreadable
 from tlfeatures.trust._conformal_classifier import ConformalClassifier
 from tlfeatures.trust._conformal_regressor import ConformalRegressor
@@ -48,8 +49,8 @@ class HeadValues:
 
     Raises
     ------
-    TypeError
-        If the head has no such values.
+    InvalidParameterError
+        If the head has no such values; also a ``TypeError`` and a ``ValueError``.
     """
 
     def __init__(self, head: Any) -> None:
@@ -59,8 +60,9 @@ class HeadValues:
         self._column_names = getattr(head, "feature_names_in_", None)
         self.classes = getattr(self._last, "classes_", None)
         if isinstance(self.classes, list) or getattr(self._last, "multilabel_", False):
-            raise TypeError(
-                f"The head {self.head_name} predicts several labels for each image; expected one label."
+            raise InvalidParameterError(
+                f"The head {self.head_name} predicts several labels for each image; expected one label.",
+                "pipeline",
             )
         self.name, self._function = self._choose()
         members = getattr(self._last, "estimators_", None)  # of one-vs-rest classifiers and ensembles
@@ -72,7 +74,7 @@ class HeadValues:
 
         Raises
         ------
-        TypeError
+        InvalidParameterError
             If the head has another number of values than classes.
         """
         values = np.asarray(self._function(self.transform(embeddings)), float)
@@ -82,9 +84,10 @@ class HeadValues:
             values = np.stack([-values, values], axis=1)
         expected = 1 if self.classes is None else len(self.classes)
         if values.shape[1] != expected:
-            raise TypeError(
+            raise InvalidParameterError(
                 f"The head {self.head_name} has {values.shape[1]} values for each image; expected "
-                f"{expected}: one number, or one for each class."
+                f"{expected}: one number, or one for each class.",
+                "pipeline",
             )
         return values
 
@@ -136,9 +139,10 @@ class HeadValues:
             return "log odds of the class", lambda X: _log_odds(last.predict_proba(X))
         if classes is None and hasattr(last, "predict") and not is_clusterer(last):
             return "prediction", last.predict
-        raise TypeError(
+        raise InvalidParameterError(
             f"The head {self.head_name} has no values to explain; expected a classifier with decision_function or "
-            "predict_proba, or a regressor."
+            "predict_proba, or a regressor.",
+            "pipeline",
         )
 
 
