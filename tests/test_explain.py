@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,8 +23,10 @@ from sklearn.svm import SVC, LinearSVC, OneClassSVM
 from tests.networks import make_images
 from tlfeatures import CNNFeatures, ConformalClassifier, FineTuneClassifier, SkipUnreadable, explain
 from tlfeatures.calibration import CalibratedHead
+from tlfeatures.cli import main
 from tlfeatures.errors import ImageReadError, InvalidParameterError, UnknownNameError, UnreadableImagesWarning
 from tlfeatures.heads import BlockScaler, MeanRBFKernel, make_head
+from tlfeatures.saved_models import save_pipeline
 
 LAYERS = ["block6_pw_relu", "block10_pw_relu"]  # maps of 4x4 with 256 and 320 channels
 Y = np.array(["a", "b", "c"] * 8)
@@ -389,3 +393,66 @@ def test_files_have_the_class_and_its_value_in_their_names(embeddings, photos, t
     with Image.open(table["file"][0]) as image:
         assert image.format == "PNG" and image.width > 600 and len(image.getcolors(1 << 24)) > 1000
     assert len(list((tmp_path / "maps").iterdir())) == 2
+
+
+@pytest.fixture(scope="module")
+def saved(photos, tmp_path_factory):
+    """The file of a saved pipeline with a linear head."""
+    path = tmp_path_factory.mktemp("models") / "pipe.joblib"
+    cnn = CNNFeatures("tiny", image_size=64, cache=None)
+    save_pipeline(make_pipeline(cnn, make_head("logreg")).fit(photos.paths, photos.labels), path)
+    return path
+
+
+def call(capsys, *argv):
+    """Run the command; return the exit code, the output and the lines of errors."""
+    code = main([str(arg) for arg in argv])
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err
+    return code, out, [line for line in err.splitlines() if line.startswith("error: ")]
+
+
+def test_the_command_writes_one_file_for_each_image(saved, photos, tmp_path, capsys):
+    (tmp_path / "text.jpg").write_text("not an image")
+    items = [photos.paths[0], tmp_path / "text.jpg", photos.paths[1]]
+    options = ["--data", photos.root, "--neighbors", "2", "-o", tmp_path / "maps"]
+    code, out, errors = call(capsys, "explain", saved, *items, *options, "--json")
+    result = json.loads(out)
+    assert (code, errors) == (0, [])
+    assert result["value"] == "decision value" and result["folder"] == str(tmp_path / "maps")
+    first, second, third = result["images"]
+    assert [image["path"] for image in (first, second, third)] == list(map(str, items))
+    assert first["method"] == "exact" and first["label"] == first["prediction"] == "checks"
+    assert Path(first["file"]).is_file() and len(list((tmp_path / "maps").iterdir())) == 2
+    assert second["file"] is None and second["error"].startswith("not an image")
+    nearest = [(row["label"], row["rank"]) for row in third["neighbors"]]
+    assert nearest == [(label, rank) for label in ("checks", "discs", "stripes") for rank in (1, 2)]
+    assert photos.paths[1] not in [row["image"] for row in third["neighbors"]]
+
+
+def test_the_command_prints_a_table(saved, photos, tmp_path, capsys):
+    options = ["--label", "discs", "--method", "occlusion", "-o", tmp_path / "maps"]
+    code, out, _ = call(capsys, "explain", saved, photos.paths[0], *options)
+    assert code == 0 and "occlusion" in out and "discs" in out
+    assert f"1 map of the decision value in {tmp_path / 'maps'}." in out
+    code, _, errors = call(capsys, "explain", saved, photos.paths[0], *options)
+    assert code == 2 and "is not empty. Name another folder, or pass --force." in errors[0]
+    assert call(capsys, "explain", saved, photos.paths[0], *options, "--force")[0] == 0
+
+
+def test_the_command_names_what_is_wrong(saved, photos, tmp_path, capsys):
+    (tmp_path / "text.jpg").write_text("not an image")
+    output = ["-o", tmp_path / "maps"]
+    code, _, errors = call(capsys, "explain", saved, tmp_path / "text.jpg", *output)
+    assert code == 1 and "cannot read 1 of 1 images" in errors[0]
+    code, _, errors = call(capsys, "explain", saved, photos.paths[0], "--label", "cats", *output)
+    assert code == 2 and "Unknown class 'cats'. Valid names: checks, discs, stripes." in errors[0]
+    code, _, errors = call(capsys, "explain", saved, photos.paths[0], "--method", "shap", *output)
+    assert code == 2 and "--method must be 'auto', 'exact', 'gradient' or 'occlusion'" in errors[0]
+    code, _, errors = call(capsys, "explain", tmp_path / "text.jpg", photos.paths[0], *output)
+    assert code == 2 and "expected a scikit-learn Pipeline that begins with CNNFeatures" in errors[0]
+    joblib.dump(
+        make_pipeline(CNNFeatures("tiny", image_size=32).fit(X), KMeans(2, n_init=1)), tmp_path / "k.joblib"
+    )
+    code, _, errors = call(capsys, "explain", tmp_path / "k.joblib", photos.paths[0], *output)
+    assert code == 2 and "KMeans has no values to explain" in errors[0]

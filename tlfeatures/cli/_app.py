@@ -12,6 +12,7 @@ from tlfeatures.cli._classify import classify
 from tlfeatures.cli._demo import demo
 from tlfeatures.cli._embed import embed
 from tlfeatures.cli._evaluate import evaluate
+from tlfeatures.cli._explain import explain
 from tlfeatures.cli._finetune import finetune
 from tlfeatures.cli._fit import fit
 from tlfeatures.cli._models import layers, models
@@ -63,7 +64,7 @@ def _options(
     """
 
 
-for command in (models, layers, embed, fit, select, finetune, evaluate, predict, classify):
+for command in (models, layers, embed, fit, select, finetune, evaluate, predict, explain, classify):
     app.command()(command)
 app.add_typer(cache, name="cache")
 app.command()(demo)

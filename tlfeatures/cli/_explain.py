@@ -1,0 +1,111 @@
+"""`explain`: maps of the regions of images that support or oppose a prediction."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from tlfeatures.cli import _options as opt
+from tlfeatures.cli._groups import Options, expand_options, option
+from tlfeatures.cli._messages import report_unreadable
+from tlfeatures.cli._session import BadArgument
+from tlfeatures.cli._tables import ImageItems
+from tlfeatures.cli._terminal import count, show_json, show_table, show_text
+
+
+@dataclass(frozen=True)
+class MapOptions(Options):
+    """What the maps explain."""
+
+    label: str | None = option(
+        None, "Class that the maps explain; by default the predicted class of each image."
+    )
+    method: str = option("auto", "auto, exact (linear heads), gradient or occlusion.")
+
+
+@dataclass(frozen=True)
+class NeighborOptions(Options):
+    """Training images to show beside each map."""
+
+    panel: ClassVar[str] = "Training images"
+
+    data: str | None = option(
+        None,
+        "Training images, of which the nearest of each class are shown: folder, manifest or array.",
+        metavar="SOURCE",
+    )
+    target: str | None = option(
+        None, "Column or dataset with their labels; by default label, target or class."
+    )
+    neighbors: int = option(3, "Number of nearest training images of each class.", min=1)
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters of `tlfeatures.explain`."""
+        if self.data is None:
+            return {}
+        from tlfeatures.sources import read_source
+
+        source = read_source(self.data, target=self.target)
+        if source.split is not None and (source.split == "train").any():
+            source = source.subset("train")
+        return {"X_train": source.images, "y_train": source.get_labels(), "n_neighbors": self.neighbors}
+
+
+@dataclass(frozen=True)
+class MapFolder(opt.OutputOptions):
+    """Folder of the maps."""
+
+    output: str | None = option(
+        "maps", "Folder for the PNG files, which is made if it does not exist.", "-o", metavar="DIR"
+    )
+    force: bool = option(False, "Write into a folder that is not empty.")
+
+    def check(self) -> str:
+        """Return the folder; raise an error if it is a file, or not empty."""
+        folder = os.path.abspath(self.output or "maps")
+        if os.path.exists(folder) and not os.path.isdir(folder):
+            raise BadArgument(f"-o {self.output!r} is a file; name a folder.")
+        if os.path.isdir(folder) and os.listdir(folder) and not self.force:
+            raise BadArgument(f"-o {self.output!r} is not empty. Name another folder, or pass --force.")
+        return folder
+
+
+@expand_options
+def explain(
+    model: opt.SavedModel, items: ImageItems, maps: MapOptions, training: NeighborOptions, output: MapFolder
+) -> None:
+    """Draw maps of the regions of images that support or oppose the prediction of a saved model.
+
+    The maps are exact for linear heads: the mean of a map plus a constant is the decision value. For other heads they
+    follow the gradient of the head, or leave out each position in turn; the table says which. The name of a file
+    contains the class and its value.
+    """
+    import pandas
+    from sklearn.pipeline import Pipeline
+
+    from tlfeatures.trust import explain as explain_images
+
+    folder = output.check()
+    fitted = model.load()
+    pipeline = Pipeline([("cnn", fitted.cnn), ("head", fitted.head)])
+    sources, tables, records = items.read(), [], []
+    options = maps.parameters() | training.parameters()
+    for i, source in enumerate(sources):
+        result = explain_images(pipeline, source.images, **options)
+        report_unreadable(source.paths, result.errors, "has no map", "have no maps")
+        table = result.save(os.path.join(folder, str(i)) if len(sources) > 1 else folder)
+        table["image"] = source.paths
+        table = table.rename(columns={"image": "path"})
+        tables.append(table)
+        for row, record in enumerate(table.to_dict("records")):
+            if result.neighbors is not None:
+                nearest = result.neighbors[result.neighbors["row"] == row]
+                record["neighbors"] = nearest.drop(columns="row").to_dict("records")
+            records.append(record)
+    if output.as_json:
+        show_json({"model": model.pipe, "folder": folder, "value": result.value, "images": records})
+        return
+    table = pandas.concat(tables, ignore_index=True)
+    show_table(table.drop(columns=["constant", "error"]))
+    show_text(f"{count(int(table['file'].notna().sum()), 'map')} of the {result.value} in {folder}.")
