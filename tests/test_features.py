@@ -479,6 +479,7 @@ MISSES = {
     "decode": "exact",
     "max_value": 4095,
     "window": (40, 400),
+    "views": "flip",
     "normalization": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "precision": "bfloat16",
     "model": "mobilenet_0.5",
