@@ -33,6 +33,7 @@ BENCHMARKS = {
     "conformal": ["conformal.py"],
     "suggest": ["suggest.py"],
     "store": ["store.py"],
+    "store_rows": ["store.py", "--rows", "10000000"],
     "store_faults": ["store_faults.py"],
     "memory": ["memory.py"],
     "precision": ["precision.py"],

@@ -1,10 +1,15 @@
 """Speed at which the embedding store writes, opens and gathers rows, compared with one ``.npy`` file.
 
     python benchmarks/store.py [--folder DIR] [--quick] [--json PATH]
+    python benchmarks/store.py --rows 10000000
 
 100,000 and 1,000,000 rows of 512 float32. Each figure is the best of a few new processes; for "cold" ones, the
-files are evicted from the page cache. "open" reads and verifies every segment and looks up which keys are present,
-as a resumed job does first. "again" repeats the lookup in the same process.
+files are evicted from the page cache. "open" looks up which keys are present, as a resumed job does first. "again"
+repeats the lookup in the same process.
+
+With ``--rows N``, N rows of 8 float32 in segments of 4,096 are opened by their index file, and, for comparison, by
+reading the keys of all segments as without an index file. Then a million random keys are looked up, and a segment of
+1,000 rows is added and found. Memory is private memory, without mapped files.
 """
 
 from __future__ import annotations
@@ -27,6 +32,14 @@ from tlfeatures.store import EmbeddingStore
 WIDTH = 512
 BATCH = 64  # rows per batch, as from a network
 RECIPE = {"network": "benchmark", "width": WIDTH, "dtype": "float32"}
+NARROW = {"network": "benchmark", "width": 8, "dtype": "float32"}
+LOOKUPS = 1_000_000
+ROWS_TARGETS = {
+    "open_s": ("<=", 1.0),
+    "open_private_mb": ("<=", 200),
+    "lookup_s": ("<=", 2.0),
+    "add_s": ("<=", 0.2),
+}
 TARGETS = {
     "cold_open_s": ("<=", 1.0),
     "gather_rows_per_s": (">=", 150_000),
@@ -124,13 +137,78 @@ def measure_best(task: str, root: str, rows: int, cold: bool, repeats: int = 5) 
     return {name: min(run[name] for run in runs) for name in runs[0]}
 
 
+def private_mb() -> float:
+    """Return the private memory of this process, without mapped files; NaN if the system does not report it."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return math.nan
+    return int(status.split("RssAnon:")[1].split()[0]) / 1024
+
+
+def make_narrow_block(start: int, size: int = 4096) -> tuple[np.ndarray, np.ndarray]:
+    """Make the keys and rows of one segment."""
+    rng = np.random.default_rng(start)
+    return rng.integers(0, 256, (size, 16), "u1"), rng.random((size, NARROW["width"]), "f4")
+
+
+def read_narrow(task: str, root: str, rows: int) -> dict[str, float]:
+    """Open a store with many rows in this process, look up random keys, and add a segment."""
+    store = EmbeddingStore(root)
+    blocks = np.random.default_rng(0).integers(0, rows // 4096, min(250, rows // 4096)) * 4096
+    keys = np.concatenate([make_narrow_block(int(start))[0] for start in blocks])
+    keys = np.random.default_rng(1).permutation(keys)[:LOOKUPS]
+    store.contains(RECIPE, keys[:1])  # imports
+    before, start = private_mb(), time.perf_counter()
+    store.contains(NARROW, keys[:1])
+    result = {"open_s": time.perf_counter() - start, "open_private_mb": private_mb() - before}
+    if task == "narrow_without_index":
+        return result
+    start = time.perf_counter()
+    present = store.contains(NARROW, keys)
+    result["lookup_s"], result["lookups"] = time.perf_counter() - start, len(keys)
+    new = np.random.default_rng(os.getpid()).integers(0, 256, (1000, 16), "u1")
+    start = time.perf_counter()
+    store.publish(NARROW, new, np.zeros((1000, NARROW["width"]), "f4"))
+    is_stored = store.contains(NARROW, new)
+    result["add_s"] = time.perf_counter() - start
+    if not present.all() or not is_stored.all():
+        raise SystemExit("rows are missing")
+    return result
+
+
+def measure_rows(folder: str, rows: int) -> dict[str, float]:
+    """Measure a store of many rows with and without its index file."""
+    root = os.path.join(folder, "narrow")
+    progress(f"writing {rows} rows")
+    store = EmbeddingStore(root)
+    for start in range(0, rows - 4095, 4096):
+        store.publish(NARROW, *make_narrow_block(start))
+    progress("reading the keys of all segments")
+    plain = child(__file__, "narrow_without_index", root=root, rows=rows)
+    progress("mapping the index file")
+    mapped = measure_best("narrow", root, rows, False, repeats=3)
+    return {
+        "segments": rows // 4096,
+        "without_index_open_s": plain["open_s"],
+        **mapped,
+        "open_ratio": mapped["open_s"] / plain["open_s"],
+    }
+
+
 def main() -> None:
     """Run the benchmark, print a table and write the JSON file."""
     parser = arguments(__doc__, "store")
     parser.add_argument(
         "--folder", help="folder for 2.5 GB of files; default: the temporary folder of the system"
     )
+    parser.add_argument("--rows", type=int, help="measure only how the index scales to this number of rows")
     args = parser.parse_args()
+    if args.rows:
+        with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+            figures = measure_rows(folder, 40_960 if args.quick else args.rows)
+        report("store_rows", args, figures, ROWS_TARGETS, rows=args.rows, width=NARROW["width"])
+        return
     rows, large = (5_000, 20_000) if args.quick else (100_000, 1_000_000)
     folder = tempfile.mkdtemp(dir=args.folder)
     figures = {}
@@ -177,6 +255,6 @@ def main() -> None:
 if __name__ == "__main__":
     if "--child" in sys.argv:
         task, options = sys.argv[2], json.loads(sys.argv[4])
-        print(json.dumps(read(task, **options)))
+        print(json.dumps((read_narrow if task.startswith("narrow") else read)(task, **options)))
     else:
         main()

@@ -34,9 +34,11 @@ FIGURES = {
     "select": {"naive_by_warm", "warm_by_ready", "images_per_network", "digits_regret_points"},
     "store": {"gather_rows_per_s", "large_cold_open_s"},
     "suggest": {"digits_labels_ratio", "digits_worst_difference", "digits_uncertain_labels_ratio"},
+    "store_rows": {"open_s", "open_private_mb", "lookup_s", "add_s", "open_ratio"},
     "taps": {"network_ratio", "files_ratio"},
     "tiny": {"digits_avgmax_5fold", "random_digits_avgmax_5fold"},
 }
+OPTIONS = {"store_rows": [str(BENCHMARKS / "store.py"), "--rows", "40960"]}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def running(tmp_path_factory):
     for name in FIGURES:
         command = [
             sys.executable,
-            str(BENCHMARKS / f"{name}.py"),
+            *OPTIONS.get(name, [str(BENCHMARKS / f"{name}.py")]),
             "--quick",
             "--json",
             f"{folder}/{name}.json",

@@ -906,7 +906,7 @@ def test_a_segment_merged_between_listing_and_reading_is_read_from_its_successor
     other = index.Folder(store._path(RECIPE))  # as in another process
     monkeypatch.setattr(index, "load_segment", load)
     assert (other.refresh().find(keys) >= 0).all()
-    assert other.index.names == (segments(store)[0].name,)
+    assert other.index.names == [segments(store)[0].name]
 
 
 @pytest.mark.parametrize(("when", "nth"), [("warm", 1), ("cold", 2)])

@@ -19,12 +19,13 @@ from tlfeatures.store._segment import MAX_FILE_BYTES, Segment, decode
 from .._warnings import warn
 
 __all__ = [
-    "RECIPE_NAME", "SEGMENT_NAME", "TEMP_NAME", "default_root", "is_folder", "is_stale", "list_names",
-    "load_segment", "make_folder", "publish_file", "quarantine", "read_file", "store_error",
+    "INDEX_NAME", "RECIPE_NAME", "SEGMENT_NAME", "TEMP_NAME", "default_root", "is_folder", "is_stale",
+    "list_names", "load_segment", "make_folder", "open_file", "publish_file", "quarantine", "read_file", "store_error",
     "unlink_quietly", "warn_once",
 ]  # fmt: skip
 
 SEGMENT_NAME = re.compile(r"[0-9a-f]{32}\.h5")
+INDEX_NAME = re.compile(r"[0-9a-f]{32}\.index")
 RECIPE_NAME = re.compile(r"[0-9a-f]{32}")
 TEMP_NAME = re.compile(r"\.tmp-[0-9a-f]{24}")
 _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -90,6 +91,24 @@ def list_names(folder: str, pattern: re.Pattern[str]) -> frozenset[str]:
     return frozenset()
 
 
+def open_file(path: str) -> int:
+    """Open a file for reading and return its descriptor.
+
+    Raises
+    ------
+    OSError
+        When a system call fails.
+    ValueError
+        When it is a link; the message is the reason.
+    """
+    try:
+        return os.open(path, _READ | getattr(os, "O_CLOEXEC", 0))
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK):
+            raise ValueError("it is a symbolic link") from error
+        raise
+
+
 def read_file(path: str, limit: int) -> bytes:
     """Read a regular file of at most ``limit`` bytes.
 
@@ -100,12 +119,7 @@ def read_file(path: str, limit: int) -> bytes:
     ValueError
         When it is a link, another kind of file, or too large; the message is the reason.
     """
-    try:
-        fd = os.open(path, _READ | getattr(os, "O_CLOEXEC", 0))
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EMLINK):
-            raise ValueError("it is a symbolic link") from error
-        raise
+    fd = open_file(path)
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):

@@ -1,4 +1,4 @@
-"""Index of the verified rows in the folder of a recipe; one per process."""
+"""Index of the rows in the folder of a recipe; one per process."""
 
 from __future__ import annotations
 
@@ -7,19 +7,32 @@ import errno
 import os
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from tlfeatures._files import stamp
-from tlfeatures.store._disk import SEGMENT_NAME, is_folder, list_names, load_segment, quarantine, warn_once
+from tlfeatures.fingerprints import bytes_key
+from tlfeatures.store._disk import (
+    INDEX_NAME,
+    SEGMENT_NAME,
+    is_folder,
+    list_names,
+    load_segment,
+    publish_file,
+    quarantine,
+    unlink_quietly,
+    warn_once,
+)
 from tlfeatures.store._segment import Segment
+from tlfeatures.store._table import MAX_TABLE_BYTES, Table, load_table, to_words
 
-__all__ = ["Folder", "first_rows", "open_folder", "pool_map"]
+__all__ = ["Folder", "open_folder", "pool_map"]
 
 CACHE_BYTES = 64 << 20  # of verified segments in memory, per process
 INDEX_BYTES = 256 << 20  # of indexes in memory, per process
+TABLE_SEGMENTS = 8  # keys of fewer segments are not written to an index file
 RETRIES = 16  # a retry is needed when another process removes a file
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 
@@ -57,87 +70,64 @@ class _ByteLRU:
 
 
 class Index:
-    """Immutable map from keys to (segment, row), sorted by key.
+    """Immutable map from keys to (segment, row) over several tables.
 
-    A key is two big-endian 64-bit words. Keys are digests, so the first word is nearly always unique, and a lookup
-    is one ``searchsorted``.
+    Parameters
+    ----------
+    tables : sequence of Table
+        A segment is taken from the first table that contains it.
+    segments : collection of str
+        The segments whose rows are found; rows of others in the tables are left out.
     """
 
-    def __init__(self, names: tuple[str, ...], words: np.ndarray, places: np.ndarray) -> None:
-        order = np.lexsort((words[:, 1], words[:, 0]))
-        self.names = names
-        self.words = words[order]  # uint64 (n, 2)
-        self.places = places[order]  # int32 (n, 2): number of the segment, row
-        self.first = np.ascontiguousarray(self.words[:, 0])
-        self.nbytes = self.first.nbytes + self.words.nbytes + self.places.nbytes + 1024
-
-    @staticmethod
-    def empty() -> Index:
-        return Index((), np.empty((0, 2), np.uint64), np.empty((0, 2), np.int32))
-
-    def updated(self, removed: Iterable[str], added: dict[str, np.ndarray]) -> Index:
-        """Return a new index without the segments ``removed``, with the keys of the segments ``added``."""
-        removed = set(removed)
-        names = [n for n in self.names if n not in removed]
-        is_kept = np.array([n not in removed for n in self.names], bool)
-        new_numbers = (np.cumsum(is_kept) - 1).astype(np.int32)
-        kept_rows = is_kept[self.places[:, 0]]
-        words, places = [self.words[kept_rows]], [self.places[kept_rows]]
-        places[0][:, 0] = new_numbers[places[0][:, 0]]
-        for name, keys in added.items():
-            words.append(_to_words(keys))
-            places.append(
-                np.stack([np.full(len(keys), len(names), np.int32), np.arange(len(keys), dtype=np.int32)], 1)
-            )
-            names.append(name)
-        return Index(tuple(names), np.concatenate(words), np.concatenate(places))
+    def __init__(self, tables: Iterable[Table] = (), segments: Collection[str] = ()) -> None:
+        self.names: list[str] = []
+        self.tables: list[tuple[Table, np.ndarray]] = []  # with the number in `names` of each segment, or -1
+        indexed: set[str] = set()
+        for table in tables:
+            numbers = np.full(len(table.names), -1, np.int32)
+            for i, name in enumerate(table.names):
+                if name in segments and name not in indexed:
+                    indexed.add(name)
+                    numbers[i] = len(self.names)
+                    self.names.append(name)
+            if (numbers >= 0).any():
+                self.tables.append((table, numbers))
+        self.nbytes = sum(table.nbytes for table, _ in self.tables) + 1024
 
     def find(self, keys: np.ndarray) -> np.ndarray:
-        """Return the position of each key in `places`, or -1."""
-        positions = np.full(len(keys), -1, np.int64)
-        if not len(self.words) or not len(keys):
-            return positions
-        words = _to_words(keys)
-        low = np.minimum(np.searchsorted(self.first, words[:, 0]), len(self.words) - 1)
-        is_equal = self.words[low] == words
-        positions[is_equal.all(1)] = low[is_equal.all(1)]
-        for i in np.flatnonzero(
-            is_equal[:, 0] & ~is_equal[:, 1]
-        ):  # equal first words: keys that are not digests
-            high = np.searchsorted(self.first, words[i, 0], side="right")
-            j = low[i] + np.searchsorted(self.words[low[i] : high, 1], words[i, 1])
-            if j < high and self.words[j, 1] == words[i, 1]:
-                positions[i] = j
-        return positions
+        """Return (number of the segment in ``names``, row) of each key, int32 (n, 2); -1 for absent keys."""
+        words = to_words(keys)
+        todo = np.argsort(words[:, 0])  # neighbors in a table are neighbors in memory
+        places = np.full((len(keys), 2), -1, np.int32)
+        for table, numbers in self.tables:
+            places[todo] = table.find(words[todo], numbers)
+            todo = todo[places[todo, 0] < 0]
+        return places
 
-    def rows(self) -> dict[str, int]:
+    def table(self) -> Table:
+        """Return all rows as one table in memory."""
+        return Table.merge(tuple(self.names), self.tables)
+
+    def count_rows(self) -> dict[str, int]:
         """Return the number of rows of each segment."""
-        return dict(zip(self.names, np.bincount(self.places[:, 0], minlength=len(self.names)), strict=True))
+        counts = np.zeros(len(self.names) + 1, int)
+        for table, numbers in self.tables:
+            np.add.at(counts, numbers, np.bincount(table.numbers, minlength=len(table.names)))
+        return dict(zip(self.names, counts.tolist(), strict=False))  # the last one is of segments left out
 
     def unique_rows(self, order: Sequence[str]) -> dict[str, np.ndarray]:
         """Return the rows of each segment without duplicates; the first segment in ``order`` keeps a key."""
+        table = self.table()
         rank = {name: i for i, name in enumerate(order)}
-        ranks = np.array([rank[n] for n in self.names], np.int32)[self.places[:, 0]]
-        by_key = np.lexsort((self.places[:, 1], ranks, self.words[:, 1], self.words[:, 0]))
-        words = self.words[by_key]
-        first = by_key[np.r_[True, (words[1:] != words[:-1]).any(1)][: len(words)]]
-        places = self.places[first]
-        places = places[np.lexsort((places[:, 1], places[:, 0]))]
-        ends = np.cumsum(np.bincount(places[:, 0], minlength=len(self.names)))
-        return dict(zip(self.names, np.split(places[:, 1], ends[:-1]) if len(ends) else [], strict=True))
-
-
-def _to_words(keys: np.ndarray) -> np.ndarray:
-    """Convert keys, uint8 (n, 16), to uint64 (n, 2) in the same sort order."""
-    return np.ascontiguousarray(keys).view(">u8").astype(np.uint64)
-
-
-def first_rows(keys: np.ndarray) -> np.ndarray:
-    """Return the indices of the first occurrence of each key, in ascending order."""
-    words = _to_words(keys)
-    order = np.lexsort((words[:, 1], words[:, 0]))
-    words = words[order]
-    return np.sort(order[np.r_[True, (words[1:] != words[:-1]).any(1)][: len(words)]])
+        ranks = np.array([rank[n] for n in self.names], np.int32)[table.numbers]
+        by_key = np.lexsort((table.rows, ranks, table.second, table.first))
+        first, second = table.first[by_key], table.second[by_key]
+        kept = by_key[np.r_[True, (first[1:] != first[:-1]) | (second[1:] != second[:-1])][: len(table)]]
+        numbers, rows = table.numbers[kept], table.rows[kept]
+        by_row = np.lexsort((rows, numbers))
+        ends = np.cumsum(np.bincount(numbers, minlength=len(self.names)))
+        return dict(zip(self.names, np.split(rows[by_row], ends[:-1]) if len(ends) else [], strict=True))
 
 
 class Folder:
@@ -145,8 +135,10 @@ class Folder:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.index = Index.empty()
+        self.index = Index()
         self.bad: dict[str, tuple[int, ...]] = {}  # damaged files that could not be moved away
+        self.ignored: set[str] = set()  # damaged index files
+        self.untrusted: set[str] = set()  # segments whose keys must be read from the segment itself
         self.lock = threading.Lock()
         self.problems: deque[tuple[str, str]] = (
             deque()
@@ -158,23 +150,33 @@ class Folder:
         return self.index.nbytes
 
     def refresh(self) -> Index:
-        """Bring the index up to date with the folder; loads and verifies new segments only."""
+        """Bring the index up to date with the folder.
+
+        Keys come from index files; those of segments that are in none are read from the segments, and written to an
+        index file as soon as there are several. Segments are verified when their rows or keys are read.
+        """
         with self.lock:
             for _ in range(RETRIES):
                 names = self._list_segments()
+                segments = {n for n in names if not self._is_bad(n)}
                 indexed = set(self.index.names)
-                removed = indexed - names
-                added, any_vanished = {}, False
-                unread = sorted(n for n in names - indexed if not self._is_bad(n))
-                for name, (keys, has_vanished) in zip(unread, pool_map(self._load_keys, unread), strict=True):
-                    any_vanished |= has_vanished
-                    if keys is not None:
-                        added[name] = keys
-                if removed or added:
-                    for name in removed:
-                        _segments.drop(self._path(name))
-                    self.index = self.index.updated(removed, added)
-                if not any_vanished:
+                if segments == indexed:
+                    break
+                for name in indexed - segments:
+                    _segments.drop(self._path(name))
+                tables = [table for table, _ in self.index.tables]
+                unread = segments - indexed - self.untrusted
+                any_vanished = False
+                if len(unread) >= TABLE_SEGMENTS:  # a few segments are read faster
+                    loaded, any_vanished = self._load_tables()
+                    tables += loaded
+                    unread -= {name for table in loaded for name in table.names}
+                keys, has_vanished = self._load_keys(sorted(unread | (self.untrusted & segments)))
+                self.untrusted -= set(keys)
+                segments -= self.untrusted
+                self.index = Index([Table.of_keys(keys), *tables], segments)
+                self._write_table()
+                if not (any_vanished or has_vanished):
                     break
             _folders.put(self.path, self)
             index = self.index
@@ -202,7 +204,22 @@ class Folder:
         with self.lock:
             names = set(names) & set(self.index.names)
             if names:
-                self.index = self.index.updated(names, {})
+                self.untrusted |= names
+                segments = set(self.index.names) - names
+                self.index = Index([table for table, _ in self.index.tables], segments)
+
+    def write_table(self) -> None:
+        """Write one index file of all segments, unless they are few, and delete all other index files."""
+        index = self.refresh()
+        with self.lock:
+            if len(index.names) < TABLE_SEGMENTS:
+                self.index = Index([index.table()], index.names)
+            else:
+                self._write_table(merge_all=True)
+            in_use = {table.path for table, _ in self.index.tables}
+            for name in list_names(self.path, INDEX_NAME):
+                if (path := self._path(name)) not in in_use:
+                    unlink_quietly(path)
 
     def _list_segments(self) -> frozenset[str]:
         previous = frozenset(self.index.names)
@@ -218,10 +235,71 @@ class Folder:
             self._add_problem(self.path, error)
         return previous
 
-    def _load_keys(self, name: str) -> tuple[np.ndarray | None, bool]:
+    def _load_keys(self, names: list[str]) -> tuple[dict[str, np.ndarray], bool]:
+        """Read the keys of segments; return those that are readable, and whether a file has vanished."""
+        keys, any_vanished = {}, False
+        for name, (segment_keys, has_vanished) in zip(names, pool_map(self._copy_keys, names), strict=True):
+            any_vanished |= has_vanished
+            if segment_keys is not None:
+                keys[name] = segment_keys
+        return keys, any_vanished
+
+    def _copy_keys(self, name: str) -> tuple[np.ndarray | None, bool]:
         segment, has_vanished = self._load(name)
         keys = None if segment is None else segment.keys.copy()  # a view would keep the segment in memory
         return keys, has_vanished
+
+    def _load_tables(self) -> tuple[list[Table], bool]:
+        """Map the index files that are not in use; return them, and whether a file has vanished."""
+        in_use = {table.path for table, _ in self.index.tables}
+        tables, any_vanished = [], False
+        with contextlib.suppress(OSError):
+            for name in sorted(list_names(self.path, INDEX_NAME) - self.ignored):
+                if (path := self._path(name)) in in_use:
+                    continue
+                try:
+                    tables.append(load_table(path))
+                except OSError as error:
+                    any_vanished |= error.errno in _ABSENT
+                except ValueError as error:
+                    self.ignored.add(name)
+                    quarantine(path)
+                    message = f"{path} in the embedding store is damaged: {error}. It is made again."
+                    self.problems.append((path, message))
+        return sorted(tables, key=len, reverse=True), any_vanished
+
+    def _write_table(self, merge_all: bool = False) -> None:
+        """Write pending keys to an index file, merged with the smaller index files; errors of the disk are ignored."""
+        pending = [entry for entry in self.index.tables if entry[0].path is None]
+        mapped = sorted(
+            (entry for entry in self.index.tables if entry[0].path), key=lambda entry: len(entry[0])
+        )
+        n_segments = sum(np.count_nonzero(numbers >= 0) for _, numbers in pending)
+        if n_segments < TABLE_SEGMENTS and not merge_all:
+            return
+        merged, n_rows = pending, sum(len(table) for table, _ in pending)
+        while mapped and (merge_all or len(mapped[0][0]) <= 2 * n_rows):  # so that there are few files
+            merged.append(mapped.pop(0))
+            n_rows += len(merged[-1][0])
+        used = sorted({n for _, numbers in merged for n in numbers[numbers >= 0].tolist()})
+        renumber = np.full(len(self.index.names) + 1, -1, np.int32)  # the last one is of segments left out
+        renumber[used] = np.arange(len(used), dtype=np.int32)
+        names = tuple(self.index.names[n] for n in used)
+        content = Table.merge(names, [(t, renumber[numbers]) for t, numbers in merged]).encode(
+            os.path.basename(self.path)
+        )
+        path = self._path(f"{bytes_key(content).hex()}.index")
+        try:
+            if len(content) > MAX_TABLE_BYTES or not is_folder(self.path):
+                return
+            publish_file(path, content)
+            table = load_table(path)
+        except (OSError, ValueError):
+            return
+        self.index = Index([table, *(table for table, _ in mapped)], set(self.index.names))
+        for old, _ in merged:
+            if old.path and old.path != path:
+                unlink_quietly(old.path)
 
     def _load(self, name: str) -> tuple[Segment | None, bool]:
         """Return (segment, False), or (None, whether the file has vanished)."""

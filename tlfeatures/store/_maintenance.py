@@ -13,6 +13,7 @@ import numpy as np
 
 from tlfeatures.fingerprints import bytes_key, recipe_digest
 from tlfeatures.store._disk import (
+    INDEX_NAME,
     RECIPE_NAME,
     SEGMENT_NAME,
     TEMP_NAME,
@@ -27,9 +28,12 @@ from tlfeatures.store._disk import (
 from tlfeatures.store._index import open_folder, pool_map
 from tlfeatures.store._lock import flock
 from tlfeatures.store._segment import TARGET_BYTES, encode
+from tlfeatures.store._table import load_table
 
 SIDECAR_NAME = re.compile(r"[0-9a-f]{32}\.json")
-_OWN_NAME = re.compile(rf"{SEGMENT_NAME.pattern}|{TEMP_NAME.pattern}|recipe\.json|lock|compact\.lock")
+_OWN_NAME = re.compile(
+    rf"{SEGMENT_NAME.pattern}|{INDEX_NAME.pattern}|{TEMP_NAME.pattern}|recipe\.json|lock|compact\.lock"
+)
 _SIDECAR_NAME = re.compile(rf"{SIDECAR_NAME.pattern}|{TEMP_NAME.pattern}")
 _JSON_BYTES = 1 << 20
 MALFORMED = (ValueError, TypeError, KeyError, RecursionError)  # raised for damaged JSON
@@ -61,7 +65,7 @@ def info(v1: str, root: str) -> dict[str, Any]:
             {
                 "digest": os.path.basename(folder),
                 "recipe": _recipe(folder),
-                "rows": len(index.words),
+                "rows": sum(index.count_rows().values()),
                 "unique_rows": sum(map(len, index.unique_rows(index.names).values())),
                 "bytes": sum(_size(os.path.join(folder, n)) for n in names),
                 "segments": len(names),
@@ -77,6 +81,7 @@ def verify(v1: str) -> list[dict[str, str]]:
     work: list[tuple[Callable[[str], object], str]] = []
     for folder in _folders(v1):
         work += [(load_segment, os.path.join(folder, n)) for n in sorted(list_names(folder, SEGMENT_NAME))]
+        work += [(load_table, os.path.join(folder, n)) for n in sorted(list_names(folder, INDEX_NAME))]
         work.append((_check_recipe, os.path.join(folder, "recipe.json")))
     networks = os.path.join(v1, "networks")
     work += [(read_sidecar, os.path.join(networks, n)) for n in sorted(list_names(networks, SIDECAR_NAME))]
@@ -151,7 +156,7 @@ def _compact(folder: str) -> None:
         sizes, key=lambda name: (-sizes[name], name)
     )  # a duplicate key stays in the largest segment
     unique = index.unique_rows(order)
-    rows = index.rows()
+    rows = index.count_rows()
     sources = [n for n in order if len(unique[n]) < rows[n] or sizes[n] < TARGET_BYTES // 2]
     if len(sources) < 2 and all(len(unique[n]) == rows[n] for n in sources):
         return  # nothing to merge and no duplicates
@@ -176,6 +181,7 @@ def _compact(folder: str) -> None:
     for name in sources:
         if name not in published:
             _unlink(os.path.join(folder, name))
+    opened.write_table()
 
 
 def _folders(v1: str) -> Iterator[str]:
@@ -250,7 +256,7 @@ def _clear_folder(folder: str) -> tuple[int, int]:
     """Delete the files of this library in the folder of a recipe; return (files, bytes)."""
     removed = _unlink_matching(folder, _OWN_NAME)
     quarantine = os.path.join(folder, "quarantine")
-    quarantined = _unlink_matching(quarantine, SEGMENT_NAME)
+    quarantined = _unlink_matching(quarantine, _OWN_NAME)
     for path in (quarantine, folder):
         _rmdir(path)
     return removed[0] + quarantined[0], removed[1] + quarantined[1]

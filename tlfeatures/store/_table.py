@@ -1,0 +1,156 @@
+"""Sorted tables from keys to rows of segments, in memory or mapped from index files."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+
+from tlfeatures.fingerprints import KEY_BYTES, bytes_key
+from tlfeatures.store._disk import open_file
+
+__all__ = ["Table", "first_rows", "load_table", "to_words"]
+
+MAX_TABLE_BYTES = 4 << 30  # larger index files are neither written nor read
+_HEADER = struct.Struct("<16s16sQQ")  # magic, digest of the recipe, rows, segments
+_MAGIC = b"tlfeatures index"
+_ROW_BYTES = 8 + 8 + 4 + 4
+
+
+def to_words(keys: np.ndarray) -> np.ndarray:
+    """Convert keys, uint8 (n, 16), to uint64 (n, 2) in the same sort order."""
+    return np.ascontiguousarray(keys).view(">u8").astype(np.uint64)
+
+
+def first_rows(keys: np.ndarray) -> np.ndarray:
+    """Return the indices of the first occurrence of each key, in ascending order."""
+    words = to_words(keys)
+    order = np.lexsort((words[:, 1], words[:, 0]))
+    words = words[order]
+    return np.sort(order[np.r_[True, (words[1:] != words[:-1]).any(1)][: len(words)]])
+
+
+class Table:
+    """Immutable map from keys to (segment, row).
+
+    A key is two big-endian 64-bit words, and rows are sorted by the first one. Keys are digests, so the first word is
+    nearly always unique, and a lookup is one ``searchsorted``.
+
+    Parameters
+    ----------
+    names : tuple of str
+        File names of the segments.
+    columns : tuple of four ndarrays of shape (n,)
+        First and second word of each key, uint64; number of the segment in ``names`` and row in it, int32.
+    path : str or None
+        The index file that the columns are mapped from.
+    """
+
+    def __init__(
+        self, names: tuple[str, ...], columns: Sequence[np.ndarray], path: str | None = None
+    ) -> None:
+        self.names, self.path = names, path
+        self.first, self.second, self.numbers, self.rows = columns
+        in_memory = 0 if path else sum(column.nbytes for column in columns)
+        self.nbytes = in_memory + 128 * len(names)  # of private memory
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    @staticmethod
+    def of_keys(keys: dict[str, np.ndarray]) -> Table:
+        """Make a table of the keys of each segment, uint8 (n, 16), in the order of the rows."""
+        lengths = [len(k) for k in keys.values()]
+        words = to_words(np.concatenate([*keys.values(), np.empty((0, KEY_BYTES), np.uint8)]))
+        numbers = np.repeat(np.arange(len(keys), dtype=np.int32), lengths)
+        rows = np.concatenate([np.arange(n, dtype=np.int32) for n in lengths] or [np.empty(0, np.int32)])
+        return Table(tuple(keys), _sorted(words[:, 0], words[:, 1], numbers, rows))
+
+    @staticmethod
+    def merge(names: tuple[str, ...], tables: Sequence[tuple[Table, np.ndarray]]) -> Table:
+        """Merge tables; each comes with the new number of each of its segments, or -1 to leave the segment out."""
+        parts = [Table.of_keys({})._columns]
+        for table, new_numbers in tables:
+            numbers = new_numbers[table.numbers]
+            kept = numbers >= 0
+            parts.append((table.first[kept], table.second[kept], numbers[kept], table.rows[kept]))
+        return Table(names, _sorted(*map(np.concatenate, zip(*parts, strict=True))))
+
+    def find(self, words: np.ndarray, new_numbers: np.ndarray) -> np.ndarray:
+        """Return (new number of the segment, row) of each key, int32 (n, 2); -1 for absent ones.
+
+        ``words`` are uint64 (n, 2), sorted by their first column. A segment with the new number -1 is left out.
+        """
+        places = np.full((len(words), 2), -1, np.int32)
+        todo = np.arange(len(words))
+        positions = np.searchsorted(self.first, words[:, 0])
+        while len(todo):  # a second round is only needed for duplicate keys, and for segments left out
+            inside = positions < len(self)
+            todo, positions = todo[inside], positions[inside]
+            same = self.first[positions] == words[todo, 0]
+            todo, positions = todo[same], positions[same]
+            numbers = new_numbers[self.numbers[positions]]
+            hit = (self.second[positions] == words[todo, 1]) & (numbers >= 0)
+            places[todo[hit], 0], places[todo[hit], 1] = numbers[hit], self.rows[positions[hit]]
+            todo, positions = todo[~hit], positions[~hit] + 1
+        return places
+
+    def encode(self, recipe: str) -> bytes:
+        """Encode as the bytes of an index file for the recipe with the hexadecimal digest ``recipe``."""
+        parts = [_HEADER.pack(_MAGIC, bytes.fromhex(recipe), len(self), len(self.names))]
+        parts += [bytes.fromhex(name[:-3]) for name in self.names]
+        parts += [
+            np.ascontiguousarray(column, dtype) for column, dtype in zip(self._columns, _DTYPES, strict=True)
+        ]
+        return b"".join(parts)
+
+    @property
+    def _columns(self) -> tuple[np.ndarray, ...]:
+        return self.first, self.second, self.numbers, self.rows
+
+
+_DTYPES = ("<u8", "<u8", "<i4", "<i4")
+
+
+def load_table(path: str) -> Table:
+    """Map and verify an index file.
+
+    Raises
+    ------
+    OSError
+        When a system call fails.
+    ValueError
+        When it is not a file of `Table.encode` under its digest; the message is the reason.
+    """
+    folder, name = os.path.split(path)
+    fd = open_file(path)
+    try:
+        size = os.fstat(fd).st_size
+        if not stat.S_ISREG(os.fstat(fd).st_mode) or not _HEADER.size <= size <= MAX_TABLE_BYTES:
+            raise ValueError(f"it is not a regular file of {_HEADER.size} to {MAX_TABLE_BYTES} bytes")
+        content = mmap.mmap(fd, size, access=mmap.ACCESS_READ)
+    finally:
+        os.close(fd)
+    magic, recipe, n_rows, n_segments = _HEADER.unpack_from(content)
+    start = _HEADER.size + KEY_BYTES * n_segments
+    if magic != _MAGIC or recipe.hex() != os.path.basename(folder) or size != start + _ROW_BYTES * n_rows:
+        raise ValueError("it is not an index of this folder")
+    if bytes_key(content).hex() != os.path.splitext(name)[0]:
+        raise ValueError("its content does not have the digest of its name")
+    digests = np.frombuffer(content, "V16", n_segments, _HEADER.size)
+    columns = []
+    for dtype in _DTYPES:
+        columns.append(np.frombuffer(content, dtype, n_rows, start))
+        start += columns[-1].nbytes
+    if n_rows and not 0 <= columns[2].min() <= columns[2].max() < n_segments:
+        raise ValueError("it names segments that it does not list")
+    return Table(tuple(f"{digest.tobytes().hex()}.h5" for digest in digests), columns, path)
+
+
+def _sorted(first: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
+    order = np.argsort(first, kind="stable")
+    return tuple(column[order] for column in (first, *others))
