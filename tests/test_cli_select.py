@@ -201,6 +201,18 @@ def test_warning_of_duplicates_names_the_option(run, tmp_path):
     assert grouped.json["duplicates"]["in_different_folds"] == 0
 
 
+def test_warning_of_duplicates_that_are_all_in_one_group(run, photos, tmp_path):
+    photos_twice = {"path": photos.paths * 2, "label": photos.labels * 2}
+    source = tmp_path / "a.csv"  # groups and duplicates together connect all images
+    pd.DataFrame({**photos_twice, "patient": np.arange(24) // 2 % 7}).to_csv(source, index=False)
+    result = run("select", source, "--groups", "patient", *ONE, "--cv", "2", "--json")
+    assert result.code == 0, result.err
+    assert result.json["duplicates"]["grouped_score"] is None
+    line = next(line for line in result.err.splitlines() if "split between folds" in line)
+    assert "is not possible: the largest duplicate group has 24 of 24 images" in line
+    assert "pass a higher --duplicate-threshold" in line and "--dedupe-groups" not in line
+
+
 def test_plural_names_of_options_are_aliases(run, photos):
     plural = ["--models", "tiny", "--image-sizes", "32", "--layers", "block3_pw_relu", "--poolings", "avg"]
     former = run(

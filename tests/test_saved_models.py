@@ -12,7 +12,7 @@ from sklearn.svm import SVC
 
 from tlfeatures import CNNFeatures, FineTuneClassifier
 from tlfeatures.errors import SavedModelError
-from tlfeatures.saved_models import is_saved_pipeline, load_model, recognize_model, save_pipeline
+from tlfeatures.saved_models import is_saved_pipeline, load_model, recognize_model, save_model, save_pipeline
 
 CNN = {"model": "tiny", "image_size": 32, "cache": None}
 
@@ -52,6 +52,19 @@ def test_bundle_is_loaded_with_other_parameters(photos, tmp_path):
     assert model.cnn.batch_size == 5
     np.testing.assert_array_equal(model.predict(photos.paths).values, tuned.predict(photos.paths))
     assert model.evaluate(photos.paths, np.array(photos.labels)).n_used_for_training == 12
+
+
+def test_save_model_chooses_the_format_by_the_model(pipeline, photos, tmp_path):
+    tuned = FineTuneClassifier(
+        **CNN, start="linear", epochs=0, validation_fraction=0, random_state=0, verbose=1
+    )
+    models = {"pickle": pipeline, "bundle": tuned.fit(photos.paths, photos.labels)}
+    for kind, model in models.items():
+        save_model(model, tmp_path / kind)
+        assert recognize_model(tmp_path / kind) == kind
+        predictions = load_model(tmp_path / kind).predict(photos.paths).values
+        np.testing.assert_array_equal(predictions, model.predict(photos.paths))
+    assert tuned.verbose == 1 and FineTuneClassifier.load(tmp_path / "bundle").verbose == 0
 
 
 def test_other_files_raise(tmp_path):

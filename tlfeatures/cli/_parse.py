@@ -160,19 +160,19 @@ def parse_hidden_layers(text: str) -> tuple[float, ...]:
     return values
 
 
-def parse_augment(text: str) -> dict[str, Any]:
+def parse_augment(text: str) -> dict[str, Any] | None:
     """Parse the names and strengths of augmentations.
 
     >>> parse_augment("crop=4,flip=horizontal")
     {'crop': 4, 'flip': 'horizontal'}
     """
     steps = {}
-    for part in text.split(","):
+    for part in filter(None, text.split(",")):
         name, _, value = (piece.strip() for piece in part.partition("="))
         if not name or not value:
             raise ValueError("expected NAME=X, such as crop=4,flip=horizontal.")
         steps[name] = _parse_literal(value)
-    return steps
+    return steps or None
 
 
 def _parse_literal(text: str) -> Any:

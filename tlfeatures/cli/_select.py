@@ -133,7 +133,10 @@ def select(
     search.fit(images.images, y, images.groups)
     about_images = report_images(search, images, y)
     if search.duplicates_.crossing:
-        warn(f"{search.duplicates_.describe()} --dedupe-groups uses such folds throughout.")
+        advice = "--dedupe-groups uses such folds throughout."
+        if search.duplicates_.grouped_score is None:
+            advice = "If they are not duplicates, pass a higher --duplicate-threshold."
+        warn(f"{search.duplicates_.describe()} {advice}")
     summary = {"source": source.source, **search.summary(), **about_images, "output": files.output}
     if files.output is not None:
         result = search.result()
