@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from tlfeatures.cli._finetune_options import TrainingOptions
+from tlfeatures.cli._finetune import TrainingOptions
 from tlfeatures.cli._groups import argument, expand_options, option
 from tlfeatures.cli._options import ComputeOptions, NetworkOptions, make_cnn
 from tlfeatures.cli._session import BadArgument
