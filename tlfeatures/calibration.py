@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -257,6 +258,7 @@ def fit_calibrated_pipeline(
     y: np.ndarray,
     keys: np.ndarray,
     groups: np.ndarray | None = None,
+    fit_head: Callable[..., Any] = fit_calibrated_head,
 ) -> Pipeline:
     """Fit a head on embeddings, and make a pipeline that predicts from images.
 
@@ -273,6 +275,8 @@ def fit_calibrated_pipeline(
         Digests of the training images.
     groups : ndarray of shape (n,), optional
         Rows of one group, such as duplicates, are kept in one fold of the calibration.
+    fit_head : callable, optional
+        Another function with the parameters of :func:`fit_calibrated_head`.
 
     Returns
     -------
@@ -281,7 +285,7 @@ def fit_calibrated_pipeline(
         images were used for training.
     """
     with blas_threads(*features.shape):
-        fitted = fit_calibrated_head(head, features, y, groups)
+        fitted = fit_head(head, features, y, groups)
     pipeline = Pipeline([("cnn", cnn.set_params(verbose=0)), ("head", fitted)])
     pipeline.training_digests_ = np.unique(keys, axis=0)
     return pipeline

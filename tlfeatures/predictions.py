@@ -20,6 +20,7 @@ from tlfeatures.extract import Extracted
 from tlfeatures.features import CNNFeatures, embed
 from tlfeatures.finetune import FineTuneClassifier, FineTuneRegressor
 from tlfeatures.images import Images
+from tlfeatures.trust import ConformalClassifier, ConformalPredictions, ConformalRegressor, predict_conformal
 
 if TYPE_CHECKING:
     import pandas
@@ -45,6 +46,9 @@ class Predictions:
         None if the model has no probabilities.
     decision : ndarray of shape (m,) or None
         Decision value of the predicted class, for classifiers without probabilities.
+    conformal : ConformalPredictions or None
+        Sets of classes or intervals; None unless the last step of the model is a
+        :class:`~tlfeatures.ConformalClassifier` or :class:`~tlfeatures.ConformalRegressor`.
     """
 
     extracted: Extracted
@@ -53,6 +57,7 @@ class Predictions:
     classes: np.ndarray | None = None
     probabilities: np.ndarray | None = None
     decision: np.ndarray | None = None
+    conformal: ConformalPredictions | None = None
 
     def to_frame(self, names: Sequence[str], proba: bool = False) -> pandas.DataFrame:
         """Make a table with one row for each image, including the unreadable ones.
@@ -67,21 +72,22 @@ class Predictions:
         Returns
         -------
         DataFrame
-            Columns: "path"; "prediction"; "probability" or "decision" of the predicted class, if available;
-            "proba_CLASS" for each class, if ``proba``; and "error", the reason if the image could not be read, else
-            None. An unreadable image has None in all columns between "path" and "error".
+            Columns: "path"; "prediction"; "probability" or "decision" of the predicted class, if available; "set"
+            (classes separated by "|") and "p_value" of the predicted class, or "lower" and "upper", and "unusual", if
+            available; "proba_CLASS" for each class, if ``proba``; and "error", the reason if the image could not be
+            read, else None. An unreadable image has None in all columns between "path" and "error".
         """
         import pandas
 
         columns: dict[str, Any] = {"prediction": self.values}
         if self.probabilities is not None:
             columns["probability"] = self._of_predicted_class(self.probabilities)
-            if proba:
-                columns |= {
-                    f"proba_{c}": self.probabilities[:, i] for i, c in enumerate(self.classes.tolist())
-                }
         elif self.decision is not None:
             columns["decision"] = self.decision
+        if self.conformal is not None:
+            columns |= self.conformal.make_columns(self.classes)
+        if self.probabilities is not None and proba:
+            columns |= {f"proba_{c}": self.probabilities[:, i] for i, c in enumerate(self.classes.tolist())}
         frame = pandas.DataFrame({"path": list(names)}, dtype=object)
         for name, values in columns.items():
             column = np.full(len(frame), None, object)
@@ -105,11 +111,14 @@ class Evaluation:
     predictions : Predictions
     n_used_for_training : int or None
         Number of images that were used for training; None if the model has no digests of its training images.
+    conformal : dict or None
+        Coverage and mean size of sets or intervals, and the share of unusual images; None if the model has none.
     """
 
     scores: ClassificationScores | RegressionScores
     predictions: Predictions
     n_used_for_training: int | None
+    conformal: dict[str, float] | None = None
 
 
 class FittedModel:
@@ -119,7 +128,8 @@ class FittedModel:
     ----------
     estimator : Pipeline, search or fine-tuned estimator
         A fitted scikit-learn Pipeline that begins with :class:`~tlfeatures.CNNFeatures`, a fitted search over such
-        pipelines, or a fitted :class:`~tlfeatures.FineTuneClassifier` or :class:`~tlfeatures.FineTuneRegressor`.
+        pipelines, or a fitted :class:`~tlfeatures.FineTuneClassifier`, :class:`~tlfeatures.FineTuneRegressor`, or
+        :class:`~tlfeatures.ConformalClassifier` or :class:`~tlfeatures.ConformalRegressor` of such a pipeline.
 
     Attributes
     ----------
@@ -162,6 +172,8 @@ class FittedModel:
         if isinstance(estimator, (FineTuneClassifier, FineTuneRegressor)):
             pipeline = estimator.to_pipeline()
             self._with_views = estimator if estimator.tta else None
+        elif isinstance(estimator, (ConformalClassifier, ConformalRegressor)) and hasattr(estimator, "cnn_"):
+            pipeline = estimator.to_pipeline()
         steps = pipeline.steps if isinstance(pipeline, Pipeline) else []
         if len(steps) < 2 or not isinstance(steps[0][1], CNNFeatures) or not hasattr(pipeline, "predict"):
             raise TypeError(
@@ -207,20 +219,22 @@ class FittedModel:
             import pandas
 
             inputs = pandas.DataFrame(inputs, columns=self.cnn.get_feature_names_out())
-        if self.confidence == "probability":
+        if self._with_views is not None and self.confidence == "probability":
             probabilities = np.asarray(model.predict_proba(inputs))
-            if self._with_views is not None:
-                return Predictions(extracted, rows, classes[probabilities.argmax(1)], classes, probabilities)
-            return Predictions(extracted, rows, np.asarray(model.predict(inputs)), classes, probabilities)
+            return Predictions(extracted, rows, classes[probabilities.argmax(1)], classes, probabilities)
+        probabilities = np.asarray(model.predict_proba(inputs)) if self.confidence == "probability" else None
         values = np.asarray(model.predict(inputs))
-        return Predictions(extracted, rows, values, classes, None, self._decide(inputs, values))
+        decision = self._decide(inputs, values) if probabilities is None else None
+        conformal = predict_conformal(self.head, inputs)
+        return Predictions(extracted, rows, values, classes, probabilities, decision, conformal)
 
     def _predict_nothing(self, extracted: Extracted) -> Predictions:
         rows, empty, classes = np.empty(0, int), np.empty(0), self.classes
+        conformal = predict_conformal(self.head, extracted.features[rows])
         if classes is None:
-            return Predictions(extracted, rows, empty)
+            return Predictions(extracted, rows, empty, conformal=conformal)
         probabilities = np.empty((0, len(classes))) if self.confidence == "probability" else None
-        return Predictions(extracted, rows, classes[:0], classes, probabilities, empty)
+        return Predictions(extracted, rows, classes[:0], classes, probabilities, empty, conformal)
 
     def _decide(self, inputs: Any, values: np.ndarray) -> np.ndarray | None:
         """Return the decision value of the predicted class; NaN if the head has no value for each class."""
@@ -261,7 +275,10 @@ class FittedModel:
             scores: Any = score_numbers(y[rows], predictions.values)
         else:
             scores = score_classes(y[rows], predictions.values, self.classes)
-        return Evaluation(scores, predictions, self._count_training_images(predictions.extracted.keys[rows]))
+        conformal = predictions.conformal
+        about = None if conformal is None else conformal.describe(y[rows], self.classes)
+        n_used = self._count_training_images(predictions.extracted.keys[rows])
+        return Evaluation(scores, predictions, n_used, about)
 
     def _count_training_images(self, keys: np.ndarray) -> int | None:
         if self._training_digests is None:

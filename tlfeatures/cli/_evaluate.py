@@ -55,14 +55,25 @@ def evaluate(model: opt.SavedModel, source: EvaluationSource, as_json: opt.Json 
         **dataclasses.asdict(extracted.counts),
         "skipped": skipped,
         **vars(result.scores),
+        **({} if result.conformal is None else {"conformal": result.conformal}),
     }
     if as_json:
         show_json(about)
         return
     show_text(f"{extracted.counts}.")
     show_text(f"{result.scores.describe()} on {count(n, 'image')}", style="bold")
+    if result.conformal is not None:
+        show_text(_describe_conformal(result.conformal))
     if isinstance(result.scores, ClassificationScores):
         _show_classes(result.scores)
+
+
+def _describe_conformal(about: dict[str, float]) -> str:
+    if "set_size" in about:
+        text = f"{about['coverage']:.1%} of the sets contain the class, with {about['set_size']:.2f} classes on average"
+    else:
+        text = f"{about['coverage']:.1%} of the intervals contain the value; mean width {about['interval_width']:.4g}"
+    return f"{text}; {about['unusual']:.1%} of the images are unusual." if "unusual" in about else f"{text}."
 
 
 def _show_classes(scores: ClassificationScores) -> None:

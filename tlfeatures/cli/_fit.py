@@ -10,6 +10,7 @@ from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import Options, expand_options, option
 from tlfeatures.cli._messages import report_images
 from tlfeatures.cli._outputs import check_output
+from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._terminal import count, escape, show_json, show_text, warn
 
 if TYPE_CHECKING:
@@ -38,6 +39,13 @@ class FitOutput(opt.OutputOptions):
     """Output of `fit`."""
 
     output: str | None = option(None, "Save the pipeline to this file.", "-o", metavar="FILE.joblib")
+    conformal: float | None = option(
+        None,
+        "Error rate, such as 0.1: `predict` adds sets of classes, or intervals, that contain the truth except at this "
+        "rate, and reports unusual images.",
+        metavar="RATE",
+    )
+    per_class: bool = option(False, "The error rate of --conformal holds for each class.")
 
 
 @expand_options
@@ -57,12 +65,15 @@ def fit(
     from tlfeatures.saved_models import is_saved_pipeline, save_pipeline
 
     check_output(files.output, (".joblib", ".pkl"), files.force, is_saved_pipeline)
+    _check_conformal(files)
     images = source.read()
     y = images.get_labels()
     search = _make_search(y, network, compute, options).fit(images.images, y, images.groups)
     about_images = report_images(search, images, y)
     if files.output is not None:
-        save_pipeline(search.calibrated_pipeline(y), files.output)
+        save_pipeline(
+            search.calibrated_pipeline(y, conformal=files.conformal, per_class=files.per_class), files.output
+        )
     if search.duplicates_.crossing:
         warn(search.duplicates_.describe())
     about = {
@@ -76,6 +87,21 @@ def fit(
         show_json(about)
     else:
         _show(about, str(search.image_counts()))
+
+
+def _check_conformal(files: FitOutput) -> None:
+    """Raise an error, before any work is done, if the options of prediction sets cannot be used."""
+    if files.conformal is None:
+        if files.per_class:
+            raise BadArgument("--per-class needs --conformal; pass the error rate, such as --conformal 0.1.")
+        return
+    if not 0 < files.conformal < 1:
+        raise BadArgument(
+            f"--conformal must be above 0 and below 1; got {files.conformal:g}. It is the accepted share of errors, "
+            "such as 0.1 for 10%."
+        )
+    if files.output is None:
+        raise BadArgument("--conformal needs -o FILE.joblib, because it changes only the saved pipeline.")
 
 
 def _make_search(

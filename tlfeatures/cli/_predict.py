@@ -15,7 +15,9 @@ from tlfeatures.cli._tables import ImageItems, TableOptions
 class PredictOptions(TableOptions):
     """Output of `predict`."""
 
-    header = r"path,prediction(,probability|,decision)?(,proba_.+)*,error"
+    header = (
+        r"path,prediction(,probability|,decision)?(,set,p_value|,lower,upper)?(,unusual)?(,proba_.+)*,error"
+    )
 
     proba: bool = option(False, "Add a column proba_CLASS with the probability of each class.")
 
@@ -27,6 +29,10 @@ def predict(model: opt.SavedModel, items: ImageItems, options: PredictOptions) -
     Columns: path, prediction, probability of the predicted class, and error. For heads without class probabilities,
     a column `decision` has the decision value of the predicted class instead; regression has neither. An unreadable
     image has an error and no prediction; the exit code is 1 if no image could be read.
+
+    Models of `fit --conformal` add `set`, classes separated by "|" of which one is the true class except at the stated
+    error rate, and the `p_value` of the predicted class; or, for regression, `lower` and `upper`. `unusual` is True for
+    images unlike the training images.
     """
     import pandas
 

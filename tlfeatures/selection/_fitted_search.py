@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from tlfeatures.calibration import fit_calibrated_pipeline
+from tlfeatures.calibration import fit_calibrated_head, fit_calibrated_pipeline
 from tlfeatures.evaluation import DEFAULT_SCORING, Duplicates, Fold
 from tlfeatures.extract import ImageCounts
 from tlfeatures.results import Regime, SearchResult
@@ -21,6 +22,7 @@ from tlfeatures.selection._cv_results import Candidate, format_label, make_table
 from tlfeatures.selection._fitted_images import FittedImages
 from tlfeatures.selection._metadata_routing import routing_enabled
 from tlfeatures.selection._result import build_result
+from tlfeatures.trust import fit_conformal_head
 
 __all__ = ["FittedSearchMixin"]
 
@@ -223,13 +225,20 @@ class FittedSearchMixin:
         check_is_fitted(self, "best_estimator_")
         return self.fitted_images_.load_embeddings(self.best_estimator_["cnn"])
 
-    def calibrated_pipeline(self, y: Any) -> Pipeline:
+    def calibrated_pipeline(
+        self, y: Any, *, conformal: float | None = None, per_class: bool = False
+    ) -> Pipeline:
         """Fit the best pipeline on all images again, with calibrated class probabilities.
 
         Parameters
         ----------
         y : array-like of shape (n,)
             Labels that the search was fitted on.
+        conformal : float, optional
+            Error rate of prediction sets or intervals, such as 0.1: the step "head" is then a
+            :class:`~tlfeatures.ConformalClassifier` or :class:`~tlfeatures.ConformalRegressor`.
+        per_class : bool, default=False
+            Whether the error rate holds for each class.
 
         Returns
         -------
@@ -239,8 +248,11 @@ class FittedSearchMixin:
         """
         cnn, embeddings = self.best_estimator_[0], self.embeddings()
         y, images = np.asarray(y)[self.rows_], self.fitted_images_
-        groups = self.duplicates_.groups
-        return fit_calibrated_pipeline(cnn, self.best_estimator_[1:], embeddings, y, images.keys, groups)
+        groups, fit_head = self.duplicates_.groups, fit_calibrated_head
+        if conformal is not None:
+            fit_head = functools.partial(fit_conformal_head, error_rate=conformal, per_class=per_class)
+        head = self.best_estimator_[1:]
+        return fit_calibrated_pipeline(cnn, head, embeddings, y, images.keys, groups, fit_head)
 
     def thumbnail(self, i: int, side: int = 160) -> np.ndarray:
         """Make a thumbnail of one of the images that the search was fitted on.

@@ -5,6 +5,11 @@ from __future__ import annotations
 from tlfeatures.results import AuditResult
 from tlfeatures.trust._audit import audit
 from tlfeatures.trust._conformal_classifier import ConformalClassifier
+from tlfeatures.trust._conformal_head import (
+    ConformalPredictions,
+    fit_conformal_head,
+    predict_conformal,
+)
 from tlfeatures.trust._conformal_regressor import ConformalRegressor
 from tlfeatures.trust._explain import explain
 from tlfeatures.trust._explain_result import Explanations
@@ -14,11 +19,14 @@ from tlfeatures.trust._suggest import Suggestions, suggest
 __all__ = [
     "AuditResult",
     "ConformalClassifier",
+    "ConformalPredictions",
     "ConformalRegressor",
     "Explanations",
     "OutlierDetector",
     "Suggestions",
     "audit",
     "explain",
+    "fit_conformal_head",
+    "predict_conformal",
     "suggest",
 ]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
+from sklearn.utils.validation import check_is_fitted
 
 from tlfeatures._params import check_parameter, integer, number
 from tlfeatures.calibration import CalibratedHead
 from tlfeatures.evaluation import check_seed, make_folds
 from tlfeatures.heads import blas_threads
-from tlfeatures.trust._embedded import EmbeddedMixin
+from tlfeatures.trust._embedded import EmbeddedMixin, split_head
 from tlfeatures.trust._outliers import OutlierDetector
 
 __all__ = ["CONFORMAL_CONSTRAINTS", "ConformalBase"]
@@ -74,6 +76,32 @@ class ConformalBase(EmbeddedMixin, MetaEstimatorMixin, BaseEstimator):
                 "`fit` again."
             )
         return self.outlier_detector_.predict(X) == -1
+
+    def to_pipeline(self) -> Pipeline:
+        """Make a pipeline of CNNFeatures and this object without it, for an estimator fitted on images.
+
+        Returns
+        -------
+        Pipeline
+            With the steps "cnn" and "head", as `tlfeatures fit --conformal` saves it.
+
+        Raises
+        ------
+        ValueError
+            If this object was fitted on embeddings.
+        """
+        check_is_fitted(self)
+        if not hasattr(self, "cnn_"):
+            raise ValueError(
+                "`to_pipeline` needs an object that was fitted on images; this one was fitted on embeddings. Make the "
+                "pipeline yourself: Pipeline([('cnn', cnn), ('head', conformal)])."
+            )
+        head = copy.copy(self)
+        head.estimator = split_head(self.estimator)[1]
+        del head.cnn_
+        pipeline = Pipeline([("cnn", self.cnn_), ("head", head)])
+        pipeline.training_digests_ = self.training_digests_
+        return pipeline
 
     def _fit_heads(
         self, head: Any, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None, k: int, task: str

@@ -75,6 +75,7 @@ class EmbeddedMixin:
         """Return the head to fit, its input, the labels, and the groups merged with duplicate groups of images."""
         cnn, head = split_head(self.estimator)
         if cnn is None:
+            vars(self).pop("cnn_", None)  # of an earlier fit on images
             check_rows(X)
             X, y = validate_data(self, X, y, ensure_min_samples=2)
             if not np.ptp(X, axis=0).any():
@@ -89,6 +90,7 @@ class EmbeddedMixin:
         check_rows(extracted.features)
         codes = check_groups(groups, len(extracted.features))
         duplicates = find_duplicates(extracted.keys, extracted.features, _DUPLICATE_THRESHOLD, codes)
+        self.training_digests_ = np.unique(extracted.keys, axis=0)
         self.n_features_in_ = extracted.features.shape[1]
         return head, extracted.features, y, duplicates.groups
 

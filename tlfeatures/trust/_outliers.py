@@ -48,8 +48,8 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
     A row is unlike the training rows for any reason, such as another camera; its prediction may still be right. A row
     near the training rows is not reported, also if it belongs to none of the classes. Embeddings are
     neither centered nor standardized, because the values of images of another kind are often large where those of the
-    training images are always 0. In measurements this detected more of them than distances between
-    standardized embeddings, and than the Mahalanobis distance (``python benchmarks/conformal.py``).
+    training images are always 0: this detects more of them than distances between standardized embeddings
+    (``python benchmarks/conformal.py``).
 
     Examples
     --------
