@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import tracemalloc
 import warnings
 
 import pytest
 
+from tlfeatures import fingerprints
 from tlfeatures.fingerprints import bytes_key, file_key, memoized_keys
 
 
@@ -57,3 +59,27 @@ def test_a_child_forked_while_a_thread_hashes_can_hash(tmp_path, no_recent_chang
     go_on.set()
     thread.join()
     assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_memoized_digests_are_bounded_and_the_oldest_are_dropped(tmp_path, no_recent_changes, monkeypatch):
+    monkeypatch.setattr(fingerprints, "_memo", {})
+    monkeypatch.setattr(fingerprints, "_MEMO_LIMIT", 3)
+    paths = [tmp_path / str(i) for i in range(5)]
+    for path in paths:
+        path.write_bytes(path.name.encode())
+        file_key(path)
+    assert memoized_keys(paths) == [None, None, *(bytes_key(str(i).encode()) for i in range(2, 5))]
+
+
+def test_a_memoized_digest_takes_little_memory(tmp_path, no_recent_changes, monkeypatch):
+    monkeypatch.setattr(fingerprints, "_memo", {})
+    status = os.stat(tmp_path)
+    paths = [f"/data/images/{i}.jpg" for i in range(20_000)]  # the caller holds these too
+    tracemalloc.start()
+    try:
+        for path in paths:
+            fingerprints._memoize(path, status, status, bytes_key(path.encode()))
+        used = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert used / len(paths) < 200

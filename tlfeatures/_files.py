@@ -1,4 +1,4 @@
-"""Atomic writes of files, and stamps that show whether a file has changed."""
+"""Atomic writes of files, reads with retries, and stamps that show whether a file has changed."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Iterator
-from typing import IO
+import time
+from collections.abc import Callable, Iterator
+from typing import IO, TypeVar
+
+from tlfeatures.errors import TransientReadError
 
 __all__ = [
     "TEMPORARY_PREFIX",
     "atomic_write",
     "file_stamp",
+    "read_with_retries",
     "replace_file",
     "stamp",
     "sync_folder",
@@ -24,7 +28,19 @@ _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _FLAGS |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 _WRITE_BYTES = 16 << 20  # per call: Linux writes less than 2 GiB at once, and an interrupt should not wait
 
+_RETRY_SECONDS = (0.2, 1.0, 5.0)  # pauses before further attempts
+_TRANSIENT = {
+    getattr(errno, name)
+    for name in (
+        "EAGAIN", "EBUSY", "ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "EHOSTDOWN", "EHOSTUNREACH", "EIO", "EMFILE",
+        "ENETDOWN", "ENETRESET", "ENETUNREACH", "ENFILE", "ENOLINK", "ENOTCONN", "EREMOTEIO", "ESHUTDOWN", "ESTALE",
+        "ETIMEDOUT",
+    )
+    if hasattr(errno, name)
+}  # fmt: skip
+
 Stamp = tuple[int, int, int, int]
+T = TypeVar("T")
 
 
 def stamp(status: os.stat_result) -> Stamp:
@@ -150,3 +166,32 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
             raise
     finally:
         os.close(fd)
+
+
+def read_with_retries(read: Callable[[], T], path: str | os.PathLike[str]) -> T:
+    """Return ``read()``, called again after a pause if the storage of the file ``path`` fails.
+
+    Raises
+    ------
+    TransientReadError
+        If it fails four times with errors that are not caused by the file, such as time-outs.
+    OSError
+        Any other error, at once.
+    """
+    for pause in (*_RETRY_SECONDS, None):
+        try:
+            return read()
+        except OSError as error:
+            if error.errno not in _TRANSIENT:
+                raise
+            if pause is None:
+                attempts = len(_RETRY_SECONDS) + 1
+                raise TransientReadError(
+                    error.errno,
+                    f"{(error.strerror or 'the storage failed').lower()}, in {attempts} attempts. The storage may be "
+                    "temporarily unavailable, so this does not count as an unreadable file. Run the same again later: "
+                    "embeddings that are already stored are not computed again",
+                    os.fspath(path),
+                ) from error
+            time.sleep(pause)
+    raise AssertionError("unreachable")

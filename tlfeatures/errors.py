@@ -24,6 +24,7 @@ __all__ = [
     "StoreWarning",
     "TLFeaturesError",
     "TrainingStoppedWarning",
+    "TransientReadError",
     "UnknownNameError",
     "UnreadableImagesWarning",
     "WeightsError",
@@ -103,6 +104,14 @@ class AudioReadError(ImageReadError):
     """One or several audio clips cannot be read; parameters are those of `ImageReadError`."""
 
     _items = "clips"
+
+
+class TransientReadError(TLFeaturesError, OSError):
+    """The storage of a file failed repeatedly, for example by a time-out; the file itself may be intact.
+
+    This is never treated as an unreadable image, whatever ``on_error`` is: during an outage, good images would become
+    rows of NaN. Embeddings that are computed before the error are stored.
+    """
 
 
 class SourceError(TLFeaturesError, ValueError):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import struct
 import time
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from tlfeatures._files import Stamp, stamp
+from tlfeatures._files import stamp
 
 __all__ = [
     "KEY_BYTES",
@@ -25,9 +27,12 @@ __all__ = [
 ]
 
 KEY_BYTES = 16
-_MEMO_LIMIT = 2_000_000  # entries; about 300 bytes each
+_MEMO_LIMIT = 1_000_000  # entries; about 200 bytes each, and the path unless the caller holds it
 _FRESH_NS = 2_000_000_000  # a file that changed more recently may change again with the same times
-_memo: dict[str, tuple[Stamp, bytes]] = {}  # no lock: a child forked while a thread holds one would hang
+_memo: dict[
+    str, bytes
+] = {}  # path -> packed stamp and digest; no lock: a child forked while one is held would hang
+_pack_stamp = struct.Struct("<QQqq").pack
 
 
 def bytes_key(*parts: Any) -> bytes:
@@ -86,12 +91,11 @@ def memoized_keys(paths: Iterable[Any]) -> list[bytes | None]:
         entry = _memo.get(path if type(path) is str else _path_text(path))
         if entry is not None:
             try:
-                status = os.stat(path)
-                if entry[0] != (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns):
+                if not entry.startswith(_pack(os.stat(path))):
                     entry = None
             except OSError:
                 entry = None
-        keys.append(entry and entry[1])
+        keys.append(entry and entry[-KEY_BYTES:])
     return keys
 
 
@@ -112,8 +116,8 @@ def read_file(path: str | os.PathLike[str]) -> tuple[bytes, bytes]:
         content = f.read()
         after = os.fstat(f.fileno())
     entry = _memo.get(os.fspath(path))
-    if entry is not None and entry[0] == stamp(before) == stamp(after):
-        return entry[1], content
+    if entry is not None and stamp(before) == stamp(after) and entry.startswith(_pack(before)):
+        return entry[-KEY_BYTES:], content
     key = bytes_key(content)
     _memoize(path, before, after, key)
     return key, content
@@ -124,9 +128,16 @@ def _memoize(path: str | os.PathLike[str], before: os.stat_result, after: os.sta
     if stamp(before) != stamp(after):
         return
     if time.time_ns() - max(after.st_mtime_ns, after.st_ctime_ns) > _FRESH_NS:
-        if len(_memo) >= _MEMO_LIMIT:
-            _memo.clear()
-        _memo[os.fspath(path)] = (stamp(after), key)
+        with contextlib.suppress(StopIteration, KeyError, RuntimeError):  # another thread changes it too
+            while len(_memo) >= _MEMO_LIMIT:
+                del _memo[next(iter(_memo))]  # the oldest
+        _memo[os.fspath(path)] = _pack(after) + key
+
+
+def _pack(status: os.stat_result) -> bytes:
+    """Return the stamp of a file in few bytes."""
+    inode = status.st_ino & 0xFFFFFFFFFFFFFFFF  # 128 bits on some file systems
+    return _pack_stamp(inode, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def canonical_json(value: Any) -> bytes:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tlfeatures.errors import ImageInputError, MissingDependencyError
+from tlfeatures._files import read_with_retries
+from tlfeatures.errors import ImageInputError, MissingDependencyError, TransientReadError
 
 __all__ = ["UnreadableClip", "list_clips", "read_clip", "resample"]
 
@@ -102,20 +104,27 @@ def _read_file(clip: Any) -> tuple[int, np.ndarray]:
     if isinstance(clip, (str, os.PathLike)):
         if not os.path.isfile(clip):
             raise UnreadableClip("is a folder, not an audio file" if os.path.isdir(clip) else "no such file")
-        if not Path(clip).stat().st_size:
+        size = Path(clip).stat().st_size
+        if not size:
             raise UnreadableClip("the file is empty")
+        if size > 8 * _MAX_SAMPLES:
+            raise UnreadableClip(
+                f"the file has {size:,} bytes; at most {8 * _MAX_SAMPLES:,} are read: cut it"
+            )
     try:
-        with soundfile.SoundFile(io.BytesIO(clip) if isinstance(clip, (bytes, bytearray)) else clip) as file:
+        if isinstance(clip, (str, os.PathLike)):
+            clip = read_with_retries(Path(clip).read_bytes, clip)
+        with soundfile.SoundFile(io.BytesIO(clip)) as file:
             if file.frames * file.channels > _MAX_SAMPLES:
                 raise UnreadableClip(
                     f"the clip has {file.frames:,} samples; at most {_MAX_SAMPLES:,} are read: cut it"
                 )
             samples = file.read(dtype="float64", always_2d=True)
             return file.samplerate, samples
-    except UnreadableClip:
+    except (UnreadableClip, TransientReadError):
         raise
     except (soundfile.SoundFileError, OSError, RuntimeError, ValueError, TypeError) as e:
-        reason = " ".join(str(e).split()).removeprefix(f"Error opening {clip!r}: ")
+        reason = re.sub(r"^Error opening <_io.BytesIO object at [^>]*>: ", "", " ".join(str(e).split()))
         raise UnreadableClip(f"damaged or unsupported audio file: {reason or type(e).__name__}") from e
 
 

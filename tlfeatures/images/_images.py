@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tlfeatures._files import read_with_retries
 from tlfeatures._inputs import is_missing, library_types, split_frame
-from tlfeatures.errors import ImageInputError, ImageReadError
+from tlfeatures.errors import ImageInputError, ImageReadError, TransientReadError
 from tlfeatures.fingerprints import KEY_BYTES, array_key, bytes_key, file_key, memoized_keys, read_file
 from tlfeatures.images._decode import (
     Decoder,
@@ -185,8 +186,7 @@ class Images:
             item = self._data[int(self._rows[i])]
             if isinstance(item, (str, os.PathLike)):
                 path, frame = split_frame(item)
-                check_file(path)
-                return _frame_key(file_key(path), frame)
+                return _frame_key(read_with_retries(lambda: _read_key(path), path), frame)
             return self._content(item)[0]
 
     def keys(self, n_threads: int | None = None) -> tuple[np.ndarray, dict[int, str]]:
@@ -263,8 +263,7 @@ class Images:
         if not isinstance(item, (str, os.PathLike)):
             return *self._content(item), 0
         path, frame = split_frame(item)
-        check_file(path)
-        key, content = read_file(path)
+        key, content = read_with_retries(lambda: _read_content(path), path)
         return _frame_key(key, frame), content, frame
 
     def _content(self, item: Any) -> tuple[bytes, Any]:
@@ -292,6 +291,8 @@ class Images:
             yield
         except Unreadable as e:
             raise ImageReadError(self.name(i), str(e)) from e.__cause__
+        except TransientReadError:
+            raise
         except OSError as e:
             raise ImageReadError(self.name(i), describe_os_error(e)) from e
 
@@ -324,6 +325,16 @@ def _is_array_on_disk(X: Any) -> bool:
         return np.dtype(X.dtype).kind in "biuf" and len(X.shape) > 0
     except TypeError:  # a dtype of another library
         return False
+
+
+def _read_key(path: str | os.PathLike[str]) -> bytes:
+    check_file(path)
+    return file_key(path)
+
+
+def _read_content(path: str | os.PathLike[str]) -> tuple[bytes, bytes]:
+    check_file(path)
+    return read_file(path)
 
 
 def _frame_key(key: bytes, frame: int) -> bytes:
