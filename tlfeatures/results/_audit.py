@@ -37,8 +37,9 @@ class AuditResult:
         centered embeddings of the image and the nearest image of the group; ``across_classes`` and
         ``across_splits``, whether the group contains images of several classes or splits. The latter come first.
     outliers : pandas.DataFrame
-        Images unlike all others: ``row``, ``image``, ``label``; ``distance``, one minus the mean cosine
-        similarity with the nearest images; ``score``, how many robust standard deviations this is above the median.
+        Images unlike all others: ``row``, ``image``, ``label``; ``distance``, one minus the mean cosine similarity of the
+        embeddings with those of the nearest images; ``score``, how many robust standard deviations the logarithm of
+        this distance is above its median.
     faults : pandas.DataFrame
         Images that cannot be read or are probably unusable: ``row``, ``image``, ``fault`` and ``reason``.
     confounders : pandas.DataFrame

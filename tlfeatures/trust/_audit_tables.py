@@ -171,14 +171,27 @@ def outlier_table(data: AuditData, neighbors: Neighbors | None) -> pandas.DataFr
     table = data.about.iloc[:0][columns].assign(distance=0.0, score=0.0)
     if neighbors is None or len(data.features) < _LEAST_ROWS:
         return table
-    distance = 1 - neighbors.cosine[:, -1].astype(float)
-    center = np.median(distance)
-    deviation = 1.4826 * np.median(np.abs(distance - center))
-    score = (distance - center) / max(deviation, 1e-6)
+    distance = _measure_distance(data.features, neighbors)
+    log_distance = np.log(np.maximum(distance, 1e-6))
+    center = np.median(log_distance)
+    deviation = 1.4826 * np.median(np.abs(log_distance - center))
+    score = (log_distance - center) / max(deviation, 1e-6)
     rows = np.flatnonzero(score > _OUTLIER_SCORE)
     rows = rows[np.argsort(-score[rows], kind="stable")]
     table = data.about.iloc[rows][columns].reset_index(drop=True)
     return table.assign(distance=distance[rows], score=score[rows])
+
+
+def _measure_distance(features: np.ndarray, neighbors: Neighbors) -> np.ndarray:
+    """Return one minus the mean cosine of each row with its neighbours, without centering.
+
+    Centered embeddings differ less in it: there, the images of a class far from the mean are near each other, and all
+    others are far.
+    """
+    lengths = np.linalg.norm(features, axis=1)
+    unit = features / np.where(lengths > 0, lengths, 1)[:, None]
+    cosines = [np.einsum("ij,ij->i", unit, unit[column], dtype=np.float64) for column in neighbors.rows.T]
+    return np.maximum(1 - np.mean(cosines, axis=0), 0)
 
 
 def class_table(data: AuditData, label_errors: pandas.DataFrame) -> pandas.DataFrame:
