@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 
 import numpy as np
+import pandas
 import pytest
 from PIL import Image, ImageFilter
 
 from tests.image_helpers import photo
 from tlfeatures import CNNFeatures, audit, check_images
+from tlfeatures.cli import main
 from tlfeatures.errors import InvalidParameterError
+from tlfeatures.report import is_audit, is_report, write_audit
 
 NAMES = np.array(["cat", "dog", "fox"])
 TABLES = ("images", "label_errors", "duplicates", "outliers", "faults", "confounders", "classes")
@@ -132,8 +136,6 @@ def test_independent_predictors_are_rarely_reported():
     from tlfeatures.trust._audit_confounders import find_confounders
 
     rng = np.random.default_rng(0)
-    import pandas
-
     p_values = []
     for seed in range(100):
         codes = rng.integers(0, 3, 150)
@@ -357,3 +359,117 @@ def test_file_properties_that_predict_the_label_are_reported(tmp_path):
     assert table["warning"].all() and (table["balanced_accuracy"] > 0.9).all()
     table = audit(paths, np.arange(40) // 2 % 2, features=X).confounders
     assert not table["warning"].any()
+
+
+@pytest.fixture(scope="module")
+def page(faulty, tmp_path_factory):
+    """The report of an audit of images with faults, a duplicate and a wrong label, and the result."""
+    paths, _ = faulty
+    X, y = clusters(len(paths) + 30)
+    X[1] = X[4] + 1e-3
+    y = y.astype("<U9")
+    y[6] = "dog<b>"
+    images = [*paths, *(np.asarray(photo(40, 40, seed=100 + i)) for i in range(30))]
+    split = np.where(np.arange(len(X)) == 1, "test", "train")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = audit(images, y, features=X, split=split)
+        folder = tmp_path_factory.mktemp("report")
+        return result, write_audit(result, folder, command="tlfeatures audit x")
+
+
+def test_page_shows_previews_and_escapes_labels(page):
+    result, path = page
+    html = path.read_text("utf-8")
+    assert is_audit(path) and not is_report(path)
+    assert html.count("data:image/jpeg;base64,") >= len(result.suspected) + 2
+    assert "dog&lt;b&gt;" in html and "dog<b>" not in html
+    assert "Groups in several splits: 1." in html and "across splits" in html
+    assert "tlfeatures audit x" in html
+    for heading in ("Suspected label errors", "Duplicates", "Outliers", "Faults of images", "Classes"):
+        assert f"<h2>{heading}</h2>" in html
+    assert not re.search(r">\s*nan\b", html, re.IGNORECASE)
+
+
+def test_tables_of_the_page_are_complete(page):
+    result, path = page
+    for name in TABLES[1:]:
+        table = pandas.read_csv(path.parent / "tables" / f"{name}.csv")
+        assert len(table) == len(getattr(result, name)), name
+    summary = json.loads((path.parent / "report.json").read_text())
+    assert summary["suspected_labels"] == len(result.suspected)
+    assert set(summary["files"]) == {f"tables/{name}.csv" for name in TABLES[1:]}
+
+
+def test_page_without_findings(tmp_path):
+    X, _ = clusters()
+    html = write_audit(audit(X), tmp_path).read_text("utf-8")
+    for text in (
+        "No label was checked",
+        "There are no duplicates",
+        "No fault of single images",
+        "no labels, groups",
+    ):
+        assert text in html
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    """Run the command in this process with a new store."""
+    monkeypatch.setenv("TLFEATURES_CACHE", str(tmp_path / "store"))
+    monkeypatch.chdir(tmp_path)
+    warnings.simplefilter("ignore")
+
+    def call(*argv):
+        capsys.readouterr()
+        code = main(["audit", *map(str, argv)])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_command_writes_report_manifest_and_json(run, tmp_path):
+    for i in range(24):
+        folder = tmp_path / "data" / ("train" if i % 4 else "test") / ("dark" if i < 12 else "light")
+        folder.mkdir(parents=True, exist_ok=True)
+        image = Image.eval(photo(48, 48, seed=i), lambda value, light=i >= 12: value // 3 + 150 * light)
+        image.save(folder / f"{i}.png")
+    copy = tmp_path / "data" / "train" / "light" / "copy.png"
+    copy.write_bytes((tmp_path / "data" / "test" / "light" / "12.png").read_bytes())
+    (tmp_path / "data" / "train" / "dark" / "broken.png").write_bytes(b"no image")
+    network = ["-m", "tiny", "--image-size", "32"]
+    for _ in range(2):  # the second run may replace the files of the first
+        code, out, err = run("data", *network, "-o", "report", "--write-manifest", "issues.csv")
+        assert code == 0, err
+    assert "1 across splits" in out and "Faults: unreadable 1." in out
+    assert "broken.png" in err and "Saved issues.csv." in out
+    table = pandas.read_csv("issues.csv")
+    assert table.columns.tolist() == ["path", "label", "split", "issue", "score", "suggestion"]
+    assert table.loc[table["path"].str.contains("copy"), "issue"].str.contains("exact duplicate").all()
+    code, out, _ = run("issues.csv", *network, "--json")
+    summary = json.loads(out)
+    assert code == 0 and summary["counts"]["duplicate_groups_across_splits"] == 1
+    assert [fault["fault"] for fault in summary["faults"]] == ["unreadable"]
+    assert len(summary["classes"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["data", "-o", "data/report"], "is in the folder of the images"),
+        (["data", "--write-manifest", "mine.csv"], "'mine.csv' exists and was not written by this command"),
+        (["data", "--write-manifest", "x.txt"], "--write-manifest 'x.txt' must end in .csv"),
+        (
+            ["data", "--duplicate-threshold", "3"],
+            "--duplicate-threshold must be a number above 0 and of at most 1",
+        ),
+        (["absent"], "absent"),
+    ],
+)
+def test_invalid_arguments_of_the_command(run, tmp_path, argv, message):
+    (tmp_path / "data" / "a").mkdir(parents=True)
+    photo(32, 32).save(tmp_path / "data" / "a" / "1.png")
+    (tmp_path / "mine.csv").write_text("path,label\n")
+    code, _, err = run(*argv, "-m", "tiny")
+    assert code == 2 and message in err
+    assert "Traceback" not in err

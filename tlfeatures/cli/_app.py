@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tlfeatures import __version__
+from tlfeatures.cli._audit import audit
 from tlfeatures.cli._cache import cache
 from tlfeatures.cli._classify import classify
 from tlfeatures.cli._demo import demo
@@ -64,7 +65,7 @@ def _options(
     """
 
 
-for command in (models, layers, embed, fit, select, finetune, evaluate, predict, explain, classify):
+for command in (models, layers, embed, fit, select, finetune, evaluate, predict, audit, explain, classify):
     app.command()(command)
 app.add_typer(cache, name="cache")
 app.command()(demo)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tlfeatures.cli._session import BadArgument
 
-__all__ = ["check_existing", "check_output", "check_writable"]
+__all__ = ["check_existing", "check_output", "check_report_folder", "check_writable"]
 
 
 def check_output(
@@ -67,3 +67,15 @@ def check_writable(folder: str, name: str) -> None:
         raise BadArgument(f"{name}: the folder {folder!r} does not exist; make it first.")
     if not os.access(folder, os.W_OK):
         raise PermissionError(13, f"No permission to write into the folder of {name}", folder)
+
+
+def check_report_folder(path: str, source: str) -> None:
+    """Raise an error if a report cannot be written into a folder, or the folder is in that of the images."""
+    folder, name = Path(path), f"-o {path!r}"
+    if os.path.isdir(source) and folder.resolve().is_relative_to(Path(source).resolve()):
+        raise BadArgument(
+            f"{name} is in the folder of the images, so its figures would be read as images. Name another folder."
+        )
+    if folder.exists() and not folder.is_dir():
+        raise BadArgument(f"{name} is a file; name a folder for the report.")
+    check_writable(path if folder.is_dir() else str(folder.absolute().parent), name)

@@ -15,9 +15,8 @@ from tlfeatures.cli import _options as opt
 from tlfeatures.cli._best_command import best_command
 from tlfeatures.cli._groups import Options, expand_options, option
 from tlfeatures.cli._messages import report_images
-from tlfeatures.cli._outputs import check_existing, check_writable
+from tlfeatures.cli._outputs import check_existing, check_report_folder
 from tlfeatures.cli._parse import parse_names
-from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._terminal import count, escape, show_json, show_table, show_text, warn
 
 if TYPE_CHECKING:
@@ -90,14 +89,8 @@ class ReportOptions(opt.OutputOptions):
         from tlfeatures.report import is_report
         from tlfeatures.saved_models import is_saved_pipeline
 
-        folder, name = Path(self.output), f"-o {self.output!r}"
-        if os.path.isdir(source) and folder.resolve().is_relative_to(Path(source).resolve()):
-            raise BadArgument(
-                f"{name} is in the folder of the images, so its figures would be read as images. Name another folder."
-            )
-        if folder.exists() and not folder.is_dir():
-            raise BadArgument(f"{name} is a file; name a folder for the report.")
-        check_writable(self.output if folder.is_dir() else str(folder.absolute().parent), name)
+        check_report_folder(self.output, source)
+        folder = Path(self.output)
         page = folder / "index.html"
         for file in (page, folder / "report.json"):
             check_existing(str(file), self.force, lambda _: is_report(page))

@@ -40,12 +40,12 @@ class ReportFolder:
         self.path = path
         self.figures: dict[str, dict[str, Any]] = {}
         self.tables: dict[str, pd.DataFrame] = {}
-        for part in ("figures", "tables"):
-            (path / part).mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
 
     def save(self, name: str, frame: pd.DataFrame) -> None:
         """Write a table as CSV."""
         path = self.path / "tables" / f"{name}.csv"
+        path.parent.mkdir(exist_ok=True)
         frame.to_csv(path, index=False, lineterminator="\n", encoding="utf-8", errors="surrogateescape")
         self.tables[name] = frame
 
@@ -53,7 +53,9 @@ class ReportFolder:
         """Write a figure as PNG."""
         figure = plot(*args)
         png = _figures.to_png(figure)
-        (self.path / "figures" / f"{name}.png").write_bytes(png)
+        path = self.path / "figures" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(png)
         inches = figure.get_figwidth()
         # a wide figure is not scaled down to a phone, where the names of fifty classes would be unreadable
         width = round(inches * _PIXELS_PER_INCH) if inches > 5.5 else None
@@ -61,7 +63,7 @@ class ReportFolder:
 
     def files(self) -> list[str]:
         """Return the names of all figures and tables in the folder."""
-        parts = ("figures", "tables")
+        parts = [part for part in ("figures", "tables") if (self.path / part).is_dir()]
         return sorted(f"{part}/{name}" for part in parts for name in os.listdir(self.path / part))
 
 

@@ -60,30 +60,31 @@ def write_report(
     """
     path = Path(folder)
     output = ReportFolder(path)
-    _remove_earlier_report(path)
+    remove_earlier_report(path)
     variables = make_sections(result, output)
     summary = _summarize(result, output.tables) | {
         "command": command, "best_command": best_command, "best_code": make_python_code(result, folder),
         "versions": get_versions(), "recipes": result.recipes, "files": output.files(),
     }  # fmt: skip
     variables |= {"result": result, "summary": summary, "figures": output.figures, "tables": output.tables}
-    html = _environment().get_template("report.html").render(variables)
+    html = make_environment().get_template("report.html").render(variables)
     (path / "report.json").write_text(json.dumps(to_json(summary), indent=2) + "\n", "utf-8")
     page = path / "index.html"
     page.write_text(html, "utf-8", errors="backslashreplace")  # file names may not be Unicode
     return page
 
 
-def is_report(page: str | os.PathLike[str]) -> bool:
-    """Whether a file is the page of a report; False if it does not exist."""
+def is_report(page: str | os.PathLike[str], generator: str = "tlfeatures") -> bool:
+    """Whether a file is the page of a report, or of another ``generator``; False if it does not exist."""
     try:
         with open(page, encoding="utf-8", errors="replace") as file:
-            return '<meta name="generator" content="tlfeatures">' in file.read(2000)
+            return f'<meta name="generator" content="{generator}">' in file.read(2000)
     except FileNotFoundError:
         return False
 
 
-def _environment() -> Environment:
+def make_environment() -> Environment:
+    """Make the environment of the templates."""
     options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
     environment = Environment(loader=PackageLoader("tlfeatures.report"), **options)
     environment.filters |= {"cell": _format_cell, "describe": describe, "thousands": "{:,}".format}
@@ -139,7 +140,7 @@ def _summarize(result: SearchResult, tables: dict[str, pd.DataFrame]) -> dict[st
     return summary
 
 
-def _remove_earlier_report(folder: Path) -> None:
+def remove_earlier_report(folder: Path) -> None:
     """Remove figures and tables of an earlier report, whose names may differ."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         for name in json.loads((folder / "report.json").read_text("utf-8"))["files"]:

@@ -11,7 +11,8 @@ import pandas
 
 __all__ = ["AuditResult"]
 
-TABLES = ("label_errors", "duplicates", "outliers", "faults", "confounders", "classes")
+_SHOWN = {"label_errors": 36, "outliers": 18, "faults": 18}  # images of a report
+_SHOWN_GROUPS, _SHOWN_DUPLICATES = 15, 6
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class AuditResult:
         centered embeddings of the image and the nearest image of the group; ``across_classes`` and
         ``across_splits``, whether the group contains images of several classes or splits. The latter come first.
     outliers : pandas.DataFrame
-        Images unlike all others: ``row``, ``image``, ``label``; ``distance``, one minus the mean cosine similarity of the
-        embeddings with those of the nearest images; ``score``, how many robust standard deviations the logarithm of
+        Images unlike all others: ``row``, ``image``, ``label``; ``distance``, one minus the mean cosine similarity of
+        the embedding with those of the nearest images; ``score``, how many robust standard deviations the logarithm of
         this distance is above its median.
     faults : pandas.DataFrame
         Images that cannot be read or are probably unusable: ``row``, ``image``, ``fault`` and ``reason``.
@@ -68,6 +69,20 @@ class AuditResult:
     def suspected(self) -> pandas.DataFrame:
         """Rows of ``label_errors`` whose label is probably wrong."""
         return self.label_errors[self.label_errors["suspected"]]
+
+    def shown(self) -> dict[str, pandas.DataFrame]:
+        """Return the rows of each table whose images a report shows.
+
+        Returns
+        -------
+        dict of str to DataFrame
+            The first suspected rows of ``label_errors``, the first rows of ``outliers`` and ``faults``, and the first
+            images of the first groups of ``duplicates``.
+        """
+        tables = {"label_errors": self.suspected, "outliers": self.outliers, "faults": self.faults}
+        first = {name: table.head(_SHOWN[name]) for name, table in tables.items()}
+        groups = self.duplicates[self.duplicates["group"] < _SHOWN_GROUPS]
+        return {**first, "duplicates": groups.groupby("group", sort=False).head(_SHOWN_DUPLICATES)}
 
     def summary(self) -> dict[str, Any]:
         """Return the counts of all findings, and the notes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from tlfeatures.evaluation import Duplicates, check_groups, check_seed
 from tlfeatures.features import CNNFeatures
 from tlfeatures.results import AuditResult
 from tlfeatures.trust._audit_confounders import find_confounders
-from tlfeatures.trust._audit_files import examine_files
+from tlfeatures.trust._audit_files import examine_files, make_thumbnails
 from tlfeatures.trust._audit_inputs import check_classes, check_split, embed_all, recognize
 from tlfeatures.trust._audit_tables import (
     AuditData,
@@ -65,9 +66,9 @@ def audit(
     n_neighbors : int, default=10
         Number of nearest images whose labels are compared.
     duplicate_threshold : float, default=0.85
-        Cosine similarity of centered embeddings from which images are near-duplicates. The default finds images that were
-        saved again, resized, cropped slightly or mirrored, in the last layer of MobileNet; unrelated images reached
-        0.7. Search with 0.95 if too many similar images are reported.
+        Cosine similarity of centered embeddings from which images are near-duplicates. The default finds images that
+        were saved again, resized, cropped slightly or mirrored, in the last layer of MobileNet; unrelated images
+        reached 0.7. Use 0.95 if too many similar images are reported.
     random_state : int, RandomState or None, default=0
         Seed for shuffling the folds.
     n_jobs : int or None, default=None
@@ -89,9 +90,9 @@ def audit(
     -----
     Rows with NaN and images that cannot be read are left out and listed in ``faults``. Label errors are ranked by the
     margin of calibrated out-of-fold class probabilities and of the labels of the nearest images (Northcutt et al. 2021,
-    "Confident learning"); near-duplicates are searched among the nearest images, and outliers are images whose
-    nearest images are unusually far on a logarithmic scale (Ramaswamy et al. 2000 use the last of them). The largest array beside the embeddings
-    has 16 million values; there is no matrix of shape (n, n).
+    "Confident learning"). Near-duplicates are searched among the nearest images. Outliers are images whose nearest
+    images are unusually far, on a logarithmic scale (as in Ramaswamy et al. 2000). The largest array beside the
+    embeddings has 16 million values; there is no matrix of shape (n, n).
 
     Examples
     --------
@@ -137,7 +138,11 @@ def audit(
         duplicate_threshold=duplicate_threshold,
         random_state=seed,
     )
-    return AuditResult(images=about, faults=faults, notes=notes, **tables)
+    result = AuditResult(images=about, faults=faults, notes=notes, **tables)
+    if images is None:
+        return result
+    shown = sorted({row for table in result.shown().values() for row in table["row"].tolist()})
+    return replace(result, thumbnails=make_thumbnails(images, shown))
 
 
 def _find_usable_rows(n: int, errors: dict[int, str]) -> np.ndarray:

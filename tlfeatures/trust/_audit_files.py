@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas
+from PIL import Image
 
 from tlfeatures.errors import ImageReadError
 from tlfeatures.features import CNNFeatures
-from tlfeatures.images import ImageProperties, Images, describe_images, find_faults
+from tlfeatures.images import Decoder, ImageProperties, Images, describe_images, find_faults
 
-__all__ = ["examine_files"]
+__all__ = ["examine_files", "make_thumbnails"]
 
+_THUMBNAIL = 160  # pixels
 _FAULT_ORDER = (
     "unreadable", "uniform", "nearly black", "nearly white", "low range", "bit depth", "blurry", "tiny",
     "odd aspect", "EXIF rotation",
@@ -106,3 +110,16 @@ def _list_predictors(
         for name, parts in columns.items()
         if complete[parts].all()
     }
+
+
+def make_thumbnails(images: Images, rows: Sequence[int]) -> dict[int, bytes]:
+    """Return JPEG previews of some images, by row; images that cannot be read are left out."""
+    decoder = Decoder((_THUMBNAIL, _THUMBNAIL), "pad")
+    thumbnails = {}
+    for row in rows:
+        with contextlib.suppress(ImageReadError):
+            _, pixels, _ = images.decode_with_note(row, decoder)
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).save(buffer, "JPEG", quality=85)
+            thumbnails[row] = buffer.getvalue()
+    return thumbnails

@@ -144,8 +144,8 @@ def score_labels(codes: np.ndarray, probabilities: np.ndarray, neighbors: Neighb
     checked = np.flatnonzero((codes >= 0) & ~np.isnan(probabilities).any(axis=1))
     score, suggestion, of_label = np.full(n, np.nan), np.zeros(n, int), np.full(n, np.nan)
     if len(checked):
-        step = -(-len(checked) // _POOLING_ROWS)
-        a, b = _fit_pooling(*(values[checked[::step]] for values in logits), codes[checked[::step]])
+        sample = checked[:: -(-len(checked) // _POOLING_ROWS)]
+        a, b = _fit_pooling(logits[0][sample], logits[1][sample], codes[sample])
         pooled = softmax(a * logits[0][checked] + b * logits[1][checked], axis=1)
         rows, own = np.arange(len(checked)), codes[checked]
         margin = pooled[rows, own].copy()

@@ -1,0 +1,166 @@
+"""`audit`: label errors, duplicates, outliers, faults and confounders of a source."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import typer
+
+from tlfeatures.cli import _options as opt
+from tlfeatures.cli._groups import Options, expand_options, option
+from tlfeatures.cli._messages import report_unreadable
+from tlfeatures.cli._outputs import check_existing, check_output, check_report_folder
+from tlfeatures.cli._terminal import count, show_json, show_table, show_text, warn
+
+if TYPE_CHECKING:
+    import pandas
+
+    from tlfeatures.results import AuditResult
+
+_SHOWN = 10  # suspected labels on the terminal
+_MANIFEST = ["issue", "score", "suggestion"]  # last columns of a manifest of this command
+
+
+@dataclass(frozen=True)
+class AuditSource(opt.TrainingSource):
+    """Images of all splits, with or without labels."""
+
+    split: str = option("all", "all, train, val or test.")
+    groups: str | None = option(
+        None,
+        "Column or dataset with groups, such as patients, that might predict the label; or dicom:PatientID.",
+    )
+
+
+@dataclass(frozen=True)
+class AuditOptions(Options):
+    """What is searched."""
+
+    panel: ClassVar[str] = "Search"
+
+    cv: int = option(
+        5, "Number of folds of the predictions that label errors are searched with.", metavar="K", min=2
+    )
+    n_neighbors: int = option(10, "Number of nearest images that are compared.", "--neighbors", min=1)
+    duplicate_threshold: float = option(0.85, "Cosine similarity from which images are near-duplicates.")
+    random_state: int = option(0, "Seed for shuffling the folds.", "--seed", min=0)
+
+
+@dataclass(frozen=True)
+class AuditOutput(opt.OutputOptions):
+    """Output of `audit`."""
+
+    output: str | None = option(None, "Save the report in this folder.", "-o", metavar="DIR")
+    write_manifest: str | None = option(
+        None,
+        "Write a manifest of all images with the columns issue, score and suggestion.",
+        metavar="FILE.csv",
+    )
+
+    def check(self, source: str) -> None:
+        """Raise an error if a file cannot be written, or is not a file of this command."""
+        from tlfeatures.report import is_audit
+
+        check_output(self.write_manifest, (".csv",), self.force, _is_manifest, "--write-manifest")
+        if self.output is not None:
+            check_report_folder(self.output, source)
+            page = os.path.join(self.output, "index.html")
+            for file in (page, os.path.join(self.output, "report.json")):
+                check_existing(file, self.force, lambda _: is_audit(page))
+
+
+@expand_options
+def audit(
+    context: typer.Context,
+    source: AuditSource,
+    options: AuditOptions,
+    network: opt.NetworkOptions,
+    compute: opt.ComputeOptions,
+    files: AuditOutput,
+) -> None:
+    """Find label errors, duplicates, outliers, faulty images, and properties of files that predict the label alone.
+
+    Nothing is changed or deleted. The report is an HTML page, index.html, with CSV files of all tables. Each image
+    passes through the network at most once; a second audit reads the embeddings from the store.
+    """
+    from tlfeatures.report import write_audit
+    from tlfeatures.trust import audit
+
+    files.check(source.source)
+    images = source.read()
+    result = audit(
+        images.images,
+        images.y,
+        images.groups,
+        split=images.split,
+        features=opt.make_cnn(network, compute),
+        **options.parameters(),
+    )
+    unreadable = result.faults[result.faults["fault"] == "unreadable"]
+    report_unreadable(images.paths, dict(zip(unreadable["row"], unreadable["reason"], strict=True)))
+    if files.output is not None:
+        write_audit(result, files.output, command=shlex.join(["tlfeatures", *context.obj]))
+    if files.write_manifest is not None:
+        _write_manifest(result.manifest(), files.write_manifest, isinstance(images.images, list))
+    if files.as_json:
+        tables = ("duplicates", "outliers", "faults", "confounders", "classes")
+        summary = {"source": source.source, "counts": result.summary(), "label_errors": result.suspected}
+        show_json(
+            summary
+            | {name: getattr(result, name) for name in tables}
+            | {"output": files.output, "manifest": files.write_manifest}
+        )
+        return
+    _show(result)
+    for path in (files.output and os.path.join(files.output, "index.html"), files.write_manifest):
+        if path is not None:
+            show_text(f"Saved {path}.")
+
+
+def _show(result: AuditResult) -> None:
+    """Print the counts of all findings and the first suspected labels."""
+    summary = result.summary()
+    for note in summary["notes"]:
+        warn(note, "note: ")
+    first = result.suspected.head(_SHOWN)
+    if len(first):
+        show_table(first[["image", "label", "suggestion", "score"]])
+        show_text()
+    across = ", ".join(
+        f"{summary[f'duplicate_groups_across_{name}']:,} across {name}"
+        for name in ("splits", "classes")
+        if summary[f"duplicate_groups_across_{name}"]
+    )
+    show_text(
+        f"{count(summary['suspected_labels'], 'suspected label error')} among "
+        f"{count(summary['labels_checked'], 'label')}; "
+        f"{count(summary['duplicate_groups'], 'group')} of duplicates{f' ({across})' if across else ''}; "
+        f"{count(summary['outliers'], 'outlier')}.",
+        style="bold",
+    )
+    if summary["faults"]:
+        show_text("Faults: " + ", ".join(f"{name} {n:,}" for name, n in summary["faults"].items()) + ".")
+    for row in result.confounders[result.confounders["warning"]].itertuples():
+        warn(
+            f"the {row.predictor} alone predicts the label with a balanced accuracy of {row.balanced_accuracy:.2f}; "
+            f"chance is {row.chance:.2f}. A classifier may learn it instead of what the images show."
+        )
+
+
+def _write_manifest(table: pandas.DataFrame, path: str, are_files: bool) -> None:
+    from tlfeatures._files import replace_file
+
+    if are_files:
+        table = table.assign(path=[os.path.abspath(name) for name in table["path"]])
+    with replace_file(path) as file:
+        table.to_csv(file, index=False, errors="surrogateescape")
+
+
+def _is_manifest(path: str) -> bool:
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        header: list[Any] = next(csv.reader(file), [])
+    return header[:1] == ["path"] and header[-3:] == _MANIFEST

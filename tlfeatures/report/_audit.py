@@ -1,0 +1,80 @@
+"""Write the report of an audit to a folder."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tlfeatures._json import to_json
+from tlfeatures.report._code import get_versions
+from tlfeatures.report._sections import ReportFolder
+from tlfeatures.report._write import is_report, make_environment, remove_earlier_report
+from tlfeatures.results import AuditResult
+
+__all__ = ["is_audit", "list_tiles", "write_audit"]
+
+_GENERATOR = "tlfeatures audit"
+_TABLES = ("label_errors", "duplicates", "outliers", "faults", "confounders", "classes")
+
+
+def write_audit(result: AuditResult, folder: str | os.PathLike[str], *, command: str | None = None) -> Path:
+    """Write an HTML page that shows what an audit found, and the tables as CSV files.
+
+    Parameters
+    ----------
+    result : AuditResult
+        See :func:`tlfeatures.audit`.
+    folder : path
+        Created if it does not exist. The files of an earlier audit are replaced.
+    command : str, optional
+        Shell command that ran the audit, shown on the page.
+
+    Returns
+    -------
+    Path
+        Path of the page, ``index.html``, which is self-contained and uses no scripts. It contains previews of images,
+        so share it only if you may share these images. ``tables/*.csv`` contain all rows of all tables, and
+        ``report.json`` the counts.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written to.
+    """
+    path = Path(folder)
+    output = ReportFolder(path)
+    remove_earlier_report(path)
+    for name in _TABLES:
+        output.save(name, getattr(result, name))
+    summary = {**result.summary(), "command": command, "versions": get_versions(), "files": output.files()}
+    variables = {"result": result, "summary": summary, "tiles": list_tiles(result), "tables": output.tables}
+    html = make_environment().get_template("audit.html").render(variables)
+    (path / "report.json").write_text(json.dumps(to_json(summary), indent=2) + "\n", "utf-8")
+    page = path / "index.html"
+    page.write_text(html, "utf-8", errors="backslashreplace")  # file names may not be Unicode
+    return page
+
+
+def is_audit(page: str | os.PathLike[str]) -> bool:
+    """Whether a file is the page of an audit; False if it does not exist."""
+    return is_report(page, _GENERATOR)
+
+
+def list_tiles(result: AuditResult) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of each table that are shown, with their previews and short names."""
+
+    def tiles(table: pd.DataFrame) -> list[dict[str, Any]]:
+        rows = table.to_dict("records")
+        for row in rows:
+            jpeg = result.thumbnails.get(row["row"])
+            row["thumbnail"] = None if jpeg is None else base64.b64encode(jpeg).decode()
+            row["name"] = "/".join(re.split(r"[\\/]", str(row["image"]))[-2:])
+        return rows
+
+    return {name: tiles(table) for name, table in result.shown().items()}
