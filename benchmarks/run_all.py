@@ -32,6 +32,7 @@ BENCHMARKS = {
     "tiny": ["tiny.py"],
     "conformal": ["conformal.py"],
     "suggest": ["suggest.py"],
+    "views": ["views.py"],
     "store": ["store.py"],
     "store_rows": ["store.py", "--rows", "10000000"],
     "store_faults": ["store_faults.py"],

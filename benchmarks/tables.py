@@ -92,6 +92,12 @@ TINY = {
     "pets (cats, dogs, horses), 5-fold": "pets_avgmax_5fold",
     "scikit-learn's digits, 5-fold": "digits_avgmax_5fold",
 }
+VIEWS = {
+    "pets": "pets, 157 training images",
+    "signs": "hand signs at 64, 960 training images",
+    "signs_120": "hand signs at 64, 120 training images",
+}
+KINDS = {"flip": 2, "crops": 6, "flip+crops": 12}
 # name of a table -> its header and rows; a cell is a format string of figures by benchmark
 TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
     "speed": (
@@ -163,6 +169,37 @@ TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
                 f"{{finetune_times[times_{size}_loop_s]:.0f}} s",
             ]
             for size in (64, 224)
+        ],
+    ),
+    "views": (
+        ["images", "the image alone", *(f'`views="{kind}"`' for kind in KINDS)],
+        [
+            [
+                title,
+                f"{{views[{name}_image_mean]:.1f}}%",
+                *(
+                    f"{{views[{name}_{kind}_mean]:.1f}}% ({{views[{name}_{kind}_mean_gain]:+.1f}} ± "
+                    f"{{views[{name}_{kind}_mean_gain_se]:.1f}})"
+                    for kind in KINDS
+                ),
+            ]
+            for name, title in VIEWS.items()
+        ],
+    ),
+    "views_rows": (
+        ["images", *(f'`views="{kind}"`' for kind in KINDS)],
+        [
+            [
+                title,
+                *(
+                    f"{{views[{name}_{kind}_rows]:.1f}}% ({{views[{name}_{kind}_rows_gain]:+.1f}} ± "
+                    f"{{views[{name}_{kind}_rows_gain_se]:.1f}})"
+                    if name != "signs" or kind == "flip"
+                    else ""
+                    for kind in KINDS
+                ),
+            ]
+            for name, title in VIEWS.items()
         ],
     ),
     "tiny": (

@@ -36,6 +36,7 @@ FIGURES = {
     "suggest": {"digits_labels_ratio", "digits_worst_difference", "digits_uncertain_labels_ratio"},
     "store_rows": {"open_s", "open_private_mb", "lookup_s", "add_s", "open_ratio"},
     "taps": {"network_ratio", "files_ratio"},
+    "views": {"pets_flip_mean", "signs_crops_rows_gain", "largest_mean_gain"},
     "tiny": {"digits_avgmax_5fold", "random_digits_avgmax_5fold"},
 }
 OPTIONS = {"store_rows": [str(BENCHMARKS / "store.py"), "--rows", "40960"]}

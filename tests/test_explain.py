@@ -393,6 +393,9 @@ def test_files_have_the_class_and_its_value_in_their_names(embeddings, photos, t
     with Image.open(table["file"][0]) as image:
         assert image.format == "PNG" and image.width > 600 and len(image.getcolors(1 << 24)) > 1000
     assert len(list((tmp_path / "maps").iterdir())) == 2
+    other = explain(pipeline, photos.paths[:1], label="stripes")
+    assert other.values[0] < 0
+    assert other.save(tmp_path / "other")["file"][0].endswith(f"_stripes_{other.values[0]:.3g}.png")
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import joblib
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,8 +14,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from tests.networks import make_images
-from tlfeatures import CNNFeatures, TrainOnViews, explain
+from tlfeatures import CNNFeatures, FeatureSearchCV, TrainOnViews, explain
 from tlfeatures.calibration import CalibratedHead
+from tlfeatures.cli import main
 from tlfeatures.errors import (
     InvalidParameterError,
     RecipeMismatchError,
@@ -165,3 +167,38 @@ def test_training_on_views_needs_views():
         TrainOnViews(search).fit(X, [0, 1, 0, 1])
     with pytest.raises(ValueError, match="X has 4 images, but y has 3"):
         TrainOnViews(make_pipeline(make_cnn("flip"), LinearSVC())).fit(X, [0, 1, 0])
+
+
+@pytest.mark.filterwarnings("ignore::tlfeatures.errors.DuplicateImagesWarning")
+def test_searches_use_views(store, photos):
+    options = {
+        "image_sizes": 64,
+        "resize": "stretch",
+        "layers": ["block10_pw_relu"],
+        "poolings": ["avg", "max"],
+    }
+    search = FeatureSearchCV("tiny", heads=["ridge"], views="flip", cv=2, cache=store, **options)
+    search.fit(photos.paths, photos.labels)
+    cnn = search.best_estimator_["cnn"]
+    assert cnn.views == "flip" and cnn.pooling == search.best_params_["pooling"]
+    expected = make_cnn("flip", pooling=cnn.pooling).fit_transform(photos.paths)
+    np.testing.assert_allclose(search.embeddings(), expected, rtol=1e-4, atol=1e-6)
+    assert embed(cnn, photos.paths).computed == 0
+    assert search.result().options["views"] == "flip"
+
+
+def test_commands_have_the_option_views(photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("TLFEATURES_CACHE", str(tmp_path / "store"))
+    network = ["--model", "tiny", "--image-size", "64", "--views", "flip"]
+    paths = {"fit": tmp_path / "pipe.joblib", "embed": tmp_path / "rows.npy"}
+    for command, path in paths.items():
+        options = ["--cv", "2"] if command == "fit" else []
+        assert main([command, str(photos.root), *network, *options, "-o", str(path)]) == 0
+    assert joblib.load(paths["fit"])["cnn"].views == "flip"
+    images = [str(path) for path in sorted(photos.root.rglob("*.*"))]
+    expected = make_cnn("flip").fit_transform(images)
+    rows = np.load(paths["embed"])
+    np.testing.assert_allclose(np.sort(rows, axis=0), np.sort(expected, axis=0), rtol=1e-4, atol=1e-6)
+    capsys.readouterr()
+    assert main(["explain", str(paths["fit"]), images[0], "-o", str(tmp_path / "maps")]) == 2
+    assert "explain needs no --views, because views have different positions" in capsys.readouterr().err

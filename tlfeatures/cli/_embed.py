@@ -41,7 +41,7 @@ class EmbedOutput(opt.OutputOptions):
 
 @expand_options
 def embed(
-    source: EmbedSource, files: EmbedOutput, network: opt.NetworkOptions, compute: opt.ComputeOptions
+    source: EmbedSource, files: EmbedOutput, network: opt.EmbeddingOptions, compute: opt.ComputeOptions
 ) -> None:
     """Write the embeddings of a source into a file, one row for each image, in the order of the source.
 

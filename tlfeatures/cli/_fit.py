@@ -51,7 +51,7 @@ class FitOutput(opt.OutputOptions):
 @expand_options
 def fit(
     source: opt.TrainingSource,
-    network: opt.NetworkOptions,
+    network: opt.EmbeddingOptions,
     compute: opt.ComputeOptions,
     options: FitOptions,
     files: FitOutput,
@@ -105,7 +105,7 @@ def _check_conformal(files: FitOutput) -> None:
 
 
 def _make_search(
-    y: np.ndarray, network: opt.NetworkOptions, compute: opt.ComputeOptions, options: FitOptions
+    y: np.ndarray, network: opt.EmbeddingOptions, compute: opt.ComputeOptions, options: FitOptions
 ) -> FeatureSearchCV:
     """Make a search with one candidate."""
     from tlfeatures.evaluation import check_labels
@@ -120,6 +120,7 @@ def _make_search(
         poolings=[candidate["pooling"]],
         image_sizes=[candidate["image_size"]],
         resize=[candidate["resize"]],
+        views=candidate["views"],
         heads={options.head or DEFAULT_HEAD[task]: {}},
         cv=options.cv,
         scoring=options.scoring,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 PATH_COLUMN = "Column of a manifest with the paths; by default path, file, image or a similar name."
 STRICT = "Exit with code 1 if any image cannot be read."
 SCORING = "Scorer of scikit-learn; by default accuracy, or r2 for regression."
+VIEWS = "Mean embedding of an image and its views: flip, crops or flip+crops; by default without views."
 TASK = "classification, regression, or auto: inferred from the labels."
 
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON instead of text.")]
@@ -106,6 +107,13 @@ class NetworkOptions(InputOptions):
         None, "Layers, see `tlfeatures layers`; by default the last convolutional output.", "-l"
     )
     pooling: str = option("avg", "How feature maps become vectors: avg, max, avgmax, gem or flatten.")
+
+
+@dataclass(frozen=True)
+class EmbeddingOptions(NetworkOptions):
+    """The network, its input, its layers, and the views of each image."""
+
+    views: str | None = option(None, VIEWS)
 
 
 @dataclass(frozen=True)

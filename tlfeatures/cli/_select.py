@@ -46,6 +46,7 @@ class SearchSpace(Options):
         "--image-size",
     )
     resize: str = option("stretch,crop", "stretch, crop or pad.", metavar="NAME,...", parse=parse_names)
+    views: str | None = option(None, opt.VIEWS)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from numbers import Integral
 from typing import Any, Literal
 
@@ -117,6 +117,7 @@ class EmbeddingGrid:
     decode: Literal["scaled", "exact"] = "scaled"
     max_value: int | None = None
     window: tuple[float, float] | None = None
+    views: str | None = None
     precision: str = "float32"
 
 
@@ -149,9 +150,7 @@ def plan_passes(grid: EmbeddingGrid, store: EmbeddingStore | None) -> list[Pass]
                 planned |= {e.identity for e in embeddings}
                 if embeddings:
                     columns = {recipe_digest(c.recipe): c for e in embeddings for c in e.columns}
-                    joint = FeatureSpec(
-                        plan.backbone, plan.description, plan.decoder, tuple(columns.values())
-                    )
+                    joint = replace(plan, columns=tuple(columns.values()))
                     passes.append(Pass(embeddings[0].network, resize, joint, tuple(embeddings)))
     return passes
 
@@ -173,7 +172,7 @@ def _plan_embeddings(
         decode=grid.decode,
         max_value=grid.max_value,
         window=grid.window,
-    )
+    ).with_views(grid.views)
     taps = {tap.layer: tap for tap in plan.description.taps}
     layer_sets = layer_sets or [(tuple(taps), False)]
     standard = list(backbone.spec.taps) if backbone.spec else _choose_taps(model) if names else []

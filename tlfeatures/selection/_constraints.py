@@ -27,6 +27,7 @@ NETWORK_PARAMETERS = (
     "decode",
     "max_value",
     "window",
+    "views",
     "precision",
     "batch_size",
     "cache",

@@ -75,9 +75,12 @@ class FittedImages:
             return self.embeddings
         store = EmbeddingStore.resolve(cnn.cache)
         if store is not None:
-            blocks, in_store = zip(*(store.get(recipe, self.keys) for recipe in cnn.recipes_), strict=True)
-            if all(rows.all() for rows in in_store):
-                return np.concatenate(blocks, axis=1)
+            views = [
+                [store.get(column.recipe, self.keys) for column in spec.columns]
+                for spec in cnn._make_spec().by_view()
+            ]
+            if all(rows.all() for blocks in views for _, rows in blocks):
+                return np.mean([np.concatenate([x for x, _ in blocks], axis=1) for blocks in views], axis=0)
         if None in self.paths:
             raise ValueError(
                 "The store no longer has the embeddings of these images, and images passed as arrays are not kept. "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -96,5 +97,5 @@ class EmbeddingMatrices:
         if all(block is not None for block in blocks):
             return np.concatenate([block[rows] for block in blocks], axis=1)
         joint = self._plans[embedding.digests[0]]
-        plan = FeatureSpec(joint.backbone, joint.description, joint.decoder, embedding.columns)
+        plan = replace(joint, columns=embedding.columns)
         return extract(self._images.take(rows), plan, store=self._store, **self._options).features

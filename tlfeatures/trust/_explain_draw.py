@@ -64,9 +64,9 @@ def save_explanations(result: Explanations, folder: Any) -> list[str]:
     for i, row in enumerate(result.rows.tolist()):
         buffer = io.BytesIO()
         draw_explanation(result, i).save(buffer, "PNG")
-        words = [Path(result.names[i]).stem, *result.describe(i)]
+        *words, value = [Path(result.names[i]).stem, *result.describe(i)]
         name = "_".join(re.sub(r"[^\w.+-]+", "-", word).strip("-") for word in words)
-        path = Path(folder) / f"{row:0{digits}}_{name[:_MAX_NAME]}.png"
+        path = Path(folder) / f"{row:0{digits}}_{name[:_MAX_NAME]}_{value}.png"
         write_file(path, buffer.getvalue(), sync=False)
         paths.append(str(path))
     return paths
