@@ -7,7 +7,7 @@ import errno
 import os
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -26,7 +26,7 @@ from tlfeatures.store._disk import (
     warn_once,
 )
 from tlfeatures.store._segment import Segment
-from tlfeatures.store._table import MAX_TABLE_BYTES, Table, load_table, to_words
+from tlfeatures.store._table import MAX_TABLE_BYTES, Index, Table, load_table
 
 __all__ = ["Folder", "open_folder", "pool_map"]
 
@@ -67,67 +67,6 @@ class _ByteLRU:
     def _drop(self, name: str) -> None:
         if (old := self.values.pop(name, None)) is not None:
             self.total -= old[1]
-
-
-class Index:
-    """Immutable map from keys to (segment, row) over several tables.
-
-    Parameters
-    ----------
-    tables : sequence of Table
-        A segment is taken from the first table that contains it.
-    segments : collection of str
-        The segments whose rows are found; rows of others in the tables are left out.
-    """
-
-    def __init__(self, tables: Iterable[Table] = (), segments: Collection[str] = ()) -> None:
-        self.names: list[str] = []
-        self.tables: list[tuple[Table, np.ndarray]] = []  # with the number in `names` of each segment, or -1
-        indexed: set[str] = set()
-        for table in tables:
-            numbers = np.full(len(table.names), -1, np.int32)
-            for i, name in enumerate(table.names):
-                if name in segments and name not in indexed:
-                    indexed.add(name)
-                    numbers[i] = len(self.names)
-                    self.names.append(name)
-            if (numbers >= 0).any():
-                self.tables.append((table, numbers))
-        self.nbytes = sum(table.nbytes for table, _ in self.tables) + 1024
-
-    def find(self, keys: np.ndarray) -> np.ndarray:
-        """Return (number of the segment in ``names``, row) of each key, int32 (n, 2); -1 for absent keys."""
-        words = to_words(keys)
-        todo = np.argsort(words[:, 0])  # neighbors in a table are neighbors in memory
-        places = np.full((len(keys), 2), -1, np.int32)
-        for table, numbers in self.tables:
-            places[todo] = table.find(words[todo], numbers)
-            todo = todo[places[todo, 0] < 0]
-        return places
-
-    def table(self) -> Table:
-        """Return all rows as one table in memory."""
-        return Table.merge(tuple(self.names), self.tables)
-
-    def count_rows(self) -> dict[str, int]:
-        """Return the number of rows of each segment."""
-        counts = np.zeros(len(self.names) + 1, int)
-        for table, numbers in self.tables:
-            np.add.at(counts, numbers, np.bincount(table.numbers, minlength=len(table.names)))
-        return dict(zip(self.names, counts.tolist(), strict=False))  # the last one is of segments left out
-
-    def unique_rows(self, order: Sequence[str]) -> dict[str, np.ndarray]:
-        """Return the rows of each segment without duplicates; the first segment in ``order`` keeps a key."""
-        table = self.table()
-        rank = {name: i for i, name in enumerate(order)}
-        ranks = np.array([rank[n] for n in self.names], np.int32)[table.numbers]
-        by_key = np.lexsort((table.rows, ranks, table.second, table.first))
-        first, second = table.first[by_key], table.second[by_key]
-        kept = by_key[np.r_[True, (first[1:] != first[:-1]) | (second[1:] != second[:-1])][: len(table)]]
-        numbers, rows = table.numbers[kept], table.rows[kept]
-        by_row = np.lexsort((rows, numbers))
-        ends = np.cumsum(np.bincount(numbers, minlength=len(self.names)))
-        return dict(zip(self.names, np.split(rows[by_row], ends[:-1]) if len(ends) else [], strict=True))
 
 
 class Folder:

@@ -14,11 +14,11 @@ import numpy as np
 from tlfeatures.fingerprints import canonical_json, recipe_digest
 from tlfeatures.store import _maintenance
 from tlfeatures.store._disk import default_root, publish_file, store_error
-from tlfeatures.store._index import RETRIES, Folder, Index, open_folder, pool_map
+from tlfeatures.store._index import RETRIES, Folder, open_folder, pool_map
 from tlfeatures.store._lock import flock
 from tlfeatures.store._maintenance import MALFORMED, read_sidecar
 from tlfeatures.store._segment import Segment, check_keys, check_rows, check_width, encode, rows_per_segment
-from tlfeatures.store._table import first_rows
+from tlfeatures.store._table import Index, first_rows
 from tlfeatures.store._writer import StoreWriter
 
 __all__ = ["EmbeddingStore", "StoreWriter"]

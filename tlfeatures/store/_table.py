@@ -1,4 +1,4 @@
-"""Sorted tables from keys to rows of segments, in memory or mapped from index files."""
+"""Sorted tables from keys to rows of segments, in memory or mapped from index files, and the index made of them."""
 
 from __future__ import annotations
 
@@ -6,29 +6,25 @@ import mmap
 import os
 import stat
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
 from tlfeatures.fingerprints import KEY_BYTES, bytes_key
 from tlfeatures.store._disk import open_file
 
-__all__ = ["Table", "first_rows", "load_table", "to_words"]
+__all__ = ["MAX_TABLE_BYTES", "Index", "Table", "first_rows", "load_table"]
 
 MAX_TABLE_BYTES = 4 << 30  # larger index files are neither written nor read
 _HEADER = struct.Struct("<16s16sQQ")  # magic, digest of the recipe, rows, segments
 _MAGIC = b"tlfeatures index"
+_DTYPES = ("<u8", "<u8", "<i4", "<i4")  # of the columns of a table
 _ROW_BYTES = 8 + 8 + 4 + 4
-
-
-def to_words(keys: np.ndarray) -> np.ndarray:
-    """Convert keys, uint8 (n, 16), to uint64 (n, 2) in the same sort order."""
-    return np.ascontiguousarray(keys).view(">u8").astype(np.uint64)
 
 
 def first_rows(keys: np.ndarray) -> np.ndarray:
     """Return the indices of the first occurrence of each key, in ascending order."""
-    words = to_words(keys)
+    words = _to_words(keys)
     order = np.lexsort((words[:, 1], words[:, 0]))
     words = words[order]
     return np.sort(order[np.r_[True, (words[1:] != words[:-1]).any(1)][: len(words)]])
@@ -65,7 +61,7 @@ class Table:
     def of_keys(keys: dict[str, np.ndarray]) -> Table:
         """Make a table of the keys of each segment, uint8 (n, 16), in the order of the rows."""
         lengths = [len(k) for k in keys.values()]
-        words = to_words(np.concatenate([*keys.values(), np.empty((0, KEY_BYTES), np.uint8)]))
+        words = _to_words(np.concatenate([*keys.values(), np.empty((0, KEY_BYTES), np.uint8)]))
         numbers = np.repeat(np.arange(len(keys), dtype=np.int32), lengths)
         rows = np.concatenate([np.arange(n, dtype=np.int32) for n in lengths] or [np.empty(0, np.int32)])
         return Table(tuple(keys), _sorted(words[:, 0], words[:, 1], numbers, rows))
@@ -113,7 +109,65 @@ class Table:
         return self.first, self.second, self.numbers, self.rows
 
 
-_DTYPES = ("<u8", "<u8", "<i4", "<i4")
+class Index:
+    """Immutable map from keys to (segment, row) over several tables.
+
+    Parameters
+    ----------
+    tables : sequence of Table
+        A segment is taken from the first table that contains it.
+    segments : collection of str
+        The segments whose rows are found; rows of others in the tables are left out.
+    """
+
+    def __init__(self, tables: Iterable[Table] = (), segments: Collection[str] = ()) -> None:
+        self.names: list[str] = []
+        self.tables: list[tuple[Table, np.ndarray]] = []  # with the number in `names` of each segment, or -1
+        indexed: set[str] = set()
+        for table in tables:
+            numbers = np.full(len(table.names), -1, np.int32)
+            for i, name in enumerate(table.names):
+                if name in segments and name not in indexed:
+                    indexed.add(name)
+                    numbers[i] = len(self.names)
+                    self.names.append(name)
+            if (numbers >= 0).any():
+                self.tables.append((table, numbers))
+        self.nbytes = sum(table.nbytes for table, _ in self.tables) + 1024
+
+    def find(self, keys: np.ndarray) -> np.ndarray:
+        """Return (number of the segment in ``names``, row) of each key, int32 (n, 2); -1 for absent keys."""
+        words = _to_words(keys)
+        todo = np.argsort(words[:, 0])  # neighbors in a table are neighbors in memory
+        places = np.full((len(keys), 2), -1, np.int32)
+        for table, numbers in self.tables:
+            places[todo] = table.find(words[todo], numbers)
+            todo = todo[places[todo, 0] < 0]
+        return places
+
+    def table(self) -> Table:
+        """Return all rows as one table in memory."""
+        return Table.merge(tuple(self.names), self.tables)
+
+    def count_rows(self) -> dict[str, int]:
+        """Return the number of rows of each segment."""
+        counts = np.zeros(len(self.names) + 1, int)
+        for table, numbers in self.tables:
+            np.add.at(counts, numbers, np.bincount(table.numbers, minlength=len(table.names)))
+        return dict(zip(self.names, counts.tolist(), strict=False))  # the last one is of segments left out
+
+    def unique_rows(self, order: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return the rows of each segment without duplicates; the first segment in ``order`` keeps a key."""
+        table = self.table()
+        rank = {name: i for i, name in enumerate(order)}
+        ranks = np.array([rank[n] for n in self.names], np.int32)[table.numbers]
+        by_key = np.lexsort((table.rows, ranks, table.second, table.first))
+        first, second = table.first[by_key], table.second[by_key]
+        kept = by_key[np.r_[True, (first[1:] != first[:-1]) | (second[1:] != second[:-1])][: len(table)]]
+        numbers, rows = table.numbers[kept], table.rows[kept]
+        by_row = np.lexsort((rows, numbers))
+        ends = np.cumsum(np.bincount(numbers, minlength=len(self.names)))
+        return dict(zip(self.names, np.split(rows[by_row], ends[:-1]) if len(ends) else [], strict=True))
 
 
 def load_table(path: str) -> Table:
@@ -149,6 +203,11 @@ def load_table(path: str) -> Table:
     if n_rows and not 0 <= columns[2].min() <= columns[2].max() < n_segments:
         raise ValueError("it names segments that it does not list")
     return Table(tuple(f"{digest.tobytes().hex()}.h5" for digest in digests), columns, path)
+
+
+def _to_words(keys: np.ndarray) -> np.ndarray:
+    """Convert keys, uint8 (n, 16), to uint64 (n, 2) in the same sort order."""
+    return np.ascontiguousarray(keys).view(">u8").astype(np.uint64)
 
 
 def _sorted(first: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
