@@ -386,7 +386,7 @@ def test_embed_fails_if_the_store_is_not_writable(run, photos):
 @pytest.mark.parametrize(
     ("output", "text"),
     [
-        ("f.txt", "must end in .h5 or .parquet or .npy"),
+        ("f.txt", "must end in .h5, .parquet or .npy"),
         ("absent/f.h5", "does not exist; make it first"),
         ("folder.h5", "is a folder"),
         ("theirs.h5", "was not written by this command"),

@@ -47,6 +47,6 @@ def test_files_of_others_are_not_recognized(tmp_path):
 
 def test_unknown_suffix_raises(tmp_path, photos):
     with pytest.raises(
-        InvalidParameterError, match=r"`path` must end in .h5 or .parquet or .npy; got '.*x.txt'"
+        InvalidParameterError, match=r"`path` must end in .h5, .parquet or .npy; got '.*x.txt'"
     ):
         write_embeddings(tmp_path / "x.txt", CNNFeatures(**CNN), photos.paths)

@@ -14,6 +14,7 @@ import numpy as np
 
 from tlfeatures import __version__
 from tlfeatures._files import replace_file
+from tlfeatures._params import join_alternatives
 from tlfeatures.errors import InvalidParameterError, MissingDependencyError
 from tlfeatures.extract import Extracted
 from tlfeatures.features import CNNFeatures, embed
@@ -56,7 +57,7 @@ def write_embeddings(
     Raises
     ------
     InvalidParameterError
-        If the suffix is another one.
+        If the suffix is not .h5, .parquet or .npy.
     MissingDependencyError
         If a Parquet file is to be written, and pyarrow is not installed.
     OSError
@@ -137,7 +138,7 @@ def _check_suffix(path: str | os.PathLike[str]) -> str:
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise InvalidParameterError(
-            f"`path` must end in {' or '.join(SUFFIXES)}; got {os.fspath(path)!r}.", "path"
+            f"`path` must end in {join_alternatives(SUFFIXES)}; got {os.fspath(path)!r}.", "path"
         )
     if suffix == ".parquet":
         try:

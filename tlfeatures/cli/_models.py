@@ -22,7 +22,7 @@ def models(as_json: Json = False) -> None:
         {
             "model": row["model"],
             "pixels": row["image_size"],
-            "taps": len(row["taps"]),
+            "standard layers": len(row["taps"]),
             "first": row["taps"][0],
             "last": row["taps"][-1],
             "weights": weights,

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tlfeatures._params import join_alternatives
 from tlfeatures.cli._session import BadArgument
 
 __all__ = ["check_existing", "check_output", "check_report_folder", "check_writable"]
@@ -41,7 +42,7 @@ def check_output(
     if path is None:
         return
     if Path(path).suffix.lower() not in suffixes:
-        raise BadArgument(f"{option} {path!r} must end in {' or '.join(suffixes)}.")
+        raise BadArgument(f"{option} {path!r} must end in {join_alternatives(suffixes)}.")
     if os.path.isdir(path):
         raise BadArgument(f"{option} {path!r} is a folder; name a file in it.")
     check_writable(os.path.dirname(os.path.realpath(path)), f"{option} {path!r}")
