@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from urllib.parse import quote
 
 import joblib
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.base import clone
@@ -392,7 +394,13 @@ def test_files_have_the_class_and_its_value_in_their_names(embeddings, photos, t
     assert name == f"0_checks-00_{result.predictions[0]}_{result.values[0]:+.3g}.png"
     with Image.open(table["file"][0]) as image:
         assert image.format == "PNG" and image.width > 600 and len(image.getcolors(1 << 24)) > 1000
-    assert len(list((tmp_path / "maps").iterdir())) == 2
+    assert len(list((tmp_path / "maps").iterdir())) == 4
+    page = (tmp_path / "maps" / "index.html").read_text("utf-8")
+    assert (
+        f'src="{quote(name)}"' in page and "text.jpg: not an image" in page and "The maps are exact" in page
+    )
+    files = pd.read_csv(tmp_path / "maps" / "maps.csv")["file"]
+    assert files[0] == name and files.isna().tolist() == [False, True, False]
     other = explain(pipeline, photos.paths[:1], label="stripes")
     assert other.values[0] < 0
     assert other.save(tmp_path / "other")["file"][0].endswith(f"_stripes_{other.values[0]:.3g}.png")
@@ -426,7 +434,7 @@ def test_the_command_writes_one_file_for_each_image(saved, photos, tmp_path, cap
     first, second, third = result["images"]
     assert [image["path"] for image in (first, second, third)] == list(map(str, items))
     assert first["method"] == "exact" and first["label"] == first["prediction"] == "checks"
-    assert Path(first["file"]).is_file() and len(list((tmp_path / "maps").iterdir())) == 2
+    assert Path(first["file"]).is_file() and len(list((tmp_path / "maps").glob("*.png"))) == 2
     assert second["file"] is None and second["error"].startswith("not an image")
     nearest = [(row["label"], row["rank"]) for row in third["neighbors"]]
     assert nearest == [(label, rank) for label in ("checks", "discs", "stripes") for rank in (1, 2)]

@@ -79,7 +79,7 @@ def explain(
 
     The maps are exact for linear heads: the mean of a map plus a constant is the decision value. For other heads they
     follow the gradient of the head, or leave out each position in turn; the table says which. The name of a file
-    contains the class and its value.
+    contains the class and its value; index.html shows all files, and maps.csv is the table.
     """
     import pandas
     from sklearn.pipeline import Pipeline

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from tlfeatures.images import Decoder, Images
+from tlfeatures.report import write_maps_page
 from tlfeatures.trust._explain_draw import draw_explanation, project, save_explanations
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class Explanations:
         return draw_explanation(self, i)
 
     def save(self, folder: str | os.PathLike[str]) -> pandas.DataFrame:
-        """Draw all maps as PNG files, whose names contain the class and its value.
+        """Draw all maps as PNG files, whose names contain the class and its value, and a page that shows them.
 
         Parameters
         ----------
@@ -123,11 +124,15 @@ class Explanations:
         Returns
         -------
         DataFrame
-            As :meth:`to_frame`, with the path of each file in the column "file".
+            As :meth:`to_frame`, with the path of each file in the column "file". It is also written to ``maps.csv``; the
+            page is ``index.html``.
         """
+        import pandas
+
         files = dict(zip(self.rows.tolist(), save_explanations(self, folder), strict=True))
         frame = self.to_frame()
-        frame["file"] = [files.get(row) for row in range(len(frame))]
+        frame["file"] = pandas.Series([files.get(row) for row in range(len(frame))], dtype=object)
+        write_maps_page(frame, folder, value=self.value)
         return frame
 
     def to_frame(self) -> pandas.DataFrame:
