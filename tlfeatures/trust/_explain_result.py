@@ -124,8 +124,8 @@ class Explanations:
         Returns
         -------
         DataFrame
-            As :meth:`to_frame`, with the path of each file in the column "file". It is also written to ``maps.csv``; the
-            page is ``index.html``.
+            As :meth:`to_frame`, with the path of each file in the column "file". It is written to ``maps.csv`` too;
+            the page is ``index.html``.
         """
         import pandas
 
