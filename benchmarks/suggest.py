@@ -2,7 +2,8 @@
 
 Simulated rounds of 20 labels on embeddings of MobileNet 0.75 at 64 pixels that are computed once: signs and digits
 (layer conv_pw_7), and signs in the last layer ("hard"), which separates them badly. 30% of the images are the test set.
-All strategies start from the same 20 random labels. Means of 10 seeds.
+All strategies start from the same 20 random labels. Means of 10 seeds, others
+than those with which the number of candidates of `suggest` was chosen (0 to 9).
 
     python benchmarks/suggest.py [--quick] [--json PATH]
 
@@ -87,7 +88,9 @@ def compare(X: np.ndarray, y: np.ndarray, rounds: int, seeds: int) -> dict[str, 
     """Return the figures of one data set."""
     with blas_threads(1, 1):
         runs = Parallel(os.cpu_count(), prefer="threads")(
-            delayed(simulate)(X, y, name, seed, rounds) for name in STRATEGIES for seed in range(seeds)
+            delayed(simulate)(X, y, name, seed, rounds)
+            for name in STRATEGIES
+            for seed in range(10, 10 + seeds)
         )
     means = dict(zip(STRATEGIES, np.reshape(runs, (3, seeds, rounds)).mean(axis=1), strict=True))
     goal = means["random"][-1]

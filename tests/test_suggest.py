@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC
 
 from tlfeatures import CNNFeatures, suggest
+from tlfeatures.cli import main
 from tlfeatures.heads import make_head
 
 
@@ -148,3 +152,75 @@ def test_images_of_a_pipeline_without_unreadable_ones(photos, tmp_path):
         suggestions = suggest(paths, labels, n=9, estimator=pipeline)
     assert 0 not in suggestions.rows and suggestions.rows.min() > 6
     assert "not an image" in suggestions.extracted.errors[0]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Twenty images of random patterns, ten dark and ten bright, without class folders."""
+    root = tmp_path_factory.mktemp("patterns")
+    rng = np.random.default_rng(0)
+    for i in range(20):
+        coarse = rng.integers(128 * (i % 2), 128 * (i % 2) + 128, (4, 4, 3), dtype="uint8")
+        Image.fromarray(coarse).resize((32, 32), Image.Resampling.BICUBIC).save(root / f"{i:02}.png")
+    return root
+
+
+@pytest.fixture
+def run(capsys, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("TLFEATURES_CACHE", str(tmp_path / "store"))
+    labels = tmp_path / "labels.csv"
+
+    def call(rows, *argv):
+        capsys.readouterr()
+        labels.write_text("path,label\n" + "".join(f"{path},{label}\n" for path, label in rows))
+        small = ["--model", "tiny", "--image-size", "32"]
+        code = main(["suggest", str(folder), "--labelled", str(labels), *small, *map(str, argv)])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def labelled_rows(folder, n):
+    return [(folder / f"{i:02}.png", ["dark", "bright"][i % 2]) for i in range(n)]
+
+
+def test_command_suggests_images_without_labels(run, folder, tmp_path):
+    rows = labelled_rows(folder, 8)
+    code, out, err = run(rows, "-n", 5, "--json")
+    assert code == 0, err
+    about = json.loads(out)
+    assert about["labelled"] == 8 and about["classes"] == 2 and 0 <= about["accuracy"] <= 1
+    suggested = [row["path"] for row in about["suggestions"]]
+    assert len(set(suggested)) == 5
+    assert not {str(path) for path, _ in rows} & set(suggested)
+    table = tmp_path / "next.csv"
+    for _ in range(2):  # the second run overwrites its own table
+        code, out, err = run(rows, "-n", 5, "-o", table)
+        assert code == 0, err
+    assert "8 labelled images of 2 classes, cross-validated accuracy" in out
+    assert table.read_text().splitlines()[0] == "path,prediction,margin"
+    table.write_text("mine\n")
+    code, _, err = run(rows, "-n", 5, "-o", table)
+    assert code == 2 and "was not written by this command" in err
+
+
+def test_command_uses_labelled_images_of_other_folders(run, folder, photos):
+    rows = [*labelled_rows(folder, 4), (photos.paths[0], "checks"), (photos.paths[3], "checks")]
+    code, out, err = run(rows, "-n", 3, "--json")
+    assert code == 0 and json.loads(out)["classes"] == 3
+    assert "note: 2 labelled images not in" in err
+
+
+def test_command_reports_labels_that_cannot_be_used(run, folder):
+    code, out, err = run(labelled_rows(folder, 1), "-n", 3, "--json")
+    assert code == 0 and "of one class, 'dark', so images are chosen without a classifier" in err
+    assert list(json.loads(out)["suggestions"][0]) == ["path"]
+    path = folder / "00.png"
+    code, _, err = run([(path, "dark"), (path, "bright")])
+    assert code == 2 and "has the labels 'dark' and 'bright'; expected one for each image" in err
+    code, _, err = run([(path, "")])
+    assert code == 2 and "1 of 1 rows of" in err
+    code, _, err = run([("missing.png", "dark")])
+    assert code == 2 and "None of the 1 files in column 'path'" in err
+    code, _, err = run(labelled_rows(folder, 20))
+    assert code == 2 and "must leave images without a label" in err

@@ -19,6 +19,7 @@ from tlfeatures.cli._fit import fit
 from tlfeatures.cli._models import layers, models
 from tlfeatures.cli._predict import predict
 from tlfeatures.cli._select import select
+from tlfeatures.cli._suggest import suggest
 from tlfeatures.cli._terminal import show_text
 
 __all__ = ["app"]
@@ -65,7 +66,10 @@ def _options(
     """
 
 
-for command in (models, layers, embed, fit, select, finetune, evaluate, predict, audit, explain, classify):
+for command in (
+    *(models, layers, embed, fit, select, finetune, evaluate, predict),
+    *(audit, explain, suggest, classify),
+):
     app.command()(command)
 app.add_typer(cache, name="cache")
 app.command()(demo)

@@ -15,6 +15,7 @@ from tlfeatures.sources._folders import FILES, NOUNS, accepts_file, is_image_fil
 from tlfeatures.sources._hdf5 import read_hdf5
 from tlfeatures.sources._items import read_items
 from tlfeatures.sources._manifests import PARQUET, read_manifest
+from tlfeatures.sources._merge_labels import merge_labels
 from tlfeatures.sources._source import ArrayOnDisk, Source, list_siblings, quote_names, suggest_names
 from tlfeatures.sources._splits import read_splits
 from tlfeatures.sources._stl10 import read_stl10
@@ -24,6 +25,7 @@ __all__ = [
     "Source",
     "is_image_file",
     "list_siblings",
+    "merge_labels",
     "quote_names",
     "read_dicom_groups",
     "read_items",

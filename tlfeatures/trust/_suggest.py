@@ -87,10 +87,10 @@ def suggest(X: Any, y: Any, n: int = 10, *, estimator: Any = None, random_state:
     """Choose images to label next: uncertain, unlike each other, and no duplicates.
 
     A classifier is fitted on the labelled images. The candidates are the unlabelled images with the smallest margin
-    between the two most likely classes. Their number is the error rate of the classifier times the number of unlabelled
-    images, so that most images are candidates while the classifier still makes many errors. The candidates are divided
-    into ``n`` clusters by k-means, and the image nearest to each centre is chosen (Zhdanov 2019, "Diverse mini-batch
-    active learning").
+    between the two most likely classes. Their share of the unlabelled images is the square of the error rate of the
+    classifier, so that most images are candidates while it still makes many errors. The candidates are divided into
+    ``n`` clusters by k-means, and the image nearest to each centre is chosen (Zhdanov 2019, "Diverse mini-batch active
+    learning").
 
     Parameters
     ----------
@@ -258,7 +258,7 @@ def _choose(
     order = np.arange(len(X)) if margins is None else np.argsort(margins, kind="stable")
     n_candidates = len(X)
     if accuracy is not None:
-        n_candidates = min(len(X), max(_CANDIDATES * n, int((1 - accuracy) * len(X))))
+        n_candidates = min(len(X), max(_CANDIDATES * n, int((1 - accuracy) ** 2 * len(X))))
     candidates = order[:n_candidates]
     weights = np.ones(n_candidates) if margins is None else 1 - np.arange(n_candidates) / len(X)
     centered = X[candidates] - X.mean(axis=0)
