@@ -220,6 +220,23 @@ def test_predictions_with_zero_epochs_equal_those_of_the_pipeline(head, y, cnn):
     assert trained.best_epoch_ == 1  # the last epoch, because there are no validation images
 
 
+@pytest.mark.parametrize(
+    ("n", "params", "rate"),
+    [
+        (24, {"validation_fraction": 0}, 3e-4 * 24 / 150),
+        (24, {"validation_fraction": 0.25}, 3e-4 * 18 / 150),
+        (180, {"validation_fraction": 0}, 3e-4),
+        (24, {"learning_rate": 2e-3}, 2e-3),
+        (24, {"start": None, "head_epochs": 1}, 3e-4),
+    ],
+    ids=["few images", "validation images do not count", "many images", "explicit", "no fitted head"],
+)
+def test_default_learning_rate_is_lower_for_a_fitted_head_and_few_images(n, params, rate):
+    images, labels = shapes(n)
+    clf = FineTuneClassifier(**small_top(epochs=1, schedule="constant", **params)).fit(images, labels)
+    assert clf.history_["learning_rate"].iloc[-1] == pytest.approx(rate)
+
+
 @pytest.mark.parametrize("head", [SVC(), RandomForestClassifier(5, random_state=0)], ids=["svm", "forest"])
 def test_heads_that_cannot_be_converted_are_replaced_with_a_warning(head):
     pipe = Pipeline([("cnn", CNNFeatures(**TINY)), ("scale", StandardScaler()), ("head", head)]).fit(X, Y)

@@ -56,7 +56,9 @@ class TrainingOptions(Options):
     )
     head_learning_rate: float = option(1e-3, "Learning rate of the first stage.")
     learning_rate: float | None = option(
-        None, "Learning rate of the last stage; by default 0.001 for the head alone, otherwise 0.0003."
+        None,
+        "Learning rate of the last stage; by default 0.001 for the head alone, otherwise 0.0003, "
+        "or less with --linear-start and fewer than 150 images.",
     )
     layer_decay: float = option(1.0, "Factor of the learning rate from each block to the block below.")
     schedule: str = option("cosine", "Schedule of the learning rate: cosine, step or constant.")

@@ -53,8 +53,9 @@ class FineTuneClassifier(ClassifierMixin, FineTune):
         Number of epochs and learning rate of the first stage, if there are two stages.
     epochs, learning_rate : int, float or None, default=20, None
         Number of epochs and learning rate of the last stage, which is the only one with ``train_from="head"``. With 0
-        epochs it is skipped. The default rate is 1e-3 for the head alone and 3e-4 for a network. The optimizer is
-        AdamW.
+        epochs it is skipped. The default rate is 1e-3 for the head alone and 3e-4 for a network; with ``start`` and
+        fewer than 150 training images n, it is 3e-4 * n / 150, because larger steps on few images make a fitted head
+        worse. The optimizer is AdamW.
     layer_decay : float, default=1.0
         Factor of the learning rate from each block to the block below it.
     schedule : {"cosine", "step", "constant"}, default="cosine"
