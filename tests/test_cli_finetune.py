@@ -93,6 +93,7 @@ def test_small_data_sets_are_split_repeatedly(run, photos):
                          "--keep", "finetuned", "-o", "m.keras-bundle")  # fmt: skip
     assert code == 0, err
     assert "paired bootstrap by image, 4 repeats" in out and "Difference " in out
+    assert "The difference is not significant" in out or "is significantly better." in out
     assert "lowest fold" in out and "Saved the fine-tuned network: m.keras-bundle" in out
     assert "Best epoch of the head: " in out and "; validation accuracy " in out
 

@@ -180,7 +180,7 @@ def finetune(
                 "summary": str(counts),
                 "skipped": skipped,
                 "head": head,
-                "comparison": result.comparison and _describe(result.comparison, comparison.cv),
+                "comparison": _describe_comparison(result.comparison, comparison.cv),
                 "kept": result.kept,
                 "history": result.training and result.training.history,
                 "training": result.training and _describe_training(result.training),
@@ -190,9 +190,15 @@ def finetune(
         return
     show_text(f"{counts}.")
     if result.comparison:
-        _show_comparison(result.comparison, head, result.kept)
-    for sentence in result.training.describe() if result.training else ():
+        _show_scores(result.comparison, head)
+    for sentence in result.describe():
         show_text(sentence)
+    if (
+        result.comparison
+        and result.comparison.best == result.kept == "frozen"
+        and result.comparison.difference > 0
+    ):
+        show_text("To train and save the network nevertheless, pass --keep finetuned.")
     if files.output:
         show_text(f"Saved the {_NAMES[result.kept]}: {files.output}.")
 
@@ -237,11 +243,8 @@ def _draw_curves(training: TrainingSummary | None, path: str) -> None:
         write_file(path, draw_curves(training.history))
 
 
-def _describe(result: Comparison, cv: int) -> dict[str, Any]:
-    names = ("scoring", "difference", "interval", "p_value", "test", "significant")
-    about = {name: getattr(result, name) for name in names}
-    folds = {"folds": cv, "repeats": result.n_repeats}
-    return folds | result.scores | {"pooled": result.pooled_scores} | about | {"keep": result.best}
+def _describe_comparison(result: Comparison | None, cv: int) -> dict[str, Any] | None:
+    return None if result is None else {"folds": cv, **result.summary(), "keep": result.best}
 
 
 def _describe_training(training: TrainingSummary) -> dict[str, Any]:
@@ -250,7 +253,8 @@ def _describe_training(training: TrainingSummary) -> dict[str, Any]:
     return {"of": of} | {name: getattr(training, name) for name in names}
 
 
-def _show_comparison(result: Comparison, head: str, kept: str) -> None:
+def _show_scores(result: Comparison, head: str) -> None:
+    """Print the score of both models on each fold."""
     rows = []
     for side, name in {"frozen": f"frozen, {head}", "finetuned": "fine-tuned"}.items():
         scores = result.scores[side].tolist()
@@ -259,10 +263,3 @@ def _show_comparison(result: Comparison, head: str, kept: str) -> None:
             folds = {"lowest fold": min(scores), "highest fold": max(scores)}
         rows.append({result.scoring: name, **folds, "all folds": result.pooled_scores[side]})
     show_table(rows, best=int(result.best == "finetuned"))
-    show_text(result.describe())
-    if result.significant:
-        show_text(f"The {_NAMES[result.best]} is significantly better.")
-    else:
-        show_text("The difference is not significant, so the frozen pipeline is preferred.")
-    if result.best == kept == "frozen" and result.difference > 0:
-        show_text("To train and save the network nevertheless, pass --keep finetuned.")

@@ -113,6 +113,20 @@ class Comparison:
             f"({self.test}{repeats})."
         )
 
+    def summary(self) -> dict[str, Any]:
+        """Summarize the comparison in one dict.
+
+        Returns
+        -------
+        dict
+            "scoring", "repeats", the scores of each estimator on the folds under its name, "pooled" with their pooled
+            scores, "difference", "interval", "p_value", "test", "significant" and "best".
+        """
+        names = ("difference", "interval", "p_value", "test", "significant", "best")
+        values = {name: getattr(self, name) for name in names}
+        scores = {**self.scores, "pooled": self.pooled_scores}
+        return {"scoring": self.scoring, "repeats": self.n_repeats, **scores, **values}
+
     def to_frame(self) -> pandas.DataFrame:
         """Tabulate the scores.
 

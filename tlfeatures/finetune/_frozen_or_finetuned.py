@@ -118,6 +118,23 @@ class FrozenOrFinetuned:
     extracted: Extracted
     training: TrainingSummary | None
 
+    def describe(self) -> list[str]:
+        """Describe the comparison, which model it prefers, and the training.
+
+        Returns
+        -------
+        list of str
+            Sentences; none about what was not done.
+        """
+        sentences = []
+        if (comparison := self.comparison) is not None:
+            names = {"frozen": "frozen pipeline", "finetuned": "fine-tuned network"}
+            preferred = "The difference is not significant, so the frozen pipeline is preferred."
+            if comparison.significant:
+                preferred = f"The {names[comparison.best]} is significantly better."
+            sentences = [comparison.describe(), preferred]
+        return sentences + (self.training.describe() if self.training else [])
+
 
 def fit_frozen_or_finetuned(
     finetuned: Any,
