@@ -16,7 +16,7 @@ from tlfeatures.cli._terminal import count, show_json, show_table, show_text, wa
 
 if TYPE_CHECKING:
     from tlfeatures.evaluation import Comparison
-    from tlfeatures.finetune import TrainingSummary
+    from tlfeatures.finetune import FrozenOrFinetuned, TrainingSummary
 
 _NAMES = {"frozen": "frozen pipeline", "finetuned": "fine-tuned network"}
 _MAX_FOLDS = 5  # folds in the table; of more, only the lowest and the highest score
@@ -189,16 +189,7 @@ def finetune(
         )
         return
     show_text(f"{counts}.")
-    if result.comparison:
-        _show_scores(result.comparison, head)
-    for sentence in result.describe():
-        show_text(sentence)
-    if (
-        result.comparison
-        and result.comparison.best == result.kept == "frozen"
-        and result.comparison.difference > 0
-    ):
-        show_text("To train and save the network nevertheless, pass --keep finetuned.")
+    _show(result, head)
     if files.output:
         show_text(f"Saved the {_NAMES[result.kept]}: {files.output}.")
 
@@ -253,13 +244,19 @@ def _describe_training(training: TrainingSummary) -> dict[str, Any]:
     return {"of": of} | {name: getattr(training, name) for name in names}
 
 
-def _show_scores(result: Comparison, head: str) -> None:
-    """Print the score of both models on each fold."""
-    rows = []
-    for side, name in {"frozen": f"frozen, {head}", "finetuned": "fine-tuned"}.items():
-        scores = result.scores[side].tolist()
-        folds = {f"fold {i}": score for i, score in enumerate(scores, start=1)}
-        if len(folds) > _MAX_FOLDS:
-            folds = {"lowest fold": min(scores), "highest fold": max(scores)}
-        rows.append({result.scoring: name, **folds, "all folds": result.pooled_scores[side]})
-    show_table(rows, best=int(result.best == "finetuned"))
+def _show(result: FrozenOrFinetuned, head: str) -> None:
+    """Print the score of both models on each fold, and describe the comparison and the training."""
+    comparison = result.comparison
+    if comparison is not None:
+        rows = []
+        for side, name in {"frozen": f"frozen, {head}", "finetuned": "fine-tuned"}.items():
+            scores = comparison.scores[side].tolist()
+            folds = {f"fold {i}": score for i, score in enumerate(scores, start=1)}
+            if len(folds) > _MAX_FOLDS:
+                folds = {"lowest fold": min(scores), "highest fold": max(scores)}
+            rows.append({comparison.scoring: name, **folds, "all folds": comparison.pooled_scores[side]})
+        show_table(rows, best=int(comparison.best == "finetuned"))
+    for sentence in result.describe():
+        show_text(sentence)
+    if comparison is not None and comparison.best == result.kept == "frozen" and comparison.difference > 0:
+        show_text("To train and save the network nevertheless, pass --keep finetuned.")
