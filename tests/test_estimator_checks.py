@@ -9,6 +9,8 @@ import re
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.linear_model import RidgeClassifier
+from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -19,6 +21,7 @@ from tlfeatures import (
     FineTuneClassifier,
     FineTuneRegressor,
     ImageNetClassifier,
+    TrainOnViews,
 )
 from tlfeatures.heads import BlockScaler
 
@@ -88,6 +91,17 @@ class TabularRegressor(Tabular, FineTuneRegressor):
         return super().predict(self._images(X))
 
 
+class TabularTrainOnViews(Tabular, TrainOnViews):
+    def predict(self, X):
+        return super().predict(self._images(X))
+
+    def decision_function(self, X):
+        return super().decision_function(self._images(X))
+
+    def score(self, X, y):
+        return super().score(self._images(X), y)
+
+
 SEARCH = {
     "models": "tiny",
     "image_sizes": 32,
@@ -118,6 +132,16 @@ def list_expected_failures(estimator):
     expected_failed_checks=list_expected_failures,
 )
 def test_estimator_checks_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+# mirror images would exchange the features
+VIEWS = make_pipeline(CNNFeatures("tiny", image_size=32, views="crops"), RidgeClassifier(alpha=10))
+
+
+@pytest.mark.slow
+@parametrize_with_checks([TabularTrainOnViews(VIEWS)])
+def test_estimator_checks_with_views(estimator, check):
     check(estimator)
 
 

@@ -113,7 +113,7 @@ class TrainOnViews(MetaEstimatorMixin, BaseEstimator):
         if has_fit_parameter(last, "groups"):
             groups = np.arange(len(y)) if groups is None else np.asarray(groups)
             params = {f"{head.steps[-1][0]}__groups": np.tile(groups, len(views))}
-        head = clone(head).fit(np.concatenate(views), np.tile(y, len(views)), **params)
+        head = clone(head).fit(np.concatenate(views), np.concatenate([y] * len(views)), **params)
         self.pipeline_ = Pipeline([("cnn", cnn), *head.steps])
         return self
 
