@@ -262,6 +262,9 @@ def test_from_pipeline_rejects_pipelines():
         FineTuneClassifier.from_pipeline(SVC())
     with pytest.raises(ValueError, match="not fitted"):
         FineTuneClassifier.from_pipeline(pipe)
+    flipped = clone(pipe).set_params(cnn__views="flip").fit(X, Y)
+    with pytest.raises(ValueError, match="views='flip', and its head was fitted on the mean of the views"):
+        FineTuneClassifier.from_pipeline(flipped)
     search = GridSearchCV(pipe, {"head__C": [1, 10]}, cv=2).fit(X, Y)
     tuned = FineTuneClassifier.from_pipeline(search, epochs=0, random_state=0)
     with pytest.raises(ValueError, match=r"fitted on \['bars', 'disc', 'flat'\], and y contains"):

@@ -59,7 +59,7 @@ class FineTune(FineTuneParameters):
         Raises
         ------
         ValueError
-            If ``pipeline`` is not such a pipeline, or not fitted.
+            If ``pipeline`` is not such a pipeline, not fitted, or fitted on the mean of several views.
         """
         for name in ("best_pipeline_", "best_estimator_"):
             pipeline = getattr(pipeline, name, pipeline)
@@ -71,6 +71,12 @@ class FineTune(FineTuneParameters):
             )
         check_is_fitted(steps[0], "recipes_")
         check_is_fitted(steps[-1])
+        if steps[0].views is not None:
+            raise ValueError(
+                f"CNNFeatures has views={steps[0].views!r}, and its head was fitted on the mean of the views, which a "
+                "fine-tuned network does not compute. Fit the pipeline with views=None; `augment` and `tta` train on "
+                "augmented views and average them in predictions."
+            )
         start: Any = linear_start(steps[1:])
         if start is not None and (start.classes is None) != issubclass(cls, RegressorMixin):
             kind = "numbers" if start.classes is None else "classes"
