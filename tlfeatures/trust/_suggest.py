@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,7 +60,7 @@ class Suggestions:
     margins: np.ndarray | None
     accuracy: float | None
     n_duplicates: int
-    extracted: Extracted | None = None
+    extracted: Extracted | None = field(default=None, repr=False)
 
     def to_frame(self, names: Any) -> pandas.DataFrame:
         """Make a table with one row for each suggested image.
