@@ -12,6 +12,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 FIGURES = {
+    "audit": {"digits_found", "drawings_average_precision", "rows_s", "rows_peak_mb"},
     "conformal": {"digits_coverage", "digits_set_size", "digits_worst_class", "digits_flagged_noise"},
     "extract": {
         *("loop_images_per_s", "dataset_images_per_s", "network_images_per_s", "decode_images_per_s"),
