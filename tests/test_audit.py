@@ -12,10 +12,10 @@ import pytest
 from PIL import Image, ImageFilter
 
 from tests.image_helpers import photo
-from tlfeatures import CNNFeatures, audit, check_images
+from tlfeatures import CNNFeatures, FeatureSearchCV, audit, check_images
 from tlfeatures.cli import main
 from tlfeatures.errors import InvalidParameterError
-from tlfeatures.report import is_audit, is_report, write_audit
+from tlfeatures.report import is_audit, is_report, write_audit, write_report
 
 NAMES = np.array(["cat", "dog", "fox"])
 TABLES = ("images", "label_errors", "duplicates", "outliers", "faults", "confounders", "classes")
@@ -473,3 +473,24 @@ def test_invalid_arguments_of_the_command(run, tmp_path, argv, message):
     code, _, err = run(*argv, "-m", "tiny")
     assert code == 2 and message in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("head", ["ridge", "logreg"])
+def test_report_of_a_search_has_a_section_from_its_out_of_fold_predictions(head, tmp_path):
+    warnings.simplefilter("ignore")
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 99, (60, 32, 32, 3), dtype="uint8")
+    y = np.where(np.arange(60) < 30, "dark", "light")
+    images[30:] += 99
+    y[[3, 40]] = "light", "dark"
+    options = {"image_sizes": [32], "layers": ["block3_pw_relu"], "poolings": "avg", "resize": "stretch"}
+    search = FeatureSearchCV(
+        "tiny", **options, heads=[head], cv=3, learning_curve=False, cache=tmp_path / "store"
+    )
+    result = search.fit(images, y, groups=np.arange(60) // 2).result()
+    assert set(result.audit.suspected["row"]) == {3, 40}
+    assert sorted(result.audit.suspected["suggestion"]) == ["dark", "light"]
+    assert result.audit.label_errors["probability"].between(0, 1).all()
+    html = write_report(result, tmp_path / "report").read_text("utf-8")
+    assert "<h2>Suspected label errors and outliers</h2>" in html and "suggestion: <strong>dark" in html
+    assert len(pandas.read_csv(tmp_path / "report/tables/label_errors.csv")) == 60

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
-import re
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
 
 from tlfeatures._json import to_json
 from tlfeatures.report._code import get_versions
 from tlfeatures.report._sections import ReportFolder
+from tlfeatures.report._tiles import list_tiles
 from tlfeatures.report._write import is_report, make_environment, remove_earlier_report
 from tlfeatures.results import AuditResult
 
-__all__ = ["is_audit", "list_tiles", "write_audit"]
+__all__ = ["is_audit", "write_audit"]
 
 _GENERATOR = "tlfeatures audit"
 _TABLES = ("label_errors", "duplicates", "outliers", "faults", "confounders", "classes")
@@ -64,17 +60,3 @@ def write_audit(result: AuditResult, folder: str | os.PathLike[str], *, command:
 def is_audit(page: str | os.PathLike[str]) -> bool:
     """Whether a file is the page of an audit; False if it does not exist."""
     return is_report(page, _GENERATOR)
-
-
-def list_tiles(result: AuditResult) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of each table that are shown, with their previews and short names."""
-
-    def tiles(table: pd.DataFrame) -> list[dict[str, Any]]:
-        rows = table.to_dict("records")
-        for row in rows:
-            jpeg = result.thumbnails.get(row["row"])
-            row["thumbnail"] = None if jpeg is None else base64.b64encode(jpeg).decode()
-            row["name"] = "/".join(re.split(r"[\\/]", str(row["image"]))[-2:])
-        return rows
-
-    return {name: tiles(table) for name, table in result.shown().items()}

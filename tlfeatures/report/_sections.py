@@ -16,6 +16,7 @@ from sklearn.metrics import confusion_matrix
 
 from tlfeatures.report import _figures, _tables
 from tlfeatures.report._class_names import Labels
+from tlfeatures.report._tiles import list_tiles
 from tlfeatures.results import SearchResult
 
 _PIXELS_PER_INCH = 96
@@ -75,6 +76,9 @@ def make_sections(result: SearchResult, folder: ReportFolder) -> dict[str, Any]:
     if len(result.image_problems):
         folder.save("image_problems", result.image_problems)
     _save_duplicates(result, folder)
+    if result.audit is not None:
+        folder.save("label_errors", result.audit.label_errors)
+        folder.save("outliers", result.audit.outliers)
     with labels.style():
         layers = _draw_layers(result, folder)
         folder.draw("heads", _figures.plot_heads, result.candidates, result.scoring)
@@ -85,6 +89,7 @@ def make_sections(result: SearchResult, folder: ReportFolder) -> dict[str, Any]:
         "layer_scores": layers,
         "embedding_map": embedding_map,
         "mistakes": _save_predictions(result, folder),
+        "audit_tiles": {} if result.audit is None else list_tiles(result.audit),
         "max_names": _figures.MAX_NAMES,
         "max_legend": len(_figures.PALETTE),
     }

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from tlfeatures.results._audit import AuditResult
+
 if TYPE_CHECKING:
     import pandas
 
@@ -178,6 +180,9 @@ class SearchResult:
     timings : pandas.DataFrame
     recipes : list of dict
         Everything that determines the embeddings of the best pipeline.
+    audit : AuditResult or None
+        Label errors, outliers and groups that predict the label, from the out-of-fold predictions of the best
+        pipeline; None for regression, for more than 20,000 images, or if the embeddings are no longer in the store.
     """
 
     task: Literal["classification", "regression"]
@@ -211,6 +216,7 @@ class SearchResult:
     prescreen_method: str
     timings: pandas.DataFrame
     recipes: list[dict[str, Any]]
+    audit: AuditResult | None = None
 
     @property
     def has_groups(self) -> bool:

@@ -8,6 +8,7 @@ import io
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from numbers import Integral
 from typing import Any
 
@@ -17,6 +18,7 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from tlfeatures.results import EmbeddingSample, Score, SearchResult
+from tlfeatures.selection._audit import audit_search
 from tlfeatures.selection._fitted_images import worst_predictions
 from tlfeatures.selection._head_grids import list_user_estimators, seed_estimator
 
@@ -50,10 +52,16 @@ def build_result(search: Any) -> SearchResult:
         predictions["group"] = np.asarray(search.groups_)[np.searchsorted(search.rows_, predictions["row"])]
     classes = np.asarray(search.classes_) if classification else None
     mistakes = worst_predictions(search.oof_, search.oof_proba_, search.oof_decision_, classes)
+    audit = None
     try:
-        embedding_sample, embedding_note = sample_embeddings(search.embeddings()), ""
+        features = search.embeddings()
+        embedding_sample, embedding_note = sample_embeddings(features), ""
+        audit = audit_search(search, features)
     except (OSError, ValueError) as error:  # the images were moved and the store was cleared after the search
         embedding_sample, embedding_note = None, str(error)
+    if audit is not None:
+        shown = {row for table in audit.shown().values() for row in table["row"].tolist()}
+        audit = replace(audit, thumbnails=_read_thumbnails(search, sorted(shown)))
     return SearchResult(
         task=search.task_,
         scoring=scoring_name(search.scoring, search.task_),
@@ -86,6 +94,7 @@ def build_result(search: Any) -> SearchResult:
         prescreen_method=search.prescreen_method,
         timings=search.timings_,
         recipes=list(search.best_estimator_[0].recipes_),
+        audit=audit,
     )
 
 

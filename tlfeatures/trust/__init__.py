@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tlfeatures.results import AuditResult
-from tlfeatures.trust._audit import audit
+from tlfeatures.trust._audit import audit, audit_search_rows
 from tlfeatures.trust._conformal_classifier import ConformalClassifier
 from tlfeatures.trust._conformal_head import (
     ConformalPredictions,
@@ -25,6 +25,7 @@ __all__ = [
     "OutlierDetector",
     "Suggestions",
     "audit",
+    "audit_search_rows",
     "explain",
     "fit_conformal_head",
     "predict_conformal",

@@ -25,7 +25,7 @@ from tlfeatures.trust._audit_tables import (
     outlier_table,
 )
 
-__all__ = ["audit"]
+__all__ = ["audit", "audit_search_rows"]
 
 
 def audit(
@@ -191,3 +191,40 @@ def _choose_fold_groups(duplicates: Duplicates, groups: np.ndarray | None, cv: i
     if duplicates.largest <= n / cv:
         return duplicates.groups if groups is None else duplicates.merge(groups)
     return np.arange(n) if groups is None else groups
+
+
+def audit_search_rows(
+    features: np.ndarray, keys: np.ndarray, about: pandas.DataFrame, probabilities: np.ndarray
+) -> AuditResult:
+    """Audit rows whose out-of-fold class probabilities have been computed already.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n, d)
+        Finite values.
+    keys : ndarray of uint8, shape (n, 16)
+    about : DataFrame of n rows
+        ``row``, ``image``, ``label`` (None if there are no probabilities) and, if available, ``group``.
+    probabilities : ndarray of shape (n, k)
+        NaN for rows without a label; the columns are the sorted labels.
+
+    Returns
+    -------
+    AuditResult
+        Without faults.
+    """
+    notes: list[str] = []
+    data = AuditData(features, keys, about, encode_labels(about["label"].to_numpy(object)), notes)
+    has_groups = "group" in about
+    tables = examine(
+        data,
+        groups=None,
+        predictors={"group": about[["group"]].astype(str)} if has_groups else {},
+        cv=5,
+        n_neighbors=10,
+        duplicate_threshold=0.85,
+        random_state=0,
+        probabilities=probabilities,
+    )
+    faults = pandas.DataFrame(columns=["row", "image", "fault", "reason"])
+    return AuditResult(images=about, faults=faults, notes=notes, **tables)
