@@ -98,8 +98,68 @@ VIEWS = {
     "signs_120": "hand signs at 64, 120 training images",
 }
 KINDS = {"flip": 2, "crops": 6, "flip+crops": 12}
+CONFORMAL = {
+    "signs": ("hand signs at 64", {"digits": "digits", "pets": "pets", "noise": "noise"}),
+    "digits": ("digits", {"signs": "hand signs", "pets": "pets", "noise": "noise"}),
+    "pets": ("pets", {"digits": "digits", "signs": "hand signs", "noise": "noise"}),
+}
+SUGGEST = {
+    "signs": "hand signs at 64",
+    "digits": "digits",
+    "hard": "hand signs at 64, last layer, which separates them badly",
+}
 # name of a table -> its header and rows; a cell is a format string of figures by benchmark
 TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
+    "conformal": (
+        [
+            *(
+                "data",
+                "accuracy",
+                "sets contain the class",
+                "classes in a set",
+                "the same if sets may be empty",
+            ),
+            *(
+                "worst class of 50 images or more, if per class",
+                "false alarms at 5%",
+                "unusual among other data",
+            ),
+        ],
+        [
+            [
+                title,
+                f"{{conformal[{name}_accuracy]:.1%}}",
+                f"{{conformal[{name}_coverage]:.1%}}",
+                f"{{conformal[{name}_set_size]:.2f}}",
+                f"{{conformal[{name}_empty_allowed_coverage]:.1%}}, {{conformal[{name}_empty_allowed_set_size]:.2f}}",
+                f"{{conformal[{name}_worst_class]:.1%}}",
+                f"{{conformal[{name}_false_alarms]:.1%}}",
+                ", ".join(f"{text} {{conformal[{name}_flagged_{key}]:.0%}}" for key, text in others.items()),
+            ]
+            for name, (title, others) in CONFORMAL.items()
+        ],
+    ),
+    "suggest": (
+        [
+            "data",
+            "accuracy with 80 labels",
+            "140",
+            "200",
+            "260",
+            "labels needed for what 300 random labels reach",
+        ],
+        [
+            [
+                title,
+                *(
+                    f"{{suggest[{name}_accuracy_{n}]:.1%}} (random {{suggest[{name}_random_accuracy_{n}]:.1%}})"
+                    for n in (80, 140, 200, 260)
+                ),
+                f"{{suggest[{name}_labels_ratio]:.0%}}",
+            ]
+            for name, title in SUGGEST.items()
+        ],
+    ),
     "speed": (
         ["what", "measured", "command"],
         [[task, measured, f"`python benchmarks/{name}.py`"] for task, measured, name in SPEED],
