@@ -391,7 +391,7 @@ def test_files_have_the_class_and_its_value_in_their_names(embeddings, photos, t
         "not an image"
     )
     name = Path(table["file"][0]).name
-    assert name == f"0_checks-00_{result.predictions[0]}_{result.values[0]:+.3g}.png"
+    assert name == f"0_checks-00_{result.predictions[0]}_{result.values[0]:+#.3g}.png"
     with Image.open(table["file"][0]) as image:
         assert image.format == "PNG" and image.width > 600 and len(image.getcolors(1 << 24)) > 1000
     assert len(list((tmp_path / "maps").iterdir())) == 4
@@ -403,7 +403,7 @@ def test_files_have_the_class_and_its_value_in_their_names(embeddings, photos, t
     assert files[0] == name and files.isna().tolist() == [False, True, False]
     other = explain(pipeline, photos.paths[:1], label="stripes")
     assert other.values[0] < 0
-    assert other.save(tmp_path / "other")["file"][0].endswith(f"_stripes_{other.values[0]:.3g}.png")
+    assert other.save(tmp_path / "other")["file"][0].endswith(f"_stripes_{other.values[0]:#.3g}.png")
 
 
 @pytest.fixture(scope="module")
@@ -458,6 +458,8 @@ def test_the_command_names_what_is_wrong(saved, photos, tmp_path, capsys):
     assert code == 1 and "cannot read 1 of 1 images" in errors[0]
     code, _, errors = call(capsys, "explain", saved, photos.paths[0], "--label", "cats", *output)
     assert code == 2 and "Unknown class 'cats'. Valid names: checks, discs, stripes." in errors[0]
+    code, _, errors = call(capsys, "explain", saved, photos.root, "-o", photos.root / "maps")
+    assert code == 2 and "so the maps would be read as images. Name another folder." in errors[0]
     code, _, errors = call(capsys, "explain", saved, photos.paths[0], "--method", "shap", *output)
     assert code == 2 and "--method must be 'auto', 'exact', 'gradient' or 'occlusion'" in errors[0]
     code, _, errors = call(capsys, "explain", tmp_path / "text.jpg", photos.paths[0], *output)

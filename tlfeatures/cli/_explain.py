@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from tlfeatures.cli import _options as opt
@@ -61,13 +63,18 @@ class MapFolder(opt.OutputOptions):
     )
     force: bool = option(False, "Write into a folder that is not empty.")
 
-    def check(self) -> str:
-        """Return the folder; raise an error if it is a file, or not empty."""
+    def check(self, sources: Sequence[str]) -> str:
+        """Return the folder; raise an error if it is a file, not empty, or in the folder of a source of images."""
         folder = os.path.abspath(self.output or "maps")
         if os.path.exists(folder) and not os.path.isdir(folder):
             raise BadArgument(f"-o {self.output!r} is a file; name a folder.")
         if os.path.isdir(folder) and os.listdir(folder) and not self.force:
             raise BadArgument(f"-o {self.output!r} is not empty. Name another folder, or pass --force.")
+        for source in filter(os.path.isdir, sources):
+            if Path(folder).resolve().is_relative_to(Path(source).resolve()):
+                raise BadArgument(
+                    f"-o {self.output!r} is in {source!r}, so the maps would be read as images. Name another folder."
+                )
         return folder
 
 
@@ -86,7 +93,7 @@ def explain(
 
     from tlfeatures.trust import explain as explain_images
 
-    folder = output.check()
+    folder = output.check([*items.items, training.data or ""])
     fitted = model.load()
     pipeline = Pipeline([("cnn", fitted.cnn), ("head", fitted.head)])
     sources, tables, records = items.read(), [], []

@@ -22,7 +22,8 @@ __all__ = ["draw_explanation", "project", "save_explanations"]
 _COLORS = "viridis"  # perceptually uniform
 _OPACITY = 0.6
 _SIDE, _SMALL, _GAP, _LINE = 240, 76, 8, 18  # pixels
-_MAX_CLASSES = 6  # rows of neighbors
+_MAX_CLASSES, _COLUMN = 6, 3  # rows of neighbors, in all and in a column
+_MAX_LABEL = 20  # characters of a class
 _MAX_NAME = 80  # characters of a file name
 
 
@@ -83,9 +84,10 @@ def draw_explanation(result: Explanations, i: int) -> Image.Image:
     overlay = _blend(original, project(values, box, shown), values.min(), values.max())
     rows = _list_rows(result, i)
     per_row = max((len(images) for _, images in rows), default=0)
-    panel_width = max(_SIDE, per_row * (_SMALL + _GAP)) if rows else 0
-    width = 2 * (_SIDE + _GAP) + 70 + panel_width + _GAP
-    height = max(shown[1] + 2 * _LINE, len(rows) * (_SMALL + _LINE)) + 2 * _GAP
+    column_width, n_columns = max(_SIDE, per_row * (_SMALL + _GAP)), -(-len(rows) // _COLUMN)
+    panel = 2 * (_SIDE + _GAP) + 70  # left edge of the neighbors
+    height = max(shown[1] + 2 * _LINE, min(len(rows), _COLUMN) * (_SMALL + _LINE)) + 2 * _GAP
+    width = panel + n_columns * column_width + _GAP
     canvas = Image.new("RGB", (width, height), "white")
     pen, font = ImageDraw.Draw(canvas), _load_font()
     top = _GAP + _LINE
@@ -95,12 +97,12 @@ def draw_explanation(result: Explanations, i: int) -> Image.Image:
     caption = f"{result.value}, {result.method}"
     pen.text((_GAP, top + shown[1] + 2), caption, "dimgray", font)
     _draw_bar(canvas, (3 * _GAP + 2 * _SIDE, top), shown[1], values.min(), values.max())
-    left, y = width - panel_width - _GAP, _GAP // 2
-    for text, images in rows:
+    for k, (text, images) in enumerate(rows):
+        left = panel + k // _COLUMN * column_width
+        y = _GAP // 2 + k % _COLUMN * (_SMALL + _LINE)
         pen.text((left, y), text, "black", font)
         for j, image in enumerate(images):
             canvas.paste(image, (left + j * (_SMALL + _GAP), y + _LINE))
-        y += _SMALL + _LINE
     return canvas
 
 
@@ -142,7 +144,7 @@ def _list_rows(result: Explanations, i: int) -> list[tuple[str, list[Image.Image
         rows = [("nearest training images", table)]
     else:
         groups = sorted(table.groupby("label", sort=False), key=lambda group: group[1]["distance"].min())
-        rows = [(f"nearest {label}", group) for label, group in groups[:_MAX_CLASSES]]
+        rows = [(f"nearest {str(label)[:_MAX_LABEL]}", group) for label, group in groups[:_MAX_CLASSES]]
     return [
         (
             f"{text}, distance {group['distance'].min():.3g}",

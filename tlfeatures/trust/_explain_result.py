@@ -73,7 +73,7 @@ class Explanations:
 
     def describe(self, i: int) -> list[str]:
         """Return the class that map ``i`` explains, if there are classes, and its value, as texts."""
-        value = f"{self.values[i]:+.3g}"
+        value = f"{self.values[i]:+#.3g}"
         return [value] if self.labels is None else [str(self.labels[i]), value]
 
     def project(self, i: int) -> np.ndarray:
