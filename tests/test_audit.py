@@ -137,7 +137,7 @@ def test_independent_predictors_are_rarely_reported():
 
     rng = np.random.default_rng(0)
     p_values = []
-    for seed in range(100):
+    for seed in range(50):
         codes = rng.integers(0, 3, 150)
         frames = {
             "number": pandas.DataFrame({"a": rng.normal(size=150), "b": rng.integers(0, 5, 150)}),
@@ -494,3 +494,20 @@ def test_report_of_a_search_has_a_section_from_its_out_of_fold_predictions(head,
     html = write_report(result, tmp_path / "report").read_text("utf-8")
     assert "<h2>Suspected label errors and outliers</h2>" in html and "suggestion: <strong>dark" in html
     assert len(pandas.read_csv(tmp_path / "report/tables/label_errors.csv")) == 60
+
+
+@pytest.mark.parametrize("n", [5, 700, 1500])
+def test_neighbors_equal_those_of_all_cosines(n):
+    from tlfeatures.evaluation import find_neighbors
+
+    X = np.random.default_rng(n).normal(size=(n, 6))
+    F = X - X.mean(axis=0)
+    F /= np.linalg.norm(F, axis=1, keepdims=True)
+    cosine = F @ F.T - 9 * np.eye(n)
+    k = min(4, n - 1)
+    neighbors = find_neighbors(X, 4)
+    assert neighbors.rows.shape == (n, k)
+    np.testing.assert_allclose(neighbors.cosine, -np.sort(-cosine, axis=1)[:, :k], atol=1e-5)
+    np.testing.assert_allclose(
+        neighbors.cosine, np.take_along_axis(cosine, neighbors.rows, axis=1), atol=1e-5
+    )
