@@ -120,7 +120,14 @@ def test_layers():
     ] == CONVOLUTIONAL + FULLY_CONNECTED
     rows = {row["layer"]: row for row in layer_table("alexnet")}
     assert rows["pool5"]["shape"] == (6, 6, 256)
-    assert rows["fc6"] == {"layer": "fc6", "type": "Dense", "shape": (4096,), "standard": False}
+    sizes = {"shape": (4096,), "width": 4096}
+    assert rows["fc6"] == {
+        "layer": "fc6",
+        "type": "Dense",
+        **sizes,
+        "standard": False,
+        "fully_connected": True,
+    }
     assert rows["fc7"]["shape"] == (4096,)
 
 

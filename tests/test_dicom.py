@@ -561,4 +561,4 @@ def test_command_line_groups_by_patient_without_printing_identifiers(patients, c
     assert not any("SECRET" in text for text in [printed, *written])
     assert any("--window -100.0,3000.0" in text for text in written)
     assert main([*command, "--window", "40"]) == 2
-    assert "--window '40'; expected CENTRE,WIDTH, such as 40,400" in capsys.readouterr().err
+    assert "--window '40': expected CENTRE,WIDTH, such as 40,400" in capsys.readouterr().err

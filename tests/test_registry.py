@@ -217,7 +217,14 @@ def test_layers_are_listed_in_order_with_the_top():
     assert layers[-5:] == ["block5_pool", "flatten", "fc1", "fc2", "predictions"]
     rows = {row["layer"]: row for row in layer_table("vgg16", image_size=64)}
     assert (rows["block5_pool"]["type"], rows["block5_pool"]["shape"]) == ("MaxPooling2D", (2, 2, 512))
-    assert rows["fc2"] == {"layer": "fc2", "type": "Dense", "shape": (4096,), "standard": False}
+    sizes = {"shape": (4096,), "width": 4096}
+    assert rows["fc2"] == {
+        "layer": "fc2",
+        "type": "Dense",
+        **sizes,
+        "standard": False,
+        "fully_connected": True,
+    }
     assert tuple(layer for layer in rows if rows[layer]["standard"]) == NETWORKS["vgg16"].taps
 
 

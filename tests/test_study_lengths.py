@@ -78,6 +78,7 @@ def test_lengths_are_drawn_with_a_seed():
     assert 10 < y[800:].mean() < 260
 
 
+@pytest.mark.slow
 def test_notebook_repeats_the_study(pets, tmp_path, monkeypatch):
     names = run_notebook(
         "lengths", tmp_path, monkeypatch, data=str(pets), model="tiny", image_size=32, epochs=2, steps=10

@@ -63,6 +63,7 @@ def test_images_are_placed_at_the_positions_that_are_returned():
         assert 100 * (columns.mean() + 0.5) / 224 == pytest.approx(position)
 
 
+@pytest.mark.slow
 def test_notebook_repeats_the_study(pets, tmp_path, monkeypatch):
     names = run_notebook(
         "objects", tmp_path, monkeypatch, data=str(pets), model="tiny", image_size=32, epochs=2

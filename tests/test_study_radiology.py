@@ -64,6 +64,7 @@ def test_three_formats_give_one_embedding(images):
     assert (rows @ rows.T).min() >= 0.9999
 
 
+@pytest.mark.slow
 def test_notebook_repeats_the_study(images, tmp_path, monkeypatch):
     parameters = {"data": str(images), "model": "tiny", "image_size": 32, "epochs": 1}
     names = run_notebook("radiology", tmp_path, monkeypatch, **parameters)

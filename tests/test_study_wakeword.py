@@ -72,6 +72,7 @@ def test_a_folder_has_the_speakers_in_its_file_names(clips, tmp_path, capsys):
     assert "of 4 speakers" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_notebook_repeats_the_study(clips, tmp_path, monkeypatch):
     parameters = {"data": str(clips), "model": "tiny", "image_size": 32, "epochs": 2}
     table = run_notebook("wakeword", tmp_path, monkeypatch, **parameters)["table"].to_frame()
