@@ -426,7 +426,13 @@ def test_the_table_of_layers_has_shapes():
     rows = layer_table(functional())
     shared = {"standard": False, "fully_connected": False}
     assert rows[0] == {"layer": "map", "type": "Conv2D", "shape": (30, 30, 6), "width": 6, **shared}
-    assert rows[-1] == {"layer": "scores", "type": "Dense", "shape": (4,), "width": 4, **shared | {"fully_connected": True}}
+    assert rows[-1] == {
+        "layer": "scores",
+        "type": "Dense",
+        "shape": (4,),
+        "width": 4,
+        **shared | {"fully_connected": True},
+    }
 
 
 # --- digests -------------------------------------------------------------------------------------------
