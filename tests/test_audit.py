@@ -196,7 +196,8 @@ def test_classes_with_two_images_and_with_one():
     assert set(result.label_errors["row"]) == set(range(len(X) - 1))
     assert any("1 labels were not checked" in note and "'elk'" in note for note in result.notes)
     assert any(
-        "2 of 5 classes have fewer than 10 images, the smallest 'elk'" in note for note in result.notes
+        "2 of 5 classes have fewer than 10 images; the smallest is 'elk' with 1." in note
+        for note in result.notes
     )
     assert_no_missing_values(audit(X[:6], ["a", "a", "b", "b", "c", "c"]))
 

@@ -1,4 +1,4 @@
-"""Parameters and methods that the estimators on images have in common.
+"""Common parameters and methods of estimators that accept images.
 
 These estimators are dataclasses: their parameters are the fields of the class and of its bases, and the constructor,
 which only assigns, is generated from the fields. `inspect.signature`, `get_params`, `clone` and type checkers
@@ -26,7 +26,7 @@ __all__ = ["ImageEstimator", "ImageInputMixin", "LayerParameters"]
 
 
 class ImageInputMixin:
-    """Mixin for estimators that accept images: sets their input tags."""
+    """Mixin that sets the input tags of estimators that accept images."""
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()  # type: ignore[misc]

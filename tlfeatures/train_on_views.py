@@ -27,14 +27,13 @@ class TrainOnViews(MetaEstimatorMixin, BaseEstimator):
     """Fit a pipeline with one training row for each view of an image; predict from the mean of the views.
 
     A pipeline that begins with ``CNNFeatures(views=...)`` is otherwise fitted on mean embeddings. Additional rows help
-    if there are few training images. Cross-validation splits the images, so the views of an image are always in its
-    fold.
+    if there are few training images. Cross-validation splits the images, so all views of an image are in one fold.
 
     Parameters
     ----------
     estimator : Pipeline
-        Begins with ``CNNFeatures(views=...)`` and ends with a classifier or regressor. For a search over its
-        parameters, pass this meta-estimator to the search, so that the views of an image stay in one fold.
+        A pipeline that begins with ``CNNFeatures(views=...)`` and ends with a classifier or regressor. For a search
+        over its parameters, pass this meta-estimator to the search, so that the views of an image stay in one fold.
 
     Attributes
     ----------
@@ -46,7 +45,7 @@ class TrainOnViews(MetaEstimatorMixin, BaseEstimator):
     Notes
     -----
     On 120 training images of the signs tutorial at 64 pixels, accuracy rose from 86.0% to 89.6% with "flip+crops";
-    mean embeddings reached 88.8%. On 960 images it fell below that of mean embeddings
+    mean embeddings reached 88.8%. On 960 images it was lower than that of mean embeddings
     (``python benchmarks/views.py``). Heads that choose their penalty by leaving out single rows, such as
     ``RidgeCV``, choose one that is too small, because the other views of the row remain.
 
@@ -73,8 +72,8 @@ class TrainOnViews(MetaEstimatorMixin, BaseEstimator):
         X : images
         y : array-like of shape (n,)
         groups : array-like of shape (n,), optional
-            Passed to heads that accept groups, such as `CalibratedHead`, which by default get one group for the views
-            of each image.
+            Passed to heads that accept groups, such as `CalibratedHead`. By default, the views of each image are one
+            group.
 
         Returns
         -------
@@ -83,8 +82,8 @@ class TrainOnViews(MetaEstimatorMixin, BaseEstimator):
         Raises
         ------
         InvalidParameterError
-            If ``estimator`` is not such a pipeline, or its head is a search that would split the views of an image.
-            Also a ``ValueError`` and a ``TypeError``.
+            If ``estimator`` is not such a pipeline, or its head is a search that would split the views of an image. The
+            error is also a ``ValueError`` and a ``TypeError``.
         """
         steps = self.estimator.steps if isinstance(self.estimator, Pipeline) else []
         cnn, head = (steps[0][1], self.estimator[1:]) if len(steps) > 1 else (None, None)

@@ -38,14 +38,16 @@ class AuditSource(opt.TrainingSource):
 
 @dataclass(frozen=True)
 class AuditOptions(Options):
-    """What is searched."""
+    """Parameters of the search for label errors, duplicates and outliers."""
 
     panel: ClassVar[str] = "Search"
 
     cv: int = option(
-        5, "Number of folds of the predictions that label errors are searched with.", metavar="K", min=2
+        5, "Number of folds for the out-of-fold predictions that show label errors.", metavar="K", min=2
     )
-    n_neighbors: int = option(10, "Number of nearest images that are compared.", "--neighbors", min=1)
+    n_neighbors: int = option(
+        10, "Number of nearest images with which each image is compared.", "--neighbors", min=1
+    )
     duplicate_threshold: float = option(0.85, "Cosine similarity from which images are near-duplicates.")
     random_state: int = option(0, "Seed for shuffling the folds.", "--seed", min=0)
 
@@ -82,7 +84,7 @@ def audit(
     compute: opt.ComputeOptions,
     files: AuditOutput,
 ) -> None:
-    """Find label errors, duplicates, outliers, faulty images, and properties of files that predict the label alone.
+    """Find label errors, duplicates, outliers, faulty images, and groups or file properties that predict the label.
 
     Nothing is changed or deleted. The report is an HTML page, index.html, with CSV files of all tables. Each image
     passes through the network at most once; a second audit reads the embeddings from the store.

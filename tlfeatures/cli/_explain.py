@@ -34,11 +34,11 @@ class NeighborOptions(Options):
 
     data: str | None = option(
         None,
-        "Training images, of which the nearest of each class are shown: folder, manifest or array.",
+        "Folder, manifest or array of training images; the nearest of each class are shown beside each map.",
         metavar="SOURCE",
     )
     target: str | None = option(
-        None, "Column or dataset with their labels; by default label, target or class."
+        None, "Column or dataset with the labels of --data; by default label, target or class."
     )
     neighbors: int = option(3, "Number of nearest training images of each class.", min=1)
 
@@ -85,8 +85,8 @@ def explain(
     """Draw maps of the regions of images that support or oppose the prediction of a saved model.
 
     The maps are exact for linear heads: the mean of a map plus a constant is the decision value. For other heads they
-    follow the gradient of the head, or leave out each position in turn; the table says which. The name of a file
-    contains the class and its value; index.html shows all files, and maps.csv is the table.
+    are computed from the gradient of the head, or by leaving out each position in turn; the column method says which.
+    The name of a PNG file contains the class and its value; index.html shows all files, and maps.csv is the table.
     """
     import pandas
     from sklearn.pipeline import Pipeline

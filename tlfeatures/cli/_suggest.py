@@ -24,7 +24,7 @@ class LabelledSource(Options):
 
     panel: ClassVar[str] = "Source"
 
-    source: str = argument("SOURCE", "Folder or manifest of image files, with and without labels.")
+    source: str = argument("SOURCE", "Folder or manifest of all image files, labelled or not.")
     labelled: str = option(
         ...,
         "Table of the images labelled so far, with their paths, relative to the table, and labels.",
@@ -43,7 +43,10 @@ class LabelledSource(Options):
         labelled = read_source(self.labelled, path_column=self.path_column, target=self.target)
         merged = merge_labels(images, labelled)
         if n := len(merged) - len(images):
-            warn(f"{count(n, 'labelled image')} not in {self.source!r}; used for training only.", "note: ")
+            warn(
+                f"{count(n, 'labelled image')} not in {self.source!r} will be used for training only.",
+                "note: ",
+            )
         return merged
 
 
@@ -77,8 +80,9 @@ def suggest(
 ) -> None:
     """Suggest the images to label next: uncertain, unlike each other, and no duplicates.
 
-    A classifier is trained on the labelled images. Columns of the table: path, the prediction, and its margin over
-    the next class; the most uncertain image is first. Add labels to the table, append it to --labelled, and repeat.
+    A classifier is trained on the labelled images. The columns of the table are path, prediction, and margin, the
+    difference to the next class; the most uncertain image is first. Label these images, add them to the table of
+    --labelled, and repeat.
     """
     from sklearn.pipeline import Pipeline
 

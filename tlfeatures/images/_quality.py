@@ -19,7 +19,7 @@ from tlfeatures.images._threads import make_pool
 
 __all__ = ["ImageProperties", "describe_images", "find_faults"]
 
-_SIDE = 256  # pixels of the long side of the image that is examined; the networks see about as much
+_SIDE = 256  # pixels of the long side to which images are reduced; about the input size of the networks
 _DARK, _BRIGHT = 32, 223
 _LEAST_RANGE = 32  # grey levels
 _LEAST_SHARPNESS = 0.3
@@ -37,9 +37,9 @@ class ImageProperties:
     width, height : int
         Size of the upright image in pixels.
     file_type : str or None
-        Such as "JPEG"; None for images passed as pixels.
+        For example "JPEG"; None for images passed as pixels.
     file_size : int or None
-        Bytes.
+        Size in bytes; None for images passed as pixels.
     mode : str or None
         Colour mode of the file, such as "RGB", "L" or "CMYK".
     orientation : int
@@ -48,9 +48,10 @@ class ImageProperties:
         1st and 99th percentile of the grey values, 0 to 255.
     sharpness : float or None
         From 0 to 1: share of the differences between neighbouring pixels that a blur removes (Crete et al. 2007, "The
-        blur effect"), in the image reduced to 256 pixels. None for smaller images than 16 pixels and without structure.
+        blur effect"), in the image reduced to 256 pixels. None for images that are smaller than 16 pixels or
+        uniform.
     note : Note or None
-        What looks wrong with the values.
+        What is suspicious about the values, if anything.
     """
 
     width: int
@@ -76,16 +77,16 @@ def describe_images(
 
     Parameters
     ----------
-    X : images, as `Images.of` takes them
+    X : images in any form that `Images.of` takes
     n_threads : int, optional
-        Decoding threads.
+        Number of decoding threads.
     max_value, window
         As in `Decoder`.
 
     Returns
     -------
     list of ImageProperties or ImageReadError
-        The error of each image that cannot be read.
+        An image that cannot be read has an error instead of properties.
     """
     images = Images.of(X)
 

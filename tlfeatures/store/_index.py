@@ -1,4 +1,4 @@
-"""Index of the rows in the folder of a recipe; one per process."""
+"""Index of the rows in the folder of a recipe; each process has its own."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ __all__ = ["Folder", "open_folder", "pool_map"]
 
 CACHE_BYTES = 64 << 20  # of verified segments in memory, per process
 INDEX_BYTES = 256 << 20  # of indexes in memory, per process
-TABLE_SEGMENTS = 8  # keys of fewer segments are not written to an index file
+TABLE_SEGMENTS = 8  # an index file is written for at least this number of segments
 RETRIES = 16  # a retry is needed when another process removes a file
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 
 
 class _ByteLRU:
-    """Cache of the most recently used values, bounded by their ``nbytes``; the last value always stays."""
+    """Cache of the most recently used values with a limit of their total ``nbytes``; the last value always stays."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.total = limit, 0
@@ -91,8 +91,8 @@ class Folder:
     def refresh(self) -> Index:
         """Bring the index up to date with the folder.
 
-        Keys come from index files; those of segments that are in none are read from the segments, and written to an
-        index file as soon as there are several. Segments are verified when their rows or keys are read.
+        Keys are read from index files. Those of segments that are in no index file are read from the segments, and
+        written to a new index file if there are enough of them. Segments are verified when their rows or keys are read.
         """
         with self.lock:
             for _ in range(RETRIES):
@@ -106,7 +106,7 @@ class Folder:
                 tables = [table for table, _ in self.index.tables]
                 unread = segments - indexed - self.untrusted
                 any_vanished = False
-                if len(unread) >= TABLE_SEGMENTS:  # a few segments are read faster
+                if len(unread) >= TABLE_SEGMENTS:  # fewer segments are read faster than index files
                     loaded, any_vanished = self._load_tables()
                     tables += loaded
                     unread -= {name for table in loaded for name in table.names}
@@ -148,7 +148,7 @@ class Folder:
                 self.index = Index([table for table, _ in self.index.tables], segments)
 
     def write_table(self) -> None:
-        """Write one index file of all segments, unless they are few, and delete all other index files."""
+        """Write one index file of all segments, unless there are few, and delete all other index files."""
         index = self.refresh()
         with self.lock:
             if len(index.names) < TABLE_SEGMENTS:
@@ -203,7 +203,7 @@ class Folder:
                 except ValueError as error:
                     self.ignored.add(name)
                     quarantine(path)
-                    message = f"{path} in the embedding store is damaged: {error}. It is made again."
+                    message = f"{path} in the embedding store is damaged: {error}. A new one is written."
                     self.problems.append((path, message))
         return sorted(tables, key=len, reverse=True), any_vanished
 
@@ -217,11 +217,13 @@ class Folder:
         if n_segments < TABLE_SEGMENTS and not merge_all:
             return
         merged, n_rows = pending, sum(len(table) for table, _ in pending)
-        while mapped and (merge_all or len(mapped[0][0]) <= 2 * n_rows):  # so that there are few files
+        while mapped and (
+            merge_all or len(mapped[0][0]) <= 2 * n_rows
+        ):  # which keeps the number of files small
             merged.append(mapped.pop(0))
             n_rows += len(merged[-1][0])
         used = sorted({n for _, numbers in merged for n in numbers[numbers >= 0].tolist()})
-        renumber = np.full(len(self.index.names) + 1, -1, np.int32)  # the last one is of segments left out
+        renumber = np.full(len(self.index.names) + 1, -1, np.int32)  # the last is for segments left out
         renumber[used] = np.arange(len(used), dtype=np.int32)
         names = tuple(self.index.names[n] for n in used)
         content = Table.merge(names, [(t, renumber[numbers]) for t, numbers in merged]).encode(
@@ -286,7 +288,7 @@ def open_folder(path: str) -> Folder:
 
 
 def pool_map(function, items: list) -> Iterator:
-    """Apply ``function`` in a few threads, a few results ahead; reading and hashing release the GIL."""
+    """Apply ``function`` in up to four threads, which work ahead of the caller; reading and hashing release the GIL."""
     workers = min(4, os.cpu_count() or 1, len(items))
     if workers < 2:
         yield from map(function, items)

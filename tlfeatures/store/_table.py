@@ -1,4 +1,4 @@
-"""Sorted tables from keys to rows of segments, in memory or mapped from index files, and the index made of them."""
+"""Sorted tables from keys to rows of segments, in memory or mapped from index files; an index combines several."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Table:
         self.names, self.path = names, path
         self.first, self.second, self.numbers, self.rows = columns
         in_memory = 0 if path else sum(column.nbytes for column in columns)
-        self.nbytes = in_memory + 128 * len(names)  # of private memory
+        self.nbytes = in_memory + 128 * len(names)  # private memory only
 
     def __len__(self) -> int:
         return len(self.first)
@@ -84,7 +84,7 @@ class Table:
         places = np.full((len(words), 2), -1, np.int32)
         todo = np.arange(len(words))
         positions = np.searchsorted(self.first, words[:, 0])
-        while len(todo):  # a second round is only needed for duplicate keys, and for segments left out
+        while len(todo):  # a further iteration is only needed for equal first words and for segments left out
             inside = positions < len(self)
             todo, positions = todo[inside], positions[inside]
             same = self.first[positions] == words[todo, 0]
@@ -96,7 +96,7 @@ class Table:
         return places
 
     def encode(self, recipe: str) -> bytes:
-        """Encode as the bytes of an index file for the recipe with the hexadecimal digest ``recipe``."""
+        """Return the content of an index file for the recipe with the hexadecimal digest ``recipe``."""
         parts = [_HEADER.pack(_MAGIC, bytes.fromhex(recipe), len(self), len(self.names))]
         parts += [bytes.fromhex(name[:-3]) for name in self.names]
         parts += [
@@ -117,7 +117,7 @@ class Index:
     tables : sequence of Table
         A segment is taken from the first table that contains it.
     segments : collection of str
-        The segments whose rows are found; rows of others in the tables are left out.
+        The segments to include; rows of other segments in the tables are left out.
     """
 
     def __init__(self, tables: Iterable[Table] = (), segments: Collection[str] = ()) -> None:
@@ -138,7 +138,7 @@ class Index:
     def find(self, keys: np.ndarray) -> np.ndarray:
         """Return (number of the segment in ``names``, row) of each key, int32 (n, 2); -1 for absent keys."""
         words = _to_words(keys)
-        todo = np.argsort(words[:, 0])  # neighbors in a table are neighbors in memory
+        todo = np.argsort(words[:, 0])  # sorted lookups read memory in order
         places = np.full((len(keys), 2), -1, np.int32)
         for table, numbers in self.tables:
             places[todo] = table.find(words[todo], numbers)
@@ -154,10 +154,12 @@ class Index:
         counts = np.zeros(len(self.names) + 1, int)
         for table, numbers in self.tables:
             np.add.at(counts, numbers, np.bincount(table.numbers, minlength=len(table.names)))
-        return dict(zip(self.names, counts.tolist(), strict=False))  # the last one is of segments left out
+        return dict(
+            zip(self.names, counts.tolist(), strict=False)
+        )  # the last count is that of the segments left out
 
     def unique_rows(self, order: Sequence[str]) -> dict[str, np.ndarray]:
-        """Return the rows of each segment without duplicates; the first segment in ``order`` keeps a key."""
+        """Return the rows of each segment without duplicates; the first segment in ``order`` with a key keeps it."""
         table = self.table()
         rank = {name: i for i, name in enumerate(order)}
         ranks = np.array([rank[n] for n in self.names], np.int32)[table.numbers]
@@ -176,9 +178,9 @@ def load_table(path: str) -> Table:
     Raises
     ------
     OSError
-        When a system call fails.
+        If a system call fails.
     ValueError
-        When it is not a file of `Table.encode` under its digest; the message is the reason.
+        If `Table.encode` did not write the file, or its name is not its digest; the message is the reason.
     """
     folder, name = os.path.split(path)
     fd = open_file(path)

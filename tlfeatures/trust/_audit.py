@@ -43,32 +43,32 @@ def audit(
 ) -> AuditResult:
     """Find label errors, duplicates, outliers, faulty images and confounders of a data set.
 
-    Each image passes through the network at most once; everything else works on the embeddings. Nothing is changed
-    or deleted: the tables are rankings for a person to review.
+    Each image passes through the network at most once; everything else is computed from the embeddings and the files.
+    Nothing is changed or deleted: the tables are rankings for a person to review.
 
     Parameters
     ----------
     X : images, or array-like of shape (n, d)
         Images in any form that :class:`~tlfeatures.CNNFeatures` takes, or their embeddings.
     y : array-like of shape (n,), optional
-        Class labels; None or NaN for images without a label. Without labels, or with continuous ones, only what
-        does not need classes is checked.
+        Class labels; None or NaN for images without a label. Without labels, or with continuous ones, label errors,
+        confounders and classes are not checked.
     groups : array-like of shape (n,), optional
-        Group of each image, such as a patient. Images of one group are in one fold, and it is checked how well
-        the group alone predicts the label.
+        Group of each image, such as a patient. Images of one group are in one fold, and ``confounders`` shows how
+        well the group alone predicts the label.
     split : array-like of shape (n,), optional
         Name of the split of each image, such as "train" or "test"; duplicates across splits are reported first.
     features : CNNFeatures or array-like of shape (n, d), optional
         Transformer, fitted or not, that computes the embeddings of the images, or the embeddings themselves. The
         default is ``CNNFeatures()``.
     cv : int, default=5
-        Number of folds of the predictions that label errors are searched with.
+        Number of folds for the out-of-fold predictions that show label errors.
     n_neighbors : int, default=10
         Number of nearest images whose labels are compared.
     duplicate_threshold : float, default=0.85
         Cosine similarity of centered embeddings from which images are near-duplicates. The default finds images that
-        were saved again, resized, cropped slightly or mirrored, in the last layer of MobileNet; unrelated images
-        reached 0.7. Use 0.95 if too many similar images are reported.
+        were saved again, resized, cropped slightly or mirrored, with the last layer of MobileNet; unrelated images
+        have cosines of up to 0.7 there. Use 0.95 if too many similar images are reported.
     random_state : int, RandomState or None, default=0
         Seed for shuffling the folds.
     n_jobs : int or None, default=None
@@ -89,10 +89,11 @@ def audit(
     Notes
     -----
     Rows with NaN and images that cannot be read are left out and listed in ``faults``. Label errors are ranked by the
-    margin of calibrated out-of-fold class probabilities and of the labels of the nearest images (Northcutt et al. 2021,
-    "Confident learning"). Near-duplicates are searched among the nearest images. Outliers are images whose nearest
-    images are unusually far, on a logarithmic scale (as in Ramaswamy et al. 2000). The largest array beside the
-    embeddings has 16 million values; there is no matrix of shape (n, n).
+    margin between the label and the most probable other class, with probabilities from calibrated out-of-fold
+    predictions and the labels of the nearest images (Northcutt et al. 2021, "Confident learning"). Near-duplicates are
+    searched among the nearest images. Outliers are images whose distance to their nearest images is unusually large, on
+    a logarithmic scale (as in Ramaswamy et al. 2000). The largest array beside the embeddings has 16 million values;
+    there is no matrix of shape (n, n).
 
     Examples
     --------
@@ -166,7 +167,7 @@ def examine(
     random_state: int,
     probabilities: np.ndarray | None = None,
 ) -> dict[str, pandas.DataFrame]:
-    """Make the tables of an audit that need only embeddings; ``probabilities`` of shape (n, k) are computed if None."""
+    """Make the tables of an audit except ``faults``; ``probabilities`` of shape (n, k) are computed if None."""
     neighbors = data.find_neighbors(n_neighbors)
     duplicates = data.find_duplicates(duplicate_threshold, neighbors)
     fold_groups = _choose_fold_groups(duplicates, groups, cv)

@@ -1,4 +1,4 @@
-"""How well groups or file metadata alone predict the label."""
+"""Measure how well groups or file metadata alone predict the label."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sklearn.tree import DecisionTreeClassifier
 __all__ = ["COLUMNS", "find_confounders"]
 
 COLUMNS = ["predictor", "balanced_accuracy", "chance", "p_value", "warning"]
-_ROWS = 20_000  # a sample of this size is enough to find what matters
+_ROWS = 20_000  # a larger sample would only show differences too small to matter
 _LEAST_IMAGES = 5  # of a class
-_LEAST_GAIN = 0.1  # share of the way from chance to 1
+_LEAST_GAIN = 0.1  # of balanced accuracy over chance, relative to the largest possible gain
 _LARGEST_P = 1e-4
 
 
@@ -42,10 +42,10 @@ def find_confounders(
 
     Notes
     -----
-    Up to 20,000 rows of classes with five rows or more are used, in two folds. In the test rows of a fold, predictions
-    that are independent of the labels have a recall of each class that is binomial, with the share of the class among
-    the predictions as its mean. The p-value is that of the mean recall in the normal approximation, for the fold with
-    the smaller one, times two (Bonferroni).
+    Up to 20,000 rows of classes with five rows or more are used, in two folds. If predictions are independent of the
+    labels, the number of correct ones in the test rows of a class has a binomial distribution, whose probability is the
+    share of the class among the predictions. The p-value of a fold is that of the mean recall, in the normal
+    approximation. The smaller of the two p-values, times two (Bonferroni), is returned.
     """
     rng = np.random.default_rng(random_state)
     rows = (
@@ -93,7 +93,7 @@ def _score(
 
 
 def _test(predicted: np.ndarray, codes: np.ndarray) -> tuple[float, float]:
-    """Return the balanced accuracy, and the p-value of predictions that are independent of the labels."""
+    """Return the balanced accuracy, and its p-value if predictions were independent of the labels."""
     classes, counts = np.unique(codes, return_counts=True)
     recall = np.array([(predicted[codes == code] == code).mean() for code in classes])
     share = (predicted[:, None] == classes).mean(axis=0)

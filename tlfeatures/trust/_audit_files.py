@@ -1,4 +1,4 @@
-"""Faults of image files, and what files alone tell about the label."""
+"""Faults of image files, and properties of the files that might predict the label."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def examine_files(
     errors : mapping of int to str
         Reasons of the rows that cannot be used.
     notes : list of str
-        Extended by faults of most images, which are not listed for each image.
+        A message is appended for each fault that most images have, instead of listing these images.
 
     Returns
     -------

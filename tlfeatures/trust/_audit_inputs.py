@@ -20,7 +20,7 @@ __all__ = ["check_classes", "check_split", "embed_all", "recognize"]
 
 
 def recognize(X: Any, features: Any) -> tuple[Images | None, np.ndarray | None]:
-    """Return the images, or None, and the embeddings, or None if a network must compute them."""
+    """Return (images or None, embeddings or None); the embeddings are None if a network must compute them."""
     if isinstance(features, CNNFeatures) or features is None:
         if _is_matrix(X):
             if features is not None:
@@ -60,7 +60,7 @@ def _check_matrix(name: str, X: Any) -> np.ndarray:
 
 
 def check_classes(y: Any, n: int) -> tuple[np.ndarray | None, list[str]]:
-    """Return the labels with None where they are missing, or None if there are no classes, and notes."""
+    """Return (labels or None, notes); labels are None if there are no classes, missing labels are None."""
     if y is None:
         return None, ["There are no labels, so label errors and class balance were not checked."]
     y = as_labels(y)

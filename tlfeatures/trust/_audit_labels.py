@@ -35,7 +35,7 @@ class LabelScores(NamedTuple):
     probability : ndarray of float64, shape (n,)
         Out-of-fold probability of the label.
     neighbors : ndarray of float64, shape (n,)
-        Share of the neighbours that have this label.
+        Share of the nearest images that have this label.
     """
 
     score: np.ndarray
@@ -87,9 +87,9 @@ def predict_out_of_fold(
 
 
 def _make_head(features: np.ndarray, codes: np.ndarray) -> Any:
-    """Make a ridge classifier; of the heads, it is the least misled by wrong labels.
+    """Make a ridge classifier, the head whose predictions wrong labels change least.
 
-    For many rows its penalty is chosen once, on a sample, because the 13 penalties of the head take most of the time.
+    For many rows its penalty is chosen once, on a sample, because trying 13 penalties takes most of the time.
     """
     head = make_head("ridge")
     step = -(-len(codes) // _PENALTY_ROWS)
@@ -101,7 +101,7 @@ def _make_head(features: np.ndarray, codes: np.ndarray) -> Any:
 
 
 def _assign_folds(codes: np.ndarray, groups: np.ndarray, cv: int, random_state: int) -> np.ndarray:
-    """Assign a fold to each row: stratified by class, and the fold of its first row to each group."""
+    """Assign a fold to each row, stratified by class; all rows of a group get the fold of its first row."""
     n = len(codes)
     order = np.lexsort((np.random.default_rng(random_state).random(n), codes))
     fold_of = np.empty(n, int)
@@ -111,12 +111,12 @@ def _assign_folds(codes: np.ndarray, groups: np.ndarray, cv: int, random_state: 
 
 
 def score_labels(codes: np.ndarray, probabilities: np.ndarray, neighbors: Neighbors) -> LabelScores:
-    """Score labels by calibrated out-of-fold probabilities and by the labels of the neighbours.
+    """Score labels by calibrated out-of-fold probabilities and by the labels of the nearest images.
 
     Parameters
     ----------
     codes : ndarray of int, shape (n,)
-        Classes 0 to k - 1; -1 for rows without a label, which are not scored and do not vote.
+        Classes 0 to k - 1; -1 for rows without a label, which are not scored and are not counted as neighbors.
     probabilities : ndarray of shape (n, k)
     neighbors : Neighbors
 
@@ -126,10 +126,10 @@ def score_labels(codes: np.ndarray, probabilities: np.ndarray, neighbors: Neighb
 
     Notes
     -----
-    The class probabilities of the head and of the neighbours are pooled: p = softmax(a log(head) + b log(neighbours)).
-    a and b minimize the log loss on the labels, which neither estimate has seen. The score is (1 + p - q) / 2, where q
-    is the pooled probability of the label and p that of the most probable other class: the normalized margin of
-    Northcutt et al. (2021, "Confident learning"), reversed.
+    The class probabilities of the head and of the neighbors are combined as softmax(a log(head) + b log(neighbors)).
+    The weights a and b minimize the log loss of the labels; neither estimate for a row uses the label of that row. The
+    score is (1 + p - q) / 2, where q is the combined probability of the label and p that of the most probable other
+    class. It is one minus the normalized margin of Northcutt et al. (2021, "Confident learning").
     """
     n, k = probabilities.shape
     votes = np.zeros((n, k))
@@ -158,7 +158,7 @@ def score_labels(codes: np.ndarray, probabilities: np.ndarray, neighbors: Neighb
 
 
 def _fit_pooling(first: np.ndarray, second: np.ndarray, codes: np.ndarray) -> tuple[float, float]:
-    """Fit the weights of two estimates, log probabilities of shape (n, k), by the log loss of the labels."""
+    """Find the weights of two estimates (log probabilities, shape (n, k)) that minimize the log loss of the labels."""
     rows = np.arange(len(codes))
 
     def loss(log_weights: np.ndarray) -> float:

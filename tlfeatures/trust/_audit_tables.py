@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 _OUTLIER_SCORE = 4.0  # robust standard deviations
-_LEAST_ROWS = 10  # fewer say nothing about typical distances
+_LEAST_ROWS = 10  # with fewer rows, a typical distance cannot be estimated
 _RARE = 10  # images of a class
 
 
@@ -45,7 +45,7 @@ class Labels:
 
 @dataclass
 class AuditData:
-    """Embeddings of the rows that could be read, and what belongs to them.
+    """Embeddings, digests and descriptions of the rows that could be read.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class AuditData:
         ``row``, ``image`` and, if available, ``label``, ``group`` and ``split``.
     labels : Labels or None
     notes : list of str
-        Extended by what could not be checked.
+        A message is appended for each check that was not possible.
     """
 
     features: np.ndarray
@@ -66,7 +66,7 @@ class AuditData:
     notes: list[str]
 
     def find_neighbors(self, k: int) -> Neighbors | None:
-        """Find the nearest neighbours of all rows; None, with a note, if the embeddings do not differ."""
+        """Find the nearest neighbors of all rows; None, with a note, if the embeddings do not differ."""
         if len(self.features) < 2 or not np.ptp(self.features, axis=0).any():
             self.notes.append(
                 "The embeddings of all images are equal, so near-duplicates, outliers and label errors were not "
@@ -76,7 +76,7 @@ class AuditData:
         return find_neighbors(self.features, k)
 
     def find_duplicates(self, threshold: float, neighbors: Neighbors | None) -> Duplicates:
-        """Find exact duplicates and, with neighbours, near-duplicates."""
+        """Find exact duplicates and, among the neighbors, near-duplicates."""
         if neighbors is None:
             n = len(self.keys)
             neighbors = Neighbors(np.empty((n, 0), np.int32), np.empty((n, 0), np.float32))
@@ -183,10 +183,10 @@ def outlier_table(data: AuditData, neighbors: Neighbors | None) -> pandas.DataFr
 
 
 def _measure_distance(features: np.ndarray, neighbors: Neighbors) -> np.ndarray:
-    """Return one minus the mean cosine of each row with its neighbours, without centering.
+    """Return one minus the mean cosine of each row with its neighbors, without centering.
 
-    Centered embeddings differ less in it: there, the images of a class far from the mean are near each other, and all
-    others are far.
+    Centering makes outliers harder to find: images of a class far from the mean become near each other, and all other
+    images far from each other.
     """
     lengths = np.linalg.norm(features, axis=1)
     unit = features / np.where(lengths > 0, lengths, 1)[:, None]
@@ -204,8 +204,8 @@ def class_table(data: AuditData, label_errors: pandas.DataFrame) -> pandas.DataF
     if (few := int((counts < _RARE).sum())) and len(classes) > 1:
         smallest = classes[counts.argmin()]
         data.notes.append(
-            f"{few} of {len(classes)} classes have fewer than {_RARE} images, the smallest {str(smallest)!r} with "
-            f"{counts.min()}: their labels are checked with little certainty."
+            f"{few} of {len(classes)} classes have fewer than {_RARE} images; the smallest is {str(smallest)!r} "
+            f"with {counts.min()}. The scores of their labels are unreliable."
         )
     elif counts.max() >= 10 * counts.min():
         data.notes.append(

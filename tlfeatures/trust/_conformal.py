@@ -1,4 +1,4 @@
-"""What ConformalClassifier and ConformalRegressor share: the head on all rows, and heads on folds."""
+"""Base class of ConformalClassifier and ConformalRegressor: fits a head on all rows, and one on each fold."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CONFORMAL_CONSTRAINTS: dict[str, Any] = {
 
 
 class ConformalBase(EmbeddedMixin, MetaEstimatorMixin, BaseEstimator):
-    """Base class of the conformal estimators."""
+    """Base class of the estimators with prediction sets or intervals."""
 
     _parameter_constraints: ClassVar[dict[str, Any]] = CONFORMAL_CONSTRAINTS
 
@@ -78,7 +78,7 @@ class ConformalBase(EmbeddedMixin, MetaEstimatorMixin, BaseEstimator):
         return self.outlier_detector_.predict(X) == -1
 
     def to_pipeline(self) -> Pipeline:
-        """Make a pipeline of CNNFeatures and this object without it, for an estimator fitted on images.
+        """Make a pipeline of the fitted CNNFeatures and a copy of this object that takes embeddings.
 
         Returns
         -------
@@ -134,5 +134,5 @@ class ConformalBase(EmbeddedMixin, MetaEstimatorMixin, BaseEstimator):
 
 
 def _without_calibration(head: Any) -> Any:
-    """Return the head of a calibrated head: sets need only the order of its decision values."""
+    """Return the estimator inside a CalibratedHead; sets and intervals are computed from uncalibrated values."""
     return head.estimator if isinstance(head, CalibratedHead) else head

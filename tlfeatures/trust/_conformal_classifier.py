@@ -31,15 +31,15 @@ class ConformalClassifier(ClassifierMixin, ConformalBase):
 
     The classifier is fitted on all rows and, for calibration, on folds. The score of a class for a row is how far
     its decision value, or the logarithm of its probability, is below the largest of the other classes. The p-value of
-    a class is the share of the training rows that have at least this score for their own class, when the classifier
-    has not been trained on them. The set contains the classes with a p-value above the error rate
+    a class is the share of the training rows whose own class has at least this score, by a classifier that was not
+    trained on them. The set contains the classes with a p-value above the error rate
     (cross-conformal prediction; Vovk 2015).
 
     Parameters
     ----------
     estimator : classifier
         A classifier with ``decision_function`` or ``predict_proba`` for embeddings, or a pipeline that begins with
-        :class:`~tlfeatures.CNNFeatures`. Of a pipeline, only the steps after CNNFeatures are fitted on folds.
+        :class:`~tlfeatures.CNNFeatures`. Only the steps after CNNFeatures are fitted on folds.
     error_rate : float, default=0.1
         Accepted share of sets without the true class.
     cv : int, default=10
@@ -55,8 +55,6 @@ class ConformalClassifier(ClassifierMixin, ConformalBase):
         Share of images like the training images that `is_unusual` reports. None means that no detector is fitted.
     random_state : int, RandomState or None, default=0
         Seed of the folds.
-
-    `error_rate`, `per_class` and `allow_empty` can be changed by ``set_params`` after `fit`.
 
     Attributes
     ----------
@@ -75,6 +73,8 @@ class ConformalClassifier(ClassifierMixin, ConformalBase):
 
     Notes
     -----
+    `error_rate`, `per_class` and `allow_empty` can be changed by ``set_params`` after `fit`.
+
     The probability holds for new rows that are drawn like the training rows. If rows come in groups, such as several
     images of each patient, new groups must be drawn like the training groups; pass ``groups``. Each group then has
     the weight of one row, and is kept in one fold (Lee, Barber and Willett 2023, "Distribution-free inference with
@@ -82,8 +82,8 @@ class ConformalClassifier(ClassifierMixin, ConformalBase):
     twice the stated one for cross-validation; in measurements it is near the stated one
     (``python benchmarks/conformal.py``).
 
-    A :class:`~tlfeatures.calibration.CalibratedHead` is calibrated once, on all rows; its sets come from the
-    uncalibrated head, because a temperature does not change which class comes first.
+    A :class:`~tlfeatures.calibration.CalibratedHead` is calibrated once, on all rows. The sets are computed from the
+    uncalibrated head, because calibration by a temperature does not change the order of the classes.
 
     Examples
     --------
@@ -220,7 +220,7 @@ class ConformalClassifier(ClassifierMixin, ConformalBase):
         -------
         ndarray of float64, shape (n_samples, n_classes)
             The share of training rows whose score for their own class, computed without training on them, is at least
-            as large as that of this class; between 0 (excluded) and 1, never 0 exactly.
+            as large as that of this class; greater than 0, and at most 1.
         """
         return self._p_values(self._embed(X))
 

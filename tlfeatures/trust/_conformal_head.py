@@ -1,4 +1,4 @@
-"""Heads with prediction sets or intervals, and what they add to a table of predictions."""
+"""Heads with prediction sets or intervals, and the columns that they add to a table of predictions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ConformalPredictions:
     unusual: np.ndarray | None
 
     def make_columns(self, classes: np.ndarray | None) -> dict[str, Any]:
-        """Make the columns "set" (names of classes, separated by "|") and "p_value", or "lower" and "upper"; "unusual".
+        """Make the columns of a table of predictions.
 
         Parameters
         ----------
@@ -49,6 +49,8 @@ class ConformalPredictions:
         Returns
         -------
         dict of str to ndarray of shape (n,)
+            "set" (names of classes, separated by "|") and "p_value" for classification, "lower" and "upper" for
+            regression, and "unusual" if there is a detector.
         """
         columns: dict[str, Any] = {}
         if self.intervals is not None:
@@ -60,7 +62,7 @@ class ConformalPredictions:
         return columns if self.unusual is None else {**columns, "unusual": self.unusual}
 
     def describe(self, y: np.ndarray, classes: np.ndarray | None) -> dict[str, float]:
-        """Compare with the labels.
+        """Compare the sets or intervals with the labels.
 
         Parameters
         ----------
@@ -93,7 +95,7 @@ def fit_conformal_head(
     error_rate: float = 0.1,
     per_class: bool = False,
 ) -> ConformalClassifier | ConformalRegressor:
-    """Fit a head with prediction sets, and calibrated class probabilities, or with prediction intervals.
+    """Fit a classifier with prediction sets and calibrated probabilities, or a regressor with prediction intervals.
 
     Parameters
     ----------
@@ -120,9 +122,8 @@ def fit_conformal_head(
     if not is_classifier(head):
         return ConformalRegressor(head, error_rate=error_rate).fit(X, y, groups=groups)
     last = head[-1] if isinstance(head, Pipeline) else head
-    estimator = (
-        head if isinstance(last, LogisticRegression) else CalibratedHead(head)
-    )  # the first is calibrated
+    # the probabilities of logistic regression need no calibration
+    estimator = head if isinstance(last, LogisticRegression) else CalibratedHead(head)
     return ConformalClassifier(estimator, error_rate=error_rate, per_class=per_class).fit(X, y, groups=groups)
 
 

@@ -28,8 +28,8 @@ class ConformalRegressor(RegressorMixin, ConformalBase):
     Parameters
     ----------
     estimator : regressor
-        A regressor for embeddings, or a pipeline that begins with :class:`~tlfeatures.CNNFeatures`. Of a pipeline,
-        only the steps after CNNFeatures are fitted on folds.
+        A regressor for embeddings, or a pipeline that begins with :class:`~tlfeatures.CNNFeatures`. Only the steps
+        after CNNFeatures are fitted on folds.
     error_rate : float, default=0.1
         Accepted share of intervals without the true value.
     cv : int, default=10
@@ -146,7 +146,7 @@ class ConformalRegressor(RegressorMixin, ConformalBase):
         Returns
         -------
         ndarray of float64, shape (n_samples, 2)
-            Lower and upper end; infinite if there are too few rows or groups for the error rate.
+            Lower and upper ends; infinite if there are too few rows or groups for the error rate.
         """
         error_rate = self._choose_error_rate(error_rate)
         X = self._embed(X)

@@ -1,4 +1,4 @@
-"""Meta-estimators of this package accept embeddings, or images if their estimator begins with CNNFeatures."""
+"""Input of meta-estimators: embeddings, or images if their estimator is a pipeline that begins with CNNFeatures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def split_head(estimator: Any) -> tuple[CNNFeatures | None, Any]:
     -------
     cnn : CNNFeatures or None
     head : estimator
-        The only other step, or a pipeline of the others. Neither is a clone.
+        The only other step, or a pipeline of the others. Neither return value is a clone.
     """
     steps = estimator.steps if isinstance(estimator, Pipeline) else []
     if len(steps) < 2 or not isinstance(steps[0][1], CNNFeatures):
@@ -39,7 +39,7 @@ def split_head(estimator: Any) -> tuple[CNNFeatures | None, Any]:
 
 
 def check_rows(X: Any, name: str = "X") -> None:
-    """Raise an error that counts the rows of an array of numbers that are not finite.
+    """Raise an error if rows of a numeric array contain NaN or infinity.
 
     Parameters
     ----------
@@ -58,21 +58,21 @@ def check_rows(X: Any, name: str = "X") -> None:
     rows = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(rows):
         raise ValueError(
-            f"{len(rows):,} of {len(values):,} rows of `{name}` contain NaN or infinity (inf), the first is row "
-            f"{rows[0]}; CNNFeatures(on_error='nan') returns such rows for unreadable images. Drop these rows."
+            f"{len(rows):,} of {len(values):,} rows of `{name}` contain NaN or infinity (inf). The first is row "
+            f"{rows[0]}. CNNFeatures(on_error='nan') returns such rows for unreadable images. Drop these rows."
         )
 
 
 class EmbeddedMixin:
     """Input of a meta-estimator: embeddings, or images if ``estimator`` is a pipeline that begins with CNNFeatures.
 
-    The pipeline is split: images go through its first step once, and only the rest of it is fitted several times.
+    The first step of such a pipeline transforms the images once; only the other steps are fitted several times.
     """
 
     estimator: Any
 
     def _fit_input(self, X: Any, y: Any, groups: Any) -> tuple[Any, np.ndarray, Any, np.ndarray | None]:
-        """Return the head to fit, its input, the labels, and the groups merged with duplicate groups of images."""
+        """Return the head to fit, its input, the labels, and the groups, merged with groups of duplicate images."""
         cnn, head = split_head(self.estimator)
         if cnn is None:
             vars(self).pop("cnn_", None)  # of an earlier fit on images

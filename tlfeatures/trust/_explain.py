@@ -22,8 +22,8 @@ from tlfeatures.trust._explain_values import HeadValues
 
 __all__ = ["explain"]
 
-_LINEAR = 1e-6  # largest deviation of a linear head from linearity, relative to its values
-_SMOOTH = 0.1  # largest difference between gradients with two steps, relative to the gradient
+_LINEAR = 1e-6  # largest deviation from linearity of a head that counts as linear, relative to its values
+_SMOOTH = 0.1  # largest difference between numeric gradients with two step sizes, relative to the gradient
 
 
 def explain(
@@ -42,17 +42,19 @@ def explain(
     ----------
     pipeline : Pipeline, search or fine-tuned estimator
         A fitted scikit-learn Pipeline that begins with :class:`~tlfeatures.CNNFeatures`, a fitted search over such
-        pipelines, or a fitted :class:`~tlfeatures.FineTuneClassifier` or :class:`~tlfeatures.FineTuneRegressor`.
+        pipelines, a conformal estimator that was fitted on images, or a fitted
+        :class:`~tlfeatures.FineTuneClassifier` or :class:`~tlfeatures.FineTuneRegressor`.
     images : images, as in :class:`~tlfeatures.CNNFeatures`
     label : class, optional
         The class that the maps explain; by default the predicted class of each image.
     method : {"auto", "exact", "gradient", "occlusion"}, default="auto"
-        "exact" splits the decision value of a linear head among the positions. "gradient" does so for other heads, with
-        the mean gradient between the mean training embedding and that of the image, by numeric differences.
-        "occlusion" leaves each position out of the pooling. "auto" is "exact" for linear heads, "occlusion" for heads
-        without a usable gradient, such as forests, and "gradient" for others.
+        "exact" splits the decision value of a linear head among the positions. "gradient" does this for other heads,
+        with the mean of numeric gradients on the line from the mean training embedding to the embedding of the image.
+        "occlusion" leaves each position out of the pooling in turn. "auto" is "exact" for linear heads, "occlusion" for
+        heads without a usable gradient, such as forests, and "gradient" for others.
     X_train : images, optional
-        Training images, of which the nearest ones of each class are listed. Their embeddings are read from the store.
+        Training images; the result lists the nearest ones of each class. Their embeddings are read from the store if
+        they are there.
     y_train : array-like of shape (n,), optional
         Labels of ``X_train``.
     n_neighbors : int, default=3
@@ -67,24 +69,26 @@ def explain(
     TypeError
         If ``pipeline`` is another object, or its head has no values to explain.
     ValueError
-        If a layer of ``pipeline`` has no positions, ``label`` is not a class, there is not one label for each training
-        image.
+        If a layer of ``pipeline`` has no positions, ``label`` is not a class, or there is not one label for each
+        training image.
     ImageReadError
         If no image can be read.
 
     Notes
     -----
-    The network runs once for each image; the gradient is that of the head only, and needs no further pass. With
-    average pooling and a linear head, the maps are class activation maps (Zhou et al. 2016, "Learning deep features for
-    discriminative localization"). With other heads they are those of Grad-CAM (Selvaraju et al. 2017), without its
-    rectifier and with integrated gradients (Sundararajan et al. 2017). The line starts at zero if the head does not
-    center its input; for nearest neighbors the gradient is that at the embedding of the image. With maximum pooling,
-    each channel counts at the position where it is largest. Each position sees a region of the image that is larger
-    than its cell, so maps are coarse.
+    The network runs once for each image; the gradient is that of the head only, and needs no further pass. For each
+    image, the mean of the map plus a constant is the explained value. With average pooling and a linear head, the maps
+    are class activation maps (Zhou et al. 2016, "Learning deep features for discriminative localization"). With other
+    heads they are those of Grad-CAM (Selvaraju et al. 2017), without its rectifier and with integrated gradients
+    (Sundararajan et al. 2017). If the head does not center its input, the line of gradients starts at zero instead of
+    the mean training embedding. For nearest neighbors, only the gradient at the embedding of the image is used. With
+    maximum pooling, the value of a channel is assigned to the position where it is largest. Each position sees a region
+    of the image that is larger than its cell, so maps are coarse.
 
-    The value is the decision value of the head or, for heads without it, the logarithm of the odds of the
-    class or, for nearest neighbors, a difference of distances. For ``SVC`` with three or more classes, whose decision
-    values count votes, it is the mean of the pairwise decision values of the class against each other class.
+    The explained value is the decision value of the head. For heads without decision values, it is the logarithm of the
+    odds of the class, and for nearest neighbors a difference of distances. For ``SVC`` with three or more classes,
+    whose decision values count votes, it is the mean of the pairwise decision values of the class against each other
+    class.
 
     Examples
     --------
@@ -138,7 +142,7 @@ def explain(
 
 
 class _Explainer:
-    """Computes the map of one image after the other; the first image decides on the method."""
+    """Compute the maps of images one by one; the method is chosen at the first image."""
 
     def __init__(self, head: Any, values: HeadValues, column: int | None, method: str) -> None:
         self.head, self.values, self.column = head, values, column
@@ -188,8 +192,8 @@ class _Explainer:
         is_linear = self.values.has_coefficients and _is_linear(value, maps, baseline)
         if self.requested == "exact" and not is_linear:
             raise InvalidParameterError(
-                f"`method='exact'` needs a linear head; got {self.values.head_name}. Use `method='auto'`, which is the "
-                "gradient for this head.",
+                f"`method='exact'` needs a linear head; got {self.values.head_name}. Use `method='auto'`, which "
+                "chooses a method for this head.",
                 "method",
             )
         if self.requested != "auto":
@@ -228,7 +232,8 @@ def _split_pipeline(pipeline: Any) -> tuple[CNNFeatures, Any]:
     if len(steps) < 2 or not isinstance(steps[0][1], CNNFeatures):
         raise InvalidParameterError(
             f"`pipeline` is an object of type {type(pipeline).__name__}; expected a fitted scikit-learn Pipeline "
-            "that begins with CNNFeatures and ends with a classifier or regressor, or a fine-tuned estimator.",
+            "that begins with CNNFeatures and ends with a classifier or regressor, a search over such pipelines, or a "
+            "fine-tuned estimator.",
             "pipeline",
         )
     check_is_fitted(steps[0][1], "recipes_")
@@ -250,7 +255,7 @@ def _find_column(label: Any, classes: np.ndarray | None) -> int | None:
 
 
 def _is_linear(value: Any, maps: PooledMaps, baseline: np.ndarray | None) -> bool:
-    """Return whether a value is a linear function of the embedding plus a constant, at the points that maps need."""
+    """Check at some points whether a value is a linear function of the embedding plus a constant."""
     embedding = maps.embedding
     zero, once, twice = value(np.outer([0.0, 1.0, 2.0], embedding))
     gradient = gradient_map(value, maps, baseline)
@@ -259,7 +264,7 @@ def _is_linear(value: Any, maps: PooledMaps, baseline: np.ndarray | None) -> boo
 
 
 def _is_smooth(value: Any, maps: PooledMaps, baseline: np.ndarray | None) -> bool:
-    """Return whether a value has a gradient: numeric ones with two steps agree, and are not zero."""
+    """Return whether a value has a gradient: numeric gradients with two step sizes agree and are not zero."""
     fine, coarse = (gradient_map(value, maps, baseline, step) for step in (1e-3, 2e-3))
     size = np.abs(fine).max()
     return bool(size > 0 and np.abs(fine - coarse).max() <= _SMOOTH * size)

@@ -22,7 +22,7 @@ __all__ = ["draw_explanation", "project", "save_explanations"]
 _COLORS = "viridis"  # perceptually uniform
 _OPACITY = 0.6
 _SIDE, _SMALL, _GAP, _LINE = 240, 76, 8, 18  # pixels
-_MAX_CLASSES, _COLUMN = 6, 3  # rows of neighbors, in all and in a column
+_MAX_CLASSES, _COLUMN = 6, 3  # largest number of rows of neighbors: in total, and in one column
 _MAX_LABEL = 20  # characters of a class
 _MAX_NAME = 80  # characters of a file name
 
@@ -34,7 +34,7 @@ def project(values: np.ndarray, box: tuple[float, ...], size: tuple[int, int]) -
     ----------
     values : ndarray of shape (h, w)
     box : tuple of float
-        Left, top, right and bottom of the map in the image, which may be larger than the image.
+        Left, top, right and bottom of the map, in pixels of the image. It may extend beyond the image.
     size : (int, int)
         Width and height of the image.
 
@@ -107,7 +107,7 @@ def draw_explanation(result: Explanations, i: int) -> Image.Image:
 
 
 def _blend(image: Image.Image, values: np.ndarray, low: float, high: float) -> Image.Image:
-    """Color a map and lay it over a grey version of the image; where the map is NaN, the image is darker."""
+    """Blend the colors of a map with a grey version of the image; where the map is NaN, the image is darker."""
     grey = np.asarray(image.convert("L").convert("RGB"), float)
     inside = np.isfinite(values)
     colors = _color(np.where(inside, values, low), low, high)
@@ -123,7 +123,7 @@ def _color(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _draw_bar(canvas: Image.Image, corner: tuple[int, int], height: int, low: float, high: float) -> None:
-    """Draw the scale of the colors, with its ends and, if between them, zero."""
+    """Draw the scale of the colors, with labels at its ends and, if it is between them, at zero."""
     left, top = corner
     values = np.linspace(high, low, height)[:, None].repeat(14, axis=1)
     canvas.paste(Image.fromarray(_color(values, low, high)), corner)
@@ -136,7 +136,7 @@ def _draw_bar(canvas: Image.Image, corner: tuple[int, int], height: int, low: fl
 
 
 def _list_rows(result: Explanations, i: int) -> list[tuple[str, list[Image.Image]]]:
-    """Return a caption and images of the nearest training images of each class, the nearest class first."""
+    """Return a caption and the nearest training images of each class, the nearest class first."""
     if result.neighbors is None or result.training_images is None:
         return []
     table = result.neighbors[result.neighbors["row"] == result.rows[i]]
@@ -164,7 +164,7 @@ def _fit(size: tuple[int, int], side: int) -> tuple[int, int]:
 
 
 def _read(images: Images, row: int, decoder: Decoder, shown: tuple[int, int] | None) -> Image.Image:
-    """Read an upright image at a size, by default that of a small image."""
+    """Read an upright image and resize it, by default to the size of a thumbnail."""
     width, height = shown or _fit(images.size(row), _SMALL)
     whole = dataclasses.replace(decoder, image_size=(height, width), resize="stretch")
     return Image.fromarray(images.decode_with_note(row, whole)[1])

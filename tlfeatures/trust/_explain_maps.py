@@ -1,4 +1,4 @@
-"""Feature maps of images, and maps of how their positions contribute to a value of the head."""
+"""Feature maps of images, and maps of what each position contributes to the explained value."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class PooledMaps:
                 yield block, positions, columns, function(rows, part, positions)
 
     def join(self, positions: list[np.ndarray]) -> np.ndarray:
-        """Add the maps of all blocks on the finest grid; the mean is the sum of their means."""
+        """Add the maps of all blocks on the finest grid; the mean of the result is the sum of all contributions."""
         height, width = (max(x.shape[axis] for x in self.maps) for axis in (0, 1))
         grids = [
             values.reshape(x.shape[:2]) * len(values) for values, x in zip(positions, self.maps, strict=True)
@@ -71,7 +71,7 @@ class PooledMaps:
         return np.sum([resample(grid, (height, width)) for grid in grids], axis=0)
 
     def empty(self) -> list[np.ndarray]:
-        """Return an array of zeros for each block, one for each position."""
+        """Return an array of zeros for each block, with one zero for each position."""
         return [np.zeros(len(rows)) for rows, _ in self._blocks()]
 
     def _blocks(self) -> list[tuple[np.ndarray, str]]:
@@ -86,7 +86,7 @@ def iterate_maps(cnn: CNNFeatures, images: Images) -> Iterator[tuple[int, Pooled
     ------
     row : int
     maps : PooledMaps or str
-        The reason, if the image cannot be read.
+        If the image cannot be read, the reason.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def gradient_map(
     The poolings are homogeneous functions of the activations, so the contributions of the positions (the activation
     times the derivative of the pooled value) add up to the embedding. The gradient is the mean over the straight line
     from the baseline to the embedding (integrated gradients; Sundararajan et al. 2017, "Axiomatic attribution for deep
-    networks"), because at the embedding itself that of a kernel says little about images far from other classes. The
+    networks"), because the gradient of a kernel is nearly zero at embeddings far from the decision boundary. The
     derivatives are central differences along each contribution.
 
     Parameters
@@ -144,14 +144,14 @@ def gradient_map(
         Function from embeddings (n, d) to one number each.
     maps : PooledMaps
     baseline : ndarray of shape (d,) or None
-        None means the gradient at the embedding only.
+        None means that only the gradient at the embedding is used.
     step : float, default=1e-3
         Step of the differences, relative to the norm of the embedding.
 
     Returns
     -------
     ndarray of float64, shape (h, w)
-        For a value that is a linear function plus a constant, the mean plus the constant is the value.
+        If the value is a linear function plus a constant, the mean of the map plus the constant is the value.
     """
     embedding, result = maps.embedding, maps.empty()
     points, weights = ([embedding], [1.0]) if baseline is None else _line(baseline, embedding)
@@ -160,15 +160,15 @@ def gradient_map(
         steps = step * (np.linalg.norm(embedding) or 1.0) / np.where(norms, norms, 1.0)
         rows = np.zeros((len(contributions), len(embedding)))
         rows[:, columns] = contributions * steps[:, None]
-        slopes = np.zeros(len(rows))
+        derivatives = np.zeros(len(rows))
         for point, weight in zip(points, weights, strict=True):
-            slopes += weight * (value(point + rows) - value(point - rows)) / (2 * steps)
-        result[block][positions] = np.where(norms, slopes, 0.0)
+            derivatives += weight * (value(point + rows) - value(point - rows)) / (2 * steps)
+        result[block][positions] = np.where(norms, derivatives, 0.0)
     return maps.join(result)
 
 
 def _line(start: np.ndarray, end: np.ndarray) -> tuple[Any, Any]:
-    """Return points between two vectors, and the weights of Gauss and Legendre for the mean of a function there."""
+    """Return points on the line between two vectors, and their weights for the mean (Gauss-Legendre quadrature)."""
     points, weights = np.polynomial.legendre.leggauss(_POINTS)
     return start + (points[:, None] + 1) / 2 * (end - start), weights / 2
 
@@ -185,7 +185,8 @@ def occlusion_map(value: Value, maps: PooledMaps) -> np.ndarray:
     Returns
     -------
     ndarray of float64, shape (h, w)
-        The decrease, times the number of the other positions. A flattened map has their mean at the position.
+        The decrease, times the number of the other positions. In a flattened map, the position is replaced by the mean
+        of the others.
     """
     embedding, result = maps.embedding, maps.empty()
     current = value(embedding[None])[0]
@@ -233,15 +234,15 @@ def _contribute(rows: np.ndarray, part: str, positions: slice) -> np.ndarray:
     if part == "avg":
         return rows[positions] / n
     if part == "max":  # the positions with the maximum share it
-        winners = rows == rows.max(axis=0)
-        return (winners * rows / winners.sum(axis=0))[positions]
+        is_maximum = rows == rows.max(axis=0)
+        return (is_maximum * rows / is_maximum.sum(axis=0))[positions]
     if part == "gem":
         return _cubes(rows[positions]) / n / _pool(rows, part) ** 2
     return _place(rows[positions], n, positions)
 
 
 def _pool_without(rows: np.ndarray, part: str, positions: slice) -> np.ndarray:
-    """Pool the activations without each of some positions."""
+    """Pool the activations once for each of some positions, without this position."""
     n = len(rows)
     if n == 1:  # nothing would be left
         return _pool(rows, part)[None]
@@ -258,7 +259,7 @@ def _pool_without(rows: np.ndarray, part: str, positions: slice) -> np.ndarray:
 
 
 def _place(values: np.ndarray, n: int, positions: slice) -> np.ndarray:
-    """Return rows of zeros of n positions, with one of the rows of ``values`` at each of ``positions``."""
+    """Return flattened maps of n positions that are zero except for row i of ``values`` at position i."""
     placed = np.zeros((len(values), n, values.shape[1]))
     numbers = np.arange(n)[positions]
     placed[np.arange(len(numbers)), numbers] = values

@@ -19,7 +19,7 @@ __all__ = ["TrainingImages"]
 
 
 class TrainingImages:
-    """Training images with their embeddings, which are read from the store.
+    """Training images with their embeddings, which are read from the store if they are there.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class TrainingImages:
     Raises
     ------
     ValueError
-        If there is no label for each image, or no image can be read.
+        If there is not one label for each image, or no image can be read.
     """
 
     def __init__(self, cnn: CNNFeatures, X: Any, y: Any) -> None:
@@ -56,13 +56,15 @@ class TrainingImages:
     def find_nearest(
         self, values: HeadValues, rows: np.ndarray, embeddings: np.ndarray, keys: np.ndarray, n_neighbors: int
     ) -> pandas.DataFrame:
-        """Find the nearest training images of each class, by the distance that the last step of the head sees.
+        """Find the nearest training images of each class.
+
+        Distances are Euclidean distances between the inputs of the last step of the head.
 
         Returns
         -------
         DataFrame
             Columns: "row" of the image; "label"; "rank" from 1; "training_row"; "image", its path or position; and
-            "distance". The image itself is left out.
+            "distance". Training images with the same content as the image are left out.
         """
         import pandas
 

@@ -43,11 +43,12 @@ class Explanations:
     labels : ndarray of shape (m,) or None
         The class that each map explains; None for regression.
     values : ndarray of float64, shape (m,)
-        The explained values. Of a classifier, larger values mean more evidence for the class.
+        The explained values. For a classifier, larger values mean more evidence for the class.
     constants : ndarray of float64, shape (m,)
         With "exact", the intercept; otherwise the part of the value that the map does not explain.
     maps : ndarray of float64, shape (m, h, w)
-        Positive at positions that support the class, negative at those that oppose it.
+        Positive at positions that support the class, negative at those that oppose it. For regression, positive at
+        positions that increase the prediction.
     neighbors : DataFrame or None
         The nearest training images of each class, if there are training images: "row" of the image, "label" of the
         training image, "rank" from 1, "training_row", "image" and "distance".
@@ -114,12 +115,14 @@ class Explanations:
         return draw_explanation(self, i)
 
     def save(self, folder: str | os.PathLike[str]) -> pandas.DataFrame:
-        """Draw all maps as PNG files, whose names contain the class and its value, and a page that shows them.
+        """Write all maps as PNG files, a page that shows them, and a table.
+
+        The names of the files contain the class and its value.
 
         Parameters
         ----------
         folder : path
-            Made if it does not exist. Files with the same names are overwritten.
+            It is created if it does not exist. Files with the same names are overwritten.
 
         Returns
         -------

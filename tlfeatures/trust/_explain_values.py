@@ -1,4 +1,4 @@
-"""The value of a fitted head that a map explains, as a function of the pooled embedding."""
+"""The explained value: a value of a fitted head as a function of the pooled embedding."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class HeadValues:
     Raises
     ------
     InvalidParameterError
-        If the head has no such values; also a ``TypeError`` and a ``ValueError``.
+        If the head has no such values. The error is also a ``TypeError`` and a ``ValueError``.
     """
 
     def __init__(self, head: Any) -> None:
@@ -75,7 +75,7 @@ class HeadValues:
         Raises
         ------
         InvalidParameterError
-            If the head has another number of values than classes.
+            If the number of values of the head is not that of its classes.
         """
         values = np.asarray(self._function(self.transform(embeddings)), float)
         if self.classes is None:
@@ -103,9 +103,10 @@ class HeadValues:
         return X
 
     def find_baseline(self, width: int) -> np.ndarray | None:
-        """Return the start of the line of gradients: the mean training embedding, or zeros if nothing is centered.
+        """Return the start of the line on which gradients are averaged.
 
-        None means that one gradient suffices: distances of neighbors change at a constant rate.
+        It is the mean training embedding, or zeros if the head does not center its input. None means that the gradient
+        at the end of the line is sufficient, because distances to neighbors change at a nearly constant rate.
         """
         if isinstance(self._last, KNeighborsClassifier):
             return None
@@ -147,7 +148,7 @@ class HeadValues:
 
 
 def _average_pairs(pairs: np.ndarray, n_classes: int) -> np.ndarray:
-    """Return the mean decision value of each class against the others; positive values of a pair mean the first."""
+    """Return the mean decision value of each class against the others; positive values favour the first of a pair."""
     values = np.zeros((len(pairs), n_classes))
     for column, (i, j) in zip(pairs.T, combinations(range(n_classes), 2), strict=True):
         values[:, i] += column
@@ -156,7 +157,7 @@ def _average_pairs(pairs: np.ndarray, n_classes: int) -> np.ndarray:
 
 
 def _log_odds(probabilities: np.ndarray) -> np.ndarray:
-    """Return log(p / (1 - p)); 1 - p is the sum of the other probabilities, which is accurate for p near 1."""
+    """Return log(p / (1 - p)); 1 - p is computed from the other probabilities, which is accurate for p near 1."""
     others = probabilities @ (1 - np.eye(probabilities.shape[1]))
     return np.log(np.maximum(probabilities, _MIN_PROBABILITY) / np.maximum(others, _MIN_PROBABILITY))
 
@@ -164,7 +165,7 @@ def _log_odds(probabilities: np.ndarray) -> np.ndarray:
 def _compare_distances(knn: KNeighborsClassifier, X: Any) -> np.ndarray:
     """Return the mean distance to the nearest rows of the other classes, minus the same for the class.
 
-    Unlike the probabilities of nearest neighbors, it changes with every small change of X.
+    Unlike the probabilities of nearest neighbors, it is a continuous function of X.
     """
     distances, rows = knn.kneighbors(X, n_neighbors=knn.n_samples_fit_)
     codes = knn._y[rows]  # scikit-learn has no public attribute for the labels of the training rows

@@ -24,8 +24,8 @@ _TOLERANCE = 1e-9
 class OutlierDetector(OutlierMixin, BaseEstimator):
     """Detect rows that are far from all training rows, at a stated rate of false alarms.
 
-    The distance of a row is its mean cosine distance to the nearest training rows. For calibration, the distance of
-    each training row is measured to the other rows, outside its group. The p-value of a new row is the share of
+    The distance of a row is its mean cosine distance to the nearest training rows. For calibration, the same distance
+    is measured from each training row to the training rows of other groups. The p-value of a new row is the share of
     training rows with at least its distance (conformal anomaly detection; Laxhammar and Falkman 2010).
 
     Parameters
@@ -45,10 +45,10 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
 
     Notes
     -----
-    A row is unlike the training rows for any reason, such as another camera; its prediction may still be right. A row
-    near the training rows is not reported, also if it belongs to none of the classes. Embeddings are
-    neither centered nor standardized, because the values of images of another kind are often large where those of the
-    training images are always 0: this detects more of them than distances between standardized embeddings
+    There are many reasons why a row is unlike the training rows, such as another camera; its prediction may still be
+    right. A row near the training rows is not reported, even if it belongs to none of the classes. Embeddings are
+    neither centered nor standardized, because images of another kind often have large values in features that are 0 for
+    all training images. This detects more of them than distances between standardized embeddings
     (``python benchmarks/conformal.py``).
 
     Examples
@@ -133,7 +133,7 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
                 cosine[codes[part, None] == codes] = -np.inf
             nearest = -np.partition(-cosine, self._k - 1, axis=1)[:, : self._k]
             distances[part] = 1 - nearest.mean(axis=1, dtype=float)
-        return np.round(distances, 6)  # below the precision of float32, the order would be arbitrary
+        return np.round(distances, 6)  # smaller differences are rounding errors of float32
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Return the negative of the distances, so that unusual rows have low scores, as in scikit-learn.

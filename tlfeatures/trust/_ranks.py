@@ -1,4 +1,4 @@
-"""Ranks of new scores among calibration scores, each row or each group of rows with the same weight."""
+"""Ranks of new scores among calibration scores; each row or each group of rows has the same weight."""
 
 from __future__ import annotations
 
@@ -63,9 +63,10 @@ class ScoreTable:
 
 
 def lower_bounds(values: np.ndarray, weights: np.ndarray, error_rate: float) -> np.ndarray:
-    """Return the weighted quantile of each row of ``values``, with one more value of minus infinity and weight 1.
+    """Return a weighted quantile of each row of ``values`` and one more value, minus infinity with weight 1.
 
-    It is the smallest value at which the weights, summed from below, are greater than ``error_rate`` times their total.
+    The quantile is the smallest value such that the weights of all values up to it are, in sum, greater than
+    ``error_rate`` times the total weight.
 
     Parameters
     ----------
