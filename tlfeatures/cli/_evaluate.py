@@ -32,7 +32,8 @@ class EvaluationSource(opt.SourceOptions):
 def evaluate(model: opt.SavedModel, source: EvaluationSource, as_json: opt.Json = False) -> None:
     """Score the predictions of a saved model on labelled images.
 
-    Unreadable images are left out and counted. A warning is printed if images were used for training.
+    Unreadable images are left out and counted. A warning is printed if some of them were used for
+    training.
     """
     from tlfeatures.evaluation import ClassificationScores
 

@@ -64,7 +64,7 @@ class TrainingOptions(Options):
     schedule: str = option("cosine", "Schedule of the learning rate: cosine, step or constant.")
     weight_decay: float = option(1e-4, "Weight decay of AdamW.")
     augment: str | None = option(
-        None, "Augmentations, such as crop=4,flip=horizontal,rotation=0.05,color=0.2."
+        None, "Augmentations: crop, flip, rotation, color, ..., such as flip=horizontal,crop=4."
     )
     tta: int = option(0, "Number of augmented views to average for each prediction.", min=0)
     class_weight: bool = option(
@@ -96,7 +96,10 @@ class ComparisonOptions(Options):
     frozen: str | None = option(None, "Head of the frozen pipeline: a name, as for --head of `fit`.")
     cv: int = option(3, "Number of folds; 0 for no comparison.", metavar="K", min=0)
     n_repeats: int | None = option(
-        None, "Repeats with other folds; by default more than one below 500 images.", "--repeats", min=1
+        None,
+        "Repeats with different folds; by default more than one for fewer than 500 images.",
+        "--repeats",
+        min=1,
     )
     scoring: str | None = option(None, opt.SCORING)
     task: str = option("auto", opt.TASK)
@@ -109,7 +112,7 @@ class FileOptions(opt.OutputOptions):
 
     output: str | None = option(
         None,
-        "Save the model to this file; its suffix is .keras-bundle or .joblib, whichever model is kept.",
+        "Save the model to this file, with the suffix .keras-bundle or .joblib; either is accepted for both models.",
         "-o",
         metavar="FILE",
     )

@@ -41,11 +41,11 @@ class FitOutput(opt.OutputOptions):
     output: str | None = option(None, "Save the pipeline to this file.", "-o", metavar="FILE.joblib")
     conformal: float | None = option(
         None,
-        "Error rate, such as 0.1: `predict` adds sets of classes, or intervals, that contain the truth except at this "
-        "rate, and reports unusual images.",
+        "Accepted error rate, such as 0.1. `predict` then adds sets of classes, or intervals, that miss the truth at "
+        "about this rate or less, and reports unusual images.",
         metavar="RATE",
     )
-    per_class: bool = option(False, "The error rate of --conformal holds for each class.")
+    per_class: bool = option(False, "Make the error rate of --conformal hold for each class.")
 
 
 @expand_options
@@ -59,8 +59,8 @@ def fit(
     """Train a head on the embeddings of labelled images, cross-validate it, and save it.
 
     A head is a scikit-learn classifier or regressor. Unreadable images are left out and counted. Duplicate images are
-    kept in one fold. The saved file is a scikit-learn Pipeline that predicts from image paths, for `predict`,
-    `evaluate` and joblib.load. Its class probabilities are calibrated on held-out folds.
+    kept in one fold. The saved file is a scikit-learn Pipeline that predicts from image paths; `predict`, `evaluate`
+    and joblib.load read it. Its class probabilities are calibrated on held-out folds.
     """
     from tlfeatures.saved_models import is_saved_pipeline, save_pipeline
 

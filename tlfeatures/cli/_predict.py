@@ -26,13 +26,13 @@ class PredictOptions(TableOptions):
 def predict(model: opt.SavedModel, items: ImageItems, options: PredictOptions) -> None:
     """Predict with a saved model, and print a table with one row for each image, in the order of the arguments.
 
-    Columns: path, prediction, probability of the predicted class, and error. For heads without class probabilities,
-    a column `decision` has the decision value of the predicted class instead; regression has neither. An unreadable
-    image has an error and no prediction; the exit code is 1 if no image could be read.
+    The columns are path, prediction, probability of the predicted class, and error. For heads without class
+    probabilities, a column `decision` has the decision value of the predicted class instead; regression has neither. An
+    unreadable image has an error and no prediction; the exit code is 1 if no image could be read.
 
-    Models of `fit --conformal` add `set`, classes separated by "|" of which one is the true class except at the stated
-    error rate, and the `p_value` of the predicted class; or, for regression, `lower` and `upper`. `unusual` is True for
-    images unlike the training images.
+    Models of `fit --conformal` add columns. `set` has classes, separated by "|"; the share of sets without the true
+    class is about the error rate or less. `p_value` is that of the predicted class. For regression, `lower` and `upper`
+    are the ends of an interval instead. `unusual` is True for images unlike the training images.
     """
     import pandas
 

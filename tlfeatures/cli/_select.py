@@ -42,7 +42,7 @@ class SearchSpace(Options):
     poolings: str = option("avg,max", "avg, max, avgmax, gem or flatten.", "--pooling")
     image_sizes: str = option(
         "auto",
-        "Sides, or height x width, in pixels; default: the network's; auto: the network's and about half of it.",
+        "Sides, or height x width, in pixels. default: the size of the network; auto: this and about half of it.",
         "--image-size",
     )
     resize: str = option("stretch,crop", "stretch, crop or pad.", metavar="NAME,...", parse=parse_names)
