@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.base import clone, is_classifier
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import KFold
+from sklearn.model_selection import KFold, StratifiedKFold
 
 from tlfeatures._inputs import is_missing
 from tlfeatures._params import check_parameter, describe_value, integer
@@ -87,8 +87,8 @@ def suggest(X: Any, y: Any, n: int = 10, *, estimator: Any = None, random_state:
     """Choose images to label next: uncertain, unlike each other, and no duplicates.
 
     A classifier is fitted on the labelled images. The candidates are the unlabelled images with the smallest margin
-    between the two most likely classes. Their share of the unlabelled images is the square of the error rate of the
-    classifier, so that most images are candidates while it still makes many errors. The candidates are divided into
+    between the two most likely classes. Their share of the unlabelled images is the cross-validated error rate of the
+    classifier to the power of 1.5, so that most images are candidates while it makes many errors. They are divided into
     ``n`` clusters by k-means, and the image nearest to each centre is chosen (Zhdanov 2019, "Diverse mini-batch active
     learning").
 
@@ -235,11 +235,13 @@ def _skip_duplicates(
 
 def _measure_accuracy(head: Any, X: np.ndarray, y: np.ndarray, rng: np.random.RandomState) -> float:
     """Return the cross-validated accuracy; rows of a class that no fold trains on count as errors."""
-    codes = np.unique(y, return_inverse=True)[1]
-    if np.bincount(codes).max() == 1:
+    counts = np.unique(y, return_counts=True)[1]
+    if counts.max() == 1:
         return 0.0
+    # without stratification, the classes of few images that are left out would be rare in training
+    splitter, k = (StratifiedKFold, counts.min()) if counts.min() > 1 else (KFold, len(y))
     correct = np.zeros(len(y), bool)
-    for train, test in KFold(min(5, len(y)), shuffle=True, random_state=rng).split(X):
+    for train, test in splitter(min(5, k), shuffle=True, random_state=rng).split(X, y):
         if len(np.unique(y[train])) > 1:
             correct[test] = clone(head).fit(X[train], y[train]).predict(X[test]) == y[test]
     return float(correct.mean())
@@ -258,7 +260,7 @@ def _choose(
     order = np.arange(len(X)) if margins is None else np.argsort(margins, kind="stable")
     n_candidates = len(X)
     if accuracy is not None:
-        n_candidates = min(len(X), max(_CANDIDATES * n, int((1 - accuracy) ** 2 * len(X))))
+        n_candidates = min(len(X), max(_CANDIDATES * n, int((1 - accuracy) ** 1.5 * len(X))))
     candidates = order[:n_candidates]
     weights = np.ones(n_candidates) if margins is None else 1 - np.arange(n_candidates) / len(X)
     centered = X[candidates] - X.mean(axis=0)
