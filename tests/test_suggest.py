@@ -89,10 +89,12 @@ def test_all_remaining_images_are_suggested_with_a_warning_if_there_are_not_enou
     assert sorted(suggestions.rows.tolist()) == list(range(10))
 
 
-@pytest.mark.parametrize(("labelled", "what"), [([0, 1], "one class, 'cat'"), ([], "no class")])
+@pytest.mark.parametrize(
+    ("labelled", "what"), [([0, 1], "all labels are 'cat'"), ([], "no image has a label")]
+)
 def test_fewer_than_two_classes_give_images_unlike_each_other(classes, labelled, what):
     X, y = classes
-    with pytest.warns(UserWarning, match=f"labelled images are of {what}, so images are chosen without"):
+    with pytest.warns(UserWarning, match=f"{what}, so the suggested images are chosen without"):
         suggestions = suggest(X, keep_labels(y, labelled), n=12)
     assert suggestions.predictions is None and suggestions.margins is None
     assert set(y[suggestions.rows]) == {"cat", "dog", "hen"}
@@ -213,7 +215,9 @@ def test_command_uses_labelled_images_of_other_folders(run, folder, photos):
 
 def test_command_reports_labels_that_cannot_be_used(run, folder):
     code, out, err = run(labelled_rows(folder, 1), "-n", 3, "--json")
-    assert code == 0 and "of one class, 'dark', so images are chosen without a classifier" in err
+    assert (
+        code == 0 and "all labels are 'dark', so the suggested images are chosen without a classifier" in err
+    )
     assert list(json.loads(out)["suggestions"][0]) == ["path"]
     path = folder / "00.png"
     code, _, err = run([(path, "dark"), (path, "bright")])

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Suggestions", "suggest"]
 
 _DUPLICATE_THRESHOLD = 0.95  # the default of FeatureSearchCV
-_CANDIDATES = 3  # at least this number for each image to suggest
+_CANDIDATES = 3  # least number of candidates for each image to suggest
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,10 @@ class Suggestions:
     accuracy : float or None
         Accuracy on the labelled images, from cross-validation.
     n_duplicates : int
-        Number of unlabelled images that are skipped as duplicates of labelled or of other unlabelled images.
+        Number of unlabelled images that are skipped, because they are duplicates of labelled or of other unlabelled
+        images.
     extracted : Extracted or None
-        Result of the extraction, with the reason for each unreadable image; None if X are embeddings.
+        Result of the extraction, with the reason for each unreadable image; None if X is an array of embeddings.
     """
 
     rows: np.ndarray
@@ -88,9 +89,9 @@ def suggest(X: Any, y: Any, n: int = 10, *, estimator: Any = None, random_state:
 
     A classifier is fitted on the labelled images. The candidates are the unlabelled images with the smallest margin
     between the two most likely classes. Their share of the unlabelled images is the cross-validated error rate of the
-    classifier to the power of 1.5, so that most images are candidates while it makes many errors. They are divided into
-    ``n`` clusters by k-means, and the image nearest to each centre is chosen (Zhdanov 2019, "Diverse mini-batch active
-    learning").
+    classifier to the power of 1.5, so that there are more candidates while it makes many errors; there are at least
+    ``3 * n``. The candidates are divided into ``n`` clusters by k-means, and the image nearest to each centre is chosen
+    (Zhdanov 2019, "Diverse mini-batch active learning").
 
     Parameters
     ----------
@@ -102,7 +103,7 @@ def suggest(X: Any, y: Any, n: int = 10, *, estimator: Any = None, random_state:
         Number of images to choose.
     estimator : classifier, optional
         A classifier for embeddings, by default ``make_head("svm")``; or a pipeline that begins with
-        :class:`~tlfeatures.CNNFeatures`, which is required if X are images.
+        :class:`~tlfeatures.CNNFeatures`, which is required if X contains images.
     random_state : int, RandomState or None, default=0
         Seed of the clusters and folds.
 
@@ -119,8 +120,8 @@ def suggest(X: Any, y: Any, n: int = 10, *, estimator: Any = None, random_state:
     Notes
     -----
     If fewer than two classes have labels, the images are chosen by k-means of all unlabelled images, with a warning.
-    Unreadable images are never suggested. In ``python benchmarks/suggest.py``, the accuracy of random labelling is
-    reached with fewer labels.
+    Unreadable images are never suggested. ``python benchmarks/suggest.py`` compares this function with random choice:
+    the same accuracy needs fewer labels.
 
     Examples
     --------
@@ -151,9 +152,10 @@ def suggest(X: Any, y: Any, n: int = 10, *, estimator: Any = None, random_state:
     predictions = margins = accuracy = None
     y_labelled = np.array(labels[labelled].tolist())
     if len(np.unique(y_labelled)) < 2:
-        what = f"one class, {y_labelled.tolist()[0]!r}" if len(y_labelled) else "no class"
+        what = f"all labels are {y_labelled.tolist()[0]!r}" if len(y_labelled) else "no image has a label"
         warn(
-            f"the labelled images are of {what}, so images are chosen without a classifier, only unlike each other."
+            f"{what}, so the suggested images are chosen without a classifier: they are unlike "
+            "each other, but not uncertain."
         )
     else:
         y_labelled, _ = check_labels(y_labelled, len(y_labelled), "classification")
