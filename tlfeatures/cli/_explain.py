@@ -59,7 +59,7 @@ class MapFolder(opt.OutputOptions):
     """Folder of the maps."""
 
     output: str | None = option(
-        "maps", "Folder for the PNG files, which is made if it does not exist.", "-o", metavar="DIR"
+        "maps", "Folder for the PNG files; it is created if it does not exist.", "-o", metavar="DIR"
     )
     force: bool = option(False, "Write into a folder that is not empty.")
 
