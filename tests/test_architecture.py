@@ -60,11 +60,9 @@ ALLOWED: dict[str, set[str]] = {
         "results",
         "report",
     },
-    "jobs": {"extract"},
     "embedding_files": {"features", "sources"},
     "predictions": {"finetune", "trust"},
     "saved_models": {"predictions", "sources"},
-    "app": {"features", "report"},
 }
 ALLOWED["cli"] = set(ALLOWED)
 ALLOWED["studies"] = set(ALLOWED)
