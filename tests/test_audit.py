@@ -194,7 +194,7 @@ def test_classes_with_two_images_and_with_one():
     result = audit(X, y)
     assert_no_missing_values(result)
     assert set(result.label_errors["row"]) == set(range(len(X) - 1))
-    assert any("1 labels were not checked" in note and "'elk'" in note for note in result.notes)
+    assert any("1 label was not checked" in note and "'elk'" in note for note in result.notes)
     assert any(
         "2 of 5 classes have fewer than 10 images; the smallest is 'elk' with 1." in note
         for note in result.notes

@@ -134,7 +134,7 @@ def _note_unchecked(data: AuditData, labels: Labels, checked: np.ndarray) -> Non
     if len(skipped):
         names = ", ".join(repr(str(name)) for name in labels.classes[np.unique(labels.codes[skipped])][:5])
         data.notes.append(
-            f"{len(skipped):,} labels were not checked, because all images of their class are in one group or the "
+            f"{len(skipped):,} label{'s were' if len(skipped) != 1 else ' was'} not checked, because all images of their class are in one group or the "
             f"class has a single image: {names}."
         )
 
