@@ -133,9 +133,10 @@ def _note_unchecked(data: AuditData, labels: Labels, checked: np.ndarray) -> Non
     skipped = np.setdiff1d(np.flatnonzero(labels.codes >= 0), checked)
     if len(skipped):
         names = ", ".join(repr(str(name)) for name in labels.classes[np.unique(labels.codes[skipped])][:5])
+        count = "1 label was" if len(skipped) == 1 else f"{len(skipped):,} labels were"
         data.notes.append(
-            f"{len(skipped):,} label{'s were' if len(skipped) != 1 else ' was'} not checked, because all images of their class are in one group or the "
-            f"class has a single image: {names}."
+            f"{count} not checked, because all images of their class are in one group or the class has a single "
+            f"image: {names}."
         )
 
 
