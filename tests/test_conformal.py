@@ -19,7 +19,7 @@ from tlfeatures import CNNFeatures, ConformalClassifier, ConformalRegressor
 from tlfeatures.calibration import CalibratedHead
 from tlfeatures.evaluation import find_duplicates
 from tlfeatures.heads import make_head
-from tlfeatures.trust import OutlierDetector
+from tlfeatures.trust import OutlierDetector, measure_prediction_sets
 
 
 @pytest.mark.filterwarnings("ignore:`error_rate=0.1` needs at least", "ignore:`false_alarm_rate=0.05` needs")
@@ -253,3 +253,69 @@ def test_duplicate_images_are_kept_together(photos):
     assert conformal.fit(photos.paths * 3, photos.labels * 3).n_calibration_.tolist() == once
     with pytest.raises(ValueError, match="in one group of duplicates"):
         conformal.fit([photos.paths[0]] * 8, list("aabbaabb"))
+
+
+# -- coverage and size of sets from out-of-fold values ---------------------------------------------
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_measured_sets_agree_with_a_direct_computation(grouped):
+    rng = np.random.default_rng(0)
+    n, classes = 90, np.array(["a", "b", "c", "rare"])
+    codes = np.r_[np.arange(n - 4) % 3, np.full(4, 3)]
+    logits = rng.normal(size=(n, 4)) + 2 * np.eye(4)[codes]
+    logits[5, 1] = np.nan
+    groups = rng.integers(0, 40, n) if grouped else np.arange(n)
+    result = measure_prediction_sets(logits, codes, logits.argmax(axis=1), classes, groups)
+    used = np.delete(np.arange(n), 5)
+    scores = {i: [max(np.delete(logits[i], c)) - logits[i, c] for c in range(4)] for i in used}
+    p = np.zeros((n, 4))
+    for i in used:
+        others = set(groups[used].tolist()) - {groups[i]}
+        for c in range(4):
+            share = sum(
+                np.mean([scores[j][codes[j]] >= scores[i][c] for j in used if groups[j] == g]) for g in others
+            )
+            p[i, c] = (share + 1) / (len(others) + 1)
+    assert result.images == n - 1
+    for row in result.error_rates.itertuples():
+        sets = p[used] > row.error_rate + 1e-9
+        sets[np.arange(n - 1), logits[used].argmax(axis=1)] = True
+        covered, sizes = sets[np.arange(n - 1), codes[used]], sets.sum(axis=1)
+        expected = covered.mean(), sizes.mean(), (sizes == 1).mean()
+        np.testing.assert_allclose((row.coverage, row.mean_size, row.one_class), expected)
+        if row.error_rate == 0.1:
+            of_a = codes[used] == 0
+            np.testing.assert_allclose(
+                result.classes.iloc[0, 1:].tolist(), [of_a.sum(), covered[of_a].mean(), sizes[of_a].mean()]
+            )
+    assert result.error_rates["error_rate"].tolist() == [0.05, 0.1, 0.2]
+    assert result.classes["class"].tolist() == ["a", "b", "c"]
+    assert result.note == "1 of 4 classes have fewer than 10 images and are not in the table of classes."
+
+
+def test_measured_sets_contain_the_class_at_the_stated_rate():
+    rng = np.random.default_rng(1)
+    codes = rng.integers(0, 3, 3000)
+    logits = rng.normal(size=(3000, 3)) + 1.5 * np.eye(3)[codes]
+    result = measure_prediction_sets(logits, codes, logits.argmax(axis=1), np.arange(3), np.arange(3000))
+    np.testing.assert_allclose(result.error_rates["coverage"], [0.95, 0.9, 0.8], atol=0.015)
+    assert result.error_rates["mean_size"].is_monotonic_decreasing
+    assert result.error_rates["one_class"].is_monotonic_increasing
+
+
+@pytest.mark.parametrize("groups", [np.arange(19), np.arange(40) % 19])
+def test_sets_are_not_measured_on_few_independent_rows(groups):
+    n = len(groups)
+    codes = np.arange(n) % 2
+    result = measure_prediction_sets(np.eye(2)[codes], codes, codes, np.arange(2), groups)
+    assert result.error_rates.empty and result.classes.empty
+    assert "20 images with out-of-fold values of all classes are needed" in result.note
+    assert result.note.endswith("there are 19.")
+
+
+def test_measured_sets_of_small_classes_are_not_listed():
+    codes = np.arange(25) % 5
+    result = measure_prediction_sets(np.eye(5)[codes], codes, codes, np.array(list("abcde")), np.arange(25))
+    assert result.classes.empty and result.error_rates["coverage"].tolist() == [1.0, 1.0, 1.0]
+    assert result.note.startswith("5 of 5 classes have fewer than 10 images")

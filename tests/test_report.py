@@ -27,7 +27,7 @@ from tlfeatures.evaluation import Duplicates
 from tlfeatures.report import _figures, _tables, is_report, write_report
 from tlfeatures.report._class_names import Labels
 from tlfeatures.report._code import make_python_code
-from tlfeatures.results import LearningCurve, Regime, Score, SearchResult
+from tlfeatures.results import LearningCurve, PredictionSets, Regime, Score, SearchResult
 from tlfeatures.selection._fitted_images import worst_predictions
 from tlfeatures.selection._result import best_options, sample_embeddings
 
@@ -348,6 +348,37 @@ def test_report_of_a_head_without_probabilities(tmp_path):
     assert "has no probabilities" in page
     assert not (tmp_path / "figures" / "calibration.png").exists()
     assert "over the true one in decision value" in page
+
+
+def test_page_shows_prediction_sets(tmp_path):
+    error_rates = pd.DataFrame(
+        [(0.05, 0.96, 1.5, 0.61), (0.1, 0.912, 1.23, 0.77), (0.2, 0.83, 1.1, 0.9)],
+        columns=["error_rate", "coverage", "mean_size", "one_class"],
+    )
+    classes = pd.DataFrame(
+        [("class 00", 20, 0.85, 1.4)], columns=["class", "images", "coverage", "mean_size"]
+    )
+    note = "2 of 3 classes have fewer than 10 images."
+    sets = PredictionSets(60, error_rates, classes, note)
+    _, page, summary = write(tmp_path, prediction_sets=sets)
+    for text in ("Is the prediction sure?", "10% 91.2% 1.23 77.0%", "class 00 20 85.0% 1.40", note,
+                 "share of the 60 images whose set contains", "Duplicates are split between folds",
+                 "ConformalClassifier", "tlfeatures fit --conformal 0.1"):  # fmt: skip
+        assert text in page, text
+    assert summary["prediction_sets"]["error_rates"][1] == error_rates.to_dict("records")[1]
+    assert summary["prediction_sets"]["classes"] == classes.to_dict("records")
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "tables/prediction_sets.csv"), error_rates)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "tables/prediction_sets_by_class.csv"), classes)
+
+
+def test_page_says_why_there_are_no_prediction_sets(fitted_search, tmp_path):
+    """All images of the search are in one group of duplicates."""
+    _, page, summary = read(fitted_search[1] / "report")
+    assert "No prediction sets: 20 images with out-of-fold values of all classes are needed" in page
+    assert summary["prediction_sets"]["error_rates"] == []
+    assert not (fitted_search[1] / "report/tables/prediction_sets.csv").exists()
+    _, page, summary = write(tmp_path, make_result(0))
+    assert "Is the prediction sure?" not in page and "prediction_sets" not in summary
 
 
 def test_report_without_mistakes_curve_duplicates_or_map(tmp_path):

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from scipy.stats import randint, spearmanr
 from sklearn import config_context
-from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.base import BaseEstimator, ClassifierMixin, clone, is_classifier, is_regressor
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import RandomForestClassifier
@@ -408,6 +408,61 @@ def test_error_names_a_user_estimator_that_cannot_be_fitted(warm, data):
 
 WEIGHTS = np.random.default_rng(5).uniform(0.1, 3, 36)
 ONE = SMALL | {"layers": LAYERS[1:2], "poolings": "avg"}
+
+
+def test_prediction_sets_are_those_of_the_out_of_fold_values(warm):
+    search = warm[1]
+    result, oof = search.result().prediction_sets, search.oof_
+    z = search.oof_decision_
+    codes = np.searchsorted(search.classes_, oof["true"])
+    groups = search.duplicates_.groups
+    own = [max(np.delete(row, code)) - row[code] for row, code in zip(z, codes, strict=True)]
+    covered = [
+        sum(own[j] >= own[i] for j in range(36) if groups[j] != groups[i]) + 1 > 0.1 * 36
+        or oof["predicted"][i] == oof["true"][i]
+        for i in range(36)
+    ]
+    assert len(np.unique(groups)) == 36  # each image counts once
+    assert result.images == 36 and result.note == ""
+    assert result.error_rates["coverage"][1] == pytest.approx(np.mean(covered))
+    assert result.classes["class"].tolist() == search.classes_.tolist()
+    assert result.classes["images"].tolist() == [12, 12, 12]
+    assert search.summary()["prediction_sets"] == result.summary()
+    assert json.loads(json.dumps(result.summary()))["error_rates"][1]["coverage"] == pytest.approx(
+        np.mean(covered)
+    )
+
+
+class VoteOnly(ClassifierMixin, BaseEstimator):
+    """A classifier without decision values and probabilities."""
+
+    def fit(self, X, y):
+        self.classes_ = np.unique(y)
+        return self
+
+    def predict(self, X):
+        return np.repeat(self.classes_[:1], len(X))
+
+
+@pytest.mark.filterwarnings("ignore::tlfeatures.errors.DuplicateImagesWarning")
+def test_prediction_sets_from_probabilities(warm, data):
+    search = FeatureSearchCV(**ONE | {"heads": {"knn": {}}}, cache=warm[0]).fit(*data)
+    sets = search.result().prediction_sets
+    assert search.oof_decision_ is None and sets.images == 36
+    assert sets.error_rates["coverage"][1] >= search.metrics_["accuracy"]
+    assert sets.error_rates.notna().all(axis=None) and sets.error_rates["mean_size"].between(1, 3).all()
+
+
+@pytest.mark.filterwarnings("ignore::tlfeatures.errors.DuplicateImagesWarning")
+def test_prediction_sets_need_decision_values(warm, data):
+    store, _ = warm
+    options = ONE | {"heads": {"vote": VoteOnly()}}
+    sets = FeatureSearchCV(**options, cache=store).fit(*data).result().prediction_sets
+    assert sets.error_rates.empty and sets.note == "the head has neither decision values nor probabilities."
+    pairs = ONE | {"heads": {"pairs": SVC(decision_function_shape="ovo")}}
+    X, y = data
+    sets = FeatureSearchCV(**pairs, cache=store).fit(X, np.where(np.arange(36) % 4, y, "other")).result()
+    assert "6 decision values for 4 classes" in sets.prediction_sets.note
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ __all__ = [
     "compute_logits",
     "fit_calibrated_head",
     "fit_calibrated_pipeline",
+    "to_logits",
 ]
 
 
@@ -198,19 +199,38 @@ def compute_logits(head: Any, X: np.ndarray, classes: np.ndarray) -> np.ndarray:
     >>> compute_logits(head, [[0.5]], head.classes_).shape
     (1, 2)
     """
-    if hasattr(head, "decision_function"):
-        z = np.asarray(head.decision_function(X), float)
-        z = np.stack([-z, z], axis=1) if z.ndim == 1 else z
-    else:
-        z = np.log(
-            np.maximum(head.predict_proba(X), 1e-6)
-        )  # nearest neighbors return probabilities of exactly 0
+    decisions = head.decision_function(X) if hasattr(head, "decision_function") else None
+    z = to_logits(decisions, head.predict_proba(X) if decisions is None else None)
     if z.shape[1] != len(classes):
         raise ValueError(
             f"The decision function of `estimator` has {z.shape[1]} columns for {len(classes)} classes; "
             "expected one per class: for SVC use decision_function_shape='ovr'."
         )
     return z
+
+
+def to_logits(decision_values: Any, probabilities: Any) -> np.ndarray:
+    """Return decision values or, if they are None, logarithms of probabilities.
+
+    Parameters
+    ----------
+    decision_values : array-like of shape (n,) or (n, n_columns), or None
+    probabilities : array-like of shape (n, n_classes), or None
+
+    Returns
+    -------
+    ndarray of float64, shape (n, n_columns)
+        For two classes with one decision value, its negative and itself.
+
+    Examples
+    --------
+    >>> to_logits([0.5], None).tolist()
+    [[-0.5, 0.5]]
+    """
+    if decision_values is None:
+        return np.log(np.maximum(probabilities, 1e-6))  # nearest neighbors return probabilities of exactly 0
+    z = np.asarray(decision_values, float)
+    return np.stack([-z, z], axis=1) if z.ndim == 1 else z
 
 
 def fit_calibrated_head(head: Any, X: Any, y: Any, groups: Any = None) -> Any:

@@ -79,6 +79,9 @@ def make_sections(result: SearchResult, folder: ReportFolder) -> dict[str, Any]:
     if result.audit is not None:
         folder.save("label_errors", result.audit.label_errors)
         folder.save("outliers", result.audit.outliers)
+    if result.prediction_sets is not None and len(result.prediction_sets.error_rates):
+        folder.save("prediction_sets", result.prediction_sets.error_rates)
+        folder.save("prediction_sets_by_class", result.prediction_sets.classes)
     with labels.style():
         layers = _draw_layers(result, folder)
         folder.draw("heads", _figures.plot_heads, result.candidates, result.scoring)

@@ -1,6 +1,7 @@
 """Result objects of a feature search and of an audit, which can be used without the objects that made them."""
 
 from tlfeatures.results._audit import AuditResult
+from tlfeatures.results._prediction_sets import PredictionSets
 from tlfeatures.results._search import (
     EmbeddingSample,
     LearningCurve,
@@ -14,6 +15,7 @@ __all__ = [
     "AuditResult",
     "EmbeddingSample",
     "LearningCurve",
+    "PredictionSets",
     "Regime",
     "Score",
     "SearchResult",

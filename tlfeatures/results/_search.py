@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tlfeatures.results._audit import AuditResult
+from tlfeatures.results._prediction_sets import PredictionSets
 
 if TYPE_CHECKING:
     import pandas
@@ -183,6 +184,9 @@ class SearchResult:
     audit : AuditResult or None
         Label errors, outliers and groups that predict the label, from the out-of-fold predictions of the best
         pipeline; None for regression, for more than 20,000 images, or if the embeddings are no longer in the store.
+    prediction_sets : PredictionSets or None
+        Coverage and size of prediction sets, from the out-of-fold predictions of the best pipeline; None for
+        regression.
     """
 
     task: Literal["classification", "regression"]
@@ -217,6 +221,7 @@ class SearchResult:
     timings: pandas.DataFrame
     recipes: list[dict[str, Any]]
     audit: AuditResult | None = None
+    prediction_sets: PredictionSets | None = None
 
     @property
     def has_groups(self) -> bool:

@@ -15,7 +15,7 @@ from tlfeatures.calibration import compute_logits
 from tlfeatures.errors import InvalidParameterError
 from tlfeatures.evaluation import check_labels
 from tlfeatures.trust._conformal import CONFORMAL_CONSTRAINTS, ConformalBase
-from tlfeatures.trust._ranks import ScoreTable, row_weights
+from tlfeatures.trust._ranks import ScoreTable, row_weights, score_classes, to_p_values
 
 __all__ = ["ConformalClassifier"]
 
@@ -204,10 +204,7 @@ class ConformalClassifier(ClassifierMixin, ConformalBase):
 
     def _score(self, estimator: Any, X: np.ndarray) -> np.ndarray:
         """Return how far each class is below the best of the others, shape (n, n_classes)."""
-        logits = compute_logits(estimator, X, self.classes_)
-        two = np.partition(logits, -2, axis=1)[:, -2:]
-        is_best = np.arange(logits.shape[1]) == logits.argmax(axis=1)[:, None]
-        return np.where(is_best, two[:, :1], two[:, 1:]) - logits
+        return score_classes(compute_logits(estimator, X, self.classes_))
 
     def p_values(self, X: Any) -> np.ndarray:
         """Compute the p-value of each class.
@@ -231,7 +228,7 @@ class ConformalClassifier(ClassifierMixin, ConformalBase):
         for estimator, tables in zip(self.fold_estimators_, self._tables, strict=True):
             for i, column in enumerate(self._score(estimator, X).T):
                 weights[:, i] += tables[indices[i]].weight_above(column)
-        return (weights + 1) / (self.n_calibration_[indices] + 1)
+        return to_p_values(weights, self.n_calibration_[indices])
 
     def predict_set(self, X: Any, error_rate: float | None = None) -> np.ndarray:
         """Predict the set of classes of each row.

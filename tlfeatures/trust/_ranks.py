@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["ScoreTable", "lower_bounds", "row_weights"]
+__all__ = ["ScoreTable", "lower_bounds", "row_weights", "score_classes", "to_p_values"]
 
 _TOLERANCE = 1e-9  # for sums of weights such as 1/3
 
@@ -60,6 +60,49 @@ class ScoreTable:
     def weight_above(self, scores: np.ndarray) -> np.ndarray:
         """Return the weight of the calibration scores that are greater than or equal to each of ``scores``."""
         return self._weights[np.searchsorted(self.scores, scores, side="left")]
+
+
+def score_classes(logits: np.ndarray) -> np.ndarray:
+    """Return how far each class is below the best of the other classes.
+
+    Parameters
+    ----------
+    logits : ndarray of float, shape (n, n_classes)
+
+    Returns
+    -------
+    ndarray of float, shape (n, n_classes)
+
+    Examples
+    --------
+    >>> score_classes(np.array([[3.0, 1.0, 0.0]])).tolist()
+    [[-2.0, 2.0, 3.0]]
+    """
+    two = np.partition(logits, -2, axis=1)[:, -2:]
+    is_best = np.arange(logits.shape[1]) == logits.argmax(axis=1)[:, None]
+    return np.where(is_best, two[:, :1], two[:, 1:]) - logits
+
+
+def to_p_values(weight_above: np.ndarray, total: float | np.ndarray) -> np.ndarray:
+    """Return the share of calibration scores that are at least as large as a new score, the new one included.
+
+    Parameters
+    ----------
+    weight_above : ndarray of float
+        See :meth:`ScoreTable.weight_above`.
+    total : float or ndarray
+        Total weight of the calibration scores.
+
+    Returns
+    -------
+    ndarray of float, greater than 0 and at most 1
+
+    Examples
+    --------
+    >>> to_p_values(np.array([0.0, 3.0]), 3).tolist()
+    [0.25, 1.0]
+    """
+    return (weight_above + 1) / (total + 1)
 
 
 def lower_bounds(values: np.ndarray, weights: np.ndarray, error_rate: float) -> np.ndarray:
