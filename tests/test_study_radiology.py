@@ -36,6 +36,7 @@ def run(images, tmp_path_factory):
     return run_on_empty_store("radiology", tmp_path_factory, "--data", images)
 
 
+@pytest.mark.slow
 def test_all_recipes_are_measured_in_one_run(run):
     results, out = run
     assert results["network"] == "tiny stands in for vgg16, whose weights are not on this machine"
@@ -47,6 +48,7 @@ def test_all_recipes_are_measured_in_one_run(run):
     check_figures(out, results, ["layers.png", "predictions.png"])
 
 
+@pytest.mark.slow
 def test_broken_files_cost_their_rows(images, run, tmp_path, capsys):
     args = ["--data", images, "--skip-tutorial", "--cache", run[1] / "store"]
     assert run_study("radiology", tmp_path, *args)[0] == 0
