@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import atexit
 import os
+import random
 import shutil
 import tempfile
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +40,29 @@ def _prepare_environment() -> None:
 
 
 _prepare_environment()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep pytest-randomly's random order only: its new seeds in each run would change the weights of networks."""
+    config.option.randomly_reset_seed = False
+
+
+def _seed(name: str) -> None:
+    seed = zlib.crc32(name.encode())
+    random.seed(seed)  # Keras draws the seeds of its initializers here
+    np.random.seed(seed)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef) -> None:
+    """Give every fixture the same random numbers in each run and in each order of the tests."""
+    _seed(fixturedef.argname)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Give every test the same random numbers in each run and in each order of the tests."""
+    _seed(item.nodeid)
 
 
 class Photos(NamedTuple):
