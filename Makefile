@@ -47,7 +47,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 $(STAMP)-full: $(STAMP)
 	@echo "Installing all extras into $(VENV)."
-	@$(BIN)/python $(INSTALL) --constraint constraints.txt --no-build-isolation --editable '.[dev,all]'
+	@$(BIN)/python $(INSTALL) --constraint constraints.txt --no-build-isolation --editable '.[dev,test-full]'
 	@touch $@
 
 $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
@@ -70,7 +70,7 @@ notebooks: $(STAMP)
 lock:
 	@$(call make_venv,$(VENV)-lock)
 	@$(VENV)-lock/bin/python -m pip install -qq --upgrade pip setuptools
-	@$(VENV)-lock/bin/python -m pip install -qq --no-build-isolation --editable '.[dev,all]'
+	@$(VENV)-lock/bin/python -m pip install -qq --no-build-isolation --editable '.[dev,test-full]'
 	@{ echo "# Made by 'make lock' with Python $$($(VENV)-lock/bin/python -c 'import platform; print(platform.python_version())')."; \
 	  $(VENV)-lock/bin/python -m pip freeze --all --exclude-editable --exclude pip --exclude wheel \
 	  | sed 's/+cpu$$//'; } > constraints.tmp
