@@ -60,7 +60,8 @@ ALLOWED: dict[str, set[str]] = {
         "results",
         "report",
     },
-    "embedding_files": {"features", "sources"},
+    "distributed": {"features", "sources"},
+    "embedding_files": {"distributed"},
     "predictions": {"finetune", "trust"},
     "saved_models": {"predictions", "sources"},
 }

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tlfeatures.errors import ImageReadError
+from tlfeatures.extract._network import BatchNetwork
 from tlfeatures.extract._spec import FeatureBlock, FeatureSpec
 from tlfeatures.fingerprints import recipe_digest
 from tlfeatures.images import Images, Note, decode_batches, decoder_recipe
@@ -141,7 +142,7 @@ class ExtractionPass:
         distinct, first_rows = rows[first[order]], rows[first][inverse.reshape(-1)]
         changed = np.zeros(len(self.images), bool)
         batch_size = min(self.batch_size, 1 << (len(distinct) - 1).bit_length())
-        network, notes = None, {}
+        network, notes = BatchNetwork(self.spec, outputs, batch_size), {}
         recipes = [self._recipe(column) for column in outputs]
         writer = self.store.writer(recipes, self.on_failure) if self.store else None
         with writer or contextlib.nullcontext():
@@ -151,12 +152,7 @@ class ExtractionPass:
                 for row, reason in errors.items():
                     self._fail(rows[first_rows == row], reason)
                 if len(part) and not self._has_stopped:
-                    if network is None:
-                        network = self.spec.backbone.compile(
-                            [(c.tap, c.part) for c in outputs], self.spec.description
-                        )
-                    results = [y[: len(part)] for y in network(_padded(batch, batch_size))]
-                    self._check_finite(results)
+                    results = network(batch)
                     if writer is not None:
                         writer.add(keys, results)
                     # the outputs begin with those of `incomplete`
@@ -180,14 +176,6 @@ class ExtractionPass:
             self.out[rows[duplicates], column_slice] = self.out[first_rows[duplicates], column_slice]
         return changed
 
-    def _check_finite(self, results: Sequence[np.ndarray]) -> None:
-        if not all(np.isfinite(values).all() for values in results):
-            raise FloatingPointError(
-                f"The network computed non-finite embeddings with precision={self.spec.backbone.precision!r} and "
-                f"normalization={self.spec.description.normalization!r}. Use precision='float32' (or 'bfloat16', which "
-                "has the same range), and check the normalization and the weights."
-            )
-
     def _fail(self, rows: Sequence[int] | np.ndarray, reason: str) -> None:
         for row in rows:
             self.errors[int(row)] = reason
@@ -197,10 +185,3 @@ class ExtractionPass:
 
 def _as_void(keys: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(keys).view(np.dtype((np.void, keys.shape[1]))).reshape(-1)
-
-
-def _padded(batch: np.ndarray, size: int) -> np.ndarray:
-    """Pad ``batch`` with zeros to ``size`` images: each new shape would be compiled again."""
-    if len(batch) == size:
-        return batch
-    return np.concatenate([batch, np.zeros((size - len(batch), *batch.shape[1:]), np.uint8)])

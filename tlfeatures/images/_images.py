@@ -150,6 +150,31 @@ class Images:
             self._data, self._rows[rows if rows.size else rows.astype(int)], self._checked, self._full_depth
         )
 
+    def detach(self, rename: Callable[[str], str] = str) -> Images:
+        """Return a copy that contains no other images of ``X``, so that it is small when pickled.
+
+        Parameters
+        ----------
+        rename : callable, optional
+            Returns the new path of each file, for example the absolute path.
+
+        Returns
+        -------
+        Images
+            Names of images that are not files are positions in the copy.
+        """
+        data: Any = self._data
+        if isinstance(data, list):
+            items = [data[row] for row in self._rows.tolist()]
+            data = [rename(os.fsdecode(i)) if isinstance(i, (str, os.PathLike)) else i for i in items]
+        elif isinstance(data, np.ndarray):
+            data = data[self._rows]
+        elif hasattr(data, "take"):  # an array on disk that is pickled without its pixels
+            data = data.take(self._rows)
+        else:
+            data = [np.asarray(data[row]) for row in self._rows.tolist()]
+        return Images(data, np.arange(len(self)), self._checked, self._full_depth)
+
     def encoded(self) -> np.ndarray:
         """Return a mask of the images that are encoded files or bytes, not pixels; bool (n,)."""
         if not isinstance(self._data, list):

@@ -1,0 +1,284 @@
+"""Jobs: what to compute, in any process; and the computation of one work unit."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from tlfeatures._inputs import split_frame
+from tlfeatures.distributed._units import WorkUnit, absolute_name
+from tlfeatures.errors import ImageReadError
+from tlfeatures.extract import FeatureBlock, FeatureSpec, check_recipes
+from tlfeatures.extract._network import BatchNetwork
+from tlfeatures.fingerprints import KEY_BYTES
+from tlfeatures.images import Images, Note, decode_batches, decoder_recipe
+
+__all__ = [
+    "MISSING_STAMP",
+    "UNKNOWN_STAMP",
+    "Job",
+    "KnownKeys",
+    "UnitResult",
+    "compute_unit",
+    "probe_unit",
+    "read_stamps",
+]
+
+KnownKeys = Callable[
+    [np.ndarray], np.ndarray
+]  # keys uint8 (n, 16) -> bool (n,), True where rows need no computation
+
+UNKNOWN_STAMP = -1  # of a file that has just changed, and may change again with the same times: read it again
+MISSING_STAMP = -2
+_FRESH_NS = 2_000_000_000
+
+
+@dataclass(frozen=True)
+class Job:
+    """Images and the specification of their embeddings; can be pickled and computed in any process.
+
+    Parameters
+    ----------
+    images : Images
+        Either all files and bytes, or all pixels.
+    spec : FeatureSpec
+        Names the network; it is loaded by the process that runs it.
+    outputs : tuple of FeatureBlock
+        The blocks of columns that are computed and stored: those of ``spec``, then the free poolings.
+    recipes : tuple of dict
+        The recipe of each block in the store, with that of the image decoder.
+    batch_size : int
+    n_threads : int or None
+        Number of decoding threads.
+    """
+
+    images: Images
+    spec: FeatureSpec
+    outputs: tuple[FeatureBlock, ...]
+    recipes: tuple[dict[str, Any], ...] = field(hash=False)
+    batch_size: int = 32
+    n_threads: int | None = None
+
+    @classmethod
+    def make(cls, images: Any, spec: FeatureSpec, batch_size: int = 32, n_threads: int | None = None) -> Job:
+        """Make the job of images of one kind: all files and bytes, or all pixels.
+
+        Raises
+        ------
+        ValueError
+            If there are images of both kinds, or the specification has views.
+        """
+        images = Images.of(images)
+        encoded = images.encoded()
+        if encoded.any() != encoded.all():
+            raise ValueError(
+                "A job must have either files and bytes, or pixels; got both: make one job for each."
+            )
+        if spec.views is not None:
+            raise ValueError("A job computes one view: make one job for each of spec.by_view().")
+        spec = replace(spec, backbone=_with_absolute_paths(spec.backbone))
+        outputs = tuple(spec.add_free_poolings(spec.columns))
+        decoder = decoder_recipe() if encoded.any() else {}
+        recipes = tuple({**block.recipe, **decoder} for block in outputs)
+        batch_size = min(int(batch_size), 1 << (len(images) - 1).bit_length())
+        return cls(images, spec, outputs, recipes, batch_size, n_threads)
+
+    def take(self, unit: WorkUnit) -> Job:
+        """Return the job with only the images of a unit, in the order of ``unit.todo()``; small when pickled."""
+        return replace(self, images=self.images.take(unit.todo()).detach(absolute_name))
+
+    def without_images(self) -> Job:
+        """Return the job without its images, for processes that get those of each unit."""
+        return replace(self, images=self.images.take([]))
+
+    def prepare(self) -> None:
+        """Load the network in this process, and check that it computes the same embeddings as that of the driver.
+
+        Raises
+        ------
+        RecipeMismatchError
+            If the weights, the architecture or the image decoder differ from those of the process that made the job.
+        """
+        layers = list(dict.fromkeys(block.tap.layer for block in self.outputs))
+        description = self.spec.backbone.describe(layers)
+        spec = replace(self.spec, description=description)
+        taps = {tap.layer: tap for tap in description.taps}
+        blocks = [spec.column(taps[block.tap.layer], block.part) for block in self.outputs]
+        decoder = decoder_recipe() if "pixel_probe" in self.recipes[0] else {}
+        check_recipes(list(self.recipes), [{**block.recipe, **decoder} for block in blocks])
+        BatchNetwork(self.spec, self.outputs, self.batch_size).load()
+
+
+@dataclass
+class UnitResult:
+    """Embeddings of the images of a unit, or the reasons why they cannot be read.
+
+    Attributes
+    ----------
+    unit : WorkUnit
+    rows : ndarray of int, shape (m,)
+        Rows of the input that went through the network; of identical images only the first.
+    keys : ndarray of uint8, shape (m, 16)
+        Digests of their content.
+    arrays : list of ndarray of float32, shape (m, d)
+        One for each of ``job.recipes``.
+    known_rows : ndarray of int, shape (k,)
+        Other rows that could be read: their keys are known to be stored, or are among ``keys``.
+    known_keys : ndarray of uint8, shape (k, 16)
+    errors : dict
+        {row: reason} of the unreadable images. Each row of ``unit.todo()`` is in ``rows``, ``known_rows`` or here.
+    notes : dict
+        {row: `Note`} of images that look wrong.
+    stamps : ndarray of int64, shape (len(unit.todo()), 2)
+        Size and time of change of each file before it was read; see `read_stamps`.
+    """
+
+    unit: WorkUnit
+    rows: np.ndarray
+    keys: np.ndarray
+    arrays: list[np.ndarray]
+    known_rows: np.ndarray
+    known_keys: np.ndarray
+    errors: dict[int, str]
+    notes: dict[int, Note]
+    stamps: np.ndarray
+
+
+def compute_unit(job: Job, unit: WorkUnit, known_keys: KnownKeys | None = None) -> UnitResult:
+    """Decode the images of a unit and run the network; neither a store nor a lock is used.
+
+    Parameters
+    ----------
+    job : Job
+        With the images of the unit, as ``job.take(unit)`` returns it.
+    unit : WorkUnit
+    known_keys : callable, optional
+        Returns which keys, uint8 (n, 16), are stored; such images are read, but not decoded.
+
+    Returns
+    -------
+    UnitResult
+
+    Raises
+    ------
+    TransientReadError
+        If the storage of an image fails repeatedly. Such images are never treated as unreadable.
+    """
+    images, input_rows = job.images, unit.todo()
+    stamps = read_stamps(images)
+    keys, todo = np.zeros((len(images), KEY_BYTES), np.uint8), np.arange(len(images))
+    errors: dict[int, str] = {}
+    if known_keys is not None:
+        keys, errors = images.keys(job.n_threads)
+        readable = np.array([row not in errors for row in todo.tolist()], bool)
+        todo = todo[readable & ~known_keys(keys)]
+    network = BatchNetwork(job.spec, job.outputs, job.batch_size)
+    parts: list[np.ndarray] = []
+    blocks: list[list[np.ndarray]] = []
+    seen: set[bytes] = set()
+    notes: dict[int, Note] = {}
+    batches = decode_batches(images, todo, job.spec.decoder, job.batch_size, job.n_threads, notes=notes)
+    for rows, batch_keys, batch, batch_errors in batches:
+        errors |= batch_errors
+        keys[rows] = batch_keys
+        new = _first_of_each(batch_keys, seen)
+        if new.any():
+            parts.append(rows[new])
+            blocks.append(network(batch[new]))
+    computed = np.concatenate(parts) if parts else np.zeros(0, int)
+    is_known = np.ones(len(images), bool)
+    is_known[computed] = False
+    is_known[list(errors)] = False
+    arrays = [np.concatenate(values) for values in zip(*blocks, strict=True)] if blocks else _empty(job)
+    return UnitResult(
+        unit,
+        input_rows[computed],
+        keys[computed],
+        arrays,
+        input_rows[is_known],
+        keys[is_known],
+        {int(input_rows[row]): reason for row, reason in sorted(errors.items())},
+        {int(input_rows[row]): note for row, note in sorted(notes.items())},
+        stamps,
+    )
+
+
+def probe_unit(job: Job, unit: WorkUnit, on_row: Callable[[int], Any]) -> dict[int, str]:
+    """Decode the images of a unit one after the other, without the network.
+
+    An image whose decoder ends the process is found in this way: it is the last one that was announced.
+
+    Parameters
+    ----------
+    job : Job
+        With the images of the unit, as ``job.take(unit)`` returns it.
+    unit : WorkUnit
+    on_row : callable
+        Called with the row of each image before it is decoded.
+
+    Returns
+    -------
+    dict
+        {row: reason} of the unreadable images.
+    """
+    errors = {}
+    for i, row in enumerate(unit.todo().tolist()):
+        on_row(row)
+        try:
+            job.images.decode_with_note(i, job.spec.decoder)
+        except ImageReadError as error:
+            errors[row] = error.reason
+    return errors
+
+
+def read_stamps(images: Images) -> np.ndarray:
+    """Return what shows that files have changed, without reading them.
+
+    Returns
+    -------
+    ndarray of int64, shape (n, 2)
+        Size in bytes and time of change in nanoseconds of each file; -2 if the file is missing, and -1 if it changed in
+        the last two seconds, so that it may change again with the same times. 0 for images that are not files: the id
+        of their unit contains their content.
+    """
+    stamps = np.zeros((len(images), 2), np.int64)
+    limit = time.time_ns() - _FRESH_NS
+    for row, path in enumerate(images.paths()):
+        if path is not None:
+            try:
+                status = os.stat(split_frame(path)[0])
+            except OSError:
+                stamps[row] = MISSING_STAMP
+                continue
+            changed = max(status.st_mtime_ns, status.st_ctime_ns)
+            stamps[row] = UNKNOWN_STAMP if changed > limit else (status.st_size, changed)
+    return stamps
+
+
+def _first_of_each(keys: np.ndarray, seen: set[bytes]) -> np.ndarray:
+    """Return a mask of the keys that are not in ``seen``, each once, and add them."""
+    is_new = np.zeros(len(keys), bool)
+    for i, key in enumerate(map(bytes, keys)):
+        is_new[i] = key not in seen
+        seen.add(key)
+    return is_new
+
+
+def _empty(job: Job) -> list[np.ndarray]:
+    return [np.empty((0, block.width), np.float32) for block in job.outputs]
+
+
+def _with_absolute_paths(backbone: Any) -> Any:
+    """Return a network whose files are found from any folder."""
+    backbone = copy.copy(backbone)
+    if backbone.path is not None:
+        backbone.path = os.path.abspath(backbone.path)
+    if backbone.weights not in (None, "imagenet"):
+        backbone.weights = os.path.abspath(backbone.weights)
+    return backbone

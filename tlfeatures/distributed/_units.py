@@ -1,0 +1,145 @@
+"""Work units: fixed ranges of the rows of a source, and the shards that they are divided into."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tlfeatures._inputs import is_url
+from tlfeatures.errors import InvalidParameterError
+from tlfeatures.fingerprints import KEY_BYTES, bytes_key, canonical_json
+from tlfeatures.images import Images
+
+__all__ = ["UNIT_SIZE", "Shard", "WorkUnit", "absolute_name", "cut_units"]
+
+UNIT_SIZE = 1024
+
+
+@dataclass(frozen=True)
+class WorkUnit:
+    """A range of images whose embeddings are computed and stored together.
+
+    Parameters
+    ----------
+    number : int
+        Position among the units of the input, from 0.
+    start, stop : int
+        The rows of the input that belong to the unit.
+    id : str
+        Hexadecimal digest of the recipes and of the names of the images: absolute paths and URLs, or the content of
+        images in memory.
+    rows : tuple of int or None, default=None
+        The rows of the unit to compute; None is all.
+    """
+
+    number: int
+    start: int
+    stop: int
+    id: str
+    rows: tuple[int, ...] | None = None
+
+    def todo(self) -> np.ndarray:
+        """Return the rows of the input to compute, ndarray of int."""
+        return np.arange(self.start, self.stop) if self.rows is None else np.array(self.rows, dtype=int)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of several equal parts of the work units, for example the task of a job array.
+
+    Parameters
+    ----------
+    index : int
+        From 1 to ``count``.
+    count : int
+
+    Examples
+    --------
+    >>> shard = Shard.parse("3/16")
+    >>> [number for number in range(40) if shard.contains(number)]
+    [2, 18, 34]
+    """
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.index <= self.count:
+            raise InvalidParameterError(
+                f"`shard` must be I/N with I from 1 to N, such as 3/16; got {self.index}/{self.count}.",
+                "shard",
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Make the shard that a text such as "3/16" describes.
+
+        Raises
+        ------
+        InvalidParameterError
+            If the text is not I/N with I from 1 to N.
+        """
+        match = re.fullmatch(r"\s*(\d{1,9})\s*/\s*(\d{1,9})\s*", text)
+        if match is None:
+            raise InvalidParameterError(
+                f"`shard` must be I/N with I from 1 to N, such as 3/16; got {text!r}.", "shard"
+            )
+        return cls(int(match[1]), int(match[2]))
+
+    def contains(self, number: int) -> bool:
+        """Return whether the unit of this number belongs to the shard."""
+        return number % self.count == self.index - 1
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+
+def cut_units(
+    images: Images,
+    recipes: Sequence[Mapping[str, Any]],
+    unit_size: int = UNIT_SIZE,
+    shard: Shard | None = None,
+) -> Iterator[WorkUnit]:
+    """Cut images into work units.
+
+    Parameters
+    ----------
+    images : Images
+        Either all files and bytes, or all pixels.
+    recipes : sequence of mapping
+        The recipes of the stored blocks of columns.
+    unit_size : int, default=1024
+        Number of images in a unit; the last may have fewer.
+    shard : Shard, optional
+        Only the units of this shard.
+
+    Yields
+    ------
+    WorkUnit
+    """
+    prefix = canonical_json([dict(recipe) for recipe in recipes])
+    for number, start in enumerate(range(0, len(images), unit_size)):
+        if shard is None or shard.contains(number):
+            part = images.take(np.arange(start, min(start + unit_size, len(images))))
+            yield WorkUnit(number, start, start + len(part), bytes_key(prefix, *_identities(part)).hex())
+
+
+def absolute_name(path: str) -> str:
+    """Return an absolute path, or a URL without changes."""
+    return path if path.startswith("/") or is_url(path) else os.path.abspath(path)
+
+
+def _identities(images: Images) -> Iterator[bytes]:
+    """Iterate over what identifies each image: its absolute path or URL, or the digest of its content."""
+    paths = images.paths()
+    keys = None if all(path is not None for path in paths) else images.keys()[0]
+    for row, path in enumerate(paths):
+        if path is not None:
+            yield b"\0" + os.fsencode(absolute_name(path))
+        else:
+            yield b"\1" + (bytes(KEY_BYTES) if keys is None else keys[row].tobytes())
