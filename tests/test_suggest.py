@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 
 import numpy as np
+import pandas
 import pytest
+from markupsafe import escape
 from PIL import Image
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
@@ -14,6 +18,7 @@ from sklearn.svm import SVC
 from tlfeatures import CNNFeatures, suggest
 from tlfeatures.cli import main
 from tlfeatures.heads import make_head
+from tlfeatures.report import is_report, is_suggestions, write_suggestions
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +53,11 @@ def test_suggested_images_are_unlabelled_uncertain_and_sorted(classes):
     assert suggestions.margins.mean() < (top_two[:, 1] - top_two[:, 0]).mean()
     assert np.isin(y[suggestions.rows], ["cat", "dog"]).mean() > 0.8
     assert 0.5 < suggestions.accuracy <= 1
-    table = suggestions.to_frame([f"{i}.jpg" for i in range(300)])
-    assert list(table) == ["path", "prediction", "margin"]
-    assert table["path"][0] == f"{suggestions.rows[0]}.jpg"
+    table = suggestions.to_frame()
+    assert list(table) == ["path", "prediction", "alternative", "margin"]
+    assert table["path"].tolist() == suggestions.rows.tolist()
+    assert (table["prediction"] != table["alternative"]).all()
+    assert suggestions.classes["images"].tolist() == [20, 20, 20]
 
 
 def test_the_seed_makes_suggestions_reproducible(classes):
@@ -80,6 +87,21 @@ def test_duplicates_are_skipped(classes):
     assert len(np.unique(originals)) == 50
     assert not np.isin(originals, LABELLED).any()
     assert suggestions.n_duplicates == 300
+    groups = suggestions.duplicates.groupby("group")
+    assert groups.ngroups == 300 and (groups["skipped"].sum() == 1).all()
+    skipped = suggestions.duplicates[suggestions.duplicates["skipped"]]
+    assert set(skipped["row"]) == set(range(300, 600)) and skipped["label"].isna().all()
+    labels_of_groups = suggestions.duplicates["label"].dropna()
+    assert len(labels_of_groups) == 60 and set(labels_of_groups) == {"cat", "dog", "hen"}
+
+
+def test_an_unlabelled_duplicate_before_the_labelled_image_is_skipped(classes):
+    X, y = classes
+    labels = np.concatenate([[None], keep_labels(y, LABELLED)])
+    suggestions = suggest(np.concatenate([X[:1], X]), labels)
+    assert suggestions.duplicates[["row", "label", "skipped"]].to_numpy().tolist() == [
+        [1, "cat", False], [0, None, True],
+    ]  # fmt: skip
 
 
 def test_all_remaining_images_are_suggested_with_a_warning_if_there_are_not_enough(classes):
@@ -98,7 +120,7 @@ def test_fewer_than_two_classes_give_images_unlike_each_other(classes, labelled,
         suggestions = suggest(X, keep_labels(y, labelled), n=12)
     assert suggestions.predictions is None and suggestions.margins is None
     assert set(y[suggestions.rows]) == {"cat", "dog", "hen"}
-    assert list(suggestions.to_frame(list(range(300)))) == ["path"]
+    assert list(suggestions.to_frame()) == ["path"]
 
 
 def test_classes_with_one_or_two_images(classes):
@@ -153,7 +175,52 @@ def test_images_of_a_pipeline_without_unreadable_ones(photos, tmp_path):
     with pytest.warns(UserWarning, match="images are left to label"):
         suggestions = suggest(paths, labels, n=9, estimator=pipeline)
     assert 0 not in suggestions.rows and suggestions.rows.min() > 6
-    assert "not an image" in suggestions.extracted.errors[0]
+    assert "not an image" in suggestions.errors[0]
+    assert set(suggestions.rows.tolist()) <= set(suggestions.thumbnails)
+    page = write_suggestions(suggestions, tmp_path / "page", command="tlfeatures suggest x")
+    html, summary = page.read_text("utf-8"), json.loads((page.parent / "report.json").read_text())
+    assert is_suggestions(page) and not is_report(page)
+    assert "Unreadable images" in html and "not an image" in html and "tlfeatures suggest x" in html
+    assert summary["unreadable"] == 1 and summary["labelled"] == 6
+    assert "tables/unreadable.csv" in summary["files"]
+
+
+@pytest.fixture(scope="module")
+def patterns():
+    """Thirty noise images, the last four of which are duplicates of others, and their labels."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (26, 24, 24, 3), dtype="uint8")
+    return np.concatenate([images, images[[0, 20, 20, 21]]]), [*["a<b>", "c"] * 5, *[None] * 20]
+
+
+def test_page_shows_the_suggested_images_in_order(patterns, tmp_path):
+    pipeline = make_pipeline(CNNFeatures("tiny", image_size=32, cache=None), SVC())
+    suggestions = suggest(*patterns, n=8, estimator=pipeline)
+    page = write_suggestions(suggestions, tmp_path)
+    html, table = page.read_text("utf-8"), pandas.read_csv(tmp_path / "tables/suggestions.csv")
+    pandas.testing.assert_frame_equal(table, suggestions.to_frame())
+    section = html[html.index("<h2>Suggested images") : html.index("<h2>Skipped duplicates")]
+    previews = re.findall(r"base64,([\w+/=]+)", section)
+    assert [base64.b64decode(preview) for preview in previews] == [
+        suggestions.thumbnails[row] for row in suggestions.rows
+    ]
+    assert re.findall(r"margin: (\S+)", section) == [f"{margin:.4g}" for margin in suggestions.margins]
+    assert re.findall(r"<strong>(.*?)</strong>, or (.*?)<br>", section) == [
+        (escape(a), escape(b)) for a, b in zip(suggestions.predictions, suggestions.alternatives, strict=True)
+    ]
+    skipped = html[html.index("<h2>Skipped duplicates") : html.index("<h2>Labels so far")]
+    assert len(re.findall(r">skipped$", skipped, re.MULTILINE)) == suggestions.n_duplicates == 4
+    assert "label: a&lt;b&gt;" in skipped
+    assert not re.search(r">\s*(nan|none)\b", html, re.IGNORECASE)
+
+
+def test_page_without_a_classifier(patterns, tmp_path):
+    pipeline = make_pipeline(CNNFeatures("tiny", image_size=32, cache=None), SVC())
+    with pytest.warns(UserWarning, match="no image has a label"):
+        suggestions = suggest(patterns[0], [None] * 30, n=3, estimator=pipeline)
+    html = write_suggestions(suggestions, tmp_path).read_text("utf-8")
+    assert "The labels have fewer than two classes" in html and "<br>margin:" not in html
+    assert "Labels so far" not in html
 
 
 @pytest.fixture(scope="module")
@@ -200,9 +267,23 @@ def test_command_suggests_images_without_labels(run, folder, tmp_path):
         code, out, err = run(rows, "-n", 5, "-o", table)
         assert code == 0, err
     assert "8 labelled images of 2 classes, cross-validated accuracy" in out
-    assert table.read_text().splitlines()[0] == "path,prediction,margin"
+    assert table.read_text().splitlines()[0] == "path,prediction,alternative,margin"
     table.write_text("mine\n")
     code, _, err = run(rows, "-n", 5, "-o", table)
+    assert code == 2 and "was not written by this command" in err
+
+
+def test_command_saves_a_page_in_a_folder(run, folder, tmp_path):
+    rows, page = labelled_rows(folder, 8), tmp_path / "next"
+    for _ in range(2):  # the second run replaces its own page
+        code, out, err = run(rows, "-n", 5, "-o", page)
+        assert code == 0 and f"Saved {page / 'index.html'}." in out, err
+    assert "tlfeatures suggest" in (page / "index.html").read_text("utf-8")
+    assert len(pandas.read_csv(page / "tables/suggestions.csv")) == 5
+    code, _, err = run(rows, "-o", folder / "next")
+    assert code == 2 and "is in the folder of the images" in err
+    (page / "index.html").write_text("mine")
+    code, _, err = run(rows, "-o", page)
     assert code == 2 and "was not written by this command" in err
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import csv
+import os
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
+
+import typer
 
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import Options, argument, expand_options, option
 from tlfeatures.cli._messages import report_unreadable
-from tlfeatures.cli._outputs import check_output
+from tlfeatures.cli._outputs import check_existing, check_output, check_report_folder
 from tlfeatures.cli._terminal import count, show_json, show_table, show_text, warn
 
 if TYPE_CHECKING:
     from tlfeatures.sources import Source
 
-_HEADERS = ("path", "path,prediction,margin")
+_HEADERS = ("path", "path,prediction,alternative,margin")
 
 
 @dataclass(frozen=True)
@@ -63,66 +67,81 @@ class SuggestOptions(Options):
 class SuggestOutput(opt.OutputOptions):
     """Output of `suggest`."""
 
-    output: str | None = option(None, "Write the table to a file instead.", "-o", metavar="FILE.csv")
+    output: str | None = option(
+        None,
+        "Write the table to a file, or save a page that shows the images in a folder.",
+        "-o",
+        metavar="FILE.csv|DIR",
+    )
 
-    def check(self) -> None:
-        """Raise an error if the file cannot be written, or exists and is not a table of this command."""
-        check_output(self.output, (".csv",), self.force, _is_ours)
+    @property
+    def is_table(self) -> bool:
+        """Whether the output is a file, not a folder."""
+        return self.output is not None and self.output.lower().endswith(".csv")
+
+    def check(self, source: str) -> None:
+        """Raise an error if the output cannot be written, or exists and is not of this command."""
+        from tlfeatures.report import is_suggestions
+
+        if self.is_table:
+            check_output(self.output, (".csv",), self.force, _is_table)
+        elif self.output is not None:
+            check_report_folder(self.output, source)
+            page = os.path.join(self.output, "index.html")
+            for file in (page, os.path.join(self.output, "report.json")):
+                check_existing(file, self.force, lambda _: is_suggestions(page))
 
 
 @expand_options
 def suggest(
+    context: typer.Context,
     source: LabelledSource,
     options: SuggestOptions,
-    output: SuggestOutput,
+    files: SuggestOutput,
     network: opt.NetworkOptions,
     compute: opt.ComputeOptions,
 ) -> None:
     """Suggest the images to label next: uncertain, unlike each other, and no duplicates.
 
-    A classifier is trained on the labelled images. The columns of the table are path, prediction, and margin, the
-    difference to the next class; the most uncertain image is first. Label these images, add them to the table of
-    --labelled, and repeat.
+    A classifier is trained on the labelled images. The columns of the table are path, prediction, alternative (the next
+    class), and margin, the difference between both; the most uncertain image is first. With -o and a folder, index.html
+    shows the images. Label these images, add them to the table of --labelled, and repeat.
     """
     from sklearn.pipeline import Pipeline
 
     from tlfeatures._files import replace_file
     from tlfeatures.heads import make_head
+    from tlfeatures.report import write_suggestions
     from tlfeatures.trust import suggest as choose
 
-    output.check()
+    files.check(source.source)
     images = source.read()
     pipeline = Pipeline([("cnn", opt.make_cnn(network, compute)), ("head", make_head(options.head))])
     result = choose(images.images, images.y, options.n, estimator=pipeline, random_state=options.seed)
-    skipped = report_unreadable(images.paths, result.extracted.errors)
-    table = result.to_frame(images.paths)
-    labels = [label for label in images.y if label is not None]
-    if output.output is not None:
-        with replace_file(output.output) as file:
+    skipped = report_unreadable(images.paths, result.errors)
+    table, summary = result.to_frame(), result.summary()
+    if files.is_table:
+        with replace_file(files.output) as file:
             table.to_csv(file, index=False, errors="surrogateescape")
-    if output.as_json:
-        show_json(
-            {
-                "labelled": len(labels),
-                "classes": len(set(labels)),
-                "accuracy": result.accuracy,
-                "duplicates": result.n_duplicates,
-                "skipped": skipped,
-                "suggestions": table,
-            }
-        )
+    elif files.output is not None:
+        write_suggestions(result, files.output, command=shlex.join(["tlfeatures", *context.obj]))
+    if files.as_json:
+        show_json(summary | {"skipped": skipped, "suggestions": table, "output": files.output})
         return
-    scored = "" if result.accuracy is None else f", cross-validated accuracy {result.accuracy:.3f}"
+    accuracy = summary["accuracy"]
     show_text(
-        f"{count(len(labels), 'labelled image')} of {count(len(set(labels)), 'class', 'classes')}{scored}; "
-        f"{count(result.n_duplicates, 'duplicate')} skipped."
+        f"{count(summary['labelled'], 'labelled image')} of {count(summary['classes'], 'class', 'classes')}"
+        f"{'' if accuracy is None else f', cross-validated accuracy {accuracy:.3f}'}; "
+        f"{count(summary['duplicates'], 'duplicate')} skipped."
     )
-    if output.output is None:
+    if files.output is None:
         show_table(table)
+    elif files.is_table:
+        show_text(f"{files.output}: {count(len(table), 'row')}.")
     else:
-        show_text(f"{output.output}: {count(len(table), 'row')}.")
+        show_text(f"Saved {os.path.join(files.output, 'index.html')}.")
 
 
-def _is_ours(path: str) -> bool:
+def _is_table(path: str) -> bool:
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
         return ",".join(next(csv.reader(file), [])) in _HEADERS

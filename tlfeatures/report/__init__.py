@@ -1,7 +1,16 @@
-"""Reports of a search, an audit and maps: an HTML page, and the same content as PNG, CSV and JSON files."""
+"""Pages for a search, an audit, suggestions and maps: HTML, and the same content as PNG, CSV and JSON files."""
 
 from tlfeatures.report._audit import is_audit, write_audit
 from tlfeatures.report._maps import write_maps_page
+from tlfeatures.report._suggestions import is_suggestions, write_suggestions
 from tlfeatures.report._write import is_report, write_report
 
-__all__ = ["is_audit", "is_report", "write_audit", "write_maps_page", "write_report"]
+__all__ = [
+    "is_audit",
+    "is_report",
+    "is_suggestions",
+    "write_audit",
+    "write_maps_page",
+    "write_report",
+    "write_suggestions",
+]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
-from tlfeatures._json import to_json
 from tlfeatures.report._code import get_versions
 from tlfeatures.report._sections import ReportFolder
 from tlfeatures.report._tiles import list_tiles
-from tlfeatures.report._write import is_report, make_environment, remove_earlier_report
+from tlfeatures.report._write import is_report, remove_earlier_report, write_page
 from tlfeatures.results import AuditResult
 
 __all__ = ["is_audit", "write_audit"]
@@ -49,12 +47,8 @@ def write_audit(result: AuditResult, folder: str | os.PathLike[str], *, command:
     for name in _TABLES:
         output.save(name, getattr(result, name))
     summary = {**result.summary(), "command": command, "versions": get_versions(), "files": output.files()}
-    variables = {"result": result, "summary": summary, "tiles": list_tiles(result), "tables": output.tables}
-    html = make_environment().get_template("audit.html").render(variables)
-    (path / "report.json").write_text(json.dumps(to_json(summary), indent=2) + "\n", "utf-8")
-    page = path / "index.html"
-    page.write_text(html, "utf-8", errors="backslashreplace")  # file names may not be Unicode
-    return page
+    variables = {"result": result, "tiles": list_tiles(result), "tables": output.tables}
+    return write_page(path, "audit.html", summary, variables)
 
 
 def is_audit(page: str | os.PathLike[str]) -> bool:

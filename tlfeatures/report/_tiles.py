@@ -8,12 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from tlfeatures.results import AuditResult
+from tlfeatures.results import AuditResult, Suggestions
 
 __all__ = ["list_tiles"]
 
 
-def list_tiles(result: AuditResult) -> dict[str, list[dict[str, Any]]]:
+def list_tiles(result: AuditResult | Suggestions) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of each table that are shown, with their previews and short names."""
 
     def tiles(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -66,10 +66,15 @@ def write_report(
         "command": command, "best_command": best_command, "best_code": make_python_code(result, folder),
         "versions": get_versions(), "recipes": result.recipes, "files": output.files(),
     }  # fmt: skip
-    variables |= {"result": result, "summary": summary, "figures": output.figures, "tables": output.tables}
-    html = make_environment().get_template("report.html").render(variables)
-    (path / "report.json").write_text(json.dumps(to_json(summary), indent=2) + "\n", "utf-8")
-    page = path / "index.html"
+    variables |= {"result": result, "figures": output.figures, "tables": output.tables}
+    return write_page(path, "report.html", summary, variables)
+
+
+def write_page(folder: Path, template: str, summary: dict[str, Any], variables: dict[str, Any]) -> Path:
+    """Write ``report.json``, and the page ``index.html``, whose path is returned."""
+    html = make_environment().get_template(template).render(variables, summary=summary)
+    (folder / "report.json").write_text(json.dumps(to_json(summary), indent=2) + "\n", "utf-8")
+    page = folder / "index.html"
     page.write_text(html, "utf-8", errors="backslashreplace")  # file names may not be Unicode
     return page
 

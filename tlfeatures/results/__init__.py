@@ -1,4 +1,4 @@
-"""Result objects of a feature search and of an audit, which can be used without the objects that made them."""
+"""Results of a feature search, an audit and suggestions, which can be used without the objects that made them."""
 
 from tlfeatures.results._audit import AuditResult
 from tlfeatures.results._prediction_sets import PredictionSets
@@ -10,6 +10,7 @@ from tlfeatures.results._search import (
     SearchResult,
     score_bounds,
 )
+from tlfeatures.results._suggestions import Suggestions
 
 __all__ = [
     "AuditResult",
@@ -19,5 +20,6 @@ __all__ = [
     "Regime",
     "Score",
     "SearchResult",
+    "Suggestions",
     "score_bounds",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tlfeatures.results import AuditResult
+from tlfeatures.results import AuditResult, Suggestions
 from tlfeatures.trust._audit import audit, audit_search_rows
 from tlfeatures.trust._conformal_classifier import ConformalClassifier
 from tlfeatures.trust._conformal_head import (
@@ -15,7 +15,7 @@ from tlfeatures.trust._explain import explain
 from tlfeatures.trust._explain_result import Explanations
 from tlfeatures.trust._outliers import OutlierDetector
 from tlfeatures.trust._set_quality import measure_prediction_sets
-from tlfeatures.trust._suggest import Suggestions, suggest
+from tlfeatures.trust._suggest import suggest
 
 __all__ = [
     "AuditResult",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import pandas
 from sklearn.base import clone, is_classifier
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
@@ -19,69 +21,17 @@ from tlfeatures.calibration import compute_logits
 from tlfeatures.errors import InvalidParameterError
 from tlfeatures.evaluation import check_labels, check_seed, find_duplicates, infer_task
 from tlfeatures.features import embed
+from tlfeatures.fingerprints import array_key
 from tlfeatures.heads import blas_threads, make_head
 from tlfeatures.images import Images
+from tlfeatures.results import Suggestions
+from tlfeatures.trust._audit_files import make_thumbnails
 from tlfeatures.trust._embedded import check_rows, split_head
 
-if TYPE_CHECKING:
-    import pandas
-
-    from tlfeatures.extract import Extracted
-
-__all__ = ["Suggestions", "suggest"]
+__all__ = ["suggest"]
 
 _DUPLICATE_THRESHOLD = 0.95  # the default of FeatureSearchCV
 _CANDIDATES = 3  # least number of candidates for each image to suggest
-
-
-@dataclass(frozen=True)
-class Suggestions:
-    """Images to label next.
-
-    Attributes
-    ----------
-    rows : ndarray of int, shape (k,)
-        Rows of X, the most uncertain first.
-    predictions : ndarray of shape (k,) or None
-        Predicted classes; None if the labels have fewer than two classes.
-    margins : ndarray of float, shape (k,) or None
-        Difference between the decision values, or logarithms of probabilities, of the two most likely classes; small if
-        the prediction is uncertain.
-    accuracy : float or None
-        Accuracy on the labelled images, from cross-validation.
-    n_duplicates : int
-        Number of unlabelled images that are skipped, because they are duplicates of labelled or of other unlabelled
-        images.
-    extracted : Extracted or None
-        Result of the extraction, with the reason for each unreadable image; None if X is an array of embeddings.
-    """
-
-    rows: np.ndarray
-    predictions: np.ndarray | None
-    margins: np.ndarray | None
-    accuracy: float | None
-    n_duplicates: int
-    extracted: Extracted | None = field(default=None, repr=False)
-
-    def to_frame(self, names: Any) -> pandas.DataFrame:
-        """Make a table with one row for each suggested image.
-
-        Parameters
-        ----------
-        names : sequence of str
-            Path or name of each row of X.
-
-        Returns
-        -------
-        DataFrame
-            Columns "path", and "prediction" and "margin" if available.
-        """
-        import pandas
-
-        columns: dict[str, Any] = {"path": [names[row] for row in self.rows]}
-        if self.predictions is not None:
-            columns |= {"prediction": self.predictions, "margin": self.margins}
-        return pandas.DataFrame(columns)
 
 
 def suggest(X: Any, y: Any, n: int = 10, *, estimator: Any = None, random_state: Any = 0) -> Suggestions:
@@ -136,42 +86,52 @@ def suggest(X: Any, y: Any, n: int = 10, *, estimator: Any = None, random_state:
     """
     check_parameter("n", n, [integer(minimum=1)])
     rng = np.random.RandomState(check_seed(random_state))
-    head, features, keys, extracted = _read(X, estimator)
+    head, features, keys, images, errors = _read(X, estimator)
     labels, labelled = _read_labels(y, len(features))
     readable = np.isfinite(features).all(axis=1)
     labelled &= readable
-    pool, n_duplicates = _skip_duplicates(features, keys, labelled, readable)
+    pool, duplicates = _skip_duplicates(features, keys, labelled, readable)
     if not len(pool):
         raise InvalidParameterError(
             f"`y` must leave images without a label; of {len(features)} images, {int(labelled.sum())} have one, "
-            f"{n_duplicates} are duplicates, and {int((~readable).sum())} are unreadable. Add other images.",
+            f"{int(duplicates['skipped'].sum())} are duplicates, and {int((~readable).sum())} are unreadable. "
+            "Add other images.",
             "y",
         )
     if len(pool) < n:
         warn(f"only {len(pool)} images are left to label; {n} were requested.")
-    predictions = margins = accuracy = None
     y_labelled = np.array(labels[labelled].tolist())
-    if len(np.unique(y_labelled)) < 2:
-        what = f"all labels are {y_labelled.tolist()[0]!r}" if len(y_labelled) else "no image has a label"
-        warn(
-            f"{what}, so the suggested images are chosen without a classifier: they are unlike "
-            "each other, but not uncertain."
-        )
-    else:
+    accuracy = predictions = alternatives = margins = None
+    if _has_classes(y_labelled):
         y_labelled, _ = check_labels(y_labelled, len(y_labelled), "classification")
-        rows = features[labelled]
         with blas_threads(*features.shape):
-            accuracy = _measure_accuracy(head, rows, y_labelled, rng)
-            predictions, margins = _predict(clone(head).fit(rows, y_labelled), features[pool])
+            accuracy = _measure_accuracy(head, features[labelled], y_labelled, rng)
+            fitted = clone(head).fit(features[labelled], y_labelled)
+            predictions, alternatives, margins = _predict(fitted, features[pool])
     chosen = _choose(features[pool], margins, min(n, len(pool)), accuracy, rng)
-    if margins is not None:
+    if predictions is not None:
         chosen = chosen[np.argsort(margins[chosen], kind="stable")]
-        predictions, margins = predictions[chosen], margins[chosen]
-    return Suggestions(pool[chosen], predictions, margins, accuracy, n_duplicates, extracted)
+        predictions, alternatives, margins = predictions[chosen], alternatives[chosen], margins[chosen]
+    names = range(len(features)) if images is None else [images.name(row) for row in range(len(images))]
+    result = Suggestions(
+        pool[chosen],
+        predictions,
+        alternatives,
+        margins,
+        accuracy,
+        _count_classes(y_labelled),
+        _describe_duplicates(duplicates, labels, names),
+        names,
+        errors,
+    )
+    if images is None:
+        return result
+    shown = sorted({row for table in result.shown().values() for row in table["row"].tolist()})
+    return replace(result, thumbnails=make_thumbnails(images, shown))
 
 
-def _read(X: Any, estimator: Any) -> tuple[Any, np.ndarray, np.ndarray | None, Extracted | None]:
-    """Return the head, the embeddings, and the digests and the extraction of images."""
+def _read(X: Any, estimator: Any) -> tuple[Any, np.ndarray, np.ndarray, Images | None, dict[int, str]]:
+    """Return the head, the embeddings, their digests, the images if X contains images, and the unreadable ones."""
     estimator = make_head("svm") if estimator is None else estimator
     cnn, head = split_head(estimator)
     if not is_classifier(head):
@@ -183,7 +143,7 @@ def _read(X: Any, estimator: Any) -> tuple[Any, np.ndarray, np.ndarray | None, E
     if cnn is not None:
         images = Images.of(X)
         extracted = embed(clone(cnn).fit(images), images, on_error="nan")
-        return head, extracted.features, extracted.keys, extracted
+        return head, extracted.features, extracted.keys, images, extracted.errors
     features = np.asarray(X)
     if features.ndim != 2 or features.dtype.kind not in "biuf":
         raise InvalidParameterError(
@@ -193,19 +153,20 @@ def _read(X: Any, estimator: Any) -> tuple[Any, np.ndarray, np.ndarray | None, E
         )
     features = features.astype(float) if features.dtype.kind != "f" else features
     check_rows(features)
-    return head, features, None, None
+    keys = np.frombuffer(b"".join(map(array_key, features)), np.uint8).reshape(len(features), 16)
+    return head, features, keys, None, {}
 
 
 def _read_labels(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the labels as objects, and which rows have one."""
+    """Return the labels as objects, None where there is none, and which rows have one."""
     values = y.tolist() if hasattr(y, "tolist") else list(y)
     if len(values) != n:
         raise InvalidParameterError(
             f"`y` must have one label, or None, for each of the {n} images; got {len(values)}.", "y"
         )
     labels = np.empty(n, object)
-    labels[:] = values
-    labelled = np.array([not is_missing(value) and value != "" for value in values], bool)
+    labels[:] = [None if is_missing(value) or value == "" else value for value in values]
+    labelled = np.array([label is not None for label in labels], bool)
     present = labels[labelled].tolist()
     if present and infer_task(present) == "regression":
         raise InvalidParameterError(
@@ -216,23 +177,56 @@ def _read_labels(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
     return labels, labelled
 
 
+def _has_classes(labels: np.ndarray) -> bool:
+    """Whether there are two classes or more; if not, warn of the consequence."""
+    if len(np.unique(labels)) > 1:
+        return True
+    what = f"all labels are {labels.tolist()[0]!r}" if len(labels) else "no image has a label"
+    warn(
+        f"{what}, so the suggested images are chosen without a classifier: they are unlike each other, but not "
+        "uncertain."
+    )
+    return False
+
+
+def _count_classes(labels: np.ndarray) -> pandas.DataFrame:
+    names, counts = np.unique(labels, return_counts=True)
+    return pandas.DataFrame({"class": names, "images": counts})
+
+
 def _skip_duplicates(
-    features: np.ndarray, keys: np.ndarray | None, labelled: np.ndarray, readable: np.ndarray
-) -> tuple[np.ndarray, int]:
-    """Return one row of each duplicate group without a label, and the number of rows skipped."""
+    features: np.ndarray, keys: np.ndarray, labelled: np.ndarray, readable: np.ndarray
+) -> tuple[np.ndarray, pandas.DataFrame]:
+    """Return one row of each duplicate group without a label, and the rows of groups in which rows are skipped.
+
+    The columns of the table are "group", "row" and "skipped".
+    """
     rows = np.flatnonzero(readable)
     if not len(rows):
-        return rows, 0
-    if keys is None:
-        _, codes = np.unique(features[rows], axis=0, return_inverse=True)
-        of_rows = np.zeros((len(rows), 16), np.uint8)
-        of_rows[:, :8] = codes.reshape(-1).astype("<u8").view(np.uint8).reshape(-1, 8)
-    else:
-        of_rows = keys[rows]
-    groups = find_duplicates(of_rows, features[rows], _DUPLICATE_THRESHOLD).groups
-    first = np.unique(groups, return_index=True)[1]
-    first = first[~np.isin(groups[first], groups[labelled[rows]])]
-    return rows[first], int((~labelled[rows]).sum()) - len(first)
+        return rows, pandas.DataFrame({"group": [], "row": [], "skipped": []})
+    groups = find_duplicates(keys[rows], features[rows], _DUPLICATE_THRESHOLD).groups
+    table = pandas.DataFrame({"group": groups, "row": rows, "labelled": labelled[rows]})
+    table = table.sort_values(["labelled", "row"], ascending=[False, True])  # labelled images are kept
+    table["skipped"] = ~table.pop("labelled") & table.duplicated("group")
+    pool = np.setdiff1d(rows, np.r_[rows[labelled[rows]], table.loc[table["skipped"], "row"]])
+    table = table[table.groupby("group")["skipped"].transform("any")]
+    return pool, table.assign(group=pandas.factorize(table["group"])[0]).sort_values("group", kind="stable")
+
+
+def _describe_duplicates(
+    table: pandas.DataFrame, labels: np.ndarray, names: Sequence[Any]
+) -> pandas.DataFrame:
+    """Return the columns of :attr:`Suggestions.duplicates`."""
+    rows = table["row"].tolist()
+    return pandas.DataFrame(
+        {
+            "group": table["group"].to_numpy(int),
+            "row": rows,
+            "image": [names[row] for row in rows],
+            "label": pandas.Series(labels[rows], dtype=object),  # pandas would convert None to NaN
+            "skipped": table["skipped"].to_numpy(bool),
+        }
+    )
 
 
 def _measure_accuracy(head: Any, X: np.ndarray, y: np.ndarray, rng: np.random.RandomState) -> float:
@@ -249,10 +243,13 @@ def _measure_accuracy(head: Any, X: np.ndarray, y: np.ndarray, rng: np.random.Ra
     return float(correct.mean())
 
 
-def _predict(head: Any, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    logits = compute_logits(head, X, head.classes_)
+def _predict(head: Any, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the predicted classes, the next ones, and the differences between the two largest decision values."""
+    logits, predicted = compute_logits(head, X, head.classes_), head.predict(X)
     two = np.partition(logits, -2, axis=1)[:, -2:]
-    return head.predict(X), two[:, 1] - two[:, 0]
+    # SVC may predict another class than that of the largest value
+    others = np.where(head.classes_ == predicted[:, None], -np.inf, logits)
+    return predicted, head.classes_[others.argmax(axis=1)], two[:, 1] - two[:, 0]
 
 
 def _choose(
