@@ -2,6 +2,7 @@
 
     python benchmarks/store.py [--folder DIR] [--quick] [--json PATH]
     python benchmarks/store.py --rows 10000000
+    python benchmarks/store.py --batches
 
 100,000 and 1,000,000 rows of 512 float32. Each figure is the best of a few new processes; for "cold" ones, the
 files are evicted from the page cache. "open" looks up which keys are present, as a resumed job does first. "again"
@@ -10,6 +11,10 @@ repeats the lookup in the same process.
 With ``--rows N``, N rows of 8 float32 in segments of 4,096 are opened by their index file, and, for comparison, by
 reading the keys of all segments as without an index file. Then a million random keys are looked up, and a segment of
 1,000 rows is added and found. Memory is private memory, without mapped files.
+
+With ``--batches``, 1,000,000 rows of 256 float32 in segments of 8 MB are read in batches of 4,096: shuffled in a new
+process, which verifies each segment; shuffled again; and in the order of the files. Memory is the peak of the process
+minus that before, with the keys.
 """
 
 from __future__ import annotations
@@ -34,12 +39,14 @@ BATCH = 64  # rows per batch, as from a network
 RECIPE = {"network": "benchmark", "width": WIDTH, "dtype": "float32"}
 NARROW = {"network": "benchmark", "width": 8, "dtype": "float32"}
 LOOKUPS = 1_000_000
+MEDIUM = {"network": "benchmark", "width": 256, "dtype": "float32"}
 ROWS_TARGETS = {
     "open_s": ("<=", 1.0),
     "open_private_mb": ("<=", 200),
     "lookup_s": ("<=", 2.0),
     "add_s": ("<=", 0.2),
 }
+BATCHES_TARGETS = {"shuffled_rows_per_s": (">=", 500_000), "extra_mb": ("<=", 600)}
 TARGETS = {
     "cold_open_s": ("<=", 1.0),
     "gather_rows_per_s": (">=", 150_000),
@@ -196,6 +203,37 @@ def measure_rows(folder: str, rows: int) -> dict[str, float]:
     }
 
 
+def make_medium_block(start: int, size: int = 8192) -> tuple[np.ndarray, np.ndarray]:
+    """Make the keys and rows of one segment."""
+    rng = np.random.default_rng(start)
+    return rng.integers(0, 256, (size, 16), "u1"), rng.random((size, MEDIUM["width"]), "f4")
+
+
+def read_batches(task: str, root: str, rows: int) -> dict[str, float]:
+    """Read all rows in batches in this process; return rows per second."""
+    keys = np.concatenate([make_medium_block(start)[0] for start in range(0, rows, 8192)])
+    store, before, result = EmbeddingStore(root), peak_mb(), {}
+    for name, seed in (("first_pass", 0), ("shuffled", 1), ("file_order", None)):
+        start, n_rows = time.perf_counter(), 0
+        for positions, values in store.batches(MEDIUM, keys, 4096, seed):
+            n_rows += len(positions)
+        if n_rows != len(keys) or len(values) != len(positions):
+            raise SystemExit("rows are missing")
+        result[f"{name}_rows_per_s"] = n_rows / (time.perf_counter() - start)
+    return {**result, "extra_mb": peak_mb() - before}
+
+
+def measure_batches(folder: str, rows: int) -> dict[str, float]:
+    """Write a store and read it in batches in three new processes; return the best of each speed."""
+    root = os.path.join(folder, "medium")
+    progress(f"writing {rows} rows")
+    store = EmbeddingStore(root)
+    for start in range(0, rows, 8192):
+        store.publish(MEDIUM, *make_medium_block(start))
+    runs = [child(__file__, "batches", root=root, rows=rows) for _ in range(3)]
+    return {n: (max if n.endswith("per_s") else min)(run[n] for run in runs) for n in runs[0]}
+
+
 def main() -> None:
     """Run the benchmark, print a table and write the JSON file."""
     parser = arguments(__doc__, "store")
@@ -203,7 +241,14 @@ def main() -> None:
         "--folder", help="folder for 2.5 GB of files; default: the temporary folder of the system"
     )
     parser.add_argument("--rows", type=int, help="measure only how the index scales to this number of rows")
+    parser.add_argument("--batches", action="store_true", help="measure only the reading of shuffled batches")
     args = parser.parse_args()
+    if args.batches:
+        rows = 16_384 if args.quick else 1_000_000
+        with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+            figures = measure_batches(folder, rows)
+        report("store_batches", args, figures, BATCHES_TARGETS, rows=rows, width=MEDIUM["width"])
+        return
     if args.rows:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
             figures = measure_rows(folder, 40_960 if args.quick else args.rows)
@@ -255,6 +300,7 @@ def main() -> None:
 if __name__ == "__main__":
     if "--child" in sys.argv:
         task, options = sys.argv[2], json.loads(sys.argv[4])
-        print(json.dumps((read_narrow if task.startswith("narrow") else read)(task, **options)))
+        function = read_batches if task == "batches" else read_narrow if task.startswith("narrow") else read
+        print(json.dumps(function(task, **options)))
     else:
         main()

@@ -36,11 +36,15 @@ FIGURES = {
     "store": {"gather_rows_per_s", "large_cold_open_s"},
     "suggest": {"digits_labels_ratio", "digits_worst_difference", "digits_uncertain_labels_ratio"},
     "store_rows": {"open_s", "open_private_mb", "lookup_s", "add_s", "open_ratio"},
+    "store_batches": {"shuffled_rows_per_s", "file_order_rows_per_s", "extra_mb"},
     "taps": {"network_ratio", "files_ratio"},
     "views": {"pets_flip_mean", "signs_crops_rows_gain", "largest_mean_gain"},
     "tiny": {"digits_avgmax_5fold", "random_digits_avgmax_5fold"},
 }
-OPTIONS = {"store_rows": [str(BENCHMARKS / "store.py"), "--rows", "40960"]}
+OPTIONS = {
+    "store_rows": [str(BENCHMARKS / "store.py"), "--rows", "40960"],
+    "store_batches": [str(BENCHMARKS / "store.py"), "--batches"],
+}
 
 
 @pytest.fixture(scope="module")

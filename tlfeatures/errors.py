@@ -15,6 +15,7 @@ __all__ = [
     "InvalidParameterError",
     "LowContrastImagesWarning",
     "MissingDependencyError",
+    "MissingRowsError",
     "OutOfMemoryError",
     "RandomWeightsWarning",
     "RecipeMismatchError",
@@ -175,6 +176,10 @@ class RecipeMismatchError(TLFeaturesError, ValueError):
 
 class StoreError(TLFeaturesError, OSError):
     """The embedding store cannot be used as requested."""
+
+
+class MissingRowsError(StoreError, KeyError):
+    """The store has no row for some keys."""
 
 
 class MissingDependencyError(TLFeaturesError, ImportError):

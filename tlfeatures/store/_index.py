@@ -9,6 +9,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -28,13 +29,23 @@ from tlfeatures.store._disk import (
 from tlfeatures.store._segment import Segment
 from tlfeatures.store._table import MAX_TABLE_BYTES, Index, Table, load_table
 
-__all__ = ["Folder", "open_folder", "pool_map"]
+__all__ = ["Folder", "VerifiedFile", "open_folder", "pool_map"]
 
 CACHE_BYTES = 64 << 20  # of verified segments in memory, per process
 INDEX_BYTES = 256 << 20  # of indexes in memory, per process
 TABLE_SEGMENTS = 8  # an index file is written for at least this number of segments
 RETRIES = 16  # a retry is needed when another process removes a file
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
+
+
+@dataclass(frozen=True)
+class VerifiedFile:
+    """A segment whose content was verified while its file had this stamp, and where its arrays begin in the file."""
+
+    stamp: tuple[int, ...]
+    n_rows: int
+    keys_start: int
+    features_start: int
 
 
 class _ByteLRU:
@@ -78,6 +89,7 @@ class Folder:
         self.bad: dict[str, tuple[int, ...]] = {}  # damaged files that could not be moved away
         self.ignored: set[str] = set()  # damaged index files
         self.untrusted: set[str] = set()  # segments whose keys must be read from the segment itself
+        self.verified: dict[str, VerifiedFile] = {}
         self.lock = threading.Lock()
         self.problems: deque[tuple[str, str]] = (
             deque()
@@ -103,6 +115,7 @@ class Folder:
                     break
                 for name in indexed - segments:
                     _segments.drop(self._path(name))
+                    self.verified.pop(name, None)
                 tables = [table for table, _ in self.index.tables]
                 unread = segments - indexed - self.untrusted
                 any_vanished = False
@@ -136,6 +149,18 @@ class Folder:
         if (segment := _segments.get(self._path(name))) is not None:
             return segment
         return self._load(name)[0]
+
+    def verify(self, name: str) -> VerifiedFile | None:
+        """Verify the file of a segment unless its stamp is still the same; None if it was removed or is damaged."""
+        path = self._path(name)
+        before, verified = _stamp(path), self.verified.get(name)
+        if verified is None or verified.stamp != before:
+            segment = self._load(name)[0]
+            if segment is None or _stamp(path) != before:
+                return None
+            verified = VerifiedFile(before, len(segment.keys), segment.keys_start, segment.features_start)
+            self.verified[name] = verified
+        return verified
 
     def forget(self, names: Iterable[str]) -> None:
         """Drop segments from the index until they are read and verified again."""

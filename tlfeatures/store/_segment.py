@@ -35,6 +35,8 @@ class Segment:
     features: np.ndarray  # float32 (n, d)
     recipe: bytes  # canonical JSON
     nbytes: int
+    keys_start: int  # byte of the file where the keys begin
+    features_start: int
 
 
 def check_width(recipe: Mapping[str, Any]) -> int:
@@ -126,7 +128,7 @@ def decode(image: bytes, folder: str) -> Segment:
         raise ValueError(f"keys of shape {keys.shape} do not fit features of shape {features.shape}")
     if features.shape[1] != _recipe_width(recipe):
         raise ValueError(f"its rows have {features.shape[1]} values, not the width of the recipe")
-    return Segment(keys, features, recipe, len(image))
+    return Segment(keys, features, recipe, len(image), layout[b"keys"][2], layout[b"features"][2])
 
 
 def _recipe_width(text: bytes) -> Any:

@@ -12,18 +12,21 @@ from typing import Any
 import numpy as np
 
 from tlfeatures.fingerprints import canonical_json, recipe_digest
+from tlfeatures._params import check_parameter, integer
+from tlfeatures.errors import MissingRowsError
 from tlfeatures.store import _maintenance
+from tlfeatures.store._batches import WINDOW_BYTES, StoredRows, read_windows
 from tlfeatures.store._disk import default_root, publish_file, store_error
-from tlfeatures.store._index import RETRIES, Folder, open_folder, pool_map
+from tlfeatures.store._gather import gather
+from tlfeatures.store._index import RETRIES, Folder, open_folder
 from tlfeatures.store._lock import flock
 from tlfeatures.store._maintenance import MALFORMED, read_sidecar
-from tlfeatures.store._segment import Segment, check_keys, check_rows, check_width, encode, rows_per_segment
-from tlfeatures.store._table import Index, first_rows
+from tlfeatures.store._segment import check_keys, check_rows, check_width, encode, rows_per_segment
+from tlfeatures.store._table import first_rows
 from tlfeatures.store._writer import StoreWriter
 
 __all__ = ["EmbeddingStore", "StoreWriter"]
 
-_GATHER_BYTES = 1 << 20  # per step, so that temporary arrays stay small
 _TOUCH_SECONDS = 60.0
 _touched: dict[str, float] = {}
 
@@ -144,7 +147,7 @@ class EmbeddingStore:
         todo = np.arange(len(keys))
         for _ in range(RETRIES):
             index = folder.refresh()
-            unreadable = _gather(folder, index, keys, todo, out, is_stored)
+            unreadable = gather(folder, index, keys, todo, out, is_stored)
             if not unreadable:
                 break
             folder.forget(unreadable)  # removed or damaged: another segment may have the rows
@@ -153,6 +156,86 @@ class EmbeddingStore:
         if is_stored.any():
             self._touch(recipe)
         return out, is_stored
+
+    def batches(
+        self,
+        recipe: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        keys: np.ndarray,
+        batch_size: int = 4096,
+        random_state: int | np.random.Generator | None = None,
+        *,
+        window: int | None = None,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Iterate over the rows of all keys, each once, in bounded memory.
+
+        Parameters
+        ----------
+        recipe : mapping or sequence of mappings
+            The rows of several recipes are concatenated in their order.
+        keys : uint8 array (n, 16)
+            In any order, duplicates allowed; all must be in the store, see `contains`.
+        batch_size : int
+            Number of rows in a batch; the last one may be smaller.
+        random_state : int, Generator or None
+            An integer or generator shuffles the rows. None reads them in the order of the files, which is the fastest;
+            for the order of the keys, call `get` with some keys at a time.
+        window : int or None
+            Number of rows that are in memory at a time and are shuffled among each other, at least ``batch_size``. A
+            window is filled with blocks of up to 128 kB of neighbouring rows, which are drawn at random from all
+            segments, so that batches are mixed although the images of a class were stored together. None means 128 MB.
+
+        Yields
+        ------
+        positions : int array (m,)
+            Row i of the batch is that of ``keys[positions[i]]``.
+        rows : float32 array (m, d)
+
+        Raises
+        ------
+        MissingRowsError
+            If a key has no row; at the call, or in the iteration if a file was damaged or deleted after the call. Also a
+            ``KeyError``.
+
+        Notes
+        -----
+        A thread reads the next window in the meantime, so up to two windows are in memory, and about 50 bytes for each
+        key. A segment is verified when it is first read in this process, and again if the size or a time of its file has
+        changed. The order depends on ``random_state``, the keys and the segments in the store.
+        """
+        check_parameter("batch_size", batch_size, [integer(minimum=1)])
+        check_parameter("window", window, [None, integer(minimum=1)])
+        recipes = [recipe] if isinstance(recipe, Mapping) else list(recipe)
+        keys, widths = check_keys(keys), [check_width(each) for each in recipes]
+        parts = [StoredRows(self._folder(r), keys, w) for r, w in zip(recipes, widths, strict=True)]
+        for part in parts:
+            self._check_stored(part.is_stored)
+        for each in recipes:
+            self._touch(each)
+        window = window or WINDOW_BYTES // (4 * sum(widths))
+        window = max(1, window // batch_size) * batch_size
+        rng = None if random_state is None else np.random.default_rng(random_state)
+        return self._iterate_batches(recipes, parts, batch_size, window, rng)
+
+    def _iterate_batches(
+        self, recipes: list[Mapping[str, Any]], parts: list[StoredRows], batch_size: int, window: int, rng: Any
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for positions, rows, unread in read_windows(parts, window, rng):
+            column = 0
+            for recipe, part, failed in zip(recipes, parts, unread, strict=True):
+                if len(failed):  # removed or damaged: another segment may have the rows
+                    values, is_stored = self.get(recipe, part.keys[positions[failed]])
+                    self._check_stored(is_stored)
+                    rows[failed, column : column + part.width] = values
+                column += part.width
+            for i in range(0, len(rows), batch_size):
+                yield positions[i : i + batch_size], rows[i : i + batch_size]
+
+    def _check_stored(self, is_stored: np.ndarray) -> None:
+        if not is_stored.all():
+            raise MissingRowsError(
+                f"{np.count_nonzero(~is_stored):,} of {len(is_stored):,} keys have no row under this recipe in "
+                f"{self.root}. Compute their embeddings first, or pass only keys[store.contains(recipe, keys)]."
+            )
 
     def publish(self, recipe: Mapping[str, Any], keys: np.ndarray, features: np.ndarray) -> None:
         """Store rows: ``keys`` uint8 (n, 16), ``features`` float32 (n, d); durable on return.
@@ -280,40 +363,3 @@ class EmbeddingStore:
             _touched[path] = time.time()
             with contextlib.suppress(OSError, NotImplementedError):
                 os.utime(path, follow_symlinks=False)
-
-
-def _gather(
-    folder: Folder,
-    index: Index,
-    keys: np.ndarray,
-    todo: np.ndarray,
-    out: np.ndarray,
-    is_stored: np.ndarray,
-) -> list[str]:
-    """Fill rows ``todo`` of ``out``; return the names of segments that could not be read."""
-    places = index.find(keys[todo])
-    hits = np.flatnonzero(places[:, 0] >= 0)
-    order = hits[np.lexsort((places[hits, 1], places[hits, 0]))]
-    target, places = todo[order], places[order]
-    numbers, starts = np.unique(places[:, 0], return_index=True)
-    parts = np.split(np.arange(len(places)), starts[1:]) if len(numbers) else []
-
-    def fill(work: tuple[int, np.ndarray]) -> str | None:
-        number, part = work
-        segment, rows = folder.segment(index.names[number]), places[part, 1]
-        if segment is None or not _contains_keys(segment, rows, keys[target[part]]):
-            return index.names[number]
-        step = max(1, _GATHER_BYTES // segment.features[:1].nbytes)
-        for i in range(0, len(part), step):
-            out[target[part[i : i + step]]] = segment.features[rows[i : i + step]]
-        is_stored[target[part]] = True
-        return None
-
-    return [name for name in pool_map(fill, list(zip(numbers, parts, strict=True))) if name]
-
-
-def _contains_keys(segment: Segment, rows: np.ndarray, keys: np.ndarray) -> bool:
-    """Return whether the rows of a segment have these keys; an index file of unknown origin may be wrong."""
-    return bool(
-        0 <= rows.min() <= rows.max() < len(segment.keys) and np.array_equal(segment.keys[rows], keys)
-    )
