@@ -217,7 +217,12 @@ class EmbeddingStore:
         return self._iterate_batches(recipes, parts, batch_size, window, rng)
 
     def _iterate_batches(
-        self, recipes: list[Mapping[str, Any]], parts: list[StoredRows], batch_size: int, window: int, rng: Any
+        self,
+        recipes: list[Mapping[str, Any]],
+        parts: list[StoredRows],
+        batch_size: int,
+        window: int,
+        rng: Any,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for positions, rows, unread in read_windows(parts, window, rng):
             column = 0
