@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import BinaryIO
+from io import FileIO
 
 import numpy as np
 
@@ -139,7 +139,7 @@ def read_windows(
             del result
 
 
-def _read_array(file: BinaryIO, start: int, rows: range, width: int, dtype: str) -> np.ndarray:
+def _read_array(file: FileIO, start: int, rows: range, width: int, dtype: str) -> np.ndarray:
     """Read consecutive rows of an array that begins at byte ``start`` of a file.
 
     Raises

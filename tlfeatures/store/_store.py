@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from tlfeatures.fingerprints import canonical_json, recipe_digest
 from tlfeatures._params import check_parameter, integer
 from tlfeatures.errors import MissingRowsError
+from tlfeatures.fingerprints import canonical_json, recipe_digest
 from tlfeatures.store import _maintenance
 from tlfeatures.store._batches import WINDOW_BYTES, StoredRows, read_windows
 from tlfeatures.store._disk import default_root, publish_file, store_error
@@ -193,14 +193,14 @@ class EmbeddingStore:
         Raises
         ------
         MissingRowsError
-            If a key has no row; at the call, or in the iteration if a file was damaged or deleted after the call. Also a
-            ``KeyError``.
+            If a key has no row; at the call, or in the iteration if a file was damaged or deleted after the call. Also
+            a ``KeyError``.
 
         Notes
         -----
         A thread reads the next window in the meantime, so up to two windows are in memory, and about 50 bytes for each
-        key. A segment is verified when it is first read in this process, and again if the size or a time of its file has
-        changed. The order depends on ``random_state``, the keys and the segments in the store.
+        key. A segment is verified when it is first read in this process, and again if the size or a time of its file
+        has changed. The order depends on ``random_state``, the keys and the segments in the store.
         """
         check_parameter("batch_size", batch_size, [integer(minimum=1)])
         check_parameter("window", window, [None, integer(minimum=1)])
