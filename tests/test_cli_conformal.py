@@ -88,6 +88,22 @@ def test_predict_adds_sets_p_values_and_unusual_images(run, folder, classifier, 
     assert code == 1 and "p_value" in json.loads(out)[0]
 
 
+def test_fit_shows_the_coverage_out_of_fold(run, folder, tmp_path):
+    path = tmp_path / "model.joblib"
+    code, out, err = run("fit", folder, *SMALL, "--conformal", 0.1, "--per-class", "-o", path, "--json")
+    about = joblib.load(path)[-1].out_of_fold_
+    assert code == 0 and set(about) == {"coverage", "set_size"} and about["coverage"] >= 0.9, err
+    assert json.loads(out)["conformal"] == {"error_rate": 0.1, "per_class": True, **about}
+    _, out, _ = run("fit", folder, *SMALL, "--conformal", 0.1, "--per-class", "-o", path)
+    assert (
+        f"Error rate 0.1 for each class: out of fold, {about['coverage']:.1%} of the sets contain the class, with "
+        f"{about['set_size']:.2f} classes on average." in out
+    )
+    _, out, err = run("fit", folder, *SMALL, "--conformal", 0.01, "-o", path)
+    assert "too few independent images to measure it out of fold" in out and "needs at least 99 groups" in err
+    assert "conformal" not in json.loads(run("fit", folder, *SMALL, "-o", path, "--json")[1])
+
+
 def test_tables_of_conformal_models_are_overwritten(run, folder, classifier, tmp_path):
     for _ in range(2):
         code, _, err = run("predict", classifier, folder / "dark", "-o", tmp_path / "table.csv")
@@ -119,10 +135,15 @@ def test_saved_pipeline_is_that_of_the_library(run, folder, classifier):
 
 def test_regression_adds_intervals(run, folder, tmp_path):
     path = tmp_path / "model.joblib"
-    code, _, err = run(
+    code, out, err = run(
         "fit", folder / "values.csv", "--target", "value", *SMALL, "--conformal", 0.2, "-o", path
     )
     assert code == 0, err
+    about = joblib.load(path)[-1].out_of_fold_
+    assert (
+        f"Error rate 0.2: out of fold, {about['coverage']:.1%} of the intervals contain the value; mean width "
+        f"{about['interval_width']:.4g}." in out
+    )
     _, out, _ = run("predict", path, folder / "values.csv", "--json")
     rows = json.loads(out)
     assert list(rows[0]) == ["path", "prediction", "lower", "upper", "unusual", "error"]

@@ -19,7 +19,7 @@ from tlfeatures import CNNFeatures, ConformalClassifier, ConformalRegressor
 from tlfeatures.calibration import CalibratedHead
 from tlfeatures.evaluation import find_duplicates
 from tlfeatures.heads import make_head
-from tlfeatures.trust import OutlierDetector, measure_prediction_sets
+from tlfeatures.trust import OutlierDetector, measure_prediction_intervals, measure_prediction_sets
 
 
 @pytest.mark.filterwarnings("ignore:`error_rate=0.1` needs at least", "ignore:`false_alarm_rate=0.05` needs")
@@ -294,6 +294,27 @@ def test_measured_sets_agree_with_a_direct_computation(grouped):
     assert result.note == "1 of 4 classes have fewer than 10 images and are not in the table of classes."
 
 
+def test_measured_sets_per_class_agree_with_a_direct_computation():
+    rng = np.random.default_rng(0)
+    codes, groups = np.arange(60) % 2, rng.integers(0, 30, 60)
+    logits = rng.normal(size=(60, 2)) + 1.5 * np.eye(2)[codes]
+    expected = []
+    for i in range(60):
+        sets = []
+        for c in range(2):
+            score = logits[i, 1 - c] - logits[i, c]
+            others = set(groups[codes == c].tolist()) - {groups[i]}
+            of_group = {g: np.flatnonzero((groups == g) & (codes == c)) for g in others}
+            share = sum(np.mean(logits[rows, 1 - c] - logits[rows, c] >= score) for rows in of_group.values())
+            sets.append((share + 1) / (len(others) + 1) > 0.2 + 1e-9)
+        expected.append((sets[codes[i]], sum(sets)))
+    result = measure_prediction_sets(
+        logits, codes, logits.argmax(axis=1), np.arange(2), groups,
+        error_rates=[0.2], per_class=True, allow_empty=True,
+    )  # fmt: skip
+    np.testing.assert_allclose(result.error_rates.iloc[0, :3], [0.2, *np.mean(expected, axis=0)])
+
+
 def test_measured_sets_contain_the_class_at_the_stated_rate():
     rng = np.random.default_rng(1)
     codes = rng.integers(0, 3, 3000)
@@ -319,3 +340,59 @@ def test_measured_sets_of_small_classes_are_not_listed():
     result = measure_prediction_sets(np.eye(5)[codes], codes, codes, np.array(list("abcde")), np.arange(25))
     assert result.classes.empty and result.error_rates["coverage"].tolist() == [1.0, 1.0, 1.0]
     assert result.note.startswith("5 of 5 classes have fewer than 10 images")
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_measured_intervals_agree_with_a_direct_computation(grouped):
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=70)
+    predicted = y + rng.normal(size=70) * np.where(y > 0.5, 3, 1)
+    groups = rng.integers(0, 30, 70) if grouped else np.arange(70)
+    result, errors = measure_prediction_intervals(y, predicted, groups), np.abs(y - predicted)
+    p_values = []
+    for i in range(70):
+        others = set(groups.tolist()) - {groups[i]}
+        share = sum(np.mean(errors[groups == g] >= errors[i]) for g in others)
+        p_values.append((share + 1) / (len(others) + 1))
+    for row in result.error_rates.itertuples():
+        assert row.coverage == pytest.approx(np.mean(np.array(p_values) > row.error_rate + 1e-9))
+        assert row.share_of_range == pytest.approx(row.width / np.ptp(y))
+    assert result.error_rates["width"].is_monotonic_decreasing
+    order = np.argsort(predicted)
+    assert result.thirds["images"].tolist() == [24, 23, 23]
+    assert result.thirds["mean_error"][2] == pytest.approx(errors[order[-23:]].mean())
+    assert result.images == 70 and result.note == ""
+
+
+def test_intervals_are_not_measured_on_few_independent_rows():
+    y, groups = np.arange(40.0), np.arange(40) % 19
+    result = measure_prediction_intervals(y, y + 1, groups)
+    assert result.error_rates.empty and result.thirds.empty
+    assert result.note.startswith("20 images with out-of-fold predictions are needed")
+    result = measure_prediction_intervals(y[:25], y[:25] + 1, np.arange(25))
+    assert result.thirds.empty and result.note.startswith("There are fewer than 30 images")
+    constant = measure_prediction_intervals(np.ones(40), np.ones(40), np.arange(40))
+    assert constant.error_rates["share_of_range"].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("per_class", [False, True])
+def test_out_of_fold_coverage_of_a_classifier(per_class):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 400)
+    X = rng.normal(size=(400, 5)) + 1.2 * np.eye(3, 5)[y]
+    conformal = ConformalClassifier(SVC(), error_rate=0.1, per_class=per_class).fit(X[:200], y[:200])
+    measured, sets = conformal.out_of_fold_, conformal.predict_set(X[200:])
+    assert measured["coverage"] == pytest.approx(0.9, abs=0.02)
+    assert measured["set_size"] == pytest.approx(sets.sum(axis=1).mean(), abs=0.15)
+    with pytest.warns(UserWarning, match="needs at least 99 rows"):
+        assert ConformalClassifier(SVC(), error_rate=0.01).fit(X[:60], y[:60]).out_of_fold_ == {}
+
+
+def test_out_of_fold_coverage_of_a_regressor():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 4))
+    y = X[:, 0] + rng.normal(size=200)
+    conformal = ConformalRegressor(Ridge(), error_rate=0.2).fit(X, y)
+    low, high = conformal.predict_interval(X).T
+    assert conformal.out_of_fold_["coverage"] == pytest.approx(0.8, abs=0.01)
+    assert conformal.out_of_fold_["interval_width"] == pytest.approx((high - low).mean(), rel=0.05)

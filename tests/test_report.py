@@ -30,6 +30,7 @@ from tlfeatures.report._code import make_python_code
 from tlfeatures.results import LearningCurve, PredictionSets, Regime, Score, SearchResult
 from tlfeatures.selection._fitted_images import worst_predictions
 from tlfeatures.selection._result import best_options, sample_embeddings
+from tlfeatures.trust import measure_prediction_intervals
 
 UNUSUAL_NAME = '<script>alert(1)</script> & "é$x$" a rather long name'
 OPTIONS = {
@@ -369,6 +370,21 @@ def test_page_shows_prediction_sets(tmp_path):
     assert summary["prediction_sets"]["classes"] == classes.to_dict("records")
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "tables/prediction_sets.csv"), error_rates)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "tables/prediction_sets_by_class.csv"), classes)
+
+
+def test_page_shows_prediction_intervals(tmp_path):
+    y = np.random.default_rng(0).normal(size=60)
+    intervals = measure_prediction_intervals(y, y + 0.1 * np.tile([-1, 1, 3], 20), np.arange(60))
+    _, page, summary = write(tmp_path, make_result(0), prediction_intervals=intervals)
+    rates, thirds = intervals.error_rates, intervals.thirds
+    width, share = rates["width"][1], rates["share_of_range"][1]
+    for text in ("Is the prediction sure?", f"10% {rates['coverage'][1]:.1%} {width:.4g} {share:.1%}",
+                 "share of the 60 images whose interval contains", "third", "ConformalRegressor",
+                 "tlfeatures fit --conformal 0.1"):  # fmt: skip
+        assert text in page, text
+    assert summary["prediction_intervals"] == intervals.summary()
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "tables/prediction_intervals.csv"), rates)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "tables/prediction_intervals_by_third.csv"), thirds)
 
 
 def test_page_says_why_there_are_no_prediction_sets(fitted_search, tmp_path):

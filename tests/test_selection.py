@@ -428,6 +428,7 @@ def test_prediction_sets_are_those_of_the_out_of_fold_values(warm):
     assert result.classes["class"].tolist() == search.classes_.tolist()
     assert result.classes["images"].tolist() == [12, 12, 12]
     assert search.summary()["prediction_sets"] == result.summary()
+    assert search.summary()["prediction_intervals"] is None
     assert json.loads(json.dumps(result.summary()))["error_rates"][1]["coverage"] == pytest.approx(
         np.mean(covered)
     )
@@ -1077,6 +1078,13 @@ def test_search_for_regression(store):
     assert search.cv_results_["mean_test_mae"][search.best_index_] == pytest.approx(np.mean(mae))
     assert search.metrics_["mae"] == pytest.approx(mean_absolute_error(y, search.oof_["predicted"]))
     assert set(search.metrics_) == {"r2", "mae", "rmse"} and "mae" in search.table()
+    result = search.result()
+    assert result.prediction_sets is None and search.summary()["prediction_sets"] is None
+    intervals = result.prediction_intervals
+    assert search.summary()["prediction_intervals"] == intervals.summary()
+    assert intervals.images == 60 and intervals.thirds["images"].tolist() == [20, 20, 20]
+    errors = np.abs(search.oof_["true"] - search.oof_["predicted"])
+    assert (errors <= intervals.error_rates["width"][1] / 2 + 1e-9).mean() == pytest.approx(0.9, abs=0.04)
     with pytest.raises(ValueError, match="`method` must be 'logme' for regression"):
         search.set_params(prescreen_method="hscore").fit(X, y)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import expand_options, option
-from tlfeatures.cli._messages import report_unreadable
+from tlfeatures.cli._messages import describe_coverage, report_unreadable
 from tlfeatures.cli._terminal import count, show_json, show_table, show_text, warn
 
 if TYPE_CHECKING:
@@ -70,11 +70,8 @@ def evaluate(model: opt.SavedModel, source: EvaluationSource, as_json: opt.Json 
 
 
 def _describe_conformal(about: dict[str, float]) -> str:
-    if "set_size" in about:
-        text = f"{about['coverage']:.1%} of the sets contain the class, with {about['set_size']:.2f} classes on average"
-    else:
-        text = f"{about['coverage']:.1%} of the intervals contain the value; mean width {about['interval_width']:.4g}"
-    return f"{text}; {about['unusual']:.1%} of the images are unusual." if "unusual" in about else f"{text}."
+    unusual = f"; {about['unusual']:.1%} of the images are unusual" if "unusual" in about else ""
+    return f"{describe_coverage(about)}{unusual}."
 
 
 def _show_classes(scores: ClassificationScores) -> None:

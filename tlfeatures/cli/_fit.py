@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import Options, expand_options, option
-from tlfeatures.cli._messages import report_images
+from tlfeatures.cli._messages import describe_coverage, report_images
 from tlfeatures.cli._outputs import check_output
 from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._terminal import count, escape, show_json, show_text, warn
@@ -70,10 +70,16 @@ def fit(
     y = images.get_labels()
     search = _make_search(y, network, compute, options).fit(images.images, y, images.groups)
     about_images = report_images(search, images, y)
+    conformal = None
     if files.output is not None:
-        save_pipeline(
-            search.calibrated_pipeline(y, conformal=files.conformal, per_class=files.per_class), files.output
-        )
+        pipeline = search.calibrated_pipeline(y, conformal=files.conformal, per_class=files.per_class)
+        save_pipeline(pipeline, files.output)
+        if files.conformal is not None:
+            conformal = {
+                "error_rate": files.conformal,
+                "per_class": files.per_class,
+                **pipeline[-1].out_of_fold_,
+            }
     if search.duplicates_.crossing:
         warn(search.duplicates_.describe())
     about = {
@@ -81,6 +87,7 @@ def fit(
         **_describe(search, y[search.rows_]),
         **dataclasses.asdict(search.image_counts()),
         **about_images,
+        **({} if conformal is None else {"conformal": conformal}),
         "output": files.output,
     }
     if files.as_json:
@@ -177,5 +184,16 @@ def _show(about: dict[str, Any], counts: str) -> None:
             f"({folds}){grouped}",
             style="bold",
         )
+    if conformal := about.get("conformal"):
+        show_text(_describe_conformal(conformal))
     if about["output"]:
         show_text(f"Saved {about['output']}.")
+
+
+def _describe_conformal(about: dict[str, Any]) -> str:
+    """Describe the sets or intervals of the training images, from heads that were not trained on them."""
+    per_class = about["per_class"] and "interval_width" not in about
+    text = f"Error rate {about['error_rate']:g}{' for each class' if per_class else ''}"
+    if "coverage" not in about:
+        return f"{text}: there are too few independent images to measure it out of fold."
+    return f"{text}: out of fold, {describe_coverage(about)}."

@@ -13,10 +13,17 @@ if TYPE_CHECKING:
     from tlfeatures.selection import FeatureSearchCV
     from tlfeatures.sources import Source
 
-__all__ = ["report_images", "report_unreadable"]
+__all__ = ["describe_coverage", "report_images", "report_unreadable"]
 
 _N_UNREADABLE = 10  # shown on standard error
 _N_CONFLICTS = 5
+
+
+def describe_coverage(about: Mapping[str, float]) -> str:
+    """Describe how often sets or intervals contain the truth, and their mean size."""
+    if "set_size" in about:
+        return f"{about['coverage']:.1%} of the sets contain the class, with {about['set_size']:.2f} classes on average"
+    return f"{about['coverage']:.1%} of the intervals contain the value; mean width {about['interval_width']:.4g}"
 
 
 def report_unreadable(

@@ -82,6 +82,9 @@ def make_sections(result: SearchResult, folder: ReportFolder) -> dict[str, Any]:
     if result.prediction_sets is not None and len(result.prediction_sets.error_rates):
         folder.save("prediction_sets", result.prediction_sets.error_rates)
         folder.save("prediction_sets_by_class", result.prediction_sets.classes)
+    if result.prediction_intervals is not None and len(result.prediction_intervals.error_rates):
+        folder.save("prediction_intervals", result.prediction_intervals.error_rates)
+        folder.save("prediction_intervals_by_third", result.prediction_intervals.thirds)
     with labels.style():
         layers = _draw_layers(result, folder)
         folder.draw("heads", _figures.plot_heads, result.candidates, result.scoring)

@@ -141,6 +141,8 @@ def _summarize(result: SearchResult, tables: dict[str, pd.DataFrame]) -> dict[st
         summary["per_class"] = tables["per_class"].to_dict("records")
     if result.prediction_sets is not None:
         summary["prediction_sets"] = result.prediction_sets.summary()
+    if result.prediction_intervals is not None:
+        summary["prediction_intervals"] = result.prediction_intervals.summary()
     if "calibration" in tables:
         args = (result.predictions["true"].to_numpy(), result.probabilities, result.classes)
         summary["calibration"] = calibration_errors(tables["calibration"], *args)

@@ -1,7 +1,7 @@
 """Results of a feature search, an audit and suggestions, which can be used without the objects that made them."""
 
 from tlfeatures.results._audit import AuditResult
-from tlfeatures.results._prediction_sets import PredictionSets
+from tlfeatures.results._prediction_sets import PredictionIntervals, PredictionSets
 from tlfeatures.results._search import (
     EmbeddingSample,
     LearningCurve,
@@ -16,6 +16,7 @@ __all__ = [
     "AuditResult",
     "EmbeddingSample",
     "LearningCurve",
+    "PredictionIntervals",
     "PredictionSets",
     "Regime",
     "Score",

@@ -1,4 +1,4 @@
-"""How sure the predictions of a search are: properties of its prediction sets."""
+"""How sure the predictions of a search are: properties of its prediction sets or intervals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas
 
-__all__ = ["PredictionSets"]
+__all__ = ["PredictionIntervals", "PredictionSets"]
 
 
 @dataclass(frozen=True)
@@ -44,4 +44,42 @@ class PredictionSets:
         dict
         """
         tables = {name: getattr(self, name).to_dict("records") for name in ("error_rates", "classes")}
+        return {"images": self.images, **tables, "note": self.note}
+
+
+@dataclass(frozen=True)
+class PredictionIntervals:
+    """Properties of the prediction intervals that the out-of-fold predictions of a regressor give.
+
+    The interval of an image is its prediction plus or minus a quantile of the absolute errors of the other images;
+    images of its own group and its duplicates are left out.
+
+    Attributes
+    ----------
+    images : int
+        Number of images with out-of-fold predictions.
+    error_rates : pandas.DataFrame
+        One row for each error rate: ``error_rate``; ``coverage``, the share of images whose interval contains the true
+        value; ``width`` of the intervals; ``share_of_range``, the width divided by the range of the true values.
+    thirds : pandas.DataFrame
+        One row for each third of the images, sorted by prediction, at the error rate 0.1: ``lowest_prediction``,
+        ``highest_prediction``, ``images``, ``coverage`` and ``mean_error``, the mean absolute error. Coverages that
+        differ show that a constant width does not suit all values.
+    note : str
+        Reason why a table is empty; otherwise empty.
+    """
+
+    images: int
+    error_rates: pandas.DataFrame
+    thirds: pandas.DataFrame
+    note: str = ""
+
+    def summary(self) -> dict[str, Any]:
+        """Return all attributes as numbers, text and lists of dicts.
+
+        Returns
+        -------
+        dict
+        """
+        tables = {name: getattr(self, name).to_dict("records") for name in ("error_rates", "thirds")}
         return {"images": self.images, **tables, "note": self.note}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tlfeatures.results._audit import AuditResult
-from tlfeatures.results._prediction_sets import PredictionSets
+from tlfeatures.results._prediction_sets import PredictionIntervals, PredictionSets
 
 if TYPE_CHECKING:
     import pandas
@@ -187,6 +187,8 @@ class SearchResult:
     prediction_sets : PredictionSets or None
         Coverage and size of prediction sets, from the out-of-fold predictions of the best pipeline; None for
         regression.
+    prediction_intervals : PredictionIntervals or None
+        Coverage and width of prediction intervals; None for classification.
     """
 
     task: Literal["classification", "regression"]
@@ -222,6 +224,7 @@ class SearchResult:
     recipes: list[dict[str, Any]]
     audit: AuditResult | None = None
     prediction_sets: PredictionSets | None = None
+    prediction_intervals: PredictionIntervals | None = None
 
     @property
     def has_groups(self) -> bool:

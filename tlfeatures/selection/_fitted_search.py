@@ -21,7 +21,7 @@ from tlfeatures.results import Regime, SearchResult
 from tlfeatures.selection._cv_results import Candidate, format_label, make_table
 from tlfeatures.selection._fitted_images import FittedImages
 from tlfeatures.selection._metadata_routing import routing_enabled
-from tlfeatures.selection._prediction_sets import measure_search_sets
+from tlfeatures.selection._prediction_sets import measure_search_intervals, measure_search_sets
 from tlfeatures.selection._result import build_result
 from tlfeatures.trust import fit_conformal_head
 
@@ -152,11 +152,11 @@ class FittedSearchMixin:
         dict
             Numbers of images, unreadable images, candidates and folds; "best" with parameters, score, 95% interval
             and scores of the folds; "metrics"; scores of nested cross-validation; "duplicates" with the numbers of
-            pairs and the score of grouped cross-validation; coverage and size of prediction sets; the recommendation;
-            and tables of the timings and of the ten best candidates.
+            pairs and the score of grouped cross-validation; coverage and size of prediction sets or intervals; the
+            recommendation; and tables of the timings and of the ten best candidates.
         """
         table, results, best, duplicates = self.table(), self.cv_results_, self.best_index_, self.duplicates_
-        sets = measure_search_sets(self)
+        sets, intervals = measure_search_sets(self), measure_search_intervals(self)
         return {
             "task": self.task_,
             "images": len(self.rows_) + len(self.unreadable_),
@@ -181,6 +181,7 @@ class FittedSearchMixin:
                 "grouped_score": duplicates.grouped_score,
             },
             "prediction_sets": sets and sets.summary(),
+            "prediction_intervals": intervals and intervals.summary(),
             "recommendation": self.regime_.recommendation,
             "evidence": self.regime_.evidence,
             "timings": self.timings_,

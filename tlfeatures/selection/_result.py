@@ -21,7 +21,7 @@ from tlfeatures.results import EmbeddingSample, Score, SearchResult
 from tlfeatures.selection._audit import audit_search
 from tlfeatures.selection._fitted_images import worst_predictions
 from tlfeatures.selection._head_grids import list_user_estimators, seed_estimator
-from tlfeatures.selection._prediction_sets import measure_search_sets
+from tlfeatures.selection._prediction_sets import measure_search_intervals, measure_search_sets
 
 __all__ = [
     "best_options",
@@ -97,6 +97,7 @@ def build_result(search: Any) -> SearchResult:
         recipes=list(search.best_estimator_[0].recipes_),
         audit=audit,
         prediction_sets=measure_search_sets(search),
+        prediction_intervals=measure_search_intervals(search),
     )
 
 

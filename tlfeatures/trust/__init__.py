@@ -14,7 +14,7 @@ from tlfeatures.trust._conformal_regressor import ConformalRegressor
 from tlfeatures.trust._explain import explain
 from tlfeatures.trust._explain_result import Explanations
 from tlfeatures.trust._outliers import OutlierDetector
-from tlfeatures.trust._set_quality import measure_prediction_sets
+from tlfeatures.trust._set_quality import measure_prediction_intervals, measure_prediction_sets
 from tlfeatures.trust._suggest import suggest
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "audit_search_rows",
     "explain",
     "fit_conformal_head",
+    "measure_prediction_intervals",
     "measure_prediction_sets",
     "predict_conformal",
     "suggest",

@@ -16,6 +16,7 @@ from tlfeatures.errors import InvalidParameterError
 from tlfeatures.evaluation import check_labels
 from tlfeatures.trust._conformal import CONFORMAL_CONSTRAINTS, ConformalBase
 from tlfeatures.trust._ranks import ScoreTable, row_weights, score_classes, to_p_values
+from tlfeatures.trust._set_quality import measure_prediction_sets
 
 __all__ = ["ConformalClassifier"]
 
@@ -66,6 +67,10 @@ class ConformalClassifier(ClassifierMixin, ConformalBase):
     outlier_detector_ : OutlierDetector or None
     cnn_ : CNNFeatures
         The fitted first step, if ``estimator`` is a pipeline that begins with it.
+    out_of_fold_ : dict of str to float
+        "coverage", the share of the training rows whose set contains their class, and "set_size", the mean number of
+        classes in a set; each row is ranked among the rows of other groups, at the error rate of `fit`. Empty if there
+        are fewer rows or groups than ``1 / error_rate``.
     n_calibration_ : ndarray of float, shape (1 + n_classes,)
         Number of independent rows or groups from which p-values are computed: of all classes, and of each class.
     n_features_in_ : int
@@ -149,22 +154,34 @@ class ConformalClassifier(ClassifierMixin, ConformalBase):
         y, _ = check_labels(y, len(X), "classification")
         self.classes_, codes = np.unique(y, return_inverse=True)
         folds = self._fit_heads(head, X, y, groups, self._choose_folds(codes, groups), "classification")
-        scores = [
-            self._score(estimator, X[test])[np.arange(len(test)), codes[test]]
-            for estimator, test in zip(self.fold_estimators_, folds, strict=True)
-        ]
+        logits = np.empty((len(codes), len(self.classes_)))
+        for estimator, test in zip(self.fold_estimators_, folds, strict=True):
+            logits[test] = compute_logits(estimator, X[test], self.classes_)
+        scores = score_classes(logits)[np.arange(len(codes)), codes]
         self._tables, totals = [[] for _ in folds], []
         for stratum in (None, *range(len(self.classes_))):  # all rows, then those of each class
             members = np.arange(len(codes)) if stratum is None else np.flatnonzero(codes == stratum)
             weights = np.zeros(len(codes))
             weights[members] = row_weights(None if groups is None else groups[members], len(members))
             totals.append(weights.sum())
-            for tables, test, values in zip(self._tables, folds, scores, strict=True):
-                of_stratum = weights[test] > 0
-                tables.append(ScoreTable(values[of_stratum], weights[test][of_stratum]))
+            for tables, test in zip(self._tables, folds, strict=True):
+                rows = test[weights[test] > 0]
+                tables.append(ScoreTable(scores[rows], weights[rows]))
         self.n_calibration_ = np.round(totals, 6)
+        self.out_of_fold_ = self._measure(logits, codes, groups)
         self._warn_of_few(groups)
         return self
+
+    def _measure(self, logits: np.ndarray, codes: np.ndarray, groups: np.ndarray | None) -> dict[str, float]:
+        """Return ``out_of_fold_``."""
+        groups = np.arange(len(codes)) if groups is None else groups
+        table = measure_prediction_sets(
+            logits, codes, logits.argmax(axis=1), self.classes_, groups,
+            error_rates=[self.error_rate], per_class=self.per_class, allow_empty=self.allow_empty,
+        ).error_rates  # fmt: skip
+        if table.empty:
+            return {}
+        return {"coverage": float(table["coverage"][0]), "set_size": float(table["mean_size"][0])}
 
     def _choose_folds(self, codes: np.ndarray, groups: np.ndarray | None) -> int:
         """Return the number of folds that classes and groups allow."""

@@ -13,6 +13,7 @@ from tlfeatures.errors import InvalidParameterError
 from tlfeatures.evaluation import check_labels
 from tlfeatures.trust._conformal import CONFORMAL_CONSTRAINTS, ConformalBase
 from tlfeatures.trust._ranks import lower_bounds, row_weights
+from tlfeatures.trust._set_quality import measure_prediction_intervals
 
 __all__ = ["ConformalRegressor"]
 
@@ -51,6 +52,10 @@ class ConformalRegressor(RegressorMixin, ConformalBase):
     outlier_detector_ : OutlierDetector or None
     cnn_ : CNNFeatures
         The fitted first step, if ``estimator`` is a pipeline that begins with it.
+    out_of_fold_ : dict of str to float
+        "coverage", the share of the training rows whose interval contains their value, and "interval_width"; the errors
+        of other groups determine the width, at the error rate of `fit`. Empty if there are fewer rows or groups than
+        ``1 / error_rate``.
     n_calibration_ : float
         Number of independent rows or groups from which intervals are computed.
     n_features_in_ : int
@@ -122,10 +127,19 @@ class ConformalRegressor(RegressorMixin, ConformalBase):
         weights = row_weights(groups, len(y))
         self._weights = np.concatenate([weights[test] for test in folds])
         self.n_calibration_ = float(np.round(weights.sum(), 6))
-        self.residuals_ = [
-            np.abs(y[test] - estimator.predict(X[test]))
-            for estimator, test in zip(self.fold_estimators_, folds, strict=True)
-        ]
+        predicted = np.empty(len(y))
+        for estimator, test in zip(self.fold_estimators_, folds, strict=True):
+            predicted[test] = estimator.predict(X[test])
+        self.residuals_ = [np.abs(y[test] - predicted[test]) for test in folds]
+        table = measure_prediction_intervals(
+            y, predicted, np.arange(len(y)) if groups is None else groups, error_rates=[self.error_rate]
+        ).error_rates
+        self.out_of_fold_ = {}
+        if len(table):
+            self.out_of_fold_ = {
+                "coverage": float(table["coverage"][0]),
+                "interval_width": float(table["width"][0]),
+            }
         if self.n_calibration_ + 1 < 1 / self.error_rate - 1e-9:
             warn(
                 f"`error_rate={self.error_rate:g}` needs at least {int(np.ceil(1 / self.error_rate - 1e-9)) - 1} "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["ScoreTable", "lower_bounds", "row_weights", "score_classes", "to_p_values"]
+__all__ = ["ScoreTable", "lower_bounds", "rank_among_others", "row_weights", "score_classes", "to_p_values"]
 
 _TOLERANCE = 1e-9  # for sums of weights such as 1/3
 
@@ -103,6 +103,51 @@ def to_p_values(weight_above: np.ndarray, total: float | np.ndarray) -> np.ndarr
     [0.25, 1.0]
     """
     return (weight_above + 1) / (total + 1)
+
+
+def rank_among_others(
+    scores: np.ndarray, own: np.ndarray, groups: np.ndarray, members: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the p-value of each score among the calibration scores of the rows of other groups.
+
+    Parameters
+    ----------
+    scores : ndarray of float, shape (n, m)
+    own : ndarray of float, shape (k,)
+        Calibration scores.
+    groups : ndarray of shape (n,)
+        Each group has the weight of one row.
+    members : ndarray of int, shape (k,), optional
+        Rows of the calibration scores; by default all rows.
+
+    Returns
+    -------
+    ndarray of float, shape (n, m)
+
+    Examples
+    --------
+    >>> scores = np.array([3.0, 2.0, 2.0, 1.0])
+    >>> rank_among_others(scores[:, None], scores, np.array([0, 1, 1, 2]))[:, 0].round(2).tolist()
+    [0.33, 0.67, 0.67, 1.0]
+    """
+    members = np.arange(len(groups)) if members is None else members
+    weights = row_weights(groups[members], len(members))
+    table = ScoreTable(own, weights)
+    above, total = table.weight_above(scores), np.full(len(scores), table.total)
+    _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    alone = sizes[codes[members]] == 1
+    rows = members[alone]
+    above[rows] -= own[alone, None] >= scores[rows]
+    total[rows] -= 1
+    by_group = np.split(np.argsort(codes, kind="stable"), np.cumsum(sizes)[:-1])
+    shared = np.flatnonzero(~alone)
+    shared = shared[np.argsort(codes[members[shared]], kind="stable")]
+    for part in np.split(shared, np.flatnonzero(np.diff(codes[members[shared]])) + 1):
+        if len(part):
+            rows = by_group[codes[members[part[0]]]]
+            above[rows] -= ScoreTable(own[part], weights[part]).weight_above(scores[rows])
+            total[rows] -= 1
+    return to_p_values(above, total[:, None])
 
 
 def lower_bounds(values: np.ndarray, weights: np.ndarray, error_rate: float) -> np.ndarray:
