@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tlfeatures.distributed import embed_images
     from tlfeatures.evaluation import compare
     from tlfeatures.features import CNNFeatures
     from tlfeatures.finetune import FineTuneClassifier, FineTuneRegressor
@@ -39,6 +40,7 @@ __all__ = [
     "audit",
     "check_images",
     "compare",
+    "embed_images",
     "explain",
     "list_layers",
     "list_models",
@@ -60,6 +62,7 @@ _MODULES = {
     "audit": "trust",
     "check_images": "images",
     "compare": "evaluation",
+    "embed_images": "distributed",
     "explain": "trust",
     "list_layers": "networks",
     "list_models": "networks",

@@ -255,11 +255,18 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
 def embed(cnn: CNNFeatures, X: Any, **kwargs: Any) -> Extracted:
     """Transform X and return errors and digests too; ``kwargs`` are those of `tlfeatures.extract.extract`."""
     check_is_fitted(cnn, "recipes_")
-    spec, images = cnn._make_spec(), Images.of(X)
-    check_recipes(cnn.recipes_, [column.recipe for column in spec.columns])
-    if images.encoded().any():
-        check_decoder(cnn.decoder_probe_)
-    return cnn._extract(images, spec, **kwargs)
+    images = Images.of(X)
+    return cnn._extract(images, check_fitted_recipes(cnn, images), **kwargs)
+
+
+def check_fitted_recipes(cnn: CNNFeatures, images: Images) -> FeatureSpec:
+    """Return the specification of the embeddings of images; raise an error if it differs from that of `fit`."""
+    spec = cnn._make_spec()
+    if hasattr(cnn, "recipes_"):
+        check_recipes(cnn.recipes_, [column.recipe for column in spec.columns])
+        if images.encoded().any():
+            check_decoder(cnn.decoder_probe_)
+    return spec
 
 
 def embed_views(cnn: CNNFeatures, X: Any) -> list[np.ndarray]:

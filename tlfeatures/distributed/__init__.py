@@ -1,11 +1,20 @@
 """Embeddings of many images by several processes and machines: work units, shards, engines and the driver."""
 
+from tlfeatures.distributed._embed import (
+    EmbeddingChunk,
+    EmbeddingRun,
+    embed_images,
+    fill_store,
+    iter_embeddings,
+)
 from tlfeatures.distributed._engines import Engine, LocalEngine
 from tlfeatures.distributed._job import Job, UnitResult, compute_unit, probe_unit
 from tlfeatures.distributed._units import UNIT_SIZE, Shard, WorkUnit, cut_units
 
 __all__ = [
     "UNIT_SIZE",
+    "EmbeddingChunk",
+    "EmbeddingRun",
     "Engine",
     "Job",
     "LocalEngine",
@@ -14,5 +23,8 @@ __all__ = [
     "WorkUnit",
     "compute_unit",
     "cut_units",
+    "embed_images",
+    "fill_store",
+    "iter_embeddings",
     "probe_unit",
 ]

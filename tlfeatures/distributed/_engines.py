@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Protocol
 
-from tlfeatures.distributed._job import Job, KnownKeys, UnitResult, compute_unit
+from tlfeatures.distributed._job import Job, KnownKeys, UnitResult, compute_batches
 from tlfeatures.distributed._units import WorkUnit
 
 __all__ = ["Engine", "LocalEngine"]
@@ -16,7 +16,7 @@ class Engine(Protocol):
 
     def run(
         self, job: Job, units: Iterable[WorkUnit], known_keys: KnownKeys | None = None
-    ) -> Iterator[UnitResult]:
+    ) -> Generator[UnitResult]:
         """Compute work units.
 
         Parameters
@@ -31,7 +31,7 @@ class Engine(Protocol):
         Yields
         ------
         UnitResult
-            Of each unit, in any order.
+            Of each unit, in any order; several results of a unit, each with a part of its rows, are allowed.
 
         Raises
         ------
@@ -59,7 +59,7 @@ class LocalEngine:
 
     def run(
         self, job: Job, units: Iterable[WorkUnit], known_keys: KnownKeys | None = None
-    ) -> Iterator[UnitResult]:
+    ) -> Generator[UnitResult]:
         """Compute work units; see `Engine.run`."""
         for unit in units:
-            yield compute_unit(job.take(unit), unit, known_keys)
+            yield from compute_batches(job.take(unit), unit, known_keys)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,6 @@ from tlfeatures.distributed._units import WorkUnit, absolute_name
 from tlfeatures.errors import ImageReadError
 from tlfeatures.extract import FeatureBlock, FeatureSpec, check_recipes
 from tlfeatures.extract._network import BatchNetwork
-from tlfeatures.fingerprints import KEY_BYTES
 from tlfeatures.images import Images, Note, decode_batches, decoder_recipe
 
 __all__ = [
@@ -25,6 +24,7 @@ __all__ = [
     "Job",
     "KnownKeys",
     "UnitResult",
+    "compute_batches",
     "compute_unit",
     "probe_unit",
     "read_stamps",
@@ -122,6 +122,7 @@ class UnitResult:
     Attributes
     ----------
     unit : WorkUnit
+        An engine may yield several results of a unit; ``unit.todo()`` is then a part of its rows.
     rows : ndarray of int, shape (m,)
         Rows of the input that went through the network; of identical images only the first.
     keys : ndarray of uint8, shape (m, 16)
@@ -170,43 +171,66 @@ def compute_unit(job: Job, unit: WorkUnit, known_keys: KnownKeys | None = None) 
     TransientReadError
         If the storage of an image fails repeatedly. Such images are never treated as unreadable.
     """
-    images, input_rows = job.images, unit.todo()
-    stamps = read_stamps(images)
-    keys, todo = np.zeros((len(images), KEY_BYTES), np.uint8), np.arange(len(images))
-    errors: dict[int, str] = {}
-    if known_keys is not None:
-        keys, errors = images.keys(job.n_threads)
-        readable = np.array([row not in errors for row in todo.tolist()], bool)
-        todo = todo[readable & ~known_keys(keys)]
-    network = BatchNetwork(job.spec, job.outputs, job.batch_size)
-    parts: list[np.ndarray] = []
-    blocks: list[list[np.ndarray]] = []
-    seen: set[bytes] = set()
-    notes: dict[int, Note] = {}
-    batches = decode_batches(images, todo, job.spec.decoder, job.batch_size, job.n_threads, notes=notes)
-    for rows, batch_keys, batch, batch_errors in batches:
-        errors |= batch_errors
-        keys[rows] = batch_keys
-        new = _first_of_each(batch_keys, seen)
-        if new.any():
-            parts.append(rows[new])
-            blocks.append(network(batch[new]))
-    computed = np.concatenate(parts) if parts else np.zeros(0, int)
-    is_known = np.ones(len(images), bool)
-    is_known[computed] = False
-    is_known[list(errors)] = False
-    arrays = [np.concatenate(values) for values in zip(*blocks, strict=True)] if blocks else _empty(job)
+    parts = list(compute_batches(job, unit, known_keys))
+    stamps = np.zeros((len(unit.todo()), 2), np.int64)
+    for part in parts:
+        stamps[np.searchsorted(unit.todo(), part.unit.todo())] = part.stamps
     return UnitResult(
         unit,
-        input_rows[computed],
-        keys[computed],
-        arrays,
-        input_rows[is_known],
-        keys[is_known],
-        {int(input_rows[row]): reason for row, reason in sorted(errors.items())},
-        {int(input_rows[row]): note for row, note in sorted(notes.items())},
+        np.concatenate([part.rows for part in parts]),
+        np.concatenate([part.keys for part in parts]),
+        [np.concatenate(blocks) for blocks in zip(*(part.arrays for part in parts), strict=True)],
+        np.concatenate([part.known_rows for part in parts]),
+        np.concatenate([part.known_keys for part in parts]),
+        {row: reason for part in parts for row, reason in part.errors.items()},
+        {row: note for part in parts for row, note in part.notes.items()},
         stamps,
     )
+
+
+def compute_batches(job: Job, unit: WorkUnit, known_keys: KnownKeys | None = None) -> Iterator[UnitResult]:
+    """Compute a unit as `compute_unit` does; yield the result of each batch, whose ``unit`` has only its rows."""
+    images, unit_rows = job.images, unit.todo()
+    stamps = read_stamps(images)
+    notes: dict[int, Note] = {}
+    computed_keys: set[bytes] = set()
+
+    def make(
+        rows: np.ndarray,
+        keys: np.ndarray,
+        is_new: np.ndarray,
+        arrays: list[np.ndarray],
+        errors: dict[int, str],
+    ) -> UnitResult:
+        positions = np.sort(np.concatenate([rows, np.array(list(errors), int)]))
+        return UnitResult(
+            replace(unit, rows=tuple(unit_rows[positions].tolist())),
+            unit_rows[rows[is_new]],
+            keys[is_new],
+            arrays,
+            unit_rows[rows[~is_new]],
+            keys[~is_new],
+            {int(unit_rows[row]): reason for row, reason in sorted(errors.items())},
+            {int(unit_rows[row]): notes.pop(row) for row in rows.tolist() if row in notes},
+            stamps[positions],
+        )
+
+    todo = np.arange(len(images))
+    empty = [np.empty((0, block.width), np.float32) for block in job.outputs]
+    if known_keys is not None:
+        keys, errors = images.keys(job.n_threads)
+        is_readable = np.array([row not in errors for row in todo.tolist()], bool)
+        is_known = is_readable & known_keys(keys)
+        if is_known.any() or errors:
+            known = np.flatnonzero(is_known)
+            yield make(known, keys[known], np.zeros(len(known), bool), empty, errors)
+        todo = todo[is_readable & ~is_known]
+    network = BatchNetwork(job.spec, job.outputs, job.batch_size)
+    for rows, keys, batch, errors in decode_batches(
+        images, todo, job.spec.decoder, job.batch_size, job.n_threads, notes=notes
+    ):
+        is_new = _first_of_each(keys, computed_keys)
+        yield make(rows, keys, is_new, network(batch[is_new]) if is_new.any() else empty, errors)
 
 
 def probe_unit(job: Job, unit: WorkUnit, on_row: Callable[[int], Any]) -> dict[int, str]:
@@ -268,10 +292,6 @@ def _first_of_each(keys: np.ndarray, seen: set[bytes]) -> np.ndarray:
         is_new[i] = key not in seen
         seen.add(key)
     return is_new
-
-
-def _empty(job: Job) -> list[np.ndarray]:
-    return [np.empty((0, block.width), np.float32) for block in job.outputs]
 
 
 def _with_absolute_paths(backbone: Any) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 
 from tlfeatures._inputs import is_url
 from tlfeatures.errors import InvalidParameterError
-from tlfeatures.fingerprints import KEY_BYTES, bytes_key, canonical_json
+from tlfeatures.fingerprints import bytes_key, canonical_json
 from tlfeatures.images import Images
 
 __all__ = ["UNIT_SIZE", "Shard", "WorkUnit", "absolute_name", "cut_units"]
@@ -126,7 +126,7 @@ def cut_units(
     for number, start in enumerate(range(0, len(images), unit_size)):
         if shard is None or shard.contains(number):
             part = images.take(np.arange(start, min(start + unit_size, len(images))))
-            yield WorkUnit(number, start, start + len(part), bytes_key(prefix, *_identities(part)).hex())
+            yield WorkUnit(number, start, start + len(part), bytes_key(prefix, *_identify(part)).hex())
 
 
 def absolute_name(path: str) -> str:
@@ -134,12 +134,12 @@ def absolute_name(path: str) -> str:
     return path if path.startswith("/") or is_url(path) else os.path.abspath(path)
 
 
-def _identities(images: Images) -> Iterator[bytes]:
-    """Iterate over what identifies each image: its absolute path or URL, or the digest of its content."""
+def _identify(images: Images) -> Iterator[bytes]:
+    """Iterate over what identifies images: their absolute paths or URLs, or the digests of their contents."""
     paths = images.paths()
-    keys = None if all(path is not None for path in paths) else images.keys()[0]
-    for row, path in enumerate(paths):
-        if path is not None:
-            yield b"\0" + os.fsencode(absolute_name(path))
-        else:
-            yield b"\1" + (bytes(KEY_BYTES) if keys is None else keys[row].tobytes())
+    in_memory = np.array([path is None for path in paths])
+    names = [path if path is None or path.startswith("/") else absolute_name(path) for path in paths]
+    yield "\0".join(name or "" for name in names).encode("utf-8", "surrogateescape")
+    if in_memory.any():
+        keys, _ = images.keys()
+        yield b"\0\0" + keys[in_memory].tobytes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,12 +15,13 @@ from tlfeatures._warnings import warn
 from tlfeatures.errors import ImageReadError, UnreadableImagesWarning
 from tlfeatures.extract._counts import ImageCounts
 from tlfeatures.extract._pass import ExtractionPass
+from tlfeatures.extract._progress import show_progress
 from tlfeatures.extract._spec import FeatureSpec
 from tlfeatures.fingerprints import KEY_BYTES
 from tlfeatures.images import Images, Note, warn_of_notes
 from tlfeatures.store import EmbeddingStore
 
-__all__ = ["Extracted", "extract"]
+__all__ = ["Extracted", "extract", "split_by_kind", "warn_of_unreadable"]
 
 
 @dataclass
@@ -119,9 +119,9 @@ def extract(
     start = time.perf_counter()
     images = Images.of(X)
     passes: list[tuple[np.ndarray, ExtractionPass]] = []
-    with _progress(verbose, spec) as bar:
+    with show_progress(verbose, spec) as bar:
         hooks = [hook for hook in (on_batch, bar) if hook is not None]
-        for rows, is_encoded in _split_by_kind(images):
+        for rows, is_encoded in split_by_kind(images):
             part = images if len(rows) == len(images) else images.take(rows)
             extraction = ExtractionPass(
                 part, spec, is_encoded, store, int(batch_size), n_threads, on_error, on_failure
@@ -133,14 +133,19 @@ def extract(
     result, notes = _collect(passes, len(images), spec.width)
     result.seconds = time.perf_counter() - start
     result.low_contrast = warn_of_notes(images, notes)
-    if result.errors:
-        first = next(iter(result.errors))
+    warn_of_unreadable(images, result.errors)
+    return result
+
+
+def warn_of_unreadable(images: Images, errors: dict[int, str]) -> None:
+    """Issue one warning that counts the unreadable images, {row: reason}, and names the first."""
+    if errors:
+        first = min(errors)
         warn(
-            f"{len(result.errors)} of {len(images)} images could not be read; their rows are NaN. The first is "
-            f"{images.name(first)!r}: {result.errors[first]}. See check_images(X) for all.",
+            f"{len(errors)} of {len(images)} images could not be read; their rows are NaN. The first is "
+            f"{images.name(first)!r}: {errors[first]}. See check_images(X) for all.",
             UnreadableImagesWarning,
         )
-    return result
 
 
 def _average_views(extract_views: Sequence[Callable[[], Extracted]]) -> Extracted:
@@ -168,7 +173,7 @@ def _average_views(extract_views: Sequence[Callable[[], Extracted]]) -> Extracte
     return result
 
 
-def _split_by_kind(images: Images) -> Iterator[tuple[np.ndarray, bool]]:
+def split_by_kind(images: Images) -> Iterator[tuple[np.ndarray, bool]]:
     """Iterate over the rows of encoded images and those of images passed as pixels; their recipes differ."""
     encoded = images.encoded()
     for is_encoded in (True, False):
@@ -199,33 +204,3 @@ def _collect(
         result.computed += extraction.computed
     result.errors = dict(sorted(result.errors.items()))
     return result, dict(sorted(notes.items()))
-
-
-@contextlib.contextmanager
-def _progress(verbose: int, spec: FeatureSpec) -> Iterator[Callable[[int, int], None] | None]:
-    if not verbose:
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=10) as progress:
-        task: Any = None
-
-        def on_batch(done: int, total: int) -> None:
-            nonlocal task
-            if task is None:
-                task = progress.add_task(spec.description.name, total=total, rate="")
-            progress.update(task, advance=done, total=total)
-            state = progress.tasks[0]
-            speed = state.finished_speed or state.speed or state.completed / max(state.elapsed or 0, 1e-3)
-            progress.update(task, rate=f"{speed:.0f} images/s")
-
-        yield on_batch

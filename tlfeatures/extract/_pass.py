@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from tlfeatures.images import Images, Note, decode_batches, decoder_recipe
 from tlfeatures.networks import pooling_parts
 from tlfeatures.store import EmbeddingStore
 
-__all__ = ["ExtractionPass"]
+__all__ = ["ExtractionPass", "raise_unreadable"]
 
 _MAX_CHANGES = 4  # number of times that a file may change while it is being read
 
@@ -70,9 +70,7 @@ class ExtractionPass:
         """
         self._execute()
         if self._has_stopped:
-            failures = [(self.images.name(row), reason) for row, reason in sorted(self.errors.items())]
-            hint = "on_error='nan' continues with rows of NaN in their place; check_images(X) lists them all."
-            raise ImageReadError.of(failures, len(self.images), hint)
+            raise_unreadable(self.images, self.errors)
 
     @property
     def _has_stopped(self) -> bool:
@@ -181,6 +179,13 @@ class ExtractionPass:
             self.errors[int(row)] = reason
         self.out[rows] = np.nan
         self.keys[rows] = 0
+
+
+def raise_unreadable(images: Images, errors: dict[int, str]) -> NoReturn:
+    """Raise the `ImageReadError` for the unreadable images, {row: reason}."""
+    failures = [(images.name(row), reason) for row, reason in sorted(errors.items())]
+    hint = "on_error='nan' continues with rows of NaN in their place; check_images(X) lists them all."
+    raise ImageReadError.of(failures, len(images), hint)
 
 
 def _as_void(keys: np.ndarray) -> np.ndarray:

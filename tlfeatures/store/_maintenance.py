@@ -34,6 +34,7 @@ SIDECAR_NAME = re.compile(r"[0-9a-f]{32}\.json")
 _OWN_NAME = re.compile(
     rf"{SEGMENT_NAME.pattern}|{INDEX_NAME.pattern}|{TEMP_NAME.pattern}|recipe\.json|lock|compact\.lock"
 )
+_UNITS_NAME = re.compile(r"[0-9a-f]{32}\.(part|claim)")
 _SIDECAR_NAME = re.compile(rf"{SIDECAR_NAME.pattern}|{TEMP_NAME.pattern}")
 _JSON_BYTES = 1 << 20
 MALFORMED = (ValueError, TypeError, KeyError, RecursionError)  # raised for damaged JSON
@@ -254,12 +255,13 @@ def _remove_stale(folder: str) -> None:
 
 def _clear_folder(folder: str) -> tuple[int, int]:
     """Delete the files of this library in the folder of a recipe; return (files, bytes)."""
-    removed = _unlink_matching(folder, _OWN_NAME)
-    quarantine = os.path.join(folder, "quarantine")
-    quarantined = _unlink_matching(quarantine, _OWN_NAME)
-    for path in (quarantine, folder):
-        _rmdir(path)
-    return removed[0] + quarantined[0], removed[1] + quarantined[1]
+    count = total = 0
+    for part, pattern in (("", _OWN_NAME), ("quarantine", _OWN_NAME), ("units", _UNITS_NAME)):
+        removed = _unlink_matching(os.path.join(folder, part), pattern)
+        count, total = count + removed[0], total + removed[1]
+    for part in ("quarantine", "units", ""):
+        _rmdir(os.path.join(folder, part))
+    return count, total
 
 
 def _unlink_matching(folder: str, pattern: re.Pattern[str]) -> tuple[int, int]:

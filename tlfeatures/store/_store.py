@@ -283,6 +283,10 @@ class EmbeddingStore:
         with flock(os.path.join(self._path(recipe), "lock")):
             yield
 
+    def units_folder(self, recipe: Mapping[str, Any]) -> str:
+        """Return the folder of the work units of jobs under a recipe; it may not exist yet."""
+        return os.path.join(self._path(recipe), "units")
+
     def get_sidecar(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return a small JSON object stored under a JSON key; None if it is absent or damaged."""
         path, text = self._sidecar(key), canonical_json(dict(key))

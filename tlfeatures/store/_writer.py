@@ -52,6 +52,11 @@ class StoreWriter:
         self._pending: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in self.recipes]
         self._since = time.monotonic()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether all rows that were added are published."""
+        return not any(self._pending)
+
     def add(self, keys: np.ndarray, features: Sequence[np.ndarray]) -> None:
         """Add rows: ``keys`` uint8 (n, 16), and for each recipe a float32 (n, d) array, which is copied.
 
