@@ -222,8 +222,8 @@ def compute_batches(job: Job, unit: WorkUnit, known_keys: KnownKeys | None = Non
         is_readable = np.array([row not in errors for row in todo.tolist()], bool)
         is_known = is_readable & known_keys(keys)
         if is_known.any() or errors:
-            known = np.flatnonzero(is_known)
-            yield make(known, keys[known], np.zeros(len(known), bool), empty, errors)
+            stored = np.flatnonzero(is_known)
+            yield make(stored, keys[stored], np.zeros(len(stored), bool), empty, errors)
         todo = todo[is_readable & ~is_known]
     network = BatchNetwork(job.spec, job.outputs, job.batch_size)
     for rows, keys, batch, errors in decode_batches(
