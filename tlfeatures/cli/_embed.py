@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import typer
 
@@ -11,7 +12,13 @@ from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import expand_options, option
 from tlfeatures.cli._messages import report_unreadable
 from tlfeatures.cli._outputs import check_output
+from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._terminal import show_json, show_text
+
+if TYPE_CHECKING:
+    from tlfeatures.distributed import EmbeddingRun, Engine
+    from tlfeatures.features import CNNFeatures
+    from tlfeatures.sources import Source
 
 
 @dataclass(frozen=True)
@@ -25,23 +32,73 @@ class EmbedSource(opt.TrainingSource):
 class EmbedOutput(opt.OutputOptions):
     """Output of `embed`."""
 
-    output: str = option(
-        ..., "FILE.h5, FILE.parquet, or FILE.npy with FILE.manifest.csv.", "-o", metavar="FILE"
+    output: str | None = option(
+        None,
+        "FILE.h5, FILE.parquet, or FILE.npy with FILE.manifest.csv. Required without --shard.",
+        "-o",
+        metavar="FILE",
     )
     strict: bool = option(False, opt.STRICT)
 
-    def check(self) -> None:
+    def check(self, shard: str | None) -> None:
         """Raise an error if an output file cannot be written, or is not a file of this command."""
         from tlfeatures.embedding_files import SUFFIXES, is_embedding_file, list_files
 
+        if shard is not None:
+            if self.output is not None:
+                raise BadArgument(
+                    "--shard only fills the store: leave out --output, and pass it to a last run without --shard."
+                )
+            return
+        if self.output is None:
+            raise BadArgument(
+                "Missing option '--output': name a file, or pass --shard to only fill the store."
+            )
         check_output(self.output, SUFFIXES, self.force, is_embedding_file)
         for file in list_files(self.output)[1:]:
             check_output(file, (".csv",), self.force, is_embedding_file)
 
 
+@dataclass(frozen=True)
+class EngineOptions(opt.Options):
+    """Where the embeddings are computed."""
+
+    panel: ClassVar[str] = "Several machines"
+
+    engine: str = option("local", "local: this process; ray: the nodes of a Ray cluster.")
+    address: str | None = option(
+        None, "Address of a Ray cluster, or auto; by default $RAY_ADDRESS, or else this machine."
+    )
+    workers: int | None = option(
+        None, "Number of Ray workers; by default as many as the cluster has room for.", min=1
+    )
+    gpus_per_worker: float = option(0.0, "Number of GPUs of each Ray worker; may be a fraction.", min=0.0)
+    shard: str | None = option(
+        None, "Compute only one part of the images, such as 3/16, and store it.", metavar="I/N"
+    )
+    unit_size: int = option(1024, "Number of images in a work unit.", min=1)
+
+    def make(self) -> Engine | None:
+        """Make the engine; None is that of this process."""
+        if self.engine == "ray":
+            from tlfeatures.distributed import RayEngine
+
+            return RayEngine(self.address, self.workers, gpus=self.gpus_per_worker)
+        if self.engine != "local":
+            raise BadArgument(f"--engine must be local or ray; got {self.engine!r}.")
+        for name in ("address", "workers", "gpus_per_worker"):
+            if getattr(self, name):
+                raise BadArgument(f"--{name.replace('_', '-')} is an option of --engine ray.")
+        return None
+
+
 @expand_options
 def embed(
-    source: EmbedSource, files: EmbedOutput, network: opt.EmbeddingOptions, compute: opt.ComputeOptions
+    source: EmbedSource,
+    files: EmbedOutput,
+    network: opt.EmbeddingOptions,
+    compute: opt.ComputeOptions,
+    engine: EngineOptions,
 ) -> None:
     """Write the embeddings of a source into a file, one row for each image, in the order of the source.
 
@@ -51,9 +108,15 @@ def embed(
     """
     from tlfeatures.embedding_files import write_embeddings
 
-    files.check()
+    files.check(engine.shard)
+    runner = engine.make()
     images = source.read()
     cnn = opt.make_cnn(network, compute)
+    if engine.shard is not None or runner is not None:
+        run = _fill_store(images, cnn, runner, engine)
+        if engine.shard is not None:
+            _show_shard(run, images, files, engine.shard)
+            return
     result = write_embeddings(files.output, cnn, images, on_failure="raise")
     n, width = result.features.shape
     errors = report_unreadable(images.paths, result.errors, "has a row of NaN", "have rows of NaN")
@@ -63,5 +126,26 @@ def embed(
     else:
         show_text(f"{result.counts}.")
         show_text(f"{files.output}: {n:,} rows of {width:,} features ({', '.join(cnn.layers_)}).")
+    if files.strict and errors:
+        raise typer.Exit(1)
+
+
+def _fill_store(
+    images: Source, cnn: CNNFeatures, runner: Engine | None, engine: EngineOptions
+) -> EmbeddingRun:
+    from tlfeatures.distributed import EmbeddingRun, Shard
+
+    shard = None if engine.shard is None else Shard.parse(engine.shard)
+    run = EmbeddingRun(images, cnn, runner, unit_size=engine.unit_size, shard=shard, on_error="nan")
+    run.execute()
+    return run
+
+
+def _show_shard(run: EmbeddingRun, images: Source, files: EmbedOutput, shard: str) -> None:
+    errors = report_unreadable(images.paths, run.errors, "has a row of NaN", "have rows of NaN")
+    if files.as_json:
+        show_json(dataclasses.asdict(run.counts) | {"shard": shard, "errors": errors})
+    else:
+        show_text(f"Shard {shard}: {run.counts}.")
     if files.strict and errors:
         raise typer.Exit(1)

@@ -277,8 +277,9 @@ def read_stamps(images: Images) -> np.ndarray:
         if path is not None:
             try:
                 status = os.stat(split_frame(path)[0])
-            except OSError:
-                stamps[row] = MISSING_STAMP
+            except OSError as error:
+                is_missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
+                stamps[row] = MISSING_STAMP if is_missing else UNKNOWN_STAMP
                 continue
             changed = max(status.st_mtime_ns, status.st_ctime_ns)
             stamps[row] = UNKNOWN_STAMP if changed > limit else (status.st_size, changed)
