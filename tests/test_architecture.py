@@ -65,6 +65,7 @@ ALLOWED: dict[str, set[str]] = {
     "predictions": {"finetune", "trust"},
     "saved_models": {"predictions", "sources"},
 }
+ALLOWED["app"] = set(ALLOWED)
 ALLOWED["cli"] = set(ALLOWED)
 ALLOWED["studies"] = set(ALLOWED)
 for allowed_units in ALLOWED.values():

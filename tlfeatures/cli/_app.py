@@ -19,6 +19,7 @@ from tlfeatures.cli._fit import fit
 from tlfeatures.cli._models import layers, models
 from tlfeatures.cli._predict import predict
 from tlfeatures.cli._select import select
+from tlfeatures.cli._serve import serve
 from tlfeatures.cli._suggest import suggest
 from tlfeatures.cli._terminal import show_text
 
@@ -68,7 +69,7 @@ def _options(
 
 for command in (
     *(models, layers, embed, fit, select, finetune, evaluate, predict),
-    *(audit, explain, suggest, classify),
+    *(audit, explain, suggest, classify, serve),
 ):
     app.command()(command)
 app.add_typer(cache, name="cache")

@@ -1,0 +1,79 @@
+"""Limits of what a client may send, and how long it may take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from tlfeatures._params import check_parameters, integer, number
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of what a client may send, and how long it may take.
+
+    Parameters
+    ----------
+    images : int, default=64
+        Largest number of images in a request.
+    image_bytes : int, default=32 MiB
+        Largest size of an image file.
+    request_bytes : int, default=128 MiB
+        Largest size of the body of a request.
+    memory_bytes : int, default=512 MiB
+        Largest size of the bodies of all requests that are being answered.
+    pixels : int, default=100,000,000
+        Largest number of pixels of an image. It is read from the header of the file, before anything is decoded.
+    queue : int, default=256
+        Largest number of images that wait for the network. Requests beyond it are answered by 503 with Retry-After.
+    requests : int, default=512
+        Largest number of requests that are answered at the same time.
+    header_seconds : float, default=10
+        Time in which a client must send the headers of a request.
+    body_seconds : float, default=60
+        Time in which a client must send the body of a request.
+    answer_seconds : float, default=120
+        Time in which a request must be answered after its body was read.
+
+    Raises
+    ------
+    InvalidParameterError
+        If a limit is not positive.
+
+    Examples
+    --------
+    >>> Limits(images=8).images
+    8
+    """
+
+    images: int = 64
+    image_bytes: int = 32 << 20
+    request_bytes: int = 128 << 20
+    memory_bytes: int = 512 << 20
+    pixels: int = 100_000_000
+    queue: int = 256
+    requests: int = 512
+    header_seconds: float = 10.0
+    body_seconds: float = 60.0
+    answer_seconds: float = 120.0
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **{
+            name: [integer(minimum=1)]
+            for name in (
+                "images",
+                "image_bytes",
+                "request_bytes",
+                "memory_bytes",
+                "pixels",
+                "queue",
+                "requests",
+            )
+        },
+        **{name: [number(above=0)] for name in ("header_seconds", "body_seconds", "answer_seconds")},
+    }
+
+    def __post_init__(self) -> None:
+        check_parameters(self)

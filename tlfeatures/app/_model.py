@@ -1,0 +1,259 @@
+"""A saved model that answers requests: predictions, embeddings and maps of images in memory."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.pipeline import Pipeline
+
+from tlfeatures import __version__
+from tlfeatures.app._problems import Problem
+from tlfeatures.app._queue import list_batch_sizes
+from tlfeatures.errors import ImageReadError, SavedModelError
+from tlfeatures.features import embed
+from tlfeatures.images import Images
+from tlfeatures.predictions import FittedModel, Predictions
+from tlfeatures.saved_models import load_model
+from tlfeatures.trust import explain
+
+__all__ = ["ServedModel", "find_model_file"]
+
+_IN_FOLDER = ("pipeline.joblib", "*.tlf", "*.joblib", "*.pkl")
+
+
+def find_model_file(path: str | os.PathLike[str]) -> str:
+    """Return the path of a saved model; in the folder of a search, the pipeline that is saved there.
+
+    Raises
+    ------
+    SavedModelError
+        If a folder does not contain exactly one model.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return os.fspath(path)
+    for pattern in _IN_FOLDER:
+        files = sorted(folder.glob(pattern))
+        if len(files) == 1:
+            return str(files[0])
+    raise SavedModelError(
+        f"The folder {os.fspath(path)!r} must contain one saved model, as `tlfeatures select -o` writes it; name the "
+        "file of the model."
+    )
+
+
+class ServedModel:
+    """A saved model that answers requests.
+
+    Images are never written to the store of embeddings.
+
+    Parameters
+    ----------
+    path : path
+        A saved pipeline, the folder of a search, or a fine-tuned bundle. Loading a pickle can run code: load only files
+        you trust.
+    batch_size : int, optional
+        Images that the network computes at once; by default those of the model, at most 32.
+    max_pixels : int, default=100,000,000
+        Images with more pixels are not decoded.
+
+    Raises
+    ------
+    SavedModelError
+        If the file does not contain a model.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        batch_size: int | None = None,
+        max_pixels: int = 100_000_000,
+    ) -> None:
+        self.path = find_model_file(path)
+        self.fitted: FittedModel = load_model(self.path, cache=None, verbose=0)
+        cnn = self.fitted.cnn
+        self.batch_size = min(cnn.batch_size, 32) if batch_size is None else batch_size
+        cnn.set_params(batch_size=self.batch_size)
+        self.max_pixels = max_pixels
+        self.pipeline = Pipeline([("cnn", cnn), ("head", self.fitted.head)])
+        self.no_maps: str | None = None  # why there are no maps
+
+    def warm_up(self, report: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Compile the network for each size of a batch, so that the first request is answered as fast as others.
+
+        Parameters
+        ----------
+        report : callable, optional
+            Called with the number of finished steps and of all steps.
+        """
+        sizes = list_batch_sizes(self.batch_size)
+        images = _make_noise(self.batch_size)
+        report(0, len(sizes) + 1)
+        for i, size in enumerate(sizes):
+            self.predict(images[:size])
+            report(i + 1, len(sizes) + 1)
+        try:
+            explain(self.pipeline, images[:1])
+        except (ValueError, TypeError) as error:  # a layer without positions, or a head without values
+            self.no_maps = str(error)
+        report(len(sizes) + 1, len(sizes) + 1)
+
+    def compute(self, task: Any, images: list[bytes]) -> Sequence[Any]:
+        """Compute a task, ("predict",), ("embed",) or ("explain", label), for images.
+
+        Returns
+        -------
+        sequence of dict or Problem
+            In the order of the images; a `Problem` for an image that cannot be read.
+        """
+        kind, *options = task
+        if kind == "predict":
+            return self.predict(images)
+        return self.embed(images) if kind == "embed" else [self.explain(image, *options) for image in images]
+
+    def predict(self, images: list[bytes]) -> list[Any]:
+        """Predict for images; dicts, or a `Problem` for an image that cannot be read."""
+        return self._answer(images, lambda part: self._describe(self.fitted.predict(part)))
+
+    def embed(self, images: list[bytes]) -> list[Any]:
+        """Compute embeddings; dicts with a list of floats, or a `Problem` for an image that cannot be read."""
+
+        def run(part: list[bytes]) -> list[Any]:
+            extracted = embed(self.fitted.cnn, part, on_error="nan")
+            results: list[Any] = [{"embedding": row} for row in extracted.features.tolist()]
+            for row, reason in extracted.errors.items():
+                results[row] = _unreadable(reason)
+            return results
+
+        return self._answer(images, run)
+
+    def explain(self, image: bytes, label: str | None = None) -> Any:
+        """Compute the map of an image; a dict, or a `Problem`."""
+        return self._answer([image], lambda part: [self._explain(part, label)])[0]
+
+    def _explain(self, images: list[bytes], label: str | None) -> Any:
+        if self.no_maps is not None:
+            return Problem(422, "no-maps", self.no_maps)
+        try:
+            result = explain(self.pipeline, images, label=label)
+        except ImageReadError as error:
+            return _unreadable(error.reason)
+        except ValueError as error:
+            return Problem(422, "invalid-label", str(error))
+        width, height = result.images.size(0)
+        left, top, right, bottom = result.decoder.find_box((width, height))
+        return {
+            "prediction": _to_plain(result.predictions[0]),
+            "label": None if result.labels is None else _to_plain(result.labels[0]),
+            "value": float(result.values[0]),
+            "value_name": result.value,
+            "constant": float(result.constants[0]),
+            "method": result.method,
+            "box": [left / width, top / height, right / width, bottom / height],
+            "map": result.maps[0].tolist(),
+        }
+
+    def _answer(self, images: list[bytes], run: Callable[[list[bytes]], list[Any]]) -> list[Any]:
+        """Return the results of the images within the pixel limit, and problems for the others."""
+        results: list[Any] = [self._check(image) for image in images]
+        rows = [row for row, problem in enumerate(results) if problem is None]
+        if rows:
+            for row, result in zip(rows, run([images[row] for row in rows]), strict=True):
+                results[row] = result
+        return results
+
+    def _check(self, image: bytes) -> Problem | None:
+        """Return the problem of an image whose header cannot be read, or states too many pixels."""
+        if not image:
+            return _unreadable("the file is empty")
+        try:
+            width, height = Images.of([image]).size(0)
+        except ImageReadError as error:
+            return _unreadable(error.reason)
+        if width * height <= self.max_pixels:
+            return None
+        detail = (
+            f"The image has {width} x {height} pixels; at most {self.max_pixels:,} are decoded. Resize it."
+        )
+        return Problem(413, "too-many-pixels", detail)
+
+    def _describe(self, predictions: Predictions) -> list[Any]:
+        """Return one dict for each image that could be read, and a `Problem` for the others."""
+        extracted = predictions.extracted
+        results: list[Any] = [
+            _unreadable(extracted.errors.get(row, "")) for row in range(len(extracted.keys))
+        ]
+        names = None if predictions.classes is None else [str(c) for c in predictions.classes.tolist()]
+        conformal = predictions.conformal
+        for i, row in enumerate(predictions.rows.tolist()):
+            result: dict[str, Any] = {"prediction": _to_plain(predictions.values[i])}
+            if predictions.probabilities is not None:
+                order = np.argsort(-predictions.probabilities[i], kind="stable")
+                result["probabilities"] = {names[j]: float(predictions.probabilities[i, j]) for j in order}
+            elif predictions.decision is not None:
+                result["decision"] = float(predictions.decision[i])
+            if conformal is not None:
+                if conformal.sets is not None:
+                    result["set"] = [
+                        name for name, is_in in zip(names, conformal.sets[i], strict=True) if is_in
+                    ]
+                    result["p_value"] = float(conformal.p_values[i])
+                if conformal.intervals is not None:
+                    result["interval"] = conformal.intervals[i].tolist()
+                if conformal.unusual is not None:
+                    result["unusual"] = bool(conformal.unusual[i])
+            if row in extracted.low_contrast:
+                result["warning"] = extracted.low_contrast[row]
+            results[row] = result
+        return results
+
+    def about(self) -> dict[str, Any]:
+        """Describe the model: network, layers, input, head, classes, what it can compute, and versions."""
+        cnn, head = self.fitted.cnn, self.fitted.head
+        recipe = cnn.recipes_[0]
+        classes = self.fitted.classes
+        conformal = head[-1]
+        return {
+            "name": Path(self.path).name,
+            "task": "regression" if classes is None else "classification",
+            "classes": None if classes is None else [_to_plain(c) for c in classes],
+            "network": recipe["network"],
+            "layers": list(cnn.layers_),
+            "pooling": cnn.pooling,
+            "image_size": list(recipe["image_size"]),
+            "resize": recipe["resize"],
+            "n_features": int(cnn.n_features_out_),
+            "head": [type(step).__name__ for _, step in head.steps],
+            "confidence": self.fitted.confidence,
+            "error_rate": getattr(conformal, "error_rate", None),
+            "maps": self.no_maps is None,
+            "batch_size": self.batch_size,
+            "version": __version__,
+        }
+
+
+def _unreadable(reason: str) -> Problem:
+    return Problem(422, "unreadable-image", f"The image cannot be read: {reason}.")
+
+
+def _to_plain(value: Any) -> Any:
+    """Return a Python object for an element of an array."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def _make_noise(n: int) -> list[bytes]:
+    """Make images that all differ, because equal ones are computed once."""
+    from PIL import Image
+
+    rng, images = np.random.default_rng(0), []
+    for _ in range(n):
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype="uint8")).save(buffer, "PNG")
+        images.append(buffer.getvalue())
+    return images

@@ -1,0 +1,184 @@
+"""`run_server`: run the service with uvicorn until it is stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+from tlfeatures._params import check_parameter, integer
+from tlfeatures.app._access import AccessPolicy
+from tlfeatures.app._limits import Limits
+from tlfeatures.app._model import ServedModel, find_model_file
+from tlfeatures.app._service import check_packages, make_service
+from tlfeatures.errors import LowContrastImagesWarning, UnreadableImagesWarning
+from tlfeatures.saved_models import recognize_model
+
+__all__ = ["make_server", "make_worker", "run_server"]
+
+_UVICORN: dict[str, Any] = {
+    "log_level": "warning",
+    "access_log": False,
+    "server_header": False,
+    "proxy_headers": False,
+    "lifespan": "on",
+}
+
+_OPTIONS = "TLFEATURES_WORKER_OPTIONS"  # of the workers, which are new processes
+
+
+def run_server(
+    model: str | os.PathLike[str],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    policy: AccessPolicy | None = None,
+    limits: Limits | None = None,
+    workers: int = 1,
+    batch_size: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_ready: Callable[[str], None] = lambda url: None,
+) -> None:
+    """Run the service of a saved model until SIGINT or SIGTERM; requests that were accepted are answered first.
+
+    Parameters
+    ----------
+    model : path
+        A saved pipeline, the folder of a search, or a fine-tuned bundle.
+    host : str, default="127.0.0.1"
+        Address to bind.
+    port : int, default=8000
+        0 is a free port, which ``on_ready`` gets.
+    policy : AccessPolicy, optional
+        By default `AccessPolicy.for_address(host)`.
+    limits : Limits, optional
+    workers : int, default=1
+        Number of processes, each with its own copy of the network and its own queue.
+    batch_size : int, optional
+        Images that the network computes at once; by default those of the model, at most 32.
+    on_progress : callable, optional
+        Called with the number of finished steps and of all steps while the network is compiled; with one worker only.
+    on_ready : callable, optional
+        Called with the address of the service, before the first request is answered.
+
+    Raises
+    ------
+    SavedModelError
+        If the file does not contain a model.
+    OSError
+        If the port is in use.
+    """
+    check_packages()
+    check_parameter("workers", workers, [integer(minimum=1)])
+    check_parameter("port", port, [integer(minimum=0, maximum=65535)])
+    policy, limits = policy or AccessPolicy.for_address(host), limits or Limits()
+    path = find_model_file(model)
+    recognize_model(path)
+    with _bind(host, port) as sock:
+        url = _format_url(host, sock.getsockname()[1])
+        if workers == 1:
+            served = ServedModel(path, batch_size=batch_size, max_pixels=limits.pixels)
+            served.warm_up(on_progress)
+            server = make_server(make_service(served, policy=policy, limits=limits), limits)
+            with _ignore_image_warnings():
+                sock.listen()
+                on_ready(url)
+                with contextlib.suppress(KeyboardInterrupt, SystemExit):  # raised again after the last answer
+                    server.run(sockets=[sock])
+            return
+    # uvicorn binds the port again for its workers
+    _run_workers(path, url, policy, limits, batch_size, on_ready, host=host, workers=workers)
+
+
+def make_server(service: Any, limits: Limits) -> Any:
+    """Make the server of uvicorn for a service; ``run(sockets=[...])`` runs it."""
+    import uvicorn
+
+    from tlfeatures.app._protocol import make_protocol
+
+    return uvicorn.Server(uvicorn.Config(service, http=make_protocol(limits.header_seconds), **_UVICORN))
+
+
+def _run_workers(
+    model: str,
+    url: str,
+    policy: AccessPolicy,
+    limits: Limits,
+    batch_size: int | None,
+    on_ready: Callable[[str], None],
+    **options: Any,
+) -> None:
+    import uvicorn
+
+    from tlfeatures.app._protocol import TimedProtocol
+
+    os.environ[_OPTIONS] = json.dumps(
+        {
+            "model": os.path.abspath(model),
+            "batch_size": batch_size,
+            "hosts": sorted(policy.hosts),
+            "any_address": policy.any_address,
+            "token": policy.token,
+            "limits": asdict(limits),
+        }
+    )
+    on_ready(url)
+    try:
+        with contextlib.suppress(KeyboardInterrupt, SystemExit):
+            uvicorn.run(
+                "tlfeatures.app._server:make_worker",
+                factory=True,
+                port=int(url.rsplit(":", 1)[1]),
+                http=TimedProtocol,
+                timeout_worker_healthcheck=600,  # of a worker that loads its network
+                **_UVICORN,
+                **options,
+            )
+    finally:
+        del os.environ[_OPTIONS]
+
+
+def make_worker() -> Any:
+    """Make the application of a worker, from the options in its environment."""
+    options = json.loads(os.environ[_OPTIONS])
+    limits = Limits(**options["limits"])
+    for category in (UnreadableImagesWarning, LowContrastImagesWarning):
+        warnings.simplefilter("ignore", category)
+    model = ServedModel(options["model"], batch_size=options["batch_size"], max_pixels=limits.pixels)
+    model.warm_up()
+    policy = AccessPolicy(frozenset(options["hosts"]), options["any_address"], options["token"])
+    return make_service(model, policy=policy, limits=limits)
+
+
+@contextlib.contextmanager
+def _ignore_image_warnings() -> Iterator[None]:
+    """Ignore warnings of single images, which are in the answers."""
+    with warnings.catch_warnings():
+        for category in (UnreadableImagesWarning, LowContrastImagesWarning):
+            warnings.simplefilter("ignore", category)
+        yield
+
+
+@contextlib.contextmanager
+def _bind(host: str, port: int) -> Iterator[socket.socket]:
+    """Bind an address before the model is loaded, so that a port in use is reported at once."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((host, port))
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"Cannot bind port {port} of {host} ({(error.strerror or 'failed').lower()}); pass another --port",
+            ) from None
+        yield sock
+
+
+def _format_url(host: str, port: int) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
