@@ -40,7 +40,7 @@ def list_batch_sizes(largest: int) -> list[int]:
 class BatchQueue:
     """A bounded queue of images, which a thread takes in batches.
 
-    A batch begins when an image arrives. It waits until there are as many images as the network takes at once, but at
+    A batch begins when an image arrives. It waits until the network can take a full batch, but at
     most ``max_wait`` seconds. Its size is one for which the network is compiled, so that nothing is computed for
     padding; the other images begin the next batch.
 
