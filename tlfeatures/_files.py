@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 TEMPORARY_PREFIX = ".tmp-"  # followed by 24 hexadecimal digits
-_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL  # HDF5 also reads what it has written
 _FLAGS |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 _WRITE_BYTES = 16 << 20  # per call: Linux writes less than 2 GiB at once, and an interrupt should not wait
 

@@ -118,7 +118,7 @@ def embed(
             _show_shard(run, images, files, engine.shard)
             return
     result = write_embeddings(files.output, cnn, images, on_failure="raise")
-    n, width = result.features.shape
+    n, width = result.shape
     errors = report_unreadable(images.paths, result.errors, "has a row of NaN", "have rows of NaN")
     if files.as_json:
         about = {"features": width, "layers": cnn.layers_, "output": files.output, "errors": errors}

@@ -2,7 +2,8 @@
 
 from tlfeatures.extract._compatibility import check_decoder, check_recipes
 from tlfeatures.extract._counts import ImageCounts
-from tlfeatures.extract._extraction import Extracted, extract
+from tlfeatures.extract._extraction import Extracted, extract, warn_of_unreadable
+from tlfeatures.extract._progress import show_progress
 from tlfeatures.extract._spec import FeatureBlock, FeatureSpec
 
 __all__ = [
@@ -13,4 +14,6 @@ __all__ = [
     "check_decoder",
     "check_recipes",
     "extract",
+    "show_progress",
+    "warn_of_unreadable",
 ]
