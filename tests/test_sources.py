@@ -161,13 +161,13 @@ def test_other_files_of_split_folders_are_counted_once(tmp_path):
     assert len(caught) == 1
 
 
-def test_urls_raise(tmp_path):
+def test_urls_of_unknown_kinds_raise(tmp_path):
+    with pytest.raises(SourceError, match=r"'ftp://host/pets' is a URL of an unknown kind; expected s3://, gs://"):
+        read_source("ftp://host/pets")
+    path = write(tmp_path / "m.csv", "path,label\nftp://x.org/1.jpg,a\nftp://x.org/2.jpg,b\n")
     with pytest.raises(
-        SourceError, match=r"'s3://bucket/pets' is a URL; expected a local folder or file: download"
+        SourceError, match=r"such as 'ftp://x.org/1.jpg'. It is a URL of an unknown kind; expected s3://"
     ):
-        read_source("s3://bucket/pets")
-    path = write(tmp_path / "m.csv", "path,label\nhttps://x.org/1.jpg,a\nhttps://x.org/2.jpg,b\n")
-    with pytest.raises(SourceError, match=r"such as 'https://x.org/1.jpg'. URLs are not read: download"):
         read_source(path)
 
 

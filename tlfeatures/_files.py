@@ -182,7 +182,7 @@ def read_with_retries(read: Callable[[], T], path: str | os.PathLike[str]) -> T:
         try:
             return read()
         except OSError as error:
-            if error.errno not in _TRANSIENT:
+            if error.errno not in _TRANSIENT or isinstance(error, TransientReadError):
                 raise
             if pause is None:
                 attempts = len(_RETRY_SECONDS) + 1

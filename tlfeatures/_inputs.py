@@ -10,7 +10,7 @@ import numpy as np
 
 __all__ = ["URL_HINT", "as_labels", "is_missing", "is_url", "library_types", "split_frame"]
 
-URL_HINT = "download it first and pass the local path"
+URL_HINT = "expected s3://, gs://, az://, https:// or file://, or a local path"
 
 
 def is_missing(value: Any) -> bool:

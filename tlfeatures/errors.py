@@ -16,6 +16,7 @@ __all__ = [
     "LowContrastImagesWarning",
     "MissingDependencyError",
     "MissingRowsError",
+    "ObjectStorageError",
     "OutOfMemoryError",
     "RandomWeightsWarning",
     "RecipeMismatchError",
@@ -115,6 +116,10 @@ class TransientReadError(TLFeaturesError, OSError):
     """
 
 
+class ObjectStorageError(TLFeaturesError, OSError):
+    """Object storage denies access, or a bucket does not exist: an error of the whole run, not of one image."""
+
+
 class SourceError(TLFeaturesError, ValueError):
     """A folder, manifest or array file cannot be read, or lacks images or columns."""
 
@@ -187,7 +192,7 @@ class MissingDependencyError(TLFeaturesError, ImportError):
 
 
 class ForkedProcessError(TLFeaturesError, RuntimeError):
-    """A network cannot run in a process that was forked after a network ran in its parent."""
+    """Networks and object storage cannot be used in a process that was forked after its parent used them."""
 
 
 class OutOfMemoryError(TLFeaturesError, MemoryError):

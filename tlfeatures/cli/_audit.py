@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import typer
 
+from tlfeatures._objects import is_object
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import Options, expand_options, option
 from tlfeatures.cli._messages import report_unreadable
@@ -157,7 +158,9 @@ def _write_manifest(table: pandas.DataFrame, path: str, are_files: bool) -> None
     from tlfeatures._files import replace_file
 
     if are_files:
-        table = table.assign(path=[os.path.abspath(name) for name in table["path"]])
+        table = table.assign(
+            path=[name if is_object(name) else os.path.abspath(name) for name in table["path"]]
+        )
     with replace_file(path) as file:
         table.to_csv(file, index=False, errors="surrogateescape")
 

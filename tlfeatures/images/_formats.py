@@ -6,6 +6,7 @@ import contextlib
 import functools
 import io
 import os
+import re
 import stat
 import struct
 from typing import Any
@@ -15,14 +16,22 @@ from PIL.ExifTags import Base
 
 from tlfeatures._inputs import URL_HINT, is_url
 
-__all__ = ["Unreadable", "check_file", "check_size", "describe_os_error", "open_image", "readable"]
+__all__ = [
+    "MAX_FILE_BYTES",
+    "Unreadable",
+    "check_file",
+    "check_size",
+    "describe_os_error",
+    "open_image",
+    "readable",
+]
 
 # Raster formats with a magic number, except for those that Pillow decodes with an external program, such as EPS.
 _FORMATS = (
     "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM", "JPEG2000", "AVIF",
     "DIB", "ICO", "PCX", "SGI", "QOI", "HEIF",
 )  # fmt: skip
-_MAX_FILE = 2 << 30  # bytes; no image within the pixel limit is larger
+MAX_FILE_BYTES = 2 << 30  # no image within the pixel limit is larger
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
@@ -51,7 +60,11 @@ def check_file(path: str | os.PathLike[str]) -> None:
         info = os.stat(path)
     except FileNotFoundError:
         if is_url(path):
-            raise Unreadable(f"is a URL, not a local file: {URL_HINT}") from None
+            raise Unreadable(f"is a URL of an unknown kind; {URL_HINT}") from None
+        if re.match(r"[A-Za-z0-9]{2,}:/[^/]", os.fspath(path)):
+            raise Unreadable(
+                "no such file; pass URIs as text, because pathlib removes one of their slashes"
+            ) from None
         raise
     except ValueError as e:  # a null character
         raise Unreadable(f"the path is not valid: {e}") from None
@@ -61,8 +74,8 @@ def check_file(path: str | os.PathLike[str]) -> None:
         raise Unreadable("is not a regular file")
     if info.st_size == 0:
         raise Unreadable("the file is empty")
-    if info.st_size > _MAX_FILE:
-        raise Unreadable(f"the file has {info.st_size:,} bytes; at most {_MAX_FILE:,} are read")
+    if info.st_size > MAX_FILE_BYTES:
+        raise Unreadable(f"the file has {info.st_size:,} bytes; at most {MAX_FILE_BYTES:,} are read")
 
 
 def describe_os_error(e: OSError) -> str:

@@ -13,7 +13,9 @@ from PIL import Image
 
 from tlfeatures._files import read_with_retries
 from tlfeatures._inputs import is_missing, library_types, split_frame
-from tlfeatures.errors import ImageInputError, ImageReadError, TransientReadError
+from tlfeatures._object_digests import find_digest, read_digest_and_content
+from tlfeatures._objects import is_object, redact
+from tlfeatures.errors import ImageInputError, ImageReadError, ObjectStorageError, TransientReadError
 from tlfeatures.fingerprints import KEY_BYTES, array_key, bytes_key, file_key, memoized_keys, read_file
 from tlfeatures.images._decode import (
     Decoder,
@@ -24,12 +26,19 @@ from tlfeatures.images._decode import (
     read_upright_values,
     to_rgb,
 )
-from tlfeatures.images._formats import Unreadable, check_file, describe_os_error, readable
+from tlfeatures.images._formats import (
+    MAX_FILE_BYTES,
+    Unreadable,
+    check_file,
+    describe_os_error,
+    readable,
+)
 from tlfeatures.images._notes import LOW_CONTRAST, Note, check_depth, warn_of_depth, warn_of_low_contrast
 from tlfeatures.images._other_libraries import ARROW_ARRAYS, EXPECTED, refuse_other_libraries
 from tlfeatures.images._pixels import find_layout_problem, find_row_layout_problem, find_value_problem
 from tlfeatures.images._threads import make_pool
 
+_OBJECT_THREADS = 16  # at least, because they mostly wait for the network
 _pil_lock = threading.Lock()  # PIL images load lazily, and loading is not thread-safe
 
 
@@ -52,6 +61,10 @@ class Images:
         self._data, self._rows = data, rows
         self._checked = checked  # whether layout and values of the whole array were checked
         self._full_depth = full_depth  # whether the whole array was checked and has no depth note
+        self._contents: dict[
+            int, tuple[bytes, bytes]
+        ] = {}  # row -> digest and content of objects to decode next
+        self._bytes_left = 0
 
     @classmethod
     def of(cls, X: Any) -> Images:
@@ -60,7 +73,7 @@ class Images:
         Parameters
         ----------
         X : array-like
-            Paths, bytes, PIL images or arrays in a list, 1-D array, Series, Arrow array or one-column DataFrame;
+            Paths, URIs, bytes, PIL images or arrays in a list, 1-D array, Series, Arrow array or one-column DataFrame;
             or an array (n, height, width[, 1 | 3 | 4]) of uint8, uint16, bool, floats in [0, 1], or
             integers in 0..255; or an array on disk of that shape (h5py, zarr).
 
@@ -193,9 +206,17 @@ class Images:
                 return items
         return [self._path(i) for i in range(len(self))]
 
+    def uris(self) -> dict[int, str]:
+        """Return {row: URI} of the images in object storage."""
+        if not isinstance(self._data, list):
+            return {}
+        items = ((i, self._data[row]) for i, row in enumerate(self._rows.tolist()))
+        return {i: split_frame(item)[0] for i, item in items if is_object(item)}
+
     def name(self, i: int) -> str:
-        """Return the path of image ``i``, or its position in ``X``, such as ``"X[12]"``."""
-        return self._path(i) or f"X[{self._rows[i]}]"
+        """Return the path of image ``i``, or its position in ``X``, such as ``"X[12]"``; URIs without passwords."""
+        path = self._path(i)
+        return redact(path) if path else f"X[{self._rows[i]}]"
 
     def _path(self, i: int) -> str | None:
         if not isinstance(self._data, list):
@@ -215,12 +236,34 @@ class Images:
             item = self._data[int(self._rows[i])]
             if isinstance(item, (str, os.PathLike)):
                 path, frame = split_frame(item)
-                return _frame_key(read_with_retries(lambda: _read_key(path), path), frame)
+                key = self._read_object_key(i, path) if is_object(path) else _read_key(path)
+                return _frame_key(key, frame)
             return self._content(item)[0]
 
-    def keys(self, n_threads: int | None = None) -> tuple[np.ndarray, dict[int, str]]:
-        """Return the digests, uint8 (n, 16) with zeros for unreadable images, and {row: reason} of the latter."""
+    def keys(self, n_threads: int | None = None, keep_bytes: int = 0) -> tuple[np.ndarray, dict[int, str]]:
+        """Return the digests of all images.
+
+        Parameters
+        ----------
+        n_threads : int, optional
+            Reading threads.
+        keep_bytes : int, default=0
+            Size of the objects that are kept in memory until they are decoded, so that each is read once.
+
+        Returns
+        -------
+        keys : ndarray of uint8, shape (n, 16)
+            Zeros for unreadable images.
+        errors : dict
+            {row: reason} of unreadable images.
+
+        Raises
+        ------
+        TransientReadError, ObjectStorageError
+            If the storage fails, which is not an error of single images.
+        """
         keys, errors = [None] * len(self), {}
+        self._bytes_left = keep_bytes
         if isinstance(self._data, list):
             keys = memoized_keys(self._data[row] for row in self._rows.tolist())
         missing = [i for i, key in enumerate(keys) if key is None]
@@ -234,9 +277,10 @@ class Images:
                     errors[i] = e.reason
 
         if missing:
+            n_threads, step = (max(n_threads or 1, _OBJECT_THREADS), 4) if self.uris() else (n_threads, 64)
             with make_pool(n_threads) as executor:
                 for future in [
-                    executor.submit(fill, missing[i : i + 64]) for i in range(0, len(missing), 64)
+                    executor.submit(fill, missing[i : i + step]) for i in range(0, len(missing), step)
                 ]:
                     future.result()
         joined = np.frombuffer(bytearray().join(keys), np.uint8).reshape(len(keys), KEY_BYTES)
@@ -292,8 +336,22 @@ class Images:
         if not isinstance(item, (str, os.PathLike)):
             return *self._content(item), 0
         path, frame = split_frame(item)
-        key, content = read_with_retries(lambda: _read_content(path), path)
+        if is_object(path):
+            kept = self._contents.pop(i, None)
+            key, content = kept or _read_object(path)
+        else:
+            key, content = read_with_retries(lambda: _read_content(path), path)
         return _frame_key(key, frame), content, frame
+
+    def _read_object_key(self, i: int, uri: str) -> bytes:
+        """Return the digest of an object, and keep its content if it had to be read."""
+        key = find_digest(uri)
+        if key is None:
+            key, content = _read_object(uri)
+            if len(content) <= self._bytes_left:
+                self._bytes_left -= len(content)
+                self._contents[i] = key, content
+        return key
 
     def _content(self, item: Any) -> tuple[bytes, Any]:
         """Return the key and the content (bytes or array) of an image that is not a path."""
@@ -320,7 +378,7 @@ class Images:
             yield
         except Unreadable as e:
             raise ImageReadError(self.name(i), str(e)) from e.__cause__
-        except TransientReadError:
+        except (TransientReadError, ObjectStorageError):
             raise
         except OSError as e:
             raise ImageReadError(self.name(i), describe_os_error(e)) from e
@@ -356,9 +414,19 @@ def _is_array_on_disk(X: Any) -> bool:
         return False
 
 
-def _read_key(path: str | os.PathLike[str]) -> bytes:
-    check_file(path)
-    return file_key(path)
+def _read_key(path: str) -> bytes:
+    def read() -> bytes:
+        check_file(path)
+        return file_key(path)
+
+    return read_with_retries(read, path)
+
+
+def _read_object(uri: str) -> tuple[bytes, bytes]:
+    key, content = read_digest_and_content(uri, MAX_FILE_BYTES)
+    if not content:
+        raise Unreadable("the object is empty")
+    return key, content
 
 
 def _read_content(path: str | os.PathLike[str]) -> tuple[bytes, bytes]:

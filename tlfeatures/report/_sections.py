@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
 
+from tlfeatures._objects import is_object
 from tlfeatures.report import _figures, _tables
 from tlfeatures.report._class_names import Labels
 from tlfeatures.report._tiles import list_tiles
@@ -170,7 +171,7 @@ def _save_predictions(result: SearchResult, folder: ReportFolder) -> list[dict[s
     """Save all predictions; return the worst ones with previews."""
     frame = result.predictions.copy()
     if result.from_files:
-        frame["image"] = [os.path.abspath(name) for name in frame["image"]]
+        frame["image"] = [name if is_object(name) else os.path.abspath(name) for name in frame["image"]]
     if result.probabilities is not None and len(result.classes) <= 100:
         columns = [f"p({name})" for name in result.classes]
         frame = pd.concat([frame, pd.DataFrame(result.probabilities, frame.index, columns)], axis=1)

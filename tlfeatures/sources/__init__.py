@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Literal
 
 from tlfeatures._inputs import URL_HINT, is_url, split_frame
+from tlfeatures._objects import is_object, redact, stat_object
 from tlfeatures._params import check_parameter
 from tlfeatures.errors import SourceError
 from tlfeatures.sources._dicom_groups import PREFIX, read_dicom_groups
-from tlfeatures.sources._folders import FILES, NOUNS, accepts_file, is_image_file, read_folder
+from tlfeatures.sources._folders import read_folder
+from tlfeatures.sources._formats import FILES, NOUNS, accepts_file, accepts_name, is_image_file
 from tlfeatures.sources._hdf5 import read_hdf5
 from tlfeatures.sources._items import read_items
-from tlfeatures.sources._manifests import PARQUET, read_manifest
+from tlfeatures.sources._manifests import PARQUET, TABLES, read_manifest
 from tlfeatures.sources._merge_labels import merge_labels
 from tlfeatures.sources._source import ArrayOnDisk, Source, list_siblings, quote_names, suggest_names
 from tlfeatures.sources._splits import read_splits
@@ -36,7 +38,6 @@ __all__ = [
 ]
 
 _HDF5 = (".h5", ".hdf5", ".hdf")
-_CSV = (".csv", ".tsv", ".txt")
 
 
 def read_source(
@@ -54,8 +55,9 @@ def read_source(
     Parameters
     ----------
     source : str or path
-        A folder of class folders, of train/, val/ and test/, or of images; a CSV, TSV or Parquet manifest with paths
-        relative to its own folder; ``"file.h5::dataset"``; or one image.
+        A folder of class folders, of train/, val/ and test/, or of images; a CSV, TSV or Parquet manifest with URIs, or
+        paths relative to its own folder; ``"file.h5::dataset"``; or one image. All but HDF5 files may be URIs in object
+        storage, such as ``"s3://bucket/pets"``; web servers (https://) have no folders.
     path_column, target, groups, split : str, optional
         Columns of a manifest, or datasets of the HDF5 file (except `path_column`). By default these are the
         columns "path" (or a similar name: "file", "image", ...), "label" (or "target", "class") and "split", if the
@@ -71,7 +73,12 @@ def read_source(
     SourceError
         If the source does not exist, has no images, or lacks a column or dataset that was passed.
     MissingDependencyError
-        If pyarrow, which reads Parquet, is not installed; the message has the install command.
+        If pyarrow, which reads Parquet, or obstore, which reads URIs, is not installed; the message has the install
+        command.
+    ObjectStorageError
+        If object storage denies access, or there is no such bucket.
+    TransientReadError
+        If object storage fails repeatedly.
 
     Notes
     -----
@@ -104,11 +111,10 @@ def read_source(
 
 
 def _read_source(text: str, columns: dict[str, str | None], labels: bool, files: str) -> Source:
+    if is_object(text):
+        return _read_objects(text, columns, labels, files)
     if is_url(text):
-        raise SourceError(
-            f"{text!r} is a URL; expected a local folder or file: {URL_HINT}, for a bucket with `aws s3 sync`, "
-            "`gcloud storage cp -r` or rclone."
-        )
+        raise SourceError(f"{text!r} is a URL of an unknown kind; {URL_HINT}.")
     file, separator, dataset = text.rpartition("::")
     if separator and not os.path.exists(text):
         return read_hdf5(file, dataset, columns, labels)
@@ -121,14 +127,9 @@ def _read_source(text: str, columns: dict[str, str | None], labels: bool, files:
     if not os.path.isdir(text):
         if suffix in _HDF5:
             return read_hdf5(text, "", columns, labels)
-        if suffix in PARQUET or suffix in _CSV:
+        if suffix in PARQUET or suffix in TABLES:
             return read_manifest(text, columns, labels)
-    unused = [name for name, value in columns.items() if value is not None]
-    if unused:
-        raise SourceError(
-            f"{unused[0]}={columns[unused[0]]!r} names a column of a manifest or a dataset of an HDF5 file; "
-            f"{text!r} is a {'folder' if os.path.isdir(text) else 'file'}. Leave it out."
-        )
+    _refuse_columns(columns, text, "folder" if os.path.isdir(text) else "file")
     if os.path.isdir(text):
         return read_folder(text, labels, files)
     if not accepts_file(path, files):
@@ -137,3 +138,31 @@ def _read_source(text: str, columns: dict[str, str | None], labels: bool, files:
             f"{text!r} is neither {expected} nor a manifest (.csv, .tsv, .parquet) nor an HDF5 file (.h5)."
         )
     return Source([text], None, None, None, [Path(text).name], "file")
+
+
+def _read_objects(uri: str, columns: dict[str, str | None], labels: bool, files: str) -> Source:
+    """List the images of a manifest or folder in object storage, or one image."""
+    path, name = split_frame(uri)[0], redact(uri)
+    suffix = Path(path.partition("?")[0] if path.startswith("http") else path).suffix.lower()
+    if suffix in _HDF5 or "::" in name.rpartition("/")[2]:
+        raise SourceError(f"{name!r}: HDF5 files are not read from object storage. Download the file first.")
+    if suffix in PARQUET or suffix in TABLES:
+        return read_manifest(uri, columns, labels)
+    is_file = path.lower().startswith("http") or bool(suffix and accepts_name(f"x{suffix}", files))
+    _refuse_columns(columns, name, "file" if is_file else "folder")
+    if not is_file:
+        return read_folder(uri, labels, files)
+    try:
+        stat_object(path)
+    except FileNotFoundError:
+        raise SourceError(f"No such object: {name!r}.") from None
+    return Source([uri], None, None, None, [name.rpartition("/")[2]], "file")
+
+
+def _refuse_columns(columns: dict[str, str | None], source: str, kind: str) -> None:
+    unused = [name for name, value in columns.items() if value is not None]
+    if unused:
+        raise SourceError(
+            f"{unused[0]}={columns[unused[0]]!r} names a column of a manifest or a dataset of an HDF5 file; "
+            f"{source!r} is a {kind}. Leave it out."
+        )

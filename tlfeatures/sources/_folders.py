@@ -9,20 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from tlfeatures._dicom import has_dicom_prefix
 from tlfeatures._warnings import warn
 from tlfeatures.errors import SourceError
+from tlfeatures.sources._formats import FILES, NOUNS, SYSTEM_FILES
 from tlfeatures.sources._source import SPLITS, Source, quote_names, simplify_labels
+from tlfeatures.sources._trees import Listing, Tree, open_tree
 
-_SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
-    ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif", ".heic", ".heif", ".hif", ".ico", ".pcx",
-    ".sgi", ".qoi", ".dcm", ".dicom", ".ima",
-)  # fmt: skip
-
-
-_AUDIO_SUFFIXES = (".wav", ".wave", ".flac")
-_SYSTEM_FILES = ("thumbs.db", "desktop.ini", "dicomdir")
 _OTHER_FORMATS = {  # suffixes -> how to use files with them
     (
         ".nii",
@@ -51,66 +43,67 @@ _OTHER_FORMATS = {  # suffixes -> how to use files with them
 
 def read_folder(root: str, labels: bool, files: str = "images") -> Source:
     """List the images or audio clips of a folder; its subfolders are classes if ``labels`` is True."""
-    source = _read_folder(root, labels, files)
+    tree = open_tree(root, files)
+    source = _read_tree(tree, labels)
     ignored = [name for name in source.ignored if not _is_hidden(name)]
     if ignored:
         warn(
-            f"{len(ignored):,} file(s) in {root!r} are not {NOUNS[files]} and were ignored: "
+            f"{len(ignored):,} file(s) in {tree.name} are not {NOUNS[files]} and were ignored: "
             f"{_count_suffixes(ignored)}, the first {ignored[0]!r}.{_make_hint(ignored)}"
         )
     return source
 
 
-def _read_folder(root: str, labels: bool, kind: str) -> Source:
-    folders, files, ignored = _scan(root, kind)
+def _read_tree(tree: Tree, labels: bool) -> Source:
+    folders, files, ignored = _list_sorted(tree, "")
     trees = {}
     for name in folders:
-        trees[name], skipped = _walk(root, name, kind)
+        trees[name], skipped = _walk(tree, name)
         ignored += skipped
     splits = {name: SPLITS[name.lower()] for name in folders if name.lower() in SPLITS and trees[name]}
     others = [name for name in folders if trees[name] and name not in splits]
     if splits and (("train" in splits.values() and len(splits) > 1) or not others):
-        return _read_splits(root, splits, others, files, ignored, labels, kind)
+        return _read_splits(tree, splits, others, files, ignored, labels)
     paths = [path for name in folders for path in trees[name]]
     if not files and not paths:
         suffixes = f": {_count_suffixes(ignored)}" if ignored else ""
         raise SourceError(
-            f"No {NOUNS[kind]} in {root!r} ({len(ignored)} other files{suffixes}). Expected {FILES[kind]}s, a folder "
-            f"of {NOUNS[kind]} for each class, or train/ and test/ folders.{_make_hint(ignored)}"
+            f"No {NOUNS[tree.kind]} in {tree.name} ({len(ignored)} other files{suffixes}). Expected "
+            f"{FILES[tree.kind]}s, a folder of {NOUNS[tree.kind]} for each class, or train/ and test/ folders."
+            f"{_make_hint(ignored)}"
         )
     if not paths or not labels:
         names = sorted(files + paths, key=_make_natural_key)
-        return Source([os.path.join(root, n) for n in names], None, None, None, names, "flat folder", ignored)
-    _warn_of_unlabelled(root, files, [name for name in folders if not trees[name]], kind)
+        return Source([tree.locate(n) for n in names], None, None, None, names, "flat folder", ignored)
+    _warn_of_unlabelled(tree, files, [name for name in folders if not trees[name]])
     if len(others) + len(splits) == 1:
-        warn(f"{root!r} has a single class folder, {paths[0].split('/')[0]!r}.")
+        warn(f"{tree.name} has a single class folder, {paths[0].split('/')[0]!r}.")
     y = np.array([path.split("/", 1)[0] for path in paths])
-    full = [os.path.join(root, path) for path in paths]
+    full = [tree.locate(path) for path in paths]
     return Source(full, y, None, None, paths, "class folders", ignored)
 
 
 def _read_splits(
-    root: str,
+    tree: Tree,
     splits: dict[str, str],
     others: list[str],
     files: list[str],
     ignored: list[str],
     labels: bool,
-    kind: str,
 ) -> Source:
     if others or len(set(splits.values())) < len(splits):
         raise SourceError(
-            f"{root!r} has the splits {quote_names(splits)}"
+            f"{tree.name} has the splits {quote_names(splits)}"
             + (
-                f" and other folders with {NOUNS[kind]}: {quote_names(others)}"
+                f" and other folders with {NOUNS[tree.kind]}: {quote_names(others)}"
                 if others
                 else ", two of the same kind"
             )
             + ". Move the folders that are not splits elsewhere, or pass the folder of one split as the source."
         )
     order = sorted(splits, key=lambda name: ("train", "val", "test").index(splits[name]))
-    parts = {name: _read_folder(os.path.join(root, name), labels, kind) for name in order}
-    _warn_of_unlabelled(root, files, [], kind)
+    parts = {name: _read_tree(tree.subtree(name), labels) for name in order}
+    _warn_of_unlabelled(tree, files, [])
     y = [label for p in parts.values() for label in (p.y.tolist() if p.y is not None else [None] * len(p))]
     return Source(
         [path for p in parts.values() for path in p.images],
@@ -123,17 +116,19 @@ def _read_splits(
     )
 
 
-def _warn_of_unlabelled(root: str, files: list[str], empty: list[str], kind: str) -> None:
+def _warn_of_unlabelled(tree: Tree, files: list[str], empty: list[str]) -> None:
     if files:
         warn(
-            f"{len(files):,} file(s) in {root!r} are not in a class folder and are left out, the first {files[0]!r}."
+            f"{len(files):,} file(s) in {tree.name} are not in a class folder and are left out, the first {files[0]!r}."
         )
     if empty:
-        warn(f"No {NOUNS[kind]} in the folder(s) {quote_names(empty)} of {root!r}: they are not classes.")
+        warn(
+            f"No {NOUNS[tree.kind]} in the folder(s) {quote_names(empty)} of {tree.name}: they are not classes."
+        )
 
 
 def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.split("/")) or name.lower().endswith(_SYSTEM_FILES)
+    return any(part.startswith(".") for part in name.split("/")) or name.lower().endswith(SYSTEM_FILES)
 
 
 def _get_suffix(name: str) -> str:
@@ -154,76 +149,25 @@ def _make_hint(names: list[str]) -> str:
     return "".join(f" {hint}" for key, hint in _OTHER_FORMATS.items() if suffixes.intersection(key))
 
 
-def _scan(folder: str, kind: str) -> tuple[list[str], list[str], list[str]]:
-    """List the folders, the images or clips, and the other files in ``folder``, each in natural order."""
-    folders, files, ignored = [], [], []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir():
-                    if not entry.name.startswith("."):
-                        folders.append(entry.name)
-                elif not entry.name.startswith(".") and accepts_file(entry.path, kind):
-                    files.append(entry.name)
-                else:
-                    ignored.append(entry.name)
-    except OSError as e:
-        raise SourceError(f"Cannot list the folder {folder!r}: {e.strerror or e}.") from e
-    return (
-        sorted(folders, key=_make_natural_key),
-        sorted(files, key=_make_natural_key),
-        sorted(ignored, key=_make_natural_key),
-    )
+def _list_sorted(tree: Tree, folder: str) -> Listing:
+    """List a folder in natural order."""
+    return Listing(*(sorted(names, key=_make_natural_key) for names in tree.list_folder(folder)))
 
 
-def _walk(root: str, name: str, kind: str) -> tuple[list[str], list[str]]:
-    """List images or clips, and other files, at any depth below ``root/name``, as paths relative to ``root``."""
-    images, ignored, visited, stack = [], [], {os.path.realpath(root)}, [name]
+def _walk(tree: Tree, name: str) -> tuple[list[str], list[str]]:
+    """List images or clips, and other files, at any depth below a folder, as paths relative to the root of the tree."""
+    images, ignored, visited, stack = [], [], {tree.identify("")}, [name]
     while stack:
         folder = stack.pop()
-        real = os.path.realpath(os.path.join(root, folder))
-        if real in visited:  # a loop of symbolic links
+        identity = tree.identify(folder)
+        if identity in visited:  # a loop of symbolic links
             continue
-        visited.add(real)
-        folders, files, others = _scan(os.path.join(root, folder), kind)
+        visited.add(identity)
+        folders, files, others = tree.list_folder(folder)
         ignored += [f"{folder}/{file}" for file in others]
         images += [f"{folder}/{file}" for file in files]
         stack += [f"{folder}/{inner}" for inner in folders]
     return sorted(images, key=_make_natural_key), sorted(ignored, key=_make_natural_key)
-
-
-def is_image_file(path: str) -> bool:
-    """Whether ``path`` has the suffix of an image format, or its first bytes are those of an image file."""
-    if os.path.splitext(path)[1].lower() in _SUFFIXES:
-        return True
-    if os.path.basename(path).lower() in _SYSTEM_FILES:
-        return False
-    try:
-        if not os.path.isfile(path):
-            return False
-        with open(path, "rb") as f:
-            head = f.read(132)
-    except OSError:
-        return False
-    return (
-        head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*"))
-        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
-        or (head[:2] == b"BM" and head[6:10] == bytes(4))
-        or (head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"avif"))
-        or head[4:12] == b"jP  \r\n\x87\n"
-        or has_dicom_prefix(head)
-    )
-
-
-NOUNS = {"images": "images", "audio": "audio clips"}
-FILES = {"images": "image file", "audio": "WAV or FLAC file"}
-
-
-def accepts_file(path: str, files: str) -> bool:
-    """Whether ``path`` is an image, or with ``files="audio"`` has the suffix of a WAV or FLAC file."""
-    if files == "audio":
-        return os.path.splitext(path)[1].lower() in _AUDIO_SUFFIXES
-    return is_image_file(path)
 
 
 def _make_natural_key(name: str) -> tuple[list[Any], str]:

@@ -8,9 +8,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from tlfeatures._inputs import split_frame
+from tlfeatures._objects import is_object
 from tlfeatures._warnings import warn
 from tlfeatures.errors import SourceError
-from tlfeatures.sources._folders import is_image_file
+from tlfeatures.sources._formats import is_image_file
+from tlfeatures.sources._manifests import PARQUET, TABLES
 from tlfeatures.sources._source import Source
 
 __all__ = ["read_items"]
@@ -61,10 +63,13 @@ def _read_item(item: str, path_column: str | None) -> list[Source]:
 
     def read(path: str) -> Source:
         file = split_frame(path)[0]
+        if is_object(path):
+            is_manifest = file.lower().endswith((*TABLES, *PARQUET))
+            return read_source(path, path_column=path_column if is_manifest else None, labels=False)
         column = path_column if os.path.isfile(file) and not is_image_file(file) else None
         return read_source(path, path_column=column, labels=False)
 
-    if os.path.exists(split_frame(item)[0]) or not glob.has_magic(item):
+    if is_object(item) or os.path.exists(split_frame(item)[0]) or not glob.has_magic(item):
         return [read(item)]
     matches = sorted(glob.glob(item, recursive=True))
     if not matches:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tlfeatures._inputs import URL_HINT, is_missing, is_url, split_frame
-from tlfeatures.errors import MissingDependencyError, SourceError
+from tlfeatures._objects import is_object, join_uri, read_object, redact
+from tlfeatures.errors import MissingDependencyError, ObjectStorageError, SourceError, TransientReadError
 from tlfeatures.sources._source import Source, normalize_split, quote_names, suggest_names
 
 if TYPE_CHECKING:
@@ -26,11 +29,15 @@ _MISSING = frozenset(("", "na", "nan", "n/a", "none", "null"))
 _LARGEST = 2**53  # float64 has all integers up to here
 _INT, _FLOAT = r"[+-]?\d+", r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
 PARQUET = (".parquet", ".pq")
+TABLES = (".csv", ".tsv", ".txt")
 
 
 def read_manifest(path: str, columns: dict[str, str | None], labels: bool) -> Source:
     """List the images of a table; ``columns`` are the keyword arguments of `read_source`."""
-    table = _read_parquet(path) if Path(path).suffix.lower() in PARQUET else _read_csv(path)
+    name, content = redact(path), _read_content(path)
+    is_parquet = Path(name.partition("?")[0]).suffix.lower() in PARQUET
+    table = _read_parquet(name, content) if is_parquet else _read_csv(name, content)
+    uri, path = path, name
     if not len(table):
         raise SourceError(f"{path!r} has no rows; expected a header and one row for each image.")
     names = [str(name) for name in table.columns]
@@ -46,32 +53,41 @@ def read_manifest(path: str, columns: dict[str, str | None], labels: bool) -> So
 
     y, groups = read_column(target, "labels"), read_column(columns["groups"], "groups")
     parts = read_column(split, "splits", number=False)
-    folder = os.path.dirname(path)
-    full = [p if is_url(p) else os.path.join(folder, p) for p in paths]
-    if not any(os.path.exists(split_frame(p)[0]) for p in full):
+    folder = (uri.partition("?")[0] if uri.startswith("http") else uri).rpartition("/")[0]
+    join = partial(join_uri, folder) if is_object(uri) else partial(os.path.join, os.path.dirname(uri))
+    full = [p if is_url(p) else join(p) for p in paths]
+    if not any(is_object(p) or os.path.exists(split_frame(p)[0]) for p in full):
         fix = "Paths are relative to the manifest's folder."
         if is_url(full[0]):
-            fix = f"URLs are not read: {URL_HINT}s."
+            fix = f"It is a URL of an unknown kind; {URL_HINT}."
         raise SourceError(
             f"None of the {len(full)} files in column {path_column!r} of {path!r} exists, such as {full[0]!r}. {fix}"
         )
     parts = None if parts is None else np.array([normalize_split(p) for p in parts])
-    return Source(full, y, groups, parts, paths, "manifest", columns=names)
+    return Source(full, y, groups, parts, list(map(redact, paths)), "manifest", columns=names)
 
 
-def _read_csv(path: str) -> pandas.DataFrame:
+def _read_content(path: str) -> bytes:
+    try:
+        return read_object(path)[0] if is_object(path) else Path(path).read_bytes()
+    except (ObjectStorageError, TransientReadError):
+        raise
+    except OSError as e:
+        raise SourceError(f"Cannot read {redact(path)!r}: {e.strerror or e}.") from e
+
+
+def _read_csv(path: str, content: bytes) -> pandas.DataFrame:
     """Read all columns as text; the index counts the rows of the file, where the header is row 1."""
     import pandas
 
     def read(**options: Any) -> pandas.DataFrame:
         return pandas.read_csv(
-            path, sep=delimiter, header=None, dtype=str, encoding="utf-8-sig", skip_blank_lines=False, na_filter=False,
-            **options,
+            io.BytesIO(content), sep=delimiter, header=None, dtype=str, encoding="utf-8-sig", skip_blank_lines=False,
+            na_filter=False, **options,
         )  # fmt: skip
 
     try:
-        with open(path, encoding="utf-8-sig") as f:
-            first = f.readline()
+        first = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig").readline()
         delimiter = "\t" if path.lower().endswith(".tsv") else max(",;\t|", key=first.count)
         header = [name.strip() for name in read(nrows=1).iloc[0].tolist()]
         while header and not header[-1]:
@@ -89,8 +105,6 @@ def _read_csv(path: str) -> pandas.DataFrame:
             row, fields = map(int, ragged.groups())
             raise _make_ragged_error(path, row, fields, len(header), delimiter) from None
         raise SourceError(f"{path!r} is not a readable CSV file: {e}.") from e
-    except OSError as e:
-        raise SourceError(f"Cannot read {path!r}: {e.strerror or e}.") from e
     duplicates = {name for name in header if header.count(name) > 1}
     if duplicates:
         raise SourceError(f"Column {quote_names(sorted(duplicates))} appears more than once in {path!r}.")
@@ -112,11 +126,11 @@ def _make_ragged_error(path: str, row: int, fields: int, expected: int, delimite
     )
 
 
-def _read_parquet(path: str) -> pandas.DataFrame:
+def _read_parquet(path: str, content: bytes) -> pandas.DataFrame:
     import pandas
 
     try:
-        table = pandas.read_parquet(path, engine="pyarrow")
+        table = pandas.read_parquet(io.BytesIO(content), engine="pyarrow")
     except ImportError:
         raise MissingDependencyError(f"{path!r} needs a Parquet reader: pip install pyarrow") from None
     except (OSError, ValueError) as e:  # ArrowInvalid is a ValueError

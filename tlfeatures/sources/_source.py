@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tlfeatures._objects import redact
 from tlfeatures.errors import SourceError
 
 SPLITS = {
@@ -59,8 +60,8 @@ class Source:
 
     @property
     def paths(self) -> list[str]:
-        """Path of each image, relative to the current folder, or its name in an array."""
-        return self.images if isinstance(self.images, list) else self.names
+        """Path of each image, relative to the current folder, or its name in an array; URIs without passwords."""
+        return list(map(redact, self.images)) if isinstance(self.images, list) else self.names
 
     def get_labels(self) -> np.ndarray:
         """Return the labels of all images.

@@ -1,0 +1,116 @@
+"""Images in object storage: each is read once, and its digest is stored, so that it is not read again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from tlfeatures._object_digests import find_digest, find_stamp, remember_digest, request_stamp
+from tlfeatures.fingerprints import KEY_BYTES
+from tlfeatures.images import Images
+from tlfeatures.store import EmbeddingStore, StoreWriter
+
+__all__ = ["CHUNK_ROWS", "KEEP_BYTES", "ObjectKeys", "read_ahead"]
+
+CHUNK_ROWS = 256  # objects that are read before the network runs on them
+KEEP_BYTES = 256 << 20  # of the objects that are read before they are decoded
+_SAMPLE = 8  # objects whose ETags are requested to see whether the others of the chunk are worth it
+_THREADS = 16
+
+# One row for each object that was read: under the digest of its URI, ETag and size, the digest of its content. The 16
+# bytes of a digest are kept as four float32 values, which the store returns bit by bit.
+_RECIPE: dict[str, Any] = {"network": "digests of objects", "version": 1, "width": KEY_BYTES // 4, "dtype": "float32"}
+
+
+class ObjectKeys:
+    """Digests of images, some of them in object storage; those of objects are read from a store and written to it.
+
+    Parameters
+    ----------
+    store : EmbeddingStore or None
+    n_threads : int or None
+        Reading threads.
+    writer : StoreWriter or None
+        Of the digests, as `writer` makes it.
+    """
+
+    def __init__(self, store: EmbeddingStore | None, n_threads: int | None, writer: StoreWriter | None) -> None:
+        self.store, self.n_threads, self.writer = store, n_threads, writer
+
+    @staticmethod
+    def make_writer(store: EmbeddingStore | None, on_failure: str) -> StoreWriter | None:
+        """Return a writer of digests."""
+        return None if store is None else store.writer(_RECIPE, on_failure)
+
+    def read(self, images: Images) -> tuple[np.ndarray, dict[int, str]]:
+        """Return what `Images.keys` returns; the content of objects that are read is kept for the decoder."""
+        uris = list(images.uris().values())
+        stored = self._load(uris)
+        keys, errors = images.keys(self.n_threads, KEEP_BYTES)
+        self._save(uris, stored)
+        return keys, errors
+
+    def _load(self, uris: list[str]) -> set[bytes]:
+        """Remember the stored digests of objects that have not changed; return their stamps."""
+        if self.store is None or not uris:
+            return set()
+        stored = self._load_stamps([stamp for stamp in map(find_stamp, uris) if stamp])
+        unknown = [uri for uri in uris if find_stamp(uri) is None]
+        for part in (unknown[:_SAMPLE], unknown[_SAMPLE:]):
+            loaded = self._load_stamps(self._request_stamps(part))
+            stored |= loaded
+            if not loaded:
+                break
+        return stored
+
+    def _request_stamps(self, uris: list[str]) -> list[bytes]:
+        def request(uri: str) -> bytes:
+            try:
+                return request_stamp(uri)
+            except FileNotFoundError:  # reported when it is read
+                return b""
+
+        if not uris:
+            return []
+        with ThreadPoolExecutor(_THREADS, "tlfeatures-object") as pool:
+            return [stamp for stamp in pool.map(request, uris) if stamp]
+
+    def _load_stamps(self, stamps: list[bytes]) -> set[bytes]:
+        if not stamps:
+            return set()
+        rows, is_stored = self.store.get(_RECIPE, _as_keys(stamps))
+        digests = rows.view(np.uint8)
+        loaded = set()
+        for i in np.flatnonzero(is_stored):
+            remember_digest(stamps[i], digests[i].tobytes())
+            loaded.add(stamps[i])
+        return loaded
+
+    def _save(self, uris: list[str], stored: set[bytes]) -> None:
+        """Store the digests of the objects that were read."""
+        if self.writer is None:
+            return
+        new = {}
+        for uri in uris:
+            stamp = find_stamp(uri)
+            if stamp and stamp not in stored and (digest := find_digest(uri)):
+                new[stamp] = digest
+        if new:
+            self.writer.add(_as_keys(list(new)), [_as_keys(list(new.values())).view(np.float32)])
+
+
+def read_ahead(parts: Iterator[Any]) -> Iterator[Any]:
+    """Iterate over parts in order, each made in a thread while the consumer works on the one before."""
+    with ThreadPoolExecutor(1, "tlfeatures-object") as pool:
+        end = object()
+        future = pool.submit(next, parts, end)
+        while (part := future.result()) is not end:
+            future = pool.submit(next, parts, end)
+            yield part
+
+
+def _as_keys(digests: list[bytes]) -> np.ndarray:
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, KEY_BYTES)
