@@ -278,7 +278,9 @@ def test_arrow_arrays_of_paths(tmp_path):
 
 
 def test_error_for_urls_of_unknown_kinds_lists_the_kinds():
-    assert reason(["ftp://x.org/a.jpg"]).startswith("is a URL of an unknown kind; expected s3://, gs://, az://")
+    assert reason(["ftp://x.org/a.jpg"]).startswith(
+        "is a URL of an unknown kind; expected s3://, gs://, az://"
+    )
     assert "pass URIs as text" in reason([pathlib.Path("s3://bucket/a.jpg")])
 
 

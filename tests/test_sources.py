@@ -162,7 +162,9 @@ def test_other_files_of_split_folders_are_counted_once(tmp_path):
 
 
 def test_urls_of_unknown_kinds_raise(tmp_path):
-    with pytest.raises(SourceError, match=r"'ftp://host/pets' is a URL of an unknown kind; expected s3://, gs://"):
+    with pytest.raises(
+        SourceError, match=r"'ftp://host/pets' is a URL of an unknown kind; expected s3://, gs://"
+    ):
         read_source("ftp://host/pets")
     path = write(tmp_path / "m.csv", "path,label\nftp://x.org/1.jpg,a\nftp://x.org/2.jpg,b\n")
     with pytest.raises(

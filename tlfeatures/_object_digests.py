@@ -11,7 +11,8 @@ from tlfeatures._objects import ObjectInfo, read_object, redact, stat_object
 from tlfeatures.fingerprints import bytes_key
 
 __all__ = [
-    "find_digest", "find_stamp", "read_digest_and_content", "remember_digest", "remember_listing", "request_stamp",
+    "digest_of", "find_digest", "find_stamp", "read_digest_and_content", "remember_digest", "remember_listing",
+    "request_stamp",
 ]  # fmt: skip
 
 _TRUSTED_SECONDS = 60.0  # a stamp that is older is requested again
@@ -56,6 +57,11 @@ def find_digest(uri: str) -> bytes | None:
         return None
     stamp = request_stamp(uri)
     _trust(uri, stamp)
+    return _digests.get(stamp)
+
+
+def digest_of(stamp: bytes) -> bytes | None:
+    """Return the digest of the content of the object with this stamp, if it is known."""
     return _digests.get(stamp)
 
 

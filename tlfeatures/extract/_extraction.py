@@ -14,6 +14,7 @@ import numpy as np
 from tlfeatures._warnings import warn
 from tlfeatures.errors import ImageReadError, UnreadableImagesWarning
 from tlfeatures.extract._counts import ImageCounts
+from tlfeatures.extract._object_storage import CHUNK_ROWS, ObjectKeys, read_ahead
 from tlfeatures.extract._pass import ExtractionPass
 from tlfeatures.extract._progress import show_progress
 from tlfeatures.extract._spec import FeatureSpec
@@ -103,7 +104,10 @@ def extract(
     ------
     ImageReadError
         With ``on_error="raise"``, when an image cannot be read. Rows computed before are in the store. The
-        remaining images are decoded before the error is raised, so that it counts all unreadable images.
+        remaining images are decoded before the error is raised, so that it counts all unreadable images (of images in
+        object storage, those of the next 256).
+    TransientReadError, ObjectStorageError
+        When the storage of an image fails repeatedly, or denies access. Rows computed before are in the store.
 
     Notes
     -----
@@ -119,16 +123,26 @@ def extract(
     start = time.perf_counter()
     images = Images.of(X)
     passes: list[tuple[np.ndarray, ExtractionPass]] = []
-    with show_progress(verbose, spec) as bar:
-        hooks = [hook for hook in (on_batch, bar) if hook is not None]
-        for rows, is_encoded in split_by_kind(images):
-            part = images if len(rows) == len(images) else images.take(rows)
-            extraction = ExtractionPass(
-                part, spec, is_encoded, store, int(batch_size), n_threads, on_error, on_failure
-            )
+    with contextlib.ExitStack() as stack:
+        hooks = [h for h in (on_batch, stack.enter_context(show_progress(verbose, spec))) if h is not None]
+        object_keys = stack.enter_context(ObjectKeys(store, n_threads, on_failure))
+
+        def make_pass(part: tuple[np.ndarray, bool]) -> tuple[np.ndarray, ExtractionPass]:
+            rows, is_encoded = part
+            subset = images if len(rows) == len(images) else images.take(rows)
+            options = (int(batch_size), n_threads, on_error, on_failure, object_keys.read(subset))
+            return rows, ExtractionPass(subset, spec, is_encoded, store, *options)
+
+        parts = _cut_objects(images)
+        steps = map(make_pass, parts)
+        if len(parts) > 2:  # object storage is read while the network runs
+            steps = stack.enter_context(contextlib.closing(read_ahead(steps)))
+        for rows, extraction in steps:
             computed = sum(earlier.computed for _, earlier in passes)
-            extraction.on_batch = [_with_offset(hook, computed) for hook in hooks]
+            later = sum(len(part) for part, _ in parts[len(passes) + 1 :]) if len(parts) > 2 else 0
+            extraction.on_batch = [_with_offset(hook, computed + later) for hook in hooks]
             extraction.execute()
+            extraction.images.forget_contents()
             passes.append((rows, extraction))
     result, notes = _collect(passes, len(images), spec.width)
     result.seconds = time.perf_counter() - start
@@ -180,6 +194,14 @@ def split_by_kind(images: Images) -> Iterator[tuple[np.ndarray, bool]]:
         rows = np.flatnonzero(encoded == is_encoded)
         if len(rows):
             yield rows, is_encoded
+
+
+def _cut_objects(images: Images) -> list[tuple[np.ndarray, bool]]:
+    """Return the parts of `split_by_kind`, with objects in chunks of rows."""
+    objects = np.array(list(images.uris()), int)
+    parts = [(np.setdiff1d(rows, objects), is_encoded) for rows, is_encoded in split_by_kind(images)]
+    chunks = [(objects[i : i + CHUNK_ROWS], True) for i in range(0, len(objects), CHUNK_ROWS)]
+    return [part for part in parts if len(part[0])] + chunks
 
 
 def _with_offset(hook: Callable[[int, int], None], computed: int) -> Callable[[int, int], None]:

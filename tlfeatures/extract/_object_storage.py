@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from tlfeatures._object_digests import find_digest, find_stamp, remember_digest, request_stamp
+from tlfeatures._object_digests import digest_of, find_stamp, remember_digest, request_stamp
 from tlfeatures.fingerprints import KEY_BYTES
 from tlfeatures.images import Images
-from tlfeatures.store import EmbeddingStore, StoreWriter
+from tlfeatures.store import EmbeddingStore
 
-__all__ = ["CHUNK_ROWS", "KEEP_BYTES", "ObjectKeys", "read_ahead"]
+__all__ = ["CHUNK_ROWS", "ObjectKeys", "read_ahead"]
 
 CHUNK_ROWS = 256  # objects that are read before the network runs on them
 KEEP_BYTES = 256 << 20  # of the objects that are read before they are decoded
@@ -22,40 +22,52 @@ _THREADS = 16
 
 # One row for each object that was read: under the digest of its URI, ETag and size, the digest of its content. The 16
 # bytes of a digest are kept as four float32 values, which the store returns bit by bit.
-_RECIPE: dict[str, Any] = {"network": "digests of objects", "version": 1, "width": KEY_BYTES // 4, "dtype": "float32"}
+_RECIPE: dict[str, Any] = {
+    "network": "digests of objects",
+    "version": 1,
+    "width": KEY_BYTES // 4,
+    "dtype": "float32",
+}
 
 
 class ObjectKeys:
     """Digests of images, some of them in object storage; those of objects are read from a store and written to it.
+
+    As a context manager it publishes the new digests at the end of the block, also after an exception.
 
     Parameters
     ----------
     store : EmbeddingStore or None
     n_threads : int or None
         Reading threads.
-    writer : StoreWriter or None
-        Of the digests, as `writer` makes it.
+    on_failure : {"warn", "raise"}
+        Whether a failed write to the store warns or raises.
     """
 
-    def __init__(self, store: EmbeddingStore | None, n_threads: int | None, writer: StoreWriter | None) -> None:
-        self.store, self.n_threads, self.writer = store, n_threads, writer
+    def __init__(self, store: EmbeddingStore | None, n_threads: int | None, on_failure: str = "warn") -> None:
+        self.store, self.n_threads = store, n_threads
+        self._writer = None if store is None else store.writer(_RECIPE, on_failure)
 
-    @staticmethod
-    def make_writer(store: EmbeddingStore | None, on_failure: str) -> StoreWriter | None:
-        """Return a writer of digests."""
-        return None if store is None else store.writer(_RECIPE, on_failure)
+    def __enter__(self) -> ObjectKeys:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._writer is not None:
+            self._writer.__exit__(*error)
 
     def read(self, images: Images) -> tuple[np.ndarray, dict[int, str]]:
         """Return what `Images.keys` returns; the content of objects that are read is kept for the decoder."""
         uris = list(images.uris().values())
+        if not uris:
+            return images.keys(self.n_threads)
         stored = self._load(uris)
-        keys, errors = images.keys(self.n_threads, KEEP_BYTES)
+        keys = images.keys(self.n_threads, KEEP_BYTES)
         self._save(uris, stored)
-        return keys, errors
+        return keys
 
     def _load(self, uris: list[str]) -> set[bytes]:
         """Remember the stored digests of objects that have not changed; return their stamps."""
-        if self.store is None or not uris:
+        if self.store is None:
             return set()
         stored = self._load_stamps([stamp for stamp in map(find_stamp, uris) if stamp])
         unknown = [uri for uri in uris if find_stamp(uri) is None]
@@ -91,18 +103,18 @@ class ObjectKeys:
 
     def _save(self, uris: list[str], stored: set[bytes]) -> None:
         """Store the digests of the objects that were read."""
-        if self.writer is None:
+        if self._writer is None:
             return
         new = {}
         for uri in uris:
             stamp = find_stamp(uri)
-            if stamp and stamp not in stored and (digest := find_digest(uri)):
+            if stamp and stamp not in stored and (digest := digest_of(stamp)):
                 new[stamp] = digest
         if new:
-            self.writer.add(_as_keys(list(new)), [_as_keys(list(new.values())).view(np.float32)])
+            self._writer.add(_as_keys(list(new)), [_as_keys(list(new.values())).view(np.float32)])
 
 
-def read_ahead(parts: Iterator[Any]) -> Iterator[Any]:
+def read_ahead(parts: Iterator[Any]) -> Generator[Any, None, None]:
     """Iterate over parts in order, each made in a thread while the consumer works on the one before."""
     with ThreadPoolExecutor(1, "tlfeatures-object") as pool:
         end = object()

@@ -46,6 +46,7 @@ class ExtractionPass:
         n_threads: int | None,
         on_error: str,
         on_failure: str,
+        keys: tuple[np.ndarray, dict[int, str]],
     ) -> None:
         self.images, self.spec, self.store = images, spec, store
         self.decoder_recipe = decoder_recipe() if is_encoded else {}
@@ -56,7 +57,7 @@ class ExtractionPass:
         self.computed = 0
         self.errors: dict[int, str] = {}
         self.notes: dict[int, Note] = {}
-        self.keys, unreadable = images.keys(n_threads)
+        self.keys, unreadable = keys
         for row, reason in unreadable.items():
             self._fail([row], reason)
 

@@ -213,6 +213,10 @@ class Images:
         items = ((i, self._data[row]) for i, row in enumerate(self._rows.tolist()))
         return {i: split_frame(item)[0] for i, item in items if is_object(item)}
 
+    def forget_contents(self) -> None:
+        """Free the memory of objects that were read but not decoded."""
+        self._contents.clear()
+
     def name(self, i: int) -> str:
         """Return the path of image ``i``, or its position in ``X``, such as ``"X[12]"``; URIs without passwords."""
         path = self._path(i)
@@ -277,7 +281,10 @@ class Images:
                     errors[i] = e.reason
 
         if missing:
-            n_threads, step = (max(n_threads or 1, _OBJECT_THREADS), 4) if self.uris() else (n_threads, 64)
+            in_storage = isinstance(self._data, list) and any(
+                is_object(self._data[self._rows[i]]) for i in missing
+            )
+            n_threads, step = (max(n_threads or 1, _OBJECT_THREADS), 4) if in_storage else (n_threads, 64)
             with make_pool(n_threads) as executor:
                 for future in [
                     executor.submit(fill, missing[i : i + step]) for i in range(0, len(missing), step)

@@ -1,0 +1,226 @@
+"""Images and stores by URI, without a server: file:// URIs go through the same code as buckets."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests.image_helpers import SAMPLE, encode
+from tlfeatures import CNNFeatures, _object_digests, _objects
+from tlfeatures.errors import ImageReadError, MissingDependencyError, ObjectStorageError, SourceError
+from tlfeatures.images import Decoder, Images
+from tlfeatures.sources import read_items, read_source
+
+NAMES = ["Cat/1.png", "Cat/deep/er/2.png", "cat10/a b.png", "cat2/50%.png", "dog/10.png", "dog/9 ü.png"]
+
+
+def fill(root, names):
+    """Write a different image under each name, with a time of change that does not count as fresh."""
+    for i, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, i)
+    return root
+
+
+def write(path, seed, seconds_ago=60):
+    pixels = np.random.default_rng(seed).integers(0, 256, (24, 24, 3), "u1")
+    path.write_bytes(encode(pixels, "PNG"))
+    os.utime(path, (time.time() - seconds_ago,) * 2)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return fill(tmp_path / "my images", NAMES)
+
+
+@pytest.fixture
+def requests(monkeypatch):
+    """The requests that are made, as (function, URI)."""
+    made = []
+    for module, name in (
+        (_object_digests, "read_object"), (_object_digests, "stat_object"),
+    ):  # fmt: skip
+        original = getattr(module, name)
+
+        def record(uri, *args, name=name, original=original):
+            made.append((name, uri))
+            return original(uri, *args)
+
+        monkeypatch.setattr(module, name, record)
+    _object_digests._stamps.clear()
+    _object_digests._digests.clear()
+    return made
+
+
+def test_folders_by_uri_are_read_as_local_folders(folder):
+    local, remote = read_source(folder), read_source(folder.as_uri())
+    assert remote.names == local.names and remote.kind == "class folders"
+    assert remote.y.tolist() == local.y.tolist() == ["Cat", "Cat", "cat2", "cat10", "dog", "dog"]
+    assert remote.images[3] == f"{folder.as_uri()}/cat10/a%20b.png"
+    assert (Images.of(remote.images).keys()[0] == Images.of(local.images).keys()[0]).all()
+    assert read_source(folder.as_uri() + "/dog/").kind == "flat folder"
+    assert read_source(folder.as_uri(), labels=False).kind == "flat folder"
+
+
+def test_split_folders_hidden_files_and_files_without_suffix_are_read_as_local_ones(tmp_path):
+    names = [
+        "train/a/1.png",
+        "train/b/2.png",
+        "test/a/3",
+        "test/b/6.png",
+        ".hidden/x/4.png",
+        "train/b/.5.png",
+    ]
+    root = fill(tmp_path, names)
+    (root / "train" / "notes.txt").write_text("no image")
+    (root / "empty").mkdir()
+    with pytest.warns(UserWarning, match=r"1 file\(s\) in '.*' are not images") as caught:
+        local, remote = read_source(root), read_source(root.as_uri())
+    assert len(caught) == 2
+    assert remote.names == local.names == ["train/a/1.png", "train/b/2.png", "test/a/3", "test/b/6.png"]
+    assert remote.split.tolist() == ["train", "train", "test", "test"]
+    assert remote.y.tolist() == ["a", "b", "a", "b"]
+    with pytest.warns(UserWarning, match="are not images"):
+        assert remote.ignored == read_source(root.as_uri()).ignored
+
+
+def test_manifests_have_uris_or_paths_relative_to_their_own_folder(folder, tmp_path):
+    table = f"path,label\n{folder.as_uri()}/Cat/1.png,a\ndog/10.png,b\n"
+    (folder / "m.csv").write_text(table)
+    source = read_source(f"{folder.as_uri()}/m.csv")
+    assert source.images == [f"{folder.as_uri()}/Cat/1.png", f"{folder.as_uri()}/dog/10.png"]
+    assert source.y.tolist() == ["a", "b"] and source.kind == "manifest"
+    (tmp_path / "local.csv").write_text(table.replace("dog/10.png", "my images/dog/10.png"))
+    local = read_source(tmp_path / "local.csv")
+    assert local.images[0].startswith("file://") and local.images[1] == str(folder / "dog/10.png")
+    assert Images.of(local.images).keys()[1] == {}
+
+
+def test_single_images_and_predict_items_may_be_uris(folder):
+    uri = f"{folder.as_uri()}/dog/9%20%C3%BC.png"
+    assert read_source(uri).images == [uri]
+    (merged,) = read_items([uri, folder / "dog" / "10.png", f"{folder.as_uri()}/Cat"])
+    assert len(merged) == 4
+    with pytest.raises(SourceError, match=r"No such object: '.*none.png'"):
+        read_source(f"{folder.as_uri()}/none.png")
+    with pytest.raises(SourceError, match=r"No folder or bucket .*, or it is empty"):
+        read_source(f"{folder.as_uri()}/none")
+    with pytest.raises(SourceError, match=r"HDF5 files are not read from object storage. Download"):
+        read_source(f"{folder.as_uri()}/x.h5")
+    with pytest.raises(SourceError, match=r"target='y' names a column .* is a folder"):
+        read_source(folder.as_uri(), target="y")
+
+
+def test_missing_empty_and_damaged_objects_are_errors_of_one_image(folder):
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "damaged.png").write_bytes((folder / "dog/10.png").read_bytes()[:80])
+    (folder / "text.png").write_text("not an image")
+    uris = [
+        f"{folder.as_uri()}/{n}" for n in ("dog/10.png", "none.png", "empty.png", "damaged.png", "text.png")
+    ]
+    _, errors = Images.of(uris).keys()
+    assert errors == {1: "no such file", 2: "the object is empty"}
+    cnn = CNNFeatures("tiny", image_size=32, cache=None, on_error="nan")
+    with pytest.warns(UserWarning, match="4 of 5 images could not be read"):
+        features = cnn.fit_transform(uris)
+    assert np.isnan(features).all(axis=1).tolist() == [False, True, True, True, True]
+    with pytest.raises(ImageReadError, match="cannot read 4 of 5 images"):
+        CNNFeatures("tiny", image_size=32, cache=None).fit_transform(uris)
+
+
+def test_each_object_is_read_once_and_never_again_while_its_etag_stays(folder, tmp_path, requests):
+    uris = read_source(folder.as_uri()).images
+    cnn = CNNFeatures("tiny", image_size=32, cache=tmp_path / "store", n_jobs=1)
+    expected = CNNFeatures("tiny", image_size=32, cache=None).fit_transform(read_source(folder).images)
+    np.testing.assert_array_equal(cnn.fit_transform(uris), expected)
+    assert sorted(requests) == sorted(("read_object", uri) for uri in uris)
+    requests.clear()
+    cnn.fit_transform(uris)  # the ETags of the last minute are trusted
+    assert requests == []
+    _object_digests._stamps.clear()
+    _object_digests._digests.clear()  # as in a new process
+    np.testing.assert_array_equal(cnn.fit_transform(uris), expected)
+    assert sorted(requests) == sorted(("stat_object", uri) for uri in uris)
+    requests.clear()
+    _object_digests._stamps.clear()
+    _object_digests._digests.clear()
+    np.testing.assert_array_equal(cnn.fit_transform(read_source(folder.as_uri()).images), expected)
+    assert requests == []  # the listing has the ETags
+
+
+def test_a_changed_object_is_read_again(folder, tmp_path, requests):
+    uris = read_source(folder.as_uri()).images
+    cnn = CNNFeatures("tiny", image_size=32, cache=tmp_path / "store")
+    before = cnn.fit_transform(uris)
+    write(folder / "Cat" / "1.png", seed=99, seconds_ago=30)
+    requests.clear()
+    after = cnn.fit_transform(read_source(folder.as_uri()).images)
+    assert requests == [("read_object", f"{folder.as_uri()}/Cat/1.png")]
+    assert (before != after).any(axis=1).tolist() == [True] + [False] * 5
+
+
+def test_chunks_of_objects_keep_the_order_and_the_frames_of_the_input(folder, tmp_path, monkeypatch):
+    from tlfeatures.extract import _extraction
+
+    monkeypatch.setattr(_extraction, "CHUNK_ROWS", 2)
+    uris = read_source(folder.as_uri()).images
+    mixed = [uris[4], str(folder / "Cat/1.png"), *uris[:3], SAMPLE, uris[0]]
+    cnn = CNNFeatures("tiny", image_size=32, cache=tmp_path / "store", batch_size=2)
+    local = [str(folder / "dog/9 ü.png"), str(folder / "Cat/1.png")]
+    local += [str(folder / name) for name in ("Cat/1.png", "Cat/deep/er/2.png", "cat2/50%.png")]
+    expected = CNNFeatures("tiny", image_size=32, cache=None).fit_transform([*local, SAMPLE, local[1]])
+    np.testing.assert_allclose(cnn.fit_transform(mixed), expected, rtol=1e-5, atol=1e-6)
+    assert Images.of([f"{uris[0]}[0]"]).key(0) == Images.of(uris).key(0)
+
+
+def test_uris_pickle_as_text_and_passwords_are_not_shown(folder):
+    images = Images.of(read_source(folder.as_uri()).images)
+    images.decode(0, Decoder((8, 8)))
+    copy = pickle.loads(pickle.dumps(images))
+    assert b"obstore" not in pickle.dumps(images) and copy.key(1) == images.key(1)
+    with pytest.raises(
+        ObjectStorageError, match="user names and passwords in URIs are not accepted"
+    ) as caught:
+        Images.of(["s3://AKIA:s3cret@bucket/a.jpg"]).keys()
+    assert "s3cret" not in str(caught.value)
+    signed = "https://host/a.jpg?X-Amz-Credential=AKIA&X-Amz-Signature=s3cret"
+    assert Images.of([signed]).name(0) == "https://host/a.jpg?..."
+    assert Images.of([signed]).paths() == [signed]
+
+
+def test_a_missing_library_is_named_with_its_install_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(MissingDependencyError, match=r"need obstore.*pip install 'tlfeatures\[cloud\]'"):
+        Images.of(["s3://bucket/a.jpg"]).keys()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_forked_process_raises_instead_of_waiting_for_ever(folder):
+    code = f"""
+import os, sys
+from tlfeatures.errors import ForkedProcessError
+from tlfeatures.images import Images
+uri = {folder.as_uri() + "/dog/10.png"!r}
+Images.of([uri]).key(0)
+pid = os.fork()
+if pid == 0:
+    try:
+        Images.of([uri]).decode_with_note(0, None)
+    except ForkedProcessError as error:
+        os._exit(42 if "spawn" in str(error) else 1)
+    os._exit(2)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 42
+
+
+def test_web_servers_are_not_listed():
+    with pytest.raises(ObjectStorageError, match=r"web servers do not list their files. Pass a manifest"):
+        list(_objects.list_objects("https://host/folder"))
