@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import json
 import subprocess
 import sys
@@ -33,11 +35,12 @@ def run_study(name, out, *args):
 
 
 def run_on_empty_store(name, tmp_path_factory, *args):
-    """Run a study in a new folder, where it must succeed; return its results and the folder."""
+    """Run a study in a new folder, where it must succeed; return its results, the folder and the printed lines."""
     out = tmp_path_factory.mktemp("run")
-    code, results = run_study(name, out, *args)
+    with contextlib.redirect_stdout(io.StringIO()) as stdout:
+        code, results = run_study(name, out, *args)
     assert code == 0
-    return results, out
+    return results, out, stdout.getvalue().splitlines()
 
 
 def run_notebook(name, folder, monkeypatch, **parameters):
@@ -65,14 +68,14 @@ def run_notebook(name, folder, monkeypatch, **parameters):
     return variables
 
 
-def write_colored_images(folder, counts, names=("{}.png",)):
+def write_colored_images(folder, counts=(8, 8, 8), names=("{}.png",)):
     """Write class folders of images, one color for each of cats, dogs and horses; return the folder.
 
-    `counts` has the number of images of each class; `names` are used in turn, with the number of the image.
+    `counts` are the numbers of images of the classes; `names` are used in turn, with the number of the image.
     """
     rng = np.random.default_rng(0)
     colors = {"cats": (200, 60, 40), "dogs": (50, 70, 190), "horses": (40, 160, 60)}
-    for label, n in counts.items():
+    for label, n in zip(colors, counts, strict=True):
         (folder / label).mkdir()
         for i in range(n):
             pixels = np.array(colors[label]) + rng.integers(-40, 40, (36, 44, 3))

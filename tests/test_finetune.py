@@ -215,9 +215,20 @@ def test_predictions_with_zero_epochs_equal_those_of_the_pipeline(head, y, cnn):
         np.testing.assert_allclose(tuned.predict_proba(new), pipe.predict_proba(new), atol=1e-4)
         np.testing.assert_array_equal(tuned.predict(new), pipe.predict(new))
     assert len(tuned.history_) == 0
-    trained = clone(tuned).set_params(epochs=1).fit(X, y)  # a clone starts from the same pipeline
+
+
+@pytest.mark.parametrize("head", [LogisticRegression(), Ridge()], ids=["classes", "numbers"])
+def test_a_clone_starts_from_the_same_pipeline(head):
+    cls, y, method = FineTuneClassifier, Y, "predict_proba"
+    if isinstance(head, Ridge):
+        cls, y, method = FineTuneRegressor, NUMBERS, "predict"
+    pipe = make_pipeline(CNNFeatures(small_file()), StandardScaler(), head).fit(X, y)
+    tuned = cls.from_pipeline(pipe, train_from="conv2", epochs=1, random_state=0)
+    trained = clone(tuned).fit(X, y)
     assert trained.history_["stage"].tolist() == ["network", "network"]
     assert trained.best_epoch_ == 1  # the last epoch, because there are no validation images
+    start = clone(tuned).set_params(epochs=0).fit(X, y)
+    np.testing.assert_allclose(getattr(start, method)(X), getattr(pipe, method)(X), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -499,7 +510,7 @@ def test_hidden_layers_and_callable_heads():
     for head, pooling in (([16], "max"), ([16, 0.5], "flatten"), ([16, 16, 8], "avg"), (build, "avg")):
         clf = FineTuneClassifier(**params, head=head, pooling=pooling).fit(X, Y)
         assert clf.predict_proba(X).shape == (24, 3)
-        if head in ([16, 0.5], build):
+        if head is build:
             again = clone(clf).fit(X, Y)
             np.testing.assert_array_equal(again.predict_proba(X), clf.predict_proba(X))
     reg = FineTuneRegressor(**params, head=[16], pooling="flatten").fit(X, NUMBERS)
@@ -627,8 +638,8 @@ def test_random_state_determines_the_network():
         "train_from": "conv2",
         "augment": {"crop": 3, "flip": "horizontal", "rotation": 0.1},
         "head": [8, 0.5],
-        "head_epochs": 2,
-        "epochs": 2,
+        "head_epochs": 1,
+        "epochs": 1,
     }
     x = X[:, :16, :16]
     first, second, other = (FineTuneClassifier(**params, random_state=seed).fit(x, Y) for seed in (0, 0, 1))
@@ -784,7 +795,8 @@ def test_training_resumed_after_sigkill_has_equal_weights(tmp_path, monkeypatch)
 
 
 def test_checkpoints_depend_on_parameters_and_data(tmp_path):
-    params = {**TINY, "head": [8], "epochs": 2, "checkpoint_dir": tmp_path / "checkpoints", "random_state": 0}
+    params = {"model": small_file(), "head": [8], "epochs": 1, "random_state": 0}
+    params["checkpoint_dir"] = tmp_path / "checkpoints"
 
     def fit(y=Y, **more):
         FineTuneClassifier(**{**params, **more}).fit(X, y)
@@ -800,7 +812,8 @@ def test_checkpoints_depend_on_parameters_and_data(tmp_path):
 
 
 def test_damaged_checkpoint_is_ignored_with_a_warning(tmp_path):
-    params = {**TINY, "head": [8], "epochs": 2, "checkpoint_dir": tmp_path / "checkpoints", "random_state": 0}
+    params = {"model": small_file(), "head": [8], "epochs": 2, "random_state": 0}
+    params["checkpoint_dir"] = tmp_path / "checkpoints"
     expected = FineTuneClassifier(**params).fit(X, Y).predict_proba(X)
     (path,) = (tmp_path / "checkpoints").glob("*/head.checkpoint")
     data = bytearray(path.read_bytes())
@@ -1061,10 +1074,9 @@ def test_nonfinite_loss():
         FloatingPointError, match=r"learning rate of 1e\+30\. Try 1e\+29.*no weights to restore"
     ):
         FineTuneClassifier(**TINY, head=[8], learning_rate=1e30, epochs=3, random_state=0).fit(X, Y)
-    params = {**TOP, "learning_rate": 1e30}
     with pytest.warns(TrainingStoppedWarning, match="weights are those of epoch 0"):
-        clf = FineTuneClassifier(**params).fit(X, Y)
-    expected = FineTuneClassifier(**{**TOP, "epochs": 0}).fit(X, Y)
+        clf = FineTuneClassifier(**small_top(learning_rate=1e30)).fit(X, Y)
+    expected = FineTuneClassifier(**small_top(epochs=0)).fit(X, Y)
     np.testing.assert_array_equal(clf.predict_proba(X), expected.predict_proba(X))
 
 
@@ -1087,13 +1099,14 @@ def test_callbacks_of_keras(tmp_path):
     import keras
 
     callbacks = [keras.callbacks.CSVLogger(str(tmp_path / "log.csv"), append=True)]
-    clf = FineTuneClassifier(**{**TOP, "start": None}, head_epochs=3, callbacks=callbacks).fit(X, Y)
+    params = small_top(start=None, head_epochs=3)
+    clf = FineTuneClassifier(**params, callbacks=callbacks).fit(X, Y)
     log = pd.read_csv(tmp_path / "log.csv")
     trained = clf.history_[clf.history_["epoch"] > 0]
     assert log["epoch"].tolist() == [0, 1, 2, 0, 1]  # of both stages, from 0 as in Keras
     columns = ["loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"]
     np.testing.assert_allclose(log[columns], trained[columns], rtol=1e-6)
-    expected = FineTuneClassifier(**{**TOP, "start": None}, head_epochs=3).fit(X, Y).predict_proba(X)
+    expected = FineTuneClassifier(**params).fit(X, Y).predict_proba(X)
     np.testing.assert_array_equal(clf.predict_proba(X), expected)
     again = pickle.loads(pickle.dumps(clone(clf).fit(X, Y)))  # `fit` does not change the parameter
     np.testing.assert_array_equal(again.predict(X), clf.predict(X))
@@ -1105,9 +1118,8 @@ def test_tensorboard(tmp_path):
     pytest.importorskip("tensorboard")
     import keras
 
-    clf = FineTuneClassifier(**TOP, callbacks=[keras.callbacks.TensorBoard(str(tmp_path / "board"))]).fit(
-        X, Y
-    )
+    callbacks = [keras.callbacks.TensorBoard(str(tmp_path / "board"))]
+    clf = FineTuneClassifier(**small_top(), callbacks=callbacks).fit(X, Y)
     assert list((tmp_path / "board").rglob("events*"))
     assert pickle.loads(pickle.dumps(clf)).predict(X).tolist() == clf.predict(X).tolist()
 
@@ -1322,16 +1334,15 @@ def test_damaged_bundle(tuned, tmp_path):
         FineTuneClassifier.load(tmp_path / "none.keras-bundle")
 
 
-@pytest.mark.parametrize("whole", [False, True])
-def test_bundle_has_the_fitted_state_after_set_params(whole, tmp_path):
-    clf = FineTuneClassifier(**{**TOP, "epochs": 1}, normalization="data", cache=None).fit(
-        X, Y.astype(object)
-    )
+def test_bundle_has_the_fitted_state_after_set_params(tmp_path):
+    params = {**TOP, "epochs": 1, "normalization": "data", "cache": None}
+    clf = FineTuneClassifier(**params).fit(X, Y.astype(object))
     expected = clf.predict_proba(X)
-    clf.set_params(image_size=64).save(tmp_path / "clf.keras-bundle", whole=whole)
-    again = FineTuneClassifier.load(tmp_path / "clf.keras-bundle")
-    np.testing.assert_allclose(again.predict_proba(X), expected, atol=1e-6)
-    assert again.normalization_ == clf.normalization_ and again.classes_.dtype == object
+    for whole in (False, True):
+        clf.set_params(image_size=64).save(tmp_path / "clf.keras-bundle", whole=whole)
+        again = FineTuneClassifier.load(tmp_path / "clf.keras-bundle")
+        np.testing.assert_allclose(again.predict_proba(X), expected, atol=1e-6)
+        assert again.normalization_ == clf.normalization_ and again.classes_.dtype == object
 
 
 def test_bundle_with_a_lambda_layer(tmp_path):

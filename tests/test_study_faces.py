@@ -25,19 +25,19 @@ def faces(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(faces, tmp_path_factory):
-    """Run the study on files; return its results and its folder."""
+    """Run the study on files; return its results, its folder and its lines."""
     return run_on_empty_store("faces", tmp_path_factory, "--data", faces, "--models", "tiny")
 
 
 def test_both_ways_find_the_same_persons(run):
-    results, _ = run
+    results, _, _ = run
     assert [row["recipe"] for row in results["rows"]] == RECIPES
     ours, keras_alone = (row["accuracy"] for row in results["rows"])
     assert ours == pytest.approx(keras_alone) and ours >= 0.5
 
 
 def test_pairs_are_drawn(run):
-    results, out = run
+    results, out, _ = run
     check_figures(out, results, ["pairs.png"])
 
 

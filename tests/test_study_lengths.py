@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 
 import numpy as np
@@ -13,8 +11,8 @@ from tests.study_helpers import (
     check_figures,
     import_study,
     run_notebook,
+    run_on_empty_store,
     run_on_real_images,
-    run_study,
     write_colored_images,
 )
 from tlfeatures import FineTuneRegressor
@@ -31,20 +29,17 @@ RECIPES = [
 @pytest.fixture(scope="module")
 def pets(tmp_path_factory):
     """Class folders with images of different colors."""
-    counts = {"cats": 8, "dogs": 8, "horses": 8}
-    return write_colored_images(tmp_path_factory.mktemp("pets"), counts)
+    return write_colored_images(tmp_path_factory.mktemp("pets"))
 
 
 @pytest.fixture(scope="module")
 def run(pets, tmp_path_factory):
-    """Run the study on an empty store; return its results, its folder and its standard output."""
-    out = tmp_path_factory.mktemp("run")
-    with contextlib.redirect_stdout(io.StringIO()) as text:
-        code, results = run_study("lengths", out, "--data", pets, "--predict", pets / "dogs" / "1.png")
-    assert code == 0
-    return results, out, text.getvalue()
+    """Run the study on an empty store; return its results, its folder and its lines."""
+    new = pets / "dogs" / "1.png"
+    return run_on_empty_store("lengths", tmp_path_factory, "--data", pets, "--predict", new)
 
 
+@pytest.mark.slow
 def test_all_recipes_are_scored_on_the_test_images(run):
     results, _, _ = run
     assert results["network"] == "tiny stands in for vgg16, whose weights are not on this machine"
@@ -53,13 +48,16 @@ def test_all_recipes_are_scored_on_the_test_images(run):
     assert results["rows"][0]["r2"] >= 0.6
 
 
+@pytest.mark.slow
 def test_figures_show_the_predictions(run):
     results, out, _ = run
     check_figures(out, results, ["lengths.png", "predictions.png", "new_images.png"])
 
 
+@pytest.mark.slow
 def test_the_file_of_the_head_is_restored_in_another_process(pets, run):
-    _, out, text = run
+    _, out, lines = run
+    text = "\n".join(lines)
     assert "another process restored it and predicts the same lengths" in text
     assert "their lengths are drawn, not measured" in text
     assert re.search(r"1\.png: -?\d+ cm", text)

@@ -32,13 +32,13 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(images, tmp_path_factory):
-    """Run the study on an empty store; return its results and its folder."""
+    """Run the study on an empty store; return its results, its folder and its lines."""
     return run_on_empty_store("radiology", tmp_path_factory, "--data", images)
 
 
 @pytest.mark.slow
 def test_all_recipes_are_measured_in_one_run(run):
-    results, out = run
+    results, out, _ = run
     assert results["network"] == "tiny stands in for vgg16, whose weights are not on this machine"
     assert [row["recipe"] for row in results["rows"]] == RECIPES
     for row in results["rows"]:

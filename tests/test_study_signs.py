@@ -64,13 +64,13 @@ def tutorial(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(tutorial, tmp_path_factory):
-    """Run the study on an empty store; return its results and its folder."""
+    """Run the study on an empty store; return its results, its folder and its lines."""
     hand = tutorial / "my hand.png"
     return run_on_empty_store("signs", tmp_path_factory, "--data", tutorial, "--predict", hand, "absent.jpg")
 
 
 def test_all_recipes_are_measured_in_one_run(run):
-    results, _ = run
+    results, _, _ = run
     assert results["network"] == "tiny stands in for vgg19, whose weights are not on this machine"
     assert [row["recipe"] for row in results["rows"]] == RECIPES
     assert all(0 <= row["accuracy"] <= 1 and row["seconds"] > 0 for row in results["rows"])
@@ -78,12 +78,12 @@ def test_all_recipes_are_measured_in_one_run(run):
 
 
 def test_figures_show_the_mistakes_and_the_new_image(run):
-    results, out = run
+    results, out, _ = run
     check_figures(out, results, ["confusion.png", "predictions.png"])
 
 
 def test_second_run_imports_no_backend_and_repeats_the_scores(run, tutorial, tmp_path):
-    results, out = run
+    results, out, _ = run
     script = (
         "import runpy, sys\n"
         "sys.argv[0] = 'signs.py'\n"
@@ -104,7 +104,7 @@ def test_second_run_imports_no_backend_and_repeats_the_scores(run, tutorial, tmp
 
 
 def test_the_search_does_not_see_the_test_labels(run, tutorial, tmp_path, capsys):
-    results, out = run
+    results, out, _ = run
     for split in ("train", "test"):
         (tmp_path / f"{split}.h5").write_bytes((tutorial / f"{split}_signs.h5").read_bytes())
     with h5py.File(tmp_path / "test.h5", "r+") as file:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import textwrap
 
 import numpy as np
 import pytest
 
-from tests.study_helpers import check_figures, run_notebook, run_study
+from tests.study_helpers import check_figures, run_notebook, run_on_empty_store
 from tlfeatures.errors import SourceError
 from tlfeatures.sources import read_stl10
 from tlfeatures.studies import write_stl10_stand_in
@@ -36,15 +34,13 @@ def stl10(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Run the study without data; return its results, its folder, its lines and the titles of its figures."""
-    out, titles, stdout = tmp_path_factory.mktemp("run"), [], io.StringIO()
-    fill = textwrap.fill
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(stdout):
+    titles, fill = [], textwrap.fill
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(textwrap, "fill", lambda text, *args: titles.append(text) or fill(text, *args))
-        code, results = run_study("stl10", out)
-    assert code == 0
-    return results, out, stdout.getvalue().splitlines(), titles
+        return *run_on_empty_store("stl10", tmp_path_factory), titles
 
 
+@pytest.mark.slow
 def test_both_ways_are_measured_in_one_run(run):
     results, _, lines, _ = run
     assert [row["recipe"] for row in results["rows"]] == RECIPES
@@ -53,11 +49,13 @@ def test_both_ways_are_measured_in_one_run(run):
     assert "one dense layer on the global average of the last map of 32 pixels" in lines
 
 
+@pytest.mark.slow
 def test_curves_are_drawn(run):
     results, out, _, _ = run
     check_figures(out, results, ["curves.png", "confusion.png"])
 
 
+@pytest.mark.slow
 def test_the_stand_in_is_labelled_in_every_output(run):
     results, _, lines, titles = run
     assert (

@@ -33,12 +33,12 @@ def clips(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(clips, tmp_path_factory):
-    """Run the study on an empty store; return its results and its folder."""
+    """Run the study on an empty store; return its results, its folder and its lines."""
     return run_on_empty_store("wakeword", tmp_path_factory, "--data", clips)
 
 
 def test_all_recipes_are_measured_in_one_run(run):
-    results, out = run
+    results, out, _ = run
     assert results["network"] == "tiny, trained on photographs, stands in for a speech network"
     assert [row["recipe"] for row in results["rows"]] == RECIPES
     assert all(0 <= row["accuracy"] <= 1 and row["seconds"] >= 0 for row in results["rows"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -231,14 +233,17 @@ def test_damaged_weights_raise_an_error_with_the_file_name(tmp_path, saved):
 
 
 def test_weights_of_another_network_raise_an_error(tmp_path, saved):
-    for theirs in ("mobilenet_v2_0.35", "mobilenet_v3_small"):
-        with pytest.raises(WeightsError, match=r"(?s)Cannot load the weights file .*of another network"):
-            Backbone("mobilenet_0.25", saved(theirs), 64).describe()
-    with pytest.raises(WeightsError, match="of another network"):
-        Backbone("mobilenet_0.5", saved("mobilenet_0.25"), 64).describe()
-    save_in_legacy_layout(build(NETWORKS["mobilenet_v2_0.35"], 32), tmp_path / "legacy.h5")
+    import keras
+
+    theirs = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(8, 3, name="conv1")])
+    theirs.save_weights(tmp_path / "theirs.weights.h5")
+    save_in_legacy_layout(theirs, tmp_path / "legacy.h5")
+    with pytest.raises(WeightsError, match=r"(?s)Cannot load the weights file .*of another network"):
+        Backbone("mobilenet_0.25", tmp_path / "theirs.weights.h5", 64).describe()
     with pytest.raises(WeightsError, match="of another network"):
         Backbone("mobilenet_0.25", tmp_path / "legacy.h5", 64).describe()
+    with pytest.raises(WeightsError, match="of another network"):
+        Backbone("mobilenet_0.5", saved("mobilenet_0.25"), 64).describe()
 
 
 @pytest.mark.parametrize(
@@ -304,15 +309,23 @@ def test_images_too_small_for_a_network_raise_an_error():
 # --- files with and without the top --------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def two_files(no_weights):
-    """The models of the ImageNet files without and with the top, which have different weights."""
-    spec, models = NETWORKS["mobilenet_0.25"], []
+@pytest.fixture(scope="module")
+def models_and_files(tmp_path_factory):
+    """Models without and with the top, which have different weights, and the folder of their files."""
+    folder, spec, models = tmp_path_factory.mktemp("two files"), NETWORKS["mobilenet_0.25"], []
     for top in (False, True):
         model = build(spec, 32, top=top)
         set_random_weights(model, preprocess(spec, make_images(8, 32)), seed=int(top))
-        save_in_legacy_layout(model, no_weights / spec.weights_file(top=top, image_size=(32, 32)))
+        save_in_legacy_layout(model, folder / spec.weights_file(top=top, image_size=(32, 32)))
         models.append(model)
+    return models, folder
+
+
+@pytest.fixture
+def two_files(models_and_files, no_weights):
+    """The models of the ImageNet files without and with the top, in the weights folder of this machine."""
+    models, folder = models_and_files
+    shutil.copytree(folder, no_weights)
     clear_caches()
     return models
 
@@ -355,22 +368,25 @@ def test_rows_are_computed_from_the_file_of_their_recipe(two_files, store):
     assert relative_difference(both[:, :-1000], expected_embedding(two_files[1], EARLY)) < 1e-4
 
 
-@pytest.mark.parametrize("layer", [EARLY, TOP, [EARLY, TOP]])
-def test_a_second_process_does_not_import_keras(layer, two_files, store, tmp_path, no_weights):
-    CNNFeatures("mobilenet_0.25", layer=layer, image_size=32, cache=store).fit_transform(X32)
+def test_a_second_process_does_not_import_keras(two_files, tmp_path, no_weights):
+    stores = {str(tmp_path / str(i)): layer for i, layer in enumerate((EARLY, TOP, [EARLY, TOP]))}
+    for store, layer in stores.items():
+        clear_caches()
+        CNNFeatures("mobilenet_0.25", layer=layer, image_size=32, cache=store).fit_transform(X32)
     np.save(tmp_path / "X.npy", X32)
     code = """
-        import sys
+        import json, sys
         import numpy as np
         from tlfeatures import CNNFeatures
-        layer = sys.argv[3:] if len(sys.argv) > 4 else sys.argv[3]
-        cnn = CNNFeatures("mobilenet_0.25", layer=layer, image_size=32, cache=sys.argv[1])
-        print(cnn.fit_transform(np.load(sys.argv[2])).shape, "keras" in sys.modules)
+        from tlfeatures.networks import _metadata
+        for store, layer in json.loads(sys.argv[1]).items():
+            _metadata.clear()  # so that all comes from this store
+            cnn = CNNFeatures("mobilenet_0.25", layer=layer, image_size=32, cache=store)
+            print(cnn.fit_transform(np.load(sys.argv[2])).shape[1], "keras" in sys.modules)
     """
     env = {**os.environ, "KERAS_HOME": str(no_weights.parent)}
-    names = [layer] if isinstance(layer, str) else layer
-    output = run(code, str(store.root), str(tmp_path / "X.npy"), *names, env=env)
-    assert output.split(") ")[1].strip() == "False"
+    output = run(code, json.dumps(stores), str(tmp_path / "X.npy"), env=env)
+    assert output.splitlines() == ["64 False", "1000 False", "1064 False"]
 
 
 def test_a_path_to_a_file_with_the_top_loads_the_network_once(two_files, store, no_weights, monkeypatch):
