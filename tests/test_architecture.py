@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "_objects": set(),
     "_json": set(),
     "_dicom": set(),
+    "_archive": set(),
     "_callbacks": set(),
     "fingerprints": set(),
     "_object_digests": {"fingerprints"},
@@ -49,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "skip_unreadable": set(),
     "calibration": {"evaluation", "heads"},
     # the first stage of fine-tuning trains on stored embeddings, and it may start from a pipeline with CNNFeatures
-    "finetune": {"images", "networks", "extract", "features", "evaluation", "calibration"},
+    "finetune": {"_archive", "images", "networks", "extract", "features", "evaluation", "calibration"},
     "report": {"results"},
     "trust": {"features", "heads", "evaluation", "skip_unreadable", "calibration", "results", "report"},
     "selection": {
@@ -65,7 +66,8 @@ ALLOWED: dict[str, set[str]] = {
     "distributed": {"features", "sources"},
     "embedding_files": {"distributed"},
     "predictions": {"finetune", "trust"},
-    "saved_models": {"predictions", "sources"},
+    "model_files": {"_archive", "fingerprints", "finetune", "networks"},
+    "saved_models": {"predictions", "sources", "model_files"},
 }
 ALLOWED["app"] = set(ALLOWED)
 ALLOWED["cli"] = set(ALLOWED)

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from tlfeatures._archive import MODEL_START, is_archive, library_versions, read_arrays, write_arrays
 from tlfeatures._keras import keras, untouched_random_state
 from tlfeatures.errors import RecipeMismatchError, UnknownNameError
 from tlfeatures.extract import FeatureSpec
-from tlfeatures.finetune._checkpoint import ABOUT, read_arrays, write_arrays
 from tlfeatures.finetune._fitted_network import FittedNetwork
 from tlfeatures.finetune._head_model import as_layers, takes_map
 from tlfeatures.finetune._linear_start import LinearStart
@@ -21,7 +21,6 @@ from tlfeatures.networks import Backbone
 __all__ = ["is_bundle", "load_bundle", "save_bundle"]
 
 _FORMAT = "tlfeatures.finetune/1"
-_MAGIC = b"PK\3\4"  # a zip file, whose first member has its name 30 bytes from the start
 _MODULES = ("keras.layers.", "keras.initializers.", "keras.regularizers.", "keras.constraints.",
           "keras.dtype_policies.", "keras.activations.", "keras.src.layers.", "keras.src.ops.",
           "keras.src.models.functional.", "keras.src.models.sequential.", "keras.ops.")  # fmt: skip
@@ -48,9 +47,7 @@ def is_bundle(path: str | os.PathLike[str]) -> bool:
     OSError
         If the file cannot be read.
     """
-    with open(path, "rb") as file:
-        start = file.read(30 + len(ABOUT))
-    return start.startswith(_MAGIC) and start.endswith(ABOUT.encode())
+    return is_archive(path) and not is_archive(path, MODEL_START)
 
 
 def save_bundle(estimator: Any, path: str | os.PathLike[str], whole: bool) -> None:
@@ -73,6 +70,7 @@ def save_bundle(estimator: Any, path: str | os.PathLike[str], whole: bool) -> No
         arrays = [*arrays, digests]
     about |= {
         "format": _FORMAT,
+        "versions": library_versions(),
         "training_digests": digests is not None,
         "estimator": type(estimator).__name__,
         "whole": whole,

@@ -2,86 +2,21 @@
 
 from __future__ import annotations
 
-import io
-import json
-import math
 import os
 import time
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tlfeatures._files import TEMPORARY_PREFIX, atomic_write
+from tlfeatures._archive import read_arrays, write_arrays
+from tlfeatures._files import TEMPORARY_PREFIX
 from tlfeatures._warnings import warn
 from tlfeatures.errors import StoreWarning
 
-__all__ = ["ABOUT", "Checkpoints", "read_arrays", "write_arrays"]
-
-ABOUT = "about.json"  # the first member of every file
+__all__ = ["Checkpoints"]
 
 _ABANDONED = 600  # seconds; another process may still be writing a newer temporary file
-
-
-def write_arrays(path: str | os.PathLike[str], about: dict[str, Any], arrays: list[np.ndarray]) -> None:
-    """Write a JSON object and arrays to a zip file, which replaces ``path`` when it is complete and on the disk.
-
-    Raises
-    ------
-    OSError
-        If the disk is full or the folder is not writable; an existing file at ``path`` is unchanged.
-    """
-    with (
-        atomic_write(os.path.realpath(path)) as file,
-        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
-    ):
-        archive.writestr(zipfile.ZipInfo(ABOUT), json.dumps(about))  # no time: equal content has equal bytes
-        for i, array in enumerate(arrays):
-            with archive.open(zipfile.ZipInfo(f"{i:05}.npy"), "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
-
-
-def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """Read a file of :func:`write_arrays`; checksums are verified, and no code of the file is run.
-
-    Raises
-    ------
-    ValueError
-        If the file is damaged or has another format.
-    OSError
-        If the file cannot be opened.
-    """
-    with open(path, "rb") as file:
-        try:
-            with zipfile.ZipFile(file) as archive:
-                members = sorted(archive.infolist(), key=lambda member: member.filename)
-                # compressed members could be much larger than the file
-                if (
-                    any(m.compress_type != zipfile.ZIP_STORED for m in members)
-                    or sum(m.file_size for m in members) > os.fstat(file.fileno()).st_size
-                ):
-                    raise ValueError("its members are compressed or larger than the file")
-                about = json.loads(archive.read(ABOUT))
-                arrays = [_parse_array(archive.read(m)) for m in members if m.filename.endswith(".npy")]
-            if not isinstance(about, dict):
-                raise ValueError("about.json is not a JSON object")
-            return about, arrays
-        except Exception as error:  # damaged files raise many kinds of errors
-            raise ValueError(f"{os.fspath(path)!r} is damaged or has another format: {error}") from error
-
-
-def _parse_array(data: bytes) -> np.ndarray:
-    file = io.BytesIO(data)
-    version = np.lib.format.read_magic(file)
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    shape, fortran, dtype = read[version](file)
-    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data) - file.tell():
-        raise ValueError(
-            f"an array with the shape {shape} and the dtype {dtype} cannot have {len(data)} bytes"
-        )
-    array = np.frombuffer(data, dtype, offset=file.tell()) if math.prod(shape) else np.empty(0, dtype)
-    return array.reshape(shape, order="F" if fortran else "C")
 
 
 class Checkpoints:
