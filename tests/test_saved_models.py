@@ -47,7 +47,7 @@ def test_bundle_is_loaded_with_other_parameters(photos, tmp_path):
     tuned = FineTuneClassifier(**CNN, start="linear", epochs=0, validation_fraction=0, random_state=0)
     path = tmp_path / "m.bundle"
     tuned.fit(photos.paths, photos.labels).save(path)
-    assert recognize_model(path) == "bundle"
+    assert recognize_model(path) == "tlf"
     model = load_model(path, batch_size=5)
     assert model.cnn.batch_size == 5
     np.testing.assert_array_equal(model.predict(photos.paths).values, tuned.predict(photos.paths))
@@ -58,13 +58,18 @@ def test_save_model_chooses_the_format_by_the_model(pipeline, photos, tmp_path):
     tuned = FineTuneClassifier(
         **CNN, start="linear", epochs=0, validation_fraction=0, random_state=0, verbose=1
     )
-    models = {"pickle": pipeline, "bundle": tuned.fit(photos.paths, photos.labels)}
-    for kind, model in models.items():
-        save_model(model, tmp_path / kind)
-        assert recognize_model(tmp_path / kind) == kind
-        predictions = load_model(tmp_path / kind).predict(photos.paths).values
+    models = {
+        "pickle.joblib": pipeline,
+        "model.tlf": pipeline,
+        "tuned.tlf": tuned.fit(photos.paths, photos.labels),
+    }
+    for name, model in models.items():
+        save_model(model, tmp_path / name)
+        assert recognize_model(tmp_path / name) == ("pickle" if name.endswith("joblib") else "tlf")
+        assert is_saved_pipeline(tmp_path / name) == (model is pipeline)
+        predictions = load_model(tmp_path / name).predict(photos.paths).values
         np.testing.assert_array_equal(predictions, model.predict(photos.paths))
-    assert tuned.verbose == 1 and FineTuneClassifier.load(tmp_path / "bundle").verbose == 0
+    assert tuned.verbose == 1 and FineTuneClassifier.load(tmp_path / "tuned.tlf").verbose == 0
 
 
 def test_other_files_raise(tmp_path):
@@ -72,7 +77,7 @@ def test_other_files_raise(tmp_path):
     with pytest.raises(SavedModelError, match=r"No such file: .*; expected a scikit-learn Pipeline"):
         load_model(path)
     path.write_bytes(b"not a pickle")
-    with pytest.raises(SavedModelError, match="it is neither a joblib file nor a bundle"):
+    with pytest.raises(SavedModelError, match=r"it is neither a .tlf file, nor a joblib file, nor a bundle"):
         load_model(path)
     path.write_bytes(pickle.dumps([1, 2])[:-1])
     with pytest.raises(SavedModelError, match=r"Cannot load .* \(EOFError|Cannot load .* \(\w+Error"):

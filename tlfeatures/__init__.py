@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tlfeatures.features import CNNFeatures
     from tlfeatures.finetune import FineTuneClassifier, FineTuneRegressor
     from tlfeatures.images import check_images
+    from tlfeatures.model_files import load, save
     from tlfeatures.networks import list_layers, list_models
     from tlfeatures.pretrained import ImageNetClassifier
     from tlfeatures.selection import FeatureSearchCV, select
@@ -44,6 +45,8 @@ __all__ = [
     "explain",
     "list_layers",
     "list_models",
+    "load",
+    "save",
     "select",
     "suggest",
 ]
@@ -66,6 +69,8 @@ _MODULES = {
     "explain": "trust",
     "list_layers": "networks",
     "list_models": "networks",
+    "load": "model_files",
+    "save": "model_files",
     "select": "selection",
     "suggest": "trust",
 }

@@ -20,9 +20,20 @@ import numpy as np
 from tlfeatures._files import atomic_write
 from tlfeatures.errors import SavedModelError
 
-__all__ = ["MODEL_FORMAT", "MODEL_START", "is_archive", "library_versions", "read_about", "read_arrays", "write_arrays"]
+__all__ = [
+    "MODEL_FORMAT",
+    "MODEL_START",
+    "describe_training",
+    "is_archive",
+    "library_versions",
+    "read_about",
+    "read_arrays",
+    "write_arrays",
+]
 
-MODEL_FORMAT = "tlfeatures.model/1"  # of files of `tlfeatures.save`; those of fine-tuned estimators have another one
+MODEL_FORMAT = (
+    "tlfeatures.model/1"  # of files of `tlfeatures.save`; those of fine-tuned estimators have another one
+)
 MODEL_START = f'{{"format": "{MODEL_FORMAT}"'
 
 _ABOUT = "about.json"  # the first member of every file
@@ -52,6 +63,18 @@ def library_versions() -> dict[str, str]:
     names = ("keras", "numpy", "pillow", "scikit-learn")
     versions = {name: importlib.metadata.version(name) for name in names}
     return {"tlfeatures": __version__, "python": platform.python_version(), **versions}
+
+
+def describe_training(digests: np.ndarray | None) -> dict[str, Any]:
+    """Return the number of training images and the digest of all of them, from the digest of each.
+
+    >>> describe_training(np.zeros((2, 16), "uint8"))["training_images"]
+    2
+    """
+    if digests is None:
+        return {"training_images": None, "training_digest": None}
+    rows = sorted(row.tobytes() for row in np.asarray(digests, np.uint8))
+    return {"training_images": len(rows), "training_digest": _hash(b"".join(rows)).hexdigest()}
 
 
 def is_archive(path: str | os.PathLike[str], start: str = "") -> bool:
@@ -85,7 +108,9 @@ def write_arrays(path: str | os.PathLike[str], about: dict[str, Any], arrays: li
     """
     text = json.dumps({**about, _DIGESTS: [_digest(array) for array in arrays]}).encode()
     if not _is_small(text):
-        raise ValueError(f"The description of the model, without its arrays, has {len(text):,} bytes: too many.")
+        raise ValueError(
+            f"The description of the model, without its arrays, has {len(text):,} bytes: too many."
+        )
     with (
         atomic_write(os.path.realpath(path)) as file,
         zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,

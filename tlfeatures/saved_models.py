@@ -1,4 +1,4 @@
-"""Files of fitted models: pipelines saved by joblib, and bundles of fine-tuned networks."""
+"""Files of fitted models that the command line saves: ``.tlf`` files, bundles of fine-tuned networks, and pickles."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from typing import Any, Literal
 import joblib
 from sklearn.pipeline import Pipeline
 
+from tlfeatures._archive import is_archive
 from tlfeatures._files import replace_file
 from tlfeatures.errors import SavedModelError
-from tlfeatures.finetune import FineTuneClassifier, FineTuneRegressor, is_bundle, load_bundle
+from tlfeatures.finetune import FineTuneClassifier, FineTuneRegressor
+from tlfeatures.model_files import PICKLES, is_model_file, load, save
 from tlfeatures.predictions import FittedModel
 
 __all__ = ["is_saved_pipeline", "load_model", "recognize_model", "save_model", "save_pipeline"]
@@ -27,26 +29,32 @@ _EXPECTED = "expected a scikit-learn Pipeline that begins with CNNFeatures, as s
 
 
 def save_pipeline(pipeline: Pipeline, path: str | os.PathLike[str]) -> None:
-    """Save a fitted pipeline with joblib, in a file that :func:`is_saved_pipeline` recognizes.
+    """Save a fitted pipeline by :func:`tlfeatures.save`, or with joblib if the suffix is that of a pickle.
 
     Parameters
     ----------
     pipeline : Pipeline
     path : path
-        The file is replaced when it is complete. ``joblib.load`` reads it.
+        The file is replaced when it is complete. With the suffix ``.joblib`` or ``.pkl`` it is a pickle, which
+        ``joblib.load`` reads; loading it can run code.
 
     Raises
     ------
+    SavedModelError
+        If the pipeline has a step that a ``.tlf`` file cannot contain.
     OSError
         If the file cannot be written.
     """
+    if not os.fspath(path).lower().endswith(PICKLES):
+        save(pipeline, path)
+        return
     with replace_file(path) as file:
         joblib.dump(pipeline, file)
         file.write(_MARK)
 
 
 def save_model(model: Any, path: str | os.PathLike[str], *, whole: bool = False) -> None:
-    """Save a fine-tuned estimator as a bundle, or a pipeline with joblib, for :func:`load_model`.
+    """Save a fine-tuned estimator, or a pipeline as :func:`save_pipeline` does, for :func:`load_model`.
 
     A saved fine-tuned estimator shows no progress (``verbose=0``).
 
@@ -57,10 +65,12 @@ def save_model(model: Any, path: str | os.PathLike[str], *, whole: bool = False)
     path : path
         The file is replaced when it is complete.
     whole : bool, default=False
-        Whether a bundle has all weights, not only those that training changed.
+        Whether the file of a fine-tuned estimator has all weights, not only those that training changed.
 
     Raises
     ------
+    SavedModelError
+        If the pipeline has a step that a ``.tlf`` file cannot contain.
     OSError
         If the file cannot be written.
     """
@@ -71,7 +81,7 @@ def save_model(model: Any, path: str | os.PathLike[str], *, whole: bool = False)
 
 
 def is_saved_pipeline(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file was written by :func:`save_pipeline`; reads only its end.
+    """Return whether a file was written by :func:`save_pipeline`; reads only its start and its end.
 
     Parameters
     ----------
@@ -89,10 +99,10 @@ def is_saved_pipeline(path: str | os.PathLike[str]) -> bool:
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - len(_MARK)))
-        return file.read() == _MARK
+        return file.read() == _MARK or is_model_file(path)
 
 
-def recognize_model(path: str | os.PathLike[str]) -> Literal["bundle", "pickle"]:
+def recognize_model(path: str | os.PathLike[str]) -> Literal["tlf", "pickle"]:
     """Recognize the format of a saved model by its content, without loading it.
 
     Parameters
@@ -101,8 +111,8 @@ def recognize_model(path: str | os.PathLike[str]) -> Literal["bundle", "pickle"]
 
     Returns
     -------
-    {"bundle", "pickle"}
-        A bundle is loaded without running code of the file; loading a pickle can run any code.
+    {"tlf", "pickle"}
+        A ``.tlf`` file or a bundle is loaded without running code of the file; loading a pickle can run any code.
 
     Raises
     ------
@@ -115,12 +125,13 @@ def recognize_model(path: str | os.PathLike[str]) -> Literal["bundle", "pickle"]
 
         suggestion = suggest_names(os.path.basename(text), list_siblings(text))
         raise SavedModelError(f"No such file: {text!r}; {_EXPECTED}.{suggestion}")
-    if is_bundle(path):
-        return "bundle"
+    if is_archive(path):
+        return "tlf"
     if _is_pickle(text):
         return "pickle"
     raise SavedModelError(
-        f"Cannot load {text!r}: it is neither a joblib file nor a bundle saved by `tlfeatures finetune`; {_EXPECTED}."
+        f"Cannot load {text!r}: it is neither a .tlf file, nor a joblib file, nor a bundle saved by `tlfeatures "
+        f"finetune`; {_EXPECTED}."
     )
 
 
@@ -145,12 +156,8 @@ def load_model(path: str | os.PathLike[str], **params: Any) -> FittedModel:
     """
     kind, text = recognize_model(path), os.fspath(path)
     try:
-        if kind == "bundle":
-            expected = {c.__name__: c for c in (FineTuneClassifier, FineTuneRegressor)}
-            estimator = load_bundle(path, expected=expected, **params)
-        else:
-            estimator = joblib.load(path)
-    except OSError:
+        estimator = load(path) if kind == "tlf" else joblib.load(path)
+    except (OSError, SavedModelError):
         raise
     except Exception as error:  # a damaged pickle can raise any exception
         raise SavedModelError(
@@ -162,8 +169,9 @@ def load_model(path: str | os.PathLike[str], **params: Any) -> FittedModel:
         raise SavedModelError(
             f"{text!r} contains an object of type {type(estimator).__name__}; {_EXPECTED}."
         ) from None
-    if kind == "pickle":
-        model.cnn.set_params(**params)
+    if params and isinstance(estimator, (FineTuneClassifier, FineTuneRegressor)):
+        return FittedModel(estimator.set_params(**params))
+    model.cnn.set_params(**params)
     return model
 
 

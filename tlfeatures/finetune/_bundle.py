@@ -8,7 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from tlfeatures._archive import MODEL_START, is_archive, library_versions, read_arrays, write_arrays
+from tlfeatures._archive import (
+    MODEL_START,
+    describe_training,
+    is_archive,
+    library_versions,
+    read_arrays,
+    write_arrays,
+)
 from tlfeatures._keras import keras, untouched_random_state
 from tlfeatures.errors import RecipeMismatchError, UnknownNameError
 from tlfeatures.extract import FeatureSpec
@@ -16,7 +23,7 @@ from tlfeatures.finetune._fitted_network import FittedNetwork
 from tlfeatures.finetune._head_model import as_layers, takes_map
 from tlfeatures.finetune._linear_start import LinearStart
 from tlfeatures.finetune._trunk import Trunk
-from tlfeatures.networks import Backbone
+from tlfeatures.networks import Backbone, find_licence
 
 __all__ = ["is_bundle", "load_bundle", "save_bundle"]
 
@@ -71,6 +78,11 @@ def save_bundle(estimator: Any, path: str | os.PathLike[str], whole: bool) -> No
     about |= {
         "format": _FORMAT,
         "versions": library_versions(),
+        "card": {
+            "weights_licence": find_licence(estimator.model, estimator.weights) if named else None,
+            "scores": getattr(estimator, "cv_scores_", None),
+            **describe_training(digests),
+        },
         "training_digests": digests is not None,
         "estimator": type(estimator).__name__,
         "whole": whole,
@@ -148,6 +160,9 @@ def _restore(
     estimator._net, estimator._taps = net, fitted["taps"]
     if digests is not None:
         estimator.training_digests_ = digests
+    scores = about.get("card", {}).get("scores")  # older bundles have none
+    if scores is not None:
+        estimator.cv_scores_ = scores
     estimator.history_ = pandas.DataFrame(**fitted["history"])
     estimator.history_ = estimator.history_.astype(
         {c: float for c in estimator.history_ if c not in ("stage", "epoch")}

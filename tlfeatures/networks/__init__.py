@@ -10,13 +10,13 @@ from tlfeatures.networks._graph import copy_operation, find_autocasts, walk
 from tlfeatures.networks._imagenet import imagenet_classes
 from tlfeatures.networks._parameters import NETWORK_CONSTRAINTS
 from tlfeatures.networks._pooling import POOLINGS, pool, pooling_parts, pooling_width
-from tlfeatures.networks._registry import NETWORKS, NetworkSpec, find_network
+from tlfeatures.networks._registry import NETWORKS, NetworkSpec, find_licence, find_network
 from tlfeatures.networks._weights import find_weights
 
 __all__ = [
     "NETWORKS", "NETWORK_CONSTRAINTS", "POOLINGS", "Backbone", "Description", "NetworkSpec", "Tap", "copy_operation",
-    "find_autocasts", "find_network", "find_weights", "imagenet_classes", "layer_table", "list_layers", "list_models",
-    "model_digest", "network_table", "pool", "pooling_parts", "pooling_width", "walk",
+    "find_autocasts", "find_licence", "find_network", "find_weights", "imagenet_classes", "layer_table",
+    "list_layers", "list_models", "model_digest", "network_table", "pool", "pooling_parts", "pooling_width", "walk",
 ]  # fmt: skip
 
 

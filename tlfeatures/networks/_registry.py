@@ -306,6 +306,18 @@ def _plain(name: str) -> str:
 _SPELLINGS = {_plain(n): spec for spec in NETWORKS.values() for n in (spec.name, *spec.aliases)}
 
 
+def find_licence(model: Any, weights: Any) -> str | None:
+    """Return the licence of the pretrained weights of a network; None for other networks and weights.
+
+    Examples
+    --------
+    >>> find_licence("MobileNetV2", "imagenet"), find_licence("mine.keras", "imagenet")
+    ('Apache-2.0', None)
+    """
+    spec = _SPELLINGS.get(_plain(str(model)))
+    return None if spec is None or weights not in ("imagenet", "bundled") else spec.licence
+
+
 def find_network(name: str) -> NetworkSpec:
     """Find the row of a network by its name, in any case or spelling.
 

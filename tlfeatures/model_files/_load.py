@@ -1,0 +1,112 @@
+"""``load``: a fitted model from a file, without running code of the file."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from tlfeatures._archive import MODEL_FORMAT, is_archive, library_versions, read_about, read_arrays
+from tlfeatures._warnings import warn
+from tlfeatures.errors import RecipeMismatchError, SavedModelError
+from tlfeatures.model_files._decode import Decoder
+from tlfeatures.model_files._parts import find_cnn
+from tlfeatures.model_files._self_test import compare_outputs
+
+__all__ = ["load"]
+
+
+def load(path: str | os.PathLike[str], **params: Any) -> Any:
+    """Load a fitted model that :func:`save` saved, without running code of the file.
+
+    Parameters
+    ----------
+    path : path
+        A file of :func:`save`, or a bundle of a fine-tuned estimator.
+    **params
+        Parameters of :class:`~tlfeatures.CNNFeatures` to replace, such as ``cache`` or ``batch_size``.
+
+    Returns
+    -------
+    fitted estimator
+        Of the class that was saved. Of a search, the best pipeline was saved.
+
+    Raises
+    ------
+    SavedModelError
+        If the file is damaged, has another format such as a pickle's, or names a class that is not in the fixed list
+        of classes that files can contain. Also a ``ValueError``.
+    RecipeMismatchError
+        If a fine-tuned network needs another pretrained network than the installed one. `transform` and `predict` of
+        pipelines raise it if their embeddings would differ from those of `fit`.
+    FileNotFoundError
+        If the file does not exist.
+
+    Warns
+    -----
+    UserWarning
+        If libraries have other versions than when the model was saved, and its predictions for the rows in the file
+        differ; names the versions.
+
+    Examples
+    --------
+    >>> import tlfeatures
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> tlfeatures.save(LogisticRegression().fit([[0.0], [1.0]], ["cat", "dog"]), "model.tlf")
+    >>> tlfeatures.load("model.tlf").predict([[0.9]]).tolist()
+    ['dog']
+    """
+    name = os.fspath(path)
+    if not os.path.isfile(name):
+        raise FileNotFoundError(2, "No such file", name)
+    if not is_archive(path):
+        raise SavedModelError(
+            f"{name!r} is damaged or has another format; expected a file of tlfeatures.save. Loading a pickle can run "
+            "code: only if you trust it, load it by joblib.load(path)."
+        )
+    if read_about(path).get("format") != MODEL_FORMAT:
+        return _load_finetuned(path, params)
+    about, arrays = read_arrays(path)
+    try:
+        decoder = Decoder(arrays)
+        model, self_test = decoder.decode(about["model"]), decoder.decode(about["self_test"])
+        decoder.finish()
+        versions = {key: str(value) for key, value in about["versions"].items()}
+        differences = compare_outputs(model, self_test)
+    except Exception as error:  # damaged values raise many kinds of errors
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise SavedModelError(f"Cannot load {name!r}: {reason}.") from error
+    if differences:
+        _report_differences(name, differences, versions)
+    cnn = find_cnn(model)
+    if params and cnn is None:
+        raise SavedModelError(
+            f"{name!r} contains no CNNFeatures, whose parameters could be replaced; got {params}."
+        )
+    if params:
+        cnn.set_params(**params)
+    return model
+
+
+def _load_finetuned(path: str | os.PathLike[str], params: dict[str, Any]) -> Any:
+    from tlfeatures.finetune import FineTuneClassifier, FineTuneRegressor, load_bundle
+
+    expected = {kind.__name__: kind for kind in (FineTuneClassifier, FineTuneRegressor)}
+    try:
+        return load_bundle(path, expected=expected, **params)
+    except (SavedModelError, RecipeMismatchError):
+        raise
+    except ValueError as error:
+        raise SavedModelError(str(error)) from error
+
+
+def _report_differences(name: str, methods: list[str], versions: dict[str, str]) -> None:
+    installed = library_versions()
+    changed = [
+        f"{library} {version} (installed: {installed[library]})"
+        for library, version in versions.items()
+        if library in installed and version != installed[library]
+    ]
+    what = f"{' and '.join(methods)} of the model in {name!r} differ{'s' if len(methods) == 1 else ''} from when it was"
+    if not changed:
+        raise SavedModelError(f"{what} saved, with the same versions of all libraries. Save the model again.")
+    warn(f"{what} saved with {', '.join(changed)}. Install these versions, or fit the model again.")
