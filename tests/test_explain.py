@@ -23,7 +23,14 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC, OneClassSVM
 
 from tests.networks import make_images
-from tlfeatures import CNNFeatures, ConformalClassifier, FineTuneClassifier, SkipUnreadable, explain
+from tlfeatures import (
+    CNNFeatures,
+    ConformalClassifier,
+    FineTuneClassifier,
+    FineTuneRegressor,
+    SkipUnreadable,
+    explain,
+)
 from tlfeatures.calibration import CalibratedHead
 from tlfeatures.cli import main
 from tlfeatures.errors import ImageReadError, InvalidParameterError, UnknownNameError, UnreadableImagesWarning
@@ -230,10 +237,13 @@ def test_each_image_goes_through_the_network_once(embeddings, monkeypatch):
     assert sum(batches) == 24
 
 
-def test_fine_tuned_networks(embeddings):
-    fine_tuned = FineTuneClassifier(
-        "tiny", image_size=64, epochs=1, head_epochs=1, batch_size=24, cache=None, random_state=0
-    ).fit(X, Y)
+TUNED = {
+    "image_size": 64, "epochs": 0, "head_epochs": 1, "batch_size": 24, "cache": None, "random_state": 0
+}  # fmt: skip
+
+
+def test_fine_tuned_networks_with_hidden_layers():
+    fine_tuned = FineTuneClassifier("tiny", head=[8], **TUNED).fit(X, Y)
     result = explain(fine_tuned, X[:2], label="b")
     assert (result.method, result.value, result.maps.shape) == (
         "gradient",
@@ -242,6 +252,28 @@ def test_fine_tuned_networks(embeddings):
     )
     p = fine_tuned.predict_proba(X[:2])[:, 1]
     np.testing.assert_allclose(result.values, np.log(p / (1 - p)), atol=1e-3)
+    assert not hasattr(fine_tuned.head_, "coef_") and not hasattr(fine_tuned.head_, "decision_function")
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_fine_tuned_networks_without_hidden_layers_are_exact(n_classes):
+    y = np.array(["a", "b", "c"])[np.arange(len(X)) % n_classes]
+    fine_tuned = FineTuneClassifier("tiny", **TUNED).fit(X, y)
+    result = explain(fine_tuned, X[:2], label="b")
+    assert (result.method, result.value) == ("exact", "decision value")
+    np.testing.assert_allclose(result.maps.mean(axis=(1, 2)) + result.constants, result.values, atol=1e-4)
+    logits = np.log(fine_tuned.predict_proba(X[:2]))
+    expected = logits[:, 1] - (logits[:, 0] if n_classes == 2 else logits.mean(axis=1))
+    np.testing.assert_allclose(result.values, expected, atol=1e-3)
+    assert result.predictions.tolist() == fine_tuned.predict(X[:2]).tolist()
+
+
+def test_fine_tuned_regressors_without_hidden_layers_are_exact():
+    fine_tuned = FineTuneRegressor("tiny", **TUNED).fit(X, np.linspace(10, 20, len(X)))
+    result = explain(fine_tuned, X[:2])
+    assert (result.method, result.value) == ("exact", "prediction")
+    np.testing.assert_allclose(result.maps.mean(axis=(1, 2)) + result.constants, result.values, atol=1e-4)
+    np.testing.assert_allclose(result.values, fine_tuned.predict(X[:2]), rtol=1e-4)
 
 
 def test_conformal_classifiers(embeddings):

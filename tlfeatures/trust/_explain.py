@@ -86,9 +86,11 @@ def explain(
     of the image that is larger than its cell, so maps are coarse.
 
     The explained value is the decision value of the head. For heads without decision values, it is the logarithm of the
-    odds of the class, and for nearest neighbors a difference of distances. For ``SVC`` with three or more classes,
-    whose decision values count votes, it is the mean of the pairwise decision values of the class against each other
-    class.
+    odds of the class. For nearest neighbors, all training images count, with weights that decrease with their distance,
+    because the probabilities of the nearest ones change in steps. For ``SVC`` with three or more classes, whose
+    decision values count votes, it is the mean of the pairwise decision values of the class against each other class.
+    For fine-tuned networks without hidden layers in the head, it is the logit of the class minus the mean logit, or the
+    difference of two logits.
 
     Examples
     --------

@@ -22,6 +22,7 @@ from tlfeatures.trust._conformal_regressor import ConformalRegressor
 __all__ = ["HeadValues"]
 
 _MIN_PROBABILITY = 1e-12
+_SCALE = 0.1  # distance at which the weight of a training row is 1/e, as a share of the mean distance
 _WRAPPERS = (
     "best_estimator_",
     "estimator_",
@@ -133,8 +134,9 @@ class HeadValues:
         if hasattr(last, "decision_function"):
             return "decision value", last.decision_function
         if isinstance(last, KNeighborsClassifier):
-            return "distance to the nearest training images of other classes minus that of the class", (
-                lambda X: _compare_distances(last, X)
+            smooth = copy.copy(last).set_params(n_neighbors=last.n_samples_fit_, weights=_decrease)
+            return "log odds of the class, all training images weighted by distance", (
+                lambda X: _log_odds(smooth.predict_proba(X))
             )
         if hasattr(last, "predict_proba"):
             return "log odds of the class", lambda X: _log_odds(last.predict_proba(X))
@@ -162,18 +164,10 @@ def _log_odds(probabilities: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(probabilities, _MIN_PROBABILITY) / np.maximum(others, _MIN_PROBABILITY))
 
 
-def _compare_distances(knn: KNeighborsClassifier, X: Any) -> np.ndarray:
-    """Return the mean distance to the nearest rows of the other classes, minus the same for the class.
+def _decrease(distances: np.ndarray) -> np.ndarray:
+    """Return a weight for each training row, by distance (n, n_rows).
 
-    Unlike the probabilities of nearest neighbors, it is a continuous function of X.
+    The probabilities are then a continuous function of X, unlike those of the nearest neighbors.
     """
-    distances, rows = knn.kneighbors(X, n_neighbors=knn.n_samples_fit_)
-    codes = knn._y[rows]  # scikit-learn has no public attribute for the labels of the training rows
-
-    def average(mask: np.ndarray) -> np.ndarray:  # distances increase along a row
-        nearest = mask & (mask.cumsum(axis=1) <= knn.n_neighbors)
-        return (distances * nearest).sum(axis=1) / nearest.sum(axis=1)
-
-    own = [average(codes == code) for code in range(len(knn.classes_))]
-    others = [average(codes != code) for code in range(len(knn.classes_))]
-    return np.stack(others, axis=1) - np.stack(own, axis=1)
+    scale = _SCALE * distances.mean(axis=1, keepdims=True)
+    return np.exp((distances.min(axis=1, keepdims=True) - distances) / np.maximum(scale, 1e-300))
