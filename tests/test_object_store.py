@@ -13,6 +13,7 @@ import pytest
 
 from tests.image_helpers import SAMPLE, encode
 from tlfeatures import CNNFeatures, _object_digests, _objects
+from tlfeatures.distributed import LocalEngine, embed_images
 from tlfeatures.errors import ImageReadError, MissingDependencyError, ObjectStorageError, SourceError
 from tlfeatures.images import Decoder, Images
 from tlfeatures.sources import read_items, read_source
@@ -178,6 +179,27 @@ def test_chunks_of_objects_keep_the_order_and_the_frames_of_the_input(folder, tm
     expected = CNNFeatures("tiny", image_size=32, cache=None).fit_transform([*local, SAMPLE, local[1]])
     np.testing.assert_allclose(cnn.fit_transform(mixed), expected, rtol=1e-5, atol=1e-6)
     assert Images.of([f"{uris[0]}[0]"]).key(0) == Images.of(uris).key(0)
+
+
+def test_work_units_of_objects_resume_from_the_ledger_and_see_changes(folder, tmp_path, requests):
+    uris = read_source(folder.as_uri()).images
+    cnn = CNNFeatures("tiny", image_size=32, cache=tmp_path / "store")
+
+    def run():
+        _object_digests._stamps.clear()  # as in a new process
+        _object_digests._digests.clear()
+        requests.clear()
+        return embed_images(uris, cnn, engine=LocalEngine(), unit_size=4)
+
+    first = run()
+    assert sorted({uri for _, uri in requests}) == sorted(uris)
+    assert [name for name, _ in requests].count("read_object") == len(uris)
+    np.testing.assert_array_equal(run().features, first.features)
+    assert {name for name, _ in requests} == {"stat_object"}
+    write(folder / "Cat" / "1.png", seed=99, seconds_ago=30)
+    changed = run()
+    assert ("read_object", uris[0]) in requests and changed.computed == 1
+    assert (first.features != changed.features).any(axis=1).tolist() == [True] + [False] * 5
 
 
 def test_uris_pickle_as_text_and_passwords_are_not_shown(folder):

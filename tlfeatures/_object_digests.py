@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from tlfeatures._objects import ObjectInfo, read_object, redact, stat_object
 from tlfeatures.fingerprints import bytes_key
 
 __all__ = [
     "digest_of", "find_digest", "find_stamp", "read_digest_and_content", "remember_digest", "remember_listing",
-    "request_stamp",
+    "request_stamps",
 ]  # fmt: skip
 
 _TRUSTED_SECONDS = 60.0  # a stamp that is older is requested again
 _LIMIT = 1_000_000  # objects
+_THREADS = 16
 _stamps: dict[str, tuple[bytes, float]] = {}  # URI -> stamp, and the time until which it is trusted
 _digests: dict[bytes, bytes] = {}  # stamp -> digest of the content
 
@@ -43,6 +45,24 @@ def request_stamp(uri: str) -> bytes:
     """
     stamp = find_stamp(uri)
     return _trust(uri, _make_stamp(uri, stat_object(uri))) if stamp is None else stamp
+
+
+def request_stamps(uris: Sequence[str]) -> list[bytes | None]:
+    """Return `request_stamp` of several objects, requested at the same time; None for missing objects."""
+
+    def request(uri: str) -> bytes | None:
+        try:
+            return request_stamp(uri)
+        except FileNotFoundError:
+            return None
+
+    stamps = [find_stamp(uri) for uri in uris]
+    unknown = [i for i, stamp in enumerate(stamps) if stamp is None]
+    if unknown:
+        with ThreadPoolExecutor(_THREADS, "tlfeatures-object") as pool:
+            for i, stamp in zip(unknown, pool.map(request, [uris[i] for i in unknown]), strict=True):
+                stamps[i] = stamp
+    return stamps
 
 
 def find_digest(uri: str) -> bytes | None:

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from tlfeatures._inputs import split_frame
+from tlfeatures._object_digests import request_stamps
 from tlfeatures.distributed._units import WorkUnit, absolute_name
 from tlfeatures.errors import ImageReadError
 from tlfeatures.extract import FeatureBlock, FeatureSpec, check_recipes
 from tlfeatures.extract._network import BatchNetwork
+from tlfeatures.extract._object_storage import KEEP_BYTES
 from tlfeatures.images import Images, Note, decode_batches, decoder_recipe
 
 __all__ = [
@@ -191,6 +193,8 @@ def compute_unit(job: Job, unit: WorkUnit, known_keys: KnownKeys | None = None) 
 def compute_batches(job: Job, unit: WorkUnit, known_keys: KnownKeys | None = None) -> Iterator[UnitResult]:
     """Compute a unit as `compute_unit` does; yield the result of each batch, whose ``unit`` has only its rows."""
     images, unit_rows = job.images, unit.todo()
+    if images.uris():  # the answer to one request has the content of an object and its ETag
+        images.keys(job.n_threads, KEEP_BYTES)
     stamps = read_stamps(images)
     notes: dict[int, Note] = {}
     computed_keys: set[bytes] = set()
@@ -269,12 +273,17 @@ def read_stamps(images: Images) -> np.ndarray:
     ndarray of int64, shape (n, 2)
         Size in bytes and time of change in nanoseconds of each file; -2 if the file is missing, and -1 if it changed in
         the last two seconds, so that it may change again with the same times. 0 for images that are not files: the id
-        of their unit contains their content.
+        of their unit contains their content. For objects in object storage, the 16 bytes of the digest of their ETag
+        and size; -2 if missing, and -1 without ETag.
     """
     stamps = np.zeros((len(images), 2), np.int64)
     limit = time.time_ns() - _FRESH_NS
+    uris = images.uris()
+    for row, stamp in zip(uris, request_stamps(list(uris.values())), strict=True):
+        absent = MISSING_STAMP if stamp is None else UNKNOWN_STAMP
+        stamps[row] = np.frombuffer(stamp, np.int64) if stamp else absent
     for row, path in enumerate(images.paths()):
-        if path is not None:
+        if path is not None and row not in uris:
             try:
                 status = os.stat(split_frame(path)[0])
             except OSError as error:

@@ -8,17 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from tlfeatures._object_digests import digest_of, find_stamp, remember_digest, request_stamp
+from tlfeatures._object_digests import digest_of, find_stamp, remember_digest, request_stamps
 from tlfeatures.fingerprints import KEY_BYTES
 from tlfeatures.images import Images
 from tlfeatures.store import EmbeddingStore
 
-__all__ = ["CHUNK_ROWS", "ObjectKeys", "read_ahead"]
+__all__ = ["CHUNK_ROWS", "KEEP_BYTES", "ObjectKeys", "read_ahead"]
 
 CHUNK_ROWS = 256  # objects that are read before the network runs on them
 KEEP_BYTES = 256 << 20  # of the objects that are read before they are decoded
 _SAMPLE = 8  # objects whose ETags are requested to see whether the others of the chunk are worth it
-_THREADS = 16
 
 # One row for each object that was read: under the digest of its URI, ETag and size, the digest of its content. The 16
 # bytes of a digest are kept as four float32 values, which the store returns bit by bit.
@@ -72,23 +71,11 @@ class ObjectKeys:
         stored = self._load_stamps([stamp for stamp in map(find_stamp, uris) if stamp])
         unknown = [uri for uri in uris if find_stamp(uri) is None]
         for part in (unknown[:_SAMPLE], unknown[_SAMPLE:]):
-            loaded = self._load_stamps(self._request_stamps(part))
+            loaded = self._load_stamps(list(filter(None, request_stamps(part))))
             stored |= loaded
-            if not loaded:
+            if not loaded:  # the digests of this chunk are not stored: its objects are read instead
                 break
         return stored
-
-    def _request_stamps(self, uris: list[str]) -> list[bytes]:
-        def request(uri: str) -> bytes:
-            try:
-                return request_stamp(uri)
-            except FileNotFoundError:  # reported when it is read
-                return b""
-
-        if not uris:
-            return []
-        with ThreadPoolExecutor(_THREADS, "tlfeatures-object") as pool:
-            return [stamp for stamp in pool.map(request, uris) if stamp]
 
     def _load_stamps(self, stamps: list[bytes]) -> set[bytes]:
         if not stamps:
