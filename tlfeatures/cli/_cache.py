@@ -1,8 +1,10 @@
-"""`cache`: inspect, verify, compact, prune and clear the embedding store."""
+"""`cache`: inspect, verify, compact, prune, clear and copy the embedding store."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +14,7 @@ from rich.filesize import decimal
 from tlfeatures.cli._options import Json
 from tlfeatures.cli._parse import parse_bytes
 from tlfeatures.cli._session import BadArgument
-from tlfeatures.cli._terminal import count, show_json, show_table, show_text
+from tlfeatures.cli._terminal import count, show_json, show_table, show_text, stderr_is_terminal, warn_of_list
 
 if TYPE_CHECKING:
     from tlfeatures.store import EmbeddingStore
@@ -20,9 +22,11 @@ if TYPE_CHECKING:
 __all__ = ["cache"]
 
 cache = typer.Typer(
-    help="Inspect and clean the embedding store in the folder PATH; by default $TLFEATURES_CACHE, or tlfeatures "
+    help="Inspect, clean and copy the embedding store in the folder PATH; by default $TLFEATURES_CACHE, or tlfeatures "
     "in the user's cache folder."
 )
+_URL_HELP = "The other store, such as s3://bucket/embeddings, or a folder."
+Url = Annotated[str, typer.Argument(metavar="URL", help=_URL_HELP, show_default=False)]
 Path = Annotated[str | None, typer.Argument(metavar="PATH", help="Folder of the store.", show_default=False)]
 
 
@@ -90,6 +94,47 @@ def compact(path: Path = None, as_json: Json = False) -> None:
 
 
 @cache.command()
+def push(url: Url, path: Path = None, as_json: Json = False) -> None:
+    """Copy the files that the store at URL lacks to it; run again after an interruption to copy the rest."""
+    with _progress("push") as on_progress:
+        result = _open(path).push(url, on_progress)
+    _show_transfer(result, as_json)
+
+
+@cache.command()
+def pull(url: Url, path: Path = None, as_json: Json = False) -> None:
+    """Copy the files that the store in PATH lacks from the store at URL; each is verified before it is used."""
+    with _progress("pull") as on_progress:
+        result = _open(path, must_exist=False).pull(url, on_progress)
+    _show_transfer(result, as_json)
+
+
+def _show_transfer(result: dict[str, Any], as_json: bool) -> None:
+    damaged = result["damaged"]
+    copied = f"Copied {count(result['files'], 'file')} of {decimal(result['bytes'])}"
+    text = f"{copied}; {count(result['skipped_files'], 'file')} of {decimal(result['skipped_bytes'])} were there."
+    _show(result, text, as_json)
+    if damaged:
+        entries = [f"{entry['path']}: {entry['reason']}" for entry in damaged]
+        warn_of_list(f"{count(len(damaged), 'damaged file')} not copied:", entries, 10)
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _progress(name: str) -> Iterator[Callable[[int, int], None] | None]:
+    if not stderr_is_terminal():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(name), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(name, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@cache.command()
 def prune(
     max_bytes: Annotated[
         str, typer.Option(metavar="SIZE", help="Maximum size of the store, such as 500MB or 2GB.")
@@ -130,12 +175,12 @@ def _show(result: dict[str, Any], text: str, as_json: bool) -> None:
         show_text(text)
 
 
-def _open(path: str | None) -> EmbeddingStore:
+def _open(path: str | None, must_exist: bool = True) -> EmbeddingStore:
     from tlfeatures.store import EmbeddingStore
 
     store = EmbeddingStore(path)
     if os.path.exists(store.root) and not store.root.is_dir():
         raise BadArgument(f"{str(store.root)!r} is a file; expected the folder of a store.")
-    if path is not None and not store.root.exists():
+    if must_exist and path is not None and not store.root.exists():
         raise BadArgument(f"The folder {str(store.root)!r} does not exist; expected the folder of a store.")
     return store

@@ -20,8 +20,8 @@ from .._warnings import warn
 
 __all__ = [
     "INDEX_NAME", "RECIPE_NAME", "SEGMENT_NAME", "TEMP_NAME", "default_root", "is_folder", "is_stale",
-    "list_names", "load_segment", "make_folder", "open_file", "publish_file", "quarantine", "read_file", "store_error",
-    "unlink_quietly", "warn_once",
+    "list_names", "load_segment", "make_folder", "open_file", "parse_segment", "publish_file", "quarantine",
+    "read_file", "store_error", "unlink_quietly", "warn_once",
 ]  # fmt: skip
 
 SEGMENT_NAME = re.compile(r"[0-9a-f]{32}\.h5")
@@ -144,10 +144,20 @@ def load_segment(path: str) -> Segment:
         As `read_file` and `segment.decode`.
     """
     folder, name = os.path.split(path)
-    image = read_file(path, MAX_FILE_BYTES)
+    return parse_segment(read_file(path, MAX_FILE_BYTES), os.path.basename(folder), name)
+
+
+def parse_segment(image: bytes, folder: str, name: str) -> Segment:
+    """Verify the content of a segment by the names of its folder and file.
+
+    Raises
+    ------
+    ValueError
+        When it is damaged; the message is the reason.
+    """
     if bytes_key(image).hex() != name[:-3]:
         raise ValueError("its content does not have the digest of its name")
-    return decode(image, os.path.basename(folder))
+    return decode(image, folder)
 
 
 def quarantine(path: str) -> None:

@@ -36,7 +36,7 @@ _OWN_NAME = re.compile(
 )
 _UNITS_NAME = re.compile(r"[0-9a-f]{32}\.(part|claim)")
 _SIDECAR_NAME = re.compile(rf"{SIDECAR_NAME.pattern}|{TEMP_NAME.pattern}")
-_JSON_BYTES = 1 << 20
+JSON_BYTES = 1 << 20
 MALFORMED = (ValueError, TypeError, KeyError, RecursionError)  # raised for damaged JSON
 
 
@@ -44,7 +44,7 @@ def publish_recipe(folder: str, text: bytes) -> None:
     """Write recipe.json, for human readers, when it is absent or damaged."""
     path = os.path.join(folder, "recipe.json")
     with contextlib.suppress(OSError, ValueError):
-        if read_file(path, _JSON_BYTES) == text:
+        if read_file(path, JSON_BYTES) == text:
             return
     publish_file(path, text)
 
@@ -202,10 +202,15 @@ def _recipe(folder: str) -> dict[str, Any] | None:
 
 
 def _check_recipe(path: str) -> dict[str, Any]:
-    recipe = json.loads(read_file(path, _JSON_BYTES))
+    return parse_recipe(read_file(path, JSON_BYTES), os.path.basename(os.path.dirname(path)))
+
+
+def parse_recipe(content: bytes, folder: str) -> dict[str, Any]:
+    """Verify the content of a recipe.json by the name of its folder; raise one of ``MALFORMED`` if it is damaged."""
+    recipe = json.loads(content)
     if not isinstance(recipe, dict):
         raise ValueError("it is not a JSON object")
-    if recipe_digest(recipe) != os.path.basename(os.path.dirname(path)):
+    if recipe_digest(recipe) != folder:
         raise ValueError("it does not have the digest of its folder")
     return recipe
 
@@ -220,10 +225,15 @@ def read_sidecar(path: str) -> dict[str, Any]:
     MALFORMED
         When it is damaged.
     """
-    sidecar = json.loads(read_file(path, _JSON_BYTES))
+    return parse_sidecar(read_file(path, JSON_BYTES), os.path.basename(path))
+
+
+def parse_sidecar(content: bytes, name: str) -> dict[str, Any]:
+    """Verify the content of a sidecar by its file name; raise one of ``MALFORMED`` if it is damaged."""
+    sidecar = json.loads(content)
     if sidecar["digest"] != recipe_digest([sidecar["key"], sidecar["value"]]):
         raise ValueError("its content does not match its digest")
-    if recipe_digest(sidecar["key"]) != os.path.basename(path)[:-5]:
+    if recipe_digest(sidecar["key"]) != name[:-5]:
         raise ValueError("its key does not have the digest of its name")
     return sidecar
 

@@ -23,6 +23,7 @@ from tlfeatures.store._lock import flock
 from tlfeatures.store._maintenance import MALFORMED, read_sidecar
 from tlfeatures.store._segment import check_keys, check_rows, check_width, encode, rows_per_segment
 from tlfeatures.store._table import first_rows
+from tlfeatures.store._transfer import OnProgress, copy_store, open_side
 from tlfeatures.store._writer import StoreWriter
 
 __all__ = ["EmbeddingStore", "StoreWriter"]
@@ -329,6 +330,59 @@ class EmbeddingStore:
         """
         with self._errors("write to"):
             return _maintenance.compact(self._v1)
+
+    def push(self, url: str | os.PathLike[str], on_progress: OnProgress | None = None) -> dict[str, Any]:
+        """Copy the segments, recipes and sidecars that another store lacks into it.
+
+        Parameters
+        ----------
+        url : str or path
+            The other store: a URI such as ``"s3://bucket/embeddings"``, or a folder.
+        on_progress : callable, optional
+            Called after each file with the number of bytes that are finished and of all bytes to copy.
+
+        Returns
+        -------
+        dict
+            ``segments``, ``files`` (which include segments) and ``bytes`` that were copied; ``skipped_files`` and
+            ``skipped_bytes``, which the other store has already; and ``damaged``, a list of {"path", "reason"} of the
+            files that were not copied because their content is not that of their names.
+
+        Raises
+        ------
+        ObjectStorageError
+            If access is denied, or there is no such bucket.
+        TransientReadError
+            If the storage fails repeatedly. What was copied stays: the next call copies the rest.
+        StoreError
+            If a file cannot be written.
+
+        Notes
+        -----
+        A file is verified before it is written, and it is written at once or not at all. A file of the other store with
+        the same name and size is not read. Index files are not copied: each store makes its own. Any number of
+        processes may read and write both stores meanwhile.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> here, there = tempfile.mkdtemp(), tempfile.mkdtemp()
+        >>> recipe = {"network": "toy", "width": 2, "dtype": "float32"}
+        >>> EmbeddingStore(here).publish(recipe, np.zeros((1, 16), "uint8"), np.ones((1, 2), "float32"))
+        >>> EmbeddingStore(here).push(there)["segments"]
+        1
+        """
+        return copy_store(open_side(str(self.root)), open_side(os.fspath(url)), on_progress)
+
+    def pull(self, url: str | os.PathLike[str], on_progress: OnProgress | None = None) -> dict[str, Any]:
+        """Copy the segments, recipes and sidecars of another store that this store lacks; see `push`.
+
+        Raises
+        ------
+        StoreError
+            Also if there is no store at ``url``, or it is empty.
+        """
+        return copy_store(open_side(os.fspath(url)), open_side(str(self.root)), on_progress, must_exist=True)
 
     def prune(self, max_bytes: int) -> dict[str, int]:
         """Delete the least recently used recipes until at most ``max_bytes`` remain.
