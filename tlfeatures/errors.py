@@ -9,6 +9,7 @@ from typing import Any
 __all__ = [
     "AudioReadError",
     "DuplicateImagesWarning",
+    "EngineError",
     "ForkedProcessError",
     "ImageInputError",
     "ImageReadError",
@@ -185,6 +186,10 @@ class StoreError(TLFeaturesError, OSError):
 
 class MissingRowsError(StoreError, KeyError):
     """The store has no row for some keys."""
+
+
+class EngineError(TLFeaturesError, RuntimeError):
+    """An engine cannot compute all work units; results that it returned before are stored."""
 
 
 class MissingDependencyError(TLFeaturesError, ImportError):

@@ -9,6 +9,7 @@ from tlfeatures.distributed._embed import (
 )
 from tlfeatures.distributed._engines import Engine, LocalEngine
 from tlfeatures.distributed._job import Job, UnitResult, compute_unit, probe_unit
+from tlfeatures.distributed._ray import RayEngine
 from tlfeatures.distributed._units import UNIT_SIZE, Shard, WorkUnit, cut_units
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Engine",
     "Job",
     "LocalEngine",
+    "RayEngine",
     "Shard",
     "UnitResult",
     "WorkUnit",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -14,8 +16,8 @@ import numpy as np
 from tlfeatures._inputs import split_frame
 from tlfeatures._object_digests import request_stamps
 from tlfeatures.distributed._units import WorkUnit, absolute_name
-from tlfeatures.errors import ImageReadError
-from tlfeatures.extract import FeatureBlock, FeatureSpec, check_recipes
+from tlfeatures.errors import ImageReadError, RecipeMismatchError
+from tlfeatures.extract import FeatureBlock, FeatureSpec, find_recipe_changes
 from tlfeatures.extract._network import BatchNetwork
 from tlfeatures.extract._object_storage import KEEP_BYTES
 from tlfeatures.images import Images, Note, decode_batches, decoder_recipe
@@ -113,7 +115,13 @@ class Job:
         taps = {tap.layer: tap for tap in description.taps}
         blocks = [spec.column(taps[block.tap.layer], block.part) for block in self.outputs]
         decoder = decoder_recipe() if "pixel_probe" in self.recipes[0] else {}
-        check_recipes(list(self.recipes), [{**block.recipe, **decoder} for block in blocks])
+        changes = find_recipe_changes(list(self.recipes), [{**block.recipe, **decoder} for block in blocks])
+        if changes:
+            raise RecipeMismatchError(
+                f"{platform.node()!r} would compute other embeddings than the machine that started the job: "
+                f"{'; '.join(changes[:4])}. Use the same weights files and the same versions of tlfeatures, Keras and "
+                "Pillow on all machines."
+            )
         BatchNetwork(self.spec, self.outputs, self.batch_size).load()
 
 
@@ -237,7 +245,7 @@ def compute_batches(job: Job, unit: WorkUnit, known_keys: KnownKeys | None = Non
         yield make(rows, keys, is_new, network(batch[is_new]) if is_new.any() else empty, errors)
 
 
-def probe_unit(job: Job, unit: WorkUnit, on_row: Callable[[int], Any]) -> dict[int, str]:
+def probe_unit(job: Job, unit: WorkUnit) -> Iterator[int]:
     """Decode the images of a unit one after the other, without the network.
 
     An image whose decoder ends the process is found in this way: it is the last one that was announced.
@@ -247,22 +255,16 @@ def probe_unit(job: Job, unit: WorkUnit, on_row: Callable[[int], Any]) -> dict[i
     job : Job
         With the images of the unit, as ``job.take(unit)`` returns it.
     unit : WorkUnit
-    on_row : callable
-        Called with the row of each image before it is decoded.
 
-    Returns
-    -------
-    dict
-        {row: reason} of the unreadable images.
+    Yields
+    ------
+    int
+        The row of each image, before it is decoded.
     """
-    errors = {}
     for i, row in enumerate(unit.todo().tolist()):
-        on_row(row)
-        try:
+        yield row
+        with contextlib.suppress(ImageReadError):
             job.images.decode_with_note(i, job.spec.decoder)
-        except ImageReadError as error:
-            errors[row] = error.reason
-    return errors
 
 
 def read_stamps(images: Images) -> np.ndarray:

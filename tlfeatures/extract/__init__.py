@@ -1,6 +1,6 @@
 """Extraction of embeddings: read rows from the store, compute and store the missing ones, in input order."""
 
-from tlfeatures.extract._compatibility import check_decoder, check_recipes
+from tlfeatures.extract._compatibility import check_decoder, check_recipes, find_recipe_changes
 from tlfeatures.extract._counts import ImageCounts
 from tlfeatures.extract._extraction import Extracted, extract, warn_of_unreadable
 from tlfeatures.extract._progress import show_progress
@@ -14,6 +14,7 @@ __all__ = [
     "check_decoder",
     "check_recipes",
     "extract",
+    "find_recipe_changes",
     "show_progress",
     "warn_of_unreadable",
 ]

@@ -11,30 +11,31 @@ from tlfeatures._warnings import warn
 from tlfeatures.errors import RecipeMismatchError
 from tlfeatures.images import probe_pixels
 
-__all__ = ["check_decoder", "check_recipes"]
+__all__ = ["check_decoder", "check_recipes", "find_recipe_changes"]
 
 
-def check_recipes(fitted: list[dict[str, Any]], current: list[dict[str, Any]]) -> None:
-    """Raise an error if the embeddings would differ from those of `fit`."""
+def find_recipe_changes(fitted: list[dict[str, Any]], current: list[dict[str, Any]]) -> list[str]:
+    """List the differences of recipes, such as "precision: 'float32' became 'bfloat16'"."""
     # "process" identifies custom code, which is pickled with the model; it differs between processes
     fitted, current = (
         [{k: v for k, v in recipe.items() if k != "process"} for recipe in each] for each in (fitted, current)
     )
-    if fitted == current:
+    if len(fitted) != len(current):
+        return [f"{len(fitted)} blocks of columns became {len(current)}"]
+    pairs = [(a, b, k) for a, b in zip(fitted, current, strict=True) for k in sorted(a.keys() | b.keys())]
+    changes = (f"{k}: {a.get(k)!r} became {b.get(k)!r}" for a, b, k in pairs if a.get(k) != b.get(k))
+    return list(dict.fromkeys(changes))
+
+
+def check_recipes(fitted: list[dict[str, Any]], current: list[dict[str, Any]]) -> None:
+    """Raise an error if the embeddings would differ from those of `fit`."""
+    changes = find_recipe_changes(fitted, current)
+    if not changes:
         return
     if fitted[0].get("format") != current[0]["format"]:
         raise RecipeMismatchError(
             f"This transformer was fitted by another version of tlfeatures, under recipe format "
             f"{fitted[0].get('format')}; this version has format {current[0]['format']}. Fit it again."
-        )
-    if len(fitted) != len(current):
-        changes = [f"{len(fitted)} blocks of columns became {len(current)}"]
-    else:
-        pairs = [(a, b, k) for a, b in zip(fitted, current, strict=True) for k in sorted(a.keys() | b.keys())]
-        changes = list(
-            dict.fromkeys(
-                f"{k}: {a.get(k)!r} became {b.get(k)!r}" for a, b, k in pairs if a.get(k) != b.get(k)
-            )
         )
     raise RecipeMismatchError(
         f"The recipe of transform differs from that of fit: {'; '.join(changes[:4])}. Fit again, or restore "

@@ -1,0 +1,161 @@
+"""What runs on the nodes of a Ray cluster: workers, which compute units, and the search for fatal images."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from tlfeatures.distributed._job import Job, KnownKeys, UnitResult, compute_unit, probe_unit, read_stamps
+from tlfeatures.distributed._units import WorkUnit
+from tlfeatures.errors import RecipeMismatchError
+from tlfeatures.images import Images
+
+__all__ = ["Worker", "find_fatal_images", "list_versions"]
+
+_PACKAGES = ("tlfeatures", "keras", "pillow")
+_MAX_STARTS = 4
+_FATAL = (
+    "the process ended twice while it decoded this image: its decoder fails on it, or needs too much memory"
+)
+
+
+def list_versions() -> dict[str, str]:
+    """Return the versions of the packages that determine embeddings."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+class Worker:
+    """Computes units in a process of its own; the constructor does nothing, because Ray would lose its errors."""
+
+    def locate(self) -> str:
+        """Return the id of the node."""
+        import ray
+
+        return ray.get_runtime_context().get_node_id()
+
+    def prepare(self, pickled: bytes, environment: Mapping[str, str], versions: Mapping[str, str]) -> None:
+        """Load the network.
+
+        Parameters
+        ----------
+        pickled : bytes
+            The pickled `Job`, without images. The environment is set before it is unpickled.
+        environment : mapping
+            Environment variables, such as the numbers of threads.
+        versions : mapping
+            The versions of packages on the machine of the driver.
+
+        Raises
+        ------
+        RecipeMismatchError
+            If this node would compute other embeddings than the machine of the driver.
+        """
+        from ray import cloudpickle
+
+        os.environ.update(environment)
+        here = list_versions()
+        changes = [
+            f"{name} {here[name]} instead of {versions[name]}"
+            for name in versions
+            if here[name] != versions[name]
+        ]
+        if changes:
+            raise RecipeMismatchError(
+                f"The node {platform.node()!r} has {', '.join(changes)}, so its embeddings may differ from those of "
+                "the machine that started the job. Install the same versions on all nodes, for example by one "
+                "container image for all."
+            )
+        self.job: Job = cloudpickle.loads(pickled)
+        self.job.prepare()
+
+    def read_keys(self, images: Images) -> np.ndarray:
+        """Return the digests of images, uint8 (n, 16); zeros where an image cannot be read."""
+        return images.keys(self.job.n_threads)[0]
+
+    def compute(
+        self, unit: WorkUnit, images: Images, stored_keys: np.ndarray | None, fatal: Mapping[int, str]
+    ) -> UnitResult:
+        """Compute a unit.
+
+        Parameters
+        ----------
+        unit : WorkUnit
+        images : Images
+            Those of ``unit.todo()``.
+        stored_keys : ndarray of uint8, shape (k, 16), optional
+            Digests of images that need no computation.
+        fatal : mapping
+            {row: reason} of images that must not be decoded.
+        """
+        safe = np.array([row not in fatal for row in unit.todo().tolist()], bool)
+        part = replace(unit, rows=tuple(unit.todo()[safe].tolist())) if fatal else unit
+        job = replace(self.job, images=images.take(np.flatnonzero(safe)))
+        stamps = read_stamps(images)
+        result = compute_unit(job, part, None if stored_keys is None else _find_keys(stored_keys))
+        if fatal:
+            result.unit, result.stamps = unit, stamps
+            result.errors = dict(sorted((result.errors | dict(fatal)).items()))
+        return result
+
+
+class Prober:
+    """Decodes the images of a unit one after the other, without the network."""
+
+    def __init__(self, job: Job, unit: WorkUnit) -> None:
+        self._rows = probe_unit(job, unit)
+
+    def advance(self) -> int | None:
+        """Decode the image that was announced before; announce the row of the next one, or None at the end."""
+        return next(self._rows, None)
+
+
+def find_fatal_images(job: Job, unit: WorkUnit) -> dict[int, str]:
+    """Find images that end the process that decodes them; return {row: reason}.
+
+    Another process announces each image before it decodes it. An image at which this process ends twice is left out.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor_class: Any = ray.remote(Prober).options(num_cpus=0, max_restarts=0, scheduling_strategy=node)
+    fatal: dict[int, str] = {}
+    todo, n_ended = unit.todo().tolist(), Counter[int | None]()
+    while todo:
+        images = job.images.take(np.searchsorted(unit.todo(), todo))
+        prober = actor_class.remote(replace(job, images=images), replace(unit, rows=tuple(todo)))
+        row = None
+        try:
+            while (announced := ray.get(prober.advance.remote())) is not None:
+                row = announced
+            return fatal
+        except ray.exceptions.RayActorError:
+            n_ended[row] += 1
+            if row is None:
+                if n_ended[row] == _MAX_STARTS:
+                    raise
+                continue
+            todo = todo[todo.index(row) :]
+            if n_ended[row] == 2:
+                fatal[todo.pop(0)] = _FATAL
+        finally:
+            ray.kill(prober)
+    return fatal
+
+
+def _find_keys(stored_keys: np.ndarray) -> KnownKeys:
+    members = set(map(bytes, stored_keys))
+    return lambda keys: np.array([bytes(key) in members for key in keys], bool)
