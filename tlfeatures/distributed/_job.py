@@ -20,6 +20,7 @@ from tlfeatures.errors import ImageReadError, RecipeMismatchError
 from tlfeatures.extract import FeatureBlock, FeatureSpec, find_recipe_changes
 from tlfeatures.extract._network import BatchNetwork
 from tlfeatures.extract._object_storage import KEEP_BYTES
+from tlfeatures.fingerprints import KEY_BYTES
 from tlfeatures.images import Images, Note, decode_batches, decoder_recipe
 
 __all__ = [
@@ -229,6 +230,8 @@ def compute_batches(job: Job, unit: WorkUnit, known_keys: KnownKeys | None = Non
 
     todo = np.arange(len(images))
     empty = [np.empty((0, block.width), np.float32) for block in job.outputs]
+    if not len(images):
+        yield make(todo, np.empty((0, KEY_BYTES), np.uint8), np.zeros(0, bool), empty, {})
     if known_keys is not None:
         keys, errors = images.keys(job.n_threads)
         is_readable = np.array([row not in errors for row in todo.tolist()], bool)

@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -83,7 +83,7 @@ class RayEngine:
 
     def run(
         self, job: Job, units: Iterable[WorkUnit], known_keys: KnownKeys | None = None
-    ) -> Iterator[UnitResult]:
+    ) -> Generator[UnitResult]:
         """Compute work units; see `Engine.run`.
 
         Raises
