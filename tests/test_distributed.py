@@ -125,7 +125,7 @@ class RecordingEngine(LocalEngine):
 @pytest.fixture
 def old_files(monkeypatch):
     """Files count as unchanged also within two seconds of their last change."""
-    monkeypatch.setattr("tlfeatures.distributed._job._FRESH_NS", -(10**18))
+    monkeypatch.setattr("tlfeatures.distributed._stamps._FRESH_NS", -(10**18))
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_only_changed_files_are_computed_again(copies, store):
 
 
 def test_files_that_have_just_changed_are_read_again(photos, tmp_path, store, monkeypatch):
-    monkeypatch.setattr("tlfeatures.distributed._job._FRESH_NS", 10**18)
+    monkeypatch.setattr("tlfeatures.distributed._stamps._FRESH_NS", 10**18)
     engine = RecordingEngine()
     for _ in range(2):
         result = embed_images(photos.paths, make_cnn(cache=store), engine)

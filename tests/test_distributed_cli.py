@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -48,3 +49,10 @@ def test_wrong_options_are_refused(run, photos, argv, text):  # noqa: F811
     result = run("embed", photos.root, *SMALL, *argv)
     assert result.code == 2
     assert text in result.errors[0]
+
+
+def test_the_ray_engine_without_ray_names_the_extra(run, photos, monkeypatch):  # noqa: F811
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = run("embed", photos.root, "-o", "x.npy", "--engine", "ray", *UNITS)
+    assert result.code == 1
+    assert "pip install 'tlfeatures[ray]'" in result.errors[0]

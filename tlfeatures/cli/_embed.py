@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import typer
 
@@ -16,7 +16,7 @@ from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._terminal import show_json, show_text
 
 if TYPE_CHECKING:
-    from tlfeatures.distributed import EmbeddingRun, Engine
+    from tlfeatures.distributed import Engine
     from tlfeatures.features import CNNFeatures
     from tlfeatures.sources import Source
 
@@ -78,8 +78,10 @@ class EngineOptions(opt.Options):
     )
     unit_size: int = option(1024, "Number of images in a work unit.", min=1)
 
-    def make(self) -> Engine | None:
-        """Make the engine; None is that of this process."""
+    def make(self) -> Engine:
+        """Make the engine."""
+        from tlfeatures.distributed import LocalEngine
+
         if self.engine == "ray":
             from tlfeatures.distributed import RayEngine
 
@@ -89,7 +91,7 @@ class EngineOptions(opt.Options):
         for name in ("address", "workers", "gpus_per_worker"):
             if getattr(self, name):
                 raise BadArgument(f"--{name.replace('_', '-')} is an option of --engine ray.")
-        return None
+        return LocalEngine()
 
 
 @expand_options
@@ -112,12 +114,13 @@ def embed(
     runner = engine.make()
     images = source.read()
     cnn = opt.make_cnn(network, compute)
-    if engine.shard is not None or runner is not None:
-        run = _fill_store(images, cnn, runner, engine)
-        if engine.shard is not None:
-            _show_shard(run, images, files, engine.shard)
-            return
-    result = write_embeddings(files.output, cnn, images, on_failure="raise")
+    if engine.shard is not None:
+        _fill_store(images, cnn, runner, engine, files)
+        return
+    options: dict[str, Any] = {"on_failure": "raise"}
+    if cnn.cache is not None or engine.engine != "local":
+        options = {"engine": runner, "unit_size": engine.unit_size}
+    result = write_embeddings(files.output, cnn, images, **options)
     n, width = result.shape
     errors = report_unreadable(images.paths, result.errors, "has a row of NaN", "have rows of NaN")
     if files.as_json:
@@ -131,20 +134,17 @@ def embed(
 
 
 def _fill_store(
-    images: Source, cnn: CNNFeatures, runner: Engine | None, engine: EngineOptions
-) -> EmbeddingRun:
+    images: Source, cnn: CNNFeatures, runner: Engine, engine: EngineOptions, files: EmbedOutput
+) -> None:
+    """Compute and store one shard, and show how many images it has."""
     from tlfeatures.distributed import EmbeddingRun, Shard
 
-    shard = None if engine.shard is None else Shard.parse(engine.shard)
+    shard = Shard.parse(engine.shard or "")
     run = EmbeddingRun(images, cnn, runner, unit_size=engine.unit_size, shard=shard, on_error="nan")
     run.execute()
-    return run
-
-
-def _show_shard(run: EmbeddingRun, images: Source, files: EmbedOutput, shard: str) -> None:
     errors = report_unreadable(images.paths, run.errors, "has a row of NaN", "have rows of NaN")
     if files.as_json:
-        show_json(dataclasses.asdict(run.counts) | {"shard": shard, "errors": errors})
+        show_json(dataclasses.asdict(run.counts) | {"shard": str(shard), "errors": errors})
     else:
         show_text(f"Shard {shard}: {run.counts}.")
     if files.strict and errors:

@@ -6,42 +6,33 @@ import contextlib
 import copy
 import os
 import platform
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from tlfeatures._inputs import split_frame
-from tlfeatures._object_digests import request_stamps
+from tlfeatures.distributed._stamps import read_stamps
 from tlfeatures.distributed._units import WorkUnit, absolute_name
 from tlfeatures.errors import ImageReadError, RecipeMismatchError
 from tlfeatures.extract import FeatureBlock, FeatureSpec, find_recipe_changes
 from tlfeatures.extract._network import BatchNetwork
-from tlfeatures.extract._object_storage import KEEP_BYTES
+from tlfeatures.extract._object_storage import CHUNK_ROWS, KEEP_BYTES, read_ahead
 from tlfeatures.fingerprints import KEY_BYTES
 from tlfeatures.images import Images, Note, decode_batches, decoder_recipe
 
 __all__ = [
-    "MISSING_STAMP",
-    "UNKNOWN_STAMP",
     "Job",
     "KnownKeys",
     "UnitResult",
     "compute_batches",
     "compute_unit",
     "probe_unit",
-    "read_stamps",
 ]
 
 KnownKeys = Callable[
     [np.ndarray], np.ndarray
 ]  # keys uint8 (n, 16) -> bool (n,), True where rows need no computation
-
-UNKNOWN_STAMP = -1  # of a file that has just changed, and may change again with the same times: read it again
-MISSING_STAMP = -2
-_FRESH_NS = 2_000_000_000
 
 
 @dataclass(frozen=True)
@@ -201,51 +192,99 @@ def compute_unit(job: Job, unit: WorkUnit, known_keys: KnownKeys | None = None) 
 
 def compute_batches(job: Job, unit: WorkUnit, known_keys: KnownKeys | None = None) -> Iterator[UnitResult]:
     """Compute a unit as `compute_unit` does; yield the result of each batch, whose ``unit`` has only its rows."""
-    images, unit_rows = job.images, unit.todo()
-    if images.uris():  # the answer to one request has the content of an object and its ETag
-        images.keys(job.n_threads, KEEP_BYTES)
-    stamps = read_stamps(images)
+    stamps = np.zeros((len(job.images), 2), np.int64)
     notes: dict[int, Note] = {}
-    computed_keys: set[bytes] = set()
-
-    def make(
-        rows: np.ndarray,
-        keys: np.ndarray,
-        is_new: np.ndarray,
-        arrays: list[np.ndarray],
-        errors: dict[int, str],
-    ) -> UnitResult:
-        positions = np.sort(np.concatenate([rows, np.array(list(errors), int)]))
-        return UnitResult(
-            replace(unit, rows=tuple(unit_rows[positions].tolist())),
-            unit_rows[rows[is_new]],
-            keys[is_new],
-            arrays,
-            unit_rows[rows[~is_new]],
-            keys[~is_new],
-            {int(unit_rows[row]): reason for row, reason in sorted(errors.items())},
-            {int(unit_rows[row]): notes.pop(row) for row in rows.tolist() if row in notes},
-            stamps[positions],
-        )
-
-    todo = np.arange(len(images))
-    empty = [np.empty((0, block.width), np.float32) for block in job.outputs]
-    if not len(images):
-        yield make(todo, np.empty((0, KEY_BYTES), np.uint8), np.zeros(0, bool), empty, {})
-    if known_keys is not None:
-        keys, errors = images.keys(job.n_threads)
-        is_readable = np.array([row not in errors for row in todo.tolist()], bool)
-        is_known = is_readable & known_keys(keys)
-        if is_known.any() or errors:
-            stored = np.flatnonzero(is_known)
-            yield make(stored, keys[stored], np.zeros(len(stored), bool), empty, errors)
-        todo = todo[is_readable & ~is_known]
+    keys_done: set[bytes] = set()
     network = BatchNetwork(job.spec, job.outputs, job.batch_size)
-    for rows, keys, batch, errors in decode_batches(
-        images, todo, job.spec.decoder, job.batch_size, job.n_threads, notes=notes
-    ):
-        is_new = _first_of_each(keys, computed_keys)
-        yield make(rows, keys, is_new, network(batch[is_new]) if is_new.any() else empty, errors)
+    if not len(job.images):
+        rows = np.zeros(0, int)
+        arrays = [np.empty((0, b.width), np.float32) for b in job.outputs]
+        yield _make_result(
+            unit, rows, np.empty((0, KEY_BYTES), np.uint8), rows > 0, arrays, {}, notes, stamps
+        )
+    for rows, keys, batch, errors in _decode(job, notes, stamps, known_keys):
+        is_new, arrays = np.zeros(len(keys), bool), [np.empty((0, b.width), np.float32) for b in job.outputs]
+        if batch is not None:
+            is_new = _first_of_each(keys, keys_done)
+            arrays = network(batch[is_new]) if is_new.any() else arrays
+        yield _make_result(unit, rows, keys, is_new, arrays, errors, notes, stamps)
+
+
+def _decode(
+    job: Job, notes: dict[int, Note], stamps: np.ndarray, known_keys: KnownKeys | None
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None, dict[int, str]]]:
+    """Iterate over rows, keys, pixels and errors of batches; there are no pixels if the embeddings are stored.
+
+    Objects are read by many threads, in chunks and ahead of the network.
+    """
+    n, has_objects = len(job.images), bool(job.images.uris())
+    if has_objects:
+        chunks = (np.arange(i, min(i + CHUNK_ROWS, n)) for i in range(0, n, CHUNK_ROWS))
+    else:
+        chunks = iter([np.arange(n)])
+    loaded = (_load_chunk(job, rows, stamps, has_objects, known_keys) for rows in chunks)
+    with contextlib.closing(read_ahead(loaded) if has_objects else loaded) as parts:
+        for rows, images, todo, keys, errors in parts:
+            if errors or not todo.all():
+                is_known = ~todo
+                is_known[list(errors)] = False
+                yield rows[is_known], keys[is_known], None, {int(rows[i]): r for i, r in errors.items()}
+            chunk_notes: dict[int, Note] = {}
+            for part, batch_keys, batch, batch_errors in decode_batches(
+                images,
+                np.flatnonzero(todo),
+                job.spec.decoder,
+                job.batch_size,
+                job.n_threads,
+                notes=chunk_notes,
+            ):
+                notes |= {int(rows[i]): note for i, note in chunk_notes.items()}
+                yield rows[part], batch_keys, batch, {int(rows[i]): r for i, r in batch_errors.items()}
+            images.forget_contents()
+
+
+def _load_chunk(
+    job: Job, rows: np.ndarray, stamps: np.ndarray, has_objects: bool, known_keys: KnownKeys | None
+) -> tuple[np.ndarray, Images, np.ndarray, np.ndarray, dict[int, str]]:
+    """Read what can be known before images are decoded: rows, images, mask of those to decode, keys and errors."""
+    images = job.images.take(rows)
+    stamps[rows] = read_stamps(images, may_request=False)
+    keys, errors = np.zeros((len(rows), KEY_BYTES), np.uint8), {}
+    todo = np.ones(len(rows), bool)
+    if has_objects or known_keys is not None:
+        keys, errors = images.keys(job.n_threads, KEEP_BYTES)
+        todo[list(errors)] = False
+    if has_objects:  # the stamps of the content that was read
+        stamps[rows] = read_stamps(images, may_request=False)
+    if known_keys is not None:
+        todo &= ~known_keys(keys)
+    return rows, images, todo, keys, errors
+
+
+def _make_result(
+    unit: WorkUnit,
+    rows: np.ndarray,
+    keys: np.ndarray,
+    is_new: np.ndarray,
+    arrays: list[np.ndarray],
+    errors: dict[int, str],
+    notes: dict[int, Note],
+    stamps: np.ndarray,
+) -> UnitResult:
+    """Make the result of the images ``rows`` of a job and of the unreadable ones."""
+    unit_rows = unit.todo()
+    positions = np.sort(np.concatenate([rows, np.array(list(errors), int)]))
+    return UnitResult(
+        replace(unit, rows=tuple(unit_rows[positions].tolist())),
+        unit_rows[rows[is_new]],
+        keys[is_new],
+        arrays,
+        unit_rows[rows[~is_new]],
+        keys[~is_new],
+        {int(unit_rows[row]): reason for row, reason in sorted(errors.items())},
+        {int(unit_rows[row]): notes.pop(row) for row in rows.tolist() if row in notes},
+        stamps[positions],
+    )
 
 
 def probe_unit(job: Job, unit: WorkUnit) -> Iterator[int]:
@@ -268,36 +307,6 @@ def probe_unit(job: Job, unit: WorkUnit) -> Iterator[int]:
         yield row
         with contextlib.suppress(ImageReadError):
             job.images.decode_with_note(i, job.spec.decoder)
-
-
-def read_stamps(images: Images) -> np.ndarray:
-    """Return what shows that files have changed, without reading them.
-
-    Returns
-    -------
-    ndarray of int64, shape (n, 2)
-        Size in bytes and time of change in nanoseconds of each file; -2 if the file is missing, and -1 if it changed in
-        the last two seconds, so that it may change again with the same times. 0 for images that are not files: the id
-        of their unit contains their content. For objects in object storage, the 16 bytes of the digest of their ETag
-        and size; -2 if missing, and -1 without ETag.
-    """
-    stamps = np.zeros((len(images), 2), np.int64)
-    limit = time.time_ns() - _FRESH_NS
-    uris = images.uris()
-    for row, stamp in zip(uris, request_stamps(list(uris.values())), strict=True):
-        absent = MISSING_STAMP if stamp is None else UNKNOWN_STAMP
-        stamps[row] = np.frombuffer(stamp, np.int64) if stamp else absent
-    for row, path in enumerate(images.paths()):
-        if path is not None and row not in uris:
-            try:
-                status = os.stat(split_frame(path)[0])
-            except OSError as error:
-                is_missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
-                stamps[row] = MISSING_STAMP if is_missing else UNKNOWN_STAMP
-                continue
-            changed = max(status.st_mtime_ns, status.st_ctime_ns)
-            stamps[row] = UNKNOWN_STAMP if changed > limit else (status.st_size, changed)
-    return stamps
 
 
 def _first_of_each(keys: np.ndarray, seen: set[bytes]) -> np.ndarray:

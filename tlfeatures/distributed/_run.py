@@ -10,8 +10,9 @@ import numpy as np
 
 from tlfeatures.distributed._claims import Claims
 from tlfeatures.distributed._engines import Engine
-from tlfeatures.distributed._job import UNKNOWN_STAMP, Job, UnitResult, read_stamps
+from tlfeatures.distributed._job import Job, UnitResult
 from tlfeatures.distributed._ledger import Ledger, Place, UnitRecord
+from tlfeatures.distributed._stamps import UNKNOWN_STAMP, read_stamps
 from tlfeatures.distributed._units import WorkUnit
 from tlfeatures.errors import StoreError, TransientReadError
 from tlfeatures.fingerprints import KEY_BYTES

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tlfeatures._inputs import is_url
+from tlfeatures._objects import redact
 from tlfeatures.errors import InvalidParameterError
 from tlfeatures.fingerprints import bytes_key, canonical_json
 from tlfeatures.images import Images
@@ -138,7 +139,7 @@ def _identify(images: Images) -> Iterator[bytes]:
     """Iterate over what identifies images: their absolute paths or URLs, or the digests of their contents."""
     paths = images.paths()
     in_memory = np.array([path is None for path in paths])
-    names = [path if path is None or path.startswith("/") else absolute_name(path) for path in paths]
+    names = [path if path is None or path.startswith("/") else redact(absolute_name(path)) for path in paths]
     yield "\0".join(name or "" for name in names).encode("utf-8", "surrogateescape")
     if in_memory.any():
         keys, _ = images.keys()

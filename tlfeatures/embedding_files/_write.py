@@ -7,11 +7,13 @@ import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from tlfeatures._warnings import warn
+from tlfeatures.distributed import EmbeddingRun, Engine
 from tlfeatures.embedding_files._formats import FileLayout, open_writer
 from tlfeatures.embedding_files._recognize import check_suffix
 from tlfeatures.errors import LowContrastImagesWarning, UnreadableImagesWarning
@@ -69,7 +71,7 @@ class WrittenEmbeddings:
 
 
 def write_embeddings(
-    path: str | os.PathLike[str], cnn: CNNFeatures, images: Any, **options: Any
+    path: str | os.PathLike[str], cnn: CNNFeatures, images: Any, engine: Engine | None = None, **options: Any
 ) -> WrittenEmbeddings:
     """Compute the embeddings of images, or read them from the store, and write them into a file.
 
@@ -82,8 +84,11 @@ def write_embeddings(
         Need not be fitted.
     images : Source or images
         A source, as :func:`~tlfeatures.sources.read_source` returns it, or images as CNNFeatures takes them.
+    engine : Engine, optional
+        Compute in work units, as :func:`~tlfeatures.embed_images` does; ``cnn`` must have a store.
     **options
-        Options of :func:`~tlfeatures.extract.extract`, such as ``on_failure="raise"``.
+        Options of :func:`~tlfeatures.extract.extract`, such as ``on_failure="raise"``; with an engine ``unit_size`` and
+        ``verbose`` as in :func:`~tlfeatures.distributed.fill_store`.
 
     Returns
     -------
@@ -127,7 +132,8 @@ def write_embeddings(
     dtypes = dict.fromkeys(("path", "digest", "label", "error"))
     dtypes |= {name: _find_dtype(values) for name, values in columns.items()}
     with open_writer(path, suffix, FileLayout(len(view), names, recipe, dtypes)) as write:
-        for rows, extracted in _extract_parts(cnn, view, result, options):
+        make_parts = _extract_parts if engine is None else partial(_read_units, engine)
+        for rows, extracted in make_parts(cnn, view, result, options):
             errors, keys, n = extracted.errors, extracted.keys, len(extracted.keys)
             manifest = {
                 "path": source.paths[rows],
@@ -172,6 +178,21 @@ def _extract_parts(
     low_contrast = result.low_contrast
     warn_of_low_contrast([images.name(row) for row in low_contrast], low_contrast.values(), n)
     warn_of_unreadable(images, result.errors)
+
+
+def _read_units(
+    engine: Engine, cnn: CNNFeatures, images: Images, result: WrittenEmbeddings, options: dict[str, Any]
+) -> Iterator[tuple[slice, Extracted]]:
+    """Compute and store all work units, then read them in order and add them to the result."""
+    run = EmbeddingRun(images, cnn, engine, on_error="nan", **options)
+    run.execute()
+    for chunk in run.chunks():
+        start = int(chunk.rows[0])
+        errors = {row - start: reason for row, reason in chunk.errors.items()}
+        extracted = Extracted(chunk.features, errors, chunk.keys)
+        result.add(start, extracted)
+        yield slice(start, start + len(chunk.rows)), extracted
+    result.computed, result.seconds, result.low_contrast = run.computed, run.seconds, run.low_contrast
 
 
 def _make_source(images: Any) -> Source:
