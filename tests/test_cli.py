@@ -523,7 +523,7 @@ def test_cold_start_prints_no_messages_of_the_backend(run, photos):
         (["--image-size", "big", "--cv", "2"], "expected pixels"),
         (["--weights", "absent.h5", "--cv", "2"], "no such file"),
         (["--precision", "int8", "--cv", "2"], "got 'int8'"),
-        (["-o", "p.txt", "--cv", "2"], "must end in .joblib"),
+        (["-o", "p.txt", "--cv", "2"], "must end in .tlf, .joblib"),
         (["-o", "absent/p.joblib", "--cv", "2"], "does not exist; make it first"),
     ],
 )
@@ -770,7 +770,7 @@ def test_saved_files_are_recognized_by_their_content(run, saved, photos):
         Path("other.joblib").write_bytes(data)
         result = run("predict", "other.joblib", photos.paths[0])
         assert result.code == 2
-        assert "is neither a joblib file nor a bundle" in result.errors[0]
+        assert "is neither a .tlf file, nor a joblib file, nor a bundle" in result.errors[0]
         assert "run code" not in result.err
 
 
@@ -842,7 +842,7 @@ def test_predict_rejects_arguments(run, saved, photos):
     for argv, text in (
         (("absent.joblib", image), "No such file: 'absent.joblib'"),
         (("p.jobli", image), "Did you mean 'p.joblib'"),
-        (("junk.joblib", image), "Cannot load 'junk.joblib': it is neither a joblib file"),
+        (("junk.joblib", image), "Cannot load 'junk.joblib': it is neither a .tlf file"),
         (("cut.joblib", image), "Cannot load 'cut.joblib' ("),
         (("dict.joblib", image), "contains an object of type dict; expected a scikit-learn Pipeline"),
         (("head.joblib", image), "begins with CNNFeatures"),

@@ -156,7 +156,7 @@ def test_regression_adds_intervals(run, folder, tmp_path):
     ("options", "message"),
     [
         (["--conformal", "10", "-o", "m.joblib"], "--conformal must be above 0 and below 1; got 10"),
-        (["--conformal", "0.1"], "--conformal needs -o FILE.joblib"),
+        (["--conformal", "0.1"], "--conformal needs -o FILE.tlf"),
         (["--per-class"], "--per-class needs --conformal"),
     ],
 )

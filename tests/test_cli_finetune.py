@@ -6,11 +6,11 @@ import json
 import shutil
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pytest
 from PIL import Image
 
+import tlfeatures
 from tlfeatures.cli import main
 from tlfeatures.finetune import FineTuneClassifier, is_bundle
 
@@ -129,7 +129,7 @@ def test_model_is_saved_under_the_name_of_the_option(run, photos):
     assert code == 0 and "Saved the frozen pipeline: m.keras-bundle" in out, err
     assert Path("m.joblib").read_bytes() == before
     assert sorted(path.name for path in Path().iterdir()) == ["m.joblib", "m.keras-bundle"]
-    assert len(joblib.load("m.keras-bundle").steps) == 2
+    assert len(tlfeatures.load("m.keras-bundle").steps) == 2
     code, out, err = run("predict", "m.keras-bundle", photos.paths[0], "--json")
     assert code == 0 and json.loads(out)[0]["prediction"] == photos.labels[0], err
     code, out, err = run(*quick, "--keep", "finetuned", "-o", "n.joblib")
@@ -147,7 +147,7 @@ def test_existing_file_is_overwritten_only_with_force(run, photos):
     )
     assert Path("m.keras-bundle").read_bytes() == b"of an earlier run"
     code, _, err = run(*quick, "--keep", "frozen", "--force")
-    assert code == 0 and len(joblib.load("m.keras-bundle").steps) == 2, err
+    assert code == 0 and len(tlfeatures.load("m.keras-bundle").steps) == 2, err
     assert run(*quick, "--force")[0] == 0 and is_bundle("m.keras-bundle")
 
 
@@ -214,7 +214,7 @@ def test_show_augmentations(run, photos, monkeypatch):
         (["--head", "big"], "--head"),
         (["--augment", "flip"], "NAME=X"),
         (["--augment", "flap=1"], "flip"),
-        (["-o", "m.zip"], "must end in .keras-bundle or .joblib"),
+        (["-o", "m.zip"], "must end in .tlf, .keras-bundle or .joblib"),
         (["--frozen", "smv"], "svm"),
         (["--show-augmentations", "v.png"], "needs --augment"),
         (["--augment", "flip=sideways"], "augment['flip']='sideways'"),

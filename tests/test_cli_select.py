@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import tlfeatures
 from tests.networks import make_images
 from tlfeatures.cli import main
 from tlfeatures.cli._parse import parse_heads
@@ -91,7 +92,7 @@ def test_best_pipeline_is_saved_and_reproduced(run, photos):
     result = run("select", photos.root, *argv, "-o", "report")
     assert result.code == 0, result.err
     assert "12 images in 3 classes, 12 candidates" in result.out
-    assert "Saved report/index.html and pipeline.joblib." in result.out
+    assert "Saved report/index.html and pipeline.tlf." in result.out
     assert "Nested cross-validation, which scores the selection:" in result.out
     report = json.loads(Path("report/report.json").read_text("utf-8"))
     best = report["best"]
@@ -99,11 +100,11 @@ def test_best_pipeline_is_saved_and_reproduced(run, photos):
     assert shlex.split(report["command"])[:3] == ["tlfeatures", "select", str(photos.root)]
     assert "--cv 2 --nested --weights random" in report["command"]
 
-    evaluated = run("evaluate", "report/pipeline.joblib", photos.root, "--json")
+    evaluated = run("evaluate", "report/pipeline.tlf", photos.root, "--json")
     assert evaluated.json["evaluated"] == 12
     assert evaluated.json["accuracy"] >= best["score"]  # on the images that it was fitted on
     assert evaluated.json["used_for_training"] == 12
-    predicted = run("predict", "report/pipeline.joblib", photos.paths[0])
+    predicted = run("predict", "report/pipeline.tlf", photos.paths[0])
     assert photos.labels[0] in predicted.out
     assert "probability" in predicted.out
 
@@ -111,7 +112,7 @@ def test_best_pipeline_is_saved_and_reproduced(run, photos):
     assert reproduced.code == 0, reproduced.err
     assert reproduced.json["best"]["score"] == best["score"]
     assert reproduced.json["candidates"] == 1
-    first, second = (joblib.load(f"{folder}/pipeline.joblib") for folder in ("report", "best"))
+    first, second = (tlfeatures.load(f"{folder}/pipeline.tlf") for folder in ("report", "best"))
     np.testing.assert_array_equal(first.predict(photos.paths), second.predict(photos.paths))
     assert first[0].get_params() | {"cache": None} == second[0].get_params() | {"cache": None}
 
@@ -131,7 +132,7 @@ def test_fused_layers_are_saved_and_reproduced(run, photos):
     assert reproduced.json["best"]["params"]["fused"] is True
     best = report["best"]  # near-duplicates are split between the folds of these few images
     assert reproduced.json["best"]["score"] == (best["uncorrected_score"] or best["score"])
-    predicted = run("predict", "report/pipeline.joblib", photos.root, "--json")
+    predicted = run("predict", "report/pipeline.tlf", photos.root, "--json")
     assert predicted.code == 0, predicted.err
     both = run("select", photos.root, *options, "--layer", "standard,fused", "--json")
     assert both.json["candidates"] == 9
@@ -308,7 +309,7 @@ class TestErrorsBeforeExtraction:
             run("select", photos.root, *ONE, "-o", "site"), "was not written by this command", "--force"
         )
         assert Path("site/index.html").read_text() == "<h1>mine</h1>"
-        for name in ("report.json", "pipeline.joblib"):
+        for name in ("report.json", "pipeline.tlf"):
             Path("project").mkdir(exist_ok=True)
             Path("project", name).write_text("mine")
             check_error(run("select", photos.root, *ONE, "-o", "project"), name, "--force")
@@ -329,9 +330,9 @@ def test_report_replaces_an_earlier_report_but_no_pipeline_of_others(run, photos
     argv = ("select", photos.root, *ONE, "--cv", "2", "-o", "report")
     for _ in range(2):
         assert run(*argv).code == 0
-    joblib.dump({"theirs": 1}, "report/pipeline.joblib")
-    check_error(run(*argv), "'report/pipeline.joblib' exists and was not written by this command")
-    assert joblib.load("report/pipeline.joblib") == {"theirs": 1}
+    joblib.dump({"theirs": 1}, "report/pipeline.tlf")
+    check_error(run(*argv), "'report/pipeline.tlf' exists and was not written by this command")
+    assert joblib.load("report/pipeline.tlf") == {"theirs": 1}
 
 
 def test_too_few_readable_images_for_the_folds(run, photos, tmp_path):

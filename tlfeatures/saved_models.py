@@ -20,7 +20,7 @@ from tlfeatures.finetune import FineTuneClassifier, FineTuneRegressor
 from tlfeatures.model_files import PICKLES, is_model_file, load, save
 from tlfeatures.predictions import FittedModel
 
-__all__ = ["is_saved_pipeline", "load_model", "recognize_model", "save_model", "save_pipeline"]
+__all__ = ["PICKLES", "is_saved_pipeline", "load_model", "recognize_model", "save_model", "save_pipeline"]
 
 _MARK = b"\ntlfeatures pipeline 1\n"  # after the end of the pickle, which is all that joblib reads
 _COMPRESSED = {b"\x1f\x8b": gzip, b"BZh": bz2, b"\xfd7zXZ": lzma, b"\x5d\x00": lzma}

@@ -23,7 +23,7 @@ from tlfeatures.trust import explain
 
 __all__ = ["ServedModel", "find_model_file"]
 
-_IN_FOLDER = ("pipeline.joblib", "*.tlf", "*.joblib", "*.pkl")
+_IN_FOLDER = ("pipeline.tlf", "pipeline.joblib", "*.tlf", "*.joblib", "*.pkl")
 
 
 def find_model_file(path: str | os.PathLike[str]) -> str:

@@ -89,7 +89,7 @@ _STATUSES = {
 def describe_task(name: str) -> dict[str, Any]:
     """Return the arguments of a route that takes images: request body, answers and examples."""
     example = {
-        "model": "pets.joblib",
+        "model": "pets.tlf",
         "images": [
             {"name": "a.jpg", **_EXAMPLES[name], "error": None},
             {"name": "notes.txt", "error": _ERROR},
@@ -127,7 +127,7 @@ MODEL: dict[int | str, Any] = {
         "content": {
             "application/json": {
                 "example": {
-                    "name": "pets.joblib",
+                    "name": "pets.tlf",
                     "task": "classification",
                     "classes": ["cat", "dog"],
                     "network": "mobilenet_0.75",

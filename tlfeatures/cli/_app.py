@@ -16,6 +16,7 @@ from tlfeatures.cli._evaluate import evaluate
 from tlfeatures.cli._explain import explain
 from tlfeatures.cli._finetune import finetune
 from tlfeatures.cli._fit import fit
+from tlfeatures.cli._info import info
 from tlfeatures.cli._models import layers, models
 from tlfeatures.cli._predict import predict
 from tlfeatures.cli._select import select
@@ -68,7 +69,7 @@ def _options(
 
 
 for command in (
-    *(models, layers, embed, fit, select, finetune, evaluate, predict),
+    *(models, layers, embed, fit, select, finetune, evaluate, predict, info),
     *(audit, explain, suggest, classify, serve),
 ):
     app.command()(command)

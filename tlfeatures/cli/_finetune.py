@@ -112,9 +112,9 @@ class FileOptions(opt.OutputOptions):
 
     output: str | None = option(
         None,
-        "Save the model to this file, with the suffix .keras-bundle or .joblib; either is accepted for both models.",
+        opt.SAVED,
         "-o",
-        metavar="FILE",
+        metavar="FILE.tlf",
     )
     force: bool = option(False, "Overwrite an existing file.")
     show_augmentations: str | None = option(
@@ -125,7 +125,7 @@ class FileOptions(opt.OutputOptions):
 
     def check(self) -> None:
         """Raise an error if an output file cannot be written."""
-        check_output(self.output, (".keras-bundle", ".joblib"), self.force)
+        check_output(self.output, (".tlf", ".keras-bundle", ".joblib"), self.force)
         check_output(self.curves, (".png",), force=True, option="--curves")
         check_output(self.show_augmentations, (".png",), force=True, option="--show-augmentations")
 
@@ -144,8 +144,7 @@ def finetune(
     Training has two stages, first the head on stored embeddings and then the head and the layers from --train-from on,
     or one stage if only the head is trained. The fine-tuned network is compared with the frozen pipeline, a head of
     `fit` on the embeddings, on the same folds. The network is kept if it is significantly better (p < 0.05), and the
-    frozen pipeline otherwise. A fine-tuned network is saved as a bundle, which runs no code when it is loaded; a frozen
-    pipeline is saved by joblib.
+    frozen pipeline otherwise. Loading the saved file runs no code, unless it is a pipeline with the suffix .joblib.
     """
     from tlfeatures.evaluation import check_labels
     from tlfeatures.finetune import fit_frozen_or_finetuned

@@ -38,7 +38,7 @@ class FitOptions(Options):
 class FitOutput(opt.OutputOptions):
     """Output of `fit`."""
 
-    output: str | None = option(None, "Save the pipeline to this file.", "-o", metavar="FILE.joblib")
+    output: str | None = option(None, opt.SAVED, "-o", metavar="FILE.tlf")
     conformal: float | None = option(
         None,
         "Accepted error rate, such as 0.1. `predict` then adds sets of classes, or intervals, that miss the truth at "
@@ -60,11 +60,11 @@ def fit(
 
     A head is a scikit-learn classifier or regressor. Unreadable images are left out and counted. Duplicate images are
     kept in one fold. The saved file is a scikit-learn Pipeline that predicts from image paths; `predict`, `evaluate`
-    and joblib.load read it. Its class probabilities are calibrated on held-out folds.
+    and tlfeatures.load read it. Its class probabilities are calibrated on held-out folds.
     """
-    from tlfeatures.saved_models import is_saved_pipeline, save_pipeline
+    from tlfeatures.saved_models import PICKLES, is_saved_pipeline, save_pipeline
 
-    check_output(files.output, (".joblib", ".pkl"), files.force, is_saved_pipeline)
+    check_output(files.output, (".tlf", *PICKLES), files.force, is_saved_pipeline)
     _check_conformal(files)
     images = source.read()
     y = images.get_labels()
@@ -108,7 +108,7 @@ def _check_conformal(files: FitOutput) -> None:
             "such as 0.1 for 10%."
         )
     if files.output is None:
-        raise BadArgument("--conformal needs -o FILE.joblib, because it changes only the saved pipeline.")
+        raise BadArgument("--conformal needs -o FILE.tlf, because it changes only the saved pipeline.")
 
 
 def _make_search(

@@ -21,6 +21,8 @@ SCORING = "Scorer of scikit-learn; by default accuracy, or r2 for regression."
 VIEWS = "Mean embedding of an image and its views: flip, crops or flip+crops; by default without views."
 TASK = "classification, regression, or auto: inferred from the labels."
 
+SAVED = "Save the model to this file. With the suffix .joblib it is a pickle, whose loading runs code."
+
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON instead of text.")]
 
 
@@ -172,7 +174,9 @@ class SavedModel(Options):
         "MODEL",
         "File saved by `fit`, `select` or `finetune`. Loading a .joblib file can run code: load only files you trust.",
     )
-    cache: str | None = option(None, "Folder of the embedding store; by default that of the model.")
+    cache: str | None = option(
+        None, "Folder of the embedding store; by default that of the user or of a .joblib file."
+    )
     batch_size: int | None = option(None, "Images per batch; by default that of the model.", min=1)
 
     def load(self) -> FittedModel:

@@ -22,7 +22,7 @@ from tlfeatures.cli._terminal import count, escape, show_json, show_table, show_
 if TYPE_CHECKING:
     from tlfeatures.selection import FeatureSearchCV
 
-_PIPELINE = "pipeline.joblib"
+_PIPELINE = "pipeline.tlf"
 
 
 @dataclass(frozen=True)

@@ -235,6 +235,10 @@ def fit_frozen_or_finetuned(
             model = finetuned.fit(X, y, groups=groups)
         else:
             model = fit_calibrated_pipeline(cnn, head, features, y, keys, duplicates.groups)
+    if comparison is not None:
+        scores = comparison.scores[keep].tolist()
+        about = {"scoring": comparison.scoring, "folds": len(scores), "mean": comparison.pooled_scores[keep]}
+        model.cv_scores_ = about | {"scores": scores}
     training = _summarize_training(finetuned if keep == "finetuned" else None, comparison)
     return FrozenOrFinetuned(keep, model, task, comparison, duplicates, extracted, training)
 

@@ -31,7 +31,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "conformal": (dict,),
     "recipes": (list,),
 }
-_NUMBERS = ("mean", "low", "high", "error_rate", "calibration_rows")
+_NUMBERS = ("mean", "low", "high", "error_rate", "calibration_rows", "coverage")
 
 
 def make_card(model: Any) -> dict[str, Any]:
@@ -54,6 +54,7 @@ def make_card(model: Any) -> dict[str, Any]:
             "error_rate": last.error_rate,
             "per_class": getattr(last, "per_class", False),
             "calibration_rows": np.ravel(last.n_calibration_)[0],
+            **getattr(last, "out_of_fold_", {}),
         }
     card = {
         "estimator": type(model).__name__,

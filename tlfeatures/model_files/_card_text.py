@@ -71,7 +71,9 @@ def _format_conformal(conformal: dict[str, Any] | None) -> str | None:
     of = " of each class" if conformal.get("per_class") else ""
     rows = conformal.get("calibration_rows")
     calibrated = "" if rows is None else f", calibrated on {rows:,.0f} images or groups"
-    return f"error rate {conformal['error_rate']:g}{of}{calibrated}"
+    coverage = conformal.get("coverage")
+    covered = "" if coverage is None else f"; out of fold, {coverage:.1%} contain the truth"
+    return f"error rate {conformal['error_rate']:g}{of}{calibrated}{covered}"
 
 
 def to_markdown(card: dict[str, Any]) -> str:

@@ -72,7 +72,7 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
     if hasattr(model, "history_") and hasattr(model, "to_pipeline"):  # a fine-tuned estimator
         copy.copy(model).set_params(verbose=0).save(path)
         return
-    model = unwrap_search(model)
+    model = _choose_best(model)
     encoder = Encoder()
     content, self_test = encoder.encode(model), encoder.encode(make_self_test(model))
     about = {
@@ -83,6 +83,18 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
         "self_test": self_test,
     }
     write_arrays(path, about, encoder.arrays)
+
+
+def _choose_best(model: Any) -> Any:
+    """Return the best pipeline of a search, with what the search measured, and other estimators unchanged."""
+    best = unwrap_search(model)
+    if best is model:
+        return model
+    best = copy.copy(best)
+    for name in ("training_digests_", "cv_scores_"):
+        if getattr(model, name, None) is not None:
+            setattr(best, name, getattr(model, name))
+    return best
 
 
 def is_model_file(path: str | os.PathLike[str]) -> bool:

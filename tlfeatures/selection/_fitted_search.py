@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from tlfeatures.calibration import fit_calibrated_head, fit_calibrated_pipeline
 from tlfeatures.evaluation import DEFAULT_SCORING, Duplicates, Fold
 from tlfeatures.extract import ImageCounts
-from tlfeatures.results import Regime, SearchResult
+from tlfeatures.results import Regime, Score, SearchResult
 from tlfeatures.selection._cv_results import Candidate, format_label, make_table
 from tlfeatures.selection._fitted_images import FittedImages
 from tlfeatures.selection._metadata_routing import routing_enabled
@@ -61,6 +61,8 @@ class FittedSearchMixin:
     n_splits_: int
     best_params_: dict[str, Any]
     best_score_: float
+    grouped_score_: Score | None
+    grouped_fold_scores_: np.ndarray | None
     fold_scores_: np.ndarray
     metrics_: dict[str, float]
     prescreen_correlation_: float | None
@@ -247,7 +249,8 @@ class FittedSearchMixin:
         Returns
         -------
         Pipeline
-            Steps "cnn" and "head"; see :func:`~tlfeatures.calibration.fit_calibrated_pipeline`. Duplicates are kept in
+            Steps "cnn" and "head"; see :func:`~tlfeatures.calibration.fit_calibrated_pipeline`. It also has the
+            attribute ``cv_scores_``. Duplicates are kept in
             one fold of the calibration. Sample weights are not used.
         """
         cnn, embeddings = self.best_estimator_[0], self.embeddings()
@@ -256,7 +259,36 @@ class FittedSearchMixin:
         if conformal is not None:
             fit_head = functools.partial(fit_conformal_head, error_rate=conformal, per_class=per_class)
         head = self.best_estimator_[1:]
-        return fit_calibrated_pipeline(cnn, head, embeddings, y, images.keys, groups, fit_head)
+        pipeline = fit_calibrated_pipeline(cnn, head, embeddings, y, images.keys, groups, fit_head)
+        if self.cv_scores_ is not None:
+            pipeline.cv_scores_ = self.cv_scores_
+        return pipeline
+
+    @property
+    def cv_scores_(self) -> dict[str, Any] | None:
+        """Cross-validated score of the best pipeline with its 95% interval, for model cards; None without folds."""
+        check_is_fitted(self, "best_estimator_")
+        if not self.folds_:
+            return None
+        grouped, results, best = self.grouped_score_, self.cv_results_, self.best_index_
+        scores = self.fold_scores_ if grouped is None else self.grouped_fold_scores_
+        interval = (results["ci_low_test_score"][best], results["ci_high_test_score"][best])
+        low, high = interval if grouped is None else (grouped.low, grouped.high)
+        name = self.scoring or DEFAULT_SCORING[self.task_]
+        return {
+            "scoring": name if isinstance(name, str) else "score",
+            "folds": self.n_splits_,
+            "mean": float(np.mean(scores)),
+            "low": float(low),
+            "high": float(high),
+            "scores": [float(score) for score in scores],
+        }
+
+    @property
+    def training_digests_(self) -> np.ndarray:
+        """Digests of the images that the search was fitted on, shape (n, 16)."""
+        check_is_fitted(self, "best_estimator_")
+        return np.unique(self.fitted_images_.keys, axis=0)
 
     def thumbnail(self, i: int, side: int = 160) -> np.ndarray:
         """Make a thumbnail of one of the images that the search was fitted on.
