@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
+import gc
 import os
 import random
 import shutil
@@ -57,6 +59,27 @@ def _seed(name: str) -> None:
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef) -> None:
     """Give every fixture the same random numbers in each run and in each order of the tests."""
     _seed(fixturedef.argname)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Free the networks of a test file when its tests are done: those of several files would fill the memory."""
+    if nextitem is None or nextitem.path != item.path:
+        _free_networks()
+
+
+def _free_networks() -> None:
+    import psutil
+
+    if psutil.Process().memory_info().rss < 2 << 30:
+        return  # collecting garbage takes seconds in a process that has imported TensorFlow
+    from tlfeatures.networks import _backbone, _loading
+
+    _loading._models.clear()
+    _backbone._compiled.clear()
+    gc.collect()
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)  # returns freed memory to the system
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import random
 import shutil
+import weakref
 from collections import OrderedDict
 
 import numpy as np
@@ -270,6 +272,52 @@ def test_networks_too_large_to_freeze_give_the_same_embeddings(make_network, mon
     monkeypatch.setattr("tlfeatures._keras._FROZEN_LIMIT", 0)
     monkeypatch.setattr("tlfeatures.networks._backbone._compiled", OrderedDict())
     assert relative_difference(cnn.fit_transform(X), frozen) < 1e-5
+
+
+# --- networks in memory --------------------------------------------------------------------------------
+
+
+def embed_at(size):
+    """Embed images of a size with a network of its own, and return the embeddings."""
+    options = {"weights": None, "image_size": size, "cache": None}
+    return CNNFeatures("mobilenet_0.25", layer="conv_pw_1_relu", **options).fit_transform(
+        make_images(2, size)
+    )
+
+
+@pytest.fixture
+def caches(monkeypatch):
+    """Empty caches of networks and of compiled functions."""
+    networks, functions = OrderedDict(), OrderedDict()
+    monkeypatch.setattr("tlfeatures.networks._loading._models", networks)
+    monkeypatch.setattr("tlfeatures.networks._backbone._compiled", functions)
+    return networks, functions
+
+
+def test_few_networks_are_kept_and_fewer_large_ones(caches, monkeypatch):
+    networks, functions = caches
+    expected = [embed_at(size) for size in (32, 40, 48)]
+    assert (len(networks), len(functions)) == (2, 3)
+    monkeypatch.setattr("tlfeatures.networks._loading._MAX_BYTES", 0)  # all are larger
+    embed_at(56)
+    assert (len(networks), len(functions)) == (1, 1)
+    np.testing.assert_array_equal(embed_at(32), expected[0])
+
+
+def test_memory_of_a_network_that_is_not_kept_is_freed_at_once(caches, monkeypatch):
+    networks, _ = caches
+    monkeypatch.setattr("tlfeatures.networks._loading._MAX_BYTES", 0)
+    monkeypatch.setattr("tlfeatures.networks._loading._COLLECTED", 0)
+    gc.disable()  # Keras models are reference cycles
+    try:
+        embed_at(32)
+        (graph,) = networks.values()
+        layer = weakref.ref(graph.model.layers[2])
+        del graph
+        embed_at(40)
+        assert layer() is None
+    finally:
+        gc.enable()
 
 
 # --- normalization -------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import random
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PRECISIONS",
+    "FrozenNetwork",
     "check_fork",
     "compile_frozen",
+    "count_bytes",
     "is_callback",
     "is_layer",
     "is_model",
@@ -47,7 +50,8 @@ PRECISIONS = {
 # entered around every import of Keras, see `quiet_imports`
 importing: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 _tf32_lock = threading.Lock()  # TF32 is switched for the whole process
-_FROZEN_LIMIT = 512 << 20  # bytes of weights; larger constants would approach protobuf's limit of 2 GB
+_FROZEN_LIMIT = 128 << 20  # bytes of weights; larger ones would need gigabytes for a speed-up by a tenth
+_FROZEN_COPIES = 8  # of the weights in the graphs and kernels of TensorFlow; twice as many during compilation
 
 
 def keras() -> ModuleType:
@@ -177,12 +181,39 @@ def seeded_random_state(seed: int) -> Iterator[None]:
         yield
 
 
+def count_bytes(model: Any) -> int:
+    """Return the size of the weights of a ``keras.Model`` in float32."""
+    return sum(math.prod(v.shape) * 4 for v in model.variables)
+
+
+@dataclass(frozen=True)
+class FrozenNetwork:
+    """A compiled function from uint8 pixels (b, h, w, 3) to a list of float32 arrays (b, d).
+
+    Parameters
+    ----------
+    run : callable
+    precision : str
+    nbytes : int
+        Approximate memory of the function.
+    """
+
+    run: Callable[[np.ndarray], list[np.ndarray]]
+    precision: str
+    nbytes: int
+
+    def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
+        check_fork()
+        with precise(self.precision):
+            return self.run(batch)
+
+
 def compile_frozen(
     model: Any,
     preprocess: Callable[[Any], Any],
     postprocess: Callable[[list[Any]], list[Any]],
     precision: str,
-) -> Callable[[np.ndarray], list[np.ndarray]]:
+) -> FrozenNetwork:
     """Compile ``postprocess(model(preprocess(x)))`` in inference mode with the weights frozen.
 
     Parameters
@@ -196,8 +227,8 @@ def compile_frozen(
 
     Returns
     -------
-    callable
-        uint8 array (b, h, w, 3) to a list of float32 arrays (b, d); one trace per shape.
+    FrozenNetwork
+        One trace per shape.
     """
     backend = keras().backend.backend()
     compiler = {"tensorflow": _compile_tensorflow, "jax": _compile_jax, "torch": _compile_torch}
@@ -211,14 +242,8 @@ def compile_frozen(
         return postprocess(y if isinstance(y, (list, tuple)) else [y])
 
     check_fork()
-    run = compiler[backend](model, outputs)
-
-    def call(batch: np.ndarray) -> list[np.ndarray]:
-        check_fork()
-        with precise(precision):
-            return run(batch)
-
-    return call
+    copies = _FROZEN_COPIES if backend == "tensorflow" and _is_frozen(model) else 1
+    return FrozenNetwork(compiler[backend](model, outputs), precision, copies * count_bytes(model))
 
 
 def to_numpy(variable: Any) -> np.ndarray:
@@ -232,14 +257,20 @@ def _values(variables: list[Any]) -> list[np.ndarray]:
     return [to_numpy(variable) for variable in variables]
 
 
+def _is_frozen(model: Any) -> bool:
+    """Whether the weights become constants, which fold batch normalization into convolutions.
+
+    Networks without batch normalization would only start more slowly.
+    """
+    # the statistics; other non-trainable variables are seeds of Dropout, which are integers
+    has_statistics = any("float" in str(v.dtype) for v in model.non_trainable_variables)
+    return has_statistics and count_bytes(model) <= _FROZEN_LIMIT
+
+
 def _compile_tensorflow(model: Any, outputs: Callable[..., list[Any]]) -> Callable[..., Any]:
     import tensorflow as tf
 
-    # constants fold batch normalization into convolutions; other networks would only start more slowly
-    size = sum(math.prod(v.shape) * 4 for v in model.variables)
-    # the statistics; other non-trainable variables are seeds of Dropout, which are integers
-    has_statistics = any("float" in str(v.dtype) for v in model.non_trainable_variables)
-    freeze = size <= _FROZEN_LIMIT and has_statistics
+    freeze = _is_frozen(model)
 
     # only constants that are made inside the function are folded into the graph
     @tf.function(autograph=False)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tlfeatures._keras import PRECISIONS, compile_frozen, keras
+from tlfeatures._keras import PRECISIONS, FrozenNetwork, compile_frozen, keras
 from tlfeatures.fingerprints import file_key
 from tlfeatures.networks import _metadata
 from tlfeatures.networks._custom import default_tap, input_size
@@ -26,7 +26,7 @@ __all__ = ["Backbone", "Description", "Tap"]
 
 _MAX_COMPILED = 4
 _lock = threading.RLock()  # one build or compilation at a time
-_compiled: OrderedDict[str, Callable[[np.ndarray], list[np.ndarray]]] = OrderedDict()
+_compiled: OrderedDict[str, FrozenNetwork] = OrderedDict()
 
 
 def _renew_lock() -> None:
@@ -212,7 +212,7 @@ class Backbone(NetworkLoader):
 
     def _compile(
         self, outputs: Sequence[tuple[Tap, str]], layers: list[str], description: Description
-    ) -> Callable[[np.ndarray], list[np.ndarray]]:
+    ) -> FrozenNetwork:
         graph = self._load(layers, description.top)[1]
         tapped = with_policy(self._tapped(graph, layers), PRECISIONS[self.precision])
         output_poolings = [(layers.index(tap.layer), part) for tap, part in outputs]

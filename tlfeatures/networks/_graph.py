@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tlfeatures._keras import keras, untouched_random_state
+from tlfeatures._keras import count_bytes, keras, untouched_random_state
 
 __all__ = ["Graph", "canonical_operations", "copy_operation", "find_autocasts", "walk", "with_policy"]
 
@@ -81,6 +81,11 @@ class Graph:
     model: Any
     operations: dict[str, Any]
     taps: dict[str, Any]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the weights."""
+        return count_bytes(self.model)
 
     @classmethod
     def of(cls, model: Any, canonical: bool) -> Graph:

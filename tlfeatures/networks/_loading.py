@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 from collections import OrderedDict
@@ -26,7 +27,9 @@ __all__ = ["NetworkLoader", "cached"]
 
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 _MAX_MODELS = 2
-_models: OrderedDict[str, Any] = OrderedDict()
+_MAX_BYTES = 2 << 30  # of each cache
+_COLLECTED = 64 << 20  # bytes that are worth the second that a garbage collection takes
+_models: OrderedDict[str, Graph] = OrderedDict()
 
 
 @dataclass(frozen=True)
@@ -249,10 +252,18 @@ class NetworkLoader:
 
 
 def cached(values: OrderedDict[str, Any], key: str, limit: int, make: Callable[[], Any]) -> Any:
-    """Return the value under ``key``, made on first use; at most ``limit`` recently used values are kept."""
+    """Return the value under ``key``, made on first use; recently used values are kept.
+
+    These are at most ``limit`` values, and at most ``_MAX_BYTES`` by their ``nbytes``, but at least one.
+    """
     if key not in values:
         values[key] = make()
-        while len(values) > limit:
-            values.popitem(last=False)
+        dropped = 0
+        while len(values) > 1 and (
+            len(values) > limit or sum(value.nbytes for value in values.values()) > _MAX_BYTES
+        ):
+            dropped += values.popitem(last=False)[1].nbytes
+        if dropped > _COLLECTED:
+            gc.collect()  # Keras models are reference cycles, which Python may keep for long
     values.move_to_end(key)
     return values[key]
