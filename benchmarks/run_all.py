@@ -39,6 +39,7 @@ BENCHMARKS = {
     "memory": ["memory.py"],
     "audit": ["audit.py"],
     "precision": ["precision.py"],
+    "serve": ["serve.py"],
 }
 
 

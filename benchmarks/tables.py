@@ -67,6 +67,15 @@ SPEED = [
         "store",
     ),
     (
+        "`tlfeatures serve`, MobileNet 0.75, 50 clients on the same two cores",
+        "{serve[serve_images_per_s]:.0f} images/s: {serve[throughput_ratio]:.2f} of `transform` without a service; "
+        "answers after {serve[median_ms]:.0f} ms in the median and {serve[percentile_99_ms]:.0f} ms at the 99th "
+        "percentile; of "
+        "{serve[further_requests]:,.0f} further requests {serve[lost]:.0f} were lost, and memory grew by "
+        "{serve[growth_mb]:.0f} MB",
+        "serve",
+    ),
+    (
         "memory",
         "20,000 images take {memory[cold_beyond_result_mb]:.0f} MB (cold) or {memory[warm_beyond_result_mb]:.0f} MB "
         "(warm) more than 2,000, beyond the result itself",

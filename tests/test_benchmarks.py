@@ -33,6 +33,7 @@ FIGURES = {
     "precision": {"vgg19_float32_apart", "vgg19_float32_ours_images_per_s", "vgg19_float32_of_bare"},
     "memory": {"cold_beyond_result_mb", "warm_beyond_result_mb"},
     "select": {"naive_by_warm", "warm_by_ready", "images_per_network", "digits_regret_points"},
+    "serve": {"throughput_ratio", "median_ms", "percentile_99_ms", "lost", "wrong", "growth_mb"},
     "store": {"gather_rows_per_s", "large_cold_open_s"},
     "suggest": {"digits_labels_ratio", "digits_worst_difference", "digits_uncertain_labels_ratio"},
     "store_rows": {"open_s", "open_private_mb", "lookup_s", "add_s", "open_ratio"},

@@ -14,11 +14,13 @@ from sklearn.pipeline import Pipeline
 from tlfeatures import __version__
 from tlfeatures.app._problems import Problem
 from tlfeatures.app._queue import list_batch_sizes
+from tlfeatures.app._training import TrainingImages
 from tlfeatures.errors import ImageReadError, SavedModelError
 from tlfeatures.features import embed
 from tlfeatures.images import Images
 from tlfeatures.predictions import FittedModel, Predictions
 from tlfeatures.saved_models import load_model
+from tlfeatures.sources import Source
 from tlfeatures.trust import explain
 
 __all__ = ["ServedModel", "find_model_file"]
@@ -83,6 +85,18 @@ class ServedModel:
         self.max_pixels = max_pixels
         self.pipeline = Pipeline([("cnn", cnn), ("head", self.fitted.head)])
         self.no_maps: str | None = None  # why there are no maps
+        self.training: TrainingImages | None = None
+
+    def load_training_images(self, source: Source, **params: Any) -> None:
+        """Load the training images, whose embeddings are read from the store or computed and stored.
+
+        Parameters
+        ----------
+        source : Source
+        **params
+            ``cache`` and ``verbose`` of :class:`~tlfeatures.CNNFeatures`; by default those of the model.
+        """
+        self.training = TrainingImages(load_model(self.path, **params).cnn, source)
 
     def warm_up(self, report: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Compile the network for each size of a batch, so that the first request is answered as fast as others.
@@ -105,7 +119,7 @@ class ServedModel:
         report(len(sizes) + 1, len(sizes) + 1)
 
     def compute(self, task: Any, images: list[bytes]) -> Sequence[Any]:
-        """Compute a task, ("predict",), ("embed",) or ("explain", label), for images.
+        """Compute a task, ("predict",), ("page",), ("embed",) or ("explain", label), for images.
 
         Returns
         -------
@@ -113,13 +127,24 @@ class ServedModel:
             In the order of the images; a `Problem` for an image that cannot be read.
         """
         kind, *options = task
-        if kind == "predict":
-            return self.predict(images)
+        if kind in ("predict", "page"):
+            return self.predict(images, with_neighbors=kind == "page")
         return self.embed(images) if kind == "embed" else [self.explain(image, *options) for image in images]
 
-    def predict(self, images: list[bytes]) -> list[Any]:
+    def predict(self, images: list[bytes], with_neighbors: bool = False) -> list[Any]:
         """Predict for images; dicts, or a `Problem` for an image that cannot be read."""
-        return self._answer(images, lambda part: self._describe(self.fitted.predict(part)))
+
+        def run(part: list[bytes]) -> list[Any]:
+            predictions = self.fitted.predict(part)
+            results = self._describe(predictions)
+            if with_neighbors and self.training is not None:
+                extracted = predictions.extracted
+                for row in predictions.rows.tolist():
+                    nearest = self.training.find_nearest(extracted.features[row], extracted.keys[row])
+                    results[row]["neighbors"] = nearest
+            return results
+
+        return self._answer(images, run)
 
     def embed(self, images: list[bytes]) -> list[Any]:
         """Compute embeddings; dicts with a list of floats, or a `Problem` for an image that cannot be read."""

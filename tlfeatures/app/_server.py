@@ -18,6 +18,7 @@ from tlfeatures.app._model import ServedModel, find_model_file
 from tlfeatures.app._service import check_packages, make_service
 from tlfeatures.errors import LowContrastImagesWarning, UnreadableImagesWarning
 from tlfeatures.saved_models import recognize_model
+from tlfeatures.sources import Source
 
 __all__ = ["make_server", "make_worker", "run_server"]
 
@@ -41,6 +42,8 @@ def run_server(
     limits: Limits | None = None,
     workers: int = 1,
     batch_size: int | None = None,
+    with_page: bool = False,
+    training: Source | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_ready: Callable[[str], None] = lambda url: None,
 ) -> None:
@@ -61,6 +64,10 @@ def run_server(
         Number of processes, each with its own copy of the network and its own queue.
     batch_size : int, optional
         Images that the network computes at once; by default those of the model, at most 32.
+    with_page : bool, default=False
+        Whether ``GET /`` is the page; with one worker only.
+    training : Source, optional
+        Training images, the nearest of which the page shows.
     on_progress : callable, optional
         Called with the number of finished steps and of all steps while the network is compiled; with one worker only.
     on_ready : callable, optional
@@ -84,7 +91,10 @@ def run_server(
         if workers == 1:
             served = ServedModel(path, batch_size=batch_size, max_pixels=limits.pixels)
             served.warm_up(on_progress)
-            server = make_server(make_service(served, policy=policy, limits=limits), limits)
+            if training is not None:
+                served.load_training_images(training)
+            service = make_service(served, policy=policy, limits=limits, with_page=with_page)
+            server = make_server(service, limits)
             with _ignore_image_warnings():
                 sock.listen()
                 on_ready(url)

@@ -31,7 +31,11 @@ def check_packages() -> None:
 
 
 def make_service(
-    model: ServedModel, *, policy: AccessPolicy | None = None, limits: Limits | None = None
+    model: ServedModel,
+    *,
+    policy: AccessPolicy | None = None,
+    limits: Limits | None = None,
+    with_page: bool = False,
 ) -> Any:
     """Make the REST service of a model, an ASGI application.
 
@@ -42,6 +46,8 @@ def make_service(
     policy : AccessPolicy, optional
         Which hosts clients may address, and the token that they need. By default, only this machine, without a token.
     limits : Limits, optional
+    with_page : bool, default=False
+        Whether ``GET /`` is the page, which uses the service.
 
     Returns
     -------
@@ -55,4 +61,9 @@ def make_service(
     check_packages()
     from tlfeatures.app._routes import make_application
 
-    return make_application(model, policy or AccessPolicy(), limits or Limits())
+    app = make_application(model, policy or AccessPolicy(), limits or Limits())
+    if with_page:
+        from tlfeatures.app._page import add_page
+
+        add_page(app, app.state.service)
+    return app

@@ -20,7 +20,7 @@ from tlfeatures.cli._info import info
 from tlfeatures.cli._models import layers, models
 from tlfeatures.cli._predict import predict
 from tlfeatures.cli._select import select
-from tlfeatures.cli._serve import serve
+from tlfeatures.cli._serve import serve, show_page
 from tlfeatures.cli._suggest import suggest
 from tlfeatures.cli._terminal import show_text
 
@@ -73,5 +73,6 @@ for command in (
     *(audit, explain, suggest, classify, serve),
 ):
     app.command()(command)
+app.command("app")(show_page)
 app.add_typer(cache, name="cache")
 app.command()(demo)

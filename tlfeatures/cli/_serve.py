@@ -1,4 +1,4 @@
-"""`serve`: a REST service for a saved model."""
+"""`serve` and `app`: a REST service for a saved model, and a page that uses it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tlfeatures.cli._terminal import show_text, stderr_is_terminal, warn
 
 if TYPE_CHECKING:
     from tlfeatures.app import AccessPolicy
+    from tlfeatures.sources import Source
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,61 @@ def serve(model: ServedModelOptions, address: AddressOptions, options: WorkerOpt
         limits=options.limits(),
         workers=options.workers,
         batch_size=model.batch_size,
+        on_progress=show_compilation,
+        on_ready=show_ready,
+    )
+
+
+@dataclass(frozen=True)
+class PageOptions(Options):
+    """Training images that the page shows."""
+
+    panel: ClassVar[str] = "Training images"
+
+    data: str | None = option(
+        None,
+        "Folder, manifest or array of training images; the page shows those nearest to an image.",
+        metavar="SOURCE",
+    )
+    target: str | None = option(
+        None, "Column or dataset with the labels of --data; by default label, target or class."
+    )
+
+    def read(self) -> Source | None:
+        """List the training images; those of the train split if there are splits."""
+        if self.data is None:
+            return None
+        from tlfeatures.sources import read_source
+
+        source = read_source(self.data, target=self.target)
+        has_split = source.split is not None and (source.split == "train").any()
+        return source.subset("train") if has_split else source
+
+
+@expand_options
+def show_page(model: ServedModelOptions, training: PageOptions, address: AddressOptions) -> None:
+    """Open a page on which people who do not program look at predictions of a saved model.
+
+    Drop images on the page to see their probabilities, prediction sets, heat maps and, with --data, the nearest
+    training images. Only this machine can connect, unless --host is passed; the printed address then has a random
+    token. The page loads nothing from other hosts, and uploaded images are not stored.
+    """
+    from tlfeatures.app import run_server
+
+    model.warn_of_pickle()
+    policy = address.make_policy()
+
+    def show_ready(url: str) -> None:
+        show_text(f"Open {url}{'' if policy.token is None else f'/?token={policy.token}'}")
+
+    run_server(
+        model.pipe,
+        host=address.host,
+        port=address.port,
+        policy=policy,
+        batch_size=model.batch_size,
+        with_page=True,
+        training=training.read(),
         on_progress=show_compilation,
         on_ready=show_ready,
     )

@@ -1,0 +1,314 @@
+"""The page of a fitted model: its files, and the user's paths in a real browser."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shutil
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the extra app")
+pytest.importorskip("httpx", reason="needs httpx, which Starlette's TestClient uses")
+
+from PIL import Image, ImageDraw
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from starlette.testclient import TestClient
+
+from tlfeatures import CNNFeatures, ConformalClassifier
+from tlfeatures.app import Limits, ServedModel, make_service
+from tlfeatures.app._server import make_server
+from tlfeatures.cli import main
+from tlfeatures.saved_models import save_pipeline
+from tlfeatures.sources import read_source
+
+pytestmark = pytest.mark.filterwarnings("ignore:`false_alarm_rate", "ignore:.*images span fewer")
+
+
+def draw_image(path, kind, seed):
+    """Draw discs or stripes on a noisy background."""
+    rng = np.random.default_rng(seed)
+    image = Image.fromarray(rng.integers(90, 140, (96, 128, 3), dtype="uint8"))
+    pen, color = ImageDraw.Draw(image), tuple(rng.integers(160, 256, 3).tolist())
+    x, y = rng.integers(10, 60, 2).tolist()
+    if kind == "disc":
+        pen.ellipse((x, y // 2, x + 50, y // 2 + 50), fill=color)
+    else:
+        for i in range(4):
+            pen.rectangle((x, y // 2 + 14 * i, x + 60, y // 2 + 14 * i + 6), fill=color)
+    image.save(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Class folders of discs and stripes, and a saved model with prediction sets."""
+    root = tmp_path_factory.mktemp("shapes")
+    for kind in ("disc", "stripes"):
+        (root / "data" / kind).mkdir(parents=True)
+        for i in range(12):
+            draw_image(root / "data" / kind / f"{kind} {i}.png", kind, i + 100 * (kind == "disc"))
+    source = read_source(str(root / "data"))
+    pipeline = make_pipeline(CNNFeatures("tiny", image_size=64, cache=None), LogisticRegression())
+    conformal = ConformalClassifier(pipeline, error_rate=0.2, cv=3).fit(source.images, source.get_labels())
+    save_pipeline(conformal.to_pipeline(), root / "shapes.joblib")
+    for i in range(3):
+        draw_image(root / f"new-{i}.png", "stripes" if i else "disc", 500 + i)
+    return root
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    model = ServedModel(folder / "shapes.joblib", batch_size=4)
+    model.warm_up()
+    model.load_training_images(read_source(str(folder / "data")), cache=None)
+    return model
+
+
+@pytest.fixture(scope="module")
+def client(model):
+    with TestClient(make_service(model, with_page=True), base_url="http://localhost") as client:
+        yield client
+
+
+def post(client, *paths):
+    return client.post("/app/predict", files=[("file", (path.name, path.read_bytes())) for path in paths])
+
+
+def test_page_has_no_inline_scripts_and_names_no_other_host(client):
+    response = client.get("/")
+    assert response.status_code == 200 and response.headers["content-type"].startswith("text/html")
+    page = response.text
+    assert "shapes.joblib" in page and "ConformalClassifier" in page
+    assert not re.search(r"<script(?![^>]*src=)|<style|\son\w+=|style=", page)
+    assert not re.search(r"https?://", page)
+    for name in re.findall(r'(?:src|href)="(/static/[^"]+)"', page):
+        content = client.get(name)
+        assert content.status_code == 200 and "http" not in re.sub(r"//.*", "", content.text)
+    assert client.get("/static/heat.js").headers["content-type"] == "text/javascript; charset=utf-8"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/page.html",
+        "/static/..%2f_page.py",
+        "/static/../_page.py",
+        "/static/%2fetc%2fpasswd",
+        "/static/",
+        "/app/training/99",
+        "/app/training/-1",
+    ],
+)
+def test_only_listed_files_are_served(client, path):
+    assert client.get(path).status_code == 404
+
+
+def test_training_images_are_named_by_their_row(client):
+    response = client.get("/app/training/3")
+    assert response.headers["content-type"] == "image/jpeg" and response.content[:2] == b"\xff\xd8"
+    assert client.get("/app/training/x").status_code == 422
+
+
+def test_nearest_training_images_leave_out_the_image_itself(client, model, folder):
+    training = folder / "data" / "disc" / "disc 3.png"
+    (answer,) = post(client, training).json()["images"]
+    neighbors = answer["neighbors"]
+    assert len(neighbors) == 6 and training.name not in [neighbor["name"] for neighbor in neighbors]
+    similarities = [neighbor["similarity"] for neighbor in neighbors]
+    assert similarities == sorted(similarities, reverse=True) and similarities[0] <= 1
+    embeddings = model.training.embeddings - model.training.embeddings.mean(axis=0)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    row = [os.path.basename(name) for name in model.training.names].index(training.name)
+    expected = np.argsort(-(embeddings @ embeddings[row]), kind="stable")[1:7]
+    assert [neighbor["row"] for neighbor in neighbors] == expected.tolist()
+    assert neighbors[0]["label"] == "disc"
+
+
+def test_service_has_no_page(model):
+    with TestClient(make_service(model), base_url="http://localhost") as client:
+        assert client.get("/").status_code == 404
+
+
+def test_command_needs_a_model(capsys):
+    assert main(["app", "missing.joblib"]) == 2
+    assert "No such file: 'missing.joblib'" in capsys.readouterr().err
+
+
+# --- in a browser
+
+
+@pytest.fixture(scope="module")
+def url(model):
+    """The address of the page, which runs in a thread."""
+    server = make_server(make_service(model, with_page=True), Limits())
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        thread = threading.Thread(target=server.run, args=([sock],), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(60)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("needs Chromium, such as Debian's package")
+    root = ["--no-sandbox"] if hasattr(os, "getuid") and os.getuid() == 0 else []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=root)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=[(1200, 800), (360, 740)], ids=["wide", "narrow"])
+def page(browser, url, request):
+    """The page; fails the test on messages of the console and requests to other hosts."""
+    context = browser.new_context(viewport={"width": request.param[0], "height": request.param[1]})
+    page, messages, requests = context.new_page(), [], []
+    page.set_default_timeout(60_000)
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("request", lambda each: requests.append(each.url))
+    page.goto(url)
+    yield page
+    assert [text for text in messages if "status of 413" not in text] == []
+    assert [each for each in requests if not each.startswith((url, "blob:", "data:"))] == []
+    context.close()
+
+
+def wait(page, expression, arg=None):
+    """Wait for an expression; Playwright's own function needs eval, which the page forbids."""
+    deadline = time.monotonic() + 60
+    while not page.evaluate(expression, arg):
+        assert time.monotonic() < deadline, expression
+        page.wait_for_timeout(20)
+
+
+def check_layout(page):
+    """Check that nothing is cut off at the right, and that axe finds no serious fault."""
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    axe = pytest.importorskip("axe_core_python.sync_playwright", reason="needs axe-core-python").Axe()
+    faults = [
+        (fault["id"], [node["html"] for node in fault["nodes"]])
+        for fault in axe.run(page)["violations"]
+        if fault["impact"] in ("serious", "critical")
+    ]
+    assert faults == []
+
+
+@pytest.mark.slow
+def test_one_image(page, folder, model):
+    check_layout(page)
+    page.set_input_files("#files", folder / "new-0.png")
+    page.wait_for_selector("#bars li")
+    expected = model.predict([(folder / "new-0.png").read_bytes()])[0]
+    assert page.inner_text("#prediction") == expected["prediction"]
+    first = next(iter(expected["probabilities"].values()))
+    assert page.inner_text("#bars li:first-child .value") == f"{100 * first:.1f}%"
+    assert all(name in page.inner_text("#set") for name in expected["set"])
+    assert page.is_visible("#unusual") == expected["unusual"]
+    assert page.locator("#neighbor-tiles li").count() == 6
+    wait(page, "[...document.querySelectorAll('#neighbor-tiles img')].some((i) => i.naturalWidth === 160)")
+    before = page.evaluate("document.getElementById('canvas').toDataURL()")
+    page.check("#heat")
+    wait(page, "document.getElementById('canvas').dataset.heat !== ''")
+    blended = page.evaluate("document.getElementById('canvas').toDataURL()")
+    assert blended != before and "support" in page.inner_text("#heat-note")
+    page.select_option("#heat-label", "stripes")
+    wait(page, "document.getElementById('canvas').dataset.heat === 'stripes'")
+    check_layout(page)
+    page.focus("#opacity")
+    page.keyboard.press("Home")  # transparent
+    wait(page, "(before) => document.getElementById('canvas').toDataURL() === before", arg=before)
+    page.emulate_media(color_scheme="dark")
+    check_layout(page)
+    page.click("nav a[href='#model']")
+    assert "tiny" in page.inner_text("#model") and not page.is_visible("#predict")
+    check_layout(page)
+
+
+@pytest.mark.slow
+def test_many_images(page, folder, tmp_path):
+    (tmp_path / "=notes.txt").write_text("not an image")
+    paths = [*sorted(folder.glob("new-*.png")), tmp_path / "=notes.txt"]
+    page.set_input_files("#files", paths)
+    wait(page, "document.getElementById('status').textContent.includes('3 of 4 images predicted')")
+    assert "not an image in a known format" in page.inner_text("#status")
+    rows = page.locator("#rows tr")
+    assert rows.count() == 4
+    page.click("#heads button:has-text('probability')")
+    texts = [text for text in page.locator("#rows tr td:nth-child(4)").all_inner_texts() if text]
+    values = [float(text.rstrip("%")) for text in texts]
+    assert len(values) == 3 and values == sorted(values)
+    assert page.get_attribute("#heads th[data-key=probability]", "aria-sort") == "ascending"
+    page.keyboard.press("Enter")  # the heading has the focus
+    assert page.get_attribute("#heads th[data-key=probability]", "aria-sort") == "descending"
+    page.click("#rows button.name:has-text('new-1.png')")
+    wait(page, "document.getElementById('caption').textContent === 'new-1.png'")
+    with page.expect_download() as download:
+        page.click("#csv")
+    with open(download.value.path(), newline="", encoding="utf-8") as file:
+        table = list(csv.reader(file))
+    assert table[0][:3] == ["file", "prediction", "probability"] and len(table) == 5
+    assert "'=notes.txt" in [row[0] for row in table]  # no formula of a spreadsheet
+    check_layout(page)
+    page.click("#clear")
+    assert not page.is_visible("#many") and not page.is_visible("#detail")
+
+
+@pytest.mark.slow
+def test_drop_and_paste(page, folder):
+    content = list((folder / "new-1.png").read_bytes())
+    for kind, field in (("drop", "dataTransfer"), ("paste", "clipboardData")):
+        page.evaluate(
+            """([bytes, kind, field]) => {
+              const data = new DataTransfer();
+              data.items.add(new File([new Uint8Array(bytes)], `${kind}.png`, { type: "image/png" }));
+              const event = kind === "drop"
+                ? new DragEvent(kind, { dataTransfer: data, bubbles: true, cancelable: true })
+                : new ClipboardEvent(kind, { clipboardData: data, bubbles: true });
+              document.dispatchEvent(event);
+            }""",
+            [content, kind, field],
+        )
+        wait(page, "(name) => document.getElementById('caption').textContent === name", arg=f"{kind}.png")
+        wait(page, "document.querySelectorAll('#bars li').length === 2")
+
+
+@pytest.mark.slow
+def test_keyboard_alone(page, folder):
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.getAttribute('href')") == "#predict"
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#model:not([hidden])")
+    page.goto(page.url.partition("#")[0])
+    for _ in range(3):
+        page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "files"
+
+
+@pytest.mark.slow
+def test_service_that_does_not_answer_is_named(page, folder):
+    page.route(
+        "**/app/predict",
+        lambda route: route.fulfill(
+            status=413,
+            content_type="application/problem+json",
+            body='{"detail": "Too large. Send fewer images."}',
+        ),
+    )
+    page.set_input_files("#files", folder / "new-0.png")
+    wait(page, "document.getElementById('status').textContent.includes('Send fewer images')")
+    page.unroute("**/app/predict")
+    page.evaluate("() => { window.fetch = () => Promise.reject(new TypeError('failed')); }")
+    page.set_input_files("#files", folder / "new-1.png")
+    wait(page, "document.getElementById('status').textContent.includes('Check that it still runs')")

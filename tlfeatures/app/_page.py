@@ -1,0 +1,106 @@
+"""Routes of the page; its files are read at the start, so that no path of a client is ever opened."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from importlib.resources import files
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from tlfeatures.app._problems import Problem
+from tlfeatures.app._routes import Service, to_response
+from tlfeatures.errors import ImageReadError
+
+__all__ = ["add_page"]
+
+_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
+_TITLES = {
+    "name": "file",
+    "task": "task",
+    "classes": "classes",
+    "network": "network",
+    "layers": "layers",
+    "pooling": "pooling",
+    "image_size": "image size",
+    "resize": "resize",
+    "n_features": "width of the embedding",
+    "head": "head",
+    "error_rate": "error rate of the sets",
+    "version": "tlfeatures",
+}
+
+
+def read_static_files() -> dict[str, tuple[bytes, str]]:
+    """Return content and type of the files of the page by their names."""
+    static = {
+        path.name: (path.read_bytes(), _TYPES[path.name[path.name.rindex(".") :]])
+        for path in files("tlfeatures.app").joinpath("static").iterdir()
+        if path.name.endswith(tuple(_TYPES))
+    }
+    style = files("tlfeatures.report").joinpath("templates", "style.css").read_bytes()
+    return {**static, "report.css": (style, _TYPES[".css"])}
+
+
+def make_card(about: dict[str, Any]) -> dict[str, str]:
+    """Return the rows of the model card as texts."""
+    card = {}
+    for key, title in _TITLES.items():
+        value = about[key]
+        if value is not None:
+            card[title] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return card
+
+
+def add_page(app: FastAPI, service: Service) -> None:
+    """Add the routes of the page to the application of the service."""
+    static = read_static_files()
+    environment = Environment(
+        loader=PackageLoader("tlfeatures.app"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    template, model, training = environment.get_template("page.html"), service.model, service.model.training
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        about = model.about()
+        settings = {
+            "images": min(16, service.limits.images),
+            "request_bytes": service.limits.request_bytes,
+            "error_rate": about["error_rate"],
+        }
+        html = template.render(
+            about=about,
+            card=make_card(about),
+            settings=json.dumps(settings),
+            labels=False,
+            advice="Images of this page stay on this machine, and are not stored.",
+        )
+        return Response(html, media_type="text/html; charset=utf-8")
+
+    @app.get("/static/{name}", include_in_schema=False)
+    async def static_file(name: str) -> Response:
+        if name not in static:
+            raise Problem.of_status(404)
+        content, kind = static[name]
+        return Response(content, media_type=kind, headers={"Cache-Control": "no-cache"})
+
+    @app.post("/app/predict", include_in_schema=False)
+    async def predict(request: Request) -> Response:
+        return to_response({"images": await service.read_and_compute(request, ("page",))})
+
+    @app.get("/app/training/{row}", include_in_schema=False)
+    async def thumbnail(row: int) -> Response:
+        if training is None or not 0 <= row < len(training):
+            raise Problem.of_status(404)
+        try:
+            content = await asyncio.to_thread(training.thumbnail, row)
+        except ImageReadError as error:
+            raise Problem(404, "unreadable-image", f"The image cannot be read: {error.reason}.") from None
+        return Response(content, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})

@@ -1,0 +1,95 @@
+"""Training images of a model: their embeddings, which are read from the store, and the nearest ones of an image."""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tlfeatures.errors import ImageReadError
+from tlfeatures.features import CNNFeatures, embed
+from tlfeatures.images import Decoder, Images
+from tlfeatures.sources import Source
+
+__all__ = ["TrainingImages"]
+
+_SIDE = 160  # pixels of a thumbnail
+
+
+class TrainingImages:
+    """Training images with their embeddings, which are read from the store or computed and stored.
+
+    Parameters
+    ----------
+    cnn : CNNFeatures
+        Fitted, with the store of the embeddings.
+    source : Source
+
+    Attributes
+    ----------
+    names : list of str
+        Paths relative to the source.
+    labels : ndarray of object, shape (n,)
+        None where an image has no label.
+    rows : ndarray of int, shape (m,)
+        Rows of the images that could be read.
+    embeddings : ndarray of float32, shape (m, d)
+    keys : ndarray of uint8, shape (m, 16)
+        Digests of these images.
+
+    Raises
+    ------
+    ImageReadError
+        If no image can be read.
+    """
+
+    def __init__(self, cnn: CNNFeatures, source: Source) -> None:
+        self.images, self.names, self.paths = Images.of(source.images), source.names, source.paths
+        self.labels = np.full(len(source), None, object)
+        if source.y is not None:
+            self.labels[:] = source.y.tolist()
+        extracted = embed(cnn, self.images, on_error="nan")
+        self.rows = extracted.rows
+        if not len(self.rows):
+            failures = [(self.images.name(row), reason) for row, reason in extracted.errors.items()]
+            raise ImageReadError.of(failures, len(self.images))
+        self.embeddings, self.keys = extracted.features[self.rows], extracted.keys[self.rows]
+        self._mean = self.embeddings.mean(axis=0)
+        self._directions = _normalize(self.embeddings - self._mean)
+        self.thumbnail = functools.lru_cache(2048)(self._make_thumbnail)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def find_nearest(self, embedding: np.ndarray, key: np.ndarray, n: int = 6) -> list[dict[str, Any]]:
+        """Find the training images whose centered embeddings have the largest cosine; equal files are left out."""
+        similarities = self._directions @ _normalize((embedding - self._mean)[None])[0]
+        similarities[(self.keys == key).all(axis=1)] = -np.inf
+        count = min(n + 1, len(similarities))
+        nearest = np.argpartition(-similarities, count - 1)[:count]
+        nearest = nearest[np.argsort(-similarities[nearest], kind="stable")][:n]
+        return [
+            {
+                "row": int(self.rows[i]),
+                "name": os.path.basename(self.names[self.rows[i]]),
+                "label": self.labels[self.rows[i]],
+                "similarity": float(similarities[i]),
+            }
+            for i in nearest
+            if np.isfinite(similarities[i])
+        ]
+
+    def _make_thumbnail(self, row: int) -> bytes:
+        """Return a JPEG file of a training image."""
+        decoder = Decoder((_SIDE, _SIDE), resize="pad")
+        buffer = io.BytesIO()
+        Image.fromarray(self.images.decode_with_note(row, decoder)[1]).save(buffer, "JPEG", quality=85)
+        return buffer.getvalue()
+
+
+def _normalize(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
