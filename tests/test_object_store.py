@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import pickle
 import subprocess
 import sys
+import threading
 import time
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from tests.image_helpers import SAMPLE, encode
-from tlfeatures import CNNFeatures, _object_digests, _objects
+from tlfeatures import CNNFeatures, _files, _object_digests, _objects
 from tlfeatures.distributed import LocalEngine, embed_images
-from tlfeatures.errors import ImageReadError, MissingDependencyError, ObjectStorageError, SourceError
+from tlfeatures.errors import (
+    ImageReadError,
+    MissingDependencyError,
+    ObjectStorageError,
+    SourceError,
+    TransientReadError,
+)
 from tlfeatures.images import Decoder, Images
 from tlfeatures.sources import read_items, read_source
 
@@ -241,6 +250,69 @@ if pid == 0:
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 42
+
+
+class WebServer(http.server.BaseHTTPRequestHandler):
+    """Answers /NUMBER with that status, /moved with a redirection, and other paths with an image."""
+
+    content = encode(np.arange(24 * 24 * 3).reshape(24, 24, 3).astype("u1"), "PNG")
+    requested: ClassVar[list[str]] = []
+
+    def do_GET(self):
+        self.requested.append(self.path)
+        name = self.path.strip("/").partition("?")[0]
+        status = int(name) if name.isdigit() else 302 if name == "moved" else 200
+        self.send_response(status)
+        if status == 302:
+            self.send_header("Location", "/a%20b.png?size=2")
+        self.send_header("Content-Length", str(len(self.content)))
+        self.send_header("ETag", '"1"')
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(self.content)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def web(monkeypatch):
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(_files, "_RETRY_SECONDS", (0.01, 0.01, 0.01))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), WebServer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    WebServer.requested.clear()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_images_on_web_servers(web, tmp_path):
+    uris = [
+        f"{web}/{name}"
+        for name in ("a%20b.png", "moved", "x//y%2Fz.png?X-Amz-Signature=s3cret", "404", "410")
+    ]
+    keys, errors = Images.of(uris).keys()
+    assert errors == {3: "no such file", 4: "no such file"}
+    assert len(np.unique(keys[:3], axis=0)) == 1
+    assert "/x//y%2Fz.png?X-Amz-Signature=s3cret" in WebServer.requested
+    (tmp_path / "m.csv").write_text(f"path\n{uris[2]}\n")
+    source = read_source(tmp_path / "m.csv")
+    assert source.images == [uris[2]] and "s3cret" not in f"{source.paths} {source.names}"
+    with pytest.raises(
+        ObjectStorageError, match=r"the server answered 401. Pass a URL that can be read without"
+    ):
+        Images.of([f"{web}/401"]).keys()
+    with pytest.raises(TransientReadError, match="the server answered 503, in 4 attempts") as caught:
+        Images.of([f"{web}/503"]).keys()
+    assert WebServer.requested.count("/503") == 8 and isinstance(caught.value, OSError)  # GET, then HEAD
+    with pytest.raises(ObjectStorageError, match=r"/403\?\.\.\.': the server answered 403") as caught:
+        Images.of([f"{web}/403?token=s3cret"]).keys()
+    assert "s3cret" not in str(caught.value)
 
 
 def test_web_servers_are_not_listed():

@@ -193,7 +193,14 @@ def _call(uri: str, function: Callable[[Any, Any, str], T]) -> T:
         obstore = _import_obstore()
         try:
             base, key = _split(uri)
-            return function(obstore, _open(base, _read_settings()), key)
+            store = _open(base, _read_settings())
+            try:
+                return function(obstore, store, key)
+            except obstore.exceptions.BaseError as error:
+                if "invalid utf-8" not in str(error):
+                    raise
+                obstore.head(store, key)  # raises an error with the status, because its answer has no content
+                raise
         except (OSError, ValueError, obstore.exceptions.BaseError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
@@ -269,7 +276,7 @@ def _import_obstore() -> Any:
 
 def _convert_error(error: Exception, uri: str) -> Exception:
     """Return the error of a request as one of those that `read_object` documents."""
-    text, name, scheme = str(error), redact(uri), _scheme(uri)
+    text, name, scheme = str(error).replace("retry_timeout", ""), redact(uri), _scheme(uri)
     status = re.search(r"status code: (\d{3})", text)
     code = re.search(r"<Code>(\w+)</Code>", text)
     number = int(status[1]) if status else 0
@@ -291,7 +298,7 @@ def _convert_error(error: Exception, uri: str) -> Exception:
         return _storage_error(uri, "the server does not state the size of the object. Download it first.")
     if number or kind in ("PermissionDeniedError", "UnauthenticatedError"):
         return _storage_error(uri, f"{answer}. {_CREDENTIALS[scheme]}")
-    if re.search(r"credential|169\.254\.|metadata\.google|UnknownConfigurationKey|Missing", text):
+    if re.search(r"169\.254\.|metadata\.google|UnknownConfigurationKey|MissingAccount", text):
         return _storage_error(uri, f"there are no credentials. {_CREDENTIALS[scheme]}")
     if re.search(r"timed? ?out", text, re.IGNORECASE):
         return OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), name)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from tlfeatures._files import read_with_retries
-from tlfeatures.errors import ImageInputError, MissingDependencyError, TransientReadError
+from tlfeatures._objects import is_object, read_object
+from tlfeatures.errors import ImageInputError, MissingDependencyError, ObjectStorageError, TransientReadError
 
 __all__ = ["UnreadableClip", "list_clips", "read_clip", "resample"]
 
@@ -101,6 +102,8 @@ def _read_file(clip: Any) -> tuple[int, np.ndarray]:
         raise MissingDependencyError(
             "Audio files need soundfile, an optional package: pip install 'tlfeatures[audio]'"
         ) from None
+    if is_object(clip):
+        clip = _read_object(clip)
     if isinstance(clip, (str, os.PathLike)):
         if not os.path.isfile(clip):
             raise UnreadableClip("is a folder, not an audio file" if os.path.isdir(clip) else "no such file")
@@ -126,6 +129,15 @@ def _read_file(clip: Any) -> tuple[int, np.ndarray]:
     except (soundfile.SoundFileError, OSError, RuntimeError, ValueError, TypeError) as e:
         reason = re.sub(r"^Error opening <_io.BytesIO object at [^>]*>: ", "", " ".join(str(e).split()))
         raise UnreadableClip(f"damaged or unsupported audio file: {reason or type(e).__name__}") from e
+
+
+def _read_object(uri: str) -> bytes:
+    try:
+        return read_object(uri, 8 * _MAX_SAMPLES)[0]
+    except (ObjectStorageError, TransientReadError):
+        raise
+    except OSError as e:
+        raise UnreadableClip("no such file" if isinstance(e, FileNotFoundError) else e.strerror) from None
 
 
 def resample(samples: np.ndarray, rate: int, target: int) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas
 
+from tlfeatures._objects import redact
 from tlfeatures.calibration import calibrate_logits
 from tlfeatures.results import AuditResult
 from tlfeatures.trust import audit_search_rows
@@ -50,7 +51,9 @@ def audit_search(search: Any, features: np.ndarray) -> AuditResult | None:
     labels = np.full(n, None, dtype=object)
     labels[tested[complete]] = search.classes_[codes[complete]]
     paths = search.fitted_images_.paths
-    names = [path or f"X[{row}]" for path, row in zip(paths, search.rows_.tolist(), strict=True)]
+    names = [
+        redact(path) if path else f"X[{row}]" for path, row in zip(paths, search.rows_.tolist(), strict=True)
+    ]
     about = pandas.DataFrame({"row": search.rows_, "image": names, "label": labels})
     if search.groups_ is not None:
         about["group"] = np.asarray(search.groups_)

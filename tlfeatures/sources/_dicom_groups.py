@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import io
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +12,14 @@ import numpy as np
 
 from tlfeatures._dicom import ignore_warnings, import_pydicom, is_dicom, read_dataset
 from tlfeatures._inputs import split_frame
-from tlfeatures.errors import SourceError, UnknownNameError
+from tlfeatures._objects import is_object, read_object
+from tlfeatures.errors import (
+    MissingDependencyError,
+    ObjectStorageError,
+    SourceError,
+    TransientReadError,
+    UnknownNameError,
+)
 
 __all__ = ["PREFIX", "read_dicom_groups"]
 
@@ -82,7 +90,7 @@ def _check_keyword(keyword: str) -> None:
 def _read_value(path: str, keyword: str, row: int) -> Any:
     """Read the value as text, None if the file has none, or a unique object if the file cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with io.BytesIO(read_object(path)[0]) if is_object(path) else open(path, "rb") as file:
             head = file.read(132)
             if head and not is_dicom(head) and not path.lower().endswith((".dcm", ".dicom", ".ima")):
                 raise SourceError(
@@ -95,7 +103,7 @@ def _read_value(path: str, keyword: str, row: int) -> Any:
                 value = str(ds.get(keyword) or "").strip()
                 if not value and "Rows" not in ds:  # damaged, or not an image
                     return ("unreadable", row)
-    except SourceError:
+    except (SourceError, ObjectStorageError, TransientReadError, MissingDependencyError):
         raise
     except Exception:
         return ("unreadable", row)
