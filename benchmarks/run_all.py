@@ -36,6 +36,7 @@ BENCHMARKS = {
     "store": ["store.py"],
     "store_rows": ["store.py", "--rows", "10000000"],
     "store_faults": ["store_faults.py"],
+    "distributed": ["distributed.py"],
     "memory": ["memory.py"],
     "audit": ["audit.py"],
     "precision": ["precision.py"],

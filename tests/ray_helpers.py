@@ -6,13 +6,17 @@ import io
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from PIL import Image
 
+from tlfeatures import CNNFeatures
+from tlfeatures.distributed import Engine, RayEngine, UnitResult, embed_images
 from tlfeatures.errors import TransientReadError
+from tlfeatures.extract import Extracted, FeatureSpec
 from tlfeatures.networks import Backbone, Description, Tap
 
 FATAL_IMAGE = b"qoif, but the decoder ends the process"
@@ -37,17 +41,17 @@ _install_fatal_decoder()
 
 
 class PlainNetwork(Backbone):
-    """A network whose embedding is the mean colour; a batch takes at least ``seconds``.
+    """A network whose embedding repeats the mean colour; a batch takes at least ``seconds``.
 
     Two threads of a process wait for each other, as they do for a real device.
     """
 
-    def __init__(self, seconds: float = 0.0) -> None:
+    def __init__(self, seconds: float = 0.0, width: int = 3) -> None:
         super().__init__("tiny", "bundled", 32, "auto", "float32")
-        self.seconds = seconds
+        self.seconds, self.width = seconds, width
 
     def describe(self, layers: Sequence[str] | None = None, store: object = None) -> Description:
-        return Description("plain", self._spec_size(), "none", (Tap("mean", (3,), "plain"),))
+        return Description("plain", self._spec_size(), "none", (Tap("mean", (self.width,), "plain"),))
 
     def compile(
         self, outputs: Sequence[tuple[Tap, str]], description: Description
@@ -55,7 +59,8 @@ class PlainNetwork(Backbone):
         def run(batch: np.ndarray) -> list[np.ndarray]:
             with _device:
                 time.sleep(self.seconds)
-            return [batch.mean(axis=(1, 2), dtype=np.float64).astype(np.float32) for _ in outputs]
+            colours = batch.mean(axis=(1, 2), dtype=np.float64).astype(np.float32)
+            return [np.tile(colours, self.width // 3) for _ in outputs]
 
         return run
 
@@ -87,3 +92,33 @@ class NetworkDuringOutage(PlainNetwork):
             return run(batch)
 
         return run_or_fail
+
+
+class PlainFeatures(CNNFeatures):
+    """Features of `PlainNetwork`; 64 images fill a batch of the store."""
+
+    def _specify(self, *args: Any) -> FeatureSpec:
+        return FeatureSpec.make(PlainNetwork(seconds=0.05, width=3 * 10_923), None, "avg")
+
+
+class AnnouncingEngine:
+    """An engine that prints the number of images of each result."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def run(self, *args: Any) -> Generator[UnitResult]:
+        for result in self.engine.run(*args):
+            print(len(result.rows), flush=True)
+            yield result
+
+
+def embed_folder(folder: str, cache: str, engine: Engine | None = None) -> Extracted:
+    """Embed the images of a folder."""
+    paths = sorted(str(path) for path in Path(folder).iterdir())
+    return embed_images(paths, PlainFeatures(cache=cache, batch_size=4), engine, unit_size=8)
+
+
+def drive(address: str, folder: str, cache: str) -> None:
+    """Embed the images of a folder on a cluster, and print the progress."""
+    embed_folder(folder, cache, AnnouncingEngine(RayEngine(address, workers=2, cpus=0.5)))

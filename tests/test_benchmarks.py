@@ -14,6 +14,13 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 FIGURES = {
     "audit": {"digits_found", "drawings_average_precision", "rows_s", "rows_peak_mb"},
     "conformal": {"digits_coverage", "digits_set_size", "digits_worst_class", "digits_flagged_noise"},
+    "distributed": {
+        "workers_1_times_local",
+        "workers_2_times_local",
+        "local_cpu_ms",
+        "ray_cpu_ms",
+        "cpu_ratio",
+    },
     "extract": {
         *("loop_images_per_s", "dataset_images_per_s", "network_images_per_s", "decode_images_per_s"),
         *("tlfeatures_images_per_s", "bound_images_per_s", "times_loop", "times_dataset", "of_bound"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,7 +17,13 @@ from PIL import Image
 
 import tlfeatures
 from tests.engine_contract import EngineContract, list_units
-from tests.ray_helpers import FATAL_IMAGE, NetworkDuringOutage, NetworkThatCannotLoad, PlainNetwork
+from tests.ray_helpers import (
+    FATAL_IMAGE,
+    NetworkDuringOutage,
+    NetworkThatCannotLoad,
+    PlainNetwork,
+    embed_folder,
+)
 from tlfeatures.distributed import Job, LocalEngine, RayEngine, UnitResult
 from tlfeatures.errors import EngineError, RecipeMismatchError, TransientReadError
 from tlfeatures.extract import FeatureSpec
@@ -159,6 +167,25 @@ def test_results_survive_kills_of_workers_nodes_and_raylets(nodes, engine, paths
     assert not kills
     assert collect(iter(results)) == expected
     assert expected[1] == {240: "no such file"}
+
+
+def test_a_driver_that_is_killed_loses_at_most_the_open_batch(nodes, paths, tmp_path):
+    folder, cache = str(Path(paths[0]).parent), str(tmp_path / "store")
+    code = "import sys; from tests.ray_helpers import drive; drive(*sys.argv[1:])"
+    command = [sys.executable, "-c", code, nodes.cluster.address, folder, cache]
+    n_computed = []
+    for _ in range(3):
+        driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        n_computed.append(0)
+        with driver:
+            while n_computed[-1] < 100:
+                n_computed[-1] += int(driver.stdout.readline())
+            driver.kill()
+    final = embed_folder(folder, cache)
+    np.testing.assert_array_equal(final.features, embed_folder(folder, str(tmp_path / "other")).features)
+    assert len(final.features) == len(paths) and not final.errors
+    # 64 images of 128 KB fill a batch of 8 MB
+    assert sum(n_computed) + final.computed - len(paths) <= 3 * (64 + 8)
 
 
 def test_an_image_that_ends_the_process_costs_only_its_row(engine, paths, tmp_path):

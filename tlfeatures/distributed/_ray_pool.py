@@ -15,6 +15,7 @@ from tlfeatures.distributed._job import Job, KnownKeys, UnitResult
 from tlfeatures.distributed._ray_workers import Worker, find_fatal_images, list_versions
 from tlfeatures.distributed._units import WorkUnit
 from tlfeatures.errors import EngineError
+from tlfeatures.images import Images
 
 __all__ = ["WorkerPool"]
 
@@ -209,17 +210,19 @@ class WorkerPool:
 
     def _send(self, worker: _Worker, state: _UnitState) -> None:
         worker.n_units += 1
+        images = self._job.take(state.unit).images
         if self._known_keys is None:
-            self._compute(worker, state, None)
+            self._compute(worker, state, images, None)
         else:
-            images = self._job.take(state.unit).images
-            self._calls[worker.actor.read_keys.remote(images)] = _Call(self._look_up, worker, state)
+            reference = worker.actor.read_keys.remote(state.unit, images)
+            self._calls[reference] = _Call(self._look_up, worker, state)
 
     def _look_up(self, call: _Call, keys: np.ndarray) -> None:
-        self._compute(call.worker, call.state, keys[self._known_keys(keys)])
+        self._compute(call.worker, call.state, None, keys[self._known_keys(keys)])
 
-    def _compute(self, worker: _Worker, state: _UnitState, stored_keys: np.ndarray | None) -> None:
-        images = self._job.take(state.unit).images
+    def _compute(
+        self, worker: _Worker, state: _UnitState, images: Images | None, stored_keys: np.ndarray | None
+    ) -> None:
         reference = worker.actor.compute.remote(state.unit, images, stored_keys, state.fatal or {})
         self._calls[reference] = _Call(self._finish, worker, state)
 

@@ -15,6 +15,7 @@ import numpy as np
 from tlfeatures.distributed._job import Job, KnownKeys, UnitResult, compute_unit, probe_unit, read_stamps
 from tlfeatures.distributed._units import WorkUnit
 from tlfeatures.errors import RecipeMismatchError
+from tlfeatures.extract._object_storage import KEEP_BYTES
 from tlfeatures.images import Images
 
 __all__ = ["Worker", "find_fatal_images", "list_versions"]
@@ -79,36 +80,46 @@ class Worker:
                 "container image for all."
             )
         self.job: Job = cloudpickle.loads(pickled)
+        self._images: dict[str, Images] = {}  # by the id of the unit
         self.job.prepare()
 
-    def read_keys(self, images: Images) -> np.ndarray:
-        """Return the digests of images, uint8 (n, 16); zeros where an image cannot be read."""
-        return images.keys(self.job.n_threads)[0]
+    def read_keys(self, unit: WorkUnit, images: Images) -> np.ndarray:
+        """Return the digests of the images of a unit, uint8 (n, 16), with zeros where an image cannot be read.
+
+        The images are kept for `compute`.
+        """
+        self._images[unit.id] = images
+        return images.keys(self.job.n_threads, KEEP_BYTES)[0]
 
     def compute(
-        self, unit: WorkUnit, images: Images, stored_keys: np.ndarray | None, fatal: Mapping[int, str]
+        self,
+        unit: WorkUnit,
+        images: Images | None,
+        stored_keys: np.ndarray | None,
+        fatal: Mapping[int, str],
     ) -> UnitResult:
         """Compute a unit.
 
         Parameters
         ----------
         unit : WorkUnit
-        images : Images
-            Those of ``unit.todo()``.
+        images : Images or None
+            Those of ``unit.todo()``; None means those that `read_keys` got.
         stored_keys : ndarray of uint8, shape (k, 16), optional
             Digests of images that need no computation.
         fatal : mapping
             {row: reason} of images that must not be decoded.
         """
+        images = self._images.pop(unit.id) if images is None else images
+        known_keys = None if stored_keys is None else _find_keys(stored_keys)
+        if not fatal:
+            return compute_unit(replace(self.job, images=images), unit, known_keys)
         safe = np.array([row not in fatal for row in unit.todo().tolist()], bool)
-        part = replace(unit, rows=tuple(unit.todo()[safe].tolist())) if fatal else unit
-        job = replace(self.job, images=images.take(np.flatnonzero(safe)))
+        part = replace(unit, rows=tuple(unit.todo()[safe].tolist()))
         stamps = read_stamps(images)
-        result = compute_unit(job, part, None if stored_keys is None else _find_keys(stored_keys))
-        if fatal:
-            result.unit, result.stamps = unit, stamps
-            result.errors = dict(sorted((result.errors | dict(fatal)).items()))
-        return result
+        result = compute_unit(replace(self.job, images=images.take(np.flatnonzero(safe))), part, known_keys)
+        errors = dict(sorted((result.errors | dict(fatal)).items()))
+        return replace(result, unit=unit, stamps=stamps, errors=errors)
 
 
 class Prober:
