@@ -2,7 +2,7 @@
 
 Repeated random splits of embeddings of MobileNet 0.75 that are computed once: signs and digits at 64 pixels (layer
 conv_pw_7), pets at 224 (last layer). On each split, a ConformalClassifier of the head "svm" with an error rate of 10%
-is fitted on 75% of the images, at most 600, and tested on at most 300 of the others.
+is fitted on 75% of the images, at most 600, and tested on at most 150 of the others.
 
     python benchmarks/conformal.py [--quick] [--json PATH]
 
@@ -37,7 +37,7 @@ from tlfeatures.trust import OutlierDetector
 PETS = SIGNS.parent / "pets"
 MODELS = {"signs": (64, "conv_pw_7_relu"), "digits": (64, "conv_pw_7_relu"), "pets": (224, None)}
 TRAINING = 600  # images of one split
-TEST = 300
+TEST = 150
 OTHERS = 300  # images of another data set
 TARGETS = {
     f"{name}_{figure}": bound

@@ -165,6 +165,16 @@ def test_invalid_options(run, folder, options, message):
     assert code == 2 and message in err
 
 
+def test_a_class_of_duplicates_is_an_error_that_says_so(run, folder, tmp_path):
+    for name in ("bright", "dark"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(6):
+            data = (folder / name / f"{i if name == 'dark' else 0}.png").read_bytes()
+            (tmp_path / "photos" / name / f"{i}.png").write_bytes(data)
+    code, _, err = run("fit", tmp_path / "photos", *SMALL, "--conformal", 0.2, "-o", tmp_path / "m.joblib")
+    assert code == 2 and "all 6 images of class 'bright' are in one group, or are duplicates" in err
+
+
 def test_conformal_classifier_of_a_pipeline_can_be_saved(folder, tmp_path):
     paths = sorted(str(path) for path in folder.glob("*/*.png"))
     labels = ["bright"] * 12 + ["dark"] * 12

@@ -82,6 +82,13 @@ def test_other_files_raise(tmp_path):
     path.write_bytes(pickle.dumps([1, 2])[:-1])
     with pytest.raises(SavedModelError, match=r"Cannot load .* \(EOFError|Cannot load .* \(\w+Error"):
         load_model(path)
+    pipeline = Pipeline([("cnn", CNNFeatures("tiny")), ("svm", SVC())])
+    del pipeline[-1].break_ties  # as if a later version had added this parameter
+    joblib.dump(pipeline, path)
+    with pytest.raises(
+        SavedModelError, match=r"no attribute 'break_ties'.* other versions .* fit the model again"
+    ):
+        load_model(path)
     joblib.dump(SVC(), path)
     with pytest.raises(SavedModelError, match="contains an object of type SVC; expected"):
         load_model(path)

@@ -12,6 +12,7 @@ import pytest
 from markupsafe import escape
 from PIL import Image
 from sklearn.linear_model import Ridge
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC
 
@@ -109,6 +110,8 @@ def test_all_remaining_images_are_suggested_with_a_warning_if_there_are_not_enou
     with pytest.warns(UserWarning, match="only 10 images are left to label; 11 were requested"):
         suggestions = suggest(X, keep_labels(y, np.arange(10, 300)), n=11)
     assert sorted(suggestions.rows.tolist()) == list(range(10))
+    with pytest.warns(UserWarning, match="only 1 image is left to label; 2 were requested"):
+        suggest(X, keep_labels(y, np.arange(1, 300)), n=2)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +131,22 @@ def test_classes_with_one_or_two_images(classes):
     for rows in ([0, 100, 200], [0, 1, 100, 101, 200]):
         suggestions = suggest(X, keep_labels(y, rows), n=5)
         assert len(suggestions.rows) == 5 and np.isfinite(suggestions.margins).all()
+
+
+def test_accuracy_of_small_classes_is_that_of_five_folds():
+    """A class of two images does not halve the training sets of the others."""
+    sizes = []
+
+    class CountingClassifier(KNeighborsClassifier):
+        def fit(self, X, y):
+            sizes.append(len(y))
+            return super().fit(X, y)
+
+    X = np.random.default_rng(0).normal(size=(60, 30)) + (np.arange(60) < 20)[:, None]
+    y = [*["cat"] * 20, *["dog"] * 18, *["hen"] * 2, *[None] * 20]
+    suggestions = suggest(X, y, n=2, estimator=CountingClassifier())
+    assert sizes == [32] * 5 + [40]
+    assert suggestions.accuracy >= 0.8
 
 
 def test_equal_and_constant_features(classes):
@@ -282,6 +301,8 @@ def test_command_saves_a_page_in_a_folder(run, folder, tmp_path):
     assert len(pandas.read_csv(page / "tables/suggestions.csv")) == 5
     code, _, err = run(rows, "-o", folder / "next")
     assert code == 2 and "is in the folder of the images" in err
+    code, _, err = run(rows, "-o", tmp_path / "next.txt")
+    assert code == 2 and "must end in .csv, or name a folder for the page" in err
     (page / "index.html").write_text("mine")
     code, _, err = run(rows, "-o", page)
     assert code == 2 and "was not written by this command" in err

@@ -157,11 +157,13 @@ def load_model(path: str | os.PathLike[str], **params: Any) -> FittedModel:
     kind, text = recognize_model(path), os.fspath(path)
     try:
         estimator = load(path) if kind == "tlf" else joblib.load(path)
+        if hasattr(estimator, "get_params"):
+            estimator.get_params()  # fails if a class has got parameters since the model was saved
     except (OSError, SavedModelError):
         raise
     except Exception as error:  # a damaged pickle can raise any exception
         raise SavedModelError(
-            f"Cannot load {text!r} ({type(error).__name__}: {error}); {_EXPECTED}."
+            f"Cannot load {text!r} ({type(error).__name__}: {error}); {_EXPECTED}.{_describe_cause(error)}"
         ) from error
     try:
         model = FittedModel(estimator)
@@ -173,6 +175,12 @@ def load_model(path: str | os.PathLike[str], **params: Any) -> FittedModel:
         return FittedModel(estimator.set_params(**params))
     model.cnn.set_params(**params)
     return model
+
+
+def _describe_cause(error: Exception) -> str:
+    if not isinstance(error, (ImportError, AttributeError)):
+        return ""
+    return " It may have been saved with other versions of the packages; fit the model again."
 
 
 def _is_pickle(path: str) -> bool:

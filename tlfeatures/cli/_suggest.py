@@ -14,6 +14,7 @@ from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import Options, argument, expand_options, option
 from tlfeatures.cli._messages import report_unreadable
 from tlfeatures.cli._outputs import check_existing, check_output, check_report_folder
+from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._terminal import count, show_json, show_table, show_text, warn
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class SuggestOutput(opt.OutputOptions):
         if self.is_table:
             check_output(self.output, (".csv",), self.force, _is_table)
         elif self.output is not None:
+            if os.path.splitext(self.output)[1][1:].isalpha() and not os.path.isdir(self.output):
+                raise BadArgument(f"-o {self.output!r} must end in .csv, or name a folder for the page.")
             check_report_folder(self.output, source)
             page = os.path.join(self.output, "index.html")
             for file in (page, os.path.join(self.output, "report.json")):

@@ -209,8 +209,9 @@ def _split_default(k: int, y: np.ndarray, groups: np.ndarray | None, task: str, 
     for code, name in enumerate(names.tolist()):
         if len(np.unique(groups[codes == code])) < 2:
             raise InvalidParameterError(
-                f"`groups` must divide every class; all {counts[code]} images of class {name!r} are in one group, so "
-                "no fold can both train on it and test it. Drop the class, or divide the group.",
+                f"`groups` must divide every class; all {counts[code]} images of class {name!r} are in one group, or "
+                "are duplicates, so no fold can both train on it and test it. Drop the class, add images, or "
+                "divide the group.",
                 "groups",
             )
     folds = _split_stratified_groups(k, codes, groups, seed)

@@ -172,15 +172,20 @@ def outlier_table(data: AuditData, neighbors: Neighbors | None) -> pandas.DataFr
     table = data.about.iloc[:0][columns].assign(distance=0.0, score=0.0)
     if neighbors is None or len(data.features) < _LEAST_ROWS:
         return table
-    distance = _measure_distance(data.features, neighbors)
-    log_distance = np.log(np.maximum(distance, 1e-6))
-    center = np.median(log_distance)
-    deviation = 1.4826 * np.median(np.abs(log_distance - center))
-    score = (log_distance - center) / max(deviation, 1e-6)
+    distance, score = score_outliers(data.features, neighbors)
     rows = np.flatnonzero(score > _OUTLIER_SCORE)
     rows = rows[np.argsort(-score[rows], kind="stable")]
     table = data.about.iloc[rows][columns].reset_index(drop=True)
     return table.assign(distance=distance[rows], score=score[rows])
+
+
+def score_outliers(features: np.ndarray, neighbors: Neighbors) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distance of each row to its neighbors, and how many robust deviations it is above the median."""
+    distance = _measure_distance(features, neighbors)
+    log_distance = np.log(np.maximum(distance, 1e-6))
+    center = np.median(log_distance)
+    deviation = 1.4826 * np.median(np.abs(log_distance - center))
+    return distance, (log_distance - center) / max(deviation, 1e-6)
 
 
 def _measure_distance(features: np.ndarray, neighbors: Neighbors) -> np.ndarray:

@@ -12,7 +12,7 @@ import pandas
 from sklearn.base import clone, is_classifier
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import KFold, StratifiedKFold
+from sklearn.model_selection import StratifiedKFold
 
 from tlfeatures._inputs import is_missing
 from tlfeatures._params import check_parameter, describe_value, integer
@@ -99,7 +99,8 @@ def suggest(X: Any, y: Any, n: int = 10, *, estimator: Any = None, random_state:
             "y",
         )
     if len(pool) < n:
-        warn(f"only {len(pool)} images are left to label; {n} were requested.")
+        left = "1 image is" if len(pool) == 1 else f"{len(pool)} images are"
+        warn(f"only {left} left to label; {n} were requested.")
     y_labelled = np.array(labels[labelled].tolist())
     accuracy = predictions = alternatives = margins = None
     if _has_classes(y_labelled):
@@ -231,13 +232,14 @@ def _describe_duplicates(
 
 def _measure_accuracy(head: Any, X: np.ndarray, y: np.ndarray, rng: np.random.RandomState) -> float:
     """Return the cross-validated accuracy; rows of a class that no fold trains on count as errors."""
-    counts = np.unique(y, return_counts=True)[1]
-    if counts.max() == 1:
+    k = min(5, int(np.unique(y, return_counts=True)[1].max()))
+    if k == 1:
         return 0.0
-    # without stratification, the classes of few images that are left out would be rare in training
-    splitter, k = (StratifiedKFold, counts.min()) if counts.min() > 1 else (KFold, len(y))
     correct = np.zeros(len(y), bool)
-    for train, test in splitter(min(5, k), shuffle=True, random_state=rng).split(X, y):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class")  # of fewer rows than folds
+        folds = list(StratifiedKFold(k, shuffle=True, random_state=rng).split(X, y))
+    for train, test in folds:
         if len(np.unique(y[train])) > 1:
             correct[test] = clone(head).fit(X[train], y[train]).predict(X[test]) == y[test]
     return float(correct.mean())
