@@ -14,10 +14,13 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from tests.dicom_helpers import encode_dicom
 from tests.image_helpers import SAMPLE, encode
 from tlfeatures import CNNFeatures, _files, _object_digests, _objects
+from tlfeatures.audio import LogMelSpectrogram
 from tlfeatures.distributed import LocalEngine, embed_images
 from tlfeatures.errors import (
+    AudioReadError,
     ImageReadError,
     MissingDependencyError,
     ObjectStorageError,
@@ -25,7 +28,7 @@ from tlfeatures.errors import (
     TransientReadError,
 )
 from tlfeatures.images import Decoder, Images
-from tlfeatures.sources import read_items, read_source
+from tlfeatures.sources import read_dicom_groups, read_items, read_source
 
 NAMES = ["Cat/1.png", "Cat/deep/er/2.png", "cat10/a b.png", "cat2/50%.png", "dog/10.png", "dog/9 ü.png"]
 
@@ -209,6 +212,21 @@ def test_work_units_of_objects_resume_from_the_ledger_and_see_changes(folder, tm
     changed = run()
     assert ("read_object", uris[0]) in requests and changed.computed == 1
     assert (first.features != changed.features).any(axis=1).tolist() == [True] + [False] * 5
+
+
+def test_clips_and_dicom_groups_by_uri(tmp_path):
+    soundfile = pytest.importorskip("soundfile")
+    soundfile.write(tmp_path / "a b.wav", np.sin(np.arange(8000) / 9), 8000)
+    clips = [f"{tmp_path.as_uri()}/a%20b.wav", str(tmp_path / "a b.wav")]
+    images = LogMelSpectrogram().fit_transform(clips)
+    np.testing.assert_array_equal(images[0], images[1])
+    with pytest.raises(AudioReadError, match=r"none.wav': no such file"):
+        LogMelSpectrogram().fit_transform([f"{tmp_path.as_uri()}/none.wav"])
+    pytest.importorskip("pydicom")
+    for i, patient in enumerate("ABA"):
+        (tmp_path / f"{i}.dcm").write_bytes(encode_dicom(np.eye(8, dtype="uint8"), PatientID=patient))
+    uris = [f"{tmp_path.as_uri()}/{i}.dcm" for i in range(3)]
+    assert read_dicom_groups(uris).tolist() == [0, 1, 0]
 
 
 def test_uris_pickle_as_text_and_passwords_are_not_shown(folder):

@@ -34,7 +34,8 @@ class SourceOptions:
     default_split: ClassVar[tuple[str, ...]] = ("train",)
 
     source: str = argument(
-        "SOURCE", "Folder of images, CSV or Parquet manifest, or array (file.h5::dataset)."
+        "SOURCE",
+        "Folder of images, CSV or Parquet manifest, either also by URI (s3://...), or array (file.h5::dataset).",
     )
     path_column: str | None = option(None, PATH_COLUMN)
     target: str | None = option(None, "Column or dataset with the labels; by default label, target or class.")
