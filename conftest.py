@@ -96,6 +96,13 @@ class Photos(NamedTuple):
     root: Path
 
 
+@pytest.fixture(autouse=True)
+def _folder_for_examples(request: pytest.FixtureRequest) -> None:
+    """Run examples of docstrings in an empty folder, because some write files."""
+    if isinstance(request.node, pytest.DoctestItem):
+        request.getfixturevalue("monkeypatch").chdir(request.getfixturevalue("tmp_path"))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real images, weights and golden embeddings; tests that need it are skipped if it is absent."""

@@ -48,7 +48,7 @@ def compare_outputs(model: Any, self_test: dict[str, np.ndarray] | None) -> list
         return []
     rows = self_test.pop("rows")
     outputs = _predict(find_head(model), rows)
-    return [name for name, expected in self_test.items() if not _is_close(outputs.get(name), expected)]
+    return [str(name) for name, expected in self_test.items() if not _is_close(outputs.get(name), expected)]
 
 
 @contextlib.contextmanager
