@@ -65,6 +65,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "distributed": {"features", "sources"},
     "embedding_files": {"distributed"},
+    "streaming": {"distributed", "evaluation"},
     "predictions": {"finetune", "trust"},
     "model_files": {"_archive", "fingerprints", "finetune", "networks"},
     "saved_models": {"predictions", "sources", "model_files"},

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import Options, expand_options, option
-from tlfeatures.cli._messages import describe_coverage, report_images
+from tlfeatures.cli._messages import describe_coverage, report_images, report_unreadable
 from tlfeatures.cli._outputs import check_output
 from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._terminal import count, escape, show_json, show_text, warn
@@ -16,7 +16,9 @@ from tlfeatures.cli._terminal import count, escape, show_json, show_text, warn
 if TYPE_CHECKING:
     import numpy as np
 
+    from tlfeatures.features import CNNFeatures
     from tlfeatures.selection import FeatureSearchCV
+    from tlfeatures.sources import Source
 
 _MAX_CLASSES = 12  # classes whose sizes are printed
 
@@ -32,6 +34,26 @@ class FitOptions(Options):
     cv: int = option(5, "Number of folds; 0 for no cross-validation.", metavar="K", min=0)
     scoring: str | None = option(None, opt.SCORING)
     task: str = option("auto", opt.TASK)
+    stream: bool = option(
+        False,
+        "For more images than memory: train a linear head on batches of stored embeddings, and report its score on "
+        "held-out images instead of cross-validation.",
+    )
+
+    def check(self, files: FitOutput, network: opt.EmbeddingOptions) -> None:
+        """Raise an error if options of cross-validation are used with --stream."""
+        used = {
+            "--head": self.head is not None,
+            "--scoring": self.scoring is not None,
+            "--views": network.views is not None,
+            "--cv": self.cv != 5,
+            "--conformal": files.conformal is not None,
+        }
+        if self.stream and (names := [name for name, is_used in used.items() if is_used]):
+            raise BadArgument(
+                f"{names[0]} cannot be used with --stream, which trains a linear head without cross-validation. Leave "
+                "out one of both."
+            )
 
 
 @dataclass(frozen=True)
@@ -66,8 +88,12 @@ def fit(
 
     check_output(files.output, (".tlf", *PICKLES), files.force, is_saved_pipeline)
     _check_conformal(files)
+    options.check(files, network)
     images = source.read()
     y = images.get_labels()
+    if options.stream:
+        _fit_stream(source, images, y, opt.make_cnn(network, compute), options, files)
+        return
     search = _make_search(y, network, compute, options).fit(images.images, y, images.groups)
     about_images = report_images(search, images, y)
     conformal = None
@@ -94,6 +120,53 @@ def fit(
         show_json(about)
     else:
         _show(about, str(search.image_counts()))
+
+
+def _fit_stream(
+    source: opt.TrainingSource,
+    images: Source,
+    y: np.ndarray,
+    cnn: CNNFeatures,
+    options: FitOptions,
+    files: FitOutput,
+) -> None:
+    """Train on batches of stored embeddings, save the pipeline, and report the score on held-out images."""
+    import numpy as np
+
+    from tlfeatures.saved_models import save_pipeline
+    from tlfeatures.streaming import fit_streaming
+
+    cnn.set_params(on_error="nan")
+    result = fit_streaming(cnn, images.images, y, groups=images.groups, task=options.task)
+    cnn.set_params(on_error="raise")
+    skipped = report_unreadable(images.paths, result.errors)
+    if files.output is not None:
+        save_pipeline(result.pipeline, files.output)
+    training = result.training
+    about = {
+        "source": source.source,
+        "task": training.task,
+        "classes": _count_classes(np.delete(y, list(result.errors)), training.task),
+        "model": cnn.model,
+        "pooling": cnn.pooling,
+        "head": "linear",
+        "layers": cnn.layers_,
+        "features": cnn.n_features_out_,
+        "cv": None,
+        "validation": {
+            "scoring": "accuracy" if training.task == "classification" else "r2",
+            "score": training.validation_score,
+            "images": training.n_validation,
+            "losses": training.losses,
+        },
+        **dataclasses.asdict(result.counts),
+        "skipped": skipped,
+        "output": files.output,
+    }
+    if files.as_json:
+        show_json(about)
+    else:
+        _show(about, str(result.counts))
 
 
 def _check_conformal(files: FitOutput) -> None:
@@ -140,19 +213,14 @@ def _make_search(
 
 def _describe(search: FeatureSearchCV, y: np.ndarray) -> dict[str, Any]:
     """Return the pipeline, and its scores if it was cross-validated."""
-    import numpy as np
-
-    names, sizes = np.unique(y, return_counts=True)
     about = {
         "task": search.task_,
-        "classes": dict(zip(map(str, names.tolist()), sizes.tolist(), strict=True)),
+        "classes": _count_classes(y, search.task_),
         **{name: search.best_params_[name] for name in ("model", "pooling", "head")},
         "layers": search.best_estimator_[0].layers_,
         "features": search.best_estimator_[0].n_features_out_,
         "cv": None,
     }
-    if search.task_ == "regression":
-        about["classes"] = None
     if search.folds_:
         summary, grouped = search.summary(), search.grouped_fold_scores_
         scores = search.fold_scores_ if grouped is None else grouped
@@ -164,6 +232,15 @@ def _describe(search: FeatureSearchCV, y: np.ndarray) -> dict[str, Any]:
             "uncorrected": None if grouped is None else search.fold_scores_,
         }
     return about
+
+
+def _count_classes(y: np.ndarray, task: str) -> dict[str, int] | None:
+    import numpy as np
+
+    if task == "regression":
+        return None
+    names, sizes = np.unique(y, return_counts=True)
+    return dict(zip(map(str, names.tolist()), sizes.tolist(), strict=True))
 
 
 def _show(about: dict[str, Any], counts: str) -> None:
@@ -186,6 +263,11 @@ def _show(about: dict[str, Any], counts: str) -> None:
         )
     if conformal := about.get("conformal"):
         show_text(_describe_conformal(conformal))
+    if validation := about.get("validation"):
+        show_text(
+            f"{validation['scoring']} on {count(validation['images'], 'held-out image')}: {validation['score']:.4f}",
+            style="bold",
+        )
     if about["output"]:
         show_text(f"Saved {about['output']}.")
 

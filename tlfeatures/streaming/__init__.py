@@ -1,0 +1,6 @@
+"""Linear heads trained on batches of stored embeddings, for more embeddings than memory."""
+
+from tlfeatures.streaming._head import StreamedHead, fit_head
+from tlfeatures.streaming._pipeline import StreamedPipeline, fit_streaming
+
+__all__ = ["StreamedHead", "StreamedPipeline", "fit_head", "fit_streaming"]
