@@ -148,6 +148,20 @@ TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
             for name, (title, others) in CONFORMAL.items()
         ],
     ),
+    "distributed": (
+        ["100 ms for each batch of 32 images", "images/s", "times one process"],
+        [
+            ["one process", "{distributed[local_images_per_s]:.0f}", "1"],
+            *(
+                [
+                    f"{n} Ray worker{'s' * (n > 1)}",
+                    f"{{distributed[workers_{n}_images_per_s]:.0f}}",
+                    f"{{distributed[workers_{n}_times_local]:.2f}}",
+                ]
+                for n in (1, 2, 4)
+            ),
+        ],
+    ),
     "suggest": (
         [
             "data",

@@ -72,6 +72,9 @@ class EngineOptions(opt.Options):
     workers: int | None = option(
         None, "Number of Ray workers; by default as many as the cluster has room for.", min=1
     )
+    cpus_per_worker: float = option(
+        1.0, "Number of CPUs of each Ray worker, and of its threads; may be a fraction.", min=0.01
+    )
     gpus_per_worker: float = option(0.0, "Number of GPUs of each Ray worker; may be a fraction.", min=0.0)
     shard: str | None = option(
         None, "Compute only one part of the images, such as 3/16, and store it.", metavar="I/N"
@@ -85,11 +88,11 @@ class EngineOptions(opt.Options):
         if self.engine == "ray":
             from tlfeatures.distributed import RayEngine
 
-            return RayEngine(self.address, self.workers, gpus=self.gpus_per_worker)
+            return RayEngine(self.address, self.workers, self.cpus_per_worker, self.gpus_per_worker)
         if self.engine != "local":
             raise BadArgument(f"--engine must be local or ray; got {self.engine!r}.")
-        for name in ("address", "workers", "gpus_per_worker"):
-            if getattr(self, name):
+        for name in ("address", "workers", "cpus_per_worker", "gpus_per_worker"):
+            if getattr(self, name) != getattr(EngineOptions, name):
                 raise BadArgument(f"--{name.replace('_', '-')} is an option of --engine ray.")
         return LocalEngine()
 
