@@ -177,8 +177,8 @@ class WorkerPool:
             raise EngineError(
                 f"The Ray cluster had no room for a worker with {_describe(self._resources)} in {waiting:.0f} s. All "
                 f"its nodes together have {total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs. Use fewer "
-                "for each worker (`cpus` and `gpus`, or --cpus-per-worker and --gpus-per-worker), end other jobs on the "
-                "cluster, add a node, or raise `placement_timeout` if the cluster adds nodes on demand. "
+                "for each worker (`cpus` and `gpus`, or --cpus-per-worker and --gpus-per-worker), end other jobs on "
+                "the cluster, add a node, or raise `placement_timeout` if the cluster adds nodes on demand. "
                 f"{_RESUME}"
             )
 
