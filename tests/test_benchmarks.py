@@ -38,6 +38,7 @@ FIGURES = {
     },
     "gridsearch": {"photographs_1_jobs_cold_ratio", "photographs_1_jobs_warm_ratio"},
     "precision": {"vgg19_float32_apart", "vgg19_float32_ours_images_per_s", "vgg19_float32_of_bare"},
+    "ledger": {"resume_s", "memory_mb", "append_images_per_s"},
     "memory": {"cold_beyond_result_mb", "warm_beyond_result_mb"},
     "select": {"naive_by_warm", "warm_by_ready", "images_per_network", "digits_regret_points"},
     "serve": {"throughput_ratio", "median_ms", "percentile_99_ms", "lost", "wrong", "growth_mb"},

@@ -138,9 +138,11 @@ def absolute_name(path: str) -> str:
 def _identify(images: Images) -> Iterator[bytes]:
     """Iterate over what identifies images: their absolute paths or URLs, or the digests of their contents."""
     paths = images.paths()
-    in_memory = np.array([path is None for path in paths])
-    names = [path if path is None or path.startswith("/") else redact(absolute_name(path)) for path in paths]
-    yield "\0".join(name or "" for name in names).encode("utf-8", "surrogateescape")
-    if in_memory.any():
+    names = [path or "" for path in paths] if None in paths else paths
+    text = "\0".join(names)  # type: ignore[arg-type]
+    if f"\0{text}".count("\0/") < len(names):  # not only absolute paths
+        text = "\0".join(name and redact(absolute_name(name)) for name in names)  # type: ignore[misc]
+    yield text.encode("utf-8", "surrogateescape")
+    if None in paths:
         keys, _ = images.keys()
-        yield b"\0\0" + keys[in_memory].tobytes()
+        yield b"\0\0" + keys[[path is None for path in paths]].tobytes()
