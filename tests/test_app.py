@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import html
+import io
+import json
 import os
 import re
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -22,10 +28,11 @@ from sklearn.pipeline import make_pipeline
 from starlette.testclient import TestClient
 
 from tlfeatures import CNNFeatures, ConformalClassifier
-from tlfeatures.app import Limits, ServedModel, make_service
+from tlfeatures.app import Journal, JournalError, Limits, ServedModel, make_service
+from tlfeatures.app._labels import Labels
 from tlfeatures.app._server import make_server
 from tlfeatures.cli import main
-from tlfeatures.saved_models import save_pipeline
+from tlfeatures.saved_models import load_model, save_pipeline
 from tlfeatures.sources import read_source
 
 pytestmark = pytest.mark.filterwarnings("ignore:`false_alarm_rate", "ignore:.*images span fewer")
@@ -140,19 +147,210 @@ def test_command_needs_a_model(capsys):
     assert "No such file: 'missing.joblib'" in capsys.readouterr().err
 
 
+# --- labels
+
+
+@pytest.fixture
+def labelled(folder, tmp_path):
+    """The service of a copy of the model, with a journal; two labels of the training images are wrong."""
+    shutil.copy(folder / "shapes.joblib", tmp_path)
+    model = ServedModel(tmp_path / "shapes.joblib", batch_size=4)
+    source = read_source(str(folder / "data"))
+    source.y[[0, 23]] = ["stripes", "disc"]
+    model.load_training_images(source, cache=None)
+    journal = Journal(tmp_path / "labels.jsonl")
+    with TestClient(
+        make_service(model, with_page=True, journal=journal), base_url="http://localhost"
+    ) as client:
+        settings = json.loads(html.unescape(re.search('data-settings="([^"]+)"', client.get("/").text)[1]))
+        client.headers["x-csrf-token"] = settings["csrf"]
+        client.model, client.source, client.folder = model, source, tmp_path
+        yield client
+    journal.close()
+
+
+def read_labels(client):
+    answer = client.get("/app/labels", params={"size": 200}).json()
+    return [image["label"] for image in answer["images"]]
+
+
+def test_labels_are_changed_and_taken_back(labelled):
+    assert read_labels(labelled) == labelled.source.y.tolist()
+    assert labelled.post("/app/labels", json={"rows": [0, 5], "label": "disc"}).json()["changed"] == 1
+    assert labelled.post("/app/labels", json={"rows": [23], "label": "stripes"}).json()["changed"] == 2
+    assert read_labels(labelled) == ["disc"] * 12 + ["stripes"] * 12
+    changed = labelled.get("/app/labels?choice=changed").json()["images"]
+    assert [(image["row"], image["label"], image["original"]) for image in changed] == [
+        (0, "disc", "stripes"),
+        (23, "stripes", "disc"),
+    ]
+    rows = list(csv.DictReader(io.StringIO(labelled.get("/app/labels.csv").text)))
+    assert len(rows) == 24 and os.path.isabs(rows[0]["path"])
+    assert (rows[0]["label"], rows[0]["original_label"]) == ("disc", "stripes")
+    assert labelled.post("/app/undo", json={}).json() == {"rows": [23], "changed": 1}
+    assert labelled.post("/app/undo", json={}).json() == {"rows": [0, 5], "changed": 0}
+    assert labelled.post("/app/undo", json={}).json() == {"rows": [], "changed": 0}
+    assert read_labels(labelled) == labelled.source.y.tolist()
+    assert labelled.get("/app/labels?choice=class:disc&offset=2&size=3").json()["total"] == 12
+    assert labelled.get("/app/labels?choice=next").json()["total"] == 0  # all have labels
+
+
+def test_journal_is_applied_to_the_same_images_after_a_restart(labelled, folder):
+    labelled.post("/app/labels", json={"rows": [0, 1], "label": "disc"})
+    labelled.post("/app/labels", json={"rows": [3], "label": "stripes"})
+    labelled.post("/app/undo", json={})
+    labelled.app.state.service.queue.stop()
+    content = (labelled.folder / "labels.jsonl").read_bytes()
+    (labelled.folder / "copy.jsonl").write_bytes(content)
+    source = labelled.source.take(np.arange(24)[::-1])  # in another order
+    model = ServedModel(folder / "shapes.joblib", batch_size=4)
+    model.load_training_images(source, cache=None)
+    journal = Journal(labelled.folder / "copy.jsonl")
+    labels = Labels(model, journal)
+    journal.close()
+    assert labels.changed.tolist() == [23] and labels.current[23] == "disc"
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        ({"rows": [0], "label": "cat"}, "unknown-label"),
+        ({"rows": [99], "label": "disc"}, "unknown-image"),
+        ({"rows": [-1], "label": "disc"}, "unknown-image"),
+        ({"rows": [], "label": "disc"}, "unknown-image"),
+        ({"rows": ["0"], "label": "disc"}, "invalid-change"),
+        ({"rows": [True], "label": "disc"}, "invalid-change"),
+        ({"rows": 3, "label": "disc"}, "invalid-change"),
+        ({}, "invalid-change"),
+    ],
+)
+def test_invalid_changes_are_problems(labelled, content, name):
+    response = labelled.post("/app/labels", json=content)
+    assert response.status_code == 422 and response.json()["type"].endswith(name)
+    assert (labelled.folder / "labels.jsonl").read_bytes() == b""
+
+
+def test_changes_need_the_token_of_the_page(labelled):
+    for path in ("labels", "undo", "retrain", "compare", "save"):
+        for token in ("", "wrong"):
+            response = labelled.post(f"/app/{path}", json={}, headers={"x-csrf-token": token})
+            assert response.status_code == 403 and "Reload the page" in response.json()["detail"]
+    headers = {"origin": "http://evil.example"}
+    assert labelled.post("/app/undo", json={}, headers=headers).json()["type"].endswith("cross-origin")
+
+
+def test_head_is_trained_again_and_saved_beside_the_old_model(labelled, folder):
+    old = (labelled.folder / "shapes.joblib").read_bytes()
+    assert labelled.post("/app/save", json={}).status_code == 409
+    labelled.post("/app/labels", json={"rows": [0], "label": "disc"})
+    labelled.post("/app/labels", json={"rows": [23], "label": "stripes"})
+    assert labelled.post("/app/retrain", json={}).json()["seconds"] > 0
+    scores = labelled.post("/app/compare", json={}).json()
+    assert scores["images"] == 24 and 0 <= scores["before"] <= scores["after"] <= 1
+    paths = [labelled.post("/app/save", json={}).json()["path"] for _ in range(2)]
+    assert [os.path.basename(path) for path in paths] == ["shapes-labels-1.joblib", "shapes-labels-2.joblib"]
+    assert (labelled.folder / "shapes.joblib").read_bytes() == old
+    # the labels of the folders, on which the model was trained first
+    image = [(folder / "new-0.png").read_bytes()]
+    expected = ServedModel(folder / "shapes.joblib", batch_size=4).predict(image)
+    for answers in (ServedModel(paths[0], batch_size=4).predict(image), labelled.model.predict(image)):
+        assert answers[0]["probabilities"] == pytest.approx(expected[0]["probabilities"])
+    assert load_model(paths[0]).evaluate(labelled.source.images, labelled.source.y).n_used_for_training == 24
+
+
+def test_suspected_labels_are_listed(labelled):
+    answer = labelled.get("/app/labels?choice=suspected").json()
+    assert answer["total"] == len(answer["images"])
+    assert all(image["note"].startswith("rather ") for image in answer["images"])
+
+
+def test_labels_of_other_models_cannot_be_changed(folder, tmp_path):
+    journal = Journal(tmp_path / "labels.jsonl")
+    model = ServedModel(folder / "shapes.joblib", batch_size=4)  # without training images
+    with TestClient(
+        make_service(model, with_page=True, journal=journal), base_url="http://localhost"
+    ) as client:
+        assert 'href="#label"' not in client.get("/").text
+        assert client.get("/app/labels").status_code == 404
+    journal.close()
+
+
+def test_journal_is_used_by_one_process(tmp_path):
+    journal = Journal(tmp_path / "labels.jsonl")
+    with pytest.raises(JournalError, match="Another process uses the journal of labels"):
+        Journal(tmp_path / "labels.jsonl")
+    journal.close()
+    Journal(tmp_path / "labels.jsonl").close()
+
+
+def test_journal_without_its_last_line_end_keeps_the_other_lines(tmp_path):
+    path = tmp_path / "labels.jsonl"
+    journal = Journal(path)
+    for i in range(3):
+        journal.append({"i": i, "name": "é\n"})
+    journal.close()
+    complete = path.read_bytes()
+    lengths = [i + 1 for i, byte in enumerate(complete) if byte == 10]
+    for cut in range(len(complete) + 1):
+        path.write_bytes(complete[:cut])
+        journal = Journal(path)
+        n = sum(length <= cut for length in lengths)
+        assert [entry["i"] for entry in journal.entries] == list(range(n))
+        journal.append({"i": 9})
+        journal.close()
+        journal = Journal(path)
+        assert [entry["i"] for entry in journal.entries] == [*range(n), 9]
+        journal.close()
+    path.write_bytes(b"{damaged\n" + complete)
+    with pytest.raises(JournalError, match="Line 1 of the journal of labels"):
+        Journal(path)
+
+
+@pytest.mark.slow
+def test_kill_loses_no_change_that_was_written(tmp_path):
+    code = f"""
+from tlfeatures.app import Journal
+journal, i = Journal({str(tmp_path / "labels.jsonl")!r}), 0
+while True:
+    journal.append({{"i": i}})
+    print(i, flush=True)
+    i += 1
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        for _ in range(50):
+            process.stdout.readline()
+        with pytest.raises(JournalError):
+            Journal(tmp_path / "labels.jsonl")
+        process.kill()
+        last = 49 + len(process.stdout.read().split())
+    journal = Journal(tmp_path / "labels.jsonl")
+    entries = [entry["i"] for entry in journal.entries]
+    assert entries == list(range(len(entries))) and len(entries) in (last + 1, last + 2)
+    journal.close()
+
+
 # --- in a browser
+
+
+@contextlib.contextmanager
+def run_page(model, journal=None):
+    """Run the page in a thread; yield its address."""
+    server = make_server(make_service(model, with_page=True, journal=journal), Limits())
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        thread = threading.Thread(target=server.run, args=([sock],), daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(60)
 
 
 @pytest.fixture(scope="module")
 def url(model):
-    """The address of the page, which runs in a thread."""
-    server = make_server(make_service(model, with_page=True), Limits())
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        thread = threading.Thread(target=server.run, args=([sock],), daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{sock.getsockname()[1]}"
-        server.should_exit = True
-        thread.join(60)
+    """The address of the page."""
+    with run_page(model) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +378,9 @@ def page(browser, url, request):
     page.goto(url)
     yield page
     assert [text for text in messages if "status of 413" not in text] == []
-    assert [each for each in requests if not each.startswith((url, "blob:", "data:"))] == []
+    assert [
+        each for each in requests if not each.startswith(("http://127.0.0.1:", "blob:", "data:", "about:"))
+    ] == []
     context.close()
 
 
@@ -312,3 +512,47 @@ def test_service_that_does_not_answer_is_named(page, folder):
     page.evaluate("() => { window.fetch = () => Promise.reject(new TypeError('failed')); }")
     page.set_input_files("#files", folder / "new-1.png")
     wait(page, "document.getElementById('status').textContent.includes('Check that it still runs')")
+
+
+@pytest.mark.slow
+def test_correct_a_label_by_keyboard(page, folder, tmp_path):
+    shutil.copy(folder / "shapes.joblib", tmp_path)
+    model = ServedModel(tmp_path / "shapes.joblib", batch_size=4)
+    source = read_source(str(folder / "data"))
+    source.y[0] = "stripes"
+    model.load_training_images(source, cache=None)
+    journal = Journal(tmp_path / "labels.jsonl")
+    with run_page(model, journal) as url:
+        page.goto(f"{url}/#label")
+        wait(page, "document.querySelectorAll('#grid li').length === 24")
+        check_layout(page)
+        page.focus("#grid li:first-child button")
+        page.keyboard.press("1")
+        wait(page, "document.getElementById('label-status').textContent.includes('1 labels changed')")
+        assert page.inner_text("#grid li:first-child .changed") == "disc (was stripes)"
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("Space")
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("Space")
+        page.keyboard.press("2")
+        wait(page, "document.getElementById('label-status').textContent.includes('3 labels changed')")
+        page.keyboard.press("u")
+        wait(page, "document.getElementById('label-status').textContent.includes('was taken back')")
+        page.reload()
+        wait(page, "document.querySelectorAll('#grid .changed').length === 1")
+        page.click("#retrain")
+        wait(page, "document.getElementById('scores').textContent.includes('before the changes')")
+        page.click("#save")
+        wait(page, "document.getElementById('label-status').textContent.includes('shapes-labels-1.joblib')")
+        with page.expect_download() as download:
+            page.click("a[href='/app/labels.csv']")
+        text = open(download.value.path(), encoding="utf-8").read()  # noqa: SIM115
+        assert text.splitlines()[1].endswith("disc,stripes")
+        page.select_option("#choice", "changed")
+        wait(page, "document.querySelectorAll('#grid li').length === 1")
+        page.select_option("#choice", "next")
+        wait(page, "document.getElementById('label-status').textContent.includes('There are no such images')")
+        check_layout(page)
+        page.goto("about:blank")
+    journal.close()
+    assert len(load_model(tmp_path / "shapes-labels-1.joblib").classes) == 2

@@ -83,9 +83,13 @@ class ServedModel:
         self.batch_size = min(cnn.batch_size, 32) if batch_size is None else batch_size
         cnn.set_params(batch_size=self.batch_size)
         self.max_pixels = max_pixels
-        self.pipeline = Pipeline([("cnn", cnn), ("head", self.fitted.head)])
+        self.use(self.fitted)
         self.no_maps: str | None = None  # why there are no maps
         self.training: TrainingImages | None = None
+
+    def use(self, fitted: FittedModel) -> None:
+        """Use another head for all later requests."""
+        self.fitted, self.pipeline = fitted, Pipeline([("cnn", fitted.cnn), ("head", fitted.head)])
 
     def load_training_images(self, source: Source, **params: Any) -> None:
         """Load the training images, whose embeddings are read from the store or computed and stored.

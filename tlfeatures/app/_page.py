@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from importlib.resources import files
 from typing import Any
 
@@ -11,6 +12,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from tlfeatures.app._journal import Journal
+from tlfeatures.app._label_routes import add_label_routes
+from tlfeatures.app._labels import Labels, can_label
 from tlfeatures.app._problems import Problem
 from tlfeatures.app._routes import Service, to_response
 from tlfeatures.errors import ImageReadError
@@ -55,8 +59,8 @@ def make_card(about: dict[str, Any]) -> dict[str, str]:
     return card
 
 
-def add_page(app: FastAPI, service: Service) -> None:
-    """Add the routes of the page to the application of the service."""
+def add_page(app: FastAPI, service: Service, journal: Journal | None = None) -> None:
+    """Add the routes of the page to the application of the service; with a journal, those that change labels too."""
     static = read_static_files()
     environment = Environment(
         loader=PackageLoader("tlfeatures.app"),
@@ -67,6 +71,10 @@ def add_page(app: FastAPI, service: Service) -> None:
     )
     template, model, training = environment.get_template("page.html"), service.model, service.model.training
 
+    csrf_token, with_labels = secrets.token_urlsafe(24), journal is not None and can_label(model)
+    if with_labels:
+        add_label_routes(app, service, Labels(model, journal), csrf_token)
+
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         about = model.about()
@@ -74,13 +82,14 @@ def add_page(app: FastAPI, service: Service) -> None:
             "images": min(16, service.limits.images),
             "request_bytes": service.limits.request_bytes,
             "error_rate": about["error_rate"],
+            "classes": [str(name) for name in about["classes"] or ()],
+            "csrf": csrf_token,
         }
         html = template.render(
             about=about,
             card=make_card(about),
             settings=json.dumps(settings),
-            labels=False,
-            advice="Images of this page stay on this machine, and are not stored.",
+            labels=with_labels,
         )
         return Response(html, media_type="text/html; charset=utf-8")
 

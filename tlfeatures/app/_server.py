@@ -13,6 +13,7 @@ from typing import Any
 
 from tlfeatures._params import check_parameter, integer
 from tlfeatures.app._access import AccessPolicy
+from tlfeatures.app._journal import Journal
 from tlfeatures.app._limits import Limits
 from tlfeatures.app._model import ServedModel, find_model_file
 from tlfeatures.app._service import check_packages, make_service
@@ -44,6 +45,7 @@ def run_server(
     batch_size: int | None = None,
     with_page: bool = False,
     training: Source | None = None,
+    journal: str | os.PathLike[str] | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_ready: Callable[[str], None] = lambda url: None,
 ) -> None:
@@ -67,7 +69,9 @@ def run_server(
     with_page : bool, default=False
         Whether ``GET /`` is the page; with one worker only.
     training : Source, optional
-        Training images, the nearest of which the page shows.
+        Training images, the nearest of which the page shows, and whose labels can be changed there.
+    journal : path, optional
+        File to which changed labels are appended; by default the path of the model and ".labels.jsonl".
     on_progress : callable, optional
         Called with the number of finished steps and of all steps while the network is compiled; with one worker only.
     on_ready : callable, optional
@@ -91,9 +95,11 @@ def run_server(
         if workers == 1:
             served = ServedModel(path, batch_size=batch_size, max_pixels=limits.pixels)
             served.warm_up(on_progress)
+            changes = None
             if training is not None:
+                changes = Journal(journal or f"{path}.labels.jsonl")
                 served.load_training_images(training)
-            service = make_service(served, policy=policy, limits=limits, with_page=with_page)
+            service = make_service(served, policy=policy, limits=limits, with_page=with_page, journal=changes)
             server = make_server(service, limits)
             with _ignore_image_warnings():
                 sock.listen()

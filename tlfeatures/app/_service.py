@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 from tlfeatures.app._access import AccessPolicy
+from tlfeatures.app._journal import Journal
 from tlfeatures.app._limits import Limits
 from tlfeatures.app._model import ServedModel
 from tlfeatures.errors import MissingDependencyError
@@ -36,6 +37,7 @@ def make_service(
     policy: AccessPolicy | None = None,
     limits: Limits | None = None,
     with_page: bool = False,
+    journal: Journal | None = None,
 ) -> Any:
     """Make the REST service of a model, an ASGI application.
 
@@ -48,6 +50,9 @@ def make_service(
     limits : Limits, optional
     with_page : bool, default=False
         Whether ``GET /`` is the page, which uses the service.
+    journal : Journal, optional
+        Journal of the labels that are changed on the page. None means that labels cannot be changed, nor can they
+        without training images, or for regression and fine-tuned networks.
 
     Returns
     -------
@@ -65,5 +70,5 @@ def make_service(
     if with_page:
         from tlfeatures.app._page import add_page
 
-        add_page(app, app.state.service)
+        add_page(app, app.state.service, journal)
     return app

@@ -125,11 +125,17 @@ class PageOptions(Options):
 
     data: str | None = option(
         None,
-        "Folder, manifest or array of training images; the page shows those nearest to an image.",
+        "Folder, manifest or array of training images; the page shows those nearest to an image, and changes labels.",
         metavar="SOURCE",
     )
     target: str | None = option(
         None, "Column or dataset with the labels of --data; by default label, target or class."
+    )
+
+    journal: str | None = option(
+        None,
+        "File to which changed labels are appended; by default the path of the model and .labels.jsonl.",
+        metavar="FILE",
     )
 
     def read(self) -> Source | None:
@@ -148,8 +154,9 @@ def show_page(model: ServedModelOptions, training: PageOptions, address: Address
     """Open a page on which people who do not program look at predictions of a saved model.
 
     Drop images on the page to see their probabilities, prediction sets, heat maps and, with --data, the nearest
-    training images. Only this machine can connect, unless --host is passed; the printed address then has a random
-    token. The page loads nothing from other hosts, and uploaded images are not stored.
+    training images, whose labels can be corrected by keyboard before the head is trained again in place. Only this
+    machine can connect, unless --host is passed; the printed address then has a random token. The page loads nothing
+    from other hosts, and uploaded images are not stored.
     """
     from tlfeatures.app import run_server
 
@@ -167,6 +174,7 @@ def show_page(model: ServedModelOptions, training: PageOptions, address: Address
         batch_size=model.batch_size,
         with_page=True,
         training=training.read(),
+        journal=training.journal,
         on_progress=show_compilation,
         on_ready=show_ready,
     )

@@ -26,7 +26,7 @@ addEventListener("hashchange", showView);
 
 const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
 
-export async function send(path, options) {
+async function send(path, options) {
   for (let attempt = 0; ; attempt += 1) {
     let response;
     try {
@@ -119,9 +119,10 @@ function showResult(result) {
   find("prediction").append(make("strong", { textContent: show(result.prediction) }));
   if (result.interval) find("set").textContent = `Interval: ${show(result.interval[0])} to ${show(result.interval[1])}.`;
   if (result.set) {
-    const rate = settings.error_rate ? ` for at most ${percent(settings.error_rate)} of such images it is none of these` : "";
-    const sure = result.set.length === 1 ? "The model is sure" : "The model is not sure";
-    find("set").textContent = `${sure}: ${result.set.join(", ")};${rate || " these classes cannot be excluded"}.`;
+    const rate = settings.error_rate ? ` at an error rate of ${show(100 * settings.error_rate)}%` : "";
+    find("set").textContent = result.set.length === 1
+      ? `Sure: only ${result.set[0]} cannot be excluded${rate}.`
+      : `Not sure: ${result.set.join(", ")} cannot be excluded${rate}.`;
   }
   if ("decision" in result) find("set").textContent = `Decision value: ${show(result.decision)}.`;
   const entries = Object.entries(result.probabilities ?? {}).slice(0, 10);

@@ -1,0 +1,118 @@
+"""A journal of changed labels: a file to which each change is appended before it counts."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tlfeatures.errors import TLFeaturesError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+__all__ = ["Journal", "JournalError"]
+
+
+class JournalError(TLFeaturesError, OSError):
+    """The journal cannot be used: another process uses it, or it is damaged."""
+
+
+class Journal:
+    """A file with one line of JSON for each change, which is on the disk when `append` returns.
+
+    A line that was cut off by a kill or a power failure is removed when the file is opened again; the lines before it
+    are complete.
+
+    Parameters
+    ----------
+    path : path
+
+    Attributes
+    ----------
+    entries : list of dict
+        The changes in the file when it was opened.
+
+    Raises
+    ------
+    JournalError
+        If another process uses the file, or a line other than the last is damaged.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     journal = Journal(folder + "/labels.jsonl")
+    ...     journal.append({"label": "cat"})
+    ...     journal.close()
+    ...     Journal(folder + "/labels.jsonl").entries
+    [{'label': 'cat'}]
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        flags = (
+            os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+        )
+        self._fd = os.open(self.path, flags, 0o600)
+        try:
+            self._lock()
+            self.entries = list(self._read())
+        except BaseException:
+            self.close()
+            raise
+
+    def append(self, entry: dict[str, Any]) -> None:
+        """Write a change to the disk.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; the file is then as before.
+        """
+        line = json.dumps(entry).encode() + b"\n"
+        size = os.fstat(self._fd).st_size
+        try:
+            if os.write(self._fd, line) < len(line):
+                raise OSError(28, "The disk is full", self.path)
+            os.fsync(self._fd)
+        except OSError:
+            os.ftruncate(self._fd, size)
+            raise
+
+    def close(self) -> None:
+        """Close the file, which releases its lock."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _lock(self) -> None:
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise JournalError(
+                f"Another process uses the journal of labels {self.path!r}. Stop it, or pass another --journal."
+            ) from None
+
+    def _read(self) -> Iterator[dict[str, Any]]:
+        content = Path(self.path).read_bytes()
+        end = content.rfind(b"\n") + 1
+        if end < len(content):
+            os.ftruncate(self._fd, end)
+        for number, line in enumerate(content[:end].splitlines(), start=1):
+            try:
+                entry = json.loads(line)
+                if not isinstance(entry, dict):
+                    raise ValueError
+            except ValueError:
+                raise JournalError(
+                    f"Line {number} of the journal of labels {self.path!r} is damaged. Remove the line, or pass "
+                    "another --journal."
+                ) from None
+            yield entry

@@ -1,0 +1,88 @@
+"""Routes of the page that change labels and train the head again."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request
+from fastapi.responses import Response
+
+from tlfeatures.app._labels import Labels
+from tlfeatures.app._problems import Problem
+from tlfeatures.app._routes import Service, to_response
+from tlfeatures.app._uploads import check_length, read_body
+
+__all__ = ["add_label_routes"]
+
+_PAGE = 60  # images
+
+
+def add_label_routes(app: FastAPI, service: Service, labels: Labels, csrf_token: str) -> None:
+    """Add the routes; each change needs the token that is in the page."""
+
+    async def read(request: Request) -> dict[str, Any]:
+        sent = request.headers.get("x-csrf-token", "")
+        if not hmac.compare_digest(sent.encode(), csrf_token.encode()):
+            raise Problem(403, "csrf-token", "The token of the page is missing or old. Reload the page.")
+        check_length(request.headers, service.limits)
+        body = await read_body(request, service.limits, service.budget)
+        service.budget.release(len(body))
+        try:
+            content = json.loads(body or b"{}")
+        except (ValueError, RecursionError):
+            content = None
+        if not isinstance(content, dict):
+            raise Problem(400, "malformed-json", "The body must be an object of JSON.")
+        return content
+
+    @app.get("/app/labels", include_in_schema=False)
+    async def list_labels(
+        choice: str = "all",
+        offset: Annotated[int, Query(ge=0)] = 0,
+        size: Annotated[int, Query(ge=1, le=200)] = _PAGE,
+    ) -> Response:
+        try:
+            rows, notes = await asyncio.to_thread(labels.list_rows, choice)
+        except ValueError as error:
+            raise Problem(422, "no-list", str(error)) from None
+        images = labels.describe(rows[offset : offset + size], notes)
+        return to_response({"total": len(rows), "changed": len(labels.changed), "images": images})
+
+    @app.post("/app/labels", include_in_schema=False)
+    async def change(request: Request) -> Response:
+        content = await read(request)
+        rows, label = content.get("rows"), content.get("label")
+        is_valid = isinstance(rows, list) and all(type(row) is int for row in rows) and isinstance(label, str)
+        if not is_valid:
+            raise Problem(422, "invalid-change", "Expected `rows`, a list of integers, and `label`, a class.")
+        n = await asyncio.to_thread(labels.change, rows, label)
+        return to_response({"images": n, "changed": len(labels.changed)})
+
+    @app.post("/app/undo", include_in_schema=False)
+    async def undo(request: Request) -> Response:
+        await read(request)
+        rows = await asyncio.to_thread(labels.undo)
+        return to_response({"rows": rows, "changed": len(labels.changed)})
+
+    @app.post("/app/retrain", include_in_schema=False)
+    async def retrain(request: Request) -> Response:
+        await read(request)
+        return to_response({"seconds": await asyncio.to_thread(labels.retrain)})
+
+    @app.post("/app/compare", include_in_schema=False)
+    async def compare(request: Request) -> Response:
+        await read(request)
+        return to_response(await asyncio.to_thread(labels.compare))
+
+    @app.post("/app/save", include_in_schema=False)
+    async def save(request: Request) -> Response:
+        await read(request)
+        return to_response({"path": await asyncio.to_thread(labels.save)})
+
+    @app.get("/app/labels.csv", include_in_schema=False)
+    async def export() -> Response:
+        headers = {"Content-Disposition": 'attachment; filename="labels.csv"'}
+        return Response(labels.export(), media_type="text/csv; charset=utf-8", headers=headers)

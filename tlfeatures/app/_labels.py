@@ -1,0 +1,235 @@
+"""Labels of training images that are corrected on the page, and the head that is trained again on them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.base import clone, is_classifier
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import Pipeline
+
+from tlfeatures.app._journal import Journal
+from tlfeatures.app._model import ServedModel
+from tlfeatures.app._problems import Problem
+from tlfeatures.calibration import CalibratedHead
+from tlfeatures.heads import blas_threads
+from tlfeatures.predictions import FittedModel
+from tlfeatures.saved_models import load_model, save_pipeline
+from tlfeatures.trust import ConformalClassifier, audit, suggest
+
+__all__ = ["Labels"]
+
+_FOLDS = 5
+_QUEUE = 100  # images
+
+
+class Labels:
+    """Labels of the training images of a model, which change on the page.
+
+    Parameters
+    ----------
+    model : ServedModel
+        With training images.
+    journal : Journal
+        Changes in it are applied at once. Images are recognized by their content, so they may be in another order or
+        under other names.
+
+    Attributes
+    ----------
+    current : ndarray of object, shape (n,)
+        None where an image has no label.
+    """
+
+    def __init__(self, model: ServedModel, journal: Journal) -> None:
+        self.model, self.training, self.journal = model, model.training, journal
+        self.original, self.current = self.training.labels, self.training.labels.copy()
+        self.texts = {str(label): label for label in model.fitted.classes.tolist()}
+        self._lock = threading.RLock()
+        self._history: list[dict[int, Any]] = []
+        self._retrained = False
+        self._positions: dict[str, list[int]] = {}
+        for row, key in zip(self.training.rows.tolist(), self.training.keys, strict=True):
+            self._positions.setdefault(key.tobytes().hex(), []).append(row)
+        self._keys = {row: key for key, rows in self._positions.items() for row in rows}
+        for entry in journal.entries:
+            self._apply(entry)
+
+    def change(self, rows: Sequence[int], label: str) -> int:
+        """Change the label of some images, after the change was written to the journal; return their number.
+
+        Raises
+        ------
+        Problem
+            If the label is not a class of the model, or there is no such image.
+        """
+        if label not in self.texts:
+            raise Problem(422, "unknown-label", f"{label[:100]!r} is not a class of the model.")
+        unknown = [row for row in rows if row not in self._keys]
+        if unknown or not rows:
+            raise Problem(422, "unknown-image", f"There is no readable image with the number {unknown[:1]}.")
+        with self._lock:
+            keys = list(dict.fromkeys(self._keys[row] for row in rows))
+            entry = {"time": round(time.time(), 3), "images": keys, "label": label}
+            self.journal.append(entry)
+            return self._apply(entry)
+
+    def undo(self) -> list[int]:
+        """Take back the last change; return the rows of its images, none if there is no change."""
+        with self._lock:
+            if not self._history:
+                return []
+            entry = {"time": round(time.time(), 3), "undo": True}
+            self.journal.append(entry)
+            rows = list(self._history[-1])
+            self._apply(entry)
+            return rows
+
+    def _apply(self, entry: dict[str, Any]) -> int:
+        if entry.get("undo"):
+            for row, label in (self._history.pop() if self._history else {}).items():
+                self.current[row] = label
+            return 0
+        rows = [row for key in entry["images"] for row in self._positions.get(key, [])]
+        self._history.append({row: self.current[row] for row in rows})
+        for row in rows:
+            self.current[row] = self.texts.get(entry["label"], entry["label"])
+        return len(rows)
+
+    @property
+    def changed(self) -> np.ndarray:
+        """Rows whose label differs from the original one."""
+        return np.flatnonzero([a != b for a, b in zip(self.current, self.original, strict=True)])
+
+    def describe(self, rows: Sequence[int], notes: dict[int, str] | None = None) -> list[dict[str, Any]]:
+        """Return name, label and original label of some rows, and the notes on them."""
+        return [
+            {
+                "row": int(row),
+                "name": self.training.names[row],
+                "label": None if self.current[row] is None else str(self.current[row]),
+                "original": None if self.original[row] is None else str(self.original[row]),
+                "note": (notes or {}).get(row, ""),
+            }
+            for row in rows
+        ]
+
+    def list_rows(self, choice: str) -> tuple[list[int], dict[int, str]]:
+        """Return the rows of a choice, and notes on them.
+
+        Parameters
+        ----------
+        choice : str
+            "all", "changed", "suspected" (label errors), "next" (unlabelled images to label next), or a class after
+            "class:".
+        """
+        rows = self.training.rows
+        if choice == "changed":
+            return self.changed.tolist(), {}
+        if choice.startswith("class:"):
+            return [row for row in rows.tolist() if str(self.current[row]) == choice[6:]], {}
+        if choice == "suspected":
+            table = audit(self.training.embeddings, self.current[rows]).suspected.head(_QUEUE)
+            suspected = rows[table["row"].to_numpy(int)].tolist()
+            notes = [f"rather {label}" for label in table["suggestion"]]
+            return suspected, dict(zip(suspected, notes, strict=True))
+        if choice == "next":
+            if all(self.current[row] is not None for row in rows):
+                return [], {}
+            chosen = suggest(self.training.embeddings, self.current[rows], n=20).rows
+            return rows[chosen].tolist(), {}
+        return rows.tolist(), {}
+
+    def retrain(self) -> float:
+        """Train the head on the current labels, and use it for all later predictions; return the seconds it took.
+
+        Raises
+        ------
+        Problem
+            If the head cannot be trained on these labels.
+        """
+        start = time.perf_counter()
+        with self._lock:
+            X, y = self._select(self.current)
+        try:
+            with blas_threads(*X.shape):
+                head = clone(self.model.fitted.head).fit(X, y)
+        except (ValueError, TypeError) as error:
+            raise Problem(422, "cannot-train", str(error)) from None
+        cnn = self.model.fitted.cnn
+        self.model.use(FittedModel(Pipeline([("cnn", cnn), *head.steps])))
+        self._retrained = True
+        return time.perf_counter() - start
+
+    def compare(self) -> dict[str, float | int]:
+        """Return the accuracies by cross-validation, before and after the changes, both against the current labels."""
+        head = _unwrap(self.model.fitted.head)
+        with self._lock:
+            X, y = self._select(self.current)
+            _, before = self._select(np.where(self.original == None, self.current, self.original))  # noqa: E711
+        n_folds = min(_FOLDS, int(np.unique(y, return_counts=True)[1].min()))
+        if n_folds < 2:
+            raise Problem(422, "cannot-train", "Each class needs at least two images for cross-validation.")
+        folds = list(StratifiedKFold(n_folds, shuffle=True, random_state=0).split(X, y))
+        scores = {}
+        for name, labels in (("before", before), ("after", y)):
+            with blas_threads(*X.shape):
+                scores[name] = float(np.mean(cross_val_predict(clone(head), X, labels, cv=folds) == y))
+        return {**scores, "folds": n_folds, "images": len(y)}
+
+    def save(self) -> str:
+        """Save the retrained model as a new file beside the old one; return its path."""
+        if not self._retrained:
+            raise Problem(409, "not-retrained", "Train the head again before you save the model.")
+        old, number = Path(self.model.path), 1
+        while (path := old.with_name(f"{old.stem}-labels-{number}{old.suffix}")).exists():
+            number += 1
+        cnn = load_model(old).cnn  # with the store that the served model does not use
+        pipeline = Pipeline([("cnn", cnn), *self.model.fitted.head.steps])
+        pipeline.training_digests_ = np.unique(self.training.keys, axis=0)
+        save_pipeline(pipeline, path)
+        return str(path)
+
+    def export(self) -> str:
+        """Return a manifest with the path, the current and the original label of each image, as CSV."""
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(["path", "label", "original_label"])
+        for path, label, original in zip(self.training.paths, self.current, self.original, strict=True):
+            path = os.path.abspath(path) if os.path.exists(path) else path
+            writer.writerow([path, *("" if value is None else value for value in (label, original))])
+        return text.getvalue()
+
+    def _select(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the embeddings and labels of the labelled images."""
+        y = labels[self.training.rows]
+        labelled = np.array([label is not None for label in y])
+        if not labelled.any():
+            raise Problem(422, "cannot-train", "No image has a label.")
+        return self.training.embeddings[labelled], np.array(y[labelled].tolist())
+
+
+def can_label(model: ServedModel) -> bool:
+    """Return whether the labels of the training images of a model can be changed: of classifiers that can be cloned."""
+    if model.training is None or model.fitted.classes is None or not is_classifier(model.fitted.head[-1]):
+        return False
+    try:
+        clone(model.fitted.head)
+    except TypeError:  # the head of a fine-tuned network
+        return False
+    return model.fitted._with_views is None
+
+
+def _unwrap(head: Any) -> Any:
+    """Return the head without calibration and prediction sets, which do not change its predictions."""
+    *steps, (name, last) = head.steps
+    while isinstance(last, (CalibratedHead, ConformalClassifier)):
+        last = last.estimator
+    return Pipeline([*steps, (name, last)])

@@ -1,0 +1,149 @@
+// Correct labels by keyboard, and train the head again.
+const settings = JSON.parse(document.body.dataset.settings);
+const find = (id) => document.getElementById(id);
+const say = (text) => { find("label-status").textContent = text; };
+const SIZE = 60;
+let images = [];
+let offset = 0;
+let total = 0;
+let focused = 0;
+const selected = new Set();
+
+async function request(path, content) {
+  const options = content === undefined ? {} : {
+    method: "POST", body: JSON.stringify(content), headers: { "content-type": "application/json", "x-csrf-token": settings.csrf },
+  };
+  let response;
+  try {
+    response = await fetch(path, options);
+  } catch {
+    throw new Error("The service does not answer. Check that it still runs, then try again.");
+  }
+  const answer = await response.json().catch(() => ({ detail: `The service answered ${response.status}.` }));
+  if (!response.ok) throw new Error(answer.detail);
+  return answer;
+}
+
+async function attempt(button, text, action) {
+  say(text);
+  if (button) button.disabled = true;
+  try {
+    await action();
+  } catch (error) {
+    say(error.message);
+  } finally {
+    if (button) button.disabled = false;
+  }
+}
+
+async function load() {
+  await attempt(null, "Loading ...", async () => {
+    const choice = find("choice").value;
+    const answer = await request(`/app/labels?choice=${encodeURIComponent(choice)}&offset=${offset}&size=${SIZE}`);
+    ({ images, total } = answer);
+    selected.clear();
+    focused = 0;
+    show();
+    say(total ? `${answer.changed} labels changed.` : "There are no such images. Choose others above.");
+  });
+}
+
+function show() {
+  find("grid").replaceChildren(...images.map((image, i) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.dataset.row = image.row;
+    button.tabIndex = i === focused ? 0 : -1;
+    button.setAttribute("aria-pressed", selected.has(image.row));
+    const preview = Object.assign(document.createElement("img"), { src: `/app/training/${image.row}`, alt: image.name, loading: "lazy" });
+    const isChanged = image.label !== image.original;
+    const text = `${image.label ?? "no label"}${isChanged ? ` (was ${image.original ?? "none"})` : ""}`;
+    const label = Object.assign(document.createElement("span"), { className: isChanged ? "changed" : "", textContent: text });
+    const note = Object.assign(document.createElement("span"), { className: "file", textContent: image.note });
+    button.append(preview, label, note);
+    const tile = document.createElement("li");
+    tile.append(button);
+    return tile;
+  }));
+  find("range").textContent = total ? `${offset + 1} to ${offset + images.length} of ${total}` : "";
+  find("previous").disabled = offset === 0;
+  find("next").disabled = offset + images.length >= total;
+}
+
+function move(i) {
+  if (!images.length) return;
+  focused = Math.max(0, Math.min(images.length - 1, i));
+  const buttons = find("grid").querySelectorAll("button");
+  buttons.forEach((button, k) => { button.tabIndex = k === focused ? 0 : -1; });
+  buttons[focused].focus();
+}
+
+async function setLabel(label) {
+  const rows = selected.size ? [...selected] : images[focused] ? [images[focused].row] : [];
+  if (!rows.length) return;
+  await attempt(null, "", async () => {
+    const answer = await request("/app/labels", { rows, label });
+    for (const image of images) if (rows.includes(image.row)) image.label = label;
+    const single = selected.size === 0;
+    selected.clear();
+    show();
+    move(single ? focused + 1 : focused);
+    say(`${rows.length === 1 ? "1 image is" : `${rows.length} images are`} ${label} now. ${answer.changed} labels changed.`);
+  });
+}
+
+async function undo() {
+  await attempt(null, "", async () => {
+    const answer = await request("/app/undo", {});
+    const place = focused;
+    await load();
+    move(place);
+    say(answer.rows.length ? `The last change was taken back. ${answer.changed} labels changed.` : "There is no change to take back.");
+  });
+}
+
+find("retrain").addEventListener("click", (event) => attempt(event.target, "Training ...", async () => {
+  const { seconds } = await request("/app/retrain", {});
+  say(`The head was trained again in ${seconds.toFixed(2)} s; all predictions use it now.`);
+  find("save").disabled = false;
+  find("scores").textContent = "Comparing by cross-validation ...";
+  try {
+    const scores = await request("/app/compare", {});
+    find("scores").textContent = `Accuracy in ${scores.folds}-fold cross-validation against the current labels of ${scores.images} images: `
+      + `${(100 * scores.before).toFixed(1)}% before the changes, ${(100 * scores.after).toFixed(1)}% after.`;
+  } catch (error) {
+    find("scores").textContent = error.message;
+  }
+}));
+find("save").addEventListener("click", () => attempt(null, "Saving ...", async () => {
+  say(`Saved ${(await request("/app/save", {})).path}. The old model was not changed.`);
+}));
+find("undo").addEventListener("click", undo);
+find("choice").addEventListener("change", () => { offset = 0; load(); });
+find("previous").addEventListener("click", () => { offset = Math.max(0, offset - SIZE); load(); });
+find("next").addEventListener("click", () => { offset += SIZE; load(); });
+find("classes").addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (button) setLabel(button.dataset.label);
+});
+find("grid").addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (!button) return;
+  const row = Number(button.dataset.row);
+  if (!selected.delete(row)) selected.add(row);
+  button.setAttribute("aria-pressed", selected.has(row));
+  move(images.findIndex((image) => image.row === row));
+});
+document.addEventListener("keydown", (event) => {
+  if (find("label").hidden || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select, input")) return;
+  const columns = getComputedStyle(find("grid")).gridTemplateColumns.split(" ").length;
+  const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns };
+  const inGrid = event.target.closest("#grid");
+  if (event.key in steps && inGrid) move(focused + steps[event.key]);
+  else if (/^[1-9]$/.test(event.key) && settings.classes[event.key - 1] !== undefined) setLabel(settings.classes[event.key - 1]);
+  else if (event.key.toLowerCase() === "u") undo();
+  else return;
+  event.preventDefault();
+});
+document.addEventListener("view", (event) => { if (event.detail === "label") load(); });
+if (!find("label").hidden) load();
