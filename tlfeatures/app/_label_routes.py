@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
@@ -20,24 +22,31 @@ __all__ = ["add_label_routes"]
 _PAGE = 60  # images
 
 
+async def _read(request: Request, service: Service, csrf_token: str) -> dict[str, Any]:
+    """Read the object of JSON in a request that changes something; it needs the token of the page."""
+    sent = request.headers.get("x-csrf-token", "")
+    if not hmac.compare_digest(sent.encode(), csrf_token.encode()):
+        raise Problem(403, "csrf-token", "The token of the page is missing or old. Reload the page.")
+    check_length(request.headers, service.limits)
+    body = await read_body(request, service.limits, service.budget)
+    service.budget.release(len(body))
+    try:
+        content = json.loads(body or b"{}")
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise Problem(400, "malformed-json", "The body must be an object of JSON.")
+    return content
+
+
 def add_label_routes(app: FastAPI, service: Service, labels: Labels, csrf_token: str) -> None:
     """Add the routes; each change needs the token that is in the page."""
+    read = partial(_read, service=service, csrf_token=csrf_token)
+    _add_changes(app, labels, read)
+    _add_training(app, labels, read)
 
-    async def read(request: Request) -> dict[str, Any]:
-        sent = request.headers.get("x-csrf-token", "")
-        if not hmac.compare_digest(sent.encode(), csrf_token.encode()):
-            raise Problem(403, "csrf-token", "The token of the page is missing or old. Reload the page.")
-        check_length(request.headers, service.limits)
-        body = await read_body(request, service.limits, service.budget)
-        service.budget.release(len(body))
-        try:
-            content = json.loads(body or b"{}")
-        except (ValueError, RecursionError):
-            content = None
-        if not isinstance(content, dict):
-            raise Problem(400, "malformed-json", "The body must be an object of JSON.")
-        return content
 
+def _add_changes(app: FastAPI, labels: Labels, read: Callable[[Request], Awaitable[dict[str, Any]]]) -> None:
     @app.get("/app/labels", include_in_schema=False)
     async def list_labels(
         choice: str = "all",
@@ -67,6 +76,13 @@ def add_label_routes(app: FastAPI, service: Service, labels: Labels, csrf_token:
         rows = await asyncio.to_thread(labels.undo)
         return to_response({"rows": rows, "changed": len(labels.changed)})
 
+    @app.get("/app/labels.csv", include_in_schema=False)
+    async def export() -> Response:
+        headers = {"Content-Disposition": 'attachment; filename="labels.csv"'}
+        return Response(labels.export(), media_type="text/csv; charset=utf-8", headers=headers)
+
+
+def _add_training(app: FastAPI, labels: Labels, read: Callable[[Request], Awaitable[dict[str, Any]]]) -> None:
     @app.post("/app/retrain", include_in_schema=False)
     async def retrain(request: Request) -> Response:
         await read(request)
@@ -81,8 +97,3 @@ def add_label_routes(app: FastAPI, service: Service, labels: Labels, csrf_token:
     async def save(request: Request) -> Response:
         await read(request)
         return to_response({"path": await asyncio.to_thread(labels.save)})
-
-    @app.get("/app/labels.csv", include_in_schema=False)
-    async def export() -> Response:
-        headers = {"Content-Disposition": 'attachment; filename="labels.csv"'}
-        return Response(labels.export(), media_type="text/csv; charset=utf-8", headers=headers)
