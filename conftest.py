@@ -127,7 +127,7 @@ def store(tmp_path):
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory) -> Photos:
-    """Twelve small JPEG and PNG files in three folders; the classes differ in colour and texture."""
+    """Twelve small JPEG and PNG files in three folders; the classes differ in color and texture."""
     from PIL import Image
 
     root = tmp_path_factory.mktemp("photos")
@@ -142,8 +142,8 @@ def photos(tmp_path_factory) -> Photos:
             "discs": (x % 24 - 12) ** 2 + (y % 24 - 12) ** 2 < 80,
             "stripes": y // 6 % 2,
         }[label]
-        colour = {"checks": (40, 160, 60), "discs": (50, 70, 190), "stripes": (200, 60, 40)}[label]
-        pixels = mask[..., None] * np.array(colour) + rng.integers(0, 40, size=(height, width, 3))
+        color = {"checks": (40, 160, 60), "discs": (50, 70, 190), "stripes": (200, 60, 40)}[label]
+        pixels = mask[..., None] * np.array(color) + rng.integers(0, 40, size=(height, width, 3))
         path = root / label / f"{label} {i:02d}.{'png' if i % 4 == 3 else 'jpg'}"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(pixels.astype("uint8")).save(path)

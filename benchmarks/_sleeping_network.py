@@ -15,7 +15,7 @@ from tlfeatures.networks import Backbone, Description, Tap
 
 
 class SleepingNetwork(Backbone):
-    """A network whose embedding is the mean colour, and which takes ``seconds`` for each batch.
+    """A network whose embedding is the mean color, and which takes ``seconds`` for each batch.
 
     Two threads of a process wait for each other, as they do for a GPU. Each process writes the time of its first batch
     to ``folder``.
@@ -35,7 +35,7 @@ class SleepingNetwork(Backbone):
     def compile(
         self, outputs: Sequence[tuple[Tap, str]], description: Description
     ) -> Callable[[np.ndarray], list[np.ndarray]]:
-        """Return the function from batches of pixels to mean colours."""
+        """Return the function from batches of pixels to mean colors."""
         device = self.__dict__.setdefault("device", threading.Lock())
         start = Path(self.folder, str(os.getpid()))
 

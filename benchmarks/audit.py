@@ -89,7 +89,7 @@ def measure_labels(name: str, F: np.ndarray, y: np.ndarray, seeds: int) -> dict[
 
 
 def draw(seed: int, side: int = 160) -> Image.Image:
-    """Draw a few shapes of random colours."""
+    """Draw a few shapes of random colors."""
     rng = np.random.default_rng(seed)
     image = Image.new("RGB", (side, side), tuple(rng.integers(0, 256, 3).tolist()))
     canvas = ImageDraw.Draw(image)

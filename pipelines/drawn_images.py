@@ -32,15 +32,15 @@ def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
     return y, x
 
 
-def _colour(rng: Rng) -> np.ndarray:
-    """Draw an RGB colour, usually of low saturation."""
+def _color(rng: Rng) -> np.ndarray:
+    """Draw an RGB color, usually of low saturation."""
     grey = rng.uniform(0, 255)
     return np.clip(grey + rng.normal(0, rng.choice([10, 35, 90]), 3), 0, 255)
 
 
 def _ramp(rng: Rng, t: np.ndarray, n: int = 0) -> np.ndarray:
-    """Map values in [0, 1] to colours of a random palette."""
-    stops = np.stack([_colour(rng) for _ in range(n or rng.integers(2, 6))])
+    """Map values in [0, 1] to colors of a random palette."""
+    stops = np.stack([_color(rng) for _ in range(n or rng.integers(2, 6))])
     at = np.linspace(0, 1, len(stops))
     return np.stack([np.interp(t, at, stops[:, c]) for c in range(3)], -1).astype(np.float32)
 
@@ -87,7 +87,7 @@ def _canvas(rng: Rng, size: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
 
 
 def _fill(rng: Rng) -> tuple[int, ...]:
-    return tuple(int(c) for c in _colour(rng))
+    return tuple(int(c) for c in _color(rng))
 
 
 # -- kinds ---------------------------------------------------------------------------------------
@@ -123,8 +123,8 @@ def gratings(rng: Rng, size: int) -> np.ndarray:
 def julia(rng: Rng, size: int) -> np.ndarray:
     """Draw a Julia set: escape times of z -> z**p + c."""
     y, x = _grid(size)
-    centre, zoom = rng.uniform(-0.5, 0.5, 2), np.exp(rng.uniform(np.log(0.4), np.log(3)))
-    z = (zoom * (x - 0.5) + centre[0] + 1j * (zoom * (y - 0.5) + centre[1])).astype(np.complex64)
+    center, zoom = rng.uniform(-0.5, 0.5, 2), np.exp(rng.uniform(np.log(0.4), np.log(3)))
+    z = (zoom * (x - 0.5) + center[0] + 1j * (zoom * (y - 0.5) + center[1])).astype(np.complex64)
     angle = rng.uniform(0, 2 * np.pi)
     c = np.complex64((0.5 * np.exp(1j * angle) - 0.25 * np.exp(2j * angle)) * rng.uniform(0.95, 1.15))
     power, escaped = rng.choice([2, 2, 3]), np.zeros(z.shape, np.float32)
@@ -175,7 +175,7 @@ def shapes(rng: Rng, size: int) -> np.ndarray:
             points = zip(cx + reach * np.cos(angles), cy + reach * np.sin(angles), strict=True)
             pen.polygon([(float(px), float(py)) for px, py in points], fill=255)
         alpha = np.asarray(mask, np.float32)[..., None] / 255
-        kind, paint = rng.random(), _colour(rng)
+        kind, paint = rng.random(), _color(rng)
         if kind < 0.3:
             paint = _ramp(rng, _cloud(rng, size), 2)
         elif kind < 0.6:
@@ -215,7 +215,7 @@ def limbs(rng: Rng, size: int) -> np.ndarray:
     alpha = np.clip(0.5 - field / soft, 0, 1)[..., None]
     light = np.clip(-field / body, 0, 1) ** 0.5
     shade = _unit(light + rng.uniform(0, 0.6) * (np.cos(start) * x + np.sin(start) * y))
-    paint = _colour(rng) * (rng.uniform(0.4, 0.9) + 0.6 * shade[..., None])
+    paint = _color(rng) * (rng.uniform(0.4, 0.9) + 0.6 * shade[..., None])
     if rng.random() < 0.3:
         paint = paint * (0.6 + 0.6 * _cloud(rng, size)[..., None])
     shadow = np.clip(1 - np.roll(field < 0, (6, 6), (0, 1))[..., None] * rng.choice([0, 0.35]), 0, 1)
@@ -274,7 +274,7 @@ def cells(rng: Rng, size: int) -> np.ndarray:
     edge = np.clip((order[..., 1] - order[..., 0]) * rng.uniform(10, 60), 0, 1)[..., None]
     shades = _ramp(rng, rng.uniform(0, 1, len(points)))[d.argmin(-1)]
     bulge = 1 - rng.uniform(0, 0.8) * _unit(order[..., 0])[..., None]
-    return _finish(rng, edge * shades * bulge + (1 - edge) * _colour(rng))
+    return _finish(rng, edge * shades * bulge + (1 - edge) * _color(rng))
 
 
 KINDS: dict[str, Callable[[Rng, int], np.ndarray]] = {

@@ -191,7 +191,7 @@ SHA-256 of `tiny.npz`: `{digest}`
 
 ## Training data
 
-No data set. {images:,} images of 96x96 pixels: crops, rotated, flipped, recoloured, enlarged from few pixels, and
+No data set. {images:,} images of 96x96 pixels: crops, rotated, flipped, recolored, enlarged from few pixels, and
 combined by mixup and CutMix, of
 
 - the photographs that scikit-learn ships: `china.jpg`, `flower.jpg` (CC BY 2.0; authors in scikit-learn's
@@ -228,7 +228,7 @@ optimistic. The test set of the signs has 120 images, so one image is 0.8 points
 
 ## Limitations
 
-The network was trained on {count} photographs. It represents edges, textures, shapes and colours, but not most of the
+The network was trained on {count} photographs. It represents edges, textures, shapes and colors, but not most of the
 ImageNet classes; where those matter, the teacher is far better. Do not use it to make decisions about people.
 
 ## Licence

@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         "--window",
         default="2048,4096",
         metavar="C,W",
-        help="centre and width of the values (default: %(default)s)",
+        help="center and width of the values (default: %(default)s)",
     )
     return study.run(repeat, argv)
 

@@ -56,7 +56,7 @@ def crop(rng: np.random.Generator, image: Image.Image, least: float) -> Image.Im
     w, h = min(np.sqrt(area * aspect), width), min(np.sqrt(area / aspect), height)
     x, y = rng.uniform(0, width - w), rng.uniform(0, height - h)
     box = (x, y, x + w, y + h)
-    if rng.random() < 0.25:  # rotate a larger region and keep its centre
+    if rng.random() < 0.25:  # rotate a larger region and keep its center
         image = image.resize((128, 128), Image.Resampling.BILINEAR, box)
         image = image.rotate(
             rng.uniform(-180, 180) if rng.random() < 0.3 else rng.normal(0, 15), Image.Resampling.BILINEAR
@@ -154,7 +154,7 @@ def warp(rng: np.random.Generator, image: Image.Image) -> Image.Image:
 
 
 def scenes(seed: int, shard: int) -> np.ndarray:
-    """Make a shard of warped scenes, some with the colour statistics of another image."""
+    """Make a shard of warped scenes, some with the color statistics of another image."""
     rng = np.random.default_rng([seed, shard])
     weights = np.array([w for names in PHOTOGRAPHS.values() for w in names.values()])
     photos, weights = photographs(), np.where(weights >= 2, weights, 0.15)
@@ -172,8 +172,8 @@ def scenes(seed: int, shard: int) -> np.ndarray:
         if rng.random() < 0.4:
             palette, share = parts[rng.integers(SHARD)], rng.uniform(0, 1)
             standard = (pixels - pixels.mean((0, 1))) / (pixels.std((0, 1)) + 0.05)
-            recoloured = standard * palette.std((0, 1)) + palette.mean((0, 1))
-            pixels = (1 - share) * pixels + share * recoloured
+            recolored = standard * palette.std((0, 1)) + palette.mean((0, 1))
+            pixels = (1 - share) * pixels + share * recolored
         if rng.random() < 0.6:
             grey = pixels.mean(-1, keepdims=True)
             pixels = grey + rng.uniform(0.6, 1.4) * (pixels - grey)

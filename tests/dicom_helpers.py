@@ -20,13 +20,13 @@ def make_dataset(pixels, **attributes):
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = CT
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = generate_uid(entropy_srcs=["tlfeatures"])
-    is_colour = pixels.shape[-1] == 3
-    ds.SamplesPerPixel = 3 if is_colour else 1
-    ds.PhotometricInterpretation = "RGB" if is_colour else "MONOCHROME2"
-    if is_colour:
+    is_color = pixels.shape[-1] == 3
+    ds.SamplesPerPixel = 3 if is_color else 1
+    ds.PhotometricInterpretation = "RGB" if is_color else "MONOCHROME2"
+    if is_color:
         ds.PlanarConfiguration = 0
-    ds.Rows, ds.Columns = pixels.shape[:2] if is_colour else pixels.shape[-2:]
-    if pixels.ndim == 3 and not is_colour:
+    ds.Rows, ds.Columns = pixels.shape[:2] if is_color else pixels.shape[-2:]
+    if pixels.ndim == 3 and not is_color:
         ds.NumberOfFrames = len(pixels)
     ds.BitsAllocated = ds.BitsStored = 8 * pixels.itemsize
     ds.HighBit = ds.BitsStored - 1

@@ -69,7 +69,7 @@ def reason(X, i=0):
     return caught.value.reason
 
 
-def python(code, *args, timeout=60):
+def python(code, *args, timeout=240):
     root = pathlib.Path(__file__).parents[1]
     command = [sys.executable, "-c", code, *args]
     return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=timeout, check=False)
@@ -94,5 +94,5 @@ def quiet():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        warnings.simplefilter("ignore", LowContrastImagesWarning)  # many tests decode images of one colour
+        warnings.simplefilter("ignore", LowContrastImagesWarning)  # many tests decode images of one color
         yield

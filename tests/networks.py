@@ -30,7 +30,7 @@ FAMILIES = {
 
 
 def make_images(n, size, seed=0):
-    """Make distinct colour fields with noise, uint8 (n, size, size, 3); image i does not depend on n."""
+    """Make distinct color fields with noise, uint8 (n, size, size, 3); image i does not depend on n."""
     images = []
     for i in range(n):
         rng = np.random.default_rng([seed, i])

@@ -41,7 +41,7 @@ _install_fatal_decoder()
 
 
 class PlainNetwork(Backbone):
-    """A network whose embedding repeats the mean colour; a batch takes at least ``seconds``.
+    """A network whose embedding repeats the mean color; a batch takes at least ``seconds``.
 
     Two threads of a process wait for each other, as they do for a real device.
     """
@@ -59,8 +59,8 @@ class PlainNetwork(Backbone):
         def run(batch: np.ndarray) -> list[np.ndarray]:
             with _device:
                 time.sleep(self.seconds)
-            colours = batch.mean(axis=(1, 2), dtype=np.float64).astype(np.float32)
-            return [np.tile(colours, self.width // 3) for _ in outputs]
+            colors = batch.mean(axis=(1, 2), dtype=np.float64).astype(np.float32)
+            return [np.tile(colors, self.width // 3) for _ in outputs]
 
         return run
 

@@ -106,7 +106,7 @@ def test_the_same_clip_in_every_form_gives_one_image(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_unsigned_samples_are_centred_and_scaled(dtype):
+def test_unsigned_samples_are_centered_and_scaled(dtype):
     middle = (int(np.iinfo(dtype).max) + 1) // 2
     unsigned = np.rint(CHIRP * 0.78 * middle + middle).astype(dtype)
     spectrogram = LogMelSpectrogram(dynamic_range=20, reference=1.0).fit([CHIRP])

@@ -91,7 +91,7 @@ def test_make_cnn(tmp_path, monkeypatch):
             "--layer 'a,,b': a name is empty; expected names separated by commas.",
         ),
         (NetworkOptions(image_size="big"), "--image-size 'big': expected pixels, such as 224, or"),
-        (ComputeOptions(window="40"), "--window '40': expected CENTRE,WIDTH, such as 40,400."),
+        (ComputeOptions(window="40"), "--window '40': expected CENTER,WIDTH, such as 40,400."),
         (TrainingOptions(head="wide"), "--head 'wide': expected widths and dropout rates"),
     ],
 )
@@ -105,6 +105,16 @@ def test_texts_and_flags_are_converted_to_parameters():
     parameters = options.parameters()
     names = ("start", "class_weight", "train_from", "augment", "learning_rate")
     assert [parameters[name] for name in names] == ["linear", None, 2, {"crop": 4}, None]
+
+
+def test_help_of_finetune_lists_all_augmentations():
+    from tlfeatures.cli._app import app
+    from tlfeatures.finetune._augment import _SHORT
+
+    output = CliRunner().invoke(app, ["finetune", "--help"], env={"COLUMNS": "200"}).output
+    text = output[output.index("--augment") : output.index("--tta")]
+    for name in ("crop", "color", *_SHORT):
+        assert name in text
 
 
 @pytest.mark.parametrize("name", ["embed", "fit", "finetune"])

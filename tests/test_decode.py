@@ -15,7 +15,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 from PIL import __version__ as pillow_version
 
 from tests.image_helpers import (  # noqa: F401
@@ -33,6 +33,7 @@ from tests.image_helpers import (  # noqa: F401
     quiet,
     reason,
 )
+from tests.warning_helpers import of_test
 from tlfeatures.errors import ImageReadError, LowContrastImagesWarning, UnknownNameError
 from tlfeatures.fingerprints import file_key
 from tlfeatures.images import Decoder, Images, check_images, decode_batches, decoder_recipe, probe_pixels
@@ -123,7 +124,7 @@ def test_images_with_damaged_exif_are_decoded():
     assert np.abs(pixels([data]) - RESIZED_SAMPLE).max() <= 2
 
 
-def test_crop_takes_the_centre_and_pad_keeps_the_whole_image():
+def test_crop_takes_the_center_and_pad_keeps_the_whole_image():
     wide = np.zeros((10, 30, 3), np.uint8)
     wide[:, 10:20] = 255
     assert pixels([wide], Decoder((10, 10), "crop", "nearest")).min() == 255
@@ -134,7 +135,7 @@ def test_crop_takes_the_centre_and_pad_keeps_the_whole_image():
     assert pixels([tall], Decoder((10, 10), "crop", "nearest")).min() == 255
 
 
-def test_crop_is_resize_by_the_short_side_then_centre():
+def test_crop_is_resize_by_the_short_side_then_center():
     im = photo(300, 200)
     expected = im.resize((120, 80), Image.Resampling.BILINEAR).crop((20, 0, 100, 80))
     np.testing.assert_array_equal(pixels([im], Decoder((80, 80), "crop")), np.asarray(expected))
@@ -202,7 +203,7 @@ def test_16_bit_values_are_rounded():
     assert pixels([encode(deep, "PNG")], Decoder((2, 2)))[..., 0].tolist() == [[0, 255], [0, 1]]
 
 
-def test_16_bit_colour_keeps_its_high_byte():
+def test_16_bit_color_keeps_its_high_byte():
     deep = (np.arange(48).reshape(4, 4, 3) * 1365).astype(np.uint16)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep)
     np.testing.assert_array_equal(pixels([png(4, 4, 16, 2, rows)], Decoder((4, 4))), deep >> 8)
@@ -214,7 +215,7 @@ def test_16_bit_images_that_use_12_or_8_bits_warn_with_the_fix(high, kind):
     for X in ([encode(deep, "PNG")], [deep], [Image.fromarray(deep)], deep[None]):
         with pytest.warns(UserWarning, match=rf"{kind} data.*pass `max_value={high}`") as caught:
             Images.of(X).decode(0, D)
-        assert len(caught) == 1 and caught[0].filename == __file__
+        assert len(of_test(caught)) == 1 and of_test(caught)[0].filename == __file__
         table = check_images(X)
         assert table["problem"].tolist() == ["warning"] and f"looks like {kind} data" in table["reason"][0]
         assert check_images(X, max_value=high).empty
@@ -256,15 +257,15 @@ def test_invalid_max_value(value):
         Decoder((8, 8), max_value=value)
 
 
-def test_equal_colours_of_different_16_bit_images_have_different_keys():
+def test_equal_colors_of_different_16_bit_images_have_different_keys():
     a, b = (Image.fromarray(np.full((4, 4), value, np.uint16)) for value in (1000, 1001))
     assert Images.of([a]).key(0) != Images.of([b]).key(0)
 
 
 LOW_CONTRAST = {
     "nearly black: values from 0 to 2 of 255": np.arange(64, dtype=np.uint8).reshape(8, 8) % 3,
-    "all pixels have the colour (9, 9, 9)": np.full((8, 8), 9, np.uint8),
-    "all pixels have the colour (250, 0, 0)": np.full((8, 8, 3), (250, 0, 0), np.uint8),
+    "all pixels have the color (9, 9, 9)": np.full((8, 8), 9, np.uint8),
+    "all pixels have the color (250, 0, 0)": np.full((8, 8, 3), (250, 0, 0), np.uint8),
     "values span 16 of 256 levels": 100 + np.arange(64, dtype=np.uint8).reshape(8, 8) // 4,
 }
 
@@ -280,7 +281,7 @@ def test_images_without_contrast_warn(text, resize):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             list(decode_batches(X, range(4), Decoder((16, 48), resize), 2))
-        (warning,) = caught
+        (warning,) = of_test(caught)
         assert warning.category is LowContrastImagesWarning and warning.filename == __file__
         message = str(warning.message)
         assert message.startswith("3 of 4 images span fewer than 16 of 256 levels")
@@ -305,7 +306,7 @@ def test_many_images_without_contrast_are_counted_and_ten_are_named(tmp_path):
         Image.new("L", (9, 9), i).save(path)
     with pytest.warns(LowContrastImagesWarning, match=r"^13 of 13 images.*9.png' and 3 more\. ") as caught:
         list(decode_batches(paths, range(13), D, 4))
-    assert len(caught) == 1 and "10.png" not in str(caught[0].message)
+    assert len(of_test(caught)) == 1 and "10.png" not in str(of_test(caught)[0].message)
 
 
 def test_check_images_reports_errors_and_warnings():
@@ -315,7 +316,7 @@ def test_check_images_reports_errors_and_warnings():
         [2, "X[2]", "warning"],
         [3, "X[3]", "error"],
     ]
-    assert table["reason"][1] == "all pixels have the colour (0, 0, 0)"
+    assert table["reason"][1] == "all pixels have the color (0, 0, 0)"
 
 
 def test_decoding_threads_issue_one_warning_with_a_count():
@@ -323,7 +324,7 @@ def test_decoding_threads_issue_one_warning_with_a_count():
     X = [deep, deep, deep * 20, deep]
     with pytest.warns(UserWarning, match=r"3 16-bit image\(s\).*first X\[0\]") as caught:
         list(decode_batches(X, range(4), D, batch_size=2, n_threads=2))
-    assert len(caught) == 1
+    assert len(of_test(caught)) == 1
 
 
 def test_float_and_32_bit_tiff_files():
@@ -379,7 +380,7 @@ def test_transparency_of_grey_palette_and_rgb_images():
         ("TIFF", "LAB", {}),
     ],
 )
-def test_other_colour_spaces_are_converted_to_rgb(fmt, mode, options):
+def test_other_color_spaces_are_converted_to_rgb(fmt, mode, options):
     im, expected = Image.new("RGB", (12, 16), (200, 40, 90)), [200, 40, 90]
     if mode == "LAB":
         im, expected = Image.frombytes("LAB", (12, 16), bytes([128, 0, 0]) * 192), [119] * 3
@@ -388,7 +389,7 @@ def test_other_colour_spaces_are_converted_to_rgb(fmt, mode, options):
 
 
 def test_uncompressed_ycbcr_is_read_correctly_or_not_at_all():
-    """Pillow before 13 reads other pixels, from the data of the next page; no version reads subsampled colours."""
+    """Pillow before 13 reads other pixels, from the data of the next page; no version reads subsampled colors."""
     im = Image.new("RGB", (12, 16), (200, 40, 90)).convert("YCbCr")
     data = encode(im, "TIFF", save_all=True, append_images=[im])
     if int(pillow_version.split(".")[0]) < 13:
@@ -398,7 +399,7 @@ def test_uncompressed_ycbcr_is_read_correctly_or_not_at_all():
     else:
         assert np.abs(pixels([data])[4, 3] - [200, 40, 90]).max() <= 3
     subsampled = encode(im, "TIFF", save_all=True, append_images=[im], tiffinfo={530: (2, 2)})
-    assert "uncompressed TIFF file with subsampled colours (YCbCr): save it as RGB" in reason([subsampled])
+    assert "uncompressed TIFF file with subsampled colors (YCbCr): save it as RGB" in reason([subsampled])
 
 
 def test_first_frame_of_animations_and_multi_page_files_is_read():
@@ -522,13 +523,11 @@ def make_decompression_bomb(fmt, side=30_000):
 
 
 @pytest.mark.parametrize("fmt", ["PNG", "JPEG"])
-def test_decompression_bombs_are_refused_before_memory_is_allocated(fmt):
-    resource = pytest.importorskip("resource")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def test_decompression_bombs_are_refused_before_memory_is_allocated(fmt, monkeypatch):
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("allocates the pixels"))
     assert "30000 x 30000 pixels are more than the pixel limit of 178,956,970" in reason(
         [make_decompression_bomb(fmt)]
     )
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
 
 
 def test_pixel_limit_is_that_of_pillow_without_its_warning(monkeypatch):
@@ -627,7 +626,7 @@ print(len(seeds), n_read, n_errors, peak // 1024)
 
 def test_2000_mutated_files_are_decoded_or_raise_image_read_error():
     pytest.importorskip("resource")
-    process = python(MUTATE, "2000", timeout=120)
+    process = python(MUTATE, "2000")
     assert process.returncode == 0, f"exit code {process.returncode}: {process.stderr[-2000:]}"
     n_formats, n_read, n_errors, memory = map(float, process.stdout.split())
     assert n_read + n_errors == 2000 and n_formats >= 8

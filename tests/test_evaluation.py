@@ -64,8 +64,10 @@ def test_duplicate_groups_list_only_their_nearest_pairs():
     F = rng.normal(size=(4, 20))[scene] + 0.02 * np.cumsum(rng.normal(size=(600, 20)), axis=0)
     keys = np.frombuffer(np.arange(1200, dtype="u8").tobytes(), "u1").reshape(-1, 16)
     duplicates = find_duplicates(keys, F, 0.95)
-    centred = F - F.mean(axis=0)
-    cosine = centred @ centred.T / np.linalg.norm(centred, axis=1) / np.linalg.norm(centred, axis=1)[:, None]
+    centered = F - F.mean(axis=0)
+    cosine = (
+        centered @ centered.T / np.linalg.norm(centered, axis=1) / np.linalg.norm(centered, axis=1)[:, None]
+    )
     groups = connected_components(cosine >= 0.95)[1]
     assert len(duplicates.pairs) == 600 - len(set(groups)) < 600 < ((cosine >= 0.95).sum() - 600) / 2
     assert (

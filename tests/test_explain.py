@@ -189,8 +189,8 @@ def test_occlusion_of_a_linear_head_is_the_exact_map_up_to_a_constant(embeddings
         exact, occlusion = (explain(pipeline, X[:2], method=method) for method in ("exact", "occlusion"))
         np.testing.assert_allclose(occlusion.values, exact.values)
         if pooling == "avg":
-            centred = exact.maps - exact.maps.mean(axis=(1, 2), keepdims=True)
-            np.testing.assert_allclose(occlusion.maps, centred, atol=1e-6)
+            centered = exact.maps - exact.maps.mean(axis=(1, 2), keepdims=True)
+            np.testing.assert_allclose(occlusion.maps, centered, atol=1e-6)
 
 
 def test_occlusion_pools_the_other_positions(embeddings):

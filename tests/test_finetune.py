@@ -1015,7 +1015,7 @@ def test_next_batch_is_decoded_while_a_batch_is_used(files, monkeypatch):
         read = _pixels.Pixels(Images.of(files), Decoder((32, 32))).read_batches(np.arange(24), 8)
         for i in range(3):
             np.testing.assert_array_equal(read(i), X[8 * i : 8 * i + 8])
-            assert i == 2 or is_decoded[i + 1].wait(10)
+            assert i == 2 or is_decoded[i + 1].wait(60)
 
 
 def test_warning_if_training_does_not_improve():

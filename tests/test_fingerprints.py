@@ -49,12 +49,12 @@ def test_a_child_forked_while_a_thread_hashes_can_hash(tmp_path, no_recent_chang
         (tmp_path / name).write_bytes(name.encode())
     thread = threading.Thread(target=file_key, args=[SlowPath()])
     thread.start()
-    assert waiting.wait(10)
+    assert waiting.wait(60)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside threads
         pid = os.fork()
     if pid == 0:
-        signal.alarm(10)
+        signal.alarm(60)
         os._exit(0 if file_key(tmp_path / "quick") == bytes_key(b"quick") else 1)
     go_on.set()
     thread.join()

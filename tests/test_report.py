@@ -664,8 +664,8 @@ def test_map_keeps_clusters_together():
         + 3 * np.random.default_rng(1).normal(size=(3, 30))[codes]
     )
     xy = _tables.map_embeddings(sample_embeddings(X)).xy
-    centres = np.stack([xy[codes == i].mean(axis=0) for i in range(3)])
-    nearest = np.linalg.norm(xy[:, None] - centres, axis=2).argmin(axis=1)
+    centers = np.stack([xy[codes == i].mean(axis=0) for i in range(3)])
+    nearest = np.linalg.norm(xy[:, None] - centers, axis=2).argmin(axis=1)
     assert (nearest == codes).mean() > 0.95
 
 

@@ -1315,8 +1315,8 @@ def test_unreadable_images_raise_or_are_left_out(files, store):
 
 def test_search_with_a_thousand_classes(store):
     rng = np.random.default_rng(0)
-    colours = rng.integers(0, 256, (1000, 4, 4, 3))
-    X = (np.repeat(colours, 2, axis=0) + rng.integers(-9, 9, (2000, 4, 4, 3))).clip(0, 255).astype(np.uint8)
+    colors = rng.integers(0, 256, (1000, 4, 4, 3))
+    X = (np.repeat(colors, 2, axis=0) + rng.integers(-9, 9, (2000, 4, 4, 3))).clip(0, 255).astype(np.uint8)
     y = np.repeat([f"species {i}" for i in range(1000)], 2)
     options = SMALL | {
         "layers": LAYERS[:1],
@@ -1350,7 +1350,7 @@ def test_one_warning_names_images_without_contrast(data):
     with pytest.warns(LowContrastImagesWarning, match=r"2 of 36 images .*'X\[4\]', 'X\[30\]'\.") as caught:
         search.fit(X, y)
     assert sum(w.category is LowContrastImagesWarning for w in caught) == 1
-    reason = "all pixels have the colour (7, 7, 7)"
+    reason = "all pixels have the color (7, 7, 7)"
     assert search.image_problems_.values.tolist() == [
         [4, "X[4]", "warning", reason],
         [30, "X[30]", "warning", reason],

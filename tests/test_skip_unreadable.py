@@ -55,7 +55,7 @@ def test_estimator_checks_of_scikit_learn(estimator, check):
 def broken(photos, tmp_path_factory):
     """Return paths and labels of 15 files; one is truncated, one is empty, and one contains text."""
     root = shutil.copytree(photos.root, tmp_path_factory.mktemp("broken") / "photos")
-    data = next((root / "stripes").glob("*.jpg")).read_bytes()
+    data = min((root / "stripes").glob("*.jpg")).read_bytes()
     (root / "stripes" / "cut.jpg").write_bytes(data[: len(data) // 2])
     (root / "discs" / "empty.jpg").write_bytes(b"")
     (root / "checks" / "text.jpg").write_text("not an image")

@@ -434,7 +434,7 @@ os.kill(os.getpid(), 9)
 """,
         store.root,
     )
-    assert child.wait(60) != 0
+    assert child.wait(240) != 0
     keys = np.arange(16 * 95, dtype="u4").view("u1")[: 16 * 95].reshape(95, 16)
     got, is_stored = store.get(RECIPE, keys)
     assert is_stored.tolist() == [True] * 90 + [False] * 5
@@ -467,7 +467,7 @@ def test_single_flight_admits_one_process_at_a_time(store):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert counts == [1] * 20
     assert not lock._locked
 
@@ -477,10 +477,10 @@ store = EmbeddingStore(sys.argv[1])
 with store.single_flight({'network': 'toy', 'layer': 'last', 'width': 6, 'dtype': 'float32'}):
     if len(sys.argv) > 2 and os.fork() == 0:
         print('locked', os.getpid(), flush=True)
-        time.sleep(60)
+        time.sleep(240)
     elif len(sys.argv) == 2:
         print('locked', os.getpid(), flush=True)
-    time.sleep(60)
+    time.sleep(240)
 """
 
 
@@ -499,13 +499,13 @@ def test_a_dead_process_does_not_block_others(store, forked):
     waiter.start()
     assert not entered.wait(0.2)  # others wait until it ends
     holder.kill()
-    holder.wait(30)
+    holder.wait(60)
     try:
-        assert entered.wait(10)  # even if a child that it forked is still running
+        assert entered.wait(60)  # even if a child that it forked is still running
     finally:
         if forked:
             os.kill(pid, 9)
-    waiter.join(10)
+    waiter.join(60)
 
 
 @pytest.mark.skipif(lock.fcntl is None, reason="no flock here")
@@ -541,7 +541,7 @@ print(len(todo), is_stored.all() and (got[:, 0] == np.arange(200)).all())
 """
     workers = [python(code, store.root, tmp_path / "go") for _ in range(8)]
     (tmp_path / "go").write_text("")
-    outputs = [w.communicate(timeout=60)[0].split() for w in workers]
+    outputs = [w.communicate(timeout=240)[0].split() for w in workers]
     assert sum(int(computed) for computed, _ in outputs) == 200
     assert [is_correct for _, is_correct in outputs] == ["True"] * 8
 
@@ -561,7 +561,7 @@ def test_a_child_forked_while_a_thread_holds_the_locks_can_work(store):
                 ok = np.array_equal(store.get(RECIPE, keys)[0], features)
             finally:
                 os._exit(0 if ok else 1)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while (done := os.waitpid(pid, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
         time.sleep(0.01)
     if done == (0, 0):
@@ -847,9 +847,9 @@ keys = np.random.default_rng(0)
 rng = np.random.default_rng(0)
 keys, features = rng.integers(0, 256, (400, 16), 'u1'), rng.standard_normal((400, 6)).astype('f4')
 recipe = {'network': 'toy', 'layer': 'last', 'width': 6, 'dtype': 'float32'}
-store, end, n = EmbeddingStore(sys.argv[1]), time.monotonic() + 1.5, 0
+store = EmbeddingStore(sys.argv[1])
 print('go', flush=True)
-while time.monotonic() < end:
+for _ in range(10):
     for i in range(0, 400, 50):
         store.publish(recipe, keys[i:i + 50], features[i:i + 50])
     if sys.argv[2] == 'compact':
@@ -857,17 +857,17 @@ while time.monotonic() < end:
     else:
         for path in sorted(store.root.glob('v1/*/*.h5'))[::2]:
             path.unlink()
-    n += 1
 for i in range(0, 400, 50):
     store.publish(recipe, keys[i:i + 50], features[i:i + 50])
-print(n)
 """
     child = python(code, store.root, work)
     child.stdout.readline()
     wrong, counts = [], ([], [])
 
     def read(counts):
-        while child.poll() is None:
+        is_last = False
+        while not is_last:
+            is_last = child.poll() is not None  # so that the rows are read once more after the last change
             got, is_stored = store.get(RECIPE, keys)
             wrong.append(not np.array_equal(got[is_stored], features[is_stored]))
             counts.append(int(is_stored.sum()))
@@ -880,11 +880,10 @@ print(n)
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(240)
     assert child.returncode == 0
-    assert int(child.stdout.read()) >= 2
-    assert len(wrong) > 4
-    assert not any(wrong)
+    assert wrong and not any(wrong)
+    assert {count[-1] for count in counts} == {400}
     if work == "compact":
         for count in counts:
             assert count == sorted(count)  # a row stays available once it is stored

@@ -48,7 +48,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
         Side, or (height, width), in pixels; None means the network's default.
     resize : {"stretch", "crop", "pad"}, default="stretch"
         How an image is resized to that size. "stretch" changes the aspect ratio, as
-        ``keras.utils.load_img(target_size=...)`` does; "crop" resizes the short side and crops the centre;
+        ``keras.utils.load_img(target_size=...)`` does; "crop" resizes the short side and crops the center;
         "pad" resizes the long side and adds black bars.
     interpolation : str, default="bilinear"
         Filter of Pillow: "nearest", "bilinear", "bicubic", "lanczos", "box" or "hamming".
@@ -58,7 +58,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
         Value of white in 16-bit grey files and uint16 arrays, such as 4095 for 12-bit data; None means 65535.
         Images with larger values raise an error.
     window : (float, float) or None, default=None
-        Centre and width of the range of values that becomes black to white in DICOM files (in hounsfield units for CT),
+        Center and width of the range of values that becomes black to white in DICOM files (in hounsfield units for CT),
         16-bit grey files and uint16 arrays, such as (40, 400). None means, for DICOM, the window in the file or,
         without one, the full range of unsigned 8-bit values and the 1st to the 99th percentile of others; for other
         images, 0 to ``max_value``.

@@ -158,7 +158,7 @@ def shrunk_h_score(features: Any, y: Any) -> float:
 
     Notes
     -----
-    The covariance is shrunk towards a multiple of the identity matrix with the coefficient of Ledoit and Wolf 2004,
+    The covariance is shrunk toward a multiple of the identity matrix with the coefficient of Ledoit and Wolf 2004,
     "A well-conditioned estimator for large-dimensional covariance matrices". The covariance of the class means is
     multiplied by one minus this coefficient. Ibrahim, Ponomareva and Mazumder 2021, "Newer is not always better:
     Rethinking transferability metrics, their peculiarities, stability and performance".
@@ -234,7 +234,7 @@ def transferability(features: Any, y: Any, method: str = "logme", task: str = "c
 
 
 def _check_inputs(features: Any, y: Any, task: str = "classification") -> tuple[np.ndarray, np.ndarray, int]:
-    """Return embeddings as float64, labels as class indices or as centred float64 targets, and the class count."""
+    """Return embeddings as float64, labels as class indices or as centered float64 targets, and the class count."""
     if task not in ("classification", "regression"):
         raise UnknownNameError.of("task", task, ("classification", "regression"))
     F = np.asarray(features, dtype=np.float64)

@@ -66,7 +66,7 @@ def mel_filters(
 
 
 def mel_power(samples: np.ndarray, filters: np.ndarray, n_fft: int, hop: int) -> np.ndarray:
-    """Compute the power of a clip in mel bands, in centred frames with a periodic Hann window.
+    """Compute the power of a clip in mel bands, in centered frames with a periodic Hann window.
 
     Parameters
     ----------

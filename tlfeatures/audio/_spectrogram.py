@@ -24,7 +24,7 @@ _SILENCE = 1e-10  # a clip is silent, and its image black, if its power is nowhe
 class LogMelSpectrogram(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
     """Log-mel spectrograms of audio clips, as 8-bit grey images for `CNNFeatures`.
 
-    A clip is mixed to mono, resampled, cropped or padded, and transformed: periodic Hann window, centred frames with
+    A clip is mixed to mono, resampled, cropped or padded, and transformed: periodic Hann window, centered frames with
     zeros beyond the ends, power spectrum, triangular filters of equal area on the mel scale of Slaney (1998, Auditory
     Toolbox), decibels. This is the definition of ``librosa.feature.melspectrogram`` and ``librosa.power_to_db``. Low
     frequencies are at the bottom of the image; white is the loudest value.
@@ -45,7 +45,7 @@ class LogMelSpectrogram(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
         Duration in seconds: longer clips are cropped, and shorter ones are padded with silence. None is the duration of
         the longest clip in `fit`.
     align : {"center", "start"}, default="center"
-        "center" keeps the centre of longer clips and pads shorter ones on both sides; "start" keeps the start and pads
+        "center" keeps the center of longer clips and pads shorter ones on both sides; "start" keeps the start and pads
         at the end.
     dynamic_range : float, default=80.0
         Decibels from black to white.

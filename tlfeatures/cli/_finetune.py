@@ -64,7 +64,10 @@ class TrainingOptions(Options):
     schedule: str = option("cosine", "Schedule of the learning rate: cosine, step or constant.")
     weight_decay: float = option(1e-4, "Weight decay of AdamW.")
     augment: str | None = option(
-        None, "Augmentations: crop, flip, rotation, color, ..., such as flip=horizontal,crop=4."
+        None,
+        "Augmentations such as flip=horizontal,crop=4: crop (pixels); flip (horizontal, vertical or "
+        "horizontal_and_vertical); rotation (fraction of a turn); zoom, brightness, contrast, saturation, hue "
+        "(relative change) or color (the last four together).",
     )
     tta: int = option(0, "Number of augmented views to average for each prediction.", min=0)
     class_weight: bool = option(

@@ -5,7 +5,7 @@ A command declares a group as one parameter::
     @dataclass(frozen=True)
     class CropOptions(Options):
         image_size: str = option("32", "Side, or height x width, in pixels.", "-s")
-        position: str = option("centre", "centre or random.")
+        position: str = option("center", "center or random.")
 
     @expand_options
     def crop(source: SourceOptions, options: CropOptions) -> None:

@@ -100,10 +100,10 @@ def parse_window(text: str) -> tuple[float, float]:
     (40.0, 400.0)
     """
     try:
-        centre, width = map(float, text.split(","))
+        center, width = map(float, text.split(","))
     except ValueError:
-        raise ValueError("expected CENTRE,WIDTH, such as 40,400.") from None
-    return centre, width
+        raise ValueError("expected CENTER,WIDTH, such as 40,400.") from None
+    return center, width
 
 
 def parse_bytes(text: str) -> int:

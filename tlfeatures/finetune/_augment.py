@@ -23,7 +23,7 @@ _SHORT = {
     "hue": "RandomHue",
 }
 _FLIPS = ("horizontal", "vertical", "horizontal_and_vertical")
-_COLOURS = ("brightness", "contrast", "saturation", "hue")
+_COLORS = ("brightness", "contrast", "saturation", "hue")
 
 
 def check_augment(augment: Any) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def check_augment(augment: Any) -> dict[str, Any]:
             raise ValueError(f"augment[{name!r}]={value!r}; expected a number.")
         if name == "color":
             strength = float(value)
-            kinds = _COLOURS if hasattr(keras().layers, "RandomSaturation") else _COLOURS[:2]
+            kinds = _COLORS if hasattr(keras().layers, "RandomSaturation") else _COLORS[:2]
             steps |= {f"color/{kind}": strength / 5 if kind == "hue" else strength for kind in kinds}
         elif name == "crop":
             if int(value) != value or value < 1:

@@ -93,7 +93,7 @@ class Pixels:
             self._is_decoded[rows] = True  # last, because a thread may read
 
     def mean_std(self, rows: np.ndarray) -> tuple[Any, Any]:
-        """Return the mean and standard deviation of each colour over ``rows``, of pixels scaled to 0..1."""
+        """Return the mean and standard deviation of each color over ``rows``, of pixels scaled to 0..1."""
         count, total, squares = 0, np.zeros(3), np.zeros(3)
         for start in range(0, len(rows), 64):
             flat = self.read(rows[start : start + 64]).reshape(-1, 3).astype(np.float64) / 255

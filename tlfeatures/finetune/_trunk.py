@@ -72,7 +72,7 @@ def _add_normalization(pixels: Any, normalize: Callable[[Any], Any]) -> Any:
     layers = keras().layers
     unit = np.concatenate([np.zeros((1, 3)), np.eye(3)]).astype(np.float32).reshape(4, 1, 1, 3)
     values = np.asarray(keras().ops.convert_to_numpy(normalize(unit * 255)), np.float64).reshape(4, 3)
-    offset, matrix = values[0], (values[1:] - values[0]) / 255  # row i: derivative by colour i
+    offset, matrix = values[0], (values[1:] - values[0]) / 255  # row i: derivative by color i
     is_reversed = abs(np.diag(matrix)[[0, 2]]).max() == 0
     if is_reversed:
         offset, matrix = offset[::-1], matrix[:, ::-1]

@@ -48,7 +48,7 @@ class BlockScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     Notes
     -----
-    Constant columns become 0, but count towards the width of their block.
+    Constant columns become 0, but count toward the width of their block.
 
     Examples
     --------

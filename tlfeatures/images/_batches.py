@@ -151,7 +151,7 @@ def check_images(
     max_value : int, optional
         As in `CNNFeatures`: the largest value of 16-bit images, such as 4095 for 12-bit data.
     window : (float, float), optional
-        As in `CNNFeatures`: centre and width of the range of values of 16-bit images and DICOM files.
+        As in `CNNFeatures`: center and width of the range of values of 16-bit images and DICOM files.
     quality : bool, default=False
         Whether to report images of low quality too: nearly black or white, of low range, blurry, tiny (below 32
         pixels), elongated (over 3 to 1), or rotated by EXIF.
@@ -174,7 +174,7 @@ def check_images(
     >>> check_images([b"not an image", np.zeros((8, 8), "uint8")])[["row", "problem", "reason"]]
        row problem                              reason
     0    0    error      not an image in a known format
-    1    1  warning  all pixels have the colour (0, 0, 0)
+    1    1  warning  all pixels have the color (0, 0, 0)
     """
     import pandas
 

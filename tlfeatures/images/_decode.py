@@ -54,12 +54,12 @@ IMAGE_CONSTRAINTS: dict[str, list[Any]] = {
     "max_value": [None, integer(1, 65535, hint=_MAX_VALUE_HINT)],
     "window": [
         None,
-        Constraint("(centre, width), two numbers with a positive width", _is_window, _WINDOW_HINT),
+        Constraint("(center, width), two numbers with a positive width", _is_window, _WINDOW_HINT),
     ],
 }
 _giant_lock = threading.Lock()
 
-# Increase this number when the rules for orientation, colour, transparency, 16 bits or padding change.
+# Increase this number when the rules for orientation, color, transparency, 16 bits or padding change.
 _PIXELS_VERSION = 1
 
 
@@ -73,7 +73,7 @@ class Decoder:
         (height, width) in pixels.
     resize : {"stretch", "crop", "pad"}
         "stretch" is what ``keras.utils.load_img(target_size=...)`` does; "crop" fits the short side
-        and crops the centre; "pad" fits the long side and centres the image on black.
+        and crops the center; "pad" fits the long side and centers the image on black.
     interpolation : {"nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"}
         Pillow's resampling filters, which antialias (all but "nearest").
     decode : {"scaled", "exact"}
@@ -82,7 +82,7 @@ class Decoder:
         The value in 16-bit grey files and uint16 arrays that becomes 255, such as 4095 for 12-bit data. None is 65535.
         Images with larger values cannot be read. 8-bit images, floats and DICOM files are not affected.
     window : (float, float), optional
-        Centre and width of the range of values that becomes 0 to 255 in 16-bit grey files, uint16 arrays and grey DICOM
+        Center and width of the range of values that becomes 0 to 255 in 16-bit grey files, uint16 arrays and grey DICOM
         files of any depth; for DICOM in the units of the rescaled values (hounsfield units for CT). Values outside
         the range become 0 or 255. None means, for DICOM, the window in the file or, without one, the full range of
         unsigned 8-bit values and the 1st to the 99th percentile of others; for other images, 0 to `max_value`. Other
@@ -102,8 +102,8 @@ class Decoder:
     -----
     EXIF orientation is applied, alpha is composited on white, and 16-bit grey is divided by 257. One frame of
     animations and multi-page files is read: the first, or the one whose number is in brackets after the path, counted
-    from 0, as in "scan.dcm[3]". Grey DICOM files of the type MONOCHROME1 are inverted; overlays are not drawn. Colour
-    profiles are not applied. 16-bit colour files are reduced to their high byte, as Pillow reads them.
+    from 0, as in "scan.dcm[3]". Grey DICOM files of the type MONOCHROME1 are inverted; overlays are not drawn. Color
+    profiles are not applied. 16-bit color files are reduced to their high byte, as Pillow reads them.
 
     Examples
     --------

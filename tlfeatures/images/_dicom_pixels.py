@@ -45,10 +45,10 @@ def read_dicom(data: bytes, frame: int = 0, window: tuple[float, float] | None =
     frame : int
         Position of the frame, from 0.
     window : (float, float), optional
-        Centre and width of the range of values that becomes 0 to 255, after the modality transformation (hounsfield
+        Center and width of the range of values that becomes 0 to 255, after the modality transformation (hounsfield
         units for CT). None is the VOI LUT or the first window of the file; without these, the range is the full one for
         unsigned 8-bit values that are not rescaled, and otherwise the 1st to the 99th percentile of the values. Not
-        used for colour images.
+        used for color images.
 
     Raises
     ------
@@ -148,7 +148,7 @@ def _check_encapsulated_size(ds: Any, syntax: Any) -> None:
 
 
 def _scale(pixels: np.ndarray, depth: int) -> np.ndarray:
-    """Convert unsigned colour values of ``depth`` bits to uint8."""
+    """Convert unsigned color values of ``depth`` bits to uint8."""
     if depth == 8:
         return np.ascontiguousarray(pixels, dtype=np.uint8)
     return np.rint(np.clip(pixels / (2**depth - 1), 0, 1) * 255).astype(np.uint8)
@@ -213,15 +213,15 @@ def _apply_voi(values: np.ndarray, ds: Any) -> np.ndarray | None:
             table = np.frombuffer(table, "<u2" if ds.file_meta.TransferSyntaxUID.is_little_endian else ">u2")
         table = np.asarray(table)[: n or 65536]
         return table[np.clip(np.rint(values) - first, 0, len(table) - 1).astype(np.intp)] / (2**bits - 1)
-    centre, width = (_get_first(ds, name) for name in ("WindowCenter", "WindowWidth"))
+    center, width = (_get_first(ds, name) for name in ("WindowCenter", "WindowWidth"))
     function = str(ds.get("VOILUTFunction") or "LINEAR").upper()
-    if centre is None or width is None or not width >= (function == "LINEAR") or width <= 0:
+    if center is None or width is None or not width >= (function == "LINEAR") or width <= 0:
         return None
     if function == "SIGMOID":
-        return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -700, 700)))
+        return 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700)))
     if function == "LINEAR":
-        centre, width = centre - 0.5, width - 1
-    return apply_window(values, centre, width) if width else (values > centre).astype(float)
+        center, width = center - 0.5, width - 1
+    return apply_window(values, center, width) if width else (values > center).astype(float)
 
 
 def _get_first(ds: Any, name: str) -> float | None:

@@ -130,12 +130,12 @@ def check_size(size: tuple[int, int]) -> None:
 
 
 def _check_ycbcr(im: Any) -> None:
-    """Reject uncompressed YCbCr that Pillow reads wrongly: all of it before version 13, and subsampled colours."""
+    """Reject uncompressed YCbCr that Pillow reads wrongly: all of it before version 13, and subsampled colors."""
     tags = im.tag_v2
     if tags.get(Base.PhotometricInterpretation) != 6 or tags.get(Base.Compression, 1) != 1:
         return
     if tags.get(Base.YCbCrSubSampling, (2, 2)) != (1, 1):
-        raise Unreadable("an uncompressed TIFF file with subsampled colours (YCbCr): save it as RGB")
+        raise Unreadable("an uncompressed TIFF file with subsampled colors (YCbCr): save it as RGB")
     if im.mode != "YCbCr":
         raise Unreadable(
             "an uncompressed TIFF file in YCbCr needs a newer Pillow: pip install -U 'pillow>=13', or save it as RGB"

@@ -59,7 +59,7 @@ def check_contrast(pixels: np.ndarray, image: Image.Image) -> Note | None:
     if span >= _LEAST_LEVELS:
         return None
     if span == 0:
-        return Note(LOW_CONTRAST, f"all pixels have the colour {lows}")
+        return Note(LOW_CONTRAST, f"all pixels have the color {lows}")
     if max(highs) < _LEAST_LEVELS:
         return Note(LOW_CONTRAST, f"nearly black: values from {min(lows)} to {max(highs)} of 255")
     return Note(LOW_CONTRAST, f"values span {span + 1} of 256 levels")

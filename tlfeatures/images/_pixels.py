@@ -122,13 +122,13 @@ def is_16_bit(a: np.ndarray) -> bool:
     return a.dtype.kind == "u" and a.dtype.itemsize == 2
 
 
-def apply_window(values: np.ndarray, centre: float, width: float) -> np.ndarray:
-    """Scale values to [0, 1]: ``centre - width / 2`` and below becomes 0, ``centre + width / 2`` and above 1."""
-    return np.clip((values.astype(np.float64) - centre) / width + 0.5, 0, 1)
+def apply_window(values: np.ndarray, center: float, width: float) -> np.ndarray:
+    """Scale values to [0, 1]: ``center - width / 2`` and below becomes 0, ``center + width / 2`` and above 1."""
+    return np.clip((values.astype(np.float64) - center) / width + 0.5, 0, 1)
 
 
 def window_to_uint8(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:
-    """Convert integers to uint8 by a window, (centre, width)."""
+    """Convert integers to uint8 by a window, (center, width)."""
     if is_16_bit(values):  # computed once for each possible value, not for each pixel
         return window_to_uint8(np.arange(65536), window)[values]
     return np.rint(apply_window(values, *window) * 255).astype(np.uint8)

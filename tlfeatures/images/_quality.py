@@ -41,7 +41,7 @@ class ImageProperties:
     file_size : int or None
         Size in bytes; None for images passed as pixels.
     mode : str or None
-        Colour mode of the file, such as "RGB", "L" or "CMYK".
+        Color mode of the file, such as "RGB", "L" or "CMYK".
     orientation : int
         EXIF orientation; 1 is upright.
     dark, bright : float

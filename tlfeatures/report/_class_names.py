@@ -34,7 +34,7 @@ def _list_fonts() -> dict[str, str]:
 
 @cache
 def _get_characters(path: str) -> frozenset[int]:
-    """Return the code points of a font; none if matplotlib cannot scale the font, such as fonts of coloured emoji."""
+    """Return the code points of a font; none if matplotlib cannot scale the font, such as fonts of colored emoji."""
     with contextlib.suppress(OSError, RuntimeError, ValueError), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         font = get_font(path)

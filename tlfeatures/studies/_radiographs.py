@@ -58,7 +58,7 @@ def write_radiology_stand_in(
     for patient in range(n_patients):
         rng = np.random.default_rng([seed, patient])
         body = {
-            "centre": rng.uniform(-0.06, 0.06, 2),
+            "center": rng.uniform(-0.06, 0.06, 2),
             "width": rng.uniform(0.26, 0.34),
             "height": rng.uniform(0.58, 0.72),
             "ribs": rng.uniform(7, 10),
@@ -80,7 +80,7 @@ def write_radiology_stand_in(
 def _draw(body: dict, has_opacity: bool, rng: np.random.Generator) -> np.ndarray:
     """Draw one radiograph; uint16 (160, 160), at most 4095."""
     y, x = np.mgrid[-1 : 1 : _SIDE * 1j, -1 : 1 : _SIDE * 1j]
-    x, y = x - body["centre"][0] - rng.normal(0, 0.02), y - body["centre"][1] - rng.normal(0, 0.02)
+    x, y = x - body["center"][0] - rng.normal(0, 0.02), y - body["center"][1] - rng.normal(0, 0.02)
     image = 0.85 - 0.25 * (x**2 + y**2)
     for side in (-1, 1):
         distance = np.hypot((x - side * 0.42) / body["width"], y / body["height"])

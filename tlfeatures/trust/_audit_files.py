@@ -96,7 +96,7 @@ def _list_predictors(
         "image size": ["width", "height"],
         "file type": ["file_type"],
         "file size": ["file_size"],
-        "colour mode": ["mode"],
+        "color mode": ["mode"],
     }
     table = pandas.DataFrame(
         [

@@ -40,7 +40,7 @@ def suggest(X: Any, y: Any, n: int = 10, *, estimator: Any = None, random_state:
     A classifier is fitted on the labelled images. The candidates are the unlabelled images with the smallest margin
     between the two most likely classes. Their share of the unlabelled images is the cross-validated error rate of the
     classifier to the power of 1.5, so that there are more candidates while it makes many errors; there are at least
-    ``3 * n``. The candidates are divided into ``n`` clusters by k-means, and the image nearest to each centre is chosen
+    ``3 * n``. The candidates are divided into ``n`` clusters by k-means, and the image nearest to each center is chosen
     (Zhdanov 2019, "Diverse mini-batch active learning").
 
     Parameters
@@ -257,7 +257,7 @@ def _predict(head: Any, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
 def _choose(
     X: np.ndarray, margins: np.ndarray | None, n: int, accuracy: float | None, rng: np.random.RandomState
 ) -> np.ndarray:
-    """Return the rows nearest to the centres of n clusters of the rows with the smallest margins."""
+    """Return the rows nearest to the centers of n clusters of the rows with the smallest margins."""
     order = np.arange(len(X)) if margins is None else np.argsort(margins, kind="stable")
     n_candidates = len(X)
     if accuracy is not None:
