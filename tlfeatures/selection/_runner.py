@@ -141,7 +141,11 @@ class SearchRunner:
     def _run_parallel(self, function: Callable[..., Any], arguments: Iterable[tuple]) -> Iterator[Any]:
         """Yield results in order; arguments are generated when workers become free."""
         tasks = (delayed(function)(*values) for values in arguments)
-        for result in Parallel(n_jobs=self.search.n_jobs, return_as="generator")(tasks):
+        try:
+            parallel = Parallel(n_jobs=self.search.n_jobs, return_as="generator")
+        except ValueError:  # the backend, such as Ray's, returns all results at the end
+            parallel = Parallel(n_jobs=self.search.n_jobs)
+        for result in parallel(tasks):
             self.steps.advance()
             yield result
 
