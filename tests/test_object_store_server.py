@@ -120,16 +120,17 @@ def bucket(proxy, monkeypatch, request):
     monkeypatch.setattr(_files, "_RETRY_SECONDS", (0.01, 0.02, 0.03))
     proxy.fault = None
     name = f"bucket-{zlib.crc32(request.node.nodeid.encode())}"
-    create_bucket(proxy, name)
+    send_put(proxy, name)
     forget(proxy)
     return f"s3://{name}"
 
 
-def create_bucket(proxy, name):
+def send_put(proxy, name):
+    """Send what the library cannot: it does not make buckets, and does not write names with empty parts."""
     connection = http.client.HTTPConnection(proxy.url.removeprefix("http://"), timeout=60)
     authorization = "AWS4-HMAC-SHA256 Credential=testing/20260101/us-east-1/s3/aws4_request, "
     authorization += "SignedHeaders=host, Signature=0"
-    connection.request("PUT", f"/{name}", headers={"Authorization": authorization})
+    connection.request("PUT", f"/{name}", b"", headers={"Authorization": authorization})
     assert connection.getresponse().status == 200
     connection.close()
 
@@ -297,8 +298,14 @@ def test_fit_and_predict_take_uris(proxy, bucket, tmp_path, capsys):
 def test_names_that_cannot_be_read_are_reported(proxy, bucket):
     uri = f"{bucket}/a//b.png"
     cnn = CNNFeatures("tiny", image_size=32, cache=None, on_error="nan")
-    with pytest.warns(UserWarning, match="the key has an empty part"):
+    with pytest.warns(UserWarning, match=r"the name a//b.png has an empty part"):
         assert np.isnan(cnn.fit_transform([uri])).all()
+    send_put(proxy, f"{bucket}/a//b.png".removeprefix("s3://"))
+    with pytest.raises(SourceError, match=r"Cannot list '.*': the name a//b.png has an empty part"):
+        read_source(bucket)
+    proxy.fault = lambda method, path: 503
+    with pytest.raises(TransientReadError, match="the server answered 503"):
+        read_source(bucket)
 
 
 RECIPE = {"network": "toy", "width": 64, "dtype": "float32"}

@@ -7,6 +7,7 @@ import os
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tlfeatures import EmbeddingStore
 from tlfeatures.cli import main
@@ -126,3 +127,12 @@ def test_cache_push_and_pull(filled, tmp_path, capsys):
     assert "1 damaged file not copied" in error and os.path.join("there", "v1") in error
     assert main(["cache", "pull", str(tmp_path / "none"), other]) == 1
     assert "there is no embedding store" in capsys.readouterr().err
+
+
+def test_a_store_is_not_used_in_place_in_object_storage(tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"`cache` must be a local folder; got 's3://bucket/x'"):
+        EmbeddingStore("s3://bucket/x")
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    output = str(tmp_path / "x.npy")
+    assert main(["embed", str(tmp_path), "--model", "tiny", "--cache", "s3://bucket/x", "-o", output]) == 2
+    assert "--cache must be a local folder; got 's3://bucket/x'" in capsys.readouterr().err

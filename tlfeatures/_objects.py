@@ -287,7 +287,8 @@ def _convert_error(error: Exception, uri: str) -> Exception:
     if isinstance(error, FileNotFoundError) or number in (404, 410):
         return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
     if kind == "InvalidPathError" or isinstance(error, ValueError):
-        return OSError(errno.EINVAL, _INVALID_KEY, name)
+        key = re.search(r'[Pp]ath "([^"]+)"', text)
+        return OSError(errno.EINVAL, f"the name {key[1] if key else name!r} {_INVALID_KEY}", name)
     if scheme == "file":
         denied = kind == "PermissionDeniedError"
         code_of_file = errno.EACCES if denied else errno.EIO

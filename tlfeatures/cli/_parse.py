@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from tlfeatures._inputs import is_url
+
 __all__ = ["PARSERS", "parse_bytes", "parse_heads", "parse_hidden_layers", "parse_image_size", "parse_names"]
 
 
@@ -76,7 +78,7 @@ def parse_image_sizes(text: str) -> str | list[int | tuple[int, int] | None]:
 
 def parse_cache(text: str) -> str | None:
     """Return the parameter `cache` of `CNNFeatures`: "auto", None or an absolute path."""
-    if text == "auto":
+    if text == "auto" or is_url(text):  # the store refuses URLs
         return text
     return None if text == "none" else os.path.abspath(os.path.expanduser(text))
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tlfeatures._object_digests import remember_listing
 from tlfeatures._objects import is_object, join_uri, list_objects, read_head, redact
-from tlfeatures.errors import ObjectStorageError, SourceError
+from tlfeatures.errors import ObjectStorageError, SourceError, TransientReadError
 from tlfeatures.sources._formats import HEAD_BYTES, accepts_file, accepts_name, has_image_prefix
 
 __all__ = ["Listing", "Tree", "open_tree"]
@@ -103,7 +103,7 @@ def open_tree(root: str, kind: str) -> Tree:
 def _list_objects(root: str, kind: str) -> ObjectTree:
     try:
         objects = {name: info for name, info in list_objects(root) if info.size}  # folder markers are empty
-    except ObjectStorageError:
+    except (ObjectStorageError, TransientReadError):
         raise
     except OSError as e:
         raise SourceError(f"Cannot list {redact(root)!r}: {e.strerror or e}.") from e
@@ -132,7 +132,10 @@ def _accept(root: str, names: list[str], kind: str) -> set[str]:
     """Return the objects that are images or clips; the first bytes are read of those whose names do not tell."""
 
     def accepts_content(name: str) -> bool:
-        return has_image_prefix(read_head(join_uri(root, name), HEAD_BYTES))
+        try:
+            return has_image_prefix(read_head(join_uri(root, name), HEAD_BYTES))
+        except FileNotFoundError:  # deleted since it was listed
+            return False
 
     visible = [name for name in names if not f"/{name}".count("/.")]
     verdicts = {name: accepts_name(name, kind) for name in visible}

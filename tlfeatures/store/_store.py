@@ -13,6 +13,9 @@ import numpy as np
 
 from tlfeatures._params import check_parameter, integer
 from tlfeatures.errors import MissingRowsError
+from tlfeatures._inputs import is_url
+from tlfeatures._objects import redact
+from tlfeatures.errors import InvalidParameterError
 from tlfeatures.fingerprints import canonical_json, recipe_digest
 from tlfeatures.store import _maintenance
 from tlfeatures.store._batches import WINDOW_BYTES, StoredRows, read_windows
@@ -75,6 +78,12 @@ class EmbeddingStore:
 
     def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
         root = default_root() if root is None else root
+        if is_url(root):
+            raise InvalidParameterError(
+                f"`cache` must be a local folder; got {redact(os.fspath(root))!r}. A store in object storage is copied "
+                "with `tlfeatures cache pull` and `tlfeatures cache push`.",
+                "cache",
+            )
         self.root = Path(os.path.abspath(os.path.expanduser(os.fspath(root))))
 
     @classmethod
