@@ -212,15 +212,34 @@ def test_a_second_run_of_embed_reads_no_object(proxy, bucket, tmp_path, capsys, 
     forget(proxy)
     CNNFeatures("tiny", image_size=32, cache=tmp_path / "store").fit_transform(uris)  # no listing
     assert proxy.gets() == [] and proxy.count("HEAD") == len(uris)
+    forget(proxy)
+    other = [
+        *command,
+        "--layer",
+        "block6_pw_relu",
+    ]  # another network or layer: each object is read once, to be decoded
+    assert main(other) == 0 and len(proxy.gets()) == len(uris)
+    forget(proxy)
+    fit = [
+        "fit",
+        f"{bucket}/pets",
+        "--model",
+        "tiny",
+        "--image-size",
+        "32",
+        "--cache",
+        str(tmp_path / "store"),
+    ]
+    assert main([*fit, "--head", "ridge", "--cv", "2"]) == 0 and proxy.gets() == []
 
 
 @pytest.mark.parametrize("fault", [503, "reset"])
 def test_an_outage_in_mid_run_gives_no_row_of_nan_and_the_next_run_resumes(
     proxy, bucket, tmp_path, capsys, expected, fault, monkeypatch
 ):
-    from tlfeatures.extract import _extraction
+    from tlfeatures.distributed import _job
 
-    monkeypatch.setattr(_extraction, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(_job, "CHUNK_ROWS", 4)
     fill(bucket, NAMES)
     output = tmp_path / "x.npy"
     command = ["embed", f"{bucket}/pets", "--model", "tiny", "--image-size", "32", "--batch-size", "4"]
@@ -298,10 +317,10 @@ def test_fit_and_predict_take_uris(proxy, bucket, tmp_path, capsys):
 def test_names_that_cannot_be_read_are_reported(proxy, bucket):
     uri = f"{bucket}/a//b.png"
     cnn = CNNFeatures("tiny", image_size=32, cache=None, on_error="nan")
-    with pytest.warns(UserWarning, match=r"the name a//b.png has an empty part"):
+    with pytest.warns(UserWarning, match=r"the name 'a//b.png' has an empty part"):
         assert np.isnan(cnn.fit_transform([uri])).all()
     send_put(proxy, f"{bucket}/a//b.png".removeprefix("s3://"))
-    with pytest.raises(SourceError, match=r"Cannot list '.*': the name a//b.png has an empty part"):
+    with pytest.raises(SourceError, match=r"Cannot list '.*': the name 'a//b.png' has an empty part"):
         read_source(bucket)
     proxy.fault = lambda method, path: 503
     with pytest.raises(TransientReadError, match="the server answered 503"):

@@ -45,9 +45,7 @@ _CREDENTIALS["http"] = _CREDENTIALS["https"] = (
 _TIMEOUTS = {"timeout": "120s", "connect_timeout": "10s"}
 _CHUNK = 1000  # objects in one response of S3
 _SETTINGS = ("AWS_", "AZURE_", "GOOGLE_")
-_INVALID_KEY = (
-    "the key has an empty part, '.' or '..' between slashes, which cannot be read: rename the object"
-)
+_INVALID_KEY = "has an empty part, '.' or '..' between slashes, which cannot be read: rename the object"
 _FRESH_SECONDS = 2.0  # a file that changed more recently may change again with the same times
 
 _is_in_use = _is_forked = False

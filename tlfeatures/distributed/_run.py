@@ -12,9 +12,10 @@ from tlfeatures.distributed._claims import Claims
 from tlfeatures.distributed._engines import Engine
 from tlfeatures.distributed._job import Job, UnitResult
 from tlfeatures.distributed._ledger import Ledger, Place, UnitRecord
-from tlfeatures.distributed._stamps import UNKNOWN_STAMP, read_stamps
+from tlfeatures.distributed._stamps import MISSING_STAMP, UNKNOWN_STAMP, read_stamps
 from tlfeatures.distributed._units import WorkUnit
 from tlfeatures.errors import StoreError, TransientReadError
+from tlfeatures.extract._object_storage import ObjectKeys
 from tlfeatures.fingerprints import KEY_BYTES
 from tlfeatures.images import Note
 from tlfeatures.store import EmbeddingStore, StoreWriter
@@ -22,6 +23,7 @@ from tlfeatures.store._disk import store_error
 
 __all__ = ["JobRun"]
 
+_NO_STAMPS = (UNKNOWN_STAMP, MISSING_STAMP)
 _ATTEMPTS = 3  # to compute rows that are in the ledger, but not in the store
 
 
@@ -66,6 +68,7 @@ class JobRun:
         self._missing: dict[int, int] = {}  # number of rows of each claimed unit that no result has
         self._ledger = Ledger(store, job.recipes[0])
         self._claims = Claims(self._ledger.folder)
+        self._object_keys = ObjectKeys(store, None, "raise")
 
     @property
     def _has_stopped(self) -> bool:
@@ -179,6 +182,7 @@ class JobRun:
                 self._claims.release(unit, is_stored=True)
                 continue
             self._missing[unit.number] = len(remaining.todo())
+            self._object_keys.load(list(self.job.images.take(remaining.todo()).uris().values()))
             yield remaining
 
     def _contain(self, keys: np.ndarray) -> np.ndarray:
@@ -205,6 +209,7 @@ class JobRun:
         results, self._results = list(self._results.values()), {}
         if not results:
             return
+        self._save_digests([part for parts in results for part in parts])
         records = [(parts[0].unit.id, self._make_record(parts)) for parts in results]
         try:
             places = self._ledger.append(records)
@@ -214,6 +219,20 @@ class JobRun:
             self._places[part.unit.number] = place
             if not self._missing[part.unit.number]:
                 self._claims.release(part.unit, is_stored=True)
+
+    def _save_digests(self, results: Sequence[UnitResult]) -> None:
+        """Store the digests of objects, so that other embeddings of them need not read them."""
+        for result in results:
+            rows = np.concatenate([result.rows, result.known_rows])
+            keys = np.concatenate([result.keys, result.known_keys])
+            images = self.job.images.take(rows)
+            paths = images.paths()
+            whole = [i for i, uri in images.uris().items() if uri == paths[i]]  # a frame has another key
+            stamps = result.stamps[np.searchsorted(result.unit.todo(), rows)]
+            self._object_keys.add(
+                {stamps[i].tobytes(): keys[i].tobytes() for i in whole if stamps[i, 0] not in _NO_STAMPS}
+            )
+        self._object_keys.commit()
 
     def _make_record(self, results: Sequence[UnitResult]) -> UnitRecord:
         """Make the record of a unit from its results and its earlier record."""

@@ -59,12 +59,12 @@ class ObjectKeys:
         uris = list(images.uris().values())
         if not uris:
             return images.keys(self.n_threads)
-        stored = self._load(uris)
+        stored = self.load(uris)
         keys = images.keys(self.n_threads, KEEP_BYTES)
         self._save(uris, stored)
         return keys
 
-    def _load(self, uris: list[str]) -> set[bytes]:
+    def load(self, uris: list[str]) -> set[bytes]:
         """Remember the stored digests of objects that have not changed; return their stamps."""
         if self.store is None:
             return set()
@@ -90,15 +90,18 @@ class ObjectKeys:
 
     def _save(self, uris: list[str], stored: set[bytes]) -> None:
         """Store the digests of the objects that were read."""
-        if self._writer is None:
-            return
-        new = {}
-        for uri in uris:
-            stamp = find_stamp(uri)
-            if stamp and stamp not in stored and (digest := digest_of(stamp)):
-                new[stamp] = digest
-        if new:
-            self._writer.add(_as_keys(list(new)), [_as_keys(list(new.values())).view(np.float32)])
+        stamps = {stamp for stamp in map(find_stamp, uris) if stamp} - stored
+        self.add({stamp: digest for stamp in stamps if (digest := digest_of(stamp))})
+
+    def add(self, digests: dict[bytes, bytes]) -> None:
+        """Store digests of the content of objects by their stamps; they are published by and by, or by `commit`."""
+        if self._writer is not None and digests:
+            self._writer.add(_as_keys(list(digests)), [_as_keys(list(digests.values())).view(np.float32)])
+
+    def commit(self) -> None:
+        """Publish the digests that were added."""
+        if self._writer is not None:
+            self._writer.commit()
 
 
 def read_ahead(parts: Iterator[Any]) -> Generator[Any, None, None]:

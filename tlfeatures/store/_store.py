@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from tlfeatures._params import check_parameter, integer
-from tlfeatures.errors import MissingRowsError
 from tlfeatures._inputs import is_url
 from tlfeatures._objects import redact
-from tlfeatures.errors import InvalidParameterError
+from tlfeatures._params import check_parameter, integer
+from tlfeatures.errors import InvalidParameterError, MissingRowsError
 from tlfeatures.fingerprints import canonical_json, recipe_digest
 from tlfeatures.store import _maintenance
 from tlfeatures.store._batches import WINDOW_BYTES, StoredRows, read_windows
