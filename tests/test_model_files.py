@@ -193,6 +193,34 @@ def test_the_recipe_is_checked_when_images_are_transformed(pipeline, photos, pat
         tlfeatures.load(path, image_size=48).predict(photos.paths)
 
 
+def test_older_bundles_without_digests_and_versions_are_loaded(photos, path):
+    tuned = FineTuneClassifier(**CNN, start="linear", epochs=0, validation_fraction=0, random_state=0)
+    tuned.fit(photos.paths, photos.labels).save(path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    about = json.loads(members["about.json"])
+    for name in ("digests", "versions", "card"):
+        del about[name]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in (members | {"about.json": json.dumps(about).encode()}).items():
+            archive.writestr(zipfile.ZipInfo(name), content)
+    for loaded in (tlfeatures.load(path), FineTuneClassifier.load(path)):
+        np.testing.assert_array_equal(loaded.predict_proba(photos.paths), tuned.predict_proba(photos.paths))
+    assert read_card(path)["training_images"] is None and read_card(path)["estimator"] == "FineTuneClassifier"
+
+
+def test_keras_layers_that_run_code_are_refused(photos, path):
+    tuned = FineTuneClassifier(**CNN, start="linear", epochs=0, validation_fraction=0, random_state=0)
+    tuned.fit(photos.paths, photos.labels).save(path, whole=True)
+
+    def edit(about, arrays):
+        about["head"]["config"]["layers"][-1] |= {"class_name": "Lambda", "module": "keras.layers"}
+
+    change(path, path, edit)
+    with pytest.raises(SavedModelError, match=r"'Lambda' of 'keras\.layers', which can run code"):
+        tlfeatures.load(path)
+
+
 # -- what a file contains ------------------------------------------------------------------------------------------
 
 
@@ -406,13 +434,25 @@ def test_different_predictions_are_reported_with_the_versions(saved, path):
         tlfeatures.load(path)
 
 
-def test_parameters_that_the_installed_version_does_not_have_are_named(saved, path):
+def test_parameters_and_attributes_of_other_versions(saved, path, recwarn):
     def edit(about, arrays):
-        about["model"]["params"]["steps"][1]["tuple"][1]["params"]["old"] = 3
+        svm = about["model"]["params"]["steps"][1]["tuple"][1]
+        svm["params"]["old"] = 3
+        svm["state"]["coef_"] = 1.0  # a property of the installed version
+        if untested:
+            about["self_test"] = None
+            del arrays[-n_test_arrays:]
 
+    about, _ = read_arrays(saved)
+    n_test_arrays = len(about["self_test"]["dict"])
+    untested = False
+    change(saved, path, edit)
+    check_equal(tlfeatures.load(saved), tlfeatures.load(path), X)
+    assert not recwarn.list  # the predictions of the self-test are equal
+    untested = True
     change(saved, path, edit)
     with pytest.warns(
-        UserWarning, match="SVC was saved with old=3, a parameter that the installed version does not"
+        UserWarning, match=r"parameters that the installed versions .* do not have: SVC\(old=3\)"
     ):
         check_equal(tlfeatures.load(saved), tlfeatures.load(path), X)
 

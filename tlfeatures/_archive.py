@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import io
@@ -60,9 +61,11 @@ def library_versions() -> dict[str, str]:
     """
     from tlfeatures import __version__
 
-    names = ("keras", "numpy", "pillow", "scikit-learn")
-    versions = {name: importlib.metadata.version(name) for name in names}
-    return {"tlfeatures": __version__, "python": platform.python_version(), **versions}
+    versions = {"tlfeatures": __version__, "python": platform.python_version()}
+    for name in ("keras", "numpy", "pillow", "scikit-learn"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def describe_training(digests: np.ndarray | None) -> dict[str, Any]:

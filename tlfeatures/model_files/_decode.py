@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from tlfeatures._warnings import warn
 from tlfeatures.errors import SavedModelError
 from tlfeatures.model_files._checks import check_state
 from tlfeatures.model_files._classes import find_class, find_function
@@ -29,11 +28,17 @@ class Decoder:
     ----------
     arrays : list of ndarray
         Each is used once, so that a small file cannot make a large model.
+
+    Attributes
+    ----------
+    left_out : list of str
+        Parameters that the installed versions of the classes do not have.
     """
 
     def __init__(self, arrays: list[np.ndarray]) -> None:
         self._arrays: dict[int, np.ndarray] = dict(enumerate(arrays))
         self._n_objects = 0
+        self.left_out: list[str] = []
         self._readers = {
             "float": self._read_float,
             "scalar": self._read_scalar,
@@ -109,8 +114,10 @@ class Decoder:
             )
         value = self._make(kind, {key: self.decode(item, depth) for key, item in params.items()})
         fitted = {key: self.decode(item, depth) for key, item in state.items()}
-        for key in fitted:
-            if not _NAME.fullmatch(key) or hasattr(kind, key) or key in params:
+        for key in list(fitted):
+            if isinstance(getattr(kind, key, None), property):  # a fitted attribute in other versions
+                del fitted[key]
+            elif not _NAME.fullmatch(key) or hasattr(kind, key) or key in params:
                 raise SavedModelError(f"{name} cannot have the fitted attribute {key!r}")
         if name in NEIGHBORS and "_fit_X" in fitted:
             value.fit(fitted.pop("_fit_X"), fitted.pop("_y"))
@@ -118,17 +125,13 @@ class Decoder:
         check_state(name, value)
         return value
 
-    @staticmethod
-    def _make(kind: type, params: dict[str, Any]) -> Any:
-        """Construct an object; parameters that the installed version does not have are left out with a warning."""
+    def _make(self, kind: type, params: dict[str, Any]) -> Any:
+        """Construct an object without the parameters that the installed version does not have."""
         if not hasattr(kind, "get_params") and not dataclasses.is_dataclass(kind):
             return kind.__new__(kind)
         if hasattr(kind, "_get_param_names"):
             for name in sorted(set(params) - set(kind._get_param_names())):
-                warn(
-                    f"{kind.__name__} was saved with {name}={params.pop(name)!r}, a parameter that the installed "
-                    "version does not have."
-                )
+                self.left_out.append(f"{kind.__name__}({name}={params.pop(name)!r})"[:200])
         return kind(**{name: reset_param(name, value) for name, value in params.items()})
 
 

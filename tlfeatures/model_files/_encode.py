@@ -19,6 +19,8 @@ _RESET: dict[str, Any] = {"memory": None, "n_jobs": None, "verbose": 0, "cache":
 # fitted again when they are loaded, which only copies the training rows into a search tree
 NEIGHBORS = ("sklearn.neighbors.KNeighborsClassifier", "sklearn.neighbors.KNeighborsRegressor")
 
+_RIDGE = ("sklearn.linear_model.RidgeClassifier", "sklearn.linear_model.RidgeClassifierCV")
+
 # attributes that only `fit` needs, or that hold objects of compiled code
 _LEFT_OUT = {
     "sklearn.linear_model.SGDClassifier": ("_loss_function_", "loss_function_"),
@@ -119,6 +121,8 @@ class Encoder:
             fitted = {"_fit_X": fitted["_fit_X"], "_y": y} | {
                 key: fitted[key] for key in ("feature_names_in_",) if key in fitted
             }
+        if name in _RIDGE and "_label_binarizer" in fitted:
+            fitted["classes_"] = value.classes_  # a property in old versions of scikit-learn
         for key in _LEFT_OUT.get(name, ()):
             fitted.pop(key, None)
         state = {key: self.encode(item, f"{key} of {name}") for key, item in fitted.items()}

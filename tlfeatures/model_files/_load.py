@@ -70,6 +70,7 @@ def load(path: str | os.PathLike[str], **params: Any) -> Any:
         decoder = Decoder(arrays)
         model, self_test = decoder.decode(about["model"]), decoder.decode(about["self_test"])
         decoder.finish()
+        is_tested = self_test is not None
         versions = {key: str(value) for key, value in about["versions"].items()}
         differences = compare_outputs(model, self_test)
     except Exception as error:  # damaged values raise many kinds of errors
@@ -77,6 +78,11 @@ def load(path: str | os.PathLike[str], **params: Any) -> Any:
         raise SavedModelError(f"Cannot load {name!r}: {reason}.") from error
     if differences:
         _report_differences(name, differences, versions)
+    elif decoder.left_out and not is_tested:
+        warn(
+            f"{name!r} was saved with parameters that the installed versions of the libraries do not have: "
+            f"{', '.join(decoder.left_out)}. Compare its predictions with those of the saved model."
+        )
     cnn = find_cnn(model)
     if params and cnn is None:
         raise SavedModelError(

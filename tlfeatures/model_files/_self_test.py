@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from tlfeatures.model_files._parts import find_head
 __all__ = ["compare_outputs", "make_self_test"]
 
 _N_ROWS = 4
-_METHODS = ("decision_function", "predict_proba", "p_values", "predict_interval")
+_METHODS = ("decision_function", "predict_proba", "p_values", "predict_interval", "predict", "transform")
 _TOLERANCE = 1e-4  # relative to the largest value; versions of BLAS differ by less
 
 
@@ -32,7 +32,7 @@ def make_self_test(model: Any) -> dict[str, np.ndarray] | None:
     center, scale = _find_scale(head, n_features)
     rows = (center + scale * pattern).astype(np.float32)
     with contextlib.suppress(Exception):  # a head that does not accept such rows has no self-test
-        return {"rows": rows, **_predict(head, rows)}
+        return {"rows": rows, **_predict(head, rows, _list_methods(head))}
     return None
 
 
@@ -46,9 +46,9 @@ def compare_outputs(model: Any, self_test: dict[str, np.ndarray] | None) -> list
     """
     if self_test is None:
         return []
-    rows = self_test.pop("rows")
-    outputs = _predict(find_head(model), rows)
-    return [str(name) for name, expected in self_test.items() if not _is_close(outputs.get(name), expected)]
+    expected = {str(name): value for name, value in self_test.items() if name in _METHODS}
+    outputs = _predict(find_head(model), self_test["rows"], expected)
+    return [name for name, value in expected.items() if not _is_close(outputs[name], value)]
 
 
 @contextlib.contextmanager
@@ -58,10 +58,14 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _predict(head: Any, rows: np.ndarray) -> dict[str, np.ndarray]:
+def _list_methods(head: Any) -> list[str]:
+    """List the methods to compare; classes follow from their values, and could differ for equal ones."""
     names = [name for name in _METHODS if hasattr(head, name)]
-    if not set(names) & {"decision_function", "predict_proba"}:
-        names.append("predict" if hasattr(head, "predict") else "transform")
+    with_values = {"decision_function", "predict_proba"} & set(names)
+    return [name for name in names if name not in ("predict", "transform")] if with_values else names
+
+
+def _predict(head: Any, rows: np.ndarray, names: Iterable[str]) -> dict[str, np.ndarray]:
     with _quiet():
         return {name: np.asarray(getattr(head, name)(rows)) for name in names}
 
@@ -79,8 +83,8 @@ def _find_scale(head: Any, n_features: int) -> tuple[Any, Any]:
     return _find_scale(nested[0], n_features) if nested else (0.5, 0.5)
 
 
-def _is_close(actual: np.ndarray | None, expected: np.ndarray) -> bool:
-    if actual is None or actual.shape != expected.shape:
+def _is_close(actual: np.ndarray, expected: np.ndarray) -> bool:
+    if actual.shape != expected.shape:
         return False
     if expected.dtype.kind not in "fiu":
         return bool((actual == expected).all())
