@@ -9,6 +9,11 @@ duplicates  pets and drawings, each saved again, resized to 80%, cropped by 4% a
             precision of the ranking of all pairs by the cosine of ``find_duplicates``; equal files and images that
             are alike without being altered count as mistakes. Also the share of altered images whose pair with the
             original is above the default threshold of ``audit``.
+outliers    5 or 20 images of another data set among the pets, the digits or the signs, five seeds: ROC AUC of the
+            distance that ``audit`` uses, share of them in the same number of first images, and the shares of them
+            and of the other images that ``audit`` lists.
+blur        pets and signs, reduced to 256 pixels and blurred by a Gaussian filter with a standard deviation of 1, 2
+            and 4 pixels: share of the images that ``audit`` calls blurry; of the original images, the false alarms.
 rows        ``audit`` of 50,000 embeddings of 512 values with groups: seconds, seconds of all cores together, and peak
             memory of the process.
 
@@ -34,11 +39,14 @@ from _common import SIGNS, arguments, child, mobilenet_weights, progress, report
 from _select import load_digit_images, load_pets, load_signs
 from memory import peak_mb
 from PIL import Image, ImageDraw, ImageOps
-from sklearn.metrics import average_precision_score
+from scipy.ndimage import gaussian_filter
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from tlfeatures import CNNFeatures, audit
-from tlfeatures.evaluation import normalize_embeddings
+from tlfeatures.evaluation import find_neighbors, normalize_embeddings
+from tlfeatures.images import describe_images, find_faults
 from tlfeatures.trust._audit_labels import predict_out_of_fold
+from tlfeatures.trust._audit_tables import score_outliers
 
 SEEDS = 5
 WRONG, TOP = 0.05, 0.1
@@ -148,6 +156,45 @@ def measure_duplicates(name: str, images: list[Image.Image], embed: Callable) ->
     }
 
 
+def measure_outliers(F: np.ndarray, others: np.ndarray) -> dict[str, float]:
+    """Return the figures of images of another data set, with embeddings ``others``, among those of ``F``."""
+    figures: dict[str, float] = {}
+    for m in (5, 20):
+        runs = []
+        for seed in range(SEEDS):
+            rows = np.random.default_rng(seed).choice(len(others), m, replace=False)
+            X, is_other = np.concatenate([F, others[rows]]), np.arange(len(F) + m) >= len(F)
+            _, score = score_outliers(X, find_neighbors(X, 10))
+            listed = np.isin(np.arange(len(X)), audit(X).outliers["row"])
+            first = np.argsort(-score, kind="stable")[:m]
+            runs.append(
+                (
+                    roc_auc_score(is_other, score),
+                    is_other[first].mean(),
+                    listed[is_other].mean(),
+                    listed[~is_other].mean(),
+                )
+            )
+        names = (f"auc_{m}", f"in_first_{m}", f"listed_{m}", f"false_alarms_{m}")
+        figures |= dict(zip(names, np.mean(runs, axis=0).tolist(), strict=True))
+    return figures
+
+
+def measure_blur(paths: list[str]) -> dict[str, float]:
+    """Return the share of images that are called blurry, for each standard deviation of the filter."""
+    images = []
+    for path in paths:
+        image = Image.open(path).convert("RGB")
+        image.thumbnail((256, 256))
+        images.append(np.asarray(image))
+    figures = {}
+    for deviation in (0, 1, 2, 4):
+        blurred = [gaussian_filter(image, (deviation, deviation, 0)) for image in images]
+        faults = [dict(find_faults(properties)) for properties in describe_images(blurred)]
+        figures[f"blurry_{deviation}"] = float(np.mean(["blurry" in names for names in faults]))
+    return figures
+
+
 def audit_rows(n: int, d: int) -> dict[str, float]:
     """Audit generated embeddings with 5% wrong labels and 1% duplicates; return seconds and peak memory."""
     rng = np.random.default_rng(0)
@@ -184,17 +231,30 @@ def main() -> None:
             return CNNFeatures("mobilenet_0.75", layer=layer, image_size=side, **network).fit_transform(X)
 
         X, y = load_digit_images(100 if quick else 1797)
-        figures |= measure_labels("digits", embed(X, 96, "conv_pw_7_relu"), y, 1 if quick else SEEDS)
+        digits = embed(X, 96, "conv_pw_7_relu")
+        figures |= measure_labels("digits", digits, y, 1 if quick else SEEDS)
         drawings = [draw(seed) for seed in range(8 if quick else 150)]
         figures |= measure_duplicates("drawings", drawings, embed)
         if SIGNS.is_dir() and not quick:
-            train, test = load_signs("train"), load_signs("test")
-            figures |= measure_labels(
-                "signs", embed(train[0] + test[0]), np.concatenate([train[1], test[1]]), SEEDS
-            )
+            (paths, y), test = load_signs("train"), load_signs("test")
+            hands, y = paths + test[0], np.concatenate([y, test[1]])
+            signs = embed(hands)
+            figures |= measure_labels("signs", signs, y, SEEDS)
             paths, y = load_pets()
-            figures |= measure_labels("pets", embed(paths), y, SEEDS)
+            pets = embed(paths)
+            figures |= measure_labels("pets", pets, y, SEEDS)
             figures |= measure_duplicates("pets", [Image.open(path).convert("RGB") for path in paths], embed)
+            progress("outliers and blur")
+            pairs = {
+                "pets_with_digits": (pets, embed(X[:100])),
+                "pets_with_signs": (pets, signs[::12]),
+                "digits_with_signs": (digits, embed(hands[::12], 96, "conv_pw_7_relu")),
+                "signs_with_pets": (signs, pets),
+            }
+            for name, (F, others) in pairs.items():
+                figures |= {f"{name}_{key}": value for key, value in measure_outliers(F, others).items()}
+            for name, files in (("pets", paths), ("signs", hands[::6])):
+                figures |= {f"{name}_{key}": value for key, value in measure_blur(files).items()}
     targets = {name: target for name, target in TARGETS.items() if name in figures}
     report("audit", args, figures, targets, network="mobilenet_0.75", **size)
 

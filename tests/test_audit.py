@@ -120,6 +120,16 @@ def test_outliers_are_far_from_all_other_images():
     assert len(table) <= 4 and (table["score"] > 0).all()
 
 
+def test_outliers_that_are_like_each_other_are_listed():
+    """Fewer than the neighbors with which each image is compared."""
+    X, y = clusters(300)
+    rng = np.random.default_rng(3)
+    rows = np.arange(0, 300, 40)
+    X[rows] = 10 * rng.normal(size=X.shape[1]) + 0.1 * rng.normal(size=(len(rows), X.shape[1]))
+    table = audit(X, y).outliers
+    assert set(rows) <= set(table["row"]) and len(table) <= len(rows) + 6
+
+
 def test_group_that_predicts_the_label_alone_is_reported():
     X, y = clusters(240)
     rng = np.random.default_rng(0)
@@ -282,11 +292,16 @@ def test_images_pass_through_the_network_once(tmp_path):
         audit(images, y, features="tiny")
 
 
+def sharp_photo(width, height, seed):
+    """Return a photo with details of three pixels."""
+    return photo(3 * width, 3 * height, seed).resize((width, height))
+
+
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory):
     """A folder with sharp photographs and one image with each fault, and the fault of each file."""
     folder = tmp_path_factory.mktemp("images")
-    good = photo(300, 200, seed=1)
+    good = sharp_photo(300, 200, seed=1)
     exif = Image.Exif()
     exif[0x0112] = 6
     faults = {
@@ -302,16 +317,16 @@ def faulty(tmp_path_factory):
         "broken.jpg": "unreadable",
     }
     for i in range(8):
-        photo(300, 200, seed=i + 2).save(folder / f"good{i}.jpg")
+        sharp_photo(300, 200, seed=i + 2).save(folder / f"good{i}.jpg")
     noise = np.asarray(good.convert("L"), float)
     Image.fromarray((noise / 20).astype("u1")).save(folder / "black.png")
     Image.fromarray((255 - noise / 20).astype("u1")).save(folder / "white.png")
     Image.fromarray(np.full((200, 300, 3), 90, "u1")).save(folder / "uniform.png")
     Image.fromarray((100 + noise / 12).astype("u1")).save(folder / "range.png")
-    good.filter(ImageFilter.GaussianBlur(8)).save(folder / "blurry.jpg")
+    photo(300, 200, seed=1).filter(ImageFilter.GaussianBlur(8)).save(folder / "blurry.jpg")
     good.resize((24, 18)).save(folder / "tiny.png")
-    photo(800, 100, seed=30).save(folder / "long.jpg")
-    photo(300, 200, seed=31).save(folder / "rotated.jpg", exif=exif)
+    sharp_photo(800, 100, seed=30).save(folder / "long.jpg")
+    sharp_photo(300, 200, seed=31).save(folder / "rotated.jpg", exif=exif)
     (folder / "broken.jpg").write_bytes(b"no image")
     return [str(folder / name) for name in faults], list(faults.values())
 

@@ -38,7 +38,7 @@ class AuditResult:
         centered embeddings of the image and the nearest image of the group; ``across_classes`` and
         ``across_splits``, whether the group contains images of several classes or splits. The latter come first.
     outliers : pandas.DataFrame
-        Images unlike all others: ``row``, ``image``, ``label``; ``distance``, one minus the mean cosine similarity of
+        Images unlike all others: ``row``, ``image``, ``label``; ``distance``, one minus the least cosine similarity of
         the embedding with those of the nearest images; ``score``, how many robust standard deviations the logarithm of
         this distance is above its median.
     faults : pandas.DataFrame

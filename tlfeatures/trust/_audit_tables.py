@@ -22,7 +22,7 @@ __all__ = [
     "outlier_table",
 ]
 
-_OUTLIER_SCORE = 4.0  # robust standard deviations
+_OUTLIER_SCORE = 3.0  # robust standard deviations
 _LEAST_ROWS = 10  # with fewer rows, a typical distance cannot be estimated
 _RARE = 10  # images of a class
 
@@ -180,7 +180,7 @@ def outlier_table(data: AuditData, neighbors: Neighbors | None) -> pandas.DataFr
 
 
 def score_outliers(features: np.ndarray, neighbors: Neighbors) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distance of each row to its neighbors, and how many robust deviations it is above the median."""
+    """Return the distance of each row to its last neighbor, and how many robust deviations it is above the median."""
     distance = _measure_distance(features, neighbors)
     log_distance = np.log(np.maximum(distance, 1e-6))
     center = np.median(log_distance)
@@ -189,15 +189,16 @@ def score_outliers(features: np.ndarray, neighbors: Neighbors) -> tuple[np.ndarr
 
 
 def _measure_distance(features: np.ndarray, neighbors: Neighbors) -> np.ndarray:
-    """Return one minus the mean cosine of each row with its neighbors, without centering.
+    """Return one minus the least cosine of each row with its neighbors, without centering.
 
+    With the mean, outliers that are like each other would not be listed, even if there are fewer than neighbors.
     Centering makes outliers harder to find: images of a class far from the mean become near each other, and all other
     images far from each other.
     """
     lengths = np.linalg.norm(features, axis=1)
     unit = features / np.where(lengths > 0, lengths, 1)[:, None]
     cosines = [np.einsum("ij,ij->i", unit, unit[column], dtype=np.float64) for column in neighbors.rows.T]
-    return np.maximum(1 - np.mean(cosines, axis=0), 0)
+    return np.maximum(1 - np.min(cosines, axis=0), 0)
 
 
 def class_table(data: AuditData, label_errors: pandas.DataFrame) -> pandas.DataFrame:
