@@ -77,7 +77,7 @@ def start_embedding(options: dict) -> subprocess.Popen:
 
 
 def finish(process) -> int:
-    process.communicate(timeout=120)
+    process.communicate(timeout=240)
     return process.returncode
 
 

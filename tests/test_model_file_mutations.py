@@ -42,6 +42,7 @@ def test_mutated_files(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1600)
 def test_10_000_mutated_files_in_a_process_that_records_what_they_do(folder):
     done = subprocess.run(
         [sys.executable, "-m", "tests.model_file_mutations", str(folder), "10000"],

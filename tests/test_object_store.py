@@ -268,7 +268,7 @@ if pid == 0:
     os._exit(2)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
-    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 42
+    assert subprocess.run([sys.executable, "-c", code], timeout=240).returncode == 42
 
 
 class WebServer(http.server.BaseHTTPRequestHandler):

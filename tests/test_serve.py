@@ -614,6 +614,7 @@ def run_queue(compute, *submissions, batch_size=4, capacity=100, wait=None, **kw
         try:
             tasks = [asyncio.ensure_future(queue.submit(*each)) for each in submissions]
             if wait is not None:
+                await asyncio.sleep(0)  # until all are submitted
                 wait.set()
             return await asyncio.gather(*tasks, return_exceptions=True)
         finally:

@@ -52,10 +52,10 @@ def draw_confusion(y: np.ndarray, predicted: np.ndarray, title: str = "") -> Fig
     """
     from sklearn.metrics import ConfusionMatrixDisplay
 
-    side = max(3.6, 1.6 + 0.5 * len(np.unique(np.concatenate([y, predicted]))))
+    labels = np.unique(np.concatenate([y, predicted]))
+    side = max(3.6, 1.6 + 0.5 * len(labels))
     figure = make_figure(side, side + 0.5)
-    longest = max(len(str(label)) for label in np.unique(np.concatenate([y, predicted])))
-    rotation = "horizontal" if longest <= 7 else "vertical"
+    rotation = "horizontal" if max(len(str(label)) for label in labels) <= 7 else "vertical"
     ConfusionMatrixDisplay.from_predictions(
         y, predicted, ax=figure.add_subplot(), cmap="Blues", colorbar=False, xticks_rotation=rotation
     )

@@ -12,14 +12,17 @@ from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 
 from tlfeatures._params import check_parameter, integer, number
+from tlfeatures._warnings import warn
 from tlfeatures.calibration import CalibratedHead
+from tlfeatures.errors import InvalidParameterError
 from tlfeatures.evaluation import check_seed, make_folds
 from tlfeatures.heads import blas_threads
 from tlfeatures.trust._embedded import EmbeddedMixin, split_head
 from tlfeatures.trust._outliers import OutlierDetector
 
-__all__ = ["CONFORMAL_CONSTRAINTS", "ConformalBase"]
+__all__ = ["CONFORMAL_CONSTRAINTS", "TOLERANCE", "ConformalBase"]
 
+TOLERANCE = 1e-9  # rounding errors of shares
 ERROR_RATE = number(above=0, below=1, hint="It is the accepted share of errors, such as 0.1 for 10%.")
 CONFORMAL_CONSTRAINTS: dict[str, Any] = {
     "error_rate": [ERROR_RATE],
@@ -117,6 +120,29 @@ class ConformalBase(EmbeddedMixin, MetaEstimatorMixin, BaseEstimator):
             if self.false_alarm_rate is not None:
                 self.outlier_detector_ = OutlierDetector(self.false_alarm_rate).fit(X, groups=groups)
         return [test for _, test in folds]
+
+    def _count_units(self, n_rows: int, groups: np.ndarray | None) -> int:
+        """Return the number of rows, or of groups; raise an error if none could be left out for calibration."""
+        n = n_rows if groups is None else len(np.unique(groups))
+        if n < 2:
+            raise InvalidParameterError(
+                f"All {n_rows} rows are in one group of duplicates or of `groups`; expected several groups, some to "
+                "train on and others to calibrate on. Add other images.",
+                "groups",
+            )
+        return n
+
+    def _is_few(self, n: Any) -> Any:
+        """Whether numbers of rows or groups are too small for the error rate."""
+        return n + 1 < 1 / self.error_rate - TOLERANCE
+
+    def _warn_of_few(self, groups: np.ndarray | None, what: str, of: str = "") -> None:
+        n = int(np.ceil(1 / self.error_rate - TOLERANCE)) - 1
+        unit = "rows" if groups is None else "groups"
+        warn(
+            f"`error_rate={self.error_rate:g}` needs at least {n} {unit}{of}; {what}. Add images, or raise the error "
+            "rate."
+        )
 
     def _choose_error_rate(self, error_rate: float | None) -> float:
         if error_rate is None:

@@ -10,17 +10,14 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 
 from tlfeatures._params import boolean, check_parameters
-from tlfeatures._warnings import warn
 from tlfeatures.calibration import compute_logits
 from tlfeatures.errors import InvalidParameterError
 from tlfeatures.evaluation import check_labels
-from tlfeatures.trust._conformal import CONFORMAL_CONSTRAINTS, ConformalBase
+from tlfeatures.trust._conformal import CONFORMAL_CONSTRAINTS, TOLERANCE, ConformalBase
 from tlfeatures.trust._ranks import ScoreTable, row_weights, score_classes, to_p_values
 from tlfeatures.trust._set_quality import measure_prediction_sets
 
 __all__ = ["ConformalClassifier"]
-
-_TOLERANCE = 1e-9
 
 
 def _estimator_has(method: str) -> Any:
@@ -169,7 +166,7 @@ class ConformalClassifier(ClassifierMixin, ConformalBase):
                 tables.append(ScoreTable(scores[rows], weights[rows]))
         self.n_calibration_ = np.round(totals, 6)
         self.out_of_fold_ = self._measure(logits, codes, groups)
-        self._warn_of_few(groups)
+        self._check_calibration(groups)
         return self
 
     def _measure(self, logits: np.ndarray, codes: np.ndarray, groups: np.ndarray | None) -> dict[str, float]:
@@ -191,33 +188,18 @@ class ConformalClassifier(ClassifierMixin, ConformalBase):
                 f"Class {self.classes_.tolist()[counts.argmin()]!r} has 1 row, which cannot be both trained on and "
                 "calibrated on; expected 2 or more for each class. Add rows, or drop or merge the class."
             )
-        k = min(self.cv, int(counts.min()))
-        if groups is not None:
-            if (n := len(np.unique(groups))) < 2:
-                raise InvalidParameterError(
-                    f"All {len(codes)} rows are in one group of duplicates or of `groups`; expected several groups, "
-                    "some to train on and others to calibrate on. Add other images.",
-                    "groups",
-                )
-            k = min(k, n)
-        return k
+        return min(self.cv, int(counts.min()), self._count_units(len(codes), groups))
 
-    def _warn_of_few(self, groups: np.ndarray | None) -> None:
-        counts = self.n_calibration_[1:] if self.per_class else self.n_calibration_[:1]
-        few = counts + 1 < 1 / self.error_rate - _TOLERANCE
-        if not few.any():
-            return
-        unit = "rows" if groups is None else "groups"
-        needed = int(np.ceil(1 / self.error_rate - _TOLERANCE)) - 1
-        if self.per_class:
+    def _check_calibration(self, groups: np.ndarray | None) -> None:
+        """Warn if there are too few rows or groups for the error rate."""
+        few = self._is_few(self.n_calibration_[1:] if self.per_class else self.n_calibration_[:1])
+        if few.any() and self.per_class:
             names = ", ".join(map(str, self.classes_[few][:5].tolist())) + (", ..." if few.sum() > 5 else "")
             what = f"{int(few.sum())} of {len(few)} classes have fewer ({names}) and are in every set"
-        else:
+            self._warn_of_few(groups, what, " of each class")
+        elif few.any():
             what = f"there are {self.n_calibration_[0]:.0f}, so every set contains all classes"
-        warn(
-            f"`error_rate={self.error_rate:g}` needs at least {needed} {unit}"
-            f"{' of each class' if self.per_class else ''}; {what}. Add images, or raise the error rate."
-        )
+            self._warn_of_few(groups, what)
 
     def _score(self, estimator: Any, X: np.ndarray) -> np.ndarray:
         """Return how far each class is below the best of the others, shape (n, n_classes)."""
@@ -282,7 +264,7 @@ class ConformalClassifier(ClassifierMixin, ConformalBase):
         error_rate = self._choose_error_rate(error_rate)
         X = self._embed(X)
         p_values = self._p_values(X)
-        sets = p_values > error_rate + _TOLERANCE
+        sets = p_values > error_rate + TOLERANCE
         if not self.allow_empty:
             predicted = self.estimator_.predict(X)
             sets[np.arange(len(X)), np.searchsorted(self.classes_, predicted)] = True

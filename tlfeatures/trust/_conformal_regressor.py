@@ -8,8 +8,6 @@ import numpy as np
 from sklearn.base import RegressorMixin
 
 from tlfeatures._params import check_parameters
-from tlfeatures._warnings import warn
-from tlfeatures.errors import InvalidParameterError
 from tlfeatures.evaluation import check_labels
 from tlfeatures.trust._conformal import CONFORMAL_CONSTRAINTS, ConformalBase
 from tlfeatures.trust._ranks import lower_bounds, row_weights
@@ -116,14 +114,8 @@ class ConformalRegressor(RegressorMixin, ConformalBase):
         check_parameters(self)
         head, X, y, groups = self._fit_input(X, y, groups)
         y, _ = check_labels(y, len(X), "regression")
-        n = len(y) if groups is None else len(np.unique(groups))
-        if n < 2:
-            raise InvalidParameterError(
-                f"All {len(y)} rows are in one group of duplicates or of `groups`; expected several groups, some to "
-                "train on and others to calibrate on. Add other images.",
-                "groups",
-            )
-        folds = self._fit_heads(head, X, y, groups, min(self.cv, n), "regression")
+        k = min(self.cv, self._count_units(len(y), groups))
+        folds = self._fit_heads(head, X, y, groups, k, "regression")
         weights = row_weights(groups, len(y))
         self._weights = np.concatenate([weights[test] for test in folds])
         self.n_calibration_ = float(np.round(weights.sum(), 6))
@@ -140,12 +132,9 @@ class ConformalRegressor(RegressorMixin, ConformalBase):
                 "coverage": float(table["coverage"][0]),
                 "interval_width": float(table["width"][0]),
             }
-        if self.n_calibration_ + 1 < 1 / self.error_rate - 1e-9:
-            warn(
-                f"`error_rate={self.error_rate:g}` needs at least {int(np.ceil(1 / self.error_rate - 1e-9)) - 1} "
-                f"{'rows' if groups is None else 'groups'}; there are {self.n_calibration_:.0f}, so intervals are "
-                "infinite. Add images, or raise the error rate."
-            )
+        if self._is_few(self.n_calibration_):
+            what = f"there are {self.n_calibration_:.0f}, so intervals are infinite"
+            self._warn_of_few(groups, what)
         return self
 
     def predict_interval(self, X: Any, error_rate: float | None = None) -> np.ndarray:

@@ -90,8 +90,7 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
             If X contains NaN, or all rows are in one group.
         """
         check_parameters(self)
-        check_rows(X)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        X = self._check(X, ensure_min_samples=2)
         codes = check_groups(groups, len(X))
         weights = row_weights(codes, len(X))
         codes = np.arange(len(X)) if codes is None else codes
@@ -102,12 +101,18 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
                 "can be measured. Add other images.",
                 "groups",
             )
-        self._rows = _scale_to_length_1(X)
+        self._rows = X
         self._k = min(self.n_neighbors, others)
         self._table = ScoreTable(self._measure(self._rows, codes), weights)
         self.n_calibration_ = float(np.round(self._table.total, 6))
         self.offset_ = -self._find_threshold()
         return self
+
+    def _check(self, X: Any, **kwargs: Any) -> np.ndarray:
+        """Check rows and return them with length 1."""
+        check_rows(X)
+        X = validate_data(self, X, dtype=[np.float64, np.float32], **kwargs)
+        return X / np.maximum(np.linalg.norm(X, axis=1, keepdims=True), 1e-12)
 
     def _find_threshold(self) -> float:
         """Return the largest distance whose p-value is above the false-alarm rate."""
@@ -147,9 +152,7 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
         ndarray of float64, shape (n_samples,)
         """
         check_is_fitted(self)
-        check_rows(X)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        return -self._measure(_scale_to_length_1(X).astype(self._rows.dtype, copy=False))
+        return -self._measure(self._check(X, reset=False).astype(self._rows.dtype, copy=False))
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Return `score_samples` minus ``offset_``; it is negative for unusual rows.
@@ -191,7 +194,3 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
         """
         distances = -self.score_samples(X)
         return (self._table.weight_above(distances) + 1) / (self._table.total + 1)
-
-
-def _scale_to_length_1(X: np.ndarray) -> np.ndarray:
-    return X / np.maximum(np.linalg.norm(X, axis=1, keepdims=True), 1e-12)
