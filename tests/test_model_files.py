@@ -12,7 +12,7 @@ import zipfile
 import joblib
 import numpy as np
 import pytest
-from sklearn.base import is_regressor
+from sklearn.base import clone, is_regressor
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import RandomForestClassifier
@@ -481,3 +481,11 @@ def test_missing_and_other_files(tmp_path, path):
     tlfeatures.save(SVC().fit(X, Y), path)
     with pytest.raises(SavedModelError, match="contains no CNNFeatures"):
         tlfeatures.load(path, batch_size=3)
+
+
+def test_loaded_pipelines_can_be_fitted_again(tmp_path):
+    head = Pipeline([("scale", StandardScaler()), ("svm", SVC(verbose=False))])
+    tlfeatures.save(head.fit(X, LABELS), tmp_path / "head.tlf")
+    loaded = tlfeatures.load(tmp_path / "head.tlf")
+    assert loaded.get_params()["verbose"] is False
+    check_equal(head, clone(loaded).fit(X, LABELS), X)

@@ -142,6 +142,10 @@ def reset_param(name: str, value: Any) -> Any:
     """Return a value that does not depend on the machine for parameters such as ``cache``, and others unchanged."""
     if name == "cache" and value is None:
         return None
+    if name == "verbose" and isinstance(
+        value, bool
+    ):  # some estimators accept only a bool, or only an integer
+        return False
     return _RESET.get(name, value)
 
 

@@ -102,7 +102,7 @@ async function undo() {
   });
 }
 
-find("retrain").addEventListener("click", (event) => attempt(event.target, "Training ...", async () => {
+find("retrain").addEventListener("click", (event) => attempt(event.target, "Training ... With thousands of images, this can take a minute.", async () => {
   const { seconds } = await request("/app/retrain", {});
   say(`The head was trained again in ${seconds.toFixed(2)} s; all predictions use it now.`);
   find("save").disabled = false;
