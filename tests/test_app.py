@@ -63,7 +63,7 @@ def folder(tmp_path_factory):
     source = read_source(str(root / "data"))
     pipeline = make_pipeline(CNNFeatures("tiny", image_size=64, cache=None), LogisticRegression())
     conformal = ConformalClassifier(pipeline, error_rate=0.2, cv=3).fit(source.images, source.get_labels())
-    save_pipeline(conformal.to_pipeline(), root / "shapes.joblib")
+    save_pipeline(conformal.to_pipeline(), root / "shapes.tlf")
     for i in range(3):
         draw_image(root / f"new-{i}.png", "stripes" if i else "disc", 500 + i)
     return root
@@ -71,7 +71,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(folder):
-    model = ServedModel(folder / "shapes.joblib", batch_size=4)
+    model = ServedModel(folder / "shapes.tlf", batch_size=4)
     model.warm_up()
     model.load_training_images(read_source(str(folder / "data")), cache=None)
     return model
@@ -91,7 +91,7 @@ def test_page_has_no_inline_scripts_and_names_no_other_host(client):
     response = client.get("/")
     assert response.status_code == 200 and response.headers["content-type"].startswith("text/html")
     page = response.text
-    assert "shapes.joblib" in page and "ConformalClassifier" in page
+    assert "shapes.tlf" in page and "ConformalClassifier" in page
     assert not re.search(r"<script(?![^>]*src=)|<style|\son\w+=|style=", page)
     assert not re.search(r"https?://", page)
     for name in re.findall(r'(?:src|href)="(/static/[^"]+)"', page):
@@ -153,8 +153,8 @@ def test_command_needs_a_model(capsys):
 @pytest.fixture
 def labelled(folder, tmp_path):
     """The service of a copy of the model, with a journal; two labels of the training images are wrong."""
-    shutil.copy(folder / "shapes.joblib", tmp_path)
-    model = ServedModel(tmp_path / "shapes.joblib", batch_size=4)
+    shutil.copy(folder / "shapes.tlf", tmp_path)
+    model = ServedModel(tmp_path / "shapes.tlf", batch_size=4)
     source = read_source(str(folder / "data"))
     source.y[[0, 23]] = ["stripes", "disc"]
     model.load_training_images(source, cache=None)
@@ -203,7 +203,7 @@ def test_journal_is_applied_to_the_same_images_after_a_restart(labelled, folder)
     content = (labelled.folder / "labels.jsonl").read_bytes()
     (labelled.folder / "copy.jsonl").write_bytes(content)
     source = labelled.source.take(np.arange(24)[::-1])  # in another order
-    model = ServedModel(folder / "shapes.joblib", batch_size=4)
+    model = ServedModel(folder / "shapes.tlf", batch_size=4)
     model.load_training_images(source, cache=None)
     journal = Journal(labelled.folder / "copy.jsonl")
     labels = Labels(model, journal)
@@ -240,7 +240,7 @@ def test_changes_need_the_token_of_the_page(labelled):
 
 
 def test_head_is_trained_again_and_saved_beside_the_old_model(labelled, folder):
-    old = (labelled.folder / "shapes.joblib").read_bytes()
+    old = (labelled.folder / "shapes.tlf").read_bytes()
     assert labelled.post("/app/save", json={}).status_code == 409
     labelled.post("/app/labels", json={"rows": [0], "label": "disc"})
     labelled.post("/app/labels", json={"rows": [23], "label": "stripes"})
@@ -248,11 +248,11 @@ def test_head_is_trained_again_and_saved_beside_the_old_model(labelled, folder):
     scores = labelled.post("/app/compare", json={}).json()
     assert scores["images"] == 24 and 0 <= scores["before"] <= scores["after"] <= 1
     paths = [labelled.post("/app/save", json={}).json()["path"] for _ in range(2)]
-    assert [os.path.basename(path) for path in paths] == ["shapes-labels-1.joblib", "shapes-labels-2.joblib"]
-    assert (labelled.folder / "shapes.joblib").read_bytes() == old
+    assert [os.path.basename(path) for path in paths] == ["shapes-labels-1.tlf", "shapes-labels-2.tlf"]
+    assert (labelled.folder / "shapes.tlf").read_bytes() == old
     # the labels of the folders, on which the model was trained first
     image = [(folder / "new-0.png").read_bytes()]
-    expected = ServedModel(folder / "shapes.joblib", batch_size=4).predict(image)
+    expected = ServedModel(folder / "shapes.tlf", batch_size=4).predict(image)
     for answers in (ServedModel(paths[0], batch_size=4).predict(image), labelled.model.predict(image)):
         assert answers[0]["probabilities"] == pytest.approx(expected[0]["probabilities"])
     assert load_model(paths[0]).evaluate(labelled.source.images, labelled.source.y).n_used_for_training == 24
@@ -266,7 +266,7 @@ def test_suspected_labels_are_listed(labelled):
 
 def test_labels_of_other_models_cannot_be_changed(folder, tmp_path):
     journal = Journal(tmp_path / "labels.jsonl")
-    model = ServedModel(folder / "shapes.joblib", batch_size=4)  # without training images
+    model = ServedModel(folder / "shapes.tlf", batch_size=4)  # without training images
     with TestClient(
         make_service(model, with_page=True, journal=journal), base_url="http://localhost"
     ) as client:
@@ -516,8 +516,8 @@ def test_service_that_does_not_answer_is_named(page, folder):
 
 @pytest.mark.slow
 def test_correct_a_label_by_keyboard(page, folder, tmp_path):
-    shutil.copy(folder / "shapes.joblib", tmp_path)
-    model = ServedModel(tmp_path / "shapes.joblib", batch_size=4)
+    shutil.copy(folder / "shapes.tlf", tmp_path)
+    model = ServedModel(tmp_path / "shapes.tlf", batch_size=4)
     source = read_source(str(folder / "data"))
     source.y[0] = "stripes"
     model.load_training_images(source, cache=None)
@@ -543,7 +543,7 @@ def test_correct_a_label_by_keyboard(page, folder, tmp_path):
         page.click("#retrain")
         wait(page, "document.getElementById('scores').textContent.includes('before the changes')")
         page.click("#save")
-        wait(page, "document.getElementById('label-status').textContent.includes('shapes-labels-1.joblib')")
+        wait(page, "document.getElementById('label-status').textContent.includes('shapes-labels-1.tlf')")
         with page.expect_download() as download:
             page.click("a[href='/app/labels.csv']")
         text = open(download.value.path(), encoding="utf-8").read()  # noqa: SIM115
@@ -555,4 +555,4 @@ def test_correct_a_label_by_keyboard(page, folder, tmp_path):
         check_layout(page)
         page.goto("about:blank")
     journal.close()
-    assert len(load_model(tmp_path / "shapes-labels-1.joblib").classes) == 2
+    assert len(load_model(tmp_path / "shapes-labels-1.tlf").classes) == 2
