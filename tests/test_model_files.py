@@ -209,15 +209,23 @@ def test_older_bundles_without_digests_and_versions_are_loaded(photos, path):
     assert read_card(path)["training_images"] is None and read_card(path)["estimator"] == "FineTuneClassifier"
 
 
-def test_keras_layers_that_run_code_are_refused(photos, path):
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("Lambda", r"'Lambda' of 'keras\.layers', which can run code"),
+        ({}, "is damaged: its layers have invalid names"),
+    ],
+    ids=["Lambda", "dict"],
+)
+def test_keras_layers_that_run_code_are_refused(photos, path, name, text):
     tuned = FineTuneClassifier(**CNN, start="linear", epochs=0, validation_fraction=0, random_state=0)
     tuned.fit(photos.paths, photos.labels).save(path, whole=True)
 
     def edit(about, arrays):
-        about["head"]["config"]["layers"][-1] |= {"class_name": "Lambda", "module": "keras.layers"}
+        about["head"]["config"]["layers"][-1] |= {"class_name": name, "module": "keras.layers"}
 
     change(path, path, edit)
-    with pytest.raises(SavedModelError, match=r"'Lambda' of 'keras\.layers', which can run code"):
+    with pytest.raises(SavedModelError, match=text):
         tlfeatures.load(path)
 
 

@@ -126,7 +126,12 @@ def load_bundle(
             "Save the estimator again, or train it with a lower learning_rate."
         )
     if not trust:
-        _check_config([about.get("trunk"), about.get("head"), about.get("params")], path)
+        try:
+            _check_config([about.get("trunk"), about.get("head"), about.get("params")], path)
+        except (AttributeError, TypeError, RecursionError) as error:
+            raise ValueError(
+                f"{os.fspath(path)!r} is damaged: its layers have invalid names ({error})."
+            ) from error
     try:
         return _restore(about, arrays, path, expected, trust, params)
     except (RecipeMismatchError, UnknownNameError, OSError, ImportError):
