@@ -167,6 +167,12 @@ def test_stored_rows_are_not_computed_again(photos, store):
     np.testing.assert_array_equal(result.features, make_cnn(cache=None).fit_transform(photos.paths))
 
 
+def test_identical_images_of_different_units_go_through_the_network_once(photos, store):
+    result = embed_images(photos.paths * 2, make_cnn(cache=store), unit_size=12)
+    assert result.computed == 12
+    np.testing.assert_array_equal(result.features[:12], result.features[12:])
+
+
 def test_units_in_the_ledger_are_skipped_without_reading_their_images(copies, store):
     cnn, engine = make_cnn(cache=store), RecordingEngine()
     first = embed_images(copies, cnn, engine, unit_size=5)
@@ -314,7 +320,7 @@ def test_clear_deletes_the_ledger(copies, store):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"unit_size": 0}, "`unit_size` must be a positive integer; got 0"),
+        ({"unit_size": 0}, "`unit_size` must be an integer of at least 1 and of at most .*; got 0"),
         ({"on_error": "skip"}, "`on_error` must be 'raise' or 'nan'; got 'skip'"),
     ],
 )

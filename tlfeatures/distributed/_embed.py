@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tlfeatures._params import check_parameter, integer
 from tlfeatures.distributed._engines import Engine, LocalEngine
 from tlfeatures.distributed._job import Job
 from tlfeatures.distributed._run import JobRun
@@ -88,14 +89,8 @@ class EmbeddingRun:
         self.images = Images.of(X.images if isinstance(X, Source) else X)
         self.on_error = cnn.on_error if on_error is None else on_error
         self.verbose = cnn.verbose if verbose is None else verbose
-        if self.on_error not in ("raise", "nan"):
-            raise InvalidParameterError(
-                f"`on_error` must be 'raise' or 'nan'; got {self.on_error!r}.", "on_error"
-            )
-        if not isinstance(unit_size, (int, np.integer)) or unit_size < 1:
-            raise InvalidParameterError(
-                f"`unit_size` must be a positive integer; got {unit_size!r}.", "unit_size"
-            )
+        check_parameter("on_error", self.on_error, ["raise", "nan"])
+        check_parameter("unit_size", unit_size, [integer(1, 1_000_000)])
         store = EmbeddingStore.resolve(cnn.cache)
         if store is None:
             raise InvalidParameterError(

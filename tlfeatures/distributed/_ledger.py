@@ -22,6 +22,7 @@ __all__ = ["Ledger", "Place", "UnitRecord"]
 _HEADER = struct.Struct("<4sII16s16s")  # magic, rows, bytes of the errors, unit, digest of what follows
 _MAGIC = b"TLU1"
 _ROW_BYTES = KEY_BYTES + 16
+_MAX_BYTES = 256 << 20  # of a record; larger ones are not read
 _LEDGER_NAME = re.compile(r"[0-9a-f]{32}\.part")
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
 _WRITE |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -116,8 +117,8 @@ class Ledger:
         except (OSError, ValueError):
             return None
         try:
-            magic, n, n_errors, _, digest = _HEADER.unpack(_pread(fd, _HEADER.size, start))
-            body = _pread(fd, n * _ROW_BYTES + n_errors, start + _HEADER.size)
+            magic, n, n_errors, _, digest = _HEADER.unpack(_read(fd, _HEADER.size, start))
+            body = _read(fd, n * _ROW_BYTES + n_errors, start + _HEADER.size)
             if magic != _MAGIC or bytes_key(body) != digest:
                 return None
             errors = {
@@ -172,9 +173,9 @@ class Ledger:
             status = os.fstat(fd)
             start = self._ends.get(name, 0)
             while stat.S_ISREG(status.st_mode) and start + _HEADER.size <= status.st_size:
-                magic, n, n_errors, unit, _ = _HEADER.unpack(_pread(fd, _HEADER.size, start))
+                magic, n, n_errors, unit, _ = _HEADER.unpack(_read(fd, _HEADER.size, start))
                 end = start + _HEADER.size + n * _ROW_BYTES + n_errors
-                if magic != _MAGIC or end > status.st_size:
+                if magic != _MAGIC or end > status.st_size or end - start > _MAX_BYTES:
                     break  # incomplete: its process is writing it, or was killed
                 self._places.setdefault(unit, []).append((name, start))
                 self._ends[name] = start = end
@@ -182,8 +183,11 @@ class Ledger:
             os.close(fd)
 
 
-def _pread(fd: int, size: int, start: int) -> bytes:
-    content = os.pread(fd, size, start)
+def _read(fd: int, size: int, start: int) -> bytes:
+    os.lseek(fd, start, os.SEEK_SET)
+    content = os.read(fd, size)
+    while 0 < len(content) < size and (more := os.read(fd, size - len(content))):
+        content += more
     if len(content) != size:
         raise ValueError("the file is shorter than its records")
     return content

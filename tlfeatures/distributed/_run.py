@@ -65,6 +65,7 @@ class JobRun:
         self.n_todo = 0
         self._places: dict[int, Place] = {}  # of the record of each unit that has one
         self._results: dict[int, list[UnitResult]] = {}  # of each unit, since the last commit
+        self._new_keys: set[bytes] = set()  # of the results since the last commit
         self._missing: dict[int, int] = {}  # number of rows of each claimed unit that no result has
         self._ledger = Ledger(store, job.recipes[0])
         self._claims = Claims(self._ledger.folder)
@@ -189,10 +190,11 @@ class JobRun:
         is_stored = np.ones(len(keys), bool)
         for recipe in self.job.recipes[: len(self.job.spec.columns)]:
             is_stored &= self.store.contains(recipe, keys)
-        return is_stored
+        return is_stored | np.array([key in self._new_keys for key in map(bytes, keys)], bool)
 
     def _add(self, result: UnitResult, writer: StoreWriter) -> None:
         writer.add(result.keys, result.arrays)
+        self._new_keys.update(map(bytes, result.keys))
         number = result.unit.number
         self._results.setdefault(number, []).append(result)
         self._missing[number] -= len(result.unit.todo())
@@ -206,6 +208,7 @@ class JobRun:
     def _commit(self, writer: StoreWriter) -> None:
         """Store the rows, then write the ledger, then release the units that are complete."""
         writer.commit()
+        self._new_keys.clear()
         results, self._results = list(self._results.values()), {}
         if not results:
             return
