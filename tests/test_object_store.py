@@ -17,7 +17,7 @@ import pytest
 from tests.dicom_helpers import encode_dicom
 from tests.image_helpers import SAMPLE, encode
 from tests.warning_helpers import of_test
-from tlfeatures import CNNFeatures, _files, _object_digests, _objects
+from tlfeatures import CNNFeatures, _files, _object_digests
 from tlfeatures.audio import LogMelSpectrogram
 from tlfeatures.distributed import LocalEngine, embed_images
 from tlfeatures.errors import (
@@ -336,4 +336,4 @@ def test_images_on_web_servers(web, tmp_path):
 
 def test_web_servers_are_not_listed():
     with pytest.raises(ObjectStorageError, match=r"web servers do not list their files. Pass a manifest"):
-        list(_objects.list_objects("https://host/folder"))
+        read_source("https://host/folder/")

@@ -222,6 +222,7 @@ def _collect(
     notes: dict[int, Note] = {}
     for rows, extraction in passes:
         result.features[rows], result.keys[rows] = extraction.out, extraction.keys
+        extraction.out = result.features[:0]  # frees its memory: there may be many passes
         result.errors |= {int(rows[i]): reason for i, reason in extraction.errors.items()}
         notes |= {int(rows[i]): note for i, note in extraction.notes.items()}
         result.computed += extraction.computed

@@ -148,7 +148,8 @@ def _read_objects(uri: str, columns: dict[str, str | None], labels: bool, files:
         raise SourceError(f"{name!r}: HDF5 files are not read from object storage. Download the file first.")
     if suffix in PARQUET or suffix in TABLES:
         return read_manifest(uri, columns, labels)
-    is_file = path.lower().startswith("http") or bool(suffix and accepts_name(f"x{suffix}", files))
+    is_page = path.lower().startswith("http") and not path.endswith("/")
+    is_file = is_page or bool(suffix and accepts_name(f"x{suffix}", files))
     _refuse_columns(columns, name, "file" if is_file else "folder")
     if not is_file:
         return read_folder(uri, labels, files)
