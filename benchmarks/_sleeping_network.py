@@ -17,8 +17,8 @@ from tlfeatures.networks import Backbone, Description, Tap
 class SleepingNetwork(Backbone):
     """A network whose embedding is the mean color, and which takes ``seconds`` for each batch.
 
-    Two threads of a process wait for each other, as they do for a GPU. Each process writes the time of its first batch
-    to ``folder``.
+    Two threads of a process wait for each other, as they do for a GPU. Each process writes the time after each batch
+    to a file in ``folder``.
     """
 
     def __init__(self, seconds: float, folder: str) -> None:
@@ -37,13 +37,12 @@ class SleepingNetwork(Backbone):
     ) -> Callable[[np.ndarray], list[np.ndarray]]:
         """Return the function from batches of pixels to mean colors."""
         device = self.__dict__.setdefault("device", threading.Lock())
-        start = Path(self.folder, str(os.getpid()))
+        times = Path(self.folder, str(os.getpid()))
 
         def run(batch: np.ndarray) -> list[np.ndarray]:
-            if not start.exists():
-                start.write_text(str(time.monotonic()))
-            with device:
+            with device, open(times, "a") as file:
                 time.sleep(self.seconds)
+                file.write(f"{time.monotonic()}\n")
             return [batch.mean(axis=(1, 2), dtype="f8").astype("f4") for _ in outputs]
 
         return run

@@ -3,7 +3,7 @@
     python benchmarks/distributed.py [--quick] [--json PATH]
 
 A network that takes 100 ms for each batch of 32 images, whatever the machine: images per second of 1, 2 and 4 workers
-of `RayEngine` divided by those of `LocalEngine`, from the first batch to the last result. Then MobileNet 0.75: CPU
+of `RayEngine` divided by those of `LocalEngine`, while all workers are running. Then MobileNet 0.75: CPU
 seconds of all processes of a run on Ray, for each image, divided by those of a run in one process; both store their
 rows, and the difference between a long and a short run excludes the time to start. Needs Linux and ``tlfeatures[ray]``.
 """
@@ -16,7 +16,6 @@ import logging
 import os
 import statistics
 import tempfile
-import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,13 +50,15 @@ CPU_RATIO = 1.10
 
 
 def images_per_second(engine: Any, paths: list[str]) -> float:
-    """Return the images per second of an engine with the sleeping network, from the first batch to the last result."""
-    with tempfile.TemporaryDirectory() as starts:
-        job = Job.make(paths, FeatureSpec.make(SleepingNetwork(SECONDS, starts), None, "avg"), BATCH, 1)
+    """Return the images per second of an engine with the sleeping network while all of its workers are running."""
+    with tempfile.TemporaryDirectory() as folder:
+        job = Job.make(paths, FeatureSpec.make(SleepingNetwork(SECONDS, folder), None, "avg"), BATCH, 1)
         for _ in engine.run(job, cut_units(job.images, job.recipes, UNIT)):
-            end = time.monotonic()
-        start = min(float(file.read_text()) for file in Path(starts).iterdir())
-    return len(paths) / (end - start)
+            pass
+        times = [list(map(float, file.read_text().split())) for file in Path(folder).iterdir()]
+    start, stop = max(own[0] for own in times), min(own[-1] for own in times)
+    n_batches = sum(start < end <= stop for own in times for end in own)
+    return n_batches * BATCH / (stop - start)
 
 
 class MeteredEngine:
@@ -105,7 +106,7 @@ def measure_workers(quick: bool, folder: str) -> dict[str, float]:
     rng = np.random.default_rng(0)
     os.makedirs(folder)
     counts = (1, 2) if quick else tuple(SHARES)
-    for i in range(UNIT * (6 if quick else 128)):
+    for i in range(UNIT * (12 if quick else 80)):
         Image.fromarray(rng.integers(0, 256, (32, 32, 3), "u1")).save(f"{folder}/{i:05}.png")
     paths = sorted(map(str, Path(folder).iterdir()))
     ray.init(
