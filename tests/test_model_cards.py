@@ -130,7 +130,7 @@ def test_other_files_have_no_card(tmp_path, capsys):
     path = tmp_path / "model.joblib"
     joblib.dump({"a": 1}, path)
     assert main(["info", str(path)]) == 2
-    assert "is damaged or has another format" in capsys.readouterr().err
+    assert "has another format than .tlf, and only .tlf files have a model card" in capsys.readouterr().err
     with pytest.raises(SavedModelError):
         read_card(path)
     assert main(["info", str(tmp_path / "absent.tlf")]) == 1

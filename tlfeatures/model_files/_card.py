@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tlfeatures._archive import MODEL_FORMAT, describe_training, read_about
+from tlfeatures._archive import MODEL_FORMAT, describe_training, is_archive, read_about
 from tlfeatures._json import to_json
 from tlfeatures.errors import SavedModelError
 from tlfeatures.model_files._parts import describe_estimator, find_cnn, find_head
@@ -113,6 +113,11 @@ def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
     ['cat', 'dog']
     """
     name = os.fspath(path)
+    if not is_archive(path):
+        raise SavedModelError(
+            f"{name!r} is damaged or has another format than .tlf, and only .tlf files have a model card. Save the model "
+            "with the suffix .tlf."
+        )
     about = read_about(path)
     try:
         card = about["card"] if about.get("format") == MODEL_FORMAT else _describe_bundle(about)

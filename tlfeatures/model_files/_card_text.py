@@ -144,7 +144,6 @@ def _make_front_matter(card: dict[str, Any], title: str) -> dict[str, Any]:
     front: dict[str, Any] = {}
     if licence := card.get("weights_licence"):
         front["license"] = _HUB_LICENCES.get(licence, "other")
-        front["base_model_relation"] = "adapter"
     scores = card.get("scores")
     if scores and scores.get("mean") is not None:
         metric = {
