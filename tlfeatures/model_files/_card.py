@@ -115,8 +115,8 @@ def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
     name = os.fspath(path)
     if not is_archive(path):
         raise SavedModelError(
-            f"{name!r} is damaged or has another format than .tlf, and only .tlf files have a model card. Save the model "
-            "with the suffix .tlf."
+            f"{name!r} is damaged or has another format than .tlf, and only .tlf files have a model card. Save the "
+            "model with the suffix .tlf."
         )
     about = read_about(path)
     try:
