@@ -153,6 +153,7 @@ class TestContract(EngineContract):
         return replace(engine, workers=1)
 
 
+@pytest.mark.timeout(900)
 def test_results_survive_kills_of_workers_nodes_and_raylets(nodes, engine, paths):
     job = make_job([*paths, "/absent.png"], PlainNetwork(seconds=0.05))
     units = list_units(job, 2)
@@ -169,6 +170,7 @@ def test_results_survive_kills_of_workers_nodes_and_raylets(nodes, engine, paths
     assert expected[1] == {240: "no such file"}
 
 
+@pytest.mark.timeout(900)
 def test_a_driver_that_is_killed_loses_at_most_the_open_batch(nodes, paths, tmp_path):
     folder, cache = str(Path(paths[0]).parent), str(tmp_path / "store")
     code = "import sys; from tests.ray_helpers import drive; drive(*sys.argv[1:])"
