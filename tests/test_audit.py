@@ -216,6 +216,7 @@ def test_equal_embeddings_and_constant_features():
     X, y = clusters()
     result = audit(np.ones((9, 4)), y[:9])
     assert any("The embeddings of all images are equal" in note for note in result.notes)
+    assert any("There is only one image" in note for note in audit(np.eye(3)[:1], ["a"]).notes)
     assert len(result.duplicates) == 9 and (result.duplicates["kind"] == "exact").all()
     assert_no_missing_values(result)
     wider = np.concatenate([X, np.full((len(X), 3), 7, "f4")], axis=1)

@@ -255,6 +255,11 @@ def test_duplicate_images_are_kept_together(photos):
         conformal.fit([photos.paths[0]] * 8, list("aabbaabb"))
 
 
+def test_missing_labels_are_named():
+    with pytest.raises(ValueError, match="1 of 20 labels are missing"):
+        ConformalClassifier(SVC()).fit(np.eye(20), [None, *["a", "b"] * 9, "a"])
+
+
 # -- coverage and size of sets from out-of-fold values ---------------------------------------------
 
 

@@ -175,6 +175,16 @@ def test_input_that_cannot_be_used_raises(classes):
         suggest(X, y)
     with pytest.raises(ValueError, match="one label, or None, for each of the 300 images; got 2"):
         suggest(X, ["cat", None])
+    with pytest.raises(ValueError, match="one label, or None, for each of the 300 images; got 0"):
+        suggest(X, None)
+    few = keep_labels(y, [0, 1, 100, 101])
+    with pytest.raises(
+        ValueError, match="`estimator` cannot be used with 4 labelled images: Expected n_neighbors"
+    ):
+        suggest(X, few, estimator=KNeighborsClassifier(5))
+    assert (
+        len(suggest(X, keep_labels(y, [0, 1, 2, 100, 101]), n=3, estimator=KNeighborsClassifier(5)).rows) == 3
+    )
     with pytest.raises(ValueError, match=r"`y` must be classes; got numbers such as 0\.5"):
         suggest(X, [0.5, 1.5] + [None] * 298)
     with pytest.raises(ValueError, match="`n` must be an integer of at least 1; got 0"):

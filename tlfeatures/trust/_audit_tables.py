@@ -67,7 +67,12 @@ class AuditData:
 
     def find_neighbors(self, k: int) -> Neighbors | None:
         """Find the nearest neighbors of all rows; None, with a note, if the embeddings do not differ."""
-        if len(self.features) < 2 or not np.ptp(self.features, axis=0).any():
+        if len(self.features) < 2:
+            self.notes.append(
+                "There is only one image, so near-duplicates, outliers and label errors were not searched."
+            )
+            return None
+        if not np.ptp(self.features, axis=0).any():
             self.notes.append(
                 "The embeddings of all images are equal, so near-duplicates, outliers and label errors were not "
                 "searched. Check that the images differ, and choose another layer if they do."

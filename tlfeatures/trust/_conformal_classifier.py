@@ -147,8 +147,9 @@ class ConformalClassifier(ClassifierMixin, ConformalBase):
         """
         check_parameters(self)
         head, X, y, groups = self._fit_input(X, y, groups)
+        labels, _ = check_labels(y, len(X), "classification")
         check_classification_targets(y)
-        y, _ = check_labels(y, len(X), "classification")
+        y = labels
         self.classes_, codes = np.unique(y, return_inverse=True)
         folds = self._fit_heads(head, X, y, groups, self._choose_folds(codes, groups), "classification")
         logits = np.empty((len(codes), len(self.classes_)))

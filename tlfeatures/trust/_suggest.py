@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -107,8 +108,9 @@ def suggest(X: Any, y: Any, n: int = 10, *, estimator: Any = None, random_state:
         y_labelled, _ = check_labels(y_labelled, len(y_labelled), "classification")
         with blas_threads(*features.shape):
             accuracy = _measure_accuracy(head, features[labelled], y_labelled, rng)
-            fitted = clone(head).fit(features[labelled], y_labelled)
-            predictions, alternatives, margins = _predict(fitted, features[pool])
+            predictions, alternatives, margins = _predict(
+                head, features[labelled], y_labelled, features[pool]
+            )
     chosen = _choose(features[pool], margins, min(n, len(pool)), accuracy, rng)
     if predictions is not None:
         chosen = chosen[np.argsort(margins[chosen], kind="stable")]
@@ -160,7 +162,7 @@ def _read(X: Any, estimator: Any) -> tuple[Any, np.ndarray, np.ndarray, Images |
 
 def _read_labels(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the labels as objects, None where there is none, and which rows have one."""
-    values = y.tolist() if hasattr(y, "tolist") else list(y)
+    values = [] if y is None else y.tolist() if hasattr(y, "tolist") else list(y)
     if len(values) != n:
         raise InvalidParameterError(
             f"`y` must have one label, or None, for each of the {n} images; got {len(values)}.", "y"
@@ -231,7 +233,7 @@ def _describe_duplicates(
 
 
 def _measure_accuracy(head: Any, X: np.ndarray, y: np.ndarray, rng: np.random.RandomState) -> float:
-    """Return the cross-validated accuracy; rows of a class that no fold trains on count as errors."""
+    """Return the cross-validated accuracy; rows that cannot be predicted count as errors."""
     k = min(5, int(np.unique(y, return_counts=True)[1].max()))
     if k == 1:
         return 0.0
@@ -241,13 +243,24 @@ def _measure_accuracy(head: Any, X: np.ndarray, y: np.ndarray, rng: np.random.Ra
         folds = list(StratifiedKFold(k, shuffle=True, random_state=rng).split(X, y))
     for train, test in folds:
         if len(np.unique(y[train])) > 1:
-            correct[test] = clone(head).fit(X[train], y[train]).predict(X[test]) == y[test]
+            with suppress(ValueError):  # too few rows for the head, such as fewer than neighbors
+                correct[test] = clone(head).fit(X[train], y[train]).predict(X[test]) == y[test]
     return float(correct.mean())
 
 
-def _predict(head: Any, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _predict(
+    head: Any, X_labelled: np.ndarray, y: np.ndarray, X: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the predicted classes, the next ones, and the differences between the two largest decision values."""
-    logits, predicted = compute_logits(head, X, head.classes_), head.predict(X)
+    try:
+        head = clone(head).fit(X_labelled, y)
+        logits, predicted = compute_logits(head, X, head.classes_), head.predict(X)
+    except ValueError as error:
+        raise InvalidParameterError(
+            f"`estimator` cannot be used with {len(y)} labelled images: {str(error).rstrip('.')}. Label more images, "
+            "or pass another estimator.",
+            "estimator",
+        ) from error
     two = np.partition(logits, -2, axis=1)[:, -2:]
     # SVC may predict another class than that of the largest value
     others = np.where(head.classes_ == predicted[:, None], -np.inf, logits)
