@@ -262,8 +262,15 @@ def test_page_shows_the_numbers_of_the_result(fifty):
     assert summary["recipes"][0]["image_size"] == [112, 112]
 
 
-def test_headline_is_the_score_corrected_for_duplicates(tmp_path):
-    html, page, summary = write(tmp_path / "a")
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """Page, text, summary and folder of the report of a result with three classes."""
+    folder = tmp_path_factory.mktemp("three")
+    return *write(folder), folder
+
+
+def test_headline_is_the_score_corrected_for_duplicates(three, tmp_path):
+    html, page, summary, _ = three
     best = make_result(3).candidates.iloc[0]["score"]
     assert "<title>tiny: accuracy 0.7900</title>" in html or "accuracy 0.7900</title>" in html
     assert "<strong>accuracy 0.7900</strong>" in html
@@ -281,13 +288,13 @@ def test_headline_is_the_score_corrected_for_duplicates(tmp_path):
     )
 
 
-def test_page_lists_images_with_problems(tmp_path):
-    _, page, _ = write(tmp_path / "a")
+def test_page_lists_images_with_problems(three, tmp_path):
+    _, page, _, folder = three
     assert "Images that could not be read and were left out: 2." in page
     assert "Images that carry almost no information and were used: 1." in page
     for text in ("a.jpg", "the file is empty", "c.jpg", "all values lie within 3 of 256 levels"):
         assert text in page
-    assert len(pd.read_csv(tmp_path / "a/tables/image_problems.csv")) == 3
+    assert len(pd.read_csv(folder / "tables/image_problems.csv")) == 3
     problems = make_result(3).image_problems
     _, page, _ = write(tmp_path / "b", image_problems=problems.iloc[:0])
     assert "Images with problems" not in page
