@@ -101,8 +101,10 @@ def _open_parquet(path: str | os.PathLike[str], layout: FileLayout) -> Iterator[
     schema = pyarrow.schema(fields, {MARK: __version__, "recipe": layout.recipe})
     with (
         replace_file(path) as file,
-        # dictionaries of floats would only take memory
-        pyarrow.parquet.ParquetWriter(file, schema, use_dictionary=list(layout.dtypes)) as parquet,
+        # dictionaries and statistics of the features would only take memory
+        pyarrow.parquet.ParquetWriter(
+            file, schema, use_dictionary=list(layout.dtypes), write_statistics=list(layout.dtypes)
+        ) as parquet,
     ):
 
         def write(manifest: Mapping[str, Sequence[Any]], features: np.ndarray) -> None:

@@ -122,10 +122,8 @@ def fit_head(
     Notes
     -----
     One batch, the validation rows, y and what ``read_batches`` needs are in memory, and for ridge regression the square
-    of the number of columns. Identical rows may be both trained on and validated on; pass ``groups`` if this
-    matters. On embeddings of hand signs and of scikit-learn's digits, its accuracy was that of logistic regression
-    in memory, and better than that of averaged stochastic gradient descent (``SGDClassifier``); see
-    ``python benchmarks/stream.py``.
+    of the number of columns. Identical rows may be both trained on and validated on; pass ``groups`` if this matters.
+    ``python benchmarks/stream.py`` compares the accuracy with that of logistic regression in memory.
 
     Examples
     --------
