@@ -64,8 +64,9 @@ def start(tmp_path, files, network):
 def expected(tmp_path_factory, files, network):
     """The result of a run that nothing disturbs."""
     folder = tmp_path_factory.mktemp("expected")
-    out, log = str(folder / "expected.npz"), str(folder / "log")
-    assert finish(start_embedding({"paths": files, "store": str(network), "log": log, "out": out})) == 0
+    out, log, store = str(folder / "expected.npz"), str(folder / "log"), str(folder / "store")
+    shutil.copytree(network, store)
+    assert finish(start_embedding({"paths": files, "store": store, "log": log, "out": out})) == 0
     assert count(Path(log)) == 38
     return np.load(out)
 
