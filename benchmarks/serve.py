@@ -74,20 +74,20 @@ async def send_all(
     return answers
 
 
-def count_wrong(answers: Sequence[Any], pipeline: Any, images: Sequence[bytes]) -> int:
+def count_wrong(answers: Sequence[Any], rows: Sequence[int], pipeline: Any, images: Sequence[bytes]) -> int:
     """Count the answers that differ from those of the pipeline in the label, or by 1e-5 in a probability.
 
     The last digits of probabilities depend on the number of rows that the head gets at once.
     """
     expected, labels = pipeline.predict_proba(images), pipeline.predict(images)
     wrong = 0
-    for i, answer in enumerate(answers):
+    for row, answer in zip(rows, answers, strict=True):
         if answer is None:
             continue
         (entry,) = json.loads(answer[1])["images"] if answer[0] == 200 else ({},)
         values = [entry.get("probabilities", {}).get(name, np.nan) for name in map(str, pipeline.classes_)]
-        is_close = np.abs(np.array(values) - expected[i % len(images)]).max() < 1e-5
-        wrong += not (is_close and entry["prediction"] == labels[i % len(images)])
+        is_close = np.abs(np.array(values) - expected[row]).max() < 1e-5
+        wrong += not (is_close and entry["prediction"] == labels[row])
     return wrong
 
 
@@ -160,6 +160,7 @@ def measure(process: Any, port: int, pipeline: Any, paths: list[str], args: Any)
     speeds = interleaved({"serve": serve, "transform": transform}, rounds)
     latencies = sorted(answer[2] for answer in answers if answer is not None)
     progress(f"{n_more} further requests")
+    rows = [i % len(images) for n in (*[n_requests] * rounds, n_more) for i in range(n)]
     before = read_memory(process.pid)
     more = asyncio.run(send_all(port, [requests[i % len(requests)] for i in range(n_more)], n_clients))
     after = read_memory(process.pid)
@@ -174,7 +175,7 @@ def measure(process: Any, port: int, pipeline: Any, paths: list[str], args: Any)
         "first_answer_s": first[2],
         "requests": n_requests,
         "lost": sum(answer is None for answer in [*answers, *more]),
-        "wrong": count_wrong(answers, pipeline, images) + count_wrong(more, pipeline, images),
+        "wrong": count_wrong([*answers, *more], rows, pipeline, images),
         "further_requests": n_more,
         "growth_mb": after - before,
         "damaged": n_damaged,
