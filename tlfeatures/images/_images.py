@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 
 from tlfeatures._files import read_with_retries
-from tlfeatures._inputs import is_missing, library_types, split_frame
+from tlfeatures._inputs import is_missing, split_frame
 from tlfeatures._object_digests import find_digest, read_digest_and_content
 from tlfeatures._objects import is_object, redact
-from tlfeatures.errors import ImageInputError, ImageReadError, ObjectStorageError, TransientReadError
+from tlfeatures.errors import ImageReadError, ObjectStorageError, TransientReadError
 from tlfeatures.fingerprints import KEY_BYTES, array_key, bytes_key, file_key, memoized_keys, read_file
 from tlfeatures.images._decode import (
     Decoder,
@@ -33,9 +33,9 @@ from tlfeatures.images._formats import (
     describe_os_error,
     readable,
 )
-from tlfeatures.images._notes import LOW_CONTRAST, Note, check_depth, warn_of_depth, warn_of_low_contrast
-from tlfeatures.images._other_libraries import ARROW_ARRAYS, EXPECTED, refuse_other_libraries
-from tlfeatures.images._pixels import find_layout_problem, find_row_layout_problem, find_value_problem
+from tlfeatures.images._forms import recognize_images
+from tlfeatures.images._notes import LOW_CONTRAST, Note, warn_of_depth, warn_of_low_contrast
+from tlfeatures.images._pixels import find_row_layout_problem, find_value_problem
 from tlfeatures.images._threads import make_pool
 
 _OBJECT_THREADS = 16  # at least, because they mostly wait for the network
@@ -85,70 +85,8 @@ class Images:
         """
         if isinstance(X, Images):
             return X
-        if isinstance(X, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)):
-            description = (
-                f"the path {os.fspath(X)!r}" if isinstance(X, (str, os.PathLike)) else type(X).__name__
-            )
-            raise ImageInputError(f"Got one image ({description}) where a list is expected: wrap it, [X].")
-        refuse_other_libraries(X)
-        if library_types(X) & ARROW_ARRAYS:
-            return cls._of_list(X.to_pylist())
-        if hasattr(X, "to_numpy"):  # pandas, polars
-            columns = getattr(X, "columns", None)
-            if columns is not None and len(columns) != 1:
-                raise ImageInputError(
-                    f"Got a table of {len(columns)} columns; expected one column of images: "
-                    f"choose it, e.g. X[{next(iter(columns)) if len(columns) else 'path'!r}]."
-                )
-            X = X.to_numpy()
-            X = X.ravel() if X.ndim == 2 and X.shape[1] == 1 else X
-        if isinstance(X, (list, tuple)):
-            return cls._of_list(list(X))
-        if not isinstance(X, np.ndarray) and _is_array_on_disk(X):
-            _raise_input(find_layout_problem(tuple(X.shape)))
-            return cls(X, np.arange(X.shape[0]), checked=False)
-        if hasattr(X, "__array__") and not isinstance(X, type):
-            return cls._of_array(np.asarray(X))
-        fix = " Use list(X)." if hasattr(X, "__iter__") and not isinstance(X, (dict, type)) else ""
-        raise ImageInputError(f"Got an object of type {type(X).__name__}; {EXPECTED}.{fix}")
-
-    @classmethod
-    def _of_array(cls, X: np.ndarray) -> Images:
-        if X.dtype.kind in "OUT":
-            if X.ndim == 2 and X.shape[1] == 1:
-                X = X.ravel()
-            if X.ndim == 1:
-                return cls._of_list(X.tolist())
-            raise ImageInputError(
-                f"Got an array of {X.dtype} of shape {X.shape}; {EXPECTED}. "
-                "For pixels use X.astype('uint8'); for paths X.ravel()."
-            )
-        if X.dtype.kind == "S":
-            raise ImageInputError(f"Got an array of {X.dtype}; for paths use X.astype(str).")
-        _raise_input(find_layout_problem(X.shape))
-        _raise_input(find_value_problem(X, batch=True))
-        return cls(X, np.arange(len(X)), checked=True, full_depth=check_depth(X) is None)
-
-    @classmethod
-    def _of_list(cls, items: list[Any]) -> Images:
-        if not items:
-            raise ImageInputError(
-                "Found array with 0 sample(s) (shape=(0,)) while a minimum of 1 is required."
-            )
-        if set(map(type, items)) == {str}:  # fast path for the most frequent input
-            return cls(items, np.arange(len(items)), checked=False)
-        for i, item in enumerate(items):
-            if not _is_image_like(item):
-                if isinstance(item, (list, tuple)) and len(item) == 2 and _is_image_like(item[0]):
-                    raise ImageInputError(
-                        f"X[{i}] is a pair, {type(item[0]).__name__} and {type(item[1]).__name__}; expected images "
-                        "without their labels: X, y = map(list, zip(*X))."
-                    )
-                fix = " Use np.asarray(X)." if isinstance(item, (list, tuple)) else ""
-                raise ImageInputError(f"X[{i}] is of type {type(item).__name__}; {EXPECTED}.{fix}")
-        if all(isinstance(item, np.ndarray) and item.ndim < 2 for item in items):
-            raise ImageInputError(f"Got a list of arrays of shape {items[0].shape} and similar; {EXPECTED}.")
-        return cls(items, np.arange(len(items)), checked=False)
+        data, n, *checks = recognize_images(X)
+        return cls(data, np.arange(n), *checks)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -407,20 +345,6 @@ def warn_of_notes(images: Images, notes: dict[int, Note]) -> dict[int, str]:
     return low_contrast
 
 
-def _raise_input(problem: str | None) -> None:
-    if problem:
-        raise ImageInputError(problem[0].upper() + problem[1:])
-
-
-def _is_array_on_disk(X: Any) -> bool:
-    if not all(hasattr(X, name) for name in ("shape", "dtype", "__getitem__")):
-        return False
-    try:
-        return np.dtype(X.dtype).kind in "biuf" and len(X.shape) > 0
-    except TypeError:  # a dtype of another library
-        return False
-
-
 def _read_key(path: str) -> bytes:
     def read() -> bytes:
         check_file(path)
@@ -444,9 +368,3 @@ def _read_content(path: str | os.PathLike[str]) -> tuple[bytes, bytes]:
 def _frame_key(key: bytes, frame: int) -> bytes:
     """Return the key of a frame of a file; the first frame has the key of the file."""
     return bytes_key(key, f"[{frame}]".encode()) if frame else key
-
-
-def _is_image_like(item: Any) -> bool:
-    if isinstance(item, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)) or is_missing(item):
-        return True
-    return hasattr(item, "__array__") and not isinstance(item, (type, np.generic))
