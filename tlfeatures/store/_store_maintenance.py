@@ -82,6 +82,7 @@ class StoreMaintenance:
         Examples
         --------
         >>> import tempfile
+        >>> import numpy as np
         >>> from tlfeatures import EmbeddingStore
         >>> here, there = tempfile.mkdtemp(), tempfile.mkdtemp()
         >>> recipe = {"network": "toy", "width": 2, "dtype": "float32"}
