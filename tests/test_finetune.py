@@ -1321,7 +1321,11 @@ def test_damaged_bundle(tuned, tmp_path):
         with pytest.raises(ValueError, match=text):
             FineTuneClassifier.load(path)
     for key in about:
-        if key not in ("trunk_weights", "versions"):  # used only with whole=True, and by `tlfeatures info`
+        if key not in (
+            "trunk_weights",
+            "versions",
+            "card",
+        ):  # used only with whole=True, and by `tlfeatures info`
             _checkpoint.write_arrays(path, {k: v for k, v in about.items() if k != key}, arrays)
             with pytest.raises(ValueError, match=r"damaged|not a bundle|contains a None"):
                 FineTuneClassifier.load(path)

@@ -6,8 +6,6 @@ import os
 import re
 from typing import Any
 
-import numpy as np
-
 __all__ = ["URL_HINT", "as_labels", "is_missing", "is_url", "library_types", "split_frame"]
 
 URL_HINT = "expected s3://, gs://, az://, https:// or file://, or a local path"
@@ -21,6 +19,8 @@ def is_missing(value: Any) -> bool:
     """
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
+    import numpy as np  # here, because the command line starts without it
+
     return isinstance(value, (float, np.floating, np.datetime64, np.timedelta64)) and bool(value != value)
 
 
@@ -51,6 +51,7 @@ def split_frame(path: str | os.PathLike[str]) -> tuple[str, int]:
 def library_types(value: Any) -> set[str]:
     """Return the library and name of each class of a value, such as "torch.Tensor".
 
+    >>> import numpy as np
     >>> "numpy.floating" in library_types(np.float64(1))
     True
     """
@@ -71,5 +72,7 @@ def as_labels(y: Any) -> Any:
             f"`y` must be one label for each image; got a sparse matrix of shape {y.shape}. Use {fix}."
         )
     if library_types(y) & {"pyarrow.Array", "pyarrow.ChunkedArray"}:
+        import numpy as np
+
         return np.asarray(y.to_pylist())
     return y
