@@ -176,6 +176,7 @@ def test_golden_embeddings(other, golden):
         assert relative_difference(other[0]["golden"], file["conv_pw_13_relu/avg"][::7]) < 1e-3
 
 
+@pytest.mark.slow
 def test_a_small_network_on_jax(tmp_path):
     """The tests above need minutes, most of them to build networks."""
     import keras

@@ -126,12 +126,19 @@ def list_expected_failures(estimator):
         TabularSearch(task="classification", heads=["ridge"], cv=2, **SEARCH),
         TabularSearch(task="regression", heads=["ridge"], cv=2, **SEARCH),
         TabularClassifier(**TRAINING, random_state=0),
-        TabularRegressor(**TRAINING, random_state=0),
         BlockScaler(),
     ],
     expected_failed_checks=list_expected_failures,
 )
 def test_estimator_checks_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks(
+    [TabularRegressor(**TRAINING, random_state=0)], expected_failed_checks=list_expected_failures
+)
+def test_estimator_checks_of_regressors(estimator, check):
     check(estimator)
 
 

@@ -264,7 +264,7 @@ def test_a_search_after_one_call_with_all_layers_runs_no_network(files, store, n
     assert len(network_calls) == passes
 
 
-@pytest.mark.parametrize("backend", ["loky", "threading"])
+@pytest.mark.parametrize("backend", [pytest.param("loky", marks=pytest.mark.slow), "threading"])
 def test_workers_give_the_same_scores(files, store, backend):
     y = np.arange(12) % 2
     pipe = make_pipeline(CNNFeatures(**NETWORK, cache=store), StandardScaler(), LogisticRegression())

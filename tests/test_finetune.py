@@ -1095,6 +1095,7 @@ def test_out_of_memory_error_suggests_a_batch_size():
 # -- callbacks -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_callbacks_of_keras(tmp_path):
     import keras
 

@@ -88,6 +88,7 @@ def change(saved, path, edit):
 # -- equal predictions -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_pipeline_predicts_the_same_in_another_process(pipeline, photos, path):
     tlfeatures.save(pipeline, path)
     code = (

@@ -180,7 +180,7 @@ def test_building_does_not_change_the_random_state_of_python_and_numpy(tmp_path)
 # --- batches -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2_0.35", "mobilenet_v3_small"])
+@pytest.mark.parametrize("name", ["mobilenet_v2_0.35", *slow("mobilenet_v3_small")])
 def test_a_row_does_not_depend_on_its_batch(name, make_network):
     size = FAMILIES[name]
     X = make_images(40, size)
@@ -327,7 +327,7 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.35)
 
 @pytest.mark.parametrize(
     "name",
-    ["vgg16", "mobilenet_v3_small", *slow("efficientnet_b0", "efficientnet_v2_b0", "convnext_tiny")],
+    ["vgg16", *slow("mobilenet_v3_small", "efficientnet_b0", "efficientnet_v2_b0", "convnext_tiny")],
 )
 def test_a_literal_normalization_replaces_that_inside_the_network(name, make_network):
     """The reference applies the convolutions to (x / 255 - mean) / std, without the network's own preprocessing."""

@@ -132,6 +132,7 @@ def test_too_few_epochs_warn(digits):
         fit_head(batches_of(X), y, max_epochs=1)
 
 
+@pytest.mark.slow
 def test_a_store_sorted_by_class_is_shuffled_well(store, digits):
     X, X_test, y, y_test = digits
     order = np.argsort(y, kind="stable")

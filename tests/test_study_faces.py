@@ -9,6 +9,8 @@ from PIL import Image
 from tests.study_helpers import check_figures, run_notebook, run_on_empty_store, run_study
 from tlfeatures.studies import draw_faces
 
+pytestmark = pytest.mark.slow  # runs the whole study
+
 RECIPES = ["CNNFeatures, tiny, nearest neighbour", "Keras alone, tiny, one image after the other"]
 
 
@@ -63,7 +65,6 @@ def test_drawn_faces_are_equal_for_equal_seeds():
     assert y.tolist() == ["person 00", "person 00", "person 01", "person 01", "person 02", "person 02"]
 
 
-@pytest.mark.slow
 def test_notebook_repeats_the_study(faces, run, tmp_path, monkeypatch):
     parameters = {"data": str(faces), "model": "tiny", "models": ["tiny"], "image_size": 32}
     table = run_notebook("faces", tmp_path, monkeypatch, **parameters)["table"].to_frame()

@@ -14,6 +14,8 @@ from tests.study_helpers import (
     write_colored_images,
 )
 
+pytestmark = pytest.mark.slow  # runs the whole study
+
 RECIPES = [
     "CNNFeatures + SVM",
     "CNNFeatures + SVM, balanced class weights",
@@ -68,7 +70,6 @@ def test_images_without_classes_are_an_error(pets, tmp_path, capsys):
     assert "have no labels. Expected a folder for each class" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_notebook_repeats_the_study(pets, tmp_path, monkeypatch):
     parameters = {"data": str(pets), "model": "tiny", "image_size": 32, "epochs": 2, "folds": 2}
     table = run_notebook("pets", tmp_path, monkeypatch, **parameters)["table"].to_frame()
@@ -76,7 +77,6 @@ def test_notebook_repeats_the_study(pets, tmp_path, monkeypatch):
     assert table["balanced accuracy"][0] >= 0.8
 
 
-@pytest.mark.slow
 def test_pets_reaches_the_documented_accuracy(shared, keras_home, tmp_path):
     rows = run_on_real_images("pets", "pets", shared, keras_home, tmp_path)
     assert rows[0]["accuracy"] >= 0.94

@@ -9,6 +9,8 @@ from tests.networks import build, make_images
 from tests.study_helpers import check_figures, run_notebook, run_study
 from tlfeatures.networks import NETWORKS
 
+pytestmark = pytest.mark.slow  # runs the whole study
+
 SIZE = 32
 RECIPES = [
     "ImageNetClassifier",
@@ -68,7 +70,6 @@ def test_a_network_without_the_classes_is_refused(pets, tmp_path, capsys):
     assert "--model must be a network that ends in the 1,000 classes of ImageNet" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_notebook(weights, pets, tmp_path, monkeypatch):
     root = tmp_path / "data"
     for label in ("cats", "dogs", "horses"):

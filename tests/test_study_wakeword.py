@@ -11,6 +11,8 @@ import pytest
 from tests.study_helpers import ROOT, check_figures, run_notebook, run_on_empty_store, run_study
 from tlfeatures.studies import describe_network, write_wakeword_stand_in
 
+pytestmark = pytest.mark.slow  # runs the whole study
+
 pytest.importorskip("soundfile", reason="needs soundfile, the extra `audio`")
 RECIPES = [
     "CNNFeatures, last layer + logistic regression",
@@ -72,7 +74,6 @@ def test_a_folder_has_the_speakers_in_its_file_names(clips, tmp_path, capsys):
     assert "of 4 speakers" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_notebook_repeats_the_study(clips, tmp_path, monkeypatch):
     parameters = {"data": str(clips), "model": "tiny", "image_size": 32, "epochs": 2}
     table = run_notebook("wakeword", tmp_path, monkeypatch, **parameters)["table"].to_frame()
@@ -84,7 +85,6 @@ def test_network_that_is_not_a_network_of_keras():
     assert text == "mobilenet_0.75, with random weights, stands in for a speech network"
 
 
-@pytest.mark.slow
 def test_speakers_unseen_in_training_are_recognized(keras_home, tmp_path):
     if not (keras_home / "models" / "mobilenet_7_5_224_tf_no_top.h5").is_file():
         pytest.skip("needs the weights in ../shared/keras")
