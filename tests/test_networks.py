@@ -216,11 +216,10 @@ def test_precisions_are_close_and_have_different_recipes(name, make_network):
     cosine = {"float32": 1 - 1e-6, "tf32": 0.9999, "float16": 0.999, "bfloat16": 0.99}
     if name == "convnext_tiny":
         del cosine["float16"], cosine["tf32"]  # slow
+    weights = make_network(name)[1]
     digests, recipes = set(), set()
     for precision, min_cosine in cosine.items():
-        cnn = CNNFeatures(
-            name, weights=make_network(name)[1], image_size=size, precision=precision, cache=None
-        )
+        cnn = CNNFeatures(name, weights=weights, image_size=size, precision=precision, cache=None)
         got = cnn.fit_transform(X)
         assert got.dtype == np.float32
         if precision == "float32":
