@@ -49,6 +49,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.randomly_reset_seed = False
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give slow tests more time than the limit of all others, for busy machines."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(900))
+
+
 def _seed(name: str) -> None:
     seed = zlib.crc32(name.encode())
     random.seed(seed)  # Keras draws the seeds of its initializers here
