@@ -359,9 +359,13 @@ def browser():
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         pytest.skip("needs Chromium, such as Debian's package")
-    root = ["--no-sandbox"] if hasattr(os, "getuid") and os.getuid() == 0 else []
+    options = ["--disable-dev-shm-usage"]  # shared memory is small in containers
+    options += ["--no-sandbox"] if hasattr(os, "getuid") and os.getuid() == 0 else []
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=root)
+        try:
+            browser = driver.chromium.launch(executable_path=chromium, args=options, timeout=120_000)
+        except playwright.Error as error:
+            pytest.skip(f"Chromium cannot start on this machine: {error}")
         yield browser
         browser.close()
 
