@@ -231,7 +231,7 @@ def test_invalid_changes_are_problems(labelled, content, name):
 
 
 def test_changes_need_the_token_of_the_page(labelled):
-    for path in ("labels", "undo", "retrain", "compare", "save"):
+    for path in ("labels", "undo", "retrain", "save"):
         for token in ("", "wrong"):
             response = labelled.post(f"/app/{path}", json={}, headers={"x-csrf-token": token})
             assert response.status_code == 403 and "Reload the page" in response.json()["detail"]
@@ -239,13 +239,24 @@ def test_changes_need_the_token_of_the_page(labelled):
     assert labelled.post("/app/undo", json={}, headers=headers).json()["type"].endswith("cross-origin")
 
 
+def wait_for_training(client, *states):
+    """Wait until the training is finished or failed, or in one of some states."""
+    deadline = time.monotonic() + 60
+    while (state := client.get("/app/retrain").json())["state"] not in ("finished", "failed", *states):
+        assert time.monotonic() < deadline, state
+        time.sleep(0.02)
+    return state
+
+
 def test_head_is_trained_again_and_saved_beside_the_old_model(labelled, folder):
     old = (labelled.folder / "shapes.tlf").read_bytes()
     assert labelled.post("/app/save", json={}).status_code == 409
     labelled.post("/app/labels", json={"rows": [0], "label": "disc"})
     labelled.post("/app/labels", json={"rows": [23], "label": "stripes"})
-    assert labelled.post("/app/retrain", json={}).json()["seconds"] > 0
-    scores = labelled.post("/app/compare", json={}).json()
+    assert labelled.post("/app/retrain", json={}).json()["state"] == "training"
+    training = wait_for_training(labelled)
+    assert training["state"] == "finished" and training["done"] == training["total"] == 11
+    scores = training["scores"]
     assert scores["images"] == 24 and 0 <= scores["before"] <= scores["after"] <= 1
     paths = [labelled.post("/app/save", json={}).json()["path"] for _ in range(2)]
     assert [os.path.basename(path) for path in paths] == ["shapes-labels-1.tlf", "shapes-labels-2.tlf"]

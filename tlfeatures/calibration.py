@@ -26,6 +26,7 @@ __all__ = [
     "compute_logits",
     "fit_calibrated_head",
     "fit_calibrated_pipeline",
+    "fit_inverse_temperature",
     "to_logits",
 ]
 
@@ -116,7 +117,7 @@ class CalibratedHead(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             logits[test] = compute_logits(
                 clone(self.estimator).fit(X[train], y[train]), X[test], self.classes_
             )
-        self.inverse_temperature_ = _fit_inverse_temperature(logits, codes)
+        self.inverse_temperature_ = fit_inverse_temperature(logits, codes)
         self.estimator_ = clone(self.estimator).fit(X, y)
         return self
 
@@ -332,11 +333,29 @@ def calibrate_logits(logits: np.ndarray, codes: np.ndarray) -> np.ndarray:
     >>> calibrate_logits(logits, np.array([0, 1, 1, 1])).round(1)[0].tolist()
     [0.7, 0.3]
     """
-    return softmax(_fit_inverse_temperature(logits, codes) * logits, axis=1)
+    return softmax(fit_inverse_temperature(logits, codes) * logits, axis=1)
 
 
-def _fit_inverse_temperature(logits: np.ndarray, codes: np.ndarray) -> float:
-    """Find the factor with the smallest log loss, with targets smoothed as in Platt (1999)."""
+def fit_inverse_temperature(logits: np.ndarray, codes: np.ndarray) -> float:
+    """Find the factor with the smallest log loss of the softmax; targets are smoothed as in Platt (1999).
+
+    Parameters
+    ----------
+    logits : ndarray of shape (n, k)
+        One column per class; -inf for a class that cannot be predicted.
+    codes : ndarray of int, shape (n,)
+        Classes 0 to k - 1 of the rows.
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> logits = np.array([[1.0, -1.0], [-1.0, 1.0], [-1.0, 1.0], [1.0, -1.0]])
+    >>> round(fit_inverse_temperature(logits, np.array([0, 1, 1, 1])), 2)
+    0.35
+    """
     n, k = logits.shape
     targets = np.full((n, k), 1 / (n + 2) / (k - 1))
     targets[np.arange(n), codes] = (n + 1) / (n + 2)

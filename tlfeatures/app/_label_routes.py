@@ -86,12 +86,11 @@ def _add_training(app: FastAPI, labels: Labels, read: Callable[[Request], Awaita
     @app.post("/app/retrain", include_in_schema=False)
     async def retrain(request: Request) -> Response:
         await read(request)
-        return to_response({"seconds": await asyncio.to_thread(labels.retrain)})
+        return to_response(await asyncio.to_thread(labels.retrain))
 
-    @app.post("/app/compare", include_in_schema=False)
-    async def compare(request: Request) -> Response:
-        await read(request)
-        return to_response(await asyncio.to_thread(labels.compare))
+    @app.get("/app/retrain", include_in_schema=False)
+    async def describe_retraining() -> Response:
+        return to_response(labels.retraining.describe())
 
     @app.post("/app/save", include_in_schema=False)
     async def save(request: Request) -> Response:

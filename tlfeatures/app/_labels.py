@@ -13,21 +13,17 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import clone, is_classifier
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import Pipeline
 
 from tlfeatures.app._journal import Journal
 from tlfeatures.app._model import ServedModel
 from tlfeatures.app._problems import Problem
-from tlfeatures.calibration import CalibratedHead
-from tlfeatures.heads import blas_threads
-from tlfeatures.predictions import FittedModel
+from tlfeatures.app._retraining import Retraining
 from tlfeatures.saved_models import load_model, save_pipeline
-from tlfeatures.trust import ConformalClassifier, audit, suggest
+from tlfeatures.trust import audit, suggest
 
 __all__ = ["Labels"]
 
-_FOLDS = 5
 _QUEUE = 100  # images
 
 
@@ -54,13 +50,15 @@ class Labels:
         self.texts = {str(label): label for label in model.fitted.classes.tolist()}
         self._lock = threading.RLock()
         self._history: list[dict[int, Any]] = []
-        self._retrained = False
+        self.retraining = Retraining(model)
         self._positions: dict[str, list[int]] = {}
         for row, key in zip(self.training.rows.tolist(), self.training.keys, strict=True):
             self._positions.setdefault(key.tobytes().hex(), []).append(row)
         self._keys = {row: key for key, rows in self._positions.items() for row in rows}
         for entry in journal.entries:
             self._apply(entry)
+        if len(labelled := _find_labelled(self.current[self.training.rows])):
+            self.retraining.prepare(labelled)
 
     def change(self, rows: Sequence[int], label: str) -> int:
         """Change the label of some images, after the change was written to the journal; return their number.
@@ -147,52 +145,36 @@ class Labels:
             return rows[chosen].tolist(), {}
         return rows.tolist(), {}
 
-    def retrain(self) -> float:
-        """Train the head on the current labels, and use it for all later predictions; return the seconds it took.
+    def retrain(self) -> dict[str, Any]:
+        """Train the head on the current labels, as described by `Retraining`; return its state.
 
         Raises
         ------
         Problem
             If the head cannot be trained on these labels.
         """
-        start = time.perf_counter()
         with self._lock:
-            X, y = self._select(self.current)
-        try:
-            with blas_threads(*X.shape):
-                head = clone(self.model.fitted.head).fit(X, y)
-        except (ValueError, TypeError) as error:
-            raise Problem(422, "cannot-train", str(error)) from None
-        cnn = self.model.fitted.cnn
-        self.model.use(FittedModel(Pipeline([("cnn", cnn), *head.steps])))
-        self._retrained = True
-        return time.perf_counter() - start
-
-    def compare(self) -> dict[str, float | int]:
-        """Return the accuracies by cross-validation, before and after the changes, both against the current labels."""
-        head = _unwrap(self.model.fitted.head)
-        with self._lock:
-            X, y = self._select(self.current)
-            _, before = self._select(np.where(self.original == None, self.current, self.original))  # noqa: E711
-        n_folds = min(_FOLDS, int(np.unique(y, return_counts=True)[1].min()))
-        if n_folds < 2:
-            raise Problem(422, "cannot-train", "Each class needs at least two images for cross-validation.")
-        folds = list(StratifiedKFold(n_folds, shuffle=True, random_state=0).split(X, y))
-        scores = {}
-        for name, labels in (("before", before), ("after", y)):
-            with blas_threads(*X.shape):
-                scores[name] = float(np.mean(cross_val_predict(clone(head), X, labels, cv=folds) == y))
-        return {**scores, "folds": n_folds, "images": len(y)}
+            current = self.current[self.training.rows]
+            before = np.where(self.original == None, self.current, self.original)[self.training.rows]  # noqa: E711
+        labelled = _find_labelled(current)
+        if not len(labelled):
+            raise Problem(422, "cannot-train", "No image has a label.")
+        return self.retraining.start(labelled, *(_to_array(labels[labelled]) for labels in (current, before)))
 
     def save(self) -> str:
-        """Save the retrained model as a new file beside the old one; return its path."""
-        if not self._retrained:
-            raise Problem(409, "not-retrained", "Train the head again before you save the model.")
+        """Save the retrained model as a new file beside the old one; return its path.
+
+        Raises
+        ------
+        Problem
+            If the head was not trained again, or its training continues.
+        """
+        head = self.retraining.head
         old, number = Path(self.model.path), 1
         while (path := old.with_name(f"{old.stem}-labels-{number}{old.suffix}")).exists():
             number += 1
         cnn = load_model(old).cnn  # with the store that the served model does not use
-        pipeline = Pipeline([("cnn", cnn), *self.model.fitted.head.steps])
+        pipeline = Pipeline([("cnn", cnn), *head.steps])
         pipeline.training_digests_ = np.unique(self.training.keys, axis=0)
         save_pipeline(pipeline, path)
         return str(path)
@@ -207,14 +189,6 @@ class Labels:
             writer.writerow([path, *("" if value is None else value for value in (label, original))])
         return text.getvalue()
 
-    def _select(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the embeddings and labels of the labelled images."""
-        y = labels[self.training.rows]
-        labelled = np.array([label is not None for label in y])
-        if not labelled.any():
-            raise Problem(422, "cannot-train", "No image has a label.")
-        return self.training.embeddings[labelled], np.array(y[labelled].tolist())
-
 
 def can_label(model: ServedModel) -> bool:
     """Return whether the labels of the training images of a model can be changed: of classifiers that can be cloned."""
@@ -227,9 +201,9 @@ def can_label(model: ServedModel) -> bool:
     return model.fitted._with_views is None
 
 
-def _unwrap(head: Any) -> Any:
-    """Return the head without calibration and prediction sets, which do not change its predictions."""
-    *steps, (name, last) = head.steps
-    while isinstance(last, (CalibratedHead, ConformalClassifier)):
-        last = last.estimator
-    return Pipeline([*steps, (name, last)])
+def _find_labelled(labels: np.ndarray) -> np.ndarray:
+    return np.flatnonzero([label is not None for label in labels])
+
+
+def _to_array(labels: np.ndarray) -> np.ndarray:
+    return np.array(labels.tolist())

@@ -13,6 +13,7 @@ from sklearn.pipeline import Pipeline
 
 from tlfeatures import __version__
 from tlfeatures.app._problems import Problem
+from tlfeatures.app._provisional import ProvisionalHead
 from tlfeatures.app._queue import list_batch_sizes
 from tlfeatures.app._training import TrainingImages
 from tlfeatures.errors import ImageReadError, SavedModelError
@@ -139,8 +140,12 @@ class ServedModel:
         """Predict for images; dicts, or a `Problem` for an image that cannot be read."""
 
         def run(part: list[bytes]) -> list[Any]:
-            predictions = self.fitted.predict(part)
+            fitted = self.fitted  # another thread may change it
+            predictions = fitted.predict(part)
             results = self._describe(predictions)
+            if isinstance(fitted.head[-1], ProvisionalHead):
+                for row in predictions.rows.tolist():
+                    results[row]["provisional"] = True
             if with_neighbors and self.training is not None:
                 extracted = predictions.extracted
                 for row in predictions.rows.tolist():

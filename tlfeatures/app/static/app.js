@@ -124,6 +124,7 @@ function showResult(result) {
       ? `Sure: only ${result.set[0]} cannot be excluded${rate}.`
       : `Not sure: ${result.set.join(", ")} cannot be excluded${rate}.`;
   }
+  if (result.provisional) find("set").textContent = "Provisional: a linear head predicts until the head of the model is trained.";
   if ("decision" in result) find("set").textContent = `Decision value: ${show(result.decision)}.`;
   const entries = Object.entries(result.probabilities ?? {}).slice(0, 10);
   for (const [name, value] of entries) {
@@ -200,6 +201,7 @@ const COLUMNS = {
   lower: { title: "lower", value: (item) => item.result?.interval?.[0] },
   upper: { title: "upper", value: (item) => item.result?.interval?.[1] },
   unusual: { title: "unusual", value: (item) => item.result?.unusual },
+  provisional: { title: "provisional", value: (item) => item.result?.provisional },
   error: { title: "error", value: (item) => item.error },
 };
 

@@ -102,18 +102,44 @@ async function undo() {
   });
 }
 
-find("retrain").addEventListener("click", (event) => attempt(event.target, "Training ... With thousands of images, this can take a minute.", async () => {
-  const { seconds } = await request("/app/retrain", {});
-  say(`The head was trained again in ${seconds.toFixed(2)} s; all predictions use it now.`);
-  find("save").disabled = false;
-  find("scores").textContent = "Comparing by cross-validation ...";
+const percent = (score) => `${(100 * score).toFixed(1)}%`;
+
+function describeTraining({ state, done, total, provisional_seconds: provisional, seconds, scores, error }) {
+  if (state === "training") {
+    return `Predictions use a provisional linear head, computed in ${provisional.toFixed(2)} s, until the head of the model is trained ...`;
+  }
+  if (state === "failed") return error;
+  const trained = `The head was trained again in ${seconds.toFixed(2)} s; all predictions use it now.`;
+  if (error) return `${trained} ${error}`;
+  if (state === "comparing") return `${trained} Comparing by cross-validation: ${done} of ${total} fits ...`;
+  return `${trained} Accuracy in ${scores.folds}-fold cross-validation against the current labels of ${scores.images} images: `
+    + `${percent(scores.before)} before the changes, ${percent(scores.after)} after.`;
+}
+
+let followed = 0; // the last call of follow
+
+async function follow() {
+  followed += 1;
+  const call = followed;
   try {
-    const scores = await request("/app/compare", {});
-    find("scores").textContent = `Accuracy in ${scores.folds}-fold cross-validation against the current labels of ${scores.images} images: `
-      + `${(100 * scores.before).toFixed(1)}% before the changes, ${(100 * scores.after).toFixed(1)}% after.`;
+    for (;;) {
+      const training = await request("/app/retrain");
+      if (call !== followed || training.state === "unchanged") return;
+      const text = describeTraining(training);
+      if (find("scores").textContent !== text) find("scores").textContent = text;
+      find("save").disabled = !["comparing", "finished"].includes(training.state);
+      if (["finished", "failed"].includes(training.state)) return;
+      await new Promise((resolve) => { setTimeout(resolve, 300); });
+    }
   } catch (error) {
     find("scores").textContent = error.message;
   }
+}
+
+find("retrain").addEventListener("click", (event) => attempt(event.target, "Training ...", async () => {
+  await request("/app/retrain", {});
+  say("New predictions are in use.");
+  follow();
 }));
 find("save").addEventListener("click", () => attempt(null, "Saving ...", async () => {
   say(`Saved ${(await request("/app/save", {})).path}. The old model was not changed.`);
@@ -147,3 +173,4 @@ document.addEventListener("keydown", (event) => {
 });
 document.addEventListener("view", (event) => { if (event.detail === "label") load(); });
 if (!find("label").hidden) load();
+follow();
