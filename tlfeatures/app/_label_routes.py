@@ -17,12 +17,12 @@ from tlfeatures.app._problems import Problem
 from tlfeatures.app._routes import Service, to_response
 from tlfeatures.app._uploads import check_length, read_body
 
-__all__ = ["add_label_routes"]
+__all__ = ["add_label_routes", "read_change"]
 
 _PAGE = 60  # images
 
 
-async def _read(request: Request, service: Service, csrf_token: str) -> dict[str, Any]:
+async def read_change(request: Request, service: Service, csrf_token: str) -> dict[str, Any]:
     """Read the object of JSON in a request that changes something; it needs the token of the page."""
     sent = request.headers.get("x-csrf-token", "")
     if not hmac.compare_digest(sent.encode(), csrf_token.encode()):
@@ -41,7 +41,7 @@ async def _read(request: Request, service: Service, csrf_token: str) -> dict[str
 
 def add_label_routes(app: FastAPI, service: Service, labels: Labels, csrf_token: str) -> None:
     """Add the routes; each change needs the token that is in the page."""
-    read = partial(_read, service=service, csrf_token=csrf_token)
+    read = partial(read_change, service=service, csrf_token=csrf_token)
     _add_changes(app, labels, read)
     _add_training(app, labels, read)
 
@@ -52,13 +52,21 @@ def _add_changes(app: FastAPI, labels: Labels, read: Callable[[Request], Awaitab
         choice: str = "all",
         offset: Annotated[int, Query(ge=0)] = 0,
         size: Annotated[int, Query(ge=1, le=200)] = _PAGE,
+        rows: Annotated[str | None, Query(pattern=r"^\d{1,9}(,\d{1,9}){0,199}$")] = None,
     ) -> Response:
+        if rows is not None:  # chosen by the client
+            chosen = [int(row) for row in rows.split(",")]
+            if max(chosen) >= len(labels.current):
+                raise Problem(
+                    422, "unknown-image", f"Rows must be below {len(labels.current)}; got {max(chosen)}."
+                )
+            return to_response({"changed": len(labels.changed), "images": labels.describe(chosen)})
         try:
-            rows, notes = await asyncio.to_thread(labels.list_rows, choice)
+            all_rows, notes = await asyncio.to_thread(labels.list_rows, choice)
         except ValueError as error:
             raise Problem(422, "no-list", str(error)) from None
-        images = labels.describe(rows[offset : offset + size], notes)
-        return to_response({"total": len(rows), "changed": len(labels.changed), "images": images})
+        images = labels.describe(all_rows[offset : offset + size], notes)
+        return to_response({"total": len(all_rows), "changed": len(labels.changed), "images": images})
 
     @app.post("/app/labels", include_in_schema=False)
     async def change(request: Request) -> Response:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import secrets
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -12,12 +12,13 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from tlfeatures.app._checks import DataChecks
+from tlfeatures.app._data_routes import add_data_routes
 from tlfeatures.app._journal import Journal
-from tlfeatures.app._label_routes import add_label_routes
+from tlfeatures.app._label_routes import add_label_routes, read_change
 from tlfeatures.app._labels import Labels, can_label
 from tlfeatures.app._problems import Problem
 from tlfeatures.app._routes import Service, to_response
-from tlfeatures.errors import ImageReadError
 
 __all__ = ["add_page"]
 
@@ -72,8 +73,13 @@ def add_page(app: FastAPI, service: Service, journal: Journal | None = None) -> 
     template, model, training = environment.get_template("page.html"), service.model, service.model.training
 
     csrf_token, with_labels = secrets.token_urlsafe(24), journal is not None and can_label(model)
-    if with_labels:
-        add_label_routes(app, service, Labels(model, journal), csrf_token)
+    labels = Labels(model, journal) if with_labels else None
+    if labels is not None:
+        add_label_routes(app, service, labels, csrf_token)
+    if training is not None:
+        checks = DataChecks(model, lambda: training.labels if labels is None else labels.current.copy())
+        read = partial(read_change, service=service, csrf_token=csrf_token)
+        add_data_routes(app, training, checks, checks.get_labels, read)
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
@@ -84,12 +90,14 @@ def add_page(app: FastAPI, service: Service, journal: Journal | None = None) -> 
             "error_rate": about["error_rate"],
             "classes": [str(name) for name in about["classes"] or ()],
             "csrf": csrf_token,
+            "labels": with_labels,
         }
         html = template.render(
             about=about,
             card=make_card(about),
             settings=json.dumps(settings),
             labels=with_labels,
+            training=training,
         )
         return Response(html, media_type="text/html; charset=utf-8")
 
@@ -103,13 +111,3 @@ def add_page(app: FastAPI, service: Service, journal: Journal | None = None) -> 
     @app.post("/app/predict", include_in_schema=False)
     async def predict(request: Request) -> Response:
         return to_response({"images": await service.read_and_compute(request, ("page",))})
-
-    @app.get("/app/training/{row}", include_in_schema=False)
-    async def thumbnail(row: int) -> Response:
-        if training is None or not 0 <= row < len(training):
-            raise Problem.of_status(404)
-        try:
-            content = await asyncio.to_thread(training.thumbnail, row)
-        except ImageReadError as error:
-            raise Problem(404, "unreadable-image", f"The image cannot be read: {error.reason}.") from None
-        return Response(content, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})

@@ -17,7 +17,7 @@ from tlfeatures.sources import Source
 
 __all__ = ["TrainingImages"]
 
-_SIDE = 160  # pixels of a thumbnail
+_SIDE, _LARGE_SIDE = 160, 640  # pixels of a thumbnail and of a large one
 
 
 class TrainingImages:
@@ -35,6 +35,7 @@ class TrainingImages:
         Paths relative to the source.
     labels : ndarray of object, shape (n,)
         None where an image has no label.
+    split : ndarray of str, shape (n,), or None
     rows : ndarray of int, shape (m,)
         Rows of the images that could be read.
     embeddings : ndarray of float32, shape (m, d)
@@ -49,7 +50,7 @@ class TrainingImages:
 
     def __init__(self, cnn: CNNFeatures, source: Source) -> None:
         self.images, self.names, self.paths = Images.of(source.images), source.names, source.paths
-        self.labels = np.full(len(source), None, object)
+        self.labels, self.split = np.full(len(source), None, object), source.split
         if source.y is not None:
             self.labels[:] = source.y.tolist()
         extracted = embed(cnn, self.images, on_error="nan")
@@ -60,7 +61,8 @@ class TrainingImages:
         self.embeddings, self.keys = extracted.features[self.rows], extracted.keys[self.rows]
         self._mean = self.embeddings.mean(axis=0)
         self._directions = _normalize(self.embeddings - self._mean)
-        self.thumbnail = functools.lru_cache(2048)(self._make_thumbnail)
+        self._small = functools.lru_cache(2048)(functools.partial(self._make_thumbnail, side=_SIDE))
+        self._large = functools.lru_cache(32)(functools.partial(self._make_thumbnail, side=_LARGE_SIDE))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -83,9 +85,26 @@ class TrainingImages:
             if np.isfinite(similarities[i])
         ]
 
-    def _make_thumbnail(self, row: int) -> bytes:
-        """Return a JPEG file of a training image."""
-        decoder = Decoder((_SIDE, _SIDE), resize="pad")
+    def thumbnail(self, row: int, is_large: bool = False) -> bytes:
+        """Return a JPEG file of a training image, whose longer side has 160 or 640 pixels.
+
+        Raises
+        ------
+        ImageReadError
+            If the image cannot be read.
+        """
+        return (self._large if is_large else self._small)(row)
+
+    def make_tag(self, row: int, is_large: bool = False) -> str:
+        """Return the entity tag (ETag) of a thumbnail, which depends on the content of the image."""
+        i = int(np.searchsorted(self.rows, row))
+        is_readable = i < len(self.rows) and self.rows[i] == row
+        return f'"{self.keys[i].tobytes().hex() if is_readable else "none"}-{_LARGE_SIDE if is_large else _SIDE}"'
+
+    def _make_thumbnail(self, row: int, side: int) -> bytes:
+        width, height = self.images.size(row)
+        scale = side / max(width, height)
+        decoder = Decoder((max(1, round(height * scale)), max(1, round(width * scale))))
         buffer = io.BytesIO()
         Image.fromarray(self.images.decode_with_note(row, decoder)[1]).save(buffer, "JPEG", quality=85)
         return buffer.getvalue()

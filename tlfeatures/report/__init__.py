@@ -3,12 +3,14 @@
 from tlfeatures.report._audit import is_audit, write_audit
 from tlfeatures.report._maps import write_maps_page
 from tlfeatures.report._suggestions import is_suggestions, write_suggestions
+from tlfeatures.report._tables import map_embeddings
 from tlfeatures.report._write import is_report, write_report
 
 __all__ = [
     "is_audit",
     "is_report",
     "is_suggestions",
+    "map_embeddings",
     "write_audit",
     "write_maps_page",
     "write_report",

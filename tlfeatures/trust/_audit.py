@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -165,12 +166,14 @@ def examine(
     n_neighbors: int,
     duplicate_threshold: float,
     random_state: int,
-    probabilities: np.ndarray | None = None,
+    probabilities: np.ndarray | Callable[[np.ndarray], np.ndarray | None] | None = None,
 ) -> dict[str, pandas.DataFrame]:
     """Make the tables of an audit except ``faults``; ``probabilities`` of shape (n, k) are computed if None."""
     neighbors = data.find_neighbors(n_neighbors)
     duplicates = data.find_duplicates(duplicate_threshold, neighbors)
     fold_groups = _choose_fold_groups(duplicates, groups, cv)
+    if callable(probabilities):
+        probabilities = probabilities(fold_groups)
     label_errors = label_table(data, neighbors, fold_groups, cv, random_state, probabilities)
     codes = np.full(len(data.keys), -1) if data.labels is None else data.labels.codes
     labelled = np.flatnonzero(codes >= 0)
@@ -195,7 +198,10 @@ def _choose_fold_groups(duplicates: Duplicates, groups: np.ndarray | None, cv: i
 
 
 def audit_search_rows(
-    features: np.ndarray, keys: np.ndarray, about: pandas.DataFrame, probabilities: np.ndarray
+    features: np.ndarray,
+    keys: np.ndarray,
+    about: pandas.DataFrame,
+    probabilities: np.ndarray | Callable[[np.ndarray], np.ndarray | None],
 ) -> AuditResult:
     """Audit rows whose out-of-fold class probabilities have been computed already.
 
@@ -205,9 +211,10 @@ def audit_search_rows(
         Finite values.
     keys : ndarray of uint8, shape (n, 16)
     about : DataFrame of n rows
-        ``row``, ``image``, ``label`` (None if there are no probabilities) and, if available, ``group``.
-    probabilities : ndarray of shape (n, k)
-        NaN for rows without a label; the columns are the sorted labels.
+        ``row``, ``image`` and, if available, ``label`` (None if there are no probabilities), ``group`` and ``split``.
+    probabilities : ndarray of shape (n, k), or callable
+        NaN for rows without a label; the columns are the sorted labels. A callable gets the groups of the rows, int
+        (n,), which unite duplicates, and returns the probabilities, or None if they are to be computed.
 
     Returns
     -------
@@ -215,7 +222,8 @@ def audit_search_rows(
         Without faults.
     """
     notes: list[str] = []
-    data = AuditData(features, keys, about, encode_labels(about["label"].to_numpy(object)), notes)
+    labels = encode_labels(about["label"].to_numpy(object)) if "label" in about else None
+    data = AuditData(features, keys, about, labels, notes)
     has_groups = "group" in about
     tables = examine(
         data,

@@ -1,6 +1,6 @@
 // Correct labels by keyboard, and train the head again.
-const settings = JSON.parse(document.body.dataset.settings);
-const find = (id) => document.getElementById(id);
+import { find, request, settings } from "./requests.js";
+
 const say = (text) => { find("label-status").textContent = text; };
 const SIZE = 60;
 let images = [];
@@ -8,21 +8,7 @@ let offset = 0;
 let total = 0;
 let focused = 0;
 const selected = new Set();
-
-async function request(path, content) {
-  const options = content === undefined ? {} : {
-    method: "POST", body: JSON.stringify(content), headers: { "content-type": "application/json", "x-csrf-token": settings.csrf },
-  };
-  let response;
-  try {
-    response = await fetch(path, options);
-  } catch {
-    throw new Error("The service does not answer. Check that it still runs, then try again.");
-  }
-  const answer = await response.json().catch(() => ({ detail: `The service answered ${response.status}.` }));
-  if (!response.ok) throw new Error(answer.detail);
-  return answer;
-}
+let chosenRows = []; // images that were chosen in the view of the data
 
 async function attempt(button, text, action) {
   say(text);
@@ -39,8 +25,10 @@ async function attempt(button, text, action) {
 async function load() {
   await attempt(null, "Loading ...", async () => {
     const choice = find("choice").value;
-    const answer = await request(`/app/labels?choice=${encodeURIComponent(choice)}&offset=${offset}&size=${SIZE}`);
-    ({ images, total } = answer);
+    const part = chosenRows.slice(offset, offset + SIZE).join(",");
+    const answer = await request(choice === "rows" ? `/app/labels?rows=${part}`
+      : `/app/labels?choice=${encodeURIComponent(choice)}&offset=${offset}&size=${SIZE}`);
+    ({ images, total = chosenRows.length } = answer);
     selected.clear();
     focused = 0;
     show();
@@ -170,6 +158,16 @@ document.addEventListener("keydown", (event) => {
   else if (event.key.toLowerCase() === "u") undo();
   else return;
   event.preventDefault();
+});
+document.addEventListener("correct", (event) => {
+  chosenRows = event.detail;
+  if (!chosenRows.length) return;
+  const option = find("choice").querySelector("[value=rows]") ?? document.createElement("option");
+  Object.assign(option, { value: "rows", textContent: `chosen in Data (${chosenRows.length.toLocaleString("en")})` });
+  find("choice").append(option);
+  find("choice").value = "rows";
+  offset = 0;
+  location.hash = "label"; // loads the view
 });
 document.addEventListener("view", (event) => { if (event.detail === "label") load(); });
 if (!find("label").hidden) load();

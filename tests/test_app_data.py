@@ -1,0 +1,266 @@
+"""The view of the training images: filters, what the checks noticed, and the grid in a real browser."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the extra app")
+pytest.importorskip("httpx", reason="needs httpx, which Starlette's TestClient uses")
+
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from starlette.testclient import TestClient
+
+from tests.test_app import browser, check_layout, folder, labelled, run_page, wait  # noqa: F401
+from tlfeatures import CNNFeatures
+from tlfeatures.app import Journal, ServedModel, make_service
+from tlfeatures.app._checks import NO_POINT, DataChecks, project
+from tlfeatures.app._out_of_fold import predict_out_of_fold
+from tlfeatures.saved_models import save_pipeline
+from tlfeatures.sources import Source, read_source
+
+pytestmark = pytest.mark.filterwarnings("ignore:`false_alarm_rate", "ignore:.*images span fewer")
+
+
+@pytest.fixture(scope="module")
+def source(folder):  # noqa: F811
+    """The shapes with splits; one label is wrong, one image is a duplicate, and one file is damaged."""
+    source = read_source(str(folder / "data"))
+    content = open(source.images[1], "rb").read()  # noqa: SIM115
+    extra = folder / "extra"
+    extra.mkdir(exist_ok=True)
+    (extra / "again.png").write_bytes(content)
+    (extra / "damaged.png").write_bytes(content[:50])
+    labels = np.array([*source.y, "disc", "disc"])
+    labels[0] = "stripes"
+    return Source(
+        [*source.images, str(extra / "again.png"), str(extra / "damaged.png")],
+        labels,
+        None,
+        np.array(["train"] * 20 + ["test"] * 6),
+        [*source.names, "extra/again.png", "extra/damaged.png"],
+        "manifest",
+    )
+
+
+@pytest.fixture(scope="module")
+def model(folder, source):  # noqa: F811
+    model = ServedModel(folder / "shapes.tlf", batch_size=4)
+    with pytest.warns(UserWarning, match="damaged"):
+        model.load_training_images(source, cache=None)
+    return model
+
+
+@pytest.fixture(scope="module")
+def client(model):
+    with TestClient(make_service(model, with_page=True), base_url="http://localhost") as client:
+        yield client
+
+
+def read_checks(client):
+    deadline = time.monotonic() + 60
+    while (answer := client.get("/app/checks").json())["state"] == "running":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert answer["state"] == "done" and answer["progress"] <= 1
+    return answer
+
+
+def test_images_are_described(client, source):
+    answer = client.get("/app/data").json()
+    assert answer["names"] == source.names and answer["unreadable"] == [25]
+    assert [answer["texts"][code] for code in answer["labels"]] == source.y.tolist()
+    assert answer["labels"] == answer["original"]
+    assert [answer["splits"][code] for code in answer["split"]] == source.split.tolist()
+
+
+def test_checks_list_duplicates_mistakes_and_suspected_labels(client, model, source):
+    result = read_checks(client)["result"]
+    predicted = [result["texts"][code] if code >= 0 else None for code in result["predicted"]]
+    assert predicted[25] is None and set(predicted[:25]) == {"disc", "stripes"}
+    assert predicted[0] == "disc"  # its label is wrong
+    assert 0 in result["suspected"]["rows"]
+    assert result["suspected"]["suggestions"][result["suspected"]["rows"].index(0)] == "disc"
+    duplicates = result["duplicates"]
+    pair = [duplicates["groups"][duplicates["rows"].index(row)] for row in (1, 24)]
+    assert pair[0] == pair[1] and duplicates["exact"][duplicates["rows"].index(24)]
+    assert [result["texts"][code] for code in result["labels"]] == source.y.tolist()
+    answer = client.get("/app/checks", params={"seen": 1}).json()
+    assert answer["number"] == 1 and "result" not in answer
+
+
+def test_map_has_a_point_for_each_readable_image(client, model):
+    read_checks(client)
+    response = client.get("/app/map")
+    points = np.frombuffer(response.content, "<u2").reshape(-1, 2)
+    assert points.shape == (26, 2) and (points[25] == NO_POINT).all()
+    assert points[:25].min() == 0 and points[:25].max() == NO_POINT - 1
+    checks = DataChecks(model, lambda: model.training.labels)
+    checks.start()
+    checks.wait()
+    assert checks.points == response.content  # the same each time
+    assert np.abs(points[1].astype(int) - points[24]).max() < 3000  # duplicates are near each other
+
+
+def test_projection_of_many_rows_is_their_first_principal_components():
+    X = np.random.default_rng(0).normal(size=(1200, 5)) * [1, 2, 9, 1, 5]
+    xy, method, note = project(X)
+    assert method == "PCA" and "%" in note
+    assert abs(np.corrcoef(xy[:, 0], X[:, 2])[0, 1]) > 0.99
+    assert abs(np.corrcoef(xy[:, 1], X[:, 4])[0, 1]) > 0.99
+    assert np.array_equal(project(X)[0], xy)
+    assert np.isfinite(project(np.ones((1200, 3)))[0]).all()
+
+
+def test_thumbnails_are_cached_by_the_content_of_the_image(client, source):
+    response = client.get("/app/training/1")
+    tag = response.headers["etag"]
+    assert client.get("/app/training/24").headers["etag"] == tag  # the same file
+    assert client.get("/app/training/2").headers["etag"] != tag
+    again = client.get("/app/training/1", headers={"if-none-match": tag})
+    assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+    large = client.get("/app/training/1/large", headers={"if-none-match": tag})
+    assert large.status_code == 200 and len(large.content) > len(response.content)
+    damaged = client.get("/app/training/25")
+    assert damaged.status_code == 404 and "cannot be read" in damaged.json()["detail"]
+    for path in ("/app/training/26", "/app/training/-1/large", "/app/training/..%2f1"):
+        assert client.get(path).status_code in (404, 422)
+
+
+def test_checks_are_repeated_with_the_current_labels(labelled):  # noqa: F811
+    assert read_checks(labelled)["number"] == 1
+    labelled.post("/app/labels", json={"rows": [0], "label": "disc"})
+    assert labelled.post("/app/checks", json={}, headers={"x-csrf-token": "x"}).status_code == 403
+    assert labelled.post("/app/checks", json={}).json()["state"] == "running"
+    answer = read_checks(labelled)
+    assert answer["number"] == 2
+    assert answer["result"]["texts"][answer["result"]["labels"][0]] == "disc"
+
+
+def test_labels_of_chosen_rows_are_listed(labelled):  # noqa: F811
+    answer = labelled.get("/app/labels", params={"rows": "23,3"}).json()
+    assert [image["row"] for image in answer["images"]] == [23, 3]
+    assert labelled.get("/app/labels", params={"rows": "99"}).json()["type"].endswith("unknown-image")
+    for rows in ("", "1;2", "-1", "1,", ",".join(["1"] * 201)):
+        assert labelled.get("/app/labels", params={"rows": rows}).status_code == 422
+
+
+def test_data_of_a_model_of_numbers(folder, tmp_path):  # noqa: F811
+    images = sorted(str(path) for path in (folder / "data").rglob("*.png"))
+    y = np.arange(24.0)
+    save_pipeline(
+        make_pipeline(CNNFeatures("tiny", image_size=32, cache=None), Ridge()).fit(images, y),
+        tmp_path / "n.tlf",
+    )
+    model = ServedModel(tmp_path / "n.tlf", batch_size=4)
+    model.load_training_images(Source(images, y, None, None, images, "manifest"), cache=None)
+    with TestClient(make_service(model, with_page=True), base_url="http://localhost") as client:
+        page = client.get("/").text
+        assert 'id="finding"' in page and 'value="mistakes"' not in page and 'id="split"' not in page
+        result = read_checks(client)["result"]
+        assert result["suspected"]["rows"] == [] and min(result["predicted"]) >= 0
+
+
+def test_out_of_fold_predictions_leave_out_classes_that_cannot_be_split():
+    X = np.random.default_rng(0).normal(size=(21, 3))
+    y = np.array(["a"] * 10 + ["c"] * 10 + ["b"])
+    head = make_pipeline(LogisticRegression())
+    result = predict_out_of_fold(head, X, y, np.arange(21), lambda done, total: None)
+    assert result.rows.tolist() == list(range(20)) and result.classes.tolist() == ["a", "c"]
+    probabilities = result.spread_probabilities(21)
+    assert probabilities.shape == (21, 3) and np.isnan(probabilities[20]).all()
+    assert (probabilities[:20, 1] == 0).all() and np.allclose(probabilities[:20].sum(axis=1), 1)
+    assert result.low <= result.scores.mean() <= result.high
+    with pytest.raises(ValueError, match="Two classes or more"):
+        predict_out_of_fold(head, X, y, np.repeat([0, 1], [10, 11]), lambda done, total: None)
+
+
+# --- in a browser
+
+
+@pytest.fixture
+def journal(tmp_path):
+    journal = Journal(tmp_path / "labels.jsonl")
+    yield journal
+    journal.close()
+
+
+@pytest.fixture(params=[(1200, 800), (360, 740)], ids=["wide", "narrow"])
+def page(browser, model, journal, request):  # noqa: F811
+    """The view of the data; fails the test on messages of the console."""
+    context = browser.new_context(viewport={"width": request.param[0], "height": request.param[1]})
+    page, messages = context.new_page(), []
+    page.set_default_timeout(60_000)
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    with run_page(model, journal) as url:
+        page.goto(f"{url}/#data")
+        wait(page, "document.querySelectorAll('#cells [role=option]').length > 3")
+        wait(page, "document.getElementById('checking').hidden")
+        yield page
+        page.goto("about:blank")
+    assert [text for text in messages if "status of 404" not in text] == []  # the damaged file
+    context.close()
+
+
+def list_shown(page):
+    """Return the rows of the cells in the document."""
+    return page.evaluate(
+        "[...document.querySelectorAll('#cells [role=option]')].map((e) => Number(e.dataset.row))"
+    )
+
+
+@pytest.mark.slow
+def test_filters(page, source):
+    check_layout(page)
+    assert page.inner_text("#data-status") == "26 images."
+    page.select_option("#finding", "duplicates")
+    assert {1, 24} <= set(list_shown(page))
+    page.select_option("#finding", "mistakes")
+    assert 0 in list_shown(page) and "predicted disc" in page.inner_text("#cells")
+    page.select_option("#split", "test")
+    page.select_option("#finding", "all")
+    assert page.inner_text("#data-status") == "6 of 26 images."
+    page.select_option("#class", "stripes")
+    assert sorted(list_shown(page)) == [20, 21, 22, 23]
+    page.fill("#file", "nothing has this name")
+    assert "Change the filters" in page.inner_text("#data-status")
+    page.fill("#file", "")
+    page.select_option("#class", "")
+    page.select_option("#finding", "unreadable")
+    assert list_shown(page) == [25] and "cannot be read" in page.inner_text("#cells")
+    page.emulate_media(color_scheme="dark")
+    check_layout(page)
+
+
+@pytest.mark.slow
+def test_grid_by_keyboard_and_correction_in_the_view_of_labels(page, source):
+    page.select_option("#finding", "suspected")
+    rows = list_shown(page)
+    page.focus("#cells")
+    page.keyboard.press("End")
+    page.keyboard.press("Home")
+    assert page.get_attribute("#cells", "aria-activedescendant") == f"cell-{rows[0]}"
+    page.keyboard.press("Enter")
+    assert page.inner_text("#viewer-name") == source.names[rows[0]]
+    wait(page, "document.getElementById('viewer-image').naturalWidth === 640")
+    check_layout(page)
+    page.keyboard.press("Escape")
+    page.keyboard.press("Control+a")
+    assert f"{len(rows)} chosen" in page.inner_text("#data-status")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")  # Correct in Label
+    wait(page, "(n) => document.querySelectorAll('#grid li').length === n", len(rows))
+    page.focus("#grid button")
+    page.keyboard.press("1")
+    wait(page, "document.getElementById('label-status').textContent.includes('1 labels changed')")
+    page.click("nav a[href='#data']")
+    wait(page, "document.querySelector('#finding [value=changed]').textContent.includes('(1)')")
+    page.select_option("#finding", "changed")
+    assert list_shown(page) == rows[:1]
+    page.click("#check-again")
+    wait(page, "document.getElementById('check-again').hidden && document.getElementById('checking').hidden")
