@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
@@ -12,13 +13,13 @@ import numpy as np
 from tlfeatures._files import stamp
 from tlfeatures.fingerprints import KEY_BYTES
 from tlfeatures.store._disk import open_file
-from tlfeatures.store._index import Folder, pool_map
+from tlfeatures.store._index import Folder, VerifiedFile, pool_map
 from tlfeatures.store._table import Index
 
 __all__ = ["WINDOW_BYTES", "StoredRows", "read_windows"]
 
 BLOCK_BYTES = 128 << 10  # consecutive rows of a segment that are read at once
-WINDOW_BYTES = 128 << 20  # rows that are shuffled among each other
+WINDOW_BYTES = 64 << 20  # rows that are shuffled among each other
 _FIND_KEYS = 1 << 20  # per step, so that temporary arrays stay small
 
 
@@ -59,18 +60,25 @@ class StoredRows:
         shuffled = rng.permutation(len(rank) * n_blocks).astype(np.int32)
         return np.argsort(shuffled[blocks], kind="stable")
 
-    def read(self, positions: np.ndarray, targets: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """Fill rows ``targets`` of ``out`` with those at ``positions``; return the targets that could not be read."""
+    def sort(self, positions: np.ndarray) -> np.ndarray:
+        """Return positions in the order of the files."""
+        return positions[np.lexsort((self.rows[positions], self.numbers[positions]))]
+
+    def read(self, positions: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Fill ``out`` with the rows at ``positions``; return the indices of those that could not be read.
+
+        Consecutive rows are read directly into ``out``, if its rows are contiguous and ``positions`` are sorted.
+        """
         order = np.lexsort((self.rows[positions], self.numbers[positions]))
         numbers, starts = np.unique(self.numbers[positions[order]], return_index=True)
         work = list(zip(numbers.tolist(), np.split(order, starts[1:]), strict=True))
 
         def fill(item: tuple[int, np.ndarray]) -> bool:
-            number, part = item
-            return self._read_segment(self.index.names[number], positions[part], targets[part], out)
+            number, targets = item
+            return self._read_segment(self.index.names[number], positions[targets], targets, out)
 
         results = zip(work, pool_map(fill, work), strict=True)
-        return np.concatenate([np.empty(0, int), *(targets[part] for (_, part), done in results if not done)])
+        return np.concatenate([np.empty(0, int), *(targets for (_, targets), done in results if not done)])
 
     def _read_segment(self, name: str, positions: np.ndarray, targets: np.ndarray, out: np.ndarray) -> bool:
         """Fill rows from one segment, where those at ``positions`` are in ascending order; return whether it worked."""
@@ -78,26 +86,49 @@ class StoredRows:
         if layout is None or rows[-1] >= layout.n_rows:
             return False
         ends = np.flatnonzero(np.diff(rows // self.block_rows)) + 1
+        gaps = np.cumsum(
+            (np.diff(rows, prepend=rows[:1]) != 1) | (np.diff(targets, prepend=targets[:1]) != 1)
+        )
         try:
             with open(open_file(os.path.join(self.folder.path, name)), "rb", buffering=0) as file:
                 if stamp(os.fstat(file.fileno())) != layout.stamp:
                     return False
-                for block in np.split(np.arange(len(rows)), ends):
-                    consecutive = range(int(rows[block[0]]), int(rows[block[-1]]) + 1)
-                    keys = _read_array(file, layout.keys_start, consecutive, KEY_BYTES, "u1")
-                    features = _read_array(file, layout.features_start, consecutive, self.width, "<f4")
-                    part = rows[block] - consecutive.start
-                    if not np.array_equal(keys[part], self.keys[positions[block]]):
+                for first, end in zip([0, *ends.tolist()], [*ends.tolist(), len(rows)], strict=True):
+                    block, has_gaps = slice(first, end), gaps[first] != gaps[end - 1]
+                    keys = self.keys[positions[block]]
+                    if not self._read_block(file, layout, rows[block], keys, targets[block], out, has_gaps):
                         return False  # an index file of unknown origin may be wrong
-                    out[targets[block]] = features[part]
         except (OSError, ValueError):
             return False
         return True
 
+    def _read_block(
+        self,
+        file: FileIO,
+        layout: VerifiedFile,
+        rows: np.ndarray,
+        keys: np.ndarray,
+        targets: np.ndarray,
+        out: np.ndarray,
+        has_gaps: bool,
+    ) -> bool:
+        """Fill neighbouring rows; return whether the file has ``keys`` there."""
+        first, n = int(rows[0]), int(rows[-1] - rows[0]) + 1
+        stored_keys = np.empty((n, KEY_BYTES), np.uint8)
+        _read_array(file, layout.keys_start + first * KEY_BYTES, stored_keys)
+        start = layout.features_start + first * 4 * self.width
+        if not has_gaps and out.flags.c_contiguous and sys.byteorder == "little":
+            _read_array(file, start, out[targets[0] : targets[0] + n])
+            return np.array_equal(stored_keys, keys)
+        features = np.empty((n, self.width), "<f4")
+        _read_array(file, start, features)
+        out[targets] = features[rows - first]
+        return np.array_equal(stored_keys[rows - first], keys)
+
 
 def read_windows(
     parts: Sequence[StoredRows], window: int, rng: np.random.Generator | None
-) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]]:
     """Read all rows once in windows; a thread reads the next window while the caller uses one.
 
     Parameters
@@ -113,21 +144,26 @@ def read_windows(
     ------
     positions : ndarray of int, shape (m,)
     rows : ndarray of float32, shape (m, d)
+        Valid until the next window is requested.
+    order : ndarray of int, shape (m,)
+        The order of the rows in which they are to be used.
     unread : list of ndarray of int
-        For each of ``parts``, the indices into ``positions`` of the rows that could not be read.
+        For each of ``parts``, the indices of the rows that could not be read.
     """
     order, width = parts[0].order(rng), sum(part.width for part in parts)
+    n_buffers = min(2, -(-len(order) // window))
+    buffers = [np.empty((min(window, len(order)), width), np.float32) for _ in range(n_buffers)]
 
-    def read(start: int) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-        positions = order[start : start + window]
-        targets = np.arange(len(positions)) if rng is None else rng.permutation(len(positions))
-        rows, unread, column = np.empty((len(positions), width), np.float32), [], 0
+    def read(start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]:
+        positions = parts[0].sort(order[start : start + window])
+        rows = buffers[start // window % 2][: len(positions)]
+        unread, column = [], 0
         for part in parts:
-            unread.append(part.read(positions, targets, rows[:, column : column + part.width]))
+            columns = rows if len(parts) == 1 else rows[:, column : column + part.width]
+            unread.append(part.read(positions, columns))
             column += part.width
-        shuffled = np.empty_like(positions)
-        shuffled[targets] = positions
-        return shuffled, rows, unread
+        shuffled = np.arange(len(rows)) if rng is None else rng.permutation(len(rows))
+        return positions, rows, shuffled, unread
 
     with ThreadPoolExecutor(1, "tlfeatures-batches") as executor:
         pending = executor.submit(read, 0) if len(order) else None
@@ -139,19 +175,17 @@ def read_windows(
             del result
 
 
-def _read_array(file: FileIO, start: int, rows: range, width: int, dtype: str) -> np.ndarray:
-    """Read consecutive rows of an array that begins at byte ``start`` of a file.
+def _read_array(file: FileIO, start: int, array: np.ndarray) -> None:
+    """Fill a contiguous array with the content of a file from byte ``start``.
 
     Raises
     ------
     ValueError
         If the file ends before.
     """
-    array = np.empty((len(rows), width), dtype)
-    file.seek(start + rows.start * width * array.itemsize)
+    file.seek(start)
     buffer = memoryview(array).cast("B")
     while buffer:
         if not (size := file.readinto(buffer)):
             raise ValueError("the file is too short")
         buffer = buffer[size:]
-    return array

@@ -191,7 +191,7 @@ class EmbeddingStore(StoreMaintenance):
         window : int or None
             Number of rows that are in memory at a time and are shuffled among each other, at least ``batch_size``. A
             window is filled with blocks of up to 128 kB of neighbouring rows, which are drawn at random from all
-            segments, so that batches are mixed although the images of a class were stored together. None means 128 MB.
+            segments, so that batches are mixed although the images of a class were stored together. None means 64 MB.
 
         Yields
         ------
@@ -233,7 +233,7 @@ class EmbeddingStore(StoreMaintenance):
         window: int,
         rng: Any,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for positions, rows, unread in read_windows(parts, window, rng):
+        for positions, rows, order, unread in read_windows(parts, window, rng):
             column = 0
             for recipe, part, failed in zip(recipes, parts, unread, strict=True):
                 if len(failed):  # removed or damaged: another segment may have the rows
@@ -242,7 +242,8 @@ class EmbeddingStore(StoreMaintenance):
                     rows[failed, column : column + part.width] = values
                 column += part.width
             for i in range(0, len(rows), batch_size):
-                yield positions[i : i + batch_size], rows[i : i + batch_size]
+                batch = order[i : i + batch_size]
+                yield positions[batch], rows[batch]
 
     def _check_stored(self, is_stored: np.ndarray) -> None:
         if not is_stored.all():

@@ -15,6 +15,7 @@ from sklearn.metrics import log_loss
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from tlfeatures._params import boolean, check_parameter, integer, number
 from tlfeatures._warnings import warn
@@ -247,7 +248,8 @@ class _Training:
         model = self._make_estimator(int(is_training.sum()))
         options = {} if self.classes is None else {"classes": self.classes}
         for epoch in range(epochs):
-            with warnings.catch_warnings():
+            # threads would wait for each other longer than the product of a small batch takes
+            with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
                 warnings.filterwarnings(
                     "ignore", "Got `batch_size` less than 1 or larger"
                 )  # for the last batch
