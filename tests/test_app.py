@@ -480,7 +480,8 @@ def test_many_images(page, folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_drop_and_paste(page, folder):
+def test_drop_and_paste(page, client, folder):
+    (expected,) = post(client, folder / "new-1.png").json()["images"]
     content = list((folder / "new-1.png").read_bytes())
     for kind, field in (("drop", "dataTransfer"), ("paste", "clipboardData")):
         page.evaluate(
@@ -496,6 +497,7 @@ def test_drop_and_paste(page, folder):
         )
         wait(page, "(name) => document.getElementById('caption').textContent === name", arg=f"{kind}.png")
         wait(page, "document.querySelectorAll('#bars li').length === 2")
+        assert page.inner_text("#prediction") == expected["prediction"]
 
 
 @pytest.mark.slow
@@ -527,6 +529,8 @@ def test_service_that_does_not_answer_is_named(page, folder):
     page.evaluate("() => { window.fetch = () => Promise.reject(new TypeError('failed')); }")
     page.set_input_files("#files", folder / "new-1.png")
     wait(page, "document.getElementById('status').textContent.includes('Check that it still runs')")
+    assert page.inner_text("#prediction").startswith("The service does not answer.")
+    assert page.inner_text("#caption") == "new-1.png"
 
 
 @pytest.mark.slow

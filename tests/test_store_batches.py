@@ -104,11 +104,15 @@ def test_invalid_parameters_raise_before_the_iteration(stored, options, message)
 
 def test_each_segment_is_verified_once_per_process(stored, monkeypatch):
     store, keys, _ = stored
+    loaded, load = [], index.load_segment
+    monkeypatch.setattr(index, "load_segment", lambda path: loaded.append(path) or load(path))
     index._reset_after_fork()
     collect(store.batches(RECIPE, keys, 10, 0, window=10))
-    monkeypatch.setattr(index, "load_segment", None)
+    assert set(loaded) == {str(path) for path in store.root.glob("v1/*/*.h5")}
+    loaded.clear()
     for seed in (None, 1):
         collect(store.batches(RECIPE, keys, 10, seed, window=10))
+    assert loaded == []
 
 
 def test_a_segment_that_changes_is_verified_again(stored):
