@@ -4,42 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from tlfeatures._files import read_with_retries
-from tlfeatures._inputs import is_missing, split_frame
-from tlfeatures._object_digests import find_digest, read_digest_and_content
+from tlfeatures._inputs import split_frame
+from tlfeatures._object_digests import find_digest
 from tlfeatures._objects import is_object, redact
 from tlfeatures.errors import ImageReadError, ObjectStorageError, TransientReadError
-from tlfeatures.fingerprints import KEY_BYTES, array_key, bytes_key, file_key, memoized_keys, read_file
-from tlfeatures.images._decode import (
-    Decoder,
-    decode_array,
-    decode_bytes,
-    is_deep,
-    read_size,
-    read_upright_values,
-    to_rgb,
-)
-from tlfeatures.images._formats import (
-    MAX_FILE_BYTES,
-    Unreadable,
-    check_file,
-    describe_os_error,
-    readable,
-)
+from tlfeatures.fingerprints import KEY_BYTES, memoized_keys
+from tlfeatures.images._contents import frame_key, read_content, read_file_key, read_item, read_object
+from tlfeatures.images._decode import Decoder, decode_array, decode_bytes, read_size
+from tlfeatures.images._formats import Unreadable, describe_os_error
 from tlfeatures.images._forms import recognize_images
 from tlfeatures.images._notes import LOW_CONTRAST, Note, warn_of_depth, warn_of_low_contrast
-from tlfeatures.images._pixels import find_row_layout_problem, find_value_problem
 from tlfeatures.images._threads import make_pool
 
 _OBJECT_THREADS = 16  # at least, because they mostly wait for the network
-_pil_lock = threading.Lock()  # PIL images load lazily, and loading is not thread-safe
 
 
 class Images:
@@ -178,9 +160,9 @@ class Images:
             item = self._data[int(self._rows[i])]
             if isinstance(item, (str, os.PathLike)):
                 path, frame = split_frame(item)
-                key = self._read_object_key(i, path) if is_object(path) else _read_key(path)
-                return _frame_key(key, frame)
-            return self._content(item)[0]
+                key = self._read_object_key(i, path) if is_object(path) else read_file_key(path)
+                return frame_key(key, frame)
+            return read_item(item, self._checked)[0]
 
     def keys(self, n_threads: int | None = None, keep_bytes: int = 0) -> tuple[np.ndarray, dict[int, str]]:
         """Return the digests of all images.
@@ -279,43 +261,24 @@ class Images:
         """Return the key, the content (bytes or array) and the number of the frame of an image."""
         item = self._data[int(self._rows[i])]
         if not isinstance(item, (str, os.PathLike)):
-            return *self._content(item), 0
+            return *read_item(item, self._checked), 0
         path, frame = split_frame(item)
         if is_object(path):
             kept = self._contents.pop(i, None)
-            key, content = kept or _read_object(path)
+            key, content = kept or read_object(path)
         else:
-            key, content = read_with_retries(lambda: _read_content(path), path)
-        return _frame_key(key, frame), content, frame
+            key, content = read_content(path)
+        return frame_key(key, frame), content, frame
 
     def _read_object_key(self, i: int, uri: str) -> bytes:
         """Return the digest of an object, and keep its content if it had to be read."""
         key = find_digest(uri)
         if key is None:
-            key, content = _read_object(uri)
+            key, content = read_object(uri)
             if len(content) <= self._bytes_left:
                 self._bytes_left -= len(content)
                 self._contents[i] = key, content
         return key
-
-    def _content(self, item: Any) -> tuple[bytes, Any]:
-        """Return the key and the content (bytes or array) of an image that is not a path."""
-        if isinstance(item, (bytes, bytearray, memoryview)):
-            if not len(item):
-                raise Unreadable("the bytes are empty")
-            data = bytes(item)
-            return bytes_key(data), data
-        if is_missing(item):
-            raise Unreadable(f"the value is missing ({item!r})")
-        if isinstance(item, Image.Image):
-            with _pil_lock, readable():
-                item = read_upright_values(item) if is_deep(item) else np.asarray(to_rgb(item)[0])
-        array = np.asarray(item)
-        if not self._checked:
-            problem = find_row_layout_problem(array.shape) or find_value_problem(array, batch=False)
-            if problem:
-                raise Unreadable(problem)
-        return array_key(array), array
 
     @contextlib.contextmanager
     def _named(self, i: int) -> Iterator[None]:
@@ -343,28 +306,3 @@ def warn_of_notes(images: Images, notes: dict[int, Note]) -> dict[int, str]:
     low_contrast = {row: note.reason for row, note in notes.items() if note.kind == LOW_CONTRAST}
     warn_of_low_contrast([names[row] for row in low_contrast], low_contrast.values(), len(images))
     return low_contrast
-
-
-def _read_key(path: str) -> bytes:
-    def read() -> bytes:
-        check_file(path)
-        return file_key(path)
-
-    return read_with_retries(read, path)
-
-
-def _read_object(uri: str) -> tuple[bytes, bytes]:
-    key, content = read_digest_and_content(uri, MAX_FILE_BYTES)
-    if not content:
-        raise Unreadable("the object is empty")
-    return key, content
-
-
-def _read_content(path: str | os.PathLike[str]) -> tuple[bytes, bytes]:
-    check_file(path)
-    return read_file(path)
-
-
-def _frame_key(key: bytes, frame: int) -> bytes:
-    """Return the key of a frame of a file; the first frame has the key of the file."""
-    return bytes_key(key, f"[{frame}]".encode()) if frame else key
