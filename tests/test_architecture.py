@@ -32,7 +32,8 @@ ALLOWED: dict[str, set[str]] = {
     "_callbacks": set(),
     "fingerprints": set(),
     "_object_digests": {"fingerprints"},
-    "_keras": set(),
+    "_torch": set(),
+    "_keras": {"_torch"},
     "images": {"_object_digests"},
     "sources": {"_object_digests"},
     "audio": set(),
@@ -144,10 +145,12 @@ def test_imports_point_downward(path):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_only_the_keras_adapter_imports_backends_and_no_module_imports_the_studies(path):
+def test_only_the_adapters_import_backends_and_no_module_imports_the_studies(path):
     packages = top_levels(path)
-    if unit_of(path) != "_keras":
-        assert not packages & {"keras", "tensorflow", "jax", "torch"}
+    allowed = {"_keras": {"keras", "tensorflow", "jax", "torch"}, "_torch": {"torch"}}.get(
+        unit_of(path), set()
+    )
+    assert packages & {"keras", "tensorflow", "jax", "torch"} <= allowed
     assert not packages & {"pipelines", "notebooks", "benchmarks", "tests", "conftest"}
 
 

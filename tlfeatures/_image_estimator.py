@@ -13,13 +13,12 @@ from typing import Any, ClassVar, Literal
 
 from sklearn.base import BaseEstimator
 
-from tlfeatures._keras import is_model
 from tlfeatures._params import Constraint, boolean, instance_of, integer, path
 from tlfeatures._warnings import warn
 from tlfeatures.errors import RandomWeightsWarning
 from tlfeatures.extract import FeatureSpec
 from tlfeatures.images import IMAGE_CONSTRAINTS
-from tlfeatures.networks import NETWORK_CONSTRAINTS, POOLINGS, Backbone
+from tlfeatures.networks import NETWORK_CONSTRAINTS, POOLINGS, is_network, open_backbone
 from tlfeatures.store import EmbeddingStore
 
 __all__ = ["ImageEstimator", "ImageInputMixin", "LayerParameters"]
@@ -100,7 +99,7 @@ class ImageEstimator(ImageInputMixin, BaseEstimator):
         self, layer: str | list[str] | None, pooling: str, normalization: Any, store: EmbeddingStore | None
     ) -> FeatureSpec:
         """Return the specification of embeddings; warns if the weights of the network are random."""
-        backbone = Backbone(self.model, self.weights, self.image_size, normalization, self.precision)
+        backbone = open_backbone(self.model, self.weights, self.image_size, normalization, self.precision)
         if self.weights is None:
             warn(
                 f"{backbone.name} has random weights: its embeddings are not pretrained. Leave out `weights=None` to "
@@ -111,7 +110,7 @@ class ImageEstimator(ImageInputMixin, BaseEstimator):
         return FeatureSpec.make(backbone, layers, pooling, store, **self._decoding())
 
     def __sklearn_clone__(self) -> Any:
-        if not is_model(self.model):
+        if not is_network(self.model):
             return super().__sklearn_clone__()
         # clones share the model, which no estimator changes
         without_model = type(self).__new__(type(self))

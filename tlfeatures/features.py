@@ -14,6 +14,7 @@ from tlfeatures._image_estimator import ImageEstimator, LayerParameters
 from tlfeatures._params import check_parameters
 from tlfeatures.extract import Extracted, FeatureSpec, check_decoder, check_recipes, extract
 from tlfeatures.images import VIEWS, Images, probe_pixels
+from tlfeatures.networks import MODULE_CONSTRAINT, NETWORK_CONSTRAINTS
 from tlfeatures.store import EmbeddingStore
 
 __all__ = ["CNNFeatures"]
@@ -28,10 +29,12 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
 
     Parameters
     ----------
-    model : str, path or keras.Model, default="mobilenet"
+    model : str, path, keras.Model or torch.nn.Module, default="mobilenet"
         A network of ``keras.applications``, or AlexNet, in any spelling ("vgg19", "MobileNetV2", "mobilenet_0.75";
         see `tlfeatures models`), the path of a ``.keras`` file, or a model. For a search in several
         processes, save the model as a ``.keras`` file and pass its path, because a model is pickled with its weights.
+        A PyTorch module needs ``normalization`` (networks of timm have their own) and runs on the device where its
+        parameters are; its layers are the paths in ``module.named_modules()``.
     layer : str, list of str or None, default=None
         The layer whose output is the embedding; see `tlfeatures layers NAME`. None is the last
         convolutional output. The embeddings of a list are concatenated in its order. Earlier layers suit images that
@@ -107,8 +110,9 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
 
     Notes
     -----
-    A model with custom code (a Lambda, a layer class that is not Keras's) has an identity within this process
-    only, so its rows are not shared with other processes (see docs/store.md).
+    A model with custom code (a Lambda, a layer class that is not Keras's; a module class that is not of PyTorch,
+    torchvision, timm, transformers or open_clip) has an identity within this process only, so its rows are not
+    shared with other processes (see docs/store.md).
 
     `fit` learns nothing from X and does not run the network: it checks the type of the images and fixes
     the recipe. X is a list, array, Series or one-column DataFrame of paths; a list of PIL images,
@@ -134,6 +138,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **ImageEstimator._parameter_constraints,
+        "model": [*NETWORK_CONSTRAINTS["model"], MODULE_CONSTRAINT],
         **LayerParameters._layer_constraints,
         "views": [None, *VIEWS],
         "on_error": ["raise", "nan"],

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from tlfeatures._torch import tf32_switches as torch_switches
 from tlfeatures.errors import ForkedProcessError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -347,8 +348,4 @@ def _tf32_switches() -> list[tuple[Callable[[], bool], Callable[[bool], None]]]:
         switch = tf.config.experimental
         switches = [(switch.tensor_float_32_execution_enabled, switch.enable_tensor_float_32_execution)]
         return switches if tf.config.list_physical_devices("GPU") else []
-    import torch
-
-    backends = torch.backends.cuda.matmul, torch.backends.cudnn
-    switches = [(lambda p=p: p.allow_tf32, lambda on, p=p: setattr(p, "allow_tf32", on)) for p in backends]
-    return switches if torch.cuda.is_available() else []
+    return torch_switches()

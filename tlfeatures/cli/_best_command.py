@@ -45,7 +45,11 @@ def best_command(result: SearchResult, folder: str | os.PathLike[str], source: S
         return None  # a head is an estimator without a name
     values = [value for grid in grids for candidates in grid.values() for value in candidates]
     expressible = all(re.fullmatch(r"[\w.+-]+", str(value)) for value in values)
-    if not isinstance(options["cv"], int) or "interpolation" in options or not expressible:
+    if (
+        not isinstance(options["cv"], int)
+        or {"interpolation", "normalization"} & options.keys()
+        or not expressible
+    ):
         return None
     arguments = {
         "model": options["models"],

@@ -152,8 +152,8 @@ def reset_param(name: str, value: Any) -> Any:
 def _check_network(cnn: Any) -> None:
     if not isinstance(cnn.model, (str, os.PathLike)):
         raise SavedModelError(
-            "A .tlf file cannot contain the keras.Model that is the parameter `model` of CNNFeatures. Save the model "
-            f"as .keras and pass its path as `model`. {_HINT}"
+            f"A .tlf file cannot contain the {type(cnn.model).__name__} object that is the parameter `model` of "
+            f"CNNFeatures. Save a keras.Model as .keras and pass its path as `model`. {_HINT}"
         )
 
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from tlfeatures._torch import is_module
 from tlfeatures.networks._backbone import Backbone, Description, Tap
 from tlfeatures.networks._digests import model_digest
 from tlfeatures.networks._graph import copy_operation, find_autocasts, walk
 from tlfeatures.networks._imagenet import imagenet_classes
-from tlfeatures.networks._parameters import NETWORK_CONSTRAINTS
+from tlfeatures.networks._parameters import MODULE_CONSTRAINT, NETWORK_CONSTRAINTS, is_network
 from tlfeatures.networks._pooling import POOLINGS, pool, pooling_parts, pooling_width
 from tlfeatures.networks._registry import NETWORKS, NetworkSpec, find_licence, find_network
+from tlfeatures.networks._torch_backbone import TorchBackbone, open_backbone
 from tlfeatures.networks._weights import find_weights
 
 __all__ = [
-    "NETWORKS", "NETWORK_CONSTRAINTS", "POOLINGS", "Backbone", "Description", "NetworkSpec", "Tap", "copy_operation",
-    "find_autocasts", "find_licence", "find_network", "find_weights", "imagenet_classes", "layer_table",
-    "list_layers", "list_models", "model_digest", "network_table", "pool", "pooling_parts", "pooling_width", "walk",
+    "MODULE_CONSTRAINT", "NETWORKS", "NETWORK_CONSTRAINTS", "POOLINGS", "Backbone", "Description", "NetworkSpec",
+    "Tap", "TorchBackbone", "copy_operation", "find_autocasts", "find_licence", "find_network", "find_weights",
+    "imagenet_classes", "is_network", "layer_table", "list_layers", "list_models", "model_digest",
+    "network_table", "open_backbone", "pool", "pooling_parts", "pooling_width", "walk",
 ]  # fmt: skip
 
 
@@ -63,7 +66,7 @@ def list_layers(model: Any) -> list[str]:
 
     Parameters
     ----------
-    model : str, path or keras.Model
+    model : str, path, keras.Model or torch.nn.Module
         As in :class:`~tlfeatures.CNNFeatures`. No pretrained weights are needed.
 
     Returns
@@ -93,7 +96,10 @@ def layer_table(model: Any, image_size: Any = None) -> list[dict[str, Any]]:
         ``layer``; ``type``; ``shape``, without the batch axis; ``standard``, whether it is a standard tap; ``width``,
         the number of features after average pooling; and ``fully_connected``.
     """
-    backbone = Backbone(model, image_size=image_size)
+    if is_module(model):  # its normalization does not change its layers
+        backbone: Any = TorchBackbone(model, image_size=image_size, normalization=((0, 0, 0), (1, 1, 1)))
+    else:
+        backbone = Backbone(model, image_size=image_size)
     standard = backbone.spec.taps if backbone.spec else ()
     operations, taps = backbone.skeleton()
     return [
@@ -103,7 +109,7 @@ def layer_table(model: Any, image_size: Any = None) -> list[dict[str, Any]]:
             "shape": tuple(tap.shape[1:]),
             "standard": name in standard,
             "width": tap.shape[-1] if tap.shape[1:] else None,
-            "fully_connected": kind == "Dense" or name == "predictions",
+            "fully_connected": kind in ("Dense", "Linear") or name == "predictions",
         }
         for name, tap in taps.items()
     ]

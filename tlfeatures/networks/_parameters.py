@@ -12,8 +12,9 @@ import numpy as np
 
 from tlfeatures._keras import PRECISIONS, is_model
 from tlfeatures._params import Constraint, integer, path
+from tlfeatures._torch import is_module
 
-__all__ = ["NETWORK_CONSTRAINTS", "size_pair"]
+__all__ = ["MODULE_CONSTRAINT", "NETWORK_CONSTRAINTS", "is_network", "size_pair"]
 
 
 def _is_pair_of_sizes(value: Any) -> bool:
@@ -40,6 +41,11 @@ def size_pair(image_size: Any) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
+def is_network(value: Any) -> bool:
+    """Whether ``value`` is a network in memory: a ``keras.Model`` or a ``torch.nn.Module``."""
+    return is_model(value) or is_module(value)
+
+
 NETWORK_CONSTRAINTS: dict[str, list[Any]] = {
     "model": [
         Constraint(
@@ -64,3 +70,6 @@ NETWORK_CONSTRAINTS: dict[str, list[Any]] = {
     ],
     "precision": list(PRECISIONS),
 }
+
+# for estimators that only compute embeddings
+MODULE_CONSTRAINT = Constraint("a torch.nn.Module", is_module)

@@ -8,12 +8,11 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from numbers import Integral
 from typing import Any, Literal
 
-from tlfeatures._keras import is_model
 from tlfeatures._warnings import warn
 from tlfeatures.errors import RandomWeightsWarning, UnknownNameError
 from tlfeatures.extract import FeatureBlock, FeatureSpec
 from tlfeatures.fingerprints import recipe_digest
-from tlfeatures.networks import Backbone, layer_table, pooling_parts
+from tlfeatures.networks import Backbone, TorchBackbone, is_network, layer_table, open_backbone, pooling_parts
 from tlfeatures.selection._layer_costs import count_operations
 from tlfeatures.store import EmbeddingStore
 
@@ -117,6 +116,7 @@ class EmbeddingGrid:
     decode: Literal["scaled", "exact"] = "scaled"
     max_value: int | None = None
     window: tuple[float, float] | None = None
+    normalization: Any = "auto"
     views: str | None = None
     precision: str = "float32"
 
@@ -159,7 +159,7 @@ def _plan_embeddings(
     grid: EmbeddingGrid, store: EmbeddingStore | None, model: Any, size: Any, resize: str, poolings: list[str]
 ) -> tuple[FeatureSpec, list[Embedding]]:
     """Plan all layers and poolings of one network, image size and resize mode, without equal embeddings."""
-    backbone = Backbone(model, grid.weights, size, precision=grid.precision)
+    backbone = open_backbone(model, grid.weights, size, grid.normalization, grid.precision)
     layer_sets, order = _list_layer_sets(model, grid.layers, backbone)
     names = list(dict.fromkeys(name for layers, _ in layer_sets for name in layers)) or None
     plan = FeatureSpec.make(
@@ -209,7 +209,7 @@ def _plan_embeddings(
 
 def _as_list(value: Any, name: str) -> list[Any]:
     """Return a list of values; a single value becomes a list with one element."""
-    single = isinstance(value, (str, os.PathLike)) or is_model(value)
+    single = isinstance(value, (str, os.PathLike)) or is_network(value)
     values = [value] if single else list(value) if isinstance(value, Iterable) else []
     if not values:
         raise ValueError(f"`{name}` must be one value or a non-empty list; got {value!r}.")
@@ -225,7 +225,7 @@ def _list_image_sizes(model: Any, grid: EmbeddingGrid) -> list[Any]:
             raise ValueError(
                 f"`image_sizes` must be 'auto', None, or a list of sizes in pixels; got {sizes!r}."
             )
-        spec = Backbone(model, grid.weights, precision=grid.precision).spec
+        spec = open_backbone(model, grid.weights, None, grid.normalization, grid.precision).spec
         if spec is None:
             return [None]
         return [None, _SIZE_MULTIPLE * round(spec.image_size / 2 / _SIZE_MULTIPLE)]
@@ -233,10 +233,15 @@ def _list_image_sizes(model: Any, grid: EmbeddingGrid) -> list[Any]:
     return [int(size) if isinstance(size, Integral) else size for size in sizes]
 
 
-def _list_layer_sets(model: Any, layers: Any, backbone: Backbone) -> tuple[list[LayerSet], list[str]]:
+def _list_layer_sets(
+    model: Any, layers: Any, backbone: Backbone | TorchBackbone
+) -> tuple[list[LayerSet], list[str]]:
     """Return the sets of layers to try (empty for the last output), and all layers, early to late."""
     if isinstance(layers, Mapping):
-        by_name = {_get_canonical_name(Backbone(key), key): value for key, value in layers.items()}
+        by_name = {
+            _get_canonical_name(open_backbone(key, normalization=backbone.normalization), key): value
+            for key, value in layers.items()
+        }
         name = _get_canonical_name(backbone, model)
         if name not in by_name:
             raise UnknownNameError.of("network in `layers`", name, map(str, by_name))
@@ -271,7 +276,7 @@ def _expand(word: str, taps: list[str]) -> list[LayerSet]:
     return [(names, False) for names in (*((tap,) for tap in taps), *concatenated)]
 
 
-def _get_canonical_name(backbone: Backbone, model: Any) -> Any:
+def _get_canonical_name(backbone: Backbone | TorchBackbone, model: Any) -> Any:
     return backbone.spec.name if backbone.spec else backbone.path or model
 
 

@@ -27,6 +27,7 @@ NETWORK_PARAMETERS = (
     "decode",
     "max_value",
     "window",
+    "normalization",
     "views",
     "precision",
     "batch_size",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from tlfeatures._keras import keras_version
-from tlfeatures.networks import Backbone
+from tlfeatures.networks import Backbone, TorchBackbone
 from tlfeatures.store import EmbeddingStore
 
 __all__ = ["count_operations"]
@@ -14,7 +14,7 @@ _in_memory: dict[str, dict[str, int]] = {}
 
 
 def count_operations(
-    backbone: Backbone, size: tuple[int, int], store: EmbeddingStore | None
+    backbone: Backbone | TorchBackbone, size: tuple[int, int], store: EmbeddingStore | None
 ) -> dict[str, int]:
     """Count the multiply-accumulate operations of one image up to each layer.
 
@@ -39,7 +39,7 @@ def count_operations(
     return counts
 
 
-def _count(backbone: Backbone) -> dict[str, int]:
+def _count(backbone: Backbone | TorchBackbone) -> dict[str, int]:
     counts, total = {}, 0
     for name, operation in backbone.skeleton()[0].items():
         shape = getattr(getattr(operation, "output", None), "shape", ())

@@ -32,7 +32,17 @@ __all__ = [
 
 _MAP_ROWS = 5000
 # Parameters of the search that change how its best pipeline is fitted and scored.
-_FIT_PARAMS = ("scoring", "weights", "interpolation", "decode", "max_value", "window", "views", "precision")
+_FIT_PARAMS = (
+    "scoring",
+    "weights",
+    "interpolation",
+    "decode",
+    "max_value",
+    "window",
+    "normalization",
+    "views",
+    "precision",
+)
 
 
 def build_result(search: Any) -> SearchResult:
