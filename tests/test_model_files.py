@@ -312,7 +312,9 @@ def test_other_estimators_are_refused_by_name(model, text, path):
 
 def test_networks_in_memory_are_refused(photos, path):
     cnn = CNNFeatures(_small_model(), image_size=32, cache=None)
-    with pytest.raises(SavedModelError, match=r"Functional object.* Save a keras\.Model as \.keras and pass its path"):
+    with pytest.raises(
+        SavedModelError, match=r"Functional object.* Save a keras\.Model as \.keras and pass its path"
+    ):
         tlfeatures.save(make_pipeline(cnn, SVC()).fit(photos.paths, photos.labels), path)
 
 
