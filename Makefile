@@ -70,7 +70,7 @@ notebooks: $(STAMP)
 lock:
 	@$(call make_venv,$(VENV)-lock)
 	@$(VENV)-lock/bin/python -m pip install -qq --upgrade pip setuptools
-	@$(VENV)-lock/bin/python -m pip install -qq --no-build-isolation --editable '.[dev,test-full]'
+	@$(VENV)-lock/bin/python -m pip install -qq --no-build-isolation --editable '.[dev,test-full,docs]'
 	@{ echo "# Made by 'make lock' with Python $$($(VENV)-lock/bin/python -c 'import platform; print(platform.python_version())')."; \
 	  $(VENV)-lock/bin/python -m pip freeze --all --exclude-editable --exclude pip --exclude wheel \
 	  | sed 's/+cpu$$//'; } > constraints.tmp
