@@ -1,16 +1,17 @@
 """`tlfeatures serve`: 50 clients on the cores of the service, against `transform` on the same images.
 
-    python benchmarks/serve.py [--quick]
+    python benchmarks/serve.py [--quick] [--part throughput|memory|damaged]
 
 The service runs in its own process. Rounds of requests, one image of 500 x 375 pixels in each, alternate with rounds of
 `transform` without a store. Every answer is compared with that of the pipeline. Further requests follow, before and
-after which the memory of the service is read, and damaged uploads.
+after which the memory of the service is read, and damaged uploads. The CPU times hardly depend on other processes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,14 @@ TARGETS = {
     "lost": ("<=", 0),
     "wrong": ("<=", 0),
     "growth_mb": ("<=", 50),
+    "memory_lost": ("<=", 0),
+    "memory_wrong": ("<=", 0),
     "damaged_5xx": ("<=", 0),
+    "alive": (">=", 1),
     "first_answer_s": ("<=", 0.2),
+    "exit_code": ("<=", 0),
 }
+PARTS = ("throughput", "memory", "damaged")
 BOUNDARY = b"benchmark"
 
 
@@ -134,62 +141,114 @@ def make_model(folder: str, paths: list[str], quick: bool) -> Any:
     return pipeline
 
 
-def measure(process: Any, port: int, pipeline: Any, paths: list[str], args: Any) -> dict[str, float]:
-    """Measure the running service."""
-    n_clients, n_requests, n_more, n_damaged, rounds = (
-        (8, 40, 80, 40, 1) if args.quick else (50, args.requests, args.more, 1000, 3)
-    )
-    images = [Path(path).read_bytes() for path in paths]
-    requests = [make_request(image) for image in images]
-    repeated = [requests[i % len(requests)] for i in range(n_requests)]
-    first = asyncio.run(send_all(port, requests[:1], 1))[0]
-    pipeline[0].transform(images[:32])
+def read_cpu(pid: int) -> float:
+    """Return the CPU time of a process in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def measure_throughput(service: Service, n_requests: int, rounds: int) -> dict[str, float]:
+    """Measure requests of many clients against `transform`, which run in turn."""
+    images, transform = service.images, service.pipeline[0].transform
+    repeated = [make_request(images[i % len(images)]) for i in range(n_requests)]
     answers: list[Any] = []
+    cpu = {"service": 0.0, "clients": 0.0, "transform": 0.0}
+    transform(images[:32])
 
     def serve() -> float:
-        start = time.perf_counter()
-        answers.extend(asyncio.run(send_all(port, repeated, n_clients)))
-        return n_requests / (time.perf_counter() - start)
+        start, server, clients = time.perf_counter(), read_cpu(service.process.pid), time.process_time()
+        answers.extend(service.send(repeated))
+        seconds = time.perf_counter() - start
+        cpu["service"] += read_cpu(service.process.pid) - server
+        cpu["clients"] += time.process_time() - clients
+        return n_requests / seconds
 
-    def transform() -> float:
+    def transform_all() -> float:
         distinct = [images[i % len(images)] + i.to_bytes(8, "big") for i in range(n_requests)]
-        start = time.perf_counter()
-        pipeline[0].transform(distinct)
+        start, before = time.perf_counter(), time.process_time()
+        transform(distinct)
+        cpu["transform"] += time.process_time() - before
         return n_requests / (time.perf_counter() - start)
 
-    speeds = interleaved({"serve": serve, "transform": transform}, rounds)
+    speeds = interleaved({"serve": serve, "transform": transform_all}, rounds)
     latencies = sorted(answer[2] for answer in answers if answer is not None)
-    progress(f"{n_more} further requests")
-    rows = [i % len(images) for n in (*[n_requests] * rounds, n_more) for i in range(n)]
-    before = read_memory(process.pid)
-    more = asyncio.run(send_all(port, [requests[i % len(requests)] for i in range(n_more)], n_clients))
-    after = read_memory(process.pid)
-    progress(f"{n_damaged} damaged uploads")
-    damaged = asyncio.run(send_all(port, damage(images, n_damaged), 8))
     return {
         "serve_images_per_s": statistics.median(speeds["serve"]),
         "transform_images_per_s": statistics.median(speeds["transform"]),
         "throughput_ratio": median_ratio(speeds["serve"], speeds["transform"]),
+        **{f"{name}_cpu_ms": 1000 * value / rounds / n_requests for name, value in cpu.items()},
+        "cpu_ratio": cpu["transform"] / (cpu["service"] + cpu["clients"]),
         "median_ms": 1000 * statistics.median(latencies),
         "percentile_99_ms": 1000 * latencies[int(0.99 * len(latencies))],
-        "first_answer_s": first[2],
         "requests": n_requests,
-        "lost": sum(answer is None for answer in [*answers, *more]),
-        "wrong": count_wrong([*answers, *more], rows, pipeline, images),
-        "further_requests": n_more,
-        "growth_mb": after - before,
-        "damaged": n_damaged,
-        "damaged_5xx": sum(answer is None or answer[0] >= 500 for answer in damaged),
-        "alive": int(process.poll() is None),
+        "lost": sum(answer is None for answer in answers),
+        "wrong": service.count_wrong(answers, rounds),
     }
+
+
+def measure_memory(service: Service, n_requests: int) -> dict[str, float]:
+    """Measure the growth of the service over many requests, after some first ones."""
+    images = service.images
+    requests = [make_request(image) for image in images]
+    service.send([requests[i % len(requests)] for i in range(max(500, n_requests // 10))])
+    before = read_memory(service.process.pid)
+    progress(f"{n_requests} requests")
+    answers = service.send([requests[i % len(requests)] for i in range(n_requests)])
+    return {
+        "memory_requests": n_requests,
+        "memory_mb": before,
+        "growth_mb": read_memory(service.process.pid) - before,
+        "memory_lost": sum(answer is None for answer in answers),
+        "memory_wrong": service.count_wrong(answers),
+    }
+
+
+def measure_damaged(service: Service, count: int) -> dict[str, float]:
+    """Send damaged uploads, and then a good one."""
+    progress(f"{count} damaged uploads")
+    answers = service.send(damage(service.images, count), n_clients=8)
+    (good,) = service.send([make_request(service.images[0])])
+    return {
+        "damaged": count,
+        "damaged_5xx": sum(answer is None or answer[0] >= 500 for answer in answers),
+        "alive": int(service.process.poll() is None and good is not None and good[0] == 200),
+    }
+
+
+@dataclass
+class Service:
+    """The running service of a pipeline, and images to send."""
+
+    process: Any
+    port: int
+    pipeline: Any
+    images: list[bytes]
+    n_clients: int
+
+    def send(self, requests: Sequence[bytes], n_clients: int | None = None) -> list[Any]:
+        """Send requests; return status, body and seconds, None if lost."""
+        return asyncio.run(send_all(self.port, requests, n_clients or self.n_clients))
+
+    def count_wrong(self, answers: Sequence[Any], rounds: int = 1) -> int:
+        """Count wrong answers; in each round, the images were sent in order, again and again."""
+        size = len(answers) // rounds
+        rows = [i % len(self.images) for _ in range(rounds) for i in range(size)]
+        return count_wrong(answers, rows, self.pipeline, self.images)
 
 
 def main() -> None:
     """Start the service, measure and report."""
     parser = arguments(__doc__, "serve")
+    parser.add_argument(
+        "--part", choices=PARTS, action="append", help="what to measure; by default everything"
+    )
     parser.add_argument("--requests", type=int, default=2000, help="requests of a round")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of the throughput")
     parser.add_argument("--more", type=int, default=20_000, help="requests for the growth of memory")
     args = parser.parse_args()
+    if args.quick:
+        args.requests, args.rounds, args.more = 40, 1, 80
+    n_clients = 8 if args.quick else 50
     with tempfile.TemporaryDirectory() as folder:
         size = (120, 90) if args.quick else (500, 375)
         paths = photographs(f"{folder}/photographs", 24 if args.quick else 400, size, classes=4)
@@ -202,12 +261,22 @@ def main() -> None:
         ) as process:
             try:
                 port = int(process.stdout.readline().rsplit(":", 1)[1])
-                figures = measure(process, port, pipeline, paths, args)
+                images = [Path(path).read_bytes() for path in paths]
+                service = Service(process, port, pipeline, images, n_clients)
+                (first,) = service.send([make_request(images[0])])
+                figures = {"first_answer_s": first[2]}
+                for part in args.part or PARTS:
+                    if part == "throughput":
+                        figures |= measure_throughput(service, args.requests, args.rounds)
+                    elif part == "memory":
+                        figures |= measure_memory(service, args.more)
+                    else:
+                        figures |= measure_damaged(service, 40 if args.quick else 1000)
                 process.terminate()
                 figures["exit_code"] = process.wait(60)
             finally:
                 process.kill()
-    report("serve", args, figures, TARGETS, clients=8 if args.quick else 50)
+    report("serve", args, figures, TARGETS, clients=n_clients)
 
 
 if __name__ == "__main__":
