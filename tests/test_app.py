@@ -294,6 +294,30 @@ def test_journal_is_used_by_one_process(tmp_path):
     Journal(tmp_path / "labels.jsonl").close()
 
 
+def test_journal_that_cannot_be_opened_names_the_option(tmp_path):
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "labels.jsonl")
+    for path, reason in (
+        (tmp_path, "is a directory"),
+        (tmp_path / "missing" / "labels.jsonl", "no such file or directory"),
+        (tmp_path / "link.jsonl", "it is a symbolic link"),
+    ):
+        with pytest.raises(JournalError, match=f"{reason}.*Pass another --journal"):
+            Journal(path)
+    assert not (tmp_path / "labels.jsonl").exists()
+
+
+def test_journal_needs_training_images(folder, capsys):
+    assert main(["app", str(folder / "shapes.tlf"), "--journal", "labels.jsonl"]) == 2
+    assert "--journal needs --data" in capsys.readouterr().err
+
+
+def test_second_page_on_the_same_journal_is_refused(folder, tmp_path, capsys):
+    options = ["--data", str(folder / "data"), "--journal", str(tmp_path / "labels.jsonl"), "--port", "0"]
+    with Journal(tmp_path / "labels.jsonl"):
+        assert main(["app", str(folder / "shapes.tlf"), *options]) == 1
+    assert "Another process uses the journal of labels" in capsys.readouterr().err
+
+
 def test_journal_without_its_last_line_end_keeps_the_other_lines(tmp_path):
     path = tmp_path / "labels.jsonl"
     journal = Journal(path)

@@ -12,6 +12,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 FIGURES = {
+    "app": {"first_prediction_s", "click_to_predictions_s", "confirmed_but_lost", "second_instance_refused"},
     "audit": {"digits_found", "drawings_average_precision", "rows_s", "rows_peak_mb"},
     "conformal": {"digits_coverage", "digits_set_size", "digits_worst_class", "digits_flagged_noise"},
     "distributed": {

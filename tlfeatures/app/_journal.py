@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -40,15 +41,14 @@ class Journal:
     Raises
     ------
     JournalError
-        If another process uses the file, or a line other than the last is damaged.
+        If the file cannot be opened, another process uses it, or a line other than the last is damaged.
 
     Examples
     --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     journal = Journal(folder + "/labels.jsonl")
-    ...     journal.append({"label": "cat"})
-    ...     journal.close()
+    ...     with Journal(folder + "/labels.jsonl") as journal:
+    ...         journal.append({"label": "cat"})
     ...     Journal(folder + "/labels.jsonl").entries
     [{'label': 'cat'}]
     """
@@ -58,13 +58,29 @@ class Journal:
         flags = (
             os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
         )
-        self._fd = os.open(self.path, flags, 0o600)
+        try:
+            self._fd = os.open(self.path, flags, 0o600)
+        except OSError as error:
+            reason = (
+                "it is a symbolic link"
+                if error.errno == errno.ELOOP
+                else (error.strerror or "failed").lower()
+            )
+            raise JournalError(
+                f"Cannot open the journal of labels {self.path!r} ({reason}). Pass another --journal."
+            ) from None
         try:
             self._lock()
             self.entries = list(self._read())
         except BaseException:
             self.close()
             raise
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.close()
 
     def append(self, entry: dict[str, Any]) -> None:
         """Write a change to the disk.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -17,7 +18,7 @@ from tlfeatures.app._journal import Journal
 from tlfeatures.app._limits import Limits
 from tlfeatures.app._model import ServedModel, find_model_file
 from tlfeatures.app._service import check_packages, make_service
-from tlfeatures.errors import LowContrastImagesWarning, UnreadableImagesWarning
+from tlfeatures.errors import InvalidParameterError, LowContrastImagesWarning, UnreadableImagesWarning
 from tlfeatures.saved_models import recognize_model
 from tlfeatures.sources import Source
 
@@ -82,11 +83,15 @@ def run_server(
     SavedModelError
         If the file does not contain a model.
     OSError
-        If the port is in use.
+        If the port is in use, or the host is not an address of this machine.
+    JournalError
+        If another process uses the journal, or it cannot be opened.
     """
     check_packages()
     check_parameter("workers", workers, [integer(minimum=1)])
     check_parameter("port", port, [integer(minimum=0, maximum=65535)])
+    if not host:
+        raise InvalidParameterError("`host` must be an address or a name; got an empty text.", "host")
     policy, limits = policy or AccessPolicy.for_address(host), limits or Limits()
     path = find_model_file(model)
     recognize_model(path)
@@ -94,18 +99,21 @@ def run_server(
         url = _format_url(host, sock.getsockname()[1])
         if workers == 1:
             served = ServedModel(path, batch_size=batch_size, max_pixels=limits.pixels)
-            served.warm_up(on_progress)
-            changes = None
-            if training is not None:
-                changes = Journal(journal or f"{path}.labels.jsonl")
-                served.load_training_images(training)
-            service = make_service(served, policy=policy, limits=limits, with_page=with_page, journal=changes)
-            server = make_server(service, limits)
-            with _ignore_image_warnings():
-                sock.listen()
-                on_ready(url)
-                with contextlib.suppress(KeyboardInterrupt, SystemExit):  # raised again after the last answer
-                    server.run(sockets=[sock])
+            with _open_journal(served, training, journal) as changes:  # a journal in use is reported at once
+                served.warm_up(on_progress)
+                if training is not None:
+                    served.load_training_images(training)
+                service = make_service(
+                    served, policy=policy, limits=limits, with_page=with_page, journal=changes
+                )
+                server = make_server(service, limits)
+                with _ignore_image_warnings():
+                    sock.listen()
+                    on_ready(url)
+                    with contextlib.suppress(
+                        KeyboardInterrupt, SystemExit
+                    ):  # raised again after the last answer
+                        server.run(sockets=[sock])
             return
     # uvicorn binds the port again for its workers
     _run_workers(path, url, policy, limits, batch_size, on_ready, host=host, workers=workers)
@@ -180,6 +188,13 @@ def _ignore_image_warnings() -> Iterator[None]:
         yield
 
 
+def _open_journal(model: ServedModel, training: Source | None, path: Any) -> Any:
+    """Open the journal, a context manager that gives None if the model has no labels that can be changed."""
+    if training is None or model.fitted.classes is None:
+        return contextlib.nullcontext()
+    return Journal(path or f"{model.path}.labels.jsonl")
+
+
 @contextlib.contextmanager
 def _bind(host: str, port: int) -> Iterator[socket.socket]:
     """Bind an address before the model is loaded, so that a port in use is reported at once."""
@@ -189,10 +204,12 @@ def _bind(host: str, port: int) -> Iterator[socket.socket]:
         try:
             sock.bind((host, port))
         except OSError as error:
-            raise OSError(
-                error.errno,
-                f"Cannot bind port {port} of {host} ({(error.strerror or 'failed').lower()}); pass another --port",
-            ) from None
+            reason = (error.strerror or "failed").lower()
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                hint = "pass another --port"
+            else:
+                hint = "--host must be an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all"
+            raise OSError(error.errno, f"Cannot bind port {port} of {host} ({reason}); {hint}") from None
         yield sock
 
 

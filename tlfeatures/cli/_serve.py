@@ -141,6 +141,8 @@ class PageOptions(Options):
     def read(self) -> Source | None:
         """List the training images; those of the train split if there are splits."""
         if self.data is None:
+            if self.journal is not None:
+                raise ValueError("--journal needs --data, the training images whose labels are changed.")
             return None
         from tlfeatures.sources import read_source
 
