@@ -196,8 +196,8 @@ def test_the_published_checkpoint_is_found_downloaded_and_checked(tmp_path, monk
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     requested = []
 
-    def respond(url, timeout):
-        requested.append(url)
+    def respond(request, timeout):
+        requested.append(request.full_url)
         response = io.BytesIO(b"a page of a proxy")
         response.headers = {"Content-Length": "17"}
         return response

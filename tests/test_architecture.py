@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "audio": set(),
     "store": {"fingerprints"},
     "networks": {"_keras", "fingerprints"},
+    "weights": {"networks"},
     "extract": {"images", "networks", "store", "fingerprints"},
     "_image_estimator": {"extract"},
     "features": {"_callbacks", "_image_estimator"},

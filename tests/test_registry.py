@@ -12,6 +12,7 @@ from tlfeatures import list_layers, list_models
 from tlfeatures.errors import UnknownNameError
 from tlfeatures.networks import NETWORKS, Backbone, find_network, layer_table
 from tlfeatures.networks._graph import Graph
+from tlfeatures.networks._weights import published_digest
 
 OWN = {"alexnet", "tiny"}  # built by this package
 KERAS = {name: spec for name, spec in NETWORKS.items() if name not in OWN}
@@ -110,10 +111,10 @@ class DownloadRequested(Exception):
 
 @pytest.fixture
 def requested_file(monkeypatch):
-    """Function from a row to the file and address that Keras requests."""
+    """Function from a row to the file, address and digest that Keras requests."""
 
-    def refuse(fname, origin, **options):
-        raise DownloadRequested(fname, origin)
+    def refuse(fname, origin, file_hash=None, **options):
+        raise DownloadRequested(fname, origin, file_hash)
 
     def request(spec, top, size):
         import keras
@@ -155,7 +156,7 @@ def _one_network_per_family():
 def test_weights_files_are_those_that_keras_requests(name, top, size, requested_file):
     spec = NETWORKS[name]
     file, url = spec.weights_file(top=top, image_size=size), spec.weights_url(top=top, image_size=size)
-    assert (file, url) == requested_file(spec, top, size)
+    assert (file, url, published_digest(file) or None) == requested_file(spec, top, size)
 
 
 @pytest.mark.slow
@@ -165,7 +166,7 @@ def test_weights_files_of_all_other_networks(name, requested_file):
     spec, size = NETWORKS[name], (NETWORKS[name].image_size,) * 2
     for top in (False, True):
         file, url = spec.weights_file(top=top, image_size=size), spec.weights_url(top=top, image_size=size)
-        assert (file, url) == requested_file(spec, top, size)
+        assert (file, url, published_digest(file) or None) == requested_file(spec, top, size)
 
 
 def test_no_two_networks_share_a_weights_file():

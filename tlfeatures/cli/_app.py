@@ -23,6 +23,7 @@ from tlfeatures.cli._select import select
 from tlfeatures.cli._serve import serve, show_page
 from tlfeatures.cli._suggest import suggest
 from tlfeatures.cli._terminal import show_text
+from tlfeatures.cli._weights import weights
 
 __all__ = ["app"]
 
@@ -75,4 +76,5 @@ for command in (
     app.command()(command)
 app.command("app")(show_page)
 app.add_typer(cache, name="cache")
+app.add_typer(weights, name="weights")
 app.command()(demo)

@@ -117,7 +117,8 @@ def _list_options() -> dict[str, tuple[str, bool]]:
 
     from tlfeatures.cli._app import app
 
-    commands = get_command(app).commands.values()  # type: ignore[attr-defined]
+    commands = list(get_command(app).commands.values())  # type: ignore[attr-defined]
+    commands += [each for group in commands for each in getattr(group, "commands", {}).values()]
     options = [each for command in commands for each in command.params if each.param_type_name == "option"]
     return {option.name: (option.opts[0], option.is_flag) for option in options}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import math
 import os
@@ -226,9 +227,11 @@ class NetworkLoader:
         if self.weights is None:
             draw_weights(graph.operations)
         elif self.weights == "imagenet":
+            check = functools.partial(read_weights, graph.model)
             read_weights(
                 graph.model,
-                variant.file or fetch_weights(self.spec, top=variant.top, image_size=self._spec_size()),
+                variant.file
+                or fetch_weights(self.spec, top=variant.top, image_size=self._spec_size(), check=check),
             )
         else:
             read_weights(graph.model, variant.file)

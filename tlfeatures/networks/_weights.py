@@ -7,22 +7,24 @@ import hashlib
 import math
 import os
 import re
-import sys
-import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tlfeatures._files import atomic_write
 from tlfeatures._keras import read_checkpoint, weights_folders
 from tlfeatures.errors import MissingDependencyError, WeightsError
 from tlfeatures.networks import alexnet
+from tlfeatures.networks._download import describe_digest, download, hash_file
+from tlfeatures.networks._published_digests import PUBLISHED_DIGESTS
 from tlfeatures.networks._registry import NETWORKS, NetworkSpec
 from tlfeatures.networks.tiny import read_arrays
 
-__all__ = ["available_networks", "draw_weights", "fetch_weights", "find_weights", "read_weights"]
+__all__ = [
+    "available_networks", "draw_weights", "fetch_weights", "find_weights", "published_digest", "read_weights",
+    "writable_folder",
+]  # fmt: skip
 
 
 def find_weights(spec: NetworkSpec, *, top: bool, image_size: tuple[int, int]) -> Path | None:
@@ -41,8 +43,45 @@ def _torch_hub_folder() -> Path:
     return Path(os.environ.get("TORCH_HOME") or caches / "torch") / "hub" / "checkpoints"
 
 
-def fetch_weights(spec: NetworkSpec, *, top: bool, image_size: tuple[int, int]) -> Path:
+def published_digest(file: str) -> str:
+    """Return the published digest of a weights file by its name, or "" if there is none.
+
+    It has 32 (MD5) or 64 (SHA-256) hexadecimal digits; the name of a PyTorch checkpoint has the first eight of its
+    SHA-256 digest.
+
+    >>> published_digest("alexnet-owt-7be5be79.pth"), published_digest("mobilenet_1_0_224_tf.h5")
+    ('7be5be79', '')
+    """
+    match = re.search(r"-([0-9a-f]{8,64})\.pth$", file)
+    return match[1] if match else PUBLISHED_DIGESTS.get(file, "")
+
+
+def fetch_weights(
+    spec: NetworkSpec,
+    *,
+    top: bool,
+    image_size: tuple[int, int],
+    check: Callable[[Path], None] | None = None,
+    mirror: str | None = None,
+    timeout: float = 30.0,
+    damaged: Path | None = None,
+) -> Path:
     """Find the weights file, or download it.
+
+    Parameters
+    ----------
+    spec : NetworkSpec
+    top : bool
+    image_size : (int, int)
+    check : callable, optional
+        Function of a path that raises an error if the file does not load into the network. Files without a published
+        digest are checked by it before they are used.
+    mirror : str, optional
+        Address of a folder that has the file too.
+    timeout : float, default=30.0
+        Seconds without data after which the download fails.
+    damaged : Path, optional
+        A file on this machine that the download replaces.
 
     Raises
     ------
@@ -51,23 +90,45 @@ def fetch_weights(spec: NetworkSpec, *, top: bool, image_size: tuple[int, int]) 
         work offline.
     """
     path = find_weights(spec, top=top, image_size=image_size)
-    if path is not None:
+    if path is not None and path != damaged:
         return path
     name = spec.weights_file(top=top, image_size=image_size)
     url = spec.weights_url(top=top, image_size=image_size)
-    folder = next((f for f in weights_folders() if _writable(f)), weights_folders()[0])
+    if mirror is not None:
+        url = f"{mirror.rstrip('/')}/{name}"
+    folder = damaged.parent if damaged else writable_folder()
+    digest = published_digest(name)
     try:
-        return _download(url, folder / name)
+        download(url, folder / name, digest, None if digest else check, timeout)
     except Exception as error:
-        # for networks with an entry layer, Keras builds a different graph if weights is a path
-        path_option = "" if spec.entry else "pass `weights='path/to/file'`, "
-        raise WeightsError(
-            f"The ImageNet weights of {spec.name!r} are not on this machine and could not be downloaded "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}). Expected the file {name} in {folder}. "
-            f"To work offline, download {url} on another machine and copy it there (KERAS_HOME sets the folder "
-            f"that contains 'models'), {path_option}or pass `weights=None` for random weights. Networks whose weights "
-            f"are on this machine: {', '.join(map(repr, available_networks()))}."
-        ) from error
+        raise WeightsError(_describe_failure(spec, top, image_size, folder, error)) from error
+    return folder / name
+
+
+def writable_folder() -> Path:
+    """Return the first folder of Keras in which a file can be written, or the first one if there is none."""
+    return next((f for f in weights_folders() if _writable(f)), weights_folders()[0])
+
+
+def _describe_failure(
+    spec: NetworkSpec, top: bool, image_size: tuple[int, int], folder: Path, error: Exception
+) -> str:
+    name = spec.weights_file(top=top, image_size=image_size)
+    command = f"tlfeatures weights fetch {spec.name}{' --top' if top and spec.notop else ''}"
+    if name != spec.weights_file(top=top, image_size=(spec.image_size,) * 2):
+        command += f" --image-size {image_size[0]}"
+    url = spec.weights_url(top=top, image_size=image_size)
+    kind = "" if type(error) in (OSError, WeightsError) else f"{type(error).__name__}: "
+    # for networks with an entry layer, Keras builds a different graph if weights is a path
+    path_option = "" if spec.entry else "pass `weights='path/to/file'`, "
+    return (
+        f"The ImageNet weights of {spec.name!r} are not on this machine and could not be downloaded "
+        f"({kind}{' '.join(str(error).split())[:300]}). Expected the file {name} in {folder} "
+        f"(KERAS_HOME sets the folder that contains 'models'). `{command}` tries again, also with a mirror. To work "
+        f"offline, download {url} on another machine and run `tlfeatures weights import FILE` here, "
+        f"{path_option}or pass `weights=None` for random weights. Networks whose weights are on this machine: "
+        f"{', '.join(map(repr, available_networks()))}."
+    )
 
 
 def available_networks() -> list[str]:
@@ -86,39 +147,6 @@ def _writable(folder: Path) -> bool:
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
     return os.access(folder, os.W_OK)
-
-
-def _download(url: str, target: Path, timeout: float = 30.0) -> Path:
-    """Download ``url``; ``target`` is complete or absent. Fails after ``timeout`` seconds without data."""
-    from rich.console import Console
-    from rich.progress import wrap_file
-
-    digest = hashlib.sha256()
-    with (
-        urllib.request.urlopen(url, timeout=timeout) as response,
-        atomic_write(target, sync=False) as file,
-        wrap_file(
-            response,
-            total := int(response.headers["Content-Length"] or 0),
-            description=target.name,
-            console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
-        ) as source,
-    ):
-        while block := source.read(1 << 20):
-            file.write(block)
-            digest.update(block)
-        if total and file.tell() != total:
-            raise OSError(f"the connection ended after {file.tell()} of {total} bytes")
-        _check_digest(target, digest.hexdigest())
-    return target
-
-
-def _check_digest(path: str | os.PathLike[str], digest: str) -> None:
-    """Raise an OSError if the name of a PyTorch checkpoint has the start of another SHA-256 digest."""
-    match = re.search(r"-([0-9a-f]{8,64})\.pth$", os.fspath(path))
-    if match and not digest.startswith(match[1]):
-        raise OSError(f"its SHA-256 digest is {digest[:16]}..., but its name says {match[1]}")
 
 
 def read_weights(model: Any, path: str | os.PathLike[str]) -> None:
@@ -143,8 +171,7 @@ def read_weights(model: Any, path: str | os.PathLike[str]) -> None:
         )
     try:
         if is_checkpoint:
-            with open(path, "rb") as file:
-                _check_digest(path, hashlib.file_digest(file, "sha256").hexdigest())
+            _check_digest(path)
             alexnet.read_state_dict(model, read_checkpoint(path))
         elif str(path).endswith(".npz"):
             read_arrays(model, path)
@@ -158,6 +185,13 @@ def read_weights(model: Any, path: str | os.PathLike[str]) -> None:
             f"{' '.join(str(error).split())[:300]}. It is damaged (delete it to download it again), of another "
             "network, or has a top for another image size."
         ) from error
+
+
+def _check_digest(path: str | os.PathLike[str]) -> None:
+    """Raise an OSError if the name of a PyTorch checkpoint has the start of another SHA-256 digest."""
+    digest = published_digest(os.path.basename(path))
+    if digest and not (actual := hash_file(path, digest)).startswith(digest):
+        raise OSError(f"its {describe_digest(digest, actual)}")
 
 
 def draw_weights(layers: Mapping[str, Any]) -> None:

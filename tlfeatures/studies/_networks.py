@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from tlfeatures._keras import keras
 from tlfeatures.errors import InvalidParameterError
-from tlfeatures.networks import NetworkSpec, find_network, find_weights
+from tlfeatures.networks import find_network, find_weights
 from tlfeatures.networks._modules import find_builder
 from tlfeatures.networks._normalization import normalizer
 from tlfeatures.networks._weights import fetch_weights, read_weights
@@ -135,15 +136,14 @@ def load_keras_network(
     build = find_builder(spec.module, spec.builder)
     network = build(include_top=top, weights=None, input_shape=(*size, 3), **dict(spec.kwargs))
     if weights is not None:
-        read_weights(network, _weights_file(spec, weights, size, top))
+        if weights == "imagenet":
+            check = functools.partial(read_weights, network)
+            weights = fetch_weights(spec, top=top, image_size=size, check=check)
+        read_weights(network, weights)
     if pooling is not None:
         layer = {"avg": "GlobalAveragePooling2D", "max": "GlobalMaxPooling2D"}[pooling]
         network = keras().Model(network.inputs, getattr(keras().layers, layer)()(network.output))
     return network, normalizer(spec.module)
-
-
-def _weights_file(spec: NetworkSpec, weights: Any, size: tuple[int, int], top: bool) -> Any:
-    return fetch_weights(spec, top=top, image_size=size) if weights == "imagenet" else weights
 
 
 def load_pixels(images: Any, size: tuple[int, int]) -> np.ndarray:

@@ -1,0 +1,188 @@
+"""`weights`: download, list, verify and import the weights files of networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import typer
+from rich.filesize import decimal
+
+from tlfeatures.cli._options import Json
+from tlfeatures.cli._terminal import count, show_json, show_table, show_text, warn
+
+__all__ = ["weights"]
+
+weights = typer.Typer(
+    help="Download, list, verify and import the ImageNet weights of networks, for machines with and without a "
+    "connection. Keras looks for the files in $KERAS_HOME/models, by default ~/.keras/models."
+)
+
+_STATES = {
+    "digest matches": "it has the published digest",
+    "loads": "no digest is published; it loads into the network",
+}
+
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME]...", help="Networks; by default all.", show_default=False),
+]
+
+
+@weights.command()
+def fetch(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Networks, see `tlfeatures models`.")],
+    top: Annotated[
+        bool,
+        typer.Option("--top", metavar="", help="With the fully connected layers, as `classify` needs them."),
+    ] = False,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Side in pixels, if the network has separate weights for some sizes."
+        ),
+    ] = None,
+    mirror: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Folder with the same file names: https, http or file."),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Time without data after which the download fails.")
+    ] = 30.0,
+    as_json: Json = False,
+) -> None:
+    """Download weights and check their digests; an interrupted download is resumed by the same command.
+
+    Proxies are read from http_proxy, https_proxy and no_proxy.
+    """
+    from tlfeatures.networks import find_network
+    from tlfeatures.weights import fetch_weights
+
+    for name in names:
+        find_network(name)  # before the first download
+    rows = []
+    try:
+        for name in names:
+            rows.append(fetch_weights(name, top=top, image_size=image_size, mirror=mirror, timeout=timeout))
+            if not as_json:
+                _show_file(rows[-1], "downloaded" if rows[-1]["downloaded"] else "already here")
+    finally:
+        if as_json and rows:
+            show_json(rows)
+
+
+@weights.command("list")
+def list_files(
+    names: Names = None,
+    all_files: Annotated[
+        bool,
+        typer.Option("--all", metavar="", help="Also list absent files, and those for other image sizes."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """List the weights files on this machine, and compare their digests; all files of the networks that are named."""
+    from tlfeatures.weights import list_weights
+
+    rows = _collect(names, lambda name: list_weights(name, all_sizes=all_files or name is None))
+    selected = rows if names or all_files else [row for row in rows if row["path"] is not None]
+    _show_rows(selected, as_json)
+    if not as_json:
+        n_present = sum(row["path"] is not None and row["url"] is not None for row in rows)
+        show_text(
+            f"\n{count(n_present, 'file')} on this machine. `tlfeatures weights fetch NAME` downloads others; "
+            "--all lists them."
+        )
+
+
+@weights.command()
+def verify(names: Names = None, as_json: Json = False) -> None:
+    """Check the weights files on this machine by their published digests; the exit code is 1 if any is damaged.
+
+    Files without a published digest are loaded into the network. A network that is named must have a file.
+    """
+    from tlfeatures.networks import find_network
+    from tlfeatures.weights import verify_weights
+
+    rows = _collect(names, verify_weights)
+    _show_rows(rows, as_json)
+    present = {row["model"] for row in rows}
+    absent = [name for name in names or () if find_network(name).name not in present]
+    for row in rows:
+        if row["state"] == "damaged":
+            warn(f"{row['problem']} `tlfeatures weights fetch {row['model']}` replaces it.")
+    for name in absent:
+        warn(f"no weights of {name!r} are on this machine; `tlfeatures weights fetch {name}` downloads them.")
+    if absent or any(row["state"] == "damaged" for row in rows):
+        raise typer.Exit(1)
+
+
+@weights.command("import")
+def import_files(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Weights files that were downloaded elsewhere.")
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="NAME", help="The network, if it cannot be recognized."),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Side in pixels that the weights are for, if the name does not say."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Copy weights files to the folder where Keras looks for them, for machines without a connection.
+
+    The network is recognized by the digest, name or arrays of the file, and the file is verified.
+    """
+    from tlfeatures.weights import import_weights
+
+    rows = []
+    try:
+        for file in files:
+            rows.append(import_weights(file, model=model, image_size=image_size))
+            if not as_json:
+                _show_file(rows[-1], "imported" if rows[-1]["imported"] else "already here")
+    finally:
+        if as_json and rows:
+            show_json(rows)
+
+
+def _collect(
+    names: list[str] | None, make_rows: Callable[[str | None], list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Return the rows of all networks, or of those named, each once."""
+    from tlfeatures.networks import find_network
+
+    if not names:
+        return make_rows(None)
+    return [
+        row for name in dict.fromkeys(find_network(name).name for name in names) for row in make_rows(name)
+    ]
+
+
+def _show_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        show_json(rows)
+    elif rows:
+        show_table(
+            {
+                "model": row["model"],
+                "top": row["top"],
+                "pixels": row["image_size"],
+                "file": row["file"],
+                "size": "" if row["bytes"] is None else decimal(row["bytes"]),
+                "folder": "" if row["path"] is None else str(row["path"].parent),
+                "state": row["state"],
+            }
+            for row in rows
+        )
+
+
+def _show_file(row: Mapping[str, Any], action: str) -> None:
+    show_text(
+        f"{row['model']}: {action}, {row['path']} ({decimal(row['bytes'])}, licence {row['licence']}); "
+        f"{_STATES[row['state']]}."
+    )
