@@ -113,6 +113,14 @@ def test_the_next_call_resumes(server, folder):
     assert os.listdir(folder) == [VGG16]
 
 
+def test_what_cannot_be_resumed_is_deleted(server, folder):
+    server.behaviour.etag = ""
+    server.behaviour.closes_after = [100_000, 0]
+    with pytest.raises(WeightsError, match=r"the connection ended after 0 of 300,000 bytes\)"):
+        fetch(server)
+    assert os.listdir(folder) == []
+
+
 def interrupt(server, folder, size=100_000):
     """Leave a part of the file."""
     server.behaviour.closes_after = [size, 0]

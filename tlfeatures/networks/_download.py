@@ -168,14 +168,14 @@ class _PartialFile:
         self.hash.update(block)
         self.size += len(block)
         self._unsaved += len(block)
-        if self._unsaved >= _SAVE_BYTES:
+        if self._unsaved >= _SAVE_BYTES and self.validator:
             self.save()
 
     def save(self) -> None:
-        """Write the state to the disk, so that what was received can be resumed."""
+        """Write the state to the disk, so that what was received can be resumed; delete it if it never can be."""
         self._unsaved = 0
         if not self.size or not self.validator:
-            return
+            return self.start(self.url, None, "")
         os.fsync(self.file.fileno())
         state = {"url": self.url, "validator": self.validator, "total": self.total, "size": self.size}
         write_file(self.path, json.dumps(state | {"digest": self.hash.hexdigest()}).encode())
@@ -192,6 +192,18 @@ class _PartialFile:
 
 
 def _receive_all(url: str, state: _PartialFile, timeout: float, on_progress: Progress | None) -> None:
+    """Receive the rest of a file; after an error or Ctrl-C, keep what can be resumed and delete everything else."""
+    try:
+        _receive_in_parts(url, state, timeout, on_progress)
+    except BaseException:
+        try:
+            state.save()
+        except OSError:
+            state.start(url, None, "")
+        raise
+
+
+def _receive_in_parts(url: str, state: _PartialFile, timeout: float, on_progress: Progress | None) -> None:
     """Receive the rest of a file; a lost connection is resumed at once as long as data arrive."""
     for attempt in range(_ATTEMPTS):
         offset = state.size
@@ -206,22 +218,10 @@ def _receive_all(url: str, state: _PartialFile, timeout: float, on_progress: Pro
             if not offset or attempt == _ATTEMPTS - 1:
                 raise OSError(str(error)) from error
         except (OSError, http.client.HTTPException) as error:
-            _save(state)
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise OSError(_describe_space(state)) from error
             if state.size <= offset or attempt == _ATTEMPTS - 1:
                 raise
-        except BaseException:  # Ctrl-C
-            _save(state)
-            raise
-
-
-def _save(state: _PartialFile) -> None:
-    """Save the state, or delete the part if the disk is full, so that it is never taken for a whole file."""
-    try:
-        state.save()
-    except OSError:
-        state.discard()
 
 
 def _receive(url: str, state: _PartialFile, timeout: float, on_progress: Progress | None) -> None:
