@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import time
 
 import numpy as np
@@ -199,6 +200,7 @@ def page(browser, model, journal, request):  # noqa: F811
     with run_page(model, journal) as url:
         page.goto(f"{url}/#data")
         wait(page, "document.querySelectorAll('#cells [role=option]').length > 3")
+        wait(page, "!document.querySelector('#finding [value=duplicates]').disabled")
         wait(page, "document.getElementById('checking').hidden")
         yield page
         page.goto("about:blank")
@@ -264,3 +266,95 @@ def test_grid_by_keyboard_and_correction_in_the_view_of_labels(page, source):
     assert list_shown(page) == rows[:1]
     page.click("#check-again")
     wait(page, "document.getElementById('check-again').hidden && document.getElementById('checking').hidden")
+
+
+def show_map(page):
+    """Scroll to the map, wait until it has the background and two classes, and return its place."""
+    page.evaluate("document.getElementById('map-pane').scrollIntoView({ block: 'center' })")
+    wait(
+        page,
+        """() => {
+          const map = document.getElementById("map");
+          const { data } = map.getContext("2d").getImageData(0, 0, map.width, map.height);
+          return new Set(new Uint32Array(data.buffer)).size >= 3;
+        }""",
+    )
+    return page.locator("#map").bounding_box()
+
+
+@pytest.mark.slow
+def test_rectangle_on_the_map_is_corrected_and_exported(page, source):
+    show_map(page)
+    drawn = page.evaluate("document.getElementById('map').toDataURL()")
+    page.focus("#map")
+    page.keyboard.press("+")
+    wait(page, "(drawn) => document.getElementById('map').toDataURL() !== drawn", drawn)
+    page.keyboard.press("0")
+    wait(page, "(drawn) => document.getElementById('map').toDataURL() === drawn", drawn)
+    page.fill("#file", "disc 3")
+    box = show_map(page)
+    corners = [(box["x"] + 2, box["y"] + 2), (box["x"] + box["width"] - 2, box["y"] + box["height"] - 2)]
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.keyboard.down("Shift")
+    page.mouse.move(*corners[0])
+    page.mouse.down()
+    page.mouse.move(*corners[1], steps=3)
+    page.mouse.up()
+    page.keyboard.up("Shift")
+    page.fill("#file", "")
+    row = source.names.index("disc/disc 3.png")  # images that do not match the filters are not chosen
+    assert page.inner_text("#data-status") == "26 images. 1 chosen."
+    page.click("#show-chosen")
+    assert list_shown(page) == [row] and page.get_attribute(f"#cell-{row}", "aria-selected") == "true"
+    page.click("#choose-none")
+    page.select_option("#finding", "all")
+    page.select_option("#class", "disc")
+    page.click("#rectangle")
+    box = show_map(page)
+    page.mouse.move(box["x"] + 2, box["y"] + 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] - 2, box["y"] + box["height"] - 2, steps=3)
+    page.mouse.up()
+    chosen = [i for i, label in enumerate(source.y) if label == "disc" and i != 25]  # 25 cannot be read
+    assert f"{len(chosen)} chosen" in page.inner_text("#data-status")
+    check_layout(page)
+    page.click("#correct")
+    wait(page, "(n) => document.querySelectorAll('#grid li').length === n", len(chosen))
+    for position in range(2):
+        page.click(f"#grid li:nth-child({position + 1}) button")
+    page.keyboard.press("2")
+    wait(page, "document.getElementById('label-status').textContent.includes('labels changed')")
+    with page.expect_download() as download:
+        page.click("a[href='/app/labels.csv']")
+    with open(download.value.path(), newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    changed = [i for i, line in enumerate(table) if line["label"] != line["original_label"]]
+    assert set(chosen[:2]) <= set(changed) <= {*chosen[:2], 24}  # 24 is the same file as 1
+    assert all(table[i]["label"] == "stripes" for i in changed)
+    page.click("nav a[href='#data']")
+    page.select_option("#class", "")
+    page.select_option("#finding", "changed")
+    wait(page, "(n) => document.querySelectorAll('#cells [role=option]').length === n", len(changed))
+    assert list_shown(page) == changed
+
+
+@pytest.mark.slow
+def test_image_under_the_pointer_is_shown(page):
+    show_map(page)
+    place = page.evaluate(
+        """() => {
+          const map = document.getElementById("map");
+          const { data } = map.getContext("2d").getImageData(0, 0, map.width, map.height);
+          const pixels = new Uint32Array(data.buffer);
+          const i = pixels.findIndex((pixel, k) => pixel !== pixels[0] && pixels[k + map.width] === pixel);
+          const { left, top } = map.getBoundingClientRect();
+          return [left + 1 + i % map.width, top + 2 + Math.floor(i / map.width)];
+        }"""
+    )
+    page.mouse.move(*place)
+    page.wait_for_selector("#tip:not([hidden])")
+    wait(page, "document.getElementById('tip-image').naturalWidth === 160")
+    assert page.inner_text("#tip-label") in ("disc", "stripes")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.mouse.move(2, 2)
+    page.wait_for_selector("#tip", state="hidden")

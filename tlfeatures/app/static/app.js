@@ -18,7 +18,6 @@ function showView() {
     if (link.getAttribute("href") === `#${wanted}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  scrollTo(0, 0); // the browser scrolls to the view, which hides the heading
   document.dispatchEvent(new CustomEvent("view", { detail: wanted }));
 }
 addEventListener("hashchange", showView);

@@ -1,5 +1,6 @@
 // The training images: a grid with filters, and what the checks noticed.
 import { Grid } from "./grid.js";
+import { MapView } from "./map_view.js";
 import { find, make, request } from "./requests.js";
 
 const PAUSE = 500; // milliseconds between questions whether the checks are finished
@@ -38,6 +39,7 @@ function filter(keepPlace = false) {
   const rows = listRows(find("finding").value).filter((row) => (!label || labelOf(row) === label)
     && (!split || data.splits[data.split[row]] === split) && (!part || data.names[row].toLowerCase().includes(part)));
   grid.setRows(rows, keepPlace);
+  view.show(grid.rows, grid.chosen);
   tell();
 }
 
@@ -49,7 +51,7 @@ function tell() {
     : "There are no such images. Show others, or change the filters above.";
   say(n ? `${count(n, "image", "images").replace(" image", `${shown} image`)}.${chosen}` : `${none}${chosen}`);
   find("open").disabled = !n;
-  for (const id of ["correct", "choose-none"]) if (find(id)) find(id).disabled = !grid.chosen.size;
+  for (const id of ["correct", "show-chosen", "choose-none"]) if (find(id)) find(id).disabled = !grid.chosen.size;
 }
 
 function setOptions() {
@@ -116,8 +118,9 @@ function correct(rows) {
 }
 
 const grid = new Grid(find("cells"), find("cells-space"), {
-  describe, onMove: () => {}, onOpen: () => show(), onChoose: () => { setOptions(); tell(); },
+  describe, onMove: () => {}, onOpen: () => show(), onChoose: () => { setOptions(); view.show(grid.rows, grid.chosen); tell(); },
 });
+const view = new MapView({ labelOf, onPick: (row) => grid.move(grid.rows.indexOf(row)), onChoose: (rows) => grid.choose(rows) });
 
 // --- requests
 
@@ -151,6 +154,7 @@ async function poll() {
   find("checked").value = checks.progress ?? 0;
   find("check-status").textContent = checks.state === "failed" ? checks.failure
     : `Checking the images: ${checks.doing} ...`;
+  if (checks.map) await view.load(checks.map).catch((error) => say(error.message));
   if (checks.result) {
     setFindings(checks.result);
     setOptions();
@@ -169,8 +173,10 @@ async function load() {
     say(error.message);
     return;
   }
-  fillSelect(find("class"), [...new Set(data.labels)].filter((code) => code >= 0).map((code) => data.texts[code])
-    .sort((a, b) => a.localeCompare(b, undefined, { numeric: true })));
+  const classes = [...new Set(data.labels)].filter((code) => code >= 0).map((code) => data.texts[code])
+    .sort((a, b) => a.localeCompare(b, undefined, { numeric: true }));
+  fillSelect(find("class"), classes);
+  view.setLabels(classes, data.names.length);
   fillSelect(find("split"), data.splits ?? []);
   setOptions();
   filter(true);
@@ -180,6 +186,7 @@ async function load() {
 for (const id of ["finding", "class", "split"]) find(id)?.addEventListener("change", () => filter());
 find("file").addEventListener("input", () => filter());
 find("open").addEventListener("click", () => show());
+find("show-chosen").addEventListener("click", () => { find("finding").value = "chosen"; filter(); find("cells").focus(); });
 find("choose-none").addEventListener("click", () => { grid.choose([]); find("cells").focus(); });
 find("correct")?.addEventListener("click", () => correct([...grid.chosen]));
 find("check-again")?.addEventListener("click", async () => {

@@ -4,7 +4,7 @@ const VIRIDIS = [
   [253, 231, 37],
 ];
 
-function color(share) {
+export function color(share) {
   const position = share * (VIRIDIS.length - 1);
   const i = Math.min(Math.floor(position), VIRIDIS.length - 2);
   return VIRIDIS[i].map((value, k) => value + (position - i) * (VIRIDIS[i + 1][k] - value));
