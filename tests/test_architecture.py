@@ -71,6 +71,7 @@ ALLOWED: dict[str, set[str]] = {
     "predictions": {"finetune", "trust"},
     "model_files": {"_archive", "fingerprints", "finetune", "networks"},
     "saved_models": {"predictions", "sources", "model_files"},
+    "export": {"_keras", "saved_models", "skip_unreadable"},
 }
 ALLOWED["app"] = set(ALLOWED)
 ALLOWED["cli"] = set(ALLOWED)

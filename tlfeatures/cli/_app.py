@@ -14,6 +14,7 @@ from tlfeatures.cli._demo import demo
 from tlfeatures.cli._embed import embed
 from tlfeatures.cli._evaluate import evaluate
 from tlfeatures.cli._explain import explain
+from tlfeatures.cli._export import export
 from tlfeatures.cli._finetune import finetune
 from tlfeatures.cli._fit import fit
 from tlfeatures.cli._info import info
@@ -70,7 +71,7 @@ def _options(
 
 
 for command in (
-    *(models, layers, embed, fit, select, finetune, evaluate, predict, info),
+    *(models, layers, embed, fit, select, finetune, evaluate, predict, info, export),
     *(audit, explain, suggest, classify, serve),
 ):
     app.command()(command)

@@ -9,12 +9,14 @@ from tlfeatures.finetune._frozen_or_finetuned import (
     TrainingSummary,
     fit_frozen_or_finetuned,
 )
+from tlfeatures.finetune._keras_models import FineTunedModel, make_embedding_model, make_finetuned_model
 from tlfeatures.finetune._regressor import FineTuneRegressor
 
 __all__ = [
     "Augmenter",
     "FineTuneClassifier",
     "FineTuneRegressor",
+    "FineTunedModel",
     "FrozenOrFinetuned",
     "TrainingSummary",
     "average_histories",
@@ -23,4 +25,6 @@ __all__ = [
     "fit_frozen_or_finetuned",
     "is_bundle",
     "load_bundle",
+    "make_embedding_model",
+    "make_finetuned_model",
 ]
