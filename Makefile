@@ -1,5 +1,5 @@
 # Each target makes the environments that it needs from Python 3.11 to 3.13 and a package registry.
-.PHONY: demo test test-full test-oldest lint format bench notebooks lock clean
+.PHONY: demo test test-full test-oldest lint format docs bench notebooks lock clean
 .DELETE_ON_ERROR:
 
 VENV := .venv
@@ -34,6 +34,13 @@ lint: $(STAMP)
 	@$(BIN)/codespell
 	@$(BIN)/mypy --no-error-summary
 
+# The site in docs/_build/html: warnings are errors, links within the site are checked, and the code of the guides is run.
+# `make docs ARGS="-b linkcheck docs docs/_build/links"` checks addresses of other sites.
+docs: $(STAMP)-docs
+	@$(BIN)/python -m sphinx -q -W --keep-going $(if $(ARGS),$(ARGS),docs docs/_build/html)
+	@$(BIN)/python docs/check_links.py docs/_build/html
+	@$(BIN)/python -m pytest -q tests/test_guides.py
+
 format: $(STAMP)
 	@$(BIN)/ruff check --quiet --fix
 	@$(BIN)/ruff format --quiet
@@ -43,6 +50,11 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing the pinned packages into $(VENV): 1 to 3 minutes, 3.5 GB."
 	@$(BIN)/python $(INSTALL) --constraint constraints.txt setuptools
 	@$(BIN)/python $(INSTALL) --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+$(STAMP)-docs: $(STAMP)
+	@echo "Installing Sphinx and its extensions into $(VENV)."
+	@$(BIN)/python $(INSTALL) --constraint constraints.txt --no-build-isolation --editable '.[dev,docs]'
 	@touch $@
 
 $(STAMP)-full: $(STAMP)
@@ -78,7 +90,7 @@ lock:
 	@rm -rf $(VENV)-lock
 
 clean:
-	rm -rf $(VENV) $(VENV)-lock $(OLDEST) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-lock $(OLDEST) docs/_build build dist *.egg-info .pytest_cache .ruff_cache
 
 # An environment at $(1), unless a working one is there already.
 define make_venv

@@ -17,6 +17,7 @@ FILES = sorted(
     for folder in FOLDERS
     for path in (ROOT / folder).rglob("*")
     if path.suffix in (".py", ".md", ".html", ".ipynb") and path.name != Path(__file__).name
+    and "_build" not in path.parts
 ) + sorted(ROOT.glob("*.md")) + [ROOT / "conftest.py", ROOT / "Makefile", ROOT / "pyproject.toml"]  # fmt: skip
 
 

@@ -49,7 +49,7 @@ class SkipUnreadable(MetaEstimatorMixin, BaseEstimator):
     n_unreadable_ : int
         Number of training rows left out.
     n_features_in_ : int
-    feature_names_in_ : ndarray of str, shape (n_features_in_,)
+    feature_names_in_ : ndarray of str, shape (n_features,)
         Only when X is a DataFrame.
 
     Notes

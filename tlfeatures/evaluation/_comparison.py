@@ -81,7 +81,7 @@ def compare(
     level : float, default=0.95
         Confidence level of intervals; a difference is significant if its p-value is below ``1 - level``.
     attributes : sequence of str, default=()
-        Fitted attributes to keep from each fit, such as "history_". Attributes that an estimator lacks are skipped.
+        Fitted attributes to keep from each fit, such as ``"history_"``. Attributes that an estimator lacks are skipped.
     random_state : int, RandomState or None, default=0
         Seed for drawing the folds and the bootstrap samples.
 

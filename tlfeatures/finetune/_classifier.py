@@ -26,8 +26,7 @@ class FineTuneClassifier(ClassifierMixin, FineTune):
 
     Parameters
     ----------
-    model, layer, pooling, weights, image_size, resize, interpolation, decode, max_value, window, precision,
-    cache, n_jobs
+    model, layer, pooling, weights, image_size, resize, interpolation, decode, max_value, window, precision, cache, n_jobs
         As in :class:`~tlfeatures.CNNFeatures`; ``layer`` is the input of the head. "bfloat16" and "float16" train in
         mixed precision.
     train_from : str or int, default="head"

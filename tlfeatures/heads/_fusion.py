@@ -38,7 +38,7 @@ class BlockScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Divisors of the centered columns: standard deviations, times the square root of the width of the block
         relative to the mean width.
     n_features_in_ : int
-    feature_names_in_ : ndarray of str, shape (n_features_in_,)
+    feature_names_in_ : ndarray of str, shape (n_features,)
         Only if X has feature names.
 
     Raises
@@ -104,7 +104,7 @@ class BlockScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n, n_features)
-            float32 or float64, as X.
+            Floats of the dtype of X, float32 or float64.
         """
         check_is_fitted(self)
         X = validate_data(self, X, dtype=FLOAT_DTYPES, reset=False)

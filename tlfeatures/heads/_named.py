@@ -183,7 +183,7 @@ def head_grid(name: str, task: Task = "classification", prefix: str = "") -> dic
         One of ``list_heads(task)``.
     task : {"classification", "regression"}
     prefix : str
-        Prefix of each name, such as "head__" if the head is the step "head" of a pipeline.
+        Prefix of each name, such as ``"head__"`` if the head is the step "head" of a pipeline.
 
     Returns
     -------

@@ -92,7 +92,7 @@ class FittedSearchMixin:
 
         Returns
         -------
-        ndarray of shape (n, len(classes_))
+        ndarray of shape (n, n_classes)
         """
         return self.best_estimator_.predict_proba(X)
 
@@ -106,7 +106,7 @@ class FittedSearchMixin:
 
         Returns
         -------
-        ndarray of shape (n,) or (n, len(classes_))
+        ndarray of shape (n,) or (n, n_classes)
         """
         return self.best_estimator_.decision_function(X)
 
@@ -221,7 +221,7 @@ class FittedSearchMixin:
 
         Returns
         -------
-        ndarray of float32, shape (len(rows_), d)
+        ndarray of float32, shape (n_rows, d)
 
         Raises
         ------
