@@ -26,9 +26,10 @@ class FineTuneClassifier(ClassifierMixin, FineTune):
 
     Parameters
     ----------
-    model, layer, pooling, weights, image_size, resize, interpolation, decode, max_value, window, precision, cache, n_jobs
-        As in :class:`~tlfeatures.CNNFeatures`; ``layer`` is the input of the head. "bfloat16" and "float16" train in
-        mixed precision.
+    model, layer, pooling, weights, image_size, resize, interpolation, decode, max_value, window, cache, n_jobs
+        As in :class:`~tlfeatures.CNNFeatures`; ``layer`` is the input of the head.
+    precision : {"float32", "tf32", "bfloat16", "float16"}, default="float32"
+        As in :class:`~tlfeatures.CNNFeatures`; "bfloat16" and "float16" train in mixed precision.
     train_from : str or int, default="head"
         What to train besides the head. "head": no layers of the network; "all": all layers; the name of a layer (see
         `tlfeatures layers NAME`): this layer and all later ones; an int: the number of last blocks, which end at the
