@@ -490,9 +490,36 @@ def test_slow_clients_are_disconnected(model):
             read_all(connection)
 
 
+def test_clients_that_do_not_read_the_answer_are_disconnected():
+    size = 64 << 20  # more than the buffers of a connection
+
+    async def service(scope, receive, send):
+        if scope["type"] == "lifespan":
+            for name in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{name}.complete"})
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(size)})
+
+    request = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    limits = Limits(body_seconds=0.5)
+    with run_in_thread(service, limits) as (address, server), socket.create_connection(address) as connection:
+        connection.sendall(request)
+        wait_until(lambda: server.server_state.total_requests == 1)
+        wait_until(lambda: not server.server_state.connections)
+        received = 0
+        with contextlib.suppress(ConnectionResetError):
+            while data := connection.recv(1 << 20):
+                received += len(data)
+        assert received < size
+
+
 def test_garbage_instead_of_a_request_is_refused(model):
     with run_in_thread(make_service(model), Limits()) as (address, _):
-        for garbage in (b"\0" * 100, b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\0\x01\0\r\n\r\n"):
+        two_hosts = b"GET /v1/model HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n"
+        tls = b"\x16\x03\x01\x02\0\x01\0\r\n\r\n"
+        for garbage in (b"\0" * 100, b"GET / HTTP/1.1\r\n\r\n", tls, two_hosts):
             with socket.create_connection(address) as connection:
                 connection.sendall(garbage)
                 assert read_all(connection).startswith(b"HTTP/1.1 400 ")

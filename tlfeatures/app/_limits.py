@@ -33,7 +33,7 @@ class Limits:
     header_seconds : float, default=10
         Time in which a client must send the headers of a request.
     body_seconds : float, default=60
-        Time in which a client must send the body of a request.
+        Time in which a client must send the body of a request, and in which it must read a large answer.
     answer_seconds : float, default=120
         Time in which a request must be answered after its body was read.
 

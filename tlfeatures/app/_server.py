@@ -125,7 +125,7 @@ def make_server(service: Any, limits: Limits) -> Any:
 
     from tlfeatures.app._protocol import make_protocol
 
-    return uvicorn.Server(uvicorn.Config(service, http=make_protocol(limits.header_seconds), **_UVICORN))
+    return uvicorn.Server(uvicorn.Config(service, http=make_protocol(limits), **_UVICORN))
 
 
 def _run_workers(
