@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import html
+import re
 import time
 
 import numpy as np
@@ -20,6 +22,7 @@ from tlfeatures import CNNFeatures
 from tlfeatures.app import Journal, ServedModel, make_service
 from tlfeatures.app._checks import NO_POINT, DataChecks, project
 from tlfeatures.app._out_of_fold import predict_out_of_fold
+from tlfeatures.model_files import format_card, read_card
 from tlfeatures.saved_models import save_pipeline
 from tlfeatures.sources import Source, read_source
 
@@ -163,6 +166,34 @@ def test_data_of_a_model_of_numbers(folder, tmp_path):  # noqa: F811
         assert 'id="finding"' in page and 'value="mistakes"' not in page and 'id="split"' not in page
         result = read_checks(client)["result"]
         assert result["suspected"]["rows"] == [] and min(result["predicted"]) >= 0
+        scores = client.get("/app/scores").text
+        assert "R2" in scores and "mean absolute error" in scores and "/app/figures/scatter" in scores
+        assert client.get("/app/figures/scatter").content[:4] == b"\x89PNG"
+
+
+def test_scores_and_figures_are_those_of_the_out_of_fold_predictions(model, source):
+    with TestClient(make_service(model, with_page=True), base_url="http://localhost") as client:
+        early = client.get("/app/scores")
+        assert early.status_code == 409 and "Wait until the checks are finished" in early.json()["detail"]
+        result = read_checks(client)["result"]
+        scores = client.get("/app/scores").text
+        assert "<strong>Accuracy 0.9" in scores and "5 folds of 25 images" in scores
+        assert "Expected calibration error" in scores and "Most frequent confusions" in scores
+        assert not re.search(r"<script|style=|https?://", scores)
+        predicted = [result["texts"][code] for code in result["predicted"][:25]]
+        n_wrong = sum(a != b for a, b in zip(predicted, source.y.tolist(), strict=False))
+        assert n_wrong == 1
+        for name in re.findall('src="([^"]+)"', scores):
+            assert client.get(name).content[:4] == b"\x89PNG"
+        for name in ("other", "..%2f..%2fREADME.md"):
+            assert client.get(f"/app/figures/{name}").status_code == 404
+
+
+def test_card_of_the_file_is_shown(client, folder):  # noqa: F811
+    page = client.get("/").text
+    for name, text in format_card(read_card(folder / "shapes.tlf")):
+        assert name in page and html.escape(text, quote=False)[:60] in page
+    assert "Recipe of the embeddings" in page and "interpolation" in page
 
 
 def test_out_of_fold_predictions_leave_out_classes_that_cannot_be_split():
@@ -358,3 +389,17 @@ def test_image_under_the_pointer_is_shown(page):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.mouse.move(2, 2)
     page.wait_for_selector("#tip", state="hidden")
+
+
+@pytest.mark.slow
+def test_card_and_scores_of_the_model(page):
+    page.click("nav a[href='#model']")
+    wait(page, "document.querySelectorAll('#score-figures img').length === 3")
+    wait(
+        page,
+        "[...document.querySelectorAll('#score-figures img')].every((image) => image.naturalWidth > 500)",
+    )
+    assert "Accuracy 0.9" in page.inner_text("#score-figures") and "tiny" in page.inner_text("#model")
+    check_layout(page)
+    page.emulate_media(color_scheme="dark")
+    check_layout(page)

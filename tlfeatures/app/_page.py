@@ -6,37 +6,24 @@ import json
 import secrets
 from functools import partial
 from importlib.resources import files
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, PackageLoader
 
 from tlfeatures.app._checks import DataChecks
 from tlfeatures.app._data_routes import add_data_routes
 from tlfeatures.app._journal import Journal
 from tlfeatures.app._label_routes import add_label_routes, read_change
 from tlfeatures.app._labels import Labels, can_label
+from tlfeatures.app._model_routes import ScoreFigures, add_model_routes, describe_model
 from tlfeatures.app._problems import Problem
 from tlfeatures.app._routes import Service, to_response
+from tlfeatures.report import make_environment
 
 __all__ = ["add_page"]
 
 _TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
-_TITLES = {
-    "name": "file",
-    "task": "task",
-    "classes": "classes",
-    "network": "network",
-    "layers": "layers",
-    "pooling": "pooling",
-    "image_size": "image size",
-    "resize": "resize",
-    "n_features": "width of the embedding",
-    "head": "head",
-    "error_rate": "error rate of the sets",
-    "version": "tlfeatures",
-}
 
 
 def read_static_files() -> dict[str, tuple[bytes, str]]:
@@ -50,26 +37,11 @@ def read_static_files() -> dict[str, tuple[bytes, str]]:
     return {**static, "report.css": (style, _TYPES[".css"])}
 
 
-def make_card(about: dict[str, Any]) -> dict[str, str]:
-    """Return the rows of the model card as texts."""
-    card = {}
-    for key, title in _TITLES.items():
-        value = about[key]
-        if value is not None:
-            card[title] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return card
-
-
 def add_page(app: FastAPI, service: Service, journal: Journal | None = None) -> None:
     """Add the routes of the page to the application of the service; with a journal, those that change labels too."""
     static = read_static_files()
-    environment = Environment(
-        loader=PackageLoader("tlfeatures.app"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
+    environment = make_environment()
+    environment.loader = ChoiceLoader([PackageLoader("tlfeatures.app"), PackageLoader("tlfeatures.report")])
     template, model, training = environment.get_template("page.html"), service.model, service.model.training
 
     csrf_token, with_labels = secrets.token_urlsafe(24), journal is not None and can_label(model)
@@ -80,6 +52,9 @@ def add_page(app: FastAPI, service: Service, journal: Journal | None = None) -> 
         checks = DataChecks(model, lambda: training.labels if labels is None else labels.current.copy())
         read = partial(read_change, service=service, csrf_token=csrf_token)
         add_data_routes(app, training, checks, checks.get_labels, read)
+        add_model_routes(app, ScoreFigures(checks, environment))
+
+    card, recipe = describe_model(model)
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
@@ -94,7 +69,8 @@ def add_page(app: FastAPI, service: Service, journal: Journal | None = None) -> 
         }
         html = template.render(
             about=about,
-            card=make_card(about),
+            card=card,
+            recipe=recipe,
             settings=json.dumps(settings),
             labels=with_labels,
             training=training,

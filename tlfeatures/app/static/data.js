@@ -161,6 +161,7 @@ async function poll() {
     filter(true);
   }
   if (find("check-again")) find("check-again").hidden = checks.state === "running" || !(isOld() || checks.state === "failed");
+  document.dispatchEvent(new CustomEvent("checks", { detail: checks }));
   clearTimeout(timer);
   if (checks.state === "running") timer = setTimeout(poll, PAUSE);
 }
@@ -209,5 +210,5 @@ find("viewer").addEventListener("keydown", (event) => {
   show(steps[event.key]);
   event.preventDefault();
 });
-document.addEventListener("view", (event) => { if (event.detail === "data") load(); });
-if (!find("data").hidden) load();
+document.addEventListener("view", (event) => { if (["data", "model"].includes(event.detail)) load(); });
+if (!find("data").hidden || !find("model").hidden) load();

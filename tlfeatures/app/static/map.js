@@ -12,7 +12,7 @@ function listOffsets(radius, width) {
   const offsets = [];
   const reach = Math.ceil(radius);
   for (let y = -reach; y <= reach; y += 1) {
-    for (let x = -reach; x <= reach; x += 1) if (x * x + y * y <= radius * radius + 0.5) offsets.push(y * width + x);
+    for (let x = -reach; x <= reach; x += 1) if (x * x + y * y <= radius * radius + 0.1) offsets.push(y * width + x);
   }
   return offsets;
 }
