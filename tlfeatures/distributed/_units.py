@@ -139,10 +139,12 @@ def _identify(images: Images) -> Iterator[bytes]:
     """Iterate over what identifies images: their absolute paths or URLs, or the digests of their contents."""
     paths = images.paths()
     names = [path or "" for path in paths] if None in paths else paths
-    text = "\0".join(names)  # type: ignore[arg-type]
-    if f"\0{text}".count("\0/") < len(names):  # not only absolute paths
-        text = "\0".join(name and redact(absolute_name(name)) for name in names)  # type: ignore[misc]
-    yield text.encode("utf-8", "surrogateescape")
+    text = "\0".join(names).encode("utf-8", "surrogateescape")  # type: ignore[arg-type]
+    characters = np.frombuffer(b"\0" + text, np.uint8)
+    if (characters[1:][characters[:-1] == 0] != ord("/")).any():  # not only absolute paths
+        absolute = (name and redact(absolute_name(name)) for name in names)
+        text = "\0".join(absolute).encode("utf-8", "surrogateescape")  # type: ignore[arg-type]
+    yield text
     if None in paths:
         keys, _ = images.keys()
         yield b"\0\0" + keys[[path is None for path in paths]].tobytes()

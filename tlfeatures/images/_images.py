@@ -121,7 +121,7 @@ class Images:
     def paths(self) -> list[str | None]:
         """Return the path of each image; None if the image is not a file."""
         if isinstance(self._data, list):
-            items = [self._data[row] for row in self._rows.tolist()]
+            items = list(map(self._data.__getitem__, self._rows.tolist()))
             if set(map(type, items)) <= {str}:
                 return items
         return [self._path(i) for i in range(len(self))]
