@@ -37,6 +37,7 @@ BENCHMARKS = {
     "store_rows": ["store.py", "--rows", "10000000"],
     "store_faults": ["store_faults.py"],
     "distributed": ["distributed.py"],
+    "processes": ["processes.py"],
     "ledger": ["ledger.py"],
     "memory": ["memory.py"],
     "audit": ["audit.py"],

@@ -26,6 +26,7 @@ from tlfeatures.store import _disk as files
 from tlfeatures.store import _index as index
 from tlfeatures.store import _lock as lock
 from tlfeatures.store import _maintenance as maintenance
+from tlfeatures.store import _row_locks as row_locks
 from tlfeatures.store import _segment as segment
 from tlfeatures.store import _writer as writer
 
@@ -206,7 +207,7 @@ def test_only_the_owner_can_access_folders_and_files(store):
     try:
         store.publish(RECIPE, *rows(3))
         store.put_sidecar({"a": 1}, {"b": 2})
-        with store.single_flight(RECIPE):
+        with store.row_locks([RECIPE]):
             pass
     finally:
         os.umask(mask)
@@ -451,17 +452,52 @@ def test_writer_raises_errors_for_invalid_arguments(store):
 # ---------------------------------------------------------------- locks
 
 
-def test_single_flight_admits_one_process_at_a_time(store):
-    inside, counts = 0, []
+KINDS = [
+    pytest.param(
+        True,
+        marks=pytest.mark.skipif(not row_locks._HAS_BYTE_LOCKS, reason="no locks on bytes here"),
+        id="bytes",
+    ),
+    pytest.param(
+        False, marks=pytest.mark.skipif(lock.fcntl is None, reason="no flock here"), id="whole file"
+    ),
+]
+
+
+@pytest.mark.parametrize("has_byte_locks", KINDS)
+def test_a_row_is_locked_once(store, monkeypatch, has_byte_locks):
+    monkeypatch.setattr(row_locks, "_HAS_BYTE_LOCKS", has_byte_locks)
+    keys, other = rows(8)[0], {**RECIPE, "layer": "other"}
+    with store.row_locks([RECIPE, other]) as first, store.row_locks([other]) as second:
+        assert first.acquire(keys[:4]).all()
+        assert second.acquire(keys).tolist() == [False] * 4 + [has_byte_locks] * 4
+        first.release(keys[:3])
+        assert second.acquire(keys[:1]).all() == has_byte_locks
+        first.release(keys[3:4])
+        assert second.acquire(keys[:1]).all()
+        assert not first.acquire(keys[:1]).any()
+    with store.row_locks([other, RECIPE]) as third:
+        assert third.acquire(keys).all()
+    assert not lock._locked
+
+
+@pytest.mark.parametrize("has_byte_locks", KINDS)
+def test_threads_wait_for_a_locked_row(store, monkeypatch, has_byte_locks):
+    monkeypatch.setattr(row_locks, "_HAS_BYTE_LOCKS", has_byte_locks)
+    key, inside, counts = rows(1)[0], 0, []
 
     def run():
         nonlocal inside
         for _ in range(5):
-            with store.single_flight(RECIPE):
-                inside += 1
-                counts.append(inside)
-                time.sleep(0.002)
-                inside -= 1
+            while True:
+                with store.row_locks([RECIPE]) as locks:
+                    if locks.acquire(key)[0]:
+                        inside += 1
+                        counts.append(inside)
+                        time.sleep(0.002)
+                        inside -= 1
+                        break
+                    locks.wait(key[0])
 
     threads = [threading.Thread(target=run) for _ in range(4)]
     for thread in threads:
@@ -474,7 +510,8 @@ def test_single_flight_admits_one_process_at_a_time(store):
 
 LOCK = """
 store = EmbeddingStore(sys.argv[1])
-with store.single_flight({'network': 'toy', 'layer': 'last', 'width': 6, 'dtype': 'float32'}):
+with store.row_locks([{'network': 'toy', 'layer': 'last', 'width': 6, 'dtype': 'float32'}]) as locks:
+    assert locks.acquire(np.zeros((1, 16), 'u1')).all()
     if len(sys.argv) > 2 and os.fork() == 0:
         print('locked', os.getpid(), flush=True)
         time.sleep(240)
@@ -492,7 +529,8 @@ def test_a_dead_process_does_not_block_others(store, forked):
     entered = threading.Event()
 
     def wait():
-        with store.single_flight(RECIPE):
+        with store.row_locks([RECIPE]) as locks:
+            locks.wait(np.zeros(16, "u1"))
             entered.set()
 
     waiter = threading.Thread(target=wait, daemon=True)
@@ -513,16 +551,24 @@ def test_work_continues_without_locks_where_they_are_unsupported(store, tmp_path
     def unsupported(*_):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(lock.fcntl, "flock", unsupported)
-    with store.single_flight(RECIPE), store.single_flight(RECIPE):
+    def acquire_twice(store):
+        with store.row_locks([RECIPE]) as first, store.row_locks([RECIPE]) as second:
+            second.wait(keys[0])
+            return first.acquire(keys).all() and second.acquire(keys).all()
+
+    keys = rows(3)[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(lock.fcntl, "flock", unsupported)
+        patch.setattr(lock.fcntl, "fcntl", unsupported)
+        assert acquire_twice(store)
+        patch.setattr(row_locks, "_HAS_BYTE_LOCKS", False)
+        assert acquire_twice(store)
         store.publish(RECIPE, *rows(3))
-    assert store.compact()["segments_after"] == 1
+        assert store.compact()["segments_after"] == 1
     (tmp_path / "file").write_text("x")
-    with EmbeddingStore(tmp_path / "file" / "below").single_flight(RECIPE):
-        pass
+    assert acquire_twice(EmbeddingStore(tmp_path / "file" / "below"))
     monkeypatch.setattr(lock, "fcntl", None)
-    with store.single_flight(RECIPE), store.single_flight(RECIPE):
-        pass
+    assert acquire_twice(store)
 
 
 def test_eight_workers_on_a_cold_store_compute_each_image_once(store, tmp_path):
@@ -532,12 +578,21 @@ keys = np.random.default_rng(0).integers(0, 256, (200, 16), 'u1')
 store = EmbeddingStore(sys.argv[1])
 while not os.path.exists(sys.argv[2]):
     time.sleep(0.001)
-with store.single_flight(recipe):
-    todo = np.flatnonzero(~store.contains(recipe, keys))
-    time.sleep(0.05)
-    store.publish(recipe, keys[todo], np.tile(todo[:, None], 6).astype('f4'))
+todo, computed = np.arange(200), 0
+while len(todo):
+    with store.row_locks([recipe]) as locks:
+        is_locked = locks.acquire(keys[todo])
+        todo, busy = todo[is_locked], todo[~is_locked]
+        todo = todo[~store.contains(recipe, keys[todo])]
+        time.sleep(0.05)
+        store.publish(recipe, keys[todo], np.tile(todo[:, None], 6).astype('f4'))
+        computed += len(todo)
+    todo = busy
+    if len(todo):
+        with store.row_locks([recipe]) as locks:
+            locks.wait(keys[todo[0]])
 got, is_stored = store.get(recipe, keys)
-print(len(todo), is_stored.all() and (got[:, 0] == np.arange(200)).all())
+print(computed, is_stored.all() and (got[:, 0] == np.arange(200)).all())
 """
     workers = [python(code, store.root, tmp_path / "go") for _ in range(8)]
     (tmp_path / "go").write_text("")
@@ -773,7 +828,7 @@ def test_clear_deletes_only_files_of_the_store(store, tmp_path):
     store.publish(RECIPE, keys, features)
     store.publish({**RECIPE, "layer": "x"}, keys, features)
     store.put_sidecar({"a": 1}, {"b": 2})
-    with store.single_flight(RECIPE):
+    with store.row_locks([RECIPE]):
         pass
     (damaged,) = Path(store._path(RECIPE)).glob("*.h5")
     damaged.write_bytes(b"x")
@@ -815,7 +870,7 @@ def test_deleting_any_file_costs_only_recomputation(store):
         for i in range(0, 30, 10):
             store.publish(RECIPE, keys[i : i + 10], features[i : i + 10])
         store.put_sidecar({"a": 1}, {"b": 2})
-        with store.single_flight(RECIPE):
+        with store.row_locks([RECIPE]):
             pass
 
     fill()

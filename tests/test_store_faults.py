@@ -468,7 +468,7 @@ def test_a_read_only_store_is_read_with_one_warning(store, monkeypatch, code):
     monkeypatch.setattr(index, "load_segment", lambda p: reads.append(p) or files.load_segment(p))
     with warnings.catch_warnings(record=True) as record:
         warnings.simplefilter("always")
-        with store.single_flight(RECIPE):
+        with store.row_locks([RECIPE]):
             for _ in range(3):
                 got, is_stored = store.get(RECIPE, keys)
         assert is_stored.sum() == 10

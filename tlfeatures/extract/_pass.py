@@ -11,13 +11,14 @@ import numpy as np
 from tlfeatures.errors import ImageReadError
 from tlfeatures.extract._network import BatchNetwork
 from tlfeatures.extract._spec import FeatureBlock, FeatureSpec
-from tlfeatures.fingerprints import recipe_digest
 from tlfeatures.images import Images, Note, decode_batches, decoder_recipe
 from tlfeatures.networks import pooling_parts
-from tlfeatures.store import EmbeddingStore
+from tlfeatures.store import EmbeddingStore, RowLocks
 
 __all__ = ["ExtractionPass", "raise_unreadable"]
 
+_CLAIMED_ROWS = 256  # rows that are locked at a time
+_MAX_LOCKED = 2048  # rows after which the finished ones are stored and released
 _MAX_CHANGES = 4  # number of times that a file may change while it is being read
 
 
@@ -55,6 +56,9 @@ class ExtractionPass:
         self.on_batch: list[Callable[[int, int], None]] = []
         self.out = np.full((len(images), spec.width), np.nan, np.float32)
         self.computed = 0
+        self._n_todo = self._n_reported = 0
+        self._changed = np.zeros(len(images), bool)  # files that changed while they were read
+        self._busy = np.zeros(len(images), bool)  # images that others compute now
         self.errors: dict[int, str] = {}
         self.notes: dict[int, Note] = {}
         self.keys, unreadable = keys
@@ -81,99 +85,144 @@ class ExtractionPass:
     def _execute(self) -> None:
         todo = np.ones(len(self.images), bool)
         todo[list(self.errors)] = False
-        for _ in range(_MAX_CHANGES):
-            missing = self._load(todo)
-            if not missing.any():
+        n_changes = 0
+        while todo.any():
+            rows = np.flatnonzero(todo)
+            missing = self._load(rows)
+            incomplete = [
+                c for c, is_missing in zip(self.spec.columns, missing, strict=True) if is_missing.any()
+            ]
+            if not incomplete:
                 return
-            with self._lock_layers(missing):
-                if self.store is not None:  # another process may have computed rows while this one waited
-                    missing = self._load(missing.any(axis=0))
-                todo = self._compute(missing) if missing.any() else np.zeros_like(todo)
-            if not todo.any():
-                return
-        self._fail(
-            np.flatnonzero(todo), "the file keeps changing while it is being read; wait until it is complete"
-        )
+            self._busy[:] = self._changed[:] = False
+            self._compute(rows[missing.any(axis=0)], incomplete)
+            if self._busy.any() and not self._has_stopped:
+                with self._lock_rows(incomplete) as locks:
+                    locks.wait(self.keys[np.argmax(self._busy)])
+            n_changes += int(self._changed.any())
+            if n_changes >= _MAX_CHANGES:
+                reason = "the file keeps changing while it is being read; wait until it is complete"
+                self._fail(np.flatnonzero(self._changed), reason)
+                self._changed[:] = False
+            todo = self._busy | self._changed
 
-    def _load(self, todo: np.ndarray) -> np.ndarray:
-        """Fill rows from the store; return bool (columns, n), True where a row of ``todo`` is missing."""
-        missing = np.tile(todo, (len(self.spec.columns), 1))
-        if self.store is None or not todo.any():
+    def _load(self, rows: np.ndarray) -> np.ndarray:
+        """Fill rows from the store; return a mask of the missing ones, bool (columns, len(rows))."""
+        missing = np.ones((len(self.spec.columns), len(rows)), bool)
+        if self.store is None:
             return missing
-        rows = np.flatnonzero(todo)
         for i, (column, column_slice) in enumerate(zip(self.spec.columns, self.spec.slices, strict=True)):
-            if len(rows) == len(todo):
+            if len(rows) == len(self.out):
                 hits = self.store.get(self._recipe(column), self.keys, out=self.out[:, column_slice])[1]
             else:
                 values, hits = self.store.get(self._recipe(column), self.keys[rows])
                 self.out[rows[hits], column_slice] = values[hits]
-            missing[i, rows] = ~hits
+            missing[i] = ~hits
         return missing
 
     def _recipe(self, block: FeatureBlock) -> dict[str, Any]:
         """Return the recipe of a block of columns of these images in the store."""
         return {**block.recipe, **self.decoder_recipe}
 
-    @contextlib.contextmanager
-    def _lock_layers(self, missing: np.ndarray) -> Iterator[None]:
-        """Lock every layer with missing rows, in the same order in all processes."""
-        with contextlib.ExitStack() as stack:
-            if self.store is not None:
-                incomplete = [c for c, rows in zip(self.spec.columns, missing, strict=True) if rows.any()]
-                # one lock per layer, because a pass stores both its average and its maximum
-                lock_columns = [
-                    self.spec.column(c.tap, pooling_parts("avgmax", len(c.tap.shape) + 1)[0])
-                    for c in incomplete
-                ]
-                recipes = {recipe_digest(recipe): recipe for recipe in map(self._recipe, lock_columns)}
-                for digest in sorted(recipes):
-                    stack.enter_context(self.store.single_flight(recipes[digest]))
-            yield
+    def _lock_rows(self, columns: Sequence[FeatureBlock]) -> RowLocks:
+        """Return locks on the rows of these columns."""
+        # those of the average, because a pass stores both the average and the maximum of a layer
+        parts = [self.spec.column(c.tap, pooling_parts("avgmax", len(c.tap.shape) + 1)[0]) for c in columns]
+        return RowLocks([]) if self.store is None else self.store.row_locks(list(map(self._recipe, parts)))
 
-    def _compute(self, missing: np.ndarray) -> np.ndarray:
-        """Run the network on rows with missing columns; return bool (n,), True where a file has changed."""
-        incomplete = [c for c, rows in zip(self.spec.columns, missing, strict=True) if rows.any()]
-        slices = [s for s, rows in zip(self.spec.slices, missing, strict=True) if rows.any()]
-        outputs = self.spec.add_free_poolings(incomplete) if self.store is not None else incomplete
-        rows = np.flatnonzero(missing.any(axis=0))
+    def _compute(self, rows: np.ndarray, columns: Sequence[FeatureBlock]) -> None:
+        """Run the network on rows with missing columns, except for those that other processes compute now."""
+        outputs = self.spec.add_free_poolings(columns) if self.store is not None else columns
         _, first, inverse = np.unique(_as_void(self.keys[rows]), return_index=True, return_inverse=True)
-        order = np.argsort(first)  # each image once, in input order
-        distinct, first_rows = rows[first[order]], rows[first][inverse.reshape(-1)]
-        changed = np.zeros(len(self.images), bool)
+        # each image once, in input order
+        distinct, first_rows = rows[np.sort(first)], rows[first][inverse.reshape(-1)]
         batch_size = min(self.batch_size, 1 << (len(distinct) - 1).bit_length())
-        network, notes = BatchNetwork(self.spec, outputs, batch_size), {}
+        network = BatchNetwork(self.spec, outputs, batch_size)
         recipes = [self._recipe(column) for column in outputs]
         writer = self.store.writer(recipes, self.on_failure) if self.store else None
-        with writer or contextlib.nullcontext():
-            for part, keys, batch, errors in decode_batches(
-                self.images, distinct, self.spec.decoder, batch_size, self.n_threads, notes=notes
-            ):
+        notes: dict[int, Note] = {}
+        with self._lock_rows(columns) as locks, writer or contextlib.nullcontext():
+            claimed = self._claim(distinct, locks)
+            batches = decode_batches(
+                self.images, claimed, self.spec.decoder, batch_size, self.n_threads, notes=notes
+            )
+            finished: list[np.ndarray] = []  # keys of the rows that are locked until they are stored
+            for part, keys, batch, errors in batches:
+                finished.append(self.keys[[*part.tolist(), *errors]])
                 for row, reason in errors.items():
                     self._fail(rows[first_rows == row], reason)
                 if len(part) and not self._has_stopped:
                     results = network(batch)
                     if writer is not None:
                         writer.add(keys, results)
-                    # the outputs begin with those of `incomplete`
-                    for column_slice, values in zip(slices, results, strict=False):
-                        self.out[part, column_slice] = values
-                    has_changed = (keys != self.keys[part]).any(axis=1)
-                    changed[part[has_changed]] = True
-                    self.keys[part[has_changed]] = keys[has_changed]
-                    self.computed += len(part)
-                for hook in self.on_batch:
-                    hook(len(part) + len(errors), len(distinct))
+                    self._fill(part, keys, columns, results)
+                if writer is not None:
+                    if sum(map(len, finished)) >= _MAX_LOCKED:
+                        writer.commit()
+                    if writer.is_empty:
+                        locks.release(np.concatenate(finished))
+                        finished.clear()
+                self._report(len(part) + len(errors), len(distinct))
+        self._copy_to_duplicates(rows, first_rows, columns)
         self.notes |= {
             row: notes[first]
             for row, first in zip(rows.tolist(), first_rows.tolist(), strict=True)
             if first in notes
         }
+
+    def _claim(self, rows: np.ndarray, locks: RowLocks) -> Iterator[int]:
+        """Iterate over the rows that nobody else computes or has stored; they are locked for this process."""
+        for i in range(0, len(rows), _CLAIMED_ROWS):
+            part = rows[i : i + _CLAIMED_ROWS]
+            if self.store is not None and not self._has_stopped:
+                is_locked = locks.acquire(self.keys[part])
+                self._busy[part[~is_locked]] = True
+                n, part = len(part), part[is_locked]
+                # others may have stored rows before they were locked
+                is_missing = self._load(part).any(axis=0)
+                locks.release(self.keys[part[~is_missing]])
+                part = part[is_missing]
+                self._report(n - len(part), len(rows))
+            yield from part.tolist()
+
+    def _fill(
+        self,
+        part: np.ndarray,
+        keys: np.ndarray,
+        columns: Sequence[FeatureBlock],
+        results: Sequence[np.ndarray],
+    ) -> None:
+        """Fill rows from the results of the network, which begin with those of ``columns``."""
+        for column_slice, values in zip(self._slices(columns), results, strict=False):
+            self.out[part, column_slice] = values
+        has_changed = (keys != self.keys[part]).any(axis=1)
+        self._changed[part[has_changed]] = True
+        self.keys[part[has_changed]] = keys[has_changed]
+        self.computed += len(part)
+
+    def _slices(self, columns: Sequence[FeatureBlock]) -> list[slice]:
+        return [s for c, s in zip(self.spec.columns, self.spec.slices, strict=True) if c in columns]
+
+    def _copy_to_duplicates(
+        self, rows: np.ndarray, first_rows: np.ndarray, columns: Sequence[FeatureBlock]
+    ) -> None:
+        """Copy the results of ``first_rows`` to rows of identical images, unless a file has changed."""
         duplicates = rows != first_rows
-        changed[rows[duplicates & changed[first_rows]]] = True
-        duplicates &= ~changed[first_rows] & np.array([row not in self.errors for row in rows.tolist()])
-        for column_slice in slices:
+        for mask in (self._changed, self._busy):
+            mask[rows[duplicates & mask[first_rows]]] = True
+            duplicates &= ~mask[first_rows]
+        duplicates &= np.array([row not in self.errors for row in rows.tolist()])
+        for column_slice in self._slices(columns):
             self.out[rows[duplicates], column_slice] = self.out[first_rows[duplicates], column_slice]
-        return changed
+
+    def _report(self, done: int, total: int) -> None:
+        """Report images that are finished; those that other processes compute count as finished when they are left."""
+        self._n_todo = self._n_todo or total
+        done = min(done, self._n_todo - self._n_reported)
+        self._n_reported += done
+        if done:
+            for hook in self.on_batch:
+                hook(done, self._n_todo)
 
     def _fail(self, rows: Sequence[int] | np.ndarray, reason: str) -> None:
         for row in rows:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +25,7 @@ _TASK_IMAGES = 4  # images per task: few, so that several threads decode each ba
 
 def decode_batches(
     images: Any,
-    rows: Sequence[int] | np.ndarray,
+    rows: Iterable[int],
     decoder: Decoder,
     batch_size: int,
     n_threads: int | None = None,
@@ -36,7 +37,8 @@ def decode_batches(
     Parameters
     ----------
     images : images, as `Images.of` takes them
-    rows : sequence of int
+    rows : iterable of int
+        Read only as far as images are decoded ahead.
     decoder : Decoder
     batch_size : int
     n_threads : int, optional
@@ -69,14 +71,12 @@ def decode_batches(
     """
     if batch_size < 1 or depth < 1:
         raise ValueError(f"batch_size and depth must be at least 1; got {batch_size} and {depth}.")
-    return _decode_batches(
-        Images.of(images), np.asarray(rows, dtype=np.intp), decoder, int(batch_size), n_threads, depth, notes
-    )
+    return _decode_batches(Images.of(images), iter(rows), decoder, int(batch_size), n_threads, depth, notes)
 
 
 def _decode_batches(
     images: Images,
-    rows: np.ndarray,
+    rows: Iterator[int],
     decoder: Decoder,
     batch_size: int,
     n_threads: int | None,
@@ -101,13 +101,11 @@ def _decode_batches(
 
     with make_pool(n_threads) as executor:
         ahead: deque = deque()
-        starts = iter(range(0, len(rows), batch_size))
 
         def submit() -> None:
-            start = next(starts, None)
-            if start is None:
+            part = np.fromiter(islice(rows, batch_size), np.intp)
+            if not len(part):
                 return
-            part = rows[start : start + batch_size]
             keys = np.zeros((len(part), KEY_BYTES), np.uint8)
             batch = np.empty((len(part), *decoder.image_size, 3), np.uint8)
             tasks = [slice(j, j + _TASK_IMAGES) for j in range(0, len(part), _TASK_IMAGES)]

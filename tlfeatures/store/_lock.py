@@ -13,7 +13,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ["flock"]
+__all__ = ["close_lock", "fcntl", "flock", "open_lock"]
 
 _locked: set[int] = set()
 
@@ -24,16 +24,18 @@ def flock(path: str, wait: bool = True) -> Iterator[bool]:
 
     If locks are unsupported or the folder is read-only, the block runs without a lock.
     """
-    fd = _open(path) if fcntl else None
+    fd = open_lock(path)
     try:
         yield fd is None or _lock(fd, wait)
     finally:
-        if fd in _locked:  # otherwise a forked child has already closed its own
-            _locked.discard(fd)
-            os.close(fd)
+        if fd is not None:
+            close_lock(fd)
 
 
-def _open(path: str) -> int | None:
+def open_lock(path: str) -> int | None:
+    """Open a lock file and return its descriptor; None if that is impossible, or locks are unsupported."""
+    if fcntl is None:
+        return None
     try:
         make_folder(os.path.dirname(path))
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
@@ -41,6 +43,13 @@ def _open(path: str) -> int | None:
         return None
     _locked.add(fd)
     return fd
+
+
+def close_lock(fd: int) -> None:
+    """Close a lock file, which releases its locks; in a forked child they are closed already."""
+    if fd in _locked:
+        _locked.discard(fd)
+        os.close(fd)
 
 
 def _lock(fd: int, wait: bool) -> bool:

@@ -21,8 +21,8 @@ from tlfeatures.store._batches import WINDOW_BYTES, StoredRows, read_windows
 from tlfeatures.store._disk import default_root, publish_file
 from tlfeatures.store._gather import gather
 from tlfeatures.store._index import RETRIES, Folder, open_folder
-from tlfeatures.store._lock import flock
 from tlfeatures.store._maintenance import MALFORMED, read_sidecar
+from tlfeatures.store._row_locks import RowLocks
 from tlfeatures.store._segment import check_keys, check_rows, check_width, encode, rows_per_segment
 from tlfeatures.store._store_maintenance import StoreMaintenance
 from tlfeatures.store._table import first_rows
@@ -284,14 +284,12 @@ class EmbeddingStore(StoreMaintenance):
         """Return a `StoreWriter` for one recipe, or for several recipes that are filled together."""
         return StoreWriter(self, [recipes] if isinstance(recipes, Mapping) else list(recipes), on_failure)
 
-    @contextlib.contextmanager
-    def single_flight(self, recipe: Mapping[str, Any]) -> Iterator[None]:
-        """Wait until no other process computes rows of this recipe, if the file system supports locks.
+    def row_locks(self, recipes: Sequence[Mapping[str, Any]]) -> RowLocks:
+        """Return locks on rows, so that processes that run at the same time compute each image once.
 
-        This only avoids duplicate work; correctness does not depend on it. The lock of a dead process is released.
+        This only avoids duplicate work; correctness does not depend on it.
         """
-        with flock(os.path.join(self._path(recipe), "lock")):
-            yield
+        return RowLocks([os.path.join(self._path(recipe), "lock") for recipe in recipes])
 
     def units_folder(self, recipe: Mapping[str, Any]) -> str:
         """Return the folder of the work units of jobs under a recipe; it may not exist yet."""
