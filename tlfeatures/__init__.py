@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tlfeatures.train_on_views import TrainOnViews
     from tlfeatures.trust import ConformalClassifier, ConformalRegressor, audit, explain, suggest
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "CNNFeatures",

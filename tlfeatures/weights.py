@@ -178,6 +178,7 @@ def import_weights(
     Parameters
     ----------
     path : path
+        The file; its name does not matter if its digest is published.
     model : str, optional
         Name of the network, if it cannot be recognized.
     image_size : int, optional
