@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra app")
 
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 
@@ -21,6 +21,7 @@ from tlfeatures.app._labels import Labels
 from tlfeatures.app._model import ServedModel
 from tlfeatures.app._problems import Problem
 from tlfeatures.app._provisional import RidgeDecomposition
+from tlfeatures.app._server import run_server
 from tlfeatures.heads import make_head
 from tlfeatures.saved_models import load_model, save_pipeline
 from tlfeatures.sources import Source
@@ -188,3 +189,15 @@ def test_scores_need_two_images_of_each_class(images, tmp_path):
     assert state["state"] == "finished" and "scores" not in state
     assert "each class needs at least two images" in state["error"]
     journal.close()
+
+
+def test_regressors_have_no_journal(images, tmp_path, monkeypatch):
+    uvicorn = pytest.importorskip("uvicorn", reason="needs the extra app")
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: None)
+    pipeline = make_pipeline(CNNFeatures("tiny", image_size=32, cache=None), Ridge()).fit(
+        images, np.arange(24.0)
+    )
+    save_pipeline(pipeline, tmp_path / "model.joblib")
+    source = Source(images, None, None, None, [f"{i}.png" for i in range(24)], "array")
+    run_server(tmp_path / "model.joblib", port=0, with_page=True, training=source, batch_size=1)
+    assert {path.name for path in tmp_path.iterdir()} == {"model.joblib"}

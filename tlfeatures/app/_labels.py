@@ -190,9 +190,9 @@ class Labels:
         return text.getvalue()
 
 
-def can_label(model: ServedModel) -> bool:
-    """Return whether the labels of the training images of a model can be changed: of classifiers that can be cloned."""
-    if model.training is None or model.fitted.classes is None or not is_classifier(model.fitted.head[-1]):
+def can_train(model: ServedModel) -> bool:
+    """Return whether the head of a model can be trained again with other labels: classifiers that can be cloned."""
+    if model.fitted.classes is None or not is_classifier(model.fitted.head[-1]):
         return False
     try:
         clone(model.fitted.head)

@@ -15,7 +15,7 @@ from tlfeatures.app._checks import DataChecks
 from tlfeatures.app._data_routes import add_data_routes
 from tlfeatures.app._journal import Journal
 from tlfeatures.app._label_routes import add_label_routes, read_change
-from tlfeatures.app._labels import Labels, can_label
+from tlfeatures.app._labels import Labels, can_train
 from tlfeatures.app._model_routes import ScoreFigures, add_model_routes, describe_model
 from tlfeatures.app._problems import Problem
 from tlfeatures.app._routes import Service, to_response
@@ -44,9 +44,9 @@ def add_page(app: FastAPI, service: Service, journal: Journal | None = None) -> 
     environment.loader = ChoiceLoader([PackageLoader("tlfeatures.app"), PackageLoader("tlfeatures.report")])
     template, model, training = environment.get_template("page.html"), service.model, service.model.training
 
-    csrf_token, with_labels = secrets.token_urlsafe(24), journal is not None and can_label(model)
-    labels = Labels(model, journal) if with_labels else None
-    if labels is not None:
+    csrf_token, labels = secrets.token_urlsafe(24), None
+    if training is not None and journal is not None and can_train(model):
+        labels = Labels(model, journal)
         add_label_routes(app, service, labels, csrf_token)
     if training is not None:
         checks = DataChecks(model, lambda: training.labels if labels is None else labels.current.copy())
@@ -65,14 +65,14 @@ def add_page(app: FastAPI, service: Service, journal: Journal | None = None) -> 
             "error_rate": about["error_rate"],
             "classes": [str(name) for name in about["classes"] or ()],
             "csrf": csrf_token,
-            "labels": with_labels,
+            "labels": labels is not None,
         }
         html = template.render(
             about=about,
             card=card,
             recipe=recipe,
             settings=json.dumps(settings),
-            labels=with_labels,
+            labels=labels is not None,
             training=training,
         )
         return Response(html, media_type="text/html; charset=utf-8")

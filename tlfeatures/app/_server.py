@@ -15,6 +15,7 @@ from typing import Any
 from tlfeatures._params import check_parameter, integer
 from tlfeatures.app._access import AccessPolicy
 from tlfeatures.app._journal import Journal
+from tlfeatures.app._labels import can_train
 from tlfeatures.app._limits import Limits
 from tlfeatures.app._model import ServedModel, find_model_file
 from tlfeatures.app._service import check_packages, make_service
@@ -190,7 +191,7 @@ def _ignore_image_warnings() -> Iterator[None]:
 
 def _open_journal(model: ServedModel, training: Source | None, path: Any) -> Any:
     """Open the journal, a context manager that gives None if the model has no labels that can be changed."""
-    if training is None or model.fitted.classes is None:
+    if training is None or not can_train(model):
         return contextlib.nullcontext()
     return Journal(path or f"{model.path}.labels.jsonl")
 
