@@ -81,7 +81,17 @@ class ImageReadError(TLFeaturesError, OSError):
 
     @classmethod
     def of(cls, failures: Sequence[tuple[str, str]], n_images: int, hint: str = "") -> ImageReadError:
-        """Make one error for all images that cannot be read; the message names the first ten."""
+        """Make one error for all images that cannot be read; the message names the first ten.
+
+        Parameters
+        ----------
+        failures : sequence of (str, str)
+            Name and reason of each image.
+        n_images : int
+            Number of images that were checked.
+        hint : str, default=""
+            How to fix it.
+        """
         return cls(*failures[0], failures, n_images, hint)
 
     def _message(self) -> str:
@@ -143,7 +153,15 @@ class InvalidParameterError(TLFeaturesError, ValueError, TypeError):
 
 
 class UnknownNameError(InvalidParameterError):
-    """A name is unknown; the message lists the nearest names."""
+    """A name is unknown; the message lists the nearest names.
+
+    Parameters
+    ----------
+    message : str
+        The whole message.
+    parameter : str, optional
+        Parameter that has the name.
+    """
 
     @classmethod
     def of(
@@ -154,7 +172,21 @@ class UnknownNameError(InvalidParameterError):
         listing: str = "",
         parameter: str | None = None,
     ) -> UnknownNameError:
-        """Make the error for an unknown name, with up to three near matches and a pointer to all names."""
+        """Make the error for an unknown name, with up to three near matches and a pointer to all names.
+
+        Parameters
+        ----------
+        kind : str
+            What the name stands for, such as "layer".
+        name : object
+            What was passed.
+        names : iterable of str
+            All names.
+        listing : str, default=""
+            Where all names are listed.
+        parameter : str, optional
+            Parameter that has the name.
+        """
         names = list(names)
         near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.6)
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""

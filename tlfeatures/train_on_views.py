@@ -132,22 +132,32 @@ class TrainOnViews(MetaEstimatorMixin, BaseEstimator):
 
     @available_if(_pipeline_has("predict_proba"))
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Predict class probabilities, shape (n, n_classes).
+        """Predict class probabilities.
 
         Parameters
         ----------
         X : images
+
+        Returns
+        -------
+        ndarray of float, shape (n, n_classes)
+            Columns are in the order of ``classes_``.
         """
         check_is_fitted(self)
         return self.pipeline_.predict_proba(X)
 
     @available_if(_pipeline_has("decision_function"))
     def decision_function(self, X: Any) -> np.ndarray:
-        """Compute decision values, shape (n,) or (n, n_classes).
+        """Compute decision values.
 
         Parameters
         ----------
         X : images
+
+        Returns
+        -------
+        ndarray of float, shape (n,) or (n, n_classes)
+            The shape is (n,) if there are two classes.
         """
         check_is_fitted(self)
         return self.pipeline_.decision_function(X)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 import shutil
 from pathlib import Path
@@ -21,6 +23,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Copy the pages before the pages are read, and change the links to them."""
     app.connect("config-inited", copy_pages)
     app.connect("source-read", change_links)
+    app.connect("source-read", add_cards)
     return {"parallel_read_safe": True}
 
 
@@ -47,3 +50,23 @@ def change_links(app: Sphinx, page: str, source: list[str]) -> None:
     for name, path in PAGES.items():
         text = re.sub(rf"\]\((\.\./)*{re.escape(path)}", f"]({up}repository/{name}.md", text)
     source[0] = re.sub(r"\]\((\.\./)+notebooks/", f"]({up}notebooks/", text)
+
+
+def add_cards(app: Sphinx, page: str, source: list[str]) -> None:
+    """Add a card with the first figure of each notebook to the page of the notebooks, in the order of its contents."""
+    if page != "notebooks":
+        return
+    cards = []
+    for name in re.findall(r"^notebooks/(\w+)$", source[0], re.MULTILINE):
+        notebook = json.loads(Path(app.srcdir, "notebooks", f"{name}.ipynb").read_text("utf-8"))
+        cells = notebook["cells"]
+        lines = "".join(cells[0]["source"]).splitlines()
+        images = (
+            output.get("data", {}).get("image/png") for cell in cells for output in cell.get("outputs", ())
+        )
+        figure = Path(app.srcdir, "notebooks", f"{name}.png")
+        figure.write_bytes(base64.b64decode(next(filter(None, images))))
+        card = f":::{{grid-item-card}} {lines[0].lstrip('# ')}\n:link: notebooks/{name}\n:link-type: doc\n"
+        cards.append(f"{card}:img-bottom: notebooks/{name}.png\n:::\n")
+    grid = "\n::::{grid} 1 2 2 3\n:gutter: 3\n\n" + "\n".join(cards) + "::::\n"
+    source[0] = source[0].replace("\n```{toctree}\n:maxdepth: 1\n", grid + "\n```{toctree}\n:hidden:\n", 1)

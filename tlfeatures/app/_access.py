@@ -90,7 +90,18 @@ class AccessPolicy:
         return cls(allowed, any_address=True, token=secrets.token_urlsafe(24))
 
     def allows_host(self, header: str) -> bool:
-        """Return whether a Host header names this service."""
+        """Return whether a Host header names this service.
+
+        Parameters
+        ----------
+        header : str
+            Value of the header, with or without a port.
+
+        Returns
+        -------
+        bool
+            Whether the request is answered.
+        """
         match = _HOST.fullmatch(header)
         if match is None:
             return False
@@ -102,7 +113,18 @@ class AccessPolicy:
         return False
 
     def allows_token(self, token: str | None) -> bool:
-        """Return whether a token is the right one, or none is needed."""
+        """Return whether a token is the right one, or none is needed.
+
+        Parameters
+        ----------
+        token : str or None
+            Token of the request, if it has one.
+
+        Returns
+        -------
+        bool
+            Whether the request is answered.
+        """
         if self.token is None:
             return True
         return token is not None and hmac.compare_digest(token.encode(), self.token.encode())

@@ -85,6 +85,11 @@ class Journal:
     def append(self, entry: dict[str, Any]) -> None:
         """Write a change to the disk.
 
+        Parameters
+        ----------
+        entry : dict
+            The change; it must consist of JSON types.
+
         Raises
         ------
         OSError

@@ -89,7 +89,13 @@ class ServedModel:
         self.training: TrainingImages | None = None
 
     def use(self, fitted: FittedModel) -> None:
-        """Use another head for all later requests."""
+        """Use another head for all later requests.
+
+        Parameters
+        ----------
+        fitted : FittedModel
+            Model with the same network.
+        """
         self.fitted, self.pipeline = fitted, Pipeline([("cnn", fitted.cnn), ("head", fitted.head)])
 
     def load_training_images(self, source: Source, **params: Any) -> None:
@@ -126,6 +132,13 @@ class ServedModel:
     def compute(self, task: Any, images: list[bytes]) -> Sequence[Any]:
         """Compute a task, ("predict",), ("page",), ("embed",) or ("explain", label), for images.
 
+        Parameters
+        ----------
+        task : tuple
+            Name of the task, and for "explain" the label.
+        images : list of bytes
+            Contents of image files.
+
         Returns
         -------
         sequence of dict or Problem
@@ -137,7 +150,20 @@ class ServedModel:
         return self.embed(images) if kind == "embed" else [self.explain(image, *options) for image in images]
 
     def predict(self, images: list[bytes], with_neighbors: bool = False) -> list[Any]:
-        """Predict for images; dicts, or a `Problem` for an image that cannot be read."""
+        """Predict for images; dicts, or a `Problem` for an image that cannot be read.
+
+        Parameters
+        ----------
+        images : list of bytes
+            Contents of image files.
+        with_neighbors : bool, default=False
+            Whether to find the nearest training images.
+
+        Returns
+        -------
+        list of dict or Problem
+            In the order of the images.
+        """
 
         def run(part: list[bytes]) -> list[Any]:
             fitted = self.fitted  # another thread may change it
@@ -156,7 +182,18 @@ class ServedModel:
         return self._answer(images, run)
 
     def embed(self, images: list[bytes]) -> list[Any]:
-        """Compute embeddings; dicts with a list of floats, or a `Problem` for an image that cannot be read."""
+        """Compute embeddings; dicts with a list of floats, or a `Problem` for an image that cannot be read.
+
+        Parameters
+        ----------
+        images : list of bytes
+            Contents of image files.
+
+        Returns
+        -------
+        list of dict or Problem
+            In the order of the images.
+        """
 
         def run(part: list[bytes]) -> list[Any]:
             extracted = embed(self.fitted.cnn, part, on_error="nan")
@@ -168,7 +205,20 @@ class ServedModel:
         return self._answer(images, run)
 
     def explain(self, image: bytes, label: str | None = None) -> Any:
-        """Compute the map of an image; a dict, or a `Problem`."""
+        """Compute the map of an image; a dict, or a `Problem`.
+
+        Parameters
+        ----------
+        image : bytes
+            Content of an image file.
+        label : str, optional
+            Class; by default the predicted one.
+
+        Returns
+        -------
+        dict or Problem
+            The map, its value and its constant.
+        """
         return self._answer([image], lambda part: [self._explain(part, label)])[0]
 
     def _explain(self, images: list[bytes], label: str | None) -> Any:
@@ -248,7 +298,13 @@ class ServedModel:
         return results
 
     def about(self) -> dict[str, Any]:
-        """Describe the model: network, layers, input, head, classes, what it can compute, and versions."""
+        """Describe the model: network, layers, input, head, classes, what it can compute, and versions.
+
+        Returns
+        -------
+        dict
+            The answer of ``GET /v1/model``.
+        """
         cnn, head = self.fitted.cnn, self.fitted.head
         recipe = cnn.recipes_[0]
         classes = self.fitted.classes

@@ -160,6 +160,11 @@ class EmbeddingRun:
         """Iterate over the embeddings in input order, one unit at a time.
 
         If X has both files and pixels, there is only one chunk.
+
+        Yields
+        ------
+        EmbeddingChunk
+            The rows of a unit and their embeddings.
         """
         parts = (self._read_unit(kind, unit) for kind, unit in self._list_units())
         if len(self._runs[0]) == 1:
@@ -250,6 +255,17 @@ def iter_embeddings(
     """Compute the embeddings of many images in work units, and iterate over them in input order.
 
     Parameters and errors are those of `embed_images`. All units are computed and stored before the first chunk.
+
+    Parameters
+    ----------
+    X : images
+        As in `embed_images`.
+    cnn : CNNFeatures
+        As in `embed_images`.
+    engine : Engine, optional
+        As in `embed_images`.
+    **options
+        Further parameters of `embed_images`.
 
     Yields
     ------

@@ -60,6 +60,21 @@ class LocalEngine:
     def run(
         self, job: Job, units: Iterable[WorkUnit], known_keys: KnownKeys | None = None
     ) -> Generator[UnitResult]:
-        """Compute work units; see `Engine.run`."""
+        """Compute work units; see `Engine.run`.
+
+        Parameters
+        ----------
+        job : Job
+            Images and what is computed of them.
+        units : iterable of WorkUnit
+            Units to compute.
+        known_keys : callable, optional
+            As in `Engine.run`.
+
+        Yields
+        ------
+        UnitResult
+            The result of each unit.
+        """
         for unit in units:
             yield from compute_batches(job.take(unit), unit, known_keys)

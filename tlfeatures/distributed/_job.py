@@ -65,6 +65,17 @@ class Job:
     def make(cls, images: Any, spec: FeatureSpec, batch_size: int = 32, n_threads: int | None = None) -> Job:
         """Make the job of images of one kind: all files and bytes, or all pixels.
 
+        Parameters
+        ----------
+        images : images
+            All images of the input.
+        spec : FeatureSpec
+            What is computed.
+        batch_size : int, default=32
+            Number of images in a batch of the network.
+        n_threads : int, optional
+            Number of threads that decode images.
+
         Raises
         ------
         ValueError
@@ -86,11 +97,28 @@ class Job:
         return cls(images, spec, outputs, recipes, batch_size, n_threads)
 
     def take(self, unit: WorkUnit) -> Job:
-        """Return the job with only the images of a unit, in the order of ``unit.todo()``; small when pickled."""
+        """Return the job with only the images of a unit, in the order of ``unit.todo()``; small when pickled.
+
+        Parameters
+        ----------
+        unit : WorkUnit
+            A unit of this job.
+
+        Returns
+        -------
+        Job
+            The smaller job.
+        """
         return replace(self, images=self.images.take(unit.todo()).detach(absolute_name))
 
     def without_images(self) -> Job:
-        """Return the job without its images, for processes that get those of each unit."""
+        """Return the job without its images, for processes that get those of each unit.
+
+        Returns
+        -------
+        Job
+            The job with an empty list of images.
+        """
         return replace(self, images=self.images.take([]))
 
     def prepare(self) -> None:

@@ -86,6 +86,20 @@ class RayEngine:
     ) -> Generator[UnitResult]:
         """Compute work units; see `Engine.run`.
 
+        Parameters
+        ----------
+        job : Job
+            Images and what is computed of them.
+        units : iterable of WorkUnit
+            Units to compute.
+        known_keys : callable, optional
+            As in `Engine.run`.
+
+        Yields
+        ------
+        UnitResult
+            The result of each unit, in the order in which they are finished.
+
         Raises
         ------
         MissingDependencyError

@@ -45,7 +45,13 @@ class WorkUnit:
     rows: tuple[int, ...] | None = None
 
     def todo(self) -> np.ndarray:
-        """Return the rows of the input to compute, ndarray of int."""
+        """Return the rows of the input to compute, ndarray of int.
+
+        Returns
+        -------
+        ndarray of int, shape (k,)
+            Rows of the input.
+        """
         return np.arange(self.start, self.stop) if self.rows is None else np.array(self.rows, dtype=int)
 
 
@@ -80,6 +86,11 @@ class Shard:
     def parse(cls, text: str) -> Shard:
         """Make the shard that a text such as "3/16" describes.
 
+        Parameters
+        ----------
+        text : str
+            I/N, such as "3/16".
+
         Raises
         ------
         InvalidParameterError
@@ -93,7 +104,18 @@ class Shard:
         return cls(int(match[1]), int(match[2]))
 
     def contains(self, number: int) -> bool:
-        """Return whether the unit of this number belongs to the shard."""
+        """Return whether the unit of this number belongs to the shard.
+
+        Parameters
+        ----------
+        number : int
+            Number of a unit, counted from 0.
+
+        Returns
+        -------
+        bool
+            Whether it belongs to the shard.
+        """
         return number % self.count == self.index - 1
 
     def __str__(self) -> str:

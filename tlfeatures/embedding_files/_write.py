@@ -62,7 +62,15 @@ class WrittenEmbeddings:
         return ImageCounts.of(self.keys[rows], len(self.errors), self.computed, self.seconds)
 
     def add(self, start: int, part: Extracted) -> None:
-        """Add the result for consecutive images, of which the first is image ``start``."""
+        """Add the result for consecutive images, of which the first is image ``start``.
+
+        Parameters
+        ----------
+        start : int
+            Position of the first image.
+        part : Extracted
+            Result for the images from there on.
+        """
         self.keys[start : start + len(part.keys)] = part.keys
         self.errors |= {start + row: reason for row, reason in part.errors.items()}
         self.low_contrast |= {start + row: reason for row, reason in part.low_contrast.items()}

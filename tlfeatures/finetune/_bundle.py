@@ -106,7 +106,24 @@ def save_bundle(estimator: Any, path: str | os.PathLike[str], whole: bool) -> No
 def load_bundle(
     path: str | os.PathLike[str], *, expected: dict[str, Any], trust: bool = False, **params: Any
 ) -> Any:
-    """Load a fitted estimator of one of the ``expected`` classes, a dict by name; see its method ``load``."""
+    """Load a fitted estimator of one of the ``expected`` classes, a dict by name; see its method ``load``.
+
+    Parameters
+    ----------
+    path : str or path
+        File of a fine-tuned estimator.
+    expected : dict of str to class
+        Classes that are accepted, by their names.
+    trust : bool, default=False
+        Whether custom layers may be loaded, which runs code.
+    **params
+        Parameters that the estimator gets instead of the saved ones, such as ``cache``.
+
+    Returns
+    -------
+    FineTuneClassifier or FineTuneRegressor
+        The fitted estimator.
+    """
     if not os.path.isfile(path):
         raise FileNotFoundError(2, "No such bundle", os.fspath(path))
     about, arrays = read_arrays(path)

@@ -100,6 +100,16 @@ def _choose_best(model: Any) -> Any:
 def is_model_file(path: str | os.PathLike[str]) -> bool:
     """Return whether a file was written by :func:`save` and contains no fine-tuned network, from its first bytes.
 
+    Parameters
+    ----------
+    path : str or path
+        A file.
+
+    Returns
+    -------
+    bool
+        False for files of other programs.
+
     Raises
     ------
     OSError

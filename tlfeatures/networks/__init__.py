@@ -90,6 +90,13 @@ def list_layers(model: Any) -> list[str]:
 def layer_table(model: Any, image_size: Any = None) -> list[dict[str, Any]]:
     """Return a row for each layer.
 
+    Parameters
+    ----------
+    model : str, path or keras.Model
+        As in `CNNFeatures`.
+    image_size : int or (int, int), optional
+        As in `CNNFeatures`.
+
     Returns
     -------
     list of dict

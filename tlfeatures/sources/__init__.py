@@ -68,6 +68,11 @@ def read_source(
     files : {"images", "audio"}, default="images"
         What a folder contains: images, or WAV and FLAC files for :class:`~tlfeatures.audio.LogMelSpectrogram`.
 
+    Returns
+    -------
+    Source
+        The images, with labels, groups and splits if the source has them.
+
     Raises
     ------
     SourceError

@@ -94,6 +94,16 @@ class Source:
     def subset(self, split: str) -> Source:
         """Return the rows of one split, under any of its usual names ("val" or "validation").
 
+        Parameters
+        ----------
+        split : str
+            "train", "val", "test" or another name of a split.
+
+        Returns
+        -------
+        Source
+            Its rows keep their order.
+
         Raises
         ------
         SourceError
@@ -112,7 +122,18 @@ class Source:
         return self.take(rows)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Source:
-        """Return some rows, in that order."""
+        """Return some rows, in that order.
+
+        Parameters
+        ----------
+        rows : sequence of int
+            Positions of images; they may repeat.
+
+        Returns
+        -------
+        Source
+            The rows in the order of ``rows``.
+        """
         rows = np.asarray(rows, dtype=np.intp)
         return replace(
             self,

@@ -89,6 +89,11 @@ class EmbeddingStore(StoreMaintenance):
     def resolve(cls, cache: str | os.PathLike[str] | EmbeddingStore | None) -> EmbeddingStore | None:
         """Return the store of a ``cache`` parameter: "auto", a path, a store, or None for no store.
 
+        Parameters
+        ----------
+        cache : "auto", str, path, EmbeddingStore or None
+            "auto" is ``$TLFEATURES_CACHE``, or the user's cache folder.
+
         Raises
         ------
         TypeError
@@ -121,6 +126,18 @@ class EmbeddingStore(StoreMaintenance):
         """Return whether each key has a row: uint8 (n, 16) -> bool (n,).
 
         Rows are verified when `get` reads them, so a damaged row may count as stored here.
+
+        Parameters
+        ----------
+        recipe : mapping
+            What determines the values of the rows.
+        keys : uint8 array (n, 16)
+            Digests of the images.
+
+        Returns
+        -------
+        ndarray of bool, shape (n,)
+            Whether the store has a row of each key.
         """
         keys, _ = check_keys(keys), check_width(recipe)
         return self._folder(recipe).refresh().find(keys)[:, 0] >= 0
@@ -257,6 +274,15 @@ class EmbeddingStore(StoreMaintenance):
 
         The first of duplicate keys is stored. Rows of NaN are stored too: leave out those of unreadable images.
 
+        Parameters
+        ----------
+        recipe : mapping
+            What determines the values of the rows.
+        keys : uint8 array (n, 16)
+            Digests of the images.
+        features : float32 array (n, d)
+            Embeddings of the images.
+
         Raises
         ------
         ValueError
@@ -281,22 +307,67 @@ class EmbeddingStore(StoreMaintenance):
     def writer(
         self, recipes: Mapping[str, Any] | Sequence[Mapping[str, Any]], on_failure: str = "warn"
     ) -> StoreWriter:
-        """Return a `StoreWriter` for one recipe, or for several recipes that are filled together."""
+        """Return a `StoreWriter` for one recipe, or for several recipes that are filled together.
+
+        Parameters
+        ----------
+        recipes : mapping or sequence of mappings
+            One recipe, or several whose rows are computed together.
+        on_failure : {"warn", "raise"}, default="warn"
+            What happens if the disk is full or fails.
+
+        Returns
+        -------
+        StoreWriter
+            A context manager, which stores rows in batches.
+        """
         return StoreWriter(self, [recipes] if isinstance(recipes, Mapping) else list(recipes), on_failure)
 
     def row_locks(self, recipes: Sequence[Mapping[str, Any]]) -> RowLocks:
         """Return locks on rows, so that processes that run at the same time compute each image once.
 
         This only avoids duplicate work; correctness does not depend on it.
+
+        Parameters
+        ----------
+        recipes : sequence of mappings
+            What determines the values of the rows, of several recipes that are filled together.
+
+        Returns
+        -------
+        RowLocks
+            The locks; none is taken yet.
         """
         return RowLocks([os.path.join(self._path(recipe), "lock") for recipe in recipes])
 
     def units_folder(self, recipe: Mapping[str, Any]) -> str:
-        """Return the folder of the work units of jobs under a recipe; it may not exist yet."""
+        """Return the folder of the work units of jobs under a recipe; it may not exist yet.
+
+        Parameters
+        ----------
+        recipe : mapping
+            What determines the values of the rows.
+
+        Returns
+        -------
+        str
+            Path of the folder.
+        """
         return os.path.join(self._path(recipe), "units")
 
     def get_sidecar(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return a small JSON object stored under a JSON key; None if it is absent or damaged."""
+        """Return a small JSON object stored under a JSON key; None if it is absent or damaged.
+
+        Parameters
+        ----------
+        key : mapping
+            What the object describes, such as a network.
+
+        Returns
+        -------
+        dict or None
+            The object, or None.
+        """
         path, text = self._sidecar(key), canonical_json(dict(key))
         with contextlib.suppress(OSError, *MALFORMED):
             sidecar = read_sidecar(path)
@@ -305,7 +376,15 @@ class EmbeddingStore(StoreMaintenance):
         return None
 
     def put_sidecar(self, key: Mapping[str, Any], value: Mapping[str, Any]) -> None:
-        """Store a small JSON object under a JSON key; errors of the file system are ignored."""
+        """Store a small JSON object under a JSON key; errors of the file system are ignored.
+
+        Parameters
+        ----------
+        key : mapping
+            What the object describes, such as a network.
+        value : mapping
+            The object; it must consist of JSON types.
+        """
         key, value = dict(key), dict(value)
         image = canonical_json({"digest": recipe_digest([key, value]), "key": key, "value": value})
         with contextlib.suppress(OSError):

@@ -25,12 +25,23 @@ class StoreMaintenance:
 
         Each recipe has ``digest``, ``recipe``, ``rows``, ``unique_rows``, ``bytes``, ``segments``,
         ``quarantined`` and ``last_used`` (seconds since 1970).
+
+        Returns
+        -------
+        dict
+            ``root``, ``bytes`` and ``recipes``.
         """
         with self._errors("read"):
             return _maintenance.info(self._v1, str(self.root))
 
     def verify(self) -> list[dict[str, str]]:
-        """Read and verify every file; return a list of {"path", "reason"} of the damaged ones. Changes nothing."""
+        """Read and verify every file; return a list of {"path", "reason"} of the damaged ones. Changes nothing.
+
+        Returns
+        -------
+        list of dict
+            ``path`` and ``reason`` of each damaged file.
+        """
         with self._errors("read"):
             return _maintenance.verify(self._v1)
 
@@ -38,6 +49,11 @@ class StoreMaintenance:
         """Merge small segments and drop duplicate rows; other processes may read and write meanwhile.
 
         Returns counts: ``segments_before``, ``segments_after``, ``bytes_before``, ``bytes_after``.
+
+        Returns
+        -------
+        dict
+            Counts ``segments_before``, ``segments_after``, ``bytes_before`` and ``bytes_after``.
 
         Raises
         ------
@@ -95,6 +111,18 @@ class StoreMaintenance:
     def pull(self, url: str | os.PathLike[str], on_progress: OnProgress | None = None) -> dict[str, Any]:
         """Copy the segments, recipes and sidecars of another store that this store lacks; see `push`.
 
+        Parameters
+        ----------
+        url : str or path
+            URI in object storage, or folder, of the other store.
+        on_progress : callable, optional
+            As in `push`.
+
+        Returns
+        -------
+        dict
+            As that of `push`, for the files that were copied into this store.
+
         Raises
         ------
         StoreError
@@ -106,6 +134,16 @@ class StoreMaintenance:
         """Delete the least recently used recipes until at most ``max_bytes`` remain.
 
         Returns ``removed_recipes``, ``removed_bytes`` and ``bytes``.
+
+        Parameters
+        ----------
+        max_bytes : int
+            Largest size of the store.
+
+        Returns
+        -------
+        dict
+            Numbers ``removed_recipes``, ``removed_bytes`` and ``bytes``, which is what remains.
         """
         if max_bytes < 0:
             raise ValueError(f"`max_bytes` must be 0 or more; got {max_bytes}.")
@@ -113,7 +151,13 @@ class StoreMaintenance:
             return _maintenance.prune(self._v1, max_bytes)
 
     def clear(self) -> dict[str, int]:
-        """Delete the files of this library and no others; return ``removed_files`` and ``removed_bytes``."""
+        """Delete the files of this library and no others; return ``removed_files`` and ``removed_bytes``.
+
+        Returns
+        -------
+        dict
+            Numbers ``removed_files`` and ``removed_bytes``.
+        """
         with self._errors("write to"):
             return _maintenance.clear(self._v1)
 

@@ -134,6 +134,11 @@ class Study:
     def load(self, source: Source) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """Return the readable images of a source, their labels and names; print the names of the others.
 
+        Parameters
+        ----------
+        source : Source
+            Images with labels.
+
         Returns
         -------
         images : ndarray
@@ -195,11 +200,30 @@ class Study:
         self.save(figure, name)
 
     def choose(self, full: Any, quick: Any) -> Any:
-        """Return the first value, or the second with ``--quick``."""
+        """Return the first value, or the second with ``--quick``.
+
+        Parameters
+        ----------
+        full : object
+            Value of the whole study.
+        quick : object
+            Value with ``--quick``.
+
+        Returns
+        -------
+        object
+            One of them.
+        """
         return quick if self.args.quick else full
 
     def options(self) -> dict[str, Any]:
-        """Return the options of the command line that `CNNFeatures` and `FineTuneClassifier` share."""
+        """Return the options of the command line that `CNNFeatures` and `FineTuneClassifier` share.
+
+        Returns
+        -------
+        dict
+            Values by the names of parameters.
+        """
         args = self.args
         return {
             "model": args.model,
@@ -210,7 +234,18 @@ class Study:
         }
 
     def features(self, **params: Any) -> CNNFeatures:
-        """Make a `CNNFeatures` with the options of the command line and further parameters."""
+        """Make a `CNNFeatures` with the options of the command line and further parameters.
+
+        Parameters
+        ----------
+        **params
+            Parameters of `CNNFeatures`.
+
+        Returns
+        -------
+        CNNFeatures
+            A new object, not fitted.
+        """
         from tlfeatures import CNNFeatures
 
         return CNNFeatures(**(self.options() | params))
@@ -222,7 +257,20 @@ class Study:
 
     @contextlib.contextmanager
     def measure(self, recipe: str, **values: Any) -> Iterator[dict[str, Any]]:
-        """Measure a recipe as :meth:`ResultTable.measure` does, and report its start and its end."""
+        """Measure a recipe as :meth:`ResultTable.measure` does, and report its start and its end.
+
+        Parameters
+        ----------
+        recipe : str
+            Name of the recipe in the table.
+        **values
+            Further columns of the row.
+
+        Yields
+        ------
+        dict
+            The row, to which scores are added.
+        """
         warn(recipe, "... ")
         with self.results.measure(recipe, **values) as row:
             yield row
@@ -230,16 +278,41 @@ class Study:
         warn(", ".join([*scores, f"{row['seconds']} s"]), "    ")
 
     def note(self, text: str) -> None:
-        """Print a remark and append it to ``network``, so that all outputs show it, such as "generated images"."""
+        """Print a remark and append it to ``network``, so that all outputs show it, such as "generated images".
+
+        Parameters
+        ----------
+        text : str
+            The remark.
+        """
         self.network = f"{self.network}. {text}"
         show_text(text)
 
     def say(self, text: str) -> None:
-        """Print a line of the results on standard output."""
+        """Print a line of the results on standard output.
+
+        Parameters
+        ----------
+        text : str
+            The line.
+        """
         show_text(text)
 
     def save(self, figure: Figure, name: str) -> Path:
-        """Write a figure as PNG into the folder of the results."""
+        """Write a figure as PNG into the folder of the results.
+
+        Parameters
+        ----------
+        figure : Figure
+            A figure of matplotlib.
+        name : str
+            Name of the file, such as "scores.png".
+
+        Returns
+        -------
+        Path
+            Path of the file.
+        """
         from tlfeatures.report._figures import to_png
 
         path = self._path(name)

@@ -56,7 +56,13 @@ class ResultTable:
         self.rows.append(row)
 
     def to_frame(self) -> pandas.DataFrame:
-        """Return the rows as a table with scores rounded to four digits; ``seconds`` is its last column."""
+        """Return the rows as a table with scores rounded to four digits; ``seconds`` is its last column.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row for each recipe.
+        """
         import pandas
 
         frame = pandas.DataFrame(self.rows).round(4)

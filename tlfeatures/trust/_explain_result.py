@@ -73,7 +73,18 @@ class Explanations:
     decoder: Decoder = field(repr=False)
 
     def describe(self, i: int) -> list[str]:
-        """Return the class that map ``i`` explains, if there are classes, and its value, as texts."""
+        """Return the class that map ``i`` explains, if there are classes, and its value, as texts.
+
+        Parameters
+        ----------
+        i : int
+            Position of the map.
+
+        Returns
+        -------
+        list of str
+            Texts for a caption.
+        """
         value = f"{self.values[i]:+#.3g}"
         return [value] if self.labels is None else [str(self.labels[i]), value]
 
