@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.engine_contract import EngineContract, list_units, make_cnn, make_job
 from tlfeatures.distributed import (
@@ -165,6 +166,17 @@ def test_stored_rows_are_not_computed_again(photos, store):
     result = embed_images(photos.paths, make_cnn(cache=store), unit_size=4)
     assert result.computed == 6
     np.testing.assert_array_equal(result.features, make_cnn(cache=None).fit_transform(photos.paths))
+
+
+def test_rows_are_not_computed_again_after_a_file_was_inserted(photos, tmp_path, store):
+    cnn = make_cnn(cache=store)
+    embed_images(photos.paths, cnn, unit_size=4)
+    new = str(tmp_path / "new.png")
+    Image.fromarray(np.random.default_rng(9).integers(0, 256, (32, 32, 3), "u1")).save(new)
+    paths = [*photos.paths[:5], new, *photos.paths[5:]]
+    result = embed_images(paths, cnn, unit_size=4)  # all units from the second on have other images
+    assert result.computed == 1
+    np.testing.assert_array_equal(result.features, make_cnn(cache=None).fit_transform(paths))
 
 
 def test_identical_images_of_different_units_go_through_the_network_once(photos, store):

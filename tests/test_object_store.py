@@ -17,7 +17,7 @@ import pytest
 from tests.dicom_helpers import encode_dicom
 from tests.image_helpers import SAMPLE, encode
 from tests.warning_helpers import of_test
-from tlfeatures import CNNFeatures, _files, _object_digests
+from tlfeatures import CNNFeatures, _files, _object_digests, _objects
 from tlfeatures.audio import LogMelSpectrogram
 from tlfeatures.distributed import LocalEngine, embed_images
 from tlfeatures.errors import (
@@ -339,3 +339,156 @@ def test_images_on_web_servers(web, tmp_path):
 def test_web_servers_are_not_listed():
     with pytest.raises(ObjectStorageError, match=r"web servers do not list their files. Pass a manifest"):
         read_source("https://host/folder/")
+
+
+def test_missing_objects_are_not_read_again_while_they_are_missing(folder, tmp_path, requests):
+    uris = [f"{folder.as_uri()}/{name}" for name in ("Cat/1.png", "none.png", "dog/10.png")]
+    cnn = CNNFeatures("tiny", image_size=32, cache=tmp_path / "store", on_error="nan")
+    for run in range(2):
+        _object_digests._stamps.clear()  # as in a new process
+        requests.clear()
+        with pytest.warns(UserWarning, match="1 of 3 images could not be read"):
+            result = embed_images(uris, cnn)
+        assert result.errors == {1: "no such file"}
+        reads = [uri for name, uri in requests if name == "read_object"]
+        assert reads == ([] if run else uris)
+    write(folder / "none.png", 9)
+    _object_digests._stamps.clear()
+    requests.clear()
+    result = embed_images(uris, cnn)
+    assert result.errors == {} and result.computed == 1
+    assert [uri for name, uri in requests if name == "read_object"] == [uris[1]]
+
+
+class CloudHandler(http.server.BaseHTTPRequestHandler):
+    """Answers the requests of any kind of object storage for one object."""
+
+    protocol_version = "HTTP/1.1"
+    requests: ClassVar[list] = []
+
+    def log_message(self, *args):
+        pass
+
+    def do_GET(self):
+        self.requests.append((self.path, self.headers.get("Authorization", "")))
+        body = b"content" if "cat" in self.path else b""
+        self.send_response(200 if body else 404)
+        for name, value in (
+            ("Content-Length", str(len(body))), ("ETag", '"e"'), ("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT"),
+        ):  # fmt: skip
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+
+@pytest.fixture(scope="module")
+def cloud():
+    """The address of the server of `CloudHandler`."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), CloudHandler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join(60)
+
+
+@pytest.fixture
+def settings(monkeypatch):
+    """Return a function that sets the settings of object storage in the environment, and deletes all others."""
+
+    def set_settings(**values):
+        for name in list(os.environ):
+            if name.startswith(_objects._SETTINGS):
+                monkeypatch.delenv(name)
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+
+    monkeypatch.setattr(_files, "_RETRY_SECONDS", (0,))
+    return set_settings
+
+
+AZURE_KEY = {"AZURE_STORAGE_ACCOUNT_NAME": "me", "AZURE_STORAGE_ACCOUNT_KEY": "c2VjcmV0"}
+AWS_KEY = {"AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "eu-central-1"}
+
+
+@pytest.mark.parametrize(
+    ("uri", "endpoint", "options", "path", "authorization"),
+    [
+        (
+            "s3://pets/a/cat.jpg",
+            "AWS_ENDPOINT_URL",
+            AWS_KEY,
+            "/pets/a/cat.jpg",
+            "AWS4-HMAC-SHA256 Credential=me/",
+        ),
+        (
+            "gs://pets/a/cat.jpg",
+            "GOOGLE_BASE_URL",
+            {"GOOGLE_SKIP_SIGNATURE": "true"},
+            "/pets/a%2Fcat%2Ejpg",
+            "",
+        ),
+        ("az://pets/a/cat.jpg", "AZURE_STORAGE_ENDPOINT", AZURE_KEY, "/pets/a/cat.jpg", "SharedKey me:"),
+        (
+            "az://pets/a/cat.jpg",
+            "AZURE_STORAGE_ENDPOINT",
+            {"AZURE_STORAGE_ACCOUNT_NAME": "me", "AZURE_STORAGE_SAS_TOKEN": "sv=1&sig=x"},
+            "/pets/a/cat.jpg?sv=1&sig=x",
+            "",
+        ),
+    ],
+    ids=["s3", "gs", "az with key", "az with token"],
+)
+def test_uris_of_clouds_are_read_with_the_usual_environment(
+    cloud, settings, uri, endpoint, options, path, authorization
+):
+    settings(**{endpoint: cloud}, **options)
+    CloudHandler.requests.clear()
+    content, info = _objects.read_object(uri)
+    assert content == b"content" and info == _objects.ObjectInfo(7, '"e"')
+    assert _objects.stat_object(uri) == info
+    with pytest.raises(FileNotFoundError):
+        _objects.read_object(uri.replace("cat", "dog"))
+    assert CloudHandler.requests[0][0] == path
+    assert CloudHandler.requests[0][1].startswith(authorization)
+
+
+@pytest.mark.parametrize(
+    ("uri", "options", "fix"),
+    [
+        (
+            "gs://pets/cat.jpg",
+            {"GOOGLE_APPLICATION_CREDENTIALS": "/none.json"},
+            "GOOGLE_APPLICATION_CREDENTIALS to the",
+        ),
+        (
+            "gs://pets/cat.jpg",
+            {"GOOGLE_SERVICE_ACCOUNT": "/none.json"},
+            "GOOGLE_APPLICATION_CREDENTIALS to the path",
+        ),
+        (
+            "az://pets/cat.jpg",
+            {},
+            "Set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS",
+        ),
+        (
+            "az://pets/cat.jpg",
+            AZURE_KEY | {"AZURE_STORAGE_ACCOUNT_KEY": "%"},
+            "Set AZURE_STORAGE_ACCOUNT_NAME and",
+        ),
+        (
+            "az://pets/cat.jpg",
+            {"AZURE_STORAGE_ACCOUNT_NAME": "me", "AZURE_STORAGE_SAS_TOKEN": "secret-token"},
+            "AZURE_STORAGE_SAS_TOKEN",
+        ),
+    ],
+)
+def test_unusable_credentials_end_the_run_with_what_to_set(settings, uri, options, fix):
+    settings(**options)
+    with pytest.raises(ObjectStorageError, match=rf"cannot access '{uri}': .*credentials.*{fix}") as caught:
+        _objects.read_object(uri)
+    assert "secret-token" not in str(caught.value)

@@ -42,6 +42,11 @@ _CREDENTIALS = {
 _CREDENTIALS["http"] = _CREDENTIALS["https"] = (
     "Pass a URL that can be read without a login, such as a signed one."
 )
+_ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL",),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
 _TIMEOUTS = {"timeout": "120s", "connect_timeout": "10s"}
 _CHUNK = 1000  # objects in one response of S3
 _SETTINGS = ("AWS_", "AZURE_", "GOOGLE_")
@@ -242,8 +247,8 @@ def _open(base: str, settings: tuple[tuple[str, str], ...]) -> Any:
     scheme, _, bucket = base.partition("://")
     if scheme == "file":
         return store.LocalStore("/")
-    endpoint = dict(settings).get("AWS_ENDPOINT_URL", "")
-    is_insecure = scheme == "http" or (scheme == "s3" and endpoint.startswith("http://"))
+    endpoints = [base, *(dict(settings).get(name, "") for name in _ENDPOINTS.get(scheme, ()))]
+    is_insecure = any(endpoint.startswith("http://") for endpoint in endpoints)
     options: dict[str, Any] = {
         "client_options": {**_TIMEOUTS, **({"allow_http": True} if is_insecure else {})},
         "retry_config": {"max_retries": 0},  # `read_with_retries` repeats
@@ -299,6 +304,8 @@ def _convert_error(error: Exception, uri: str) -> Exception:
         return _storage_error(uri, f"{answer}. {_CREDENTIALS[scheme]}")
     if re.search(r"169\.254\.|metadata\.google|UnknownConfigurationKey|MissingAccount", text):
         return _storage_error(uri, f"there are no credentials. {_CREDENTIALS[scheme]}")
+    if re.search(r"(Open|Read|Decode)Credentials|InvalidAccessKey|Sas(Key|Component)|InvalidKey", text):
+        return _storage_error(uri, f"the credentials cannot be used. {_CREDENTIALS[scheme]}")
     if re.search(r"timed? ?out", text, re.IGNORECASE):
         return OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), name)
     return OSError(errno.ECONNRESET, "the connection failed", name)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tlfeatures.distributed._stamps import read_stamps
+from tlfeatures.distributed._stamps import MISSING_STAMP, UNKNOWN_STAMP, read_stamps
 from tlfeatures.distributed._units import WorkUnit, absolute_name
 from tlfeatures.errors import ImageReadError, RecipeMismatchError
 from tlfeatures.extract import FeatureBlock, FeatureSpec, find_recipe_changes
@@ -284,6 +284,10 @@ def _load_chunk(
         todo[list(errors)] = False
     if has_objects:  # the stamps of the content that was read
         stamps[rows] = read_stamps(images, may_request=False)
+        unknown = np.array([i for i in sorted(errors) if stamps[rows[i], 0] == UNKNOWN_STAMP], int)
+        requested = read_stamps(images.take(unknown))
+        is_missing = requested[:, 0] == MISSING_STAMP  # any other stamp may be that of a later object
+        stamps[rows[unknown[is_missing]]] = MISSING_STAMP
     if known_keys is not None:
         todo &= ~known_keys(keys)
     return rows, images, todo, keys, errors
