@@ -482,7 +482,8 @@ def test_fit_prints_mean_standard_deviation_and_scores_of_folds(run, photos):
 
 
 def test_saved_pipeline_predicts_from_paths_in_another_process(run, photos):
-    assert run("fit", photos.root, *SMALL, "--cv", 0, "-o", "p.joblib").code == 0
+    fitted = run("fit", photos.root, *SMALL, "--cv", 0, "-o", "p.joblib")
+    assert fitted.code == 0 and "note: p.joblib is a pickle, and loading a pickle can run code." in fitted.err
     pipe = joblib.load("p.joblib")
     assert isinstance(pipe, Pipeline)
     assert [name for name, _ in pipe.steps] == ["cnn", "head"]

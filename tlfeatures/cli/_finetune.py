@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import Options, expand_options, option
-from tlfeatures.cli._messages import report_unreadable
+from tlfeatures.cli._messages import report_unreadable, save_fitted
 from tlfeatures.cli._outputs import check_output
 from tlfeatures.cli._parse import parse_hidden_layers
 from tlfeatures.cli._session import BadArgument
@@ -152,7 +152,6 @@ def finetune(
     from tlfeatures.evaluation import check_labels
     from tlfeatures.finetune import fit_frozen_or_finetuned
     from tlfeatures.heads import DEFAULT_HEAD, make_head
-    from tlfeatures.saved_models import save_model
 
     files.check()
     images = source.read()
@@ -171,7 +170,7 @@ def finetune(
     if files.curves is not None:
         _draw_curves(result.training, files.curves)
     if files.output is not None:
-        save_model(result.model, files.output, whole=files.whole)
+        save_fitted(result.model, files.output, whole=files.whole)
     counts = result.extracted.counts
     if files.as_json:
         show_json(

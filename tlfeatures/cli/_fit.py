@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import Options, expand_options, option
-from tlfeatures.cli._messages import describe_coverage, report_images, report_unreadable
+from tlfeatures.cli._messages import describe_coverage, report_images, report_unreadable, save_fitted
 from tlfeatures.cli._outputs import check_output
 from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._terminal import count, escape, show_json, show_text, warn
@@ -84,7 +84,7 @@ def fit(
     kept in one fold. The saved file is a scikit-learn Pipeline that predicts from image paths; `predict`, `evaluate`
     and tlfeatures.load read it. Its class probabilities are calibrated on held-out folds.
     """
-    from tlfeatures.saved_models import PICKLES, is_saved_pipeline, save_pipeline
+    from tlfeatures.saved_models import PICKLES, is_saved_pipeline
 
     check_output(files.output, (".tlf", *PICKLES), files.force, is_saved_pipeline)
     _check_conformal(files)
@@ -99,7 +99,7 @@ def fit(
     conformal = None
     if files.output is not None:
         pipeline = search.calibrated_pipeline(y, conformal=files.conformal, per_class=files.per_class)
-        save_pipeline(pipeline, files.output)
+        save_fitted(pipeline, files.output)
         if files.conformal is not None:
             conformal = {
                 "error_rate": files.conformal,
@@ -133,7 +133,6 @@ def _fit_stream(
     """Train on batches of stored embeddings, save the pipeline, and report the score on held-out images."""
     import numpy as np
 
-    from tlfeatures.saved_models import save_pipeline
     from tlfeatures.streaming import fit_streaming
 
     cnn.set_params(on_error="nan")
@@ -141,7 +140,7 @@ def _fit_stream(
     cnn.set_params(on_error="raise")
     skipped = report_unreadable(images.paths, result.errors)
     if files.output is not None:
-        save_pipeline(result.pipeline, files.output)
+        save_fitted(result.pipeline, files.output)
     training = result.training
     about = {
         "source": source.source,

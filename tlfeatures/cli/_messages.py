@@ -1,11 +1,11 @@
-"""Warnings about unreadable images and conflicting labels."""
+"""Messages of several commands: unreadable images, conflicting labels, coverage, and saved models."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tlfeatures.cli._terminal import count, escape, warn_of_list
+from tlfeatures.cli._terminal import count, escape, warn, warn_of_list
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tlfeatures.selection import FeatureSearchCV
     from tlfeatures.sources import Source
 
-__all__ = ["describe_coverage", "report_images", "report_unreadable"]
+__all__ = ["describe_coverage", "report_images", "report_unreadable", "save_fitted"]
 
 _N_UNREADABLE = 10  # shown on standard error
 _N_CONFLICTS = 5
@@ -60,3 +60,15 @@ def _warn_of_label_conflicts(keys: np.ndarray, y: np.ndarray, paths: Sequence[st
             _N_CONFLICTS,
         )
     return [[paths[i] for i in pair] for pair in pairs]
+
+
+def save_fitted(model: Any, path: str, **options: Any) -> None:
+    """Save a fitted model, with a note if loading the file can run code."""
+    from tlfeatures.saved_models import recognize_model, save_model
+
+    save_model(model, path, **options)
+    if recognize_model(path) == "pickle":
+        warn(
+            f"{path} is a pickle, and loading a pickle can run code. A .tlf file contains data only.",
+            "note: ",
+        )

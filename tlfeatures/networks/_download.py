@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import http.client
 import json
 import os
 import re
 import shutil
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -205,6 +202,8 @@ def _receive_all(url: str, state: _PartialFile, timeout: float, on_progress: Pro
 
 def _receive_in_parts(url: str, state: _PartialFile, timeout: float, on_progress: Progress | None) -> None:
     """Receive the rest of a file; a lost connection is resumed at once as long as data arrive."""
+    import http.client  # here, because a model that needs no download loads faster without it
+
     for attempt in range(_ATTEMPTS):
         offset = state.size
         if state.total is not None and state.size == state.total:
@@ -225,6 +224,9 @@ def _receive_in_parts(url: str, state: _PartialFile, timeout: float, on_progress
 
 
 def _receive(url: str, state: _PartialFile, timeout: float, on_progress: Progress | None) -> None:
+    import urllib.error
+    import urllib.request
+
     from tlfeatures import __version__
 
     request = urllib.request.Request(url, headers={"User-Agent": f"tlfeatures/{__version__}"})

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import h5py
 import numpy as np
-from h5py import h5d, h5f, h5o, h5p, h5s, h5t
 
 from tlfeatures.fingerprints import KEY_BYTES, bytes_key
 
@@ -24,7 +22,12 @@ _MAX_WIDTH = MAX_FILE_BYTES // 4 - (1 << 20)  # so that a single row always fits
 _METADATA_BYTES = 64 << 10  # maximum size of HDF5's own part of a file; 2 KiB at present
 _ACCEPTED = 1000
 _accepted: dict[int, tuple[bytes, dict[bytes, tuple[int, int, int]]]] = {}  # by size: metadata and layout
-_LAYOUT = {b"features": h5t.IEEE_F32LE, b"keys": h5t.STD_U8LE, b"recipe": h5t.STD_U8LE}
+# type in h5py.h5t and in NumPy; h5py is imported by functions, because models are loaded faster without it
+_LAYOUT = {
+    b"features": ("IEEE_F32LE", np.dtype("<f4")),
+    b"keys": ("STD_U8LE", np.dtype("u1")),
+    b"recipe": ("STD_U8LE", np.dtype("u1")),
+}
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,9 @@ def rows_per_segment(width: int) -> int:
 
 def encode(recipe: bytes, keys: np.ndarray, features: np.ndarray) -> bytes:
     """Encode a segment as the bytes of a file; equal content gives equal bytes."""
+    import h5py
+    from h5py import h5d, h5p, h5s, h5t
+
     plain = h5p.create(h5p.DATASET_CREATE)
     plain.set_layout(h5d.CONTIGUOUS)
     plain.set_alloc_time(h5d.ALLOC_TIME_EARLY)
@@ -93,7 +99,8 @@ def encode(recipe: bytes, keys: np.ndarray, features: np.ndarray) -> bytes:
     with h5py.File.in_memory(libver=("earliest", "v108")) as file:  # newer images lose their checksum
         for name, array in arrays.items():
             space = h5s.create_simple(array.shape)
-            h5d.create(file.id, name, _LAYOUT[name], space, plain).write(h5s.ALL, h5s.ALL, array)
+            kind = getattr(h5t, _LAYOUT[name][0])
+            h5d.create(file.id, name, kind, space, plain).write(h5s.ALL, h5s.ALL, array)
         file.flush()
         return file.id.get_file_image()
 
@@ -118,7 +125,7 @@ def decode(image: bytes, folder: str) -> Segment:
         layout = _parse_layout(image)
         _accept_layout(image, layout)
     views = {
-        name: np.frombuffer(image, _LAYOUT[name].dtype, rows * columns, offset).reshape(rows, columns)
+        name: np.frombuffer(image, _LAYOUT[name][1], rows * columns, offset).reshape(rows, columns)
         for name, (rows, columns, offset) in layout.items()
     }
     keys, features, recipe = views[b"keys"], views[b"features"], views[b"recipe"].tobytes()
@@ -143,6 +150,8 @@ def _recipe_width(text: bytes) -> Any:
 def _parse_layout(image: bytes) -> dict[bytes, tuple[int, int, int]]:
     if not image.startswith(b"\x89HDF\r\n\x1a\n"):
         raise ValueError("not an HDF5 file")
+    import h5py
+
     try:
         with h5py.File.in_memory(file_image=image) as file:
             return _dataset_layout(file.id, len(image))
@@ -158,22 +167,24 @@ def _accept_layout(image: bytes, layout: dict[bytes, tuple[int, int, int]]) -> N
     HDF5 copies the whole file, which takes longer than its digest. Most segments have the same shape.
     """
     start = min(offset for _, _, offset in layout.values())
-    content = sum(rows * columns * _LAYOUT[name].get_size() for name, (rows, columns, _) in layout.items())
+    content = sum(rows * columns * _LAYOUT[name][1].itemsize for name, (rows, columns, _) in layout.items())
     if start + content == len(image):  # all metadata is before the rows
         if len(_accepted) >= _ACCEPTED:
             _accepted.clear()
         _accepted[len(image)] = image[:start], layout
 
 
-def _dataset_layout(file: h5f.FileID, size: int) -> dict[bytes, tuple[int, int, int]]:
+def _dataset_layout(file: Any, size: int) -> dict[bytes, tuple[int, int, int]]:
     """Return (rows, columns, byte offset) of each dataset, if the layout is exactly that of `encode`."""
+    from h5py import h5d, h5l, h5o, h5s, h5t
+
     root = h5o.open(file, b"/")
     if h5o.get_info(root).num_attrs or sorted(root) != sorted(_LAYOUT):
         raise ValueError("it must contain keys, features and recipe, and no attributes")
     layout = {}
-    for name, kind in _LAYOUT.items():
+    for name, (kind, _) in _LAYOUT.items():
         label = name.decode()
-        if root.links.get_info(name).type != h5py.h5l.TYPE_HARD:
+        if root.links.get_info(name).type != h5l.TYPE_HARD:
             raise ValueError(f"{label} is a link")
         info = h5o.get_info(root, name)
         if info.type != h5o.TYPE_DATASET or info.num_attrs:
@@ -186,7 +197,7 @@ def _dataset_layout(file: h5f.FileID, size: int) -> dict[bytes, tuple[int, int, 
             or creation.get_nfilters()
         ):
             raise ValueError(f"{label} has chunks, filters or external storage")
-        if not dataset.get_type().equal(kind):
+        if not dataset.get_type().equal(getattr(h5t, kind)):
             raise ValueError(f"{label} has an unexpected dtype")
         space = dataset.get_space()
         shape = space.get_simple_extent_dims() if space.get_simple_extent_type() == h5s.SIMPLE else ()
@@ -195,7 +206,7 @@ def _dataset_layout(file: h5f.FileID, size: int) -> dict[bytes, tuple[int, int, 
         layout[name] = (*shape, dataset.get_offset())
     ends = []
     for name, (rows, columns, offset) in layout.items():
-        end = (offset or 0) + rows * columns * _LAYOUT[name].get_size()
+        end = (offset or 0) + rows * columns * _LAYOUT[name][1].itemsize
         if offset is None or end > size:
             raise ValueError(
                 f"{name.decode()} declares shape ({rows}, {columns}), more than the file contains"
