@@ -23,7 +23,7 @@ _METADATA_BYTES = 64 << 10  # maximum size of HDF5's own part of a file; 2 KiB a
 _ACCEPTED = 1000
 _accepted: dict[int, tuple[bytes, dict[bytes, tuple[int, int, int]]]] = {}  # by size: metadata and layout
 # type in h5py.h5t and in NumPy; h5py is imported by functions, because models are loaded faster without it
-_LAYOUT = {
+_LAYOUT: dict[bytes, tuple[str, np.dtype[Any]]] = {
     b"features": ("IEEE_F32LE", np.dtype("<f4")),
     b"keys": ("STD_U8LE", np.dtype("u1")),
     b"recipe": ("STD_U8LE", np.dtype("u1")),
