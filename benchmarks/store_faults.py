@@ -195,25 +195,42 @@ def mutant_rounds(rounds: int, seed: int = 0) -> dict[str, float]:
     return {"mutants": rounds, "refused": refused, "slowest_ms": slowest * 1000}
 
 
+KEYS = batch([1], 8)
+ARRAYS = {"features": rows_of(KEYS), "keys": KEYS, "recipe": np.frombuffer(TEXT, "u1")[None]}
+FEATURES = ("features",)
+
+
+def make_file(change: Callable[[h5py.File], None], omit: tuple[str, ...] = ()) -> bytes:
+    """Make a file with a valid digest, without some of its datasets and with a change."""
+    with h5py.File.in_memory(libver=("earliest", "v110")) as file:
+        for name, array in ARRAYS.items():
+            if name not in omit:
+                file.create_dataset(name, data=array)
+        change(file)
+        file.flush()
+        return file.id.get_file_image()
+
+
+def dataset(name: str, **options) -> Callable[[h5py.File], None]:
+    """Return a change that adds a dataset."""
+    return lambda f: f.create_dataset(name, **{"data": ARRAYS.get(name), **options})
+
+
+def attribute(target: str) -> Callable[[h5py.File], None]:
+    """Return a change that adds an attribute."""
+    return lambda f: f[target].attrs.__setitem__("note", "x")
+
+
 def crafted(outside: str) -> dict[str, bytes]:
     """Make files with a valid digest as a hostile writer could, by name of their fault.
 
     ``outside`` is the path of a file that links in these files point to.
     """
-    keys = batch([1], 8)
-    arrays = {"features": rows_of(keys), "keys": keys, "recipe": np.frombuffer(TEXT, "u1")[None]}
+    return {**crafted_links(outside), **crafted_objects(), **crafted_arrays()}
 
-    def make_file(change: Callable[[h5py.File], None], omit: tuple[str, ...] = ()) -> bytes:
-        with h5py.File.in_memory(libver=("earliest", "v110")) as file:
-            for name, array in arrays.items():
-                if name not in omit:
-                    file.create_dataset(name, data=array)
-            change(file)
-            file.flush()
-            return file.id.get_file_image()
 
-    def dataset(name: str, **options) -> Callable[[h5py.File], None]:
-        return lambda f: f.create_dataset(name, **{"data": arrays.get(name), **options})
+def crafted_links(outside: str) -> dict[str, bytes]:
+    """Make files whose features are somewhere else."""
 
     def external_link(file: h5py.File) -> None:
         file["features"] = h5py.ExternalLink(outside, "/features")
@@ -236,57 +253,70 @@ def crafted(outside: str) -> dict[str, bytes]:
         extent = h5s.create_simple((8, 64), (h5s.UNLIMITED, 64))
         h5d.create(file.id, b"features", h5t.IEEE_F32LE, extent, plan)
 
+    return {
+        "external link": make_file(external_link, FEATURES),
+        "external storage": make_file(dataset("features", external=[(outside, 0, 2048)]), FEATURES),
+        "virtual dataset": make_file(virtual, FEATURES),
+        "virtual dataset, unlimited": make_file(virtual_unlimited, FEATURES),
+        "soft link": make_file(soft_link, FEATURES),
+        "soft link to itself": make_file(soft_link_loop, FEATURES),
+    }
+
+
+def crafted_objects() -> dict[str, bytes]:
+    """Make files with objects that the store does not write, and files of another format."""
+
     def declared(file: h5py.File) -> None:
         plan = h5p.create(h5p.DATASET_CREATE)
         plan.set_alloc_time(h5d.ALLOC_TIME_LATE)
         h5d.create(file.id, b"features", h5t.IEEE_F32LE, h5s.create_simple((1 << 32, 64)), plan)
 
-    def attribute(target: str) -> Callable[[h5py.File], None]:
-        return lambda f: f[target].attrs.__setitem__("note", "x")
-
     def group(file: h5py.File) -> None:
-        file.create_group("features")["features"] = arrays["features"]
+        file.create_group("features")["features"] = ARRAYS["features"]
 
     def named_type(file: h5py.File) -> None:
         file["features"] = np.dtype("f4")
 
-    text, features = h5py.string_dtype(), ("features",)
-    other = np.frombuffer(canonical_json({**RECIPE, "network": "another"}), "u1")[None]
-    external = [(outside, 0, 2048)]
-    wide = np.zeros((8, 65), "f4")
     return {
-        "external link": make_file(external_link, features),
-        "external storage": make_file(dataset("features", external=external), features),
-        "virtual dataset": make_file(virtual, features),
-        "virtual dataset, unlimited": make_file(virtual_unlimited, features),
-        "soft link": make_file(soft_link, features),
-        "soft link to itself": make_file(soft_link_loop, features),
-        "filter": make_file(dataset("features", compression="gzip"), features),
-        "chunks": make_file(dataset("features", chunks=(4, 64)), features),
-        "resizable": make_file(dataset("features", maxshape=(None, 64)), features),
         "attribute of the file": make_file(attribute("/")),
         "attribute of a dataset": make_file(attribute("keys")),
-        "float64": make_file(dataset("features", dtype="f8"), features),
-        "big-endian": make_file(dataset("features", dtype=">f4"), features),
-        "signed keys": make_file(dataset("keys", dtype="i1", data=keys.view("i1")), ("keys",)),
-        "strings": make_file(dataset("features", data=["x"] * 8, dtype=text), features),
-        "objects": make_file(dataset("features", dtype=h5py.ref_dtype, shape=(8, 64), data=None), features),
-        "another width": make_file(dataset("features", data=wide), features),
-        "more keys than rows": make_file(dataset("keys", data=batch([2], 9)), ("keys",)),
-        "short keys": make_file(dataset("keys", data=keys[:, :8]), ("keys",)),
-        "flat": make_file(dataset("features", data=arrays["features"].ravel()), features),
-        "scalar": make_file(dataset("features", data=np.float32(1)), features),
-        "empty": make_file(dataset("features", data=np.empty((0, 64), "f4")), features),
-        "no space": make_file(dataset("features", data=h5py.Empty("f4")), features),
-        "another recipe": make_file(dataset("recipe", data=other), ("recipe",)),
-        "one dataset too many": make_file(dataset("more", data=keys)),
-        "one dataset missing": make_file(lambda f: None, features),
-        "group": make_file(group, features),
-        "named type": make_file(named_type, features),
+        "one dataset too many": make_file(dataset("more", data=KEYS)),
+        "one dataset missing": make_file(lambda f: None, FEATURES),
+        "group": make_file(group, FEATURES),
+        "named type": make_file(named_type, FEATURES),
         "hidden bytes": make_file(lambda f: None) + bytes(1 << 20),
-        "1 TB declared shape": make_file(declared, features),
+        "1 TB declared shape": make_file(declared, FEATURES),
         "not HDF5": b"PK\x03\x04" + bytes(4096),
         "nothing": b"",
+    }
+
+
+def crafted_arrays() -> dict[str, bytes]:
+    """Make files with other layouts, types, shapes and values than those that the store writes."""
+    other = np.frombuffer(canonical_json({**RECIPE, "network": "another"}), "u1")[None]
+    features = {
+        "filter": {"compression": "gzip"},
+        "chunks": {"chunks": (4, 64)},
+        "resizable": {"maxshape": (None, 64)},
+        "float64": {"dtype": "f8"},
+        "big-endian": {"dtype": ">f4"},
+        "strings": {"data": ["x"] * 8, "dtype": h5py.string_dtype()},
+        "objects": {"dtype": h5py.ref_dtype, "shape": (8, 64), "data": None},
+        "another width": {"data": np.zeros((8, 65), "f4")},
+        "flat": {"data": ARRAYS["features"].ravel()},
+        "scalar": {"data": np.float32(1)},
+        "empty": {"data": np.empty((0, 64), "f4")},
+        "no space": {"data": h5py.Empty("f4")},
+    }
+    keys = {
+        "signed keys": {"dtype": "i1", "data": KEYS.view("i1")},
+        "more keys than rows": {"data": batch([2], 9)},
+        "short keys": {"data": KEYS[:, :8]},
+    }
+    return {
+        **{fault: make_file(dataset("features", **options), FEATURES) for fault, options in features.items()},
+        **{fault: make_file(dataset("keys", **options), ("keys",)) for fault, options in keys.items()},
+        "another recipe": make_file(dataset("recipe", data=other), ("recipe",)),
     }
 
 

@@ -497,6 +497,7 @@ def test_saved_pipeline_predicts_from_paths_in_another_process(run, photos):
     assert json.loads(done.stdout) == predictions
 
 
+@pytest.mark.slow
 def test_cold_start_prints_no_messages_of_the_backend(run, photos):
     assert run("fit", photos.root, *SMALL, "--cv", 0, "-o", "p.joblib").code == 0
     done = command("predict", "p.joblib", photos.paths[0], "--cache", "none", "--json")
@@ -924,6 +925,7 @@ def test_cache_rejects_files_and_missing_folders(run):
 # -- real images -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fit_pets_with_a_truncated_file(run, shared, tmp_path):
     pets = tmp_path / "pets"
     for source in (shared / "data/pets").rglob("*.jpg"):

@@ -113,8 +113,6 @@ TRAINING = {"model": "tiny", "image_size": 32, "start": "linear", "epochs": 0, "
 
 
 def list_expected_failures(estimator):
-    if not isinstance(estimator, (TabularClassifier, TabularRegressor)):
-        return {}
     reason = "weights are scaled to a mean of 1, so a weight of 2 does not change the regularization as two rows do"
     return {"check_sample_weight_equivalence_on_dense_data": reason}
 
@@ -125,10 +123,8 @@ def list_expected_failures(estimator):
         TabularCNNFeatures("tiny", image_size=32),
         TabularSearch(task="classification", heads=["ridge"], cv=2, **SEARCH),
         TabularSearch(task="regression", heads=["ridge"], cv=2, **SEARCH),
-        TabularClassifier(**TRAINING, random_state=0),
         BlockScaler(),
     ],
-    expected_failed_checks=list_expected_failures,
 )
 def test_estimator_checks_of_scikit_learn(estimator, check):
     check(estimator)
@@ -136,9 +132,10 @@ def test_estimator_checks_of_scikit_learn(estimator, check):
 
 @pytest.mark.slow
 @parametrize_with_checks(
-    [TabularRegressor(**TRAINING, random_state=0)], expected_failed_checks=list_expected_failures
+    [TabularClassifier(**TRAINING, random_state=0), TabularRegressor(**TRAINING, random_state=0)],
+    expected_failed_checks=list_expected_failures,
 )
-def test_estimator_checks_of_regressors(estimator, check):
+def test_estimator_checks_of_fine_tuned_estimators(estimator, check):
     check(estimator)
 
 

@@ -235,8 +235,9 @@ with joblib.parallel_config("multiprocessing", n_jobs=2):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("backend", ["TensorFlow", pytest.param("JAX", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", ["TensorFlow", "JAX"])
 def test_workers_forked_after_a_network_ran_raise_an_error_unless_all_rows_are_stored(backend, tmp_path):
     """They would wait forever for threads that exist in the parent only."""
     pytest.importorskip(backend.lower())

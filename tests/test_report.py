@@ -37,6 +37,14 @@ OPTIONS = {
     "models": "tiny", "layers": ["block5_out"], "poolings": "avg", "image_sizes": [112], "resize": "crop",
     "heads": {"svm": {"C": [1.0]}}, "cv": 5, "task": "classification", "random_state": 0,
 }  # fmt: skip
+IMAGE_PROBLEMS = pd.DataFrame(
+    [
+        (0, "a.jpg", "error", "the file is empty"),
+        (1, "b.jpg", "error", "no such file"),
+        (5, "c.jpg", "warning", "all values lie within 3 of 256 levels"),
+    ],
+    columns=["row", "image", "problem", "reason"],
+)
 
 
 def make_candidates(networks, seed=0):
@@ -65,23 +73,27 @@ def jpeg(side=160):
     return buffer.getvalue()
 
 
+def make_predictions(rng, classes, n, names):
+    """Return the classes, probabilities, codes or values, true labels and predictions; no classes for regression."""
+    if not classes:
+        y = rng.normal(10, 3, n)
+        return None, None, y, y, y + rng.normal(size=n)
+    names = names or [UNUSUAL_NAME if i == 1 else f"class {i:02d}" for i in range(classes)]
+    labels = np.unique(names)
+    codes = np.arange(n) % classes
+    p = rng.dirichlet(np.full(classes, 0.3), n)
+    p[np.arange(n), codes] += 0.25
+    p /= p.sum(axis=1, keepdims=True)
+    return labels, p, codes, labels[codes], labels[p.argmax(axis=1)]
+
+
 def make_result(classes, n=60, proba=True, seed=0, networks=("tiny", "mobilenet_0.75"), folds=5, names=None):
     """Make a result with this number of classes; 0 for regression."""
     rng = np.random.default_rng(seed)
     rows = np.arange(n) + 2  # the first two could not be read
-    if classes:
-        names = names or [UNUSUAL_NAME if i == 1 else f"class {i:02d}" for i in range(classes)]
-        labels = np.unique(names)
-        codes = np.arange(n) % classes
-        p = rng.dirichlet(np.full(classes, 0.3), n)
-        p[np.arange(n), codes] += 0.25
-        p /= p.sum(axis=1, keepdims=True)
-        true, predicted = labels[codes], labels[p.argmax(axis=1)]
-        metrics = {"accuracy": float((true == predicted).mean())}
-    else:
-        labels, p, codes = None, None, rng.normal(10, 3, n)
-        true, predicted = codes, codes + rng.normal(size=n)
-        metrics = {"r2": 0.9, "mae": 0.8, "rmse": 1.0}
+    labels, p, codes, true, predicted = make_predictions(rng, classes, n, names)
+    accuracy = {"accuracy": float((true == predicted).mean())}
+    metrics = accuracy if classes else {"r2": 0.9, "mae": 0.8, "rmse": 1.0}
     oof = pd.DataFrame({"row": rows, "image": [f"X[{row}]" for row in rows], "fold": np.arange(n) % folds,
                         "true": true, "predicted": predicted})  # fmt: skip
     candidates = make_candidates(networks)
@@ -112,14 +124,7 @@ def make_result(classes, n=60, proba=True, seed=0, networks=("tiny", "mobilenet_
         decision_values=decisions,
         metrics=metrics,
         mistakes=mistakes,
-        image_problems=pd.DataFrame(
-            [
-                (0, "a.jpg", "error", "the file is empty"),
-                (1, "b.jpg", "error", "no such file"),
-                (5, "c.jpg", "warning", "all values lie within 3 of 256 levels"),
-            ],
-            columns=["row", "image", "problem", "reason"],
-        ),
+        image_problems=IMAGE_PROBLEMS,
         thumbnails={row: jpeg() for row in mistakes["row"]},
         embedding_sample=sample_embeddings(
             rng.normal(size=(n, 20)) + codes[:, None] * rng.normal(size=20)
@@ -178,6 +183,14 @@ def write(folder, result=None, **changes):
     """Write the report of a result, with some attributes changed, and read it."""
     write_report(dataclasses.replace(result or make_result(3), **changes), folder)
     return read(folder)
+
+
+@pytest.fixture
+def blank_figures(monkeypatch):
+    """Write blank figures in tests of texts and tables, because drawing takes a second for each page."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    monkeypatch.setattr(_figures, "to_png", lambda figure: buffer.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -269,6 +282,7 @@ def three(tmp_path_factory):
     return *write(folder), folder
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_headline_is_the_score_corrected_for_duplicates(three, tmp_path):
     html, page, summary, _ = three
     best = make_result(3).candidates.iloc[0]["score"]
@@ -288,6 +302,7 @@ def test_headline_is_the_score_corrected_for_duplicates(three, tmp_path):
     )
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_page_lists_images_with_problems(three, tmp_path):
     _, page, _, folder = three
     assert "Images that could not be read and were left out: 2." in page
@@ -332,6 +347,7 @@ def test_page_shows_the_twelve_worst_mistakes(fifty):
     assert len(previews) == 12
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_page_says_which_image_can_no_longer_be_read(tmp_path):
     _, page, _ = write(tmp_path, thumbnails={})
     assert "can no longer be read" in page
@@ -351,6 +367,7 @@ def test_report_of_a_regression(tmp_path):
     np.testing.assert_allclose(worst["margin"], np.sort(errors)[::-1][:12])
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_report_of_a_head_without_probabilities(tmp_path):
     _, page, _ = write(tmp_path, make_result(3, proba=False))
     assert "has no probabilities" in page
@@ -358,6 +375,7 @@ def test_report_of_a_head_without_probabilities(tmp_path):
     assert "over the true one in decision value" in page
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_page_shows_prediction_sets(tmp_path):
     error_rates = pd.DataFrame(
         [(0.05, 0.96, 1.5, 0.61), (0.1, 0.912, 1.23, 0.77), (0.2, 0.83, 1.1, 0.9)],
@@ -379,6 +397,7 @@ def test_page_shows_prediction_sets(tmp_path):
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "tables/prediction_sets_by_class.csv"), classes)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_page_shows_prediction_intervals(tmp_path):
     y = np.random.default_rng(0).normal(size=60)
     intervals = measure_prediction_intervals(y, y + 0.1 * np.tile([-1, 1, 3], 20), np.arange(60))
@@ -394,6 +413,7 @@ def test_page_shows_prediction_intervals(tmp_path):
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "tables/prediction_intervals_by_third.csv"), thirds)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_page_says_why_there_are_no_prediction_sets(fitted_search, tmp_path):
     """All images of the search are in one group of duplicates."""
     _, page, summary = read(fitted_search[1] / "report")
@@ -421,6 +441,7 @@ def test_report_without_mistakes_curve_duplicates_or_map(tmp_path):
         assert text in page, text
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_second_report_replaces_only_the_first(tmp_path):
     write(tmp_path)
     (tmp_path / "figures" / "mine.png").write_bytes(b"mine")
@@ -711,6 +732,7 @@ def test_command_has_every_option_that_differs():
     assert best_options(search) is None
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize(
     ("cv", "text"),
     [
@@ -856,6 +878,7 @@ def test_report_of_a_pickled_search(fitted_search, tmp_path):
     assert ours == theirs
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_images_without_contrast_are_on_the_page(fitted_search, tmp_path):
     """Two images are nearly black and one is broken; the second search reads all embeddings from the store."""
     _, root, _, _ = fitted_search

@@ -825,7 +825,8 @@ print(json.dumps([search.best_score_, "keras" in sys.modules or "tensorflow" in 
 """
 
 
-@pytest.mark.parametrize("stored", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stored", [True, False])
 def test_workers_never_import_keras_nor_does_a_search_on_stored_embeddings(data, tmp_path, stored):
     X, y = data
     files = []
