@@ -68,18 +68,25 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef) -> None:
     _seed(fixturedef.argname)
 
 
+_size_after_collection = 0  # of this process in bytes
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Free the networks of a test file when its tests are done: those of several files would fill the memory."""
-    if nextitem is None or nextitem.path != item.path:
+    """Free networks at the end of each test file, and also after other tests if they are large."""
+    global _size_after_collection
+    import psutil
+
+    process, limit = psutil.Process(), 2 << 30
+    if nextitem is not None and nextitem.path == item.path:
+        limit = max(limit, _size_after_collection + (1 << 30))
+    # collecting garbage takes seconds in a process that has imported TensorFlow
+    if process.memory_info().rss > limit:
         _free_networks()
+        _size_after_collection = process.memory_info().rss
 
 
 def _free_networks() -> None:
-    import psutil
-
-    if psutil.Process().memory_info().rss < 2 << 30:
-        return  # collecting garbage takes seconds in a process that has imported TensorFlow
     from tlfeatures.networks import _backbone, _loading
 
     _loading._models.clear()

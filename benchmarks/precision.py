@@ -66,7 +66,7 @@ def build_keras_model(name: str, precision: str, size: int):
 def measure(name: str, precision: str, paths: list[str], size: int, batch: int, rounds: int) -> dict:
     """Measure the images per second of each side."""
     from tlfeatures import CNNFeatures
-    from tlfeatures._keras import precise
+    from tlfeatures._keras.frozen import precise
     from tlfeatures.images import Decoder, decode_batches
 
     n = len(paths) // batch * batch

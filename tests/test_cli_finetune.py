@@ -89,7 +89,7 @@ def test_frozen_pipeline_is_kept_unless_the_network_is_significantly_better(run,
 
 
 def test_repeated_comparison_is_printed(run, photos):
-    code, out, err = run("finetune", photos.root, *QUICK, "--epochs", "0", "--cv", "2", "--repeats", "2",
+    code, out, err = run("finetune", photos.root, *QUICK, "--epochs", "0", "--cv", "3", "--repeats", "2",
                          "--keep", "finetuned", "-o", "m.keras-bundle")  # fmt: skip
     assert code == 0, err
     assert "paired bootstrap by image, 2 repeats" in out and "Difference " in out

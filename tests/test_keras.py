@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tests.networks import relative_difference, to_array
-from tlfeatures._keras import PRECISIONS, compile_frozen, is_model, keras, keras_version, weights_folders
+from tlfeatures._keras import PRECISIONS, is_model, keras, keras_version, weights_folders
+from tlfeatures._keras.frozen import compile_frozen
 from tlfeatures.errors import MissingDependencyError
 from tlfeatures.networks import Backbone
 

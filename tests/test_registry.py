@@ -166,12 +166,12 @@ def test_weights_files_are_those_that_keras_requests(name, top, size, requested_
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`input_shape` is undefined")
+@pytest.mark.parametrize("top", [False, True])
 @pytest.mark.parametrize("name", sorted(KERAS.keys() - {name for name, *_ in _one_network_per_family()}))
-def test_weights_files_of_all_other_networks(name, requested_file):
+def test_weights_files_of_all_other_networks(name, top, requested_file):
     spec, size = NETWORKS[name], (NETWORKS[name].image_size,) * 2
-    for top in (False, True):
-        file, url = spec.weights_file(top=top, image_size=size), spec.weights_url(top=top, image_size=size)
-        assert (file, url, published_digest(file) or None) == requested_file(spec, top, size)
+    file, url = spec.weights_file(top=top, image_size=size), spec.weights_url(top=top, image_size=size)
+    assert (file, url, published_digest(file) or None) == requested_file(spec, top, size)
 
 
 def test_no_two_networks_share_a_weights_file():

@@ -141,6 +141,7 @@ def _read_object(uri: str) -> bytes:
 
 
 def resample(samples: np.ndarray, rate: int, target: int) -> np.ndarray:
+    """Resample from one sampling rate in hertz to another."""
     from scipy.signal import resample_poly
 
     if rate == target:

@@ -13,9 +13,9 @@ __all__ = ["Claims"]
 
 
 class Claims:
-    """The units that this process computes; the kernel releases those of a process that ends.
+    """Locks on the units that this process computes; the kernel releases them when the process ends.
 
-    If the file system has no locks, every claim succeeds: units may then be computed twice, with the same result.
+    If the file system has no locks, every claim succeeds. Units may then be computed twice, with the same result.
 
     Parameters
     ----------
@@ -51,11 +51,14 @@ class Claims:
         self._locks.clear()
 
     def remove(self, unit: WorkUnit) -> None:
-        """Delete the lock file of a unit that is in the ledger, if a process that waited or was killed has left it."""
+        """Delete the lock file of a unit in the ledger, which a waiting or killed process may have left."""
         unlink_quietly(self._path(unit))
 
     def wait(self, unit: WorkUnit) -> None:
-        """Wait until no other process has claimed a unit; release all claims before, or processes may wait for ever."""
+        """Wait until no other process has claimed a unit.
+
+        Release all claims first; otherwise two processes can wait for each other.
+        """
         with flock(self._path(unit)):
             pass
 

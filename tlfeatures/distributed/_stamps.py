@@ -1,4 +1,4 @@
-"""Stamps of files and objects: what shows that their content has changed."""
+"""Stamps of files and objects, which differ after a change, so that their content need not be read."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ _FRESH_NS = 2_000_000_000  # a file that changed more recently may change again 
 
 
 def read_stamps(images: Images, may_request: bool = True) -> np.ndarray:
-    """Return what shows that files and objects have changed, without reading them.
+    """Return a stamp of each image that differs if its file or object has changed; no content is read.
 
     Parameters
     ----------
     images : Images
     may_request : bool, default=True
-        Whether to request the ETags of objects that are not known from a listing or from reading them.
+        Whether to request the ETags that no listing and no earlier read has returned.
 
     Returns
     -------
     ndarray of int64, shape (n, 2)
-        Size in bytes and time of change in nanoseconds of each file; for an object a digest of its ETag and size. -2 if
-        it is missing, and -1 if it changed in the last two seconds, so that it may change again with the same times, or
-        if nothing is known. 0 for other images: the id of their unit contains their content.
+        - File: size in bytes, and time of the last change in nanoseconds.
+        - Object: digest of its ETag and size.
+        - Missing file or object: -2.
+        - File that changed in the last two seconds and may change again with the same times, or unknown ETag: -1.
+        - Other images: 0, because the id of their unit contains their content.
     """
     stamps, uris = np.zeros((len(images), 2), np.int64), images.uris()
     limit = time.time_ns() - _FRESH_NS

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tlfeatures._keras import compile_frozen, is_model, keras, to_numpy, untouched_random_state
+from tlfeatures._keras import is_model, keras, to_numpy, untouched_random_state
+from tlfeatures._keras.frozen import compile_frozen
 from tlfeatures.errors import ImageReadError
 from tlfeatures.finetune._trunk import join
 from tlfeatures.images import Decoder, Images, decode_batches

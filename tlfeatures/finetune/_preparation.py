@@ -98,7 +98,7 @@ class Preparation:
         return plan
 
     def _normalization(self) -> Any:
-        """Return the parameter, or the mean and standard deviation of the training images."""
+        """Return ``normalization``; if it is "data", the mean and standard deviation of the training images."""
         self.errors: dict[int, str] | None = None
         if not isinstance(self.params.normalization, str) or self.params.normalization != "data":
             return self.params.normalization

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from tlfeatures._keras import keras, precise, to_numpy
+from tlfeatures._keras import keras, to_numpy
+from tlfeatures._keras.frozen import precise
 from tlfeatures._warnings import warn
 from tlfeatures.errors import TrainingStoppedWarning
 from tlfeatures.finetune._checkpoint import Checkpoints
@@ -22,7 +23,7 @@ from tlfeatures.finetune._progress import show_progress
 
 __all__ = ["Data", "Stage", "epoch_order", "run_stage"]
 
-# Purposes of random numbers, which are part of the seed, so that the numbers of each purpose are independent.
+# Purposes of random numbers. They are part of the seed, so that numbers for different purposes are independent.
 ORDER, MASKS, VIEWS, SPLIT, WEIGHTS, TEST_VIEWS = range(6)
 
 

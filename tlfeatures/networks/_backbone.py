@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from tlfeatures._keras import PRECISIONS, FrozenNetwork, compile_frozen, keras
+from tlfeatures._keras import PRECISIONS, keras
+from tlfeatures._keras.frozen import FrozenNetwork, compile_frozen
 from tlfeatures.fingerprints import file_key
 from tlfeatures.networks import _metadata
 from tlfeatures.networks._custom import default_tap, input_size

@@ -189,9 +189,9 @@ def _to_json(value: Any, positions: dict[str, Any] | None = None) -> Any:
 
 
 def _graph_positions(value: Any, positions: dict[str, Any]) -> Any:
-    """Replace names by numbers in positions in the graph: [layer, node, tensor] or lists of these.
+    """Replace the name of the operation by its number in a position [name, node, tensor], or in lists of positions.
 
-    ``positions`` has the number of each operation, or the whole position of an output that stands for its own.
+    ``positions`` maps names to numbers. It maps the name of a cast that is left out to the position of its input.
     """
     if isinstance(value, (list, tuple)):
         items = [_graph_positions(item, positions) for item in value]
