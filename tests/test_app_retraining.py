@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra app")
 
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
@@ -43,6 +43,12 @@ def test_provisional_head_equals_ridge(n, d, k):
     probabilities = head.predict_proba(X)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
     np.testing.assert_array_equal(head.classes_[probabilities.argmax(axis=1)], head.predict(X))
+    again = clone(head).fit(X[:30], labels[:30])  # of other data, not the coefficients that it had
+    np.testing.assert_allclose(
+        again.decision_function(X),
+        make_head("ridge").fit(X[:30], labels[:30]).decision_function(X),
+        atol=1e-4,
+    )
     with pytest.raises(ValueError, match="All images have the label 'ant'; expected two classes or more"):
         RidgeDecomposition(X).fit(np.full(n, "ant"))
 
@@ -116,6 +122,7 @@ def test_provisional_predictions_until_the_head_is_trained(labels, images):
     provisional = predict(labels, images)
     assert provisional.values.tolist() == ["dark"] * 12 + ["bright"] * 12
     assert provisional.probabilities is not None and "ProvisionalHead" in labels.model.about()["head"]
+    assert type(labels.model.trained.head[-1]) is BlockedHead  # which cross-validation uses
     result = explain(labels.model.pipeline, images[:1])
     assert np.mean(result.maps[0]) + result.constants[0] == pytest.approx(result.values[0], abs=1e-4)
     with pytest.raises(Problem, match="still being trained"):

@@ -132,7 +132,7 @@ class DataChecks:
         training, rows = self.model.training, self.model.training.rows
         about = pandas.DataFrame({"row": rows, "image": [training.names[row] for row in rows]})
         is_labelled = np.array([label is not None for label in labels[rows]])
-        if self.model.fitted.classes is not None and is_labelled.any():
+        if self.model.trained.classes is not None and is_labelled.any():
             about["label"] = labels[rows]
         if training.split is not None:
             about["split"] = training.split[rows]
@@ -170,7 +170,7 @@ class DataChecks:
             return None
         X, targets = self.model.training.embeddings[labelled], np.array(y[labelled].tolist())
         try:
-            result = predict_out_of_fold(self.model.fitted.head, X, targets, groups[labelled], report)
+            result = predict_out_of_fold(self.model.trained.head, X, targets, groups[labelled], report)
         except TypeError:
             notes.append(
                 "A fine-tuned network is not trained again, so there are neither mistakes nor scores."

@@ -89,13 +89,15 @@ class ServedModel:
         self.training: TrainingImages | None = None
 
     def use(self, fitted: FittedModel) -> None:
-        """Use another head for all later requests.
+        """Use another head for all later requests; ``trained`` is the last one that is not provisional.
 
         Parameters
         ----------
         fitted : FittedModel
             Model with the same network.
         """
+        if not isinstance(fitted.head[-1], ProvisionalHead):
+            self.trained = fitted
         self.fitted, self.pipeline = fitted, Pipeline([("cnn", fitted.cnn), ("head", fitted.head)])
 
     def load_training_images(self, source: Source, **params: Any) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tlfeatures.calibration import fit_inverse_temperature
@@ -18,54 +18,42 @@ _CHUNK = 4096  # rows
 
 
 class ProvisionalHead(ClassifierMixin, BaseEstimator):
-    """A linear classifier with given coefficients, which serves until the head of the model is trained.
+    """Ridge regression on class indicators, with probabilities, which serves until the head of a model is trained.
 
-    Parameters
+    Attributes
     ----------
-    classes : ndarray of shape (k,)
-    coef : ndarray of float32, shape (d, k)
-    intercept : ndarray of float32, shape (k,)
-    inverse_temperature : float
+    classes_ : ndarray of shape (k,)
+    coef_ : ndarray of float32, shape (k, d)
+    intercept_ : ndarray of float32, shape (k,)
+    inverse_temperature_ : float
         Factor of the decision values, the softmax of which are the probabilities.
     """
 
-    def __init__(
-        self, classes: np.ndarray, coef: np.ndarray, intercept: np.ndarray, inverse_temperature: float
-    ) -> None:
-        self.classes, self.coef, self.intercept = classes, coef, intercept
-        self.inverse_temperature = inverse_temperature
+    classes_: np.ndarray
+    coef_: np.ndarray
+    intercept_: np.ndarray
+    inverse_temperature_: float
 
-    def fit(self, X: Any = None, y: Any = None) -> ProvisionalHead:
-        """Return the head, whose coefficients are given."""
+    def fit(self, X: np.ndarray, y: np.ndarray) -> ProvisionalHead:
+        """Fit the head; `RidgeDecomposition` is faster for several sets of labels of the same rows."""
+        vars(self).update(vars(RidgeDecomposition(np.asarray(X)).fit(np.asarray(y))))
         return self
-
-    @property
-    def classes_(self) -> np.ndarray:
-        """Classes of the columns."""
-        return self.classes
-
-    @property
-    def coef_(self) -> np.ndarray:
-        """Coefficients, of shape (k, d)."""
-        return self.coef.T
 
     def decision_function(self, X: np.ndarray) -> np.ndarray:
         """Compute decision values, of shape (n, k); (n,) for two classes."""
-        values = X @ self.coef + self.intercept
-        return values[:, 1] if len(self.classes) == 2 else values
+        values = self._compute(X)
+        return values[:, 1] if len(self.classes_) == 2 else values
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Compute the probabilities of the classes, of shape (n, k)."""
-        values = self.inverse_temperature * (X @ self.coef + self.intercept).astype(float)
-        values = np.exp(values - values.max(axis=1, keepdims=True))
-        return values / values.sum(axis=1, keepdims=True)
+        return softmax(self.inverse_temperature_ * self._compute(X).astype(float), axis=1)
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Predict the class of the largest decision value."""
-        return self.classes[np.argmax(X @ self.coef + self.intercept, axis=1)]
+        return self.classes_[np.argmax(self._compute(X), axis=1)]
 
-    def __sklearn_is_fitted__(self) -> bool:
-        return True
+    def _compute(self, X: np.ndarray) -> np.ndarray:
+        return X @ self.coef_.T + self.intercept_
 
 
 class RidgeDecomposition:
@@ -106,7 +94,7 @@ class RidgeDecomposition:
         else:
             self.left, self.right = vectors.astype("float32"), rows.T @ vectors / np.sqrt(self.values)
 
-    def fit(self, y: np.ndarray) -> Pipeline:
+    def fit(self, y: np.ndarray) -> ProvisionalHead:
         """Compute the linear head of some labels, as the head "ridge" does, with probabilities.
 
         The penalty has the smallest squared error of the leave-one-out predictions. The probabilities are the softmax
@@ -118,28 +106,28 @@ class RidgeDecomposition:
 
         Returns
         -------
-        Pipeline
-            The fitted steps "scale" and "provisional".
+        ProvisionalHead
 
         Raises
         ------
         ValueError
             If there is only one class.
         """
-        classes, codes = np.unique(y, return_inverse=True)
-        if len(classes) < 2:
+        head = ProvisionalHead()
+        head.classes_, codes = np.unique(y, return_inverse=True)
+        if len(head.classes_) < 2:
             raise ValueError(
-                f"All images have the label {classes.tolist()[0]!r}; expected two classes or more."
+                f"All images have the label {head.classes_.tolist()[0]!r}; expected two classes or more."
             )
-        targets = np.where(codes[:, None] == np.arange(len(classes)), 1, -1).astype("float32")
+        targets = np.where(codes[:, None] == np.arange(len(head.classes_)), 1, -1).astype("float32")
         mean = targets.mean(axis=0)
         alpha, held_out = self._choose_penalty(targets - mean)
         factor = np.sqrt(self.values) / (self.values + alpha)
-        coef = self.right @ (factor[:, None] * (self.left.T @ (targets - mean)))
-        head = ProvisionalHead(
-            classes, coef.astype("float32"), mean, fit_inverse_temperature(held_out + mean, codes)
-        )
-        return Pipeline([("scale", self.scaler), ("provisional", head)])
+        coef = self.right @ (factor[:, None] * (self.left.T @ (targets - mean))) / self.scaler.scale_[:, None]
+        head.coef_ = coef.T.astype("float32")
+        head.intercept_ = (mean - self.scaler.mean_ @ coef).astype("float32")
+        head.inverse_temperature_ = fit_inverse_temperature(held_out + mean, codes)
+        return head
 
     def _choose_penalty(self, targets: np.ndarray) -> tuple[float, np.ndarray]:
         """Return the penalty with the smallest leave-one-out error, and its predictions."""

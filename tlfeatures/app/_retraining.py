@@ -45,7 +45,6 @@ class Retraining:
 
     def __init__(self, model: ServedModel) -> None:
         self.model = model
-        self._head = model.fitted.head  # the last one that was trained completely
         self._decomposition: tuple[bytes, RidgeDecomposition] | None = None
         self._lock, self._worker = threading.Lock(), threading.Lock()
         self._number = 0  # of the last call of `start`
@@ -69,7 +68,7 @@ class Retraining:
                 "still-training",
                 "The head is still being trained. Save the model when that is finished.",
             )
-        return self._head
+        return self.model.trained.head
 
     def prepare(self, rows: np.ndarray) -> RidgeDecomposition:
         """Decompose some rows of the embeddings, unless that was the last decomposition."""
@@ -101,7 +100,7 @@ class Retraining:
         start = time.perf_counter()
         with self._lock:
             try:
-                head = self.prepare(rows).fit(labels)
+                head = Pipeline([("provisional", self.prepare(rows).fit(labels))])
             except ValueError as error:
                 raise Problem(422, "cannot-train", str(error)) from None
             self._number += 1
@@ -141,7 +140,7 @@ class Retraining:
                     if number != self._number:
                         return
                     if self._state["state"] == "training":
-                        self._use(self._head)
+                        self.model.use(self.model.trained)
                         detail = (
                             f"The head cannot be trained on these labels, so the one before is used: {error}"
                         )
@@ -156,10 +155,9 @@ class Retraining:
         start = time.perf_counter()
         self._update(number)
         with blas_threads(*X.shape):
-            head = clone(self._head).fit(X, y)
+            head = clone(self.model.trained.head).fit(X, y)
         with self._lock:
             self._check(number)
-            self._head = head
             self._use(head)
             self._state |= {"state": "comparing", "done": 1, "seconds": time.perf_counter() - start}
         if n_folds < 2:
