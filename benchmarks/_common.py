@@ -137,6 +137,16 @@ def child(file: str, task: str, **kwargs: Any) -> dict[str, float]:
     return json.loads(process.stdout.splitlines()[-1])
 
 
+def processor() -> str:
+    """Return the model of the processor, such as "AMD EPYC", or its architecture if the system does not name it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
 def report(
     name: str,
     args: argparse.Namespace,
@@ -148,6 +158,7 @@ def report(
     environment = {
         "cores": os.cpu_count(),
         "machine": platform.machine(),
+        "processor": processor(),
         "python": platform.python_version(),
         "seconds": round(time.perf_counter() - START),
     }

@@ -18,6 +18,19 @@ FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
 BLOCK = re.compile(r"(<!-- benchmark: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
+# title -> benchmark whose machine is named
+MACHINES = {
+    "speed: JPEG files to embeddings": "extract",
+    "speed: `tlfeatures select`": "select",
+    "choosing a layer, fused layers": "select_regret",
+    "views": "views",
+    "fine-tuning: accuracy": "finetune_signs",
+    "fine-tuning: seconds": "finetune_times",
+    "the bundled network": "tiny",
+    "[prediction sets](trust.md)": "conformal",
+    "[what to label next](trust.md)": "suggest",
+    "[Ray workers](scale.md)": "distributed",
+}
 SPEED = [
     (
         "JPEG files of 500 pixels to embeddings, MobileNet 0.75 at 224",
@@ -146,6 +159,13 @@ TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
                 ", ".join(f"{text} {{conformal[{name}_flagged_{key}]:.0%}}" for key, text in others.items()),
             ]
             for name, (title, others) in CONFORMAL.items()
+        ],
+    ),
+    "machines": (
+        ["figures of", "processor", "cores", "Python"],
+        [
+            [title, *(f"{{{name}[{field}]}}" for field in ("processor", "cores", "python"))]
+            for title, name in MACHINES.items()
         ],
     ),
     "distributed": (
@@ -320,7 +340,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=FOLDER / "results.json")
     args = parser.parse_args()
     results = json.loads(args.json.read_text("utf-8")) if args.json.is_file() else {}
-    figures = {name: result["figures"] for name, result in results.items()}
+    figures = {name: {**result, **result["figures"]} for name, result in results.items()}
     stale = []
     for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]:
         before = page.read_text("utf-8")

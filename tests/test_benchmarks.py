@@ -137,6 +137,21 @@ def test_tables_are_made_from_figures(tables):
     assert tables.fill(filled, figures) == filled
 
 
+def test_table_names_the_machine_of_each_benchmark(tables, tmp_path, monkeypatch, capsys):
+    result = {"processor": "AMD EPYC", "cores": 2, "python": "3.11.7", "figures": {}}
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(dict.fromkeys(tables.MACHINES.values(), result)), "utf-8")
+    page = tmp_path / "docs" / "page.md"
+    page.parent.mkdir()
+    page.write_text("<!-- benchmark: machines -->\n<!-- end -->\n", "utf-8")
+    (tmp_path / "README.md").write_text("", "utf-8")
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["tables.py", "--json", str(path)])
+    assert tables.main() == 0
+    assert "| views | AMD EPYC | 2 | 3.11.7 |" in page.read_text("utf-8")
+    assert "written: docs/page.md" in capsys.readouterr().out
+
+
 def test_table_without_figures_is_not_changed(tables, capsys):
     page = "<!-- benchmark: speed -->\n| old |\n<!-- end -->\n"
     assert tables.fill(page, {"extract": {}}) == page

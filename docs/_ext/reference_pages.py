@@ -46,6 +46,24 @@ def list_names(table: str) -> dict[str, list[str]]:
     return names
 
 
+def list_results(table: str) -> list[str]:
+    """Return the names of the classes that users do not make: they describe attributes and no parameters.
+
+    Parameters
+    ----------
+    table : str
+        Text of ``api.md``.
+    """
+    results = []
+    for module, names in list_names(table).items():
+        for name in names:
+            value = getattr(importlib.import_module(module), name)
+            text = inspect.getdoc(value) or ""
+            if inspect.isclass(value) and "\nAttributes\n---" in text and "\nParameters\n---" not in text:
+                results.append(f"{module}.{name}")
+    return results
+
+
 def write_pages(app: Sphinx, config: Any) -> None:
     """Write one page for each module."""
     names = list_names(Path(app.srcdir, "api.md").read_text("utf-8"))

@@ -20,7 +20,7 @@ from tlfeatures import CNNFeatures, audit
 photographs = dict(zip(["temple", "flower"], load_sample_images().images, strict=True))
 rng = np.random.default_rng(0)
 images, y = [], []
-for i in range(60):
+for i in range(24):
     label = ["temple", "flower"][i % 2]
     side = int(rng.integers(110, 200))
     top, left = int(rng.integers(427 - side)), int(rng.integers(640 - side))
@@ -31,7 +31,7 @@ for i in range(10):
     smaller, mirrored = images[i].resize((70, 70)), images[i].transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     images.append(smaller.resize((96, 96)) if i % 2 else mirrored)
     y.append(y[i])
-y[64] = "flower"
+y[28] = "flower"
 
 # %%
 # The audit needs embeddings only. Tables are sorted, the most important rows first: a group whose images have different
