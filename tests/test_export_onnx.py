@@ -108,6 +108,7 @@ def test_several_layers_with_fusion_and_both_poolings(tmp_path):
         ("efficientnet_b0", "stem_activation", "max"),  # Normalization with statistics in the network
         ("mobilenet_v2", "expanded_conv_project_BN", "flatten"),  # -1..1
         ("densenet121", "conv1_relu", "avg"),  # mean and standard deviation
+        ("convnext_tiny", "convnext_tiny_stage_0_block_0_gelu", "avg"),  # grouped convolution, exact GELU
     ],
 )
 def test_the_normalization_is_in_the_graph(network, layer, pooling, tmp_path):
@@ -127,6 +128,19 @@ def test_nearest_neighbors_are_refused_and_nothing_is_written(tmp_path):
         InvalidParameterError, match=r"would not predict as the model.*Heads that can be exported: logreg"
     ):
         export_onnx(fit(make_head("knn"), THREE), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_layers_that_cannot_be_converted_are_refused(tmp_path):
+    import keras
+
+    pixels = keras.Input((32, 32, 3))
+    network = keras.Model(pixels, keras.layers.Conv2D(6, 3, groups=3, name="grouped")(pixels))
+    model = fit(make_head("logreg"), THREE, network, layer="grouped")
+    with pytest.raises(
+        InvalidParameterError, match=r"cannot be converted to ONNX.*StatefulPartitionedCall.*another network"
+    ):
+        export_onnx(model, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -45,9 +47,9 @@ def convert_to_onnx(model: Any, opset: int) -> bytes:
     shape = model.inputs[0].shape[1:]
     with untouched_random_state():
         pixels = keras().Input(shape, dtype="uint8", name="pixels")
-        whole = keras().Model(pixels, model(keras().ops.cast(pixels, "float32")))
+        whole = keras().Model(pixels, _replace_layers(model)(keras().ops.cast(pixels, "float32")))
     signature = [keras().InputSpec(dtype="uint8", shape=(None, *shape), name="pixels")]
-    with tempfile.TemporaryDirectory() as folder, _constant_statistics(model), _numpy_object():
+    with tempfile.TemporaryDirectory() as folder, _constant_statistics(model), _patches():
         path = Path(folder) / "network.onnx"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of TensorFlow's own deprecated functions
@@ -80,13 +82,48 @@ def _constant_statistics(model: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _numpy_object() -> Iterator[None]:
-    """Define ``numpy.object``, which tf2onnx 1.17 reads and NumPy 2 does not have, only inside the block."""
-    is_absent = "object" not in vars(np)
+def _patches() -> Iterator[None]:
+    """Define ``numpy.object``, which tf2onnx 1.17 reads and NumPy 2 does not have; hide the messages of tf2onnx."""
+    is_absent, logger = "object" not in vars(np), logging.getLogger("tf2onnx")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     if is_absent:
         np.object = object  # type: ignore[attr-defined]
     try:
         yield
     finally:
+        logger.setLevel(level)
         if is_absent:
             del np.object  # type: ignore[attr-defined]
+
+
+def _replace_layers(model: Any) -> Any:
+    """Return a model that computes the same without two operations of TensorFlow that tf2onnx does not have.
+
+    They are those of grouped convolutions, which are depthwise in ConvNeXt, and of the exact GELU. All other layers are
+    shared with the model.
+    """
+    layers, gelu = keras().layers, keras().activations.gelu
+    depthwise: list[tuple[Any, Any]] = []
+
+    def replace(layer: Any) -> Any:
+        if isinstance(layer, layers.Activation) and layer.activation is gelu:
+            return layers.Lambda(lambda x: 0.5 * x * (1 + keras().ops.erf(x / math.sqrt(2))))
+        if (
+            not isinstance(layer, layers.Conv2D)
+            or not 1 < layer.groups == layer.filters == layer.kernel.shape[-1]
+        ):
+            return layer
+        settings = ("kernel_size", "strides", "padding", "dilation_rate", "activation", "use_bias")
+        new = layers.DepthwiseConv2D(**{name: getattr(layer, name) for name in settings})
+        depthwise.append((layer, new))
+        return new
+
+    if all(replace(layer) is layer for layer in model.layers):
+        return model
+    depthwise.clear()
+    copy = keras().models.clone_model(model, clone_function=replace)
+    for layer, new in depthwise:
+        kernel, *bias = layer.get_weights()
+        new.set_weights([kernel.transpose(0, 1, 3, 2), *bias])
+    return copy

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tlfeatures.errors import InvalidParameterError
 from tlfeatures.export._packages import OPSETS, import_package
 
 __all__ = ["GraphEditor", "join_graphs", "make_graph"]
@@ -76,6 +77,11 @@ def join_graphs(network: Any, head: Any, image_size: Sequence[int]) -> Any:
     -------
     onnx.ModelProto
         With the input "pixels", uint8 of shape (n, height, width, 3), and the outputs of the head.
+
+    Raises
+    ------
+    InvalidParameterError
+        If the network contains an operator that ONNX does not have.
     """
     onnx = import_package("onnx")
     compose = import_package("onnx.compose")
@@ -84,6 +90,15 @@ def join_graphs(network: Any, head: Any, image_size: Sequence[int]) -> Any:
         del model.opset_import[:]
         model.opset_import.extend(_make_opsets())
         del model.graph.value_info[:]  # inferred shapes, which a free batch dimension can contradict
+    try:
+        onnx.checker.check_model(network)
+    except onnx.checker.ValidationError as error:  # for example of an operator of TensorFlow
+        reason = " ".join(str(error).split())[:300]
+        raise InvalidParameterError(
+            f"A layer of the network cannot be converted to ONNX by tf2onnx: {reason}. Fit a model with "
+            "another network, such as mobilenet, resnet50 or efficientnet_b0.",
+            "model",
+        ) from error
     network = compose.add_prefix(network, "network/")
     source, target = network.graph.output[0].name, head.graph.input[0].name
     joined = compose.merge_models(network, head, io_map=[(source, target)])
@@ -94,7 +109,6 @@ def join_graphs(network: Any, head: Any, image_size: Sequence[int]) -> Any:
     joined.graph.input.append(
         editor.onnx.helper.make_tensor_value_info("pixels", onnx.TensorProto.UINT8, ["n", *image_size, 3])
     )
-    onnx.checker.check_model(joined)
     return joined
 
 
