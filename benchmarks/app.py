@@ -118,12 +118,12 @@ def measure_retraining(folder: str, quick: bool) -> dict[str, float]:
             page.predict(image)
             seconds.append(time.perf_counter() - start)
         for i in range(4):
-            progress(f"click {i + 1}")
             page.change("labels", rows=[i], label="class 03")
             start = time.perf_counter()
             page.change("retrain")
             page.predict(image)
             clicks.append(time.perf_counter() - start)
+            progress(f"click {i + 1}: {clicks[-1]:.2f} s")
         progress("the model's own head")
         while page.state()["state"] in ("training", "comparing"):
             time.sleep(0.2)

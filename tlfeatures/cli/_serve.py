@@ -100,7 +100,10 @@ def serve(model: ServedModelOptions, address: AddressOptions, options: WorkerOpt
     policy = address.make_policy()
 
     def show_ready(url: str) -> None:
-        show_text(f"Serving {model.pipe} at {url}")
+        if options.workers > 1:
+            show_text(f"Starting {options.workers} processes that serve {model.pipe} at {url}")
+        else:
+            show_text(f"Serving {model.pipe} at {url}")
         if policy.token is not None:
             show_text(f"Token, which is not shown again: {policy.token}")
 
