@@ -43,6 +43,7 @@ BENCHMARKS = {
     "audit": ["audit.py"],
     "precision": ["precision.py"],
     "serve": ["serve.py"],
+    "app_data": ["app_data.py"],
 }
 
 
