@@ -2,9 +2,10 @@
 
     python benchmarks/app_data.py [--quick]
 
-Chromium draws without a graphics card, on the same cores as the service, whose checks of the images run meanwhile. A frame is the time between two calls of
-requestAnimationFrame while the mouse moves or its wheel turns; 16.7 ms is the rate of the screen. ``map_draw_ms`` is the
-part of a frame in which the page draws the map. Needs playwright and Chromium, such as Debian's package.
+Chromium draws without a graphics card, on the same cores as the service, whose checks of the images run meanwhile. A
+frame is the time between two calls of requestAnimationFrame while the mouse moves or its wheel turns; 16.7 ms is the
+rate of the screen. ``pan_draw_ms`` and ``zoom_draw_ms`` are the part of a frame in which the page draws the map. Needs
+playwright and Chromium, such as Debian's package.
 """
 
 from __future__ import annotations

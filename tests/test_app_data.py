@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import html
+import io
 import re
+import shutil
 import time
 
 import numpy as np
@@ -21,9 +23,11 @@ from tests.test_app import browser, check_layout, folder, labelled, run_page, wa
 from tlfeatures import CNNFeatures
 from tlfeatures.app import Journal, ServedModel, make_service
 from tlfeatures.app._checks import NO_POINT, DataChecks, project
+from tlfeatures.app._labels import Labels
 from tlfeatures.app._out_of_fold import predict_out_of_fold
+from tlfeatures.cli._serve import PageOptions
 from tlfeatures.model_files import format_card, read_card
-from tlfeatures.saved_models import save_pipeline
+from tlfeatures.saved_models import load_model, save_pipeline
 from tlfeatures.sources import Source, read_source
 
 pytestmark = pytest.mark.filterwarnings("ignore:`false_alarm_rate", "ignore:.*images span fewer")
@@ -62,6 +66,13 @@ def model(folder, source):  # noqa: F811
 def client(model):
     with TestClient(make_service(model, with_page=True), base_url="http://localhost") as client:
         yield client
+
+
+@pytest.fixture
+def journal(tmp_path):
+    journal = Journal(tmp_path / "labels.jsonl")
+    yield journal
+    journal.close()
 
 
 def read_checks(client):
@@ -196,6 +207,40 @@ def test_card_of_the_file_is_shown(client, folder):  # noqa: F811
     assert "Recipe of the embeddings" in page and "interpolation" in page
 
 
+def test_head_is_trained_on_the_training_split_only(folder, source, tmp_path, journal):  # noqa: F811
+    shutil.copy(folder / "shapes.tlf", tmp_path)
+    model = ServedModel(tmp_path / "shapes.tlf", batch_size=4)
+    model.load_training_images(source.take(np.arange(25)), cache=None)
+    key = np.zeros(16, "u1")
+    rows = [
+        neighbor["row"] for neighbor in model.training.find_nearest(model.training.embeddings[22], key, n=25)
+    ]
+    assert sorted(rows) == list(range(20))
+    labels = Labels(model, journal)
+    labels.change([21], "disc")
+    labels.retrain()
+    deadline = time.monotonic() + 60
+    while labels.retraining.describe()["state"] not in ("finished", "failed"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    path = labels.save()
+    assert (
+        load_model(path).evaluate(source.images[:25], source.y[:25]).n_used_for_training == 21
+    )  # 24 is a copy of 1
+    lines = list(csv.DictReader(io.StringIO(labels.export())))
+    assert [line["split"] for line in lines] == source.split[:25].tolist()
+    assert (lines[21]["label"], lines[21]["original_label"]) == ("disc", "stripes")
+
+
+def test_images_of_all_splits_are_shown(folder):  # noqa: F811
+    table = folder / "splits.csv"
+    names = sorted(path.relative_to(folder).as_posix() for path in (folder / "data").rglob("*.png"))
+    lines = [f"{name},{name.split('/')[1]},{'test' if i % 2 else 'train'}" for i, name in enumerate(names)]
+    table.write_text("path,label,split\n" + "\n".join(lines))
+    source = PageOptions(data=str(table), target=None, journal=None).read()
+    assert source.split.tolist() == ["train", "test"] * 12
+
+
 def test_out_of_fold_predictions_leave_out_classes_that_cannot_be_split():
     X = np.random.default_rng(0).normal(size=(21, 3))
     y = np.array(["a"] * 10 + ["c"] * 10 + ["b"])
@@ -211,13 +256,6 @@ def test_out_of_fold_predictions_leave_out_classes_that_cannot_be_split():
 
 
 # --- in a browser
-
-
-@pytest.fixture
-def journal(tmp_path):
-    journal = Journal(tmp_path / "labels.jsonl")
-    yield journal
-    journal.close()
 
 
 @pytest.fixture(params=[(1200, 800), (360, 740)], ids=["wide", "narrow"])

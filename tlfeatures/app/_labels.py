@@ -57,7 +57,7 @@ class Labels:
         self._keys = {row: key for key, rows in self._positions.items() for row in rows}
         for entry in journal.entries:
             self._apply(entry)
-        if len(labelled := _find_labelled(self.current[self.training.rows])):
+        if len(labelled := self._find_labelled(self.current[self.training.rows])):
             self.retraining.prepare(labelled)
 
     def change(self, rows: Sequence[int], label: str) -> int:
@@ -156,7 +156,7 @@ class Labels:
         with self._lock:
             current = self.current[self.training.rows]
             before = np.where(self.original == None, self.current, self.original)[self.training.rows]  # noqa: E711
-        labelled = _find_labelled(current)
+        labelled = self._find_labelled(current)
         if not len(labelled):
             raise Problem(422, "cannot-train", "No image has a label.")
         return self.retraining.start(labelled, *(_to_array(labels[labelled]) for labels in (current, before)))
@@ -175,19 +175,27 @@ class Labels:
             number += 1
         cnn = load_model(old).cnn  # with the store that the served model does not use
         pipeline = Pipeline([("cnn", cnn), *head.steps])
-        pipeline.training_digests_ = np.unique(self.training.keys, axis=0)
+        pipeline.training_digests_ = np.unique(self.training.keys[self.training.is_for_training], axis=0)
         save_pipeline(pipeline, path)
         return str(path)
 
     def export(self) -> str:
-        """Return a manifest with the path, the current and the original label of each image, as CSV."""
-        text = io.StringIO()
+        """Return a manifest with the path, the current and the original label of each image, and its split, as CSV."""
+        text, training = io.StringIO(), self.training
+        columns = {"label": self.current, "original_label": self.original}
+        if training.split is not None:
+            columns["split"] = training.split
         writer = csv.writer(text)
-        writer.writerow(["path", "label", "original_label"])
-        for path, label, original in zip(self.training.paths, self.current, self.original, strict=True):
+        writer.writerow(["path", *columns])
+        for path, *values in zip(training.paths, *columns.values(), strict=True):
             path = os.path.abspath(path) if os.path.exists(path) else path
-            writer.writerow([path, *("" if value is None else value for value in (label, original))])
+            writer.writerow([path, *("" if value is None else value for value in values)])
         return text.getvalue()
+
+    def _find_labelled(self, labels: np.ndarray) -> np.ndarray:
+        """Return the positions of the labelled images on which the head is trained."""
+        is_labelled = np.array([label is not None for label in labels])
+        return np.flatnonzero(is_labelled & self.training.is_for_training)
 
 
 def can_train(model: ServedModel) -> bool:
@@ -199,10 +207,6 @@ def can_train(model: ServedModel) -> bool:
     except TypeError:  # the head of a fine-tuned network
         return False
     return model.fitted._with_views is None
-
-
-def _find_labelled(labels: np.ndarray) -> np.ndarray:
-    return np.flatnonzero([label is not None for label in labels])
 
 
 def _to_array(labels: np.ndarray) -> np.ndarray:

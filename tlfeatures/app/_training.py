@@ -38,6 +38,8 @@ class TrainingImages:
     split : ndarray of str, shape (n,), or None
     rows : ndarray of int, shape (m,)
         Rows of the images that could be read.
+    is_for_training : ndarray of bool, shape (m,)
+        Whether each of these images is in the split "train"; all are if there is no such split.
     embeddings : ndarray of float32, shape (m, d)
     keys : ndarray of uint8, shape (m, 16)
         Digests of these images.
@@ -59,6 +61,8 @@ class TrainingImages:
             failures = [(self.images.name(row), reason) for row, reason in extracted.errors.items()]
             raise ImageReadError.of(failures, len(self.images))
         self.embeddings, self.keys = extracted.features[self.rows], extracted.keys[self.rows]
+        is_train = np.full(len(self), True) if self.split is None else self.split == "train"
+        self.is_for_training = is_train[self.rows] if is_train.any() else np.full(len(self.rows), True)
         self._mean = self.embeddings.mean(axis=0)
         self._directions = _normalize(self.embeddings - self._mean)
         self._small = functools.lru_cache(2048)(functools.partial(self._make_thumbnail, side=_SIDE))
@@ -70,7 +74,7 @@ class TrainingImages:
     def find_nearest(self, embedding: np.ndarray, key: np.ndarray, n: int = 6) -> list[dict[str, Any]]:
         """Find the training images whose centered embeddings have the largest cosine; equal files are left out."""
         similarities = self._directions @ _normalize((embedding - self._mean)[None])[0]
-        similarities[(self.keys == key).all(axis=1)] = -np.inf
+        similarities[(self.keys == key).all(axis=1) | ~self.is_for_training] = -np.inf
         count = min(n + 1, len(similarities))
         nearest = np.argpartition(-similarities, count - 1)[:count]
         nearest = nearest[np.argsort(-similarities[nearest], kind="stable")][:n]

@@ -142,16 +142,14 @@ class PageOptions(Options):
     )
 
     def read(self) -> Source | None:
-        """List the training images; those of the train split if there are splits."""
+        """List the images of all splits; the head is trained again on the train split only, if there are splits."""
         if self.data is None:
             if self.journal is not None:
                 raise ValueError("--journal needs --data, the training images whose labels are changed.")
             return None
         from tlfeatures.sources import read_source
 
-        source = read_source(self.data, target=self.target)
-        has_split = source.split is not None and (source.split == "train").any()
-        return source.subset("train") if has_split else source
+        return read_source(self.data, target=self.target)
 
 
 @expand_options
