@@ -105,8 +105,9 @@ def test_a_global_dtype_policy_does_not_change_embeddings():
     before = keras().config.dtype_policy()
     keras().config.set_dtype_policy("mixed_bfloat16")
     try:
-        assert embed()[0] == description
-        np.testing.assert_allclose(embed()[1], features, rtol=1e-5, atol=1e-6)
+        description_again, features_again = embed()
+        assert description_again == description
+        np.testing.assert_allclose(features_again, features, rtol=1e-5, atol=1e-6)
         assert keras().config.dtype_policy().name == "mixed_bfloat16"
     finally:
         keras().config.set_dtype_policy(before)
