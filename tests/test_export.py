@@ -21,7 +21,7 @@ from tlfeatures.cli import main
 from tlfeatures.errors import InvalidParameterError, MissingDependencyError
 from tlfeatures.export import export_onnx
 from tlfeatures.export._script import make_script
-from tlfeatures.heads import BlockScaler, MeanRBFKernel
+from tlfeatures.heads import BlockScaler, MeanRBFKernel, make_head
 from tlfeatures.images import Decoder, Images
 from tlfeatures.saved_models import save_pipeline
 
@@ -58,6 +58,10 @@ def saved(pipeline, tmp_path_factory):
         (
             lambda: fit(BlockScaler(), SVC(kernel=MeanRBFKernel((320,)))),
             r"SVC with the kernel MeanRBFKernel\(widths=\(320,\)\).*Heads that can be exported: logreg, linear_svm",
+        ),
+        (
+            lambda: fit(make_head("knn").set_params(knn__n_neighbors=1)),
+            r"KNeighborsClassifier, whose predictions differ.*Heads that can be exported: logreg, linear_svm",
         ),
         (
             lambda: fit(FunctionTransformer(np.sqrt), LogisticRegression()),

@@ -9,10 +9,13 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.svm import SVC
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC, LinearSVC
 
 from tests.image_helpers import photo
 from tlfeatures import CNNFeatures, ConformalClassifier, FineTuneClassifier, FineTuneRegressor, SkipUnreadable
@@ -81,6 +84,21 @@ def test_heads_without_probabilities_have_a_value_for_each_class(y, tmp_path):
     np.testing.assert_allclose(outputs["scores"], values, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        CalibratedClassifierCV(LinearSVC(), cv=3),
+        CalibratedHead(make_pipeline(StandardScaler(), LinearSVC())),
+    ],
+    ids=["scikit-learn", "temperature"],
+)
+def test_calibrated_linear_svc(head, tmp_path):
+    model = fit(head, TWO)
+    outputs = run(export_onnx(model, tmp_path / "model.onnx").path, X)
+    np.testing.assert_array_equal(outputs["label"], model.predict(X))
+    np.testing.assert_allclose(outputs["probabilities"], model.predict_proba(X), atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["ridge", "svr", "linear"])
 def test_regression(name, tmp_path):
     model = fit(make_head(name, "regression"), NUMBERS)
@@ -123,11 +141,11 @@ def test_a_normalization_of_ones_own(tmp_path):
     np.testing.assert_allclose(outputs["probabilities"], model.predict_proba(X), atol=1e-4)
 
 
-def test_nearest_neighbors_are_refused_and_nothing_is_written(tmp_path):
+def test_heads_that_predict_something_else_are_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(
         InvalidParameterError, match=r"would not predict as the model.*Heads that can be exported: logreg"
     ):
-        export_onnx(fit(make_head("knn"), THREE), tmp_path / "model.onnx")
+        export_onnx(fit(LinearDiscriminantAnalysis(), TWO), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 
 
@@ -166,7 +184,7 @@ def test_a_refused_model_keeps_existing_files(tmp_path):
     for name in ("model.onnx", "model.py"):
         (tmp_path / name).write_text("mine")
     with pytest.raises(InvalidParameterError, match="would not predict"):
-        export_onnx(fit(make_head("knn"), THREE), tmp_path / "model.onnx", overwrite=True)
+        export_onnx(fit(LinearDiscriminantAnalysis(), TWO), tmp_path / "model.onnx", overwrite=True)
     assert [(tmp_path / name).read_text() for name in ("model.onnx", "model.py")] == ["mine", "mine"]
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from sklearn.compose import TransformedTargetRegressor
+from sklearn.neighbors import (
+    KNeighborsClassifier,
+    KNeighborsRegressor,
+    RadiusNeighborsClassifier,
+    RadiusNeighborsRegressor,
+)
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
-from sklearn.svm import SVC, SVR, NuSVC, NuSVR
+from sklearn.svm import SVC, SVR, LinearSVC, NuSVC, NuSVR
 
 from tlfeatures.calibration import CalibratedHead
 from tlfeatures.errors import InvalidParameterError
@@ -21,6 +26,13 @@ from tlfeatures.finetune import FineTunedModel
 from tlfeatures.heads import BlockScaler
 from tlfeatures.skip_unreadable import SkipUnreadable
 from tlfeatures.trust import ConformalClassifier, ConformalRegressor
+
+_NEIGHBORS = (
+    KNeighborsClassifier,
+    KNeighborsRegressor,
+    RadiusNeighborsClassifier,
+    RadiusNeighborsRegressor,
+)
 
 __all__ = ["WORKING_HEADS", "HeadParts", "convert_finetuned_head", "convert_head", "split_head"]
 
@@ -85,6 +97,8 @@ def split_head(head: Any) -> HeadParts:
         else:
             parts.estimator = head
             break
+    if isinstance(head, _NEIGHBORS):  # skl2onnx weights them in another way, which some images do not show
+        raise _make_refusal(f"{type(head).__name__}, whose predictions differ in ONNX")
     if isinstance(head, (SVC, NuSVC, SVR, NuSVR)) and callable(head.kernel):
         raise _make_refusal(
             f"{type(head).__name__} with the kernel {head.kernel!r}, which is not one of scikit-learn's"
@@ -191,24 +205,28 @@ def _returns_probabilities(parts: HeadParts) -> bool:
 def _convert_estimator(parts: HeadParts, width: int) -> Any:
     skl2onnx = import_package("skl2onnx")
     types = import_package("skl2onnx.common.data_types")
-    estimator, options = copy.copy(parts.estimator), {}
-    if hasattr(estimator, "classes_"):
+    pipeline = Pipeline(
+        [*((f"step{i}", step) for i, step in enumerate(parts.transformers)), ("last", parts.estimator)]
+    )
+    options = {}
+    if hasattr(parts.estimator, "classes_"):
         options = {"zipmap": False} | ({} if _returns_probabilities(parts) else {"raw_scores": True})
-    steps = [(f"step{i}", step) for i, step in enumerate(parts.transformers)]
+    if isinstance(parts.estimator, LinearSVC):  # has no dictionaries to switch off
+        options.pop("zipmap")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of deprecated functions
         try:
             model = skl2onnx.convert_sklearn(
-                Pipeline([*steps, ("last", estimator)]),
+                pipeline,
                 name="head",
                 initial_types=[("embedding", types.FloatTensorType([None, width]))],
-                options={id(estimator): options} if options else None,
+                options={id(parts.estimator): options} if options else None,
                 target_opset=OPSETS,
             )
             return import_package("onnx.compose").add_prefix(model, "head/")
         except Exception as error:  # of many kinds
             reason = " ".join(str(error).split())[:200]
-            names = ", ".join(type(step).__name__ for step in [*parts.transformers, estimator])
+            names = ", ".join(type(step).__name__ for _, step in pipeline.steps)
             raise _make_refusal(
                 f"{names}, which skl2onnx cannot convert ({type(error).__name__}: {reason})"
             ) from error
