@@ -585,9 +585,8 @@ def test_port_in_use_is_reported_before_the_model_is_loaded(model_file, capsys):
         port = sock.getsockname()[1]
         assert main(["serve", str(model_file), "--port", str(port)]) == 1
     assert f"Cannot bind port {port} of 127.0.0.1" in capsys.readouterr().err
-    for host in ("192.0.2.1", "name.invalid"):  # of no machine
-        assert main(["serve", str(model_file), "--host", host]) == 1
-        assert "--host must be an address of this machine" in capsys.readouterr().err
+    assert main(["serve", str(model_file), "--host", "192.0.2.1"]) == 1  # the address of no machine
+    assert "--host must be an address of this machine" in capsys.readouterr().err
     assert main(["serve", str(model_file), "--host", ""]) == 2
     assert "--host must be an address or a name; got an empty text" in capsys.readouterr().err
     assert main(["serve", "missing.joblib"]) == 2
