@@ -69,7 +69,7 @@ def show_prediction(page: Page, url: str, image: Path) -> None:
 
 
 def main() -> None:
-    """Run the page in a thread, and save three images of it."""
+    """Run the page in a thread, and save four images of it."""
     with tempfile.TemporaryDirectory() as name, socket.create_server(("127.0.0.1", 0)) as sock:
         folder, url = Path(name), f"http://127.0.0.1:{sock.getsockname()[1]}"
         service = make_service(make_model(folder), with_page=True, journal=Journal(folder / "labels.jsonl"))
@@ -83,6 +83,17 @@ def main() -> None:
             page = browser.new_page(viewport={"width": 1200, "height": 800})
             show_prediction(page, url, folder / "new plate.png")
             save(page, "app-predict")
+            page.goto(f"{url}/#data")
+            page.wait_for_selector("#finding [value=suspected]:not([disabled])", state="attached")
+            page.wait_for_timeout(3000)
+            page.click("#rectangle")
+            box = page.locator("#map").bounding_box()
+            page.mouse.move(box["x"] + 0.05 * box["width"], box["y"] + 0.1 * box["height"])
+            page.mouse.down()
+            page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.55 * box["height"], steps=4)
+            page.mouse.up()
+            page.wait_for_timeout(1000)
+            save(page, "app-data")
             page.goto(f"{url}/#label")
             page.select_option("#choice", "suspected")
             page.wait_for_selector("#grid li")
