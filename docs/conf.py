@@ -107,7 +107,11 @@ html_theme_options = {
     "navbar_align": "left",
     "navbar_end": ["theme-switcher"],
     "show_prev_next": True,
-    "secondary_sidebar_items": ["page-toc"],
+    # pages with code side by side need the width
+    "secondary_sidebar_items": {
+        "**": ["page-toc"],
+        **dict.fromkeys(["from_keras", "from_thingsvision", "from_embetter"], []),
+    },
     "footer_start": ["copyright"],
     "footer_end": [],
     "pygments_light_style": "a11y-high-contrast-light",

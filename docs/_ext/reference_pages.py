@@ -72,7 +72,14 @@ def write_pages(app: Sphinx, config: Any) -> None:
     for module, members in names.items():
         lines = [module, "=" * len(module), "", f".. automodule:: {module}", "   :no-members:", ""]
         if members:
-            lines += [f".. currentmodule:: {module}", "", ".. autosummary::", "   :toctree: names/", ""]
+            lines += [
+                f".. currentmodule:: {module}",
+                "",
+                ".. autosummary::",
+                "   :toctree: names/",
+                "   :nosignatures:",
+                "",
+            ]
             lines += [f"   {member}" for member in sorted(members)]
         text = "\n".join(lines) + "\n"
         path = folder / f"{module}.rst"
