@@ -110,7 +110,7 @@ html_theme_options = {
     # pages with code side by side need the width
     "secondary_sidebar_items": {
         "**": ["page-toc"],
-        **dict.fromkeys(["from_keras", "from_thingsvision", "from_embetter"], []),
+        **{page: [] for page in ("from_keras", "from_thingsvision", "from_embetter")},
     },
     "footer_start": ["copyright"],
     "footer_end": [],
