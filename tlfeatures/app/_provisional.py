@@ -36,7 +36,7 @@ class ProvisionalHead(ClassifierMixin, BaseEstimator):
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> ProvisionalHead:
         """Fit the head; `RidgeDecomposition` is faster for several sets of labels of the same rows."""
-        vars(self).update(vars(RidgeDecomposition(np.asarray(X)).fit(np.asarray(y))))
+        self.__dict__.update(vars(RidgeDecomposition(np.asarray(X)).fit(np.asarray(y))))
         return self
 
     def decision_function(self, X: np.ndarray) -> np.ndarray:
