@@ -55,7 +55,8 @@ def images_per_second(n_processes: int, is_disjoint: bool, count: int) -> float:
         files = sorted(Path(folder, "times").iterdir())
         times = [list(map(float, file.read_text().split())) for file in files]
     start, stop = max(own[0] for own in times), min(own[-1] for own in times)
-    return sum(start < end <= stop for own in times for end in own) * BATCH / (stop - start)
+    n_batches = sum(start < end <= stop for own in times for end in own)
+    return n_batches * BATCH / max(stop - start, SECONDS)  # 0 if one ended before another began
 
 
 def main() -> None:

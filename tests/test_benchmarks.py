@@ -40,6 +40,7 @@ FIGURES = {
     "gridsearch": {"photographs_1_jobs_cold_ratio", "photographs_1_jobs_warm_ratio"},
     "precision": {"vgg19_float32_apart", "vgg19_float32_ours_images_per_s", "vgg19_float32_of_bare"},
     "ledger": {"resume_s", "memory_mb", "append_images_per_s"},
+    "processes": {"disjoint_2_times_one", "same_2_times_one"},
     "memory": {
         "cold_beyond_result_mb",
         "warm_beyond_result_mb",
