@@ -301,3 +301,13 @@ def test_the_command_refuses_neighbors_with_the_fix(tmp_path, capsys):
     assert main(["export", str(tmp_path / "model.tlf"), "-o", str(tmp_path / "out.onnx")]) == 2
     assert "tlfeatures fit --head" in capsys.readouterr().err
     assert not (tmp_path / "out.onnx").exists()
+
+
+def test_other_backends_are_refused_with_the_fix(tmp_path, monkeypatch):
+    model = fit(make_head("logreg"), THREE)
+    monkeypatch.setattr("keras.backend.backend", lambda: "torch")
+    with pytest.raises(
+        ValueError, match=r"needs the TensorFlow backend of Keras; got 'torch'\. Set KERAS_BACKEND=tensorflow"
+    ):
+        export_onnx(model, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
