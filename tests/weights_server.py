@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
@@ -21,7 +22,7 @@ class Behaviour:
     status: int = 200
     location: str = ""  # of a redirect from any path but /moved/...
     content_type: str = "application/octet-stream"
-    pauses: bool = False  # after half of the content, until the client disconnects
+    pauses: bool = False  # after half of the content, as long as this is true
     bytes_per_second: int = 0
     wrong_range: bool = False
     requests: list[tuple[str, str | None]] = field(default_factory=list)  # path and range
@@ -66,13 +67,17 @@ class Handler(BaseHTTPRequestHandler):
         if b.closes_after:
             body = body[: b.closes_after.pop(0)]
         if b.bytes_per_second:
-            for i in range(len(body)):
-                self.wfile.write(body[i : i + 1])
-                if self.server.stopped.wait(1 / b.bytes_per_second):
-                    return
+            with contextlib.suppress(OSError):
+                for i in range(len(body)):
+                    self.wfile.write(body[i : i + 1])
+                    if self.server.stopped.wait(1 / b.bytes_per_second):
+                        return
         elif b.pauses:
             self.wfile.write(body[: len(body) // 2])
-            self.server.stopped.wait(60)
+            while b.pauses and not self.server.stopped.wait(0.01):
+                pass
+            with contextlib.suppress(OSError):  # the client may have disconnected
+                self.wfile.write(body[len(body) // 2 :])
         else:
             self.wfile.write(body)
 

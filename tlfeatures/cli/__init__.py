@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if code in _INTERRUPTED:
         from tlfeatures.cli._terminal import warn
 
-        warn("interrupted; run the same command again to resume from the embeddings in the store.", "")
+        warn("interrupted; run the same command again to resume from what is stored.", "")
     return code if isinstance(code, int) else 0
 
 
