@@ -34,7 +34,7 @@ def test_every_extra_is_installed_for_the_tests():
         for name in ("all", "test")
     }
     assert installed == {"all": everything, "test": everything - {"torch", "ray", "onnx"}}
-    assert extras["test-full"][0] == "tlfeatures[all,test]"
+    assert extras["test-full"][0] == "tlfeatures[all,docs,test]"
 
 
 def test_the_oldest_environment_has_the_lowest_versions():
