@@ -19,6 +19,7 @@ from tlfeatures.embedding_files._recognize import MARK, list_files
 __all__ = ["FileLayout", "open_writer"]
 
 Writer = Callable[[Mapping[str, Sequence[Any]], np.ndarray], None]
+_ROW_GROUP_BYTES = 32 << 20  # Parquet keeps about 500 bytes for each column of a row group until the file is closed
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,14 @@ def _open_parquet(path: str | os.PathLike[str], layout: FileLayout) -> Iterator[
         ) as parquet,
     ):
 
+        pending: list[pyarrow.Table] = []
+
+        def flush() -> None:
+            if pending:
+                table = pyarrow.concat_tables(pending)
+                pending.clear()
+                parquet.write_table(table, row_group_size=len(table))
+
         def write(manifest: Mapping[str, Sequence[Any]], features: np.ndarray) -> None:
             columns = [
                 [None if v is None else _encode(v).decode("utf-8", "replace") for v in values]
@@ -117,9 +126,12 @@ def _open_parquet(path: str | os.PathLike[str], layout: FileLayout) -> Iterator[
             arrays = [
                 pyarrow.array(v, t.type) for v, t in zip([*columns, *features.T.copy()], schema, strict=True)
             ]
-            parquet.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
+            pending.append(pyarrow.Table.from_arrays(arrays, schema=schema))
+            if sum(table.nbytes for table in pending) >= _ROW_GROUP_BYTES:
+                flush()
 
         yield write
+        flush()
 
 
 @contextlib.contextmanager
