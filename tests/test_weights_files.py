@@ -258,7 +258,12 @@ def test_a_slow_server_reaches_the_time_limit(server, folder):
 def test_ctrl_c_keeps_what_was_received_for_the_next_call(server, folder, tmp_path):
     server.behaviour.pauses = True
     part = folder / f".part-{VGG16}"
-    code = "import sys; from tlfeatures.cli import main; sys.exit(main())"
+    code = (
+        "import signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores SIGINT\n"
+        "from tlfeatures.cli import main\n"
+        "sys.exit(main())"
+    )
     command = [sys.executable, "-c", code, "weights", "fetch", "vgg16", "--mirror", server.url]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
