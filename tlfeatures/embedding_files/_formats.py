@@ -19,7 +19,8 @@ from tlfeatures.embedding_files._recognize import MARK, list_files
 __all__ = ["FileLayout", "open_writer"]
 
 Writer = Callable[[Mapping[str, Sequence[Any]], np.ndarray], None]
-_ROW_GROUP_BYTES = 32 << 20  # Parquet keeps about 500 bytes for each column of a row group until the file is closed
+# Parquet keeps about 500 bytes for each column of a row group in memory until the file is closed
+_ROW_GROUP_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,6 @@ def _open_parquet(path: str | os.PathLike[str], layout: FileLayout) -> Iterator[
             file, schema, use_dictionary=list(layout.dtypes), write_statistics=list(layout.dtypes)
         ) as parquet,
     ):
-
         pending: list[pyarrow.Table] = []
 
         def flush() -> None:
