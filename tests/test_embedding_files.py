@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 import tlfeatures
+from tests.warning_helpers import of_test
 from tlfeatures import CNNFeatures, EmbeddingStore
 from tlfeatures.embedding_files import is_embedding_file, list_files, write_embeddings
 from tlfeatures.errors import InvalidParameterError
@@ -80,8 +81,9 @@ def read(path):
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    """Write five rows at a time."""
+    """Write five rows at a time, and ten in a row group of Parquet."""
     monkeypatch.setattr("tlfeatures.embedding_files._write._PART_ROWS", 5)
+    monkeypatch.setattr("tlfeatures.embedding_files._formats._ROW_GROUP_BYTES", 10_000)
 
 
 @pytest.fixture
@@ -102,7 +104,7 @@ def test_files_written_in_parts_have_all_rows_in_input_order(tmp_path, source, s
     cnn, path = CNNFeatures(**CNN | {"cache": tmp_path / "store"}), tmp_path / f"x{suffix}"
     with pytest.warns() as caught:
         written = write_embeddings(path, cnn, source)
-    messages = [str(warning.message) for warning in caught]
+    messages = [str(warning.message) for warning in of_test(caught)]
     assert [m.split(":")[0] for m in messages] == [
         "2 of 12 images span fewer than 16 of 256 levels, so their embeddings carry almost no information",
         "2 of 12 images could not be read; their rows are NaN. The first is " + repr(source.paths[3]),
