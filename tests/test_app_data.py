@@ -255,6 +255,26 @@ def test_out_of_fold_predictions_leave_out_classes_that_cannot_be_split():
         predict_out_of_fold(head, X, y, np.repeat([0, 1], [10, 11]), lambda done, total: None)
 
 
+def test_out_of_fold_predictions_of_whole_numbers_are_not_rounded():
+    X = np.random.default_rng(0).normal(size=(30, 3))
+    y = np.round(X @ [1, 2, 3]).astype(int)
+    result = predict_out_of_fold(make_pipeline(Ridge()), X, y, np.arange(30), lambda done, total: None)
+    expected = predict_out_of_fold(
+        make_pipeline(Ridge()), X, y * 1.0, np.arange(30), lambda done, total: None
+    )
+    np.testing.assert_array_equal(result.predicted, expected.predicted)
+    assert (result.predicted % 1 != 0).all() and result.scores.tolist() == expected.scores.tolist()
+
+
+def test_out_of_fold_predictions_of_small_classes():
+    X = np.random.default_rng(0).normal(size=(6, 3)) + np.repeat([0, 9], 3)[:, None]
+    y = np.repeat(["a", "b"], 3)
+    result = predict_out_of_fold(
+        make_pipeline(LogisticRegression()), X, y, np.arange(6), lambda done, total: None
+    )
+    assert len(result.scores) == 3 and result.predicted.tolist() == y.tolist()
+
+
 # --- in a browser
 
 

@@ -23,6 +23,8 @@ from tlfeatures.calibration import CalibratedHead
 from tlfeatures.cli import main
 from tlfeatures.errors import InvalidParameterError
 from tlfeatures.export import export_onnx
+from tlfeatures.export._heads import convert_finetuned_head
+from tlfeatures.finetune import FineTunedModel
 from tlfeatures.heads import BlockScaler, make_head
 from tlfeatures.saved_models import save_model, save_pipeline
 
@@ -213,6 +215,25 @@ def test_fine_tuned_networks(kind, tmp_path):
         np.testing.assert_allclose(outputs["probabilities"], model.predict_proba(X), atol=1e-4)
     else:
         np.testing.assert_allclose(outputs["prediction"], model.predict(X), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "classes", [["a", "é"], [False, True], [3, 7]], ids=["strings", "booleans", "integers"]
+)
+@pytest.mark.parametrize("dtype", [None, object], ids=["array", "objects"])  # those of pandas are objects
+def test_labels_of_fine_tuned_networks(classes, dtype):
+    head = convert_finetuned_head(FineTunedModel(None, np.array(classes, dtype)), 2)
+    head.ir_version = 8  # as in the file
+    session = onnxruntime.InferenceSession(head.SerializeToString())
+    labels, probabilities = session.run(None, {"embedding": np.array([[9, 0], [0, 9]], "float32")})
+    assert labels.tolist() == classes
+    np.testing.assert_allclose(probabilities, np.eye(2), atol=1e-3)
+
+
+def test_labels_that_are_objects(tmp_path):
+    model = fit(make_head("logreg"), np.where(TWO, "é", "a").astype(object))
+    outputs = run(export_onnx(model, tmp_path / "model.onnx").path, X)
+    assert outputs["label"].tolist() == model.predict(X).tolist()
 
 
 def test_prediction_sets_are_named_as_not_included(tmp_path):

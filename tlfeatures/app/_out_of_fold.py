@@ -100,8 +100,10 @@ def predict_out_of_fold(
     X, y, groups = X[rows], y[rows], np.unique(groups[rows], return_inverse=True)[1]
     classes = np.unique(y) if is_for_classes else None
     n_folds = min(N_FOLDS, int(groups.max()) + 1)
+    if is_for_classes:
+        n_folds = min(n_folds, int(np.unique(y, return_counts=True)[1].max()))
     folds = make_folds(n_folds, y, groups, "classification" if is_for_classes else "regression", 0)
-    predicted = np.empty(len(y), y.dtype)
+    predicted = np.empty(len(y), y.dtype if is_for_classes else float)  # also for whole numbers
     outputs = None if classes is None else np.full((len(y), len(classes)), np.nan)
     for i, (train, test) in enumerate(folds):
         on_fold(i, len(folds))

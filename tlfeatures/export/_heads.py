@@ -161,7 +161,7 @@ def convert_head(head: Any, width: int) -> Any:
             scores = editor.apply("Log", editor.apply("Max", scores, editor.constant(np.float32(1e-6))))
         scores = editor.apply("Mul", scores, editor.constant(np.float32(parts.inverse_temperature)))
         scores = editor.apply("Softmax", scores, axis=1)
-    _set_class_outputs(editor, label, name, scores, np.asarray(parts.estimator.classes_))
+    _set_class_outputs(editor, label, name, scores, np.array(parts.estimator.classes_.tolist()))
     return editor.model
 
 
@@ -171,7 +171,7 @@ def convert_finetuned_head(finetuned: FineTunedModel, width: int) -> Any:
     if finetuned.classes is None:
         _add_prediction(editor, "embedding", finetuned.mean, finetuned.scale)
         return editor.model
-    classes = np.asarray(finetuned.classes)
+    classes = np.array(finetuned.classes.tolist())  # an array of objects becomes one of strings or numbers
     names = classes.astype(object) if classes.dtype.kind == "U" else classes.astype(np.int64)
     scores = editor.apply("Softmax", "embedding", axis=1)
     label = editor.apply("Gather", editor.constant(names), editor.apply("ArgMax", scores, axis=1, keepdims=0))
@@ -189,7 +189,7 @@ def _add_prediction(editor: GraphEditor, value: str, mean: float, scale: float) 
 
 def _set_class_outputs(editor: GraphEditor, label: str, name: str, scores: str, classes: np.ndarray) -> None:
     types = editor.onnx.TensorProto
-    label_type = types.STRING if classes.dtype.kind in "UO" else types.INT64
+    label_type = types.STRING if classes.dtype.kind == "U" else types.INT64
     shape = ["n", len(classes)]
     editor.set_outputs({"label": (label, label_type, ["n"]), name: (scores, types.FLOAT, shape)})
 
