@@ -341,6 +341,26 @@ def test_journal_without_its_last_line_end_keeps_the_other_lines(tmp_path):
         Journal(path)
 
 
+@pytest.mark.parametrize("content", [b"no line end", b'{"a": 1}\nmy notes', b"PK\n\0", b'{"i": 1}\n[2]\n{"i'])
+def test_other_files_are_not_journals_and_stay_as_they_are(tmp_path, content):
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(JournalError, match=r"is not a change of labels.*pass another --journal"):
+            Journal(path)
+    assert path.read_bytes() == content
+
+
+def test_lines_of_a_dataset_are_not_changes_of_labels(labelled):
+    path = labelled.folder / "data.jsonl"
+    path.write_text('{"undo": true}\n{"path": "a.png", "label": "disc"}\n')
+    with (
+        Journal(path) as journal,
+        pytest.raises(JournalError, match=r"Line 2 of the journal of labels .*data\.jsonl"),
+    ):
+        Labels(labelled.model, journal)
+
+
 @pytest.mark.slow
 def test_kill_loses_no_change_that_was_written(tmp_path):
     code = f"""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,8 @@ class Journal:
     Raises
     ------
     JournalError
-        If the file cannot be opened, another process uses it, or a line other than the last is damaged.
+        If the file cannot be opened, another process uses it, a line other than the last is damaged, or it is not a
+        journal. The file is then unchanged.
 
     Examples
     --------
@@ -71,7 +71,7 @@ class Journal:
             ) from None
         try:
             self._lock()
-            self.entries = list(self._read())
+            self.entries = self._read()
         except BaseException:
             self.close()
             raise
@@ -121,19 +121,36 @@ class Journal:
                 f"Another process uses the journal of labels {self.path!r}. Stop it, or pass another --journal."
             ) from None
 
-    def _read(self) -> Iterator[dict[str, Any]]:
+    def _read(self) -> list[dict[str, Any]]:
         content = Path(self.path).read_bytes()
         end = content.rfind(b"\n") + 1
-        if end < len(content):
-            os.ftruncate(self._fd, end)
+        entries = []
         for number, line in enumerate(content[:end].splitlines(), start=1):
             try:
                 entry = json.loads(line)
                 if not isinstance(entry, dict):
                     raise ValueError
             except ValueError:
-                raise JournalError(
-                    f"Line {number} of the journal of labels {self.path!r} is damaged. Remove the line, or pass "
-                    "another --journal."
-                ) from None
-            yield entry
+                raise self.make_error(number) from None
+            entries.append(entry)
+        if end < len(content):
+            if content[end : end + 1] not in (
+                b"{",
+                b"\0",
+            ):  # not the beginning of a change, nor a block never written
+                raise self.make_error(len(entries) + 1)
+            os.ftruncate(self._fd, end)
+        return entries
+
+    def make_error(self, number: int) -> JournalError:
+        """Make the error of a line that is not a change of labels.
+
+        Parameters
+        ----------
+        number : int
+            Number of the line, from 1.
+        """
+        return JournalError(
+            f"Line {number} of the journal of labels {self.path!r} is not a change of labels. If it is damaged, remove "
+            "the line; if this is another file, pass another --journal."
+        )

@@ -55,8 +55,11 @@ class Labels:
         for row, key in zip(self.training.rows.tolist(), self.training.keys, strict=True):
             self._positions.setdefault(key.tobytes().hex(), []).append(row)
         self._keys = {row: key for key, rows in self._positions.items() for row in rows}
-        for entry in journal.entries:
-            self._apply(entry)
+        for number, entry in enumerate(journal.entries, start=1):
+            try:
+                self._apply(entry)
+            except (KeyError, TypeError):
+                raise journal.make_error(number) from None
         if len(labelled := self._find_labelled(self.current[self.training.rows])):
             self.retraining.prepare(labelled)
 
