@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import importlib.metadata
 import pickle
 import subprocess
 import sys
 import warnings
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -168,6 +170,85 @@ def test_training_after_fit_is_noticed():
         cnn.transform(X)
 
 
+def test_a_pooling_that_is_used_twice_changes_the_identity():
+    conv1, conv2, pool = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.MaxPool2d(2)
+    networks = [
+        nn.Sequential(OrderedDict(conv1=conv1, pool1=pool, **options, conv2=conv2))
+        for options in ({}, {"pool2": pool})
+    ]
+    first, second = (features(n, layer="conv2").fit(X).recipes_[0]["digest"] for n in networks)
+    assert first != second
+
+
+@pytest.mark.parametrize("change", ["number", "tensor", "hook"])
+def test_settings_of_own_classes_may_change(change, tmp_path):
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.factor, self.offset = 2, torch.zeros(1)
+
+        def forward(self, x):
+            return x * self.factor + self.offset
+
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), Scale())
+    cnn = features(module, layer="1", cache=tmp_path)
+    before = cnn.fit_transform(X)
+    if change == "number":
+        module[1].factor = 6
+    elif change == "tensor":
+        module[1].offset += 4
+    else:
+        module[1].register_forward_hook(lambda *args: args[2] * 3)
+    expected = before + 4 if change == "tensor" else before * 3
+    np.testing.assert_allclose(cnn.fit_transform(X), expected, rtol=1e-5, atol=1e-6)
+
+
+class Windows(nn.Module):
+    """Attention in windows: the first axis of what its layers compute has all windows of all images."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        b, c, h, w = x.shape
+        windows = x.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 3, 5, 1)
+        y = self.linear(windows.reshape(-1, 4, c)).reshape(windows.shape)
+        return y.permute(0, 5, 1, 3, 2, 4).reshape(x.shape)
+
+
+def test_layers_without_a_row_for_each_image_cannot_be_read():
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), Windows())
+    assert list_layers(module) == ["0", "1"]
+    with pytest.raises(UnknownNameError, match=r"'1\.linear'.*a row for each image, cannot be read"):
+        features(module, layer="1.linear").fit(X)
+
+
+class ChannelsLast(nn.Module):
+    def forward(self, x):
+        return x.permute(0, 2, 3, 1)
+
+
+def test_maps_with_the_channels_last():
+    module = nn.Sequential(nn.Conv2d(3, 16, 3, 2), ChannelsLast(), nn.LayerNorm(16))
+    assert [row["shape"] for row in layer_table(module, image_size=(20, 24))] == [(9, 11, 16)] * 3
+    for pooling in ("avg", "max", "flatten"):
+        expected = features(module, layer="0", pooling=pooling).fit_transform(X)
+        result = features(module, layer="1", pooling=pooling).fit_transform(X)
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+    assert features(module).fit(X).layers_ == ["2"]
+    assert features(module).fit_transform(X).shape == (5, 16)
+
+
+def test_classes_of_open_clip_are_identified_by_its_version(monkeypatch):
+    names = []
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: names.append(name) or "2.30")
+    layer = type("Block", (nn.Sequential,), {"__module__": "open_clip.transformer"})
+    recipe = features(nn.Sequential(nn.Conv2d(3, 4, 3), layer(nn.ReLU()))).fit(X).recipes_[0]
+    assert "process" not in recipe
+    assert "open_clip_torch" in names and "open_clip" not in names
+
+
 @pytest.mark.parametrize("change", ["class", "hook", "function", "object"])
 def test_what_cannot_be_identified_is_not_shared_with_other_processes(change, residual):
     network = make_network()
@@ -233,6 +314,18 @@ def test_search_and_grid_search(network, tmp_path):
         {"cnnfeatures__layer": ["1", "4"]},
     )
     assert grid.fit(images, y).best_score_ == 1
+
+
+def test_a_search_chooses_layers_at_the_only_size_that_a_module_accepts():
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 9 * 11, 2))
+    search = FeatureSearchCV(
+        module, layers="standard", poolings="avg", image_sizes=[(20, 24)], resize="stretch",
+        normalization=(MEAN, STD), heads="ridge", cv=2, cache=None,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of few images
+        search.fit(np.concatenate([X, X + 1, X + 2, X + 3]), np.arange(20) % 2)
+    assert set(search.table()["layer"]) == {"1"}
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,8 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +23,7 @@ __all__ = ["TorchFunction", "describe_code", "hash_weights", "is_module", "tf32_
 
 # packages whose classes are identified by their name and version; modules of other classes may compute anything
 _LIBRARIES = {"torch", "torchvision", "timm", "transformers", "open_clip"}
+_DISTRIBUTIONS = {"open_clip": "open_clip_torch"}  # whose name is not that of their package
 _tf32_lock = threading.Lock()  # TF32 is switched for the whole process
 
 
@@ -81,7 +81,7 @@ def _placement(module: Any) -> tuple[Any, Any]:
 
 
 def trace_outputs(module: Any, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
-    """Run a module on a black image, and return the layers that can be read, in the order of computation.
+    """Run a module on two black images, and return the layers that can be read, in the order of computation.
 
     Parameters
     ----------
@@ -93,27 +93,41 @@ def trace_outputs(module: Any, size: tuple[int, int]) -> dict[str, tuple[int, ..
     -------
     dict of str to tuple of int
         The shape of the output without the batch axis; feature maps as (h, w, c). Layers that are called more than
-        once, or whose output is not one tensor of 2 to 4 axes, are left out.
+        once, or whose output is not one tensor of 2 to 4 axes with a row for each image (that of attention in windows
+        may have one for each window), are left out.
     """
     import torch
 
     module, calls = _copy(module), {}
 
     def hook(name: str, _module: Any, _inputs: Any, output: Any) -> None:
-        calls.setdefault(name, []).append(output.shape[1:] if isinstance(output, torch.Tensor) else ())
+        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else ()
+        calls.setdefault(name, []).append(shape[1:] if shape[:1] == (2,) else ())
 
     for name, child in module.named_modules():
         if name:
             child.register_forward_hook(functools.partial(hook, name))
     device, dtype = _placement(module)
     with torch.inference_mode():
-        module(torch.zeros(1, 3, *size, device=device, dtype=dtype))
-    shapes = {name: tuple(outputs[0]) for name, outputs in calls.items() if len(outputs) == 1}
+        module(torch.zeros(2, 3, *size, device=device, dtype=dtype))
+    shapes = {name: outputs[0] for name, outputs in calls.items() if len(outputs) == 1}
     return {
-        name: (*shape[1:], shape[0]) if len(shape) == 3 else shape
+        name: (*shape[1:], shape[0]) if _is_channels_first(shape, size) else shape
         for name, shape in shapes.items()
         if len(shape) in (1, 2, 3)
     }
+
+
+def _is_channels_first(shape: Sequence[int], size: Sequence[int]) -> bool:
+    """Whether an output without its batch axis is (c, h, w).
+
+    It is (h, w, c), as in Swin Transformers, if only its first two axes can be height and width of the image.
+    """
+
+    def is_scaled(height: int, width: int) -> bool:
+        return abs(height * size[1] - width * size[0]) <= size[0] + size[1]  # each rounded by up to one pixel
+
+    return len(shape) == 3 and (is_scaled(*shape[1:]) or not is_scaled(*shape[:2]))
 
 
 @dataclass
@@ -142,6 +156,7 @@ class TorchFunction:
         self.module = _copy(self.module)
         self._lock = threading.Lock()  # the hooks of one module write to one dict
         self._results: dict[tuple[str, str], Any] = {}
+        self._size: Sequence[int] = ()  # height and width of the images of the batch
         poolings: dict[str, list[str]] = {}
         for name, part in self.outputs:
             poolings.setdefault(name, []).append(part)
@@ -155,6 +170,8 @@ class TorchFunction:
 
     def _read(self, name: str, parts: list[str], _module: Any, _inputs: Any, output: Any) -> None:
         # pooled at once: a later layer may write into this output
+        if _is_channels_first(output.shape[1:], self._size):
+            output = output.permute(0, 2, 3, 1)
         self._results.update({(name, part): _pool(output, part) for part in parts})
         if len(self._results) == len(set(self.outputs)):
             raise _AllRead
@@ -170,7 +187,7 @@ class TorchFunction:
         with self._lock, torch.inference_mode(), _tf32(self.precision != "float32"):
             x = (torch.from_numpy(np.ascontiguousarray(batch)).to(device).float() / 255.0 - mean) / std
             x = x.permute(0, 3, 1, 2).contiguous().to(dtype)
-            self._results = {}
+            self._results, self._size = {}, batch.shape[1:3]
             autocast = torch.autocast(device.type, dtype=reduced, enabled=reduced is not None)
             with autocast, contextlib.suppress(_AllRead):
                 self.module(x)
@@ -179,12 +196,10 @@ class TorchFunction:
 
 
 def _pool(x: Any, part: str) -> Any:
-    """Pool an output (b, c, h, w), (b, n, c) or (b, c) to float32 (b, d), as `tlfeatures.networks.pool` does."""
+    """Pool an output (b, h, w, c), (b, n, c) or (b, c) to float32 (b, d), as `tlfeatures.networks.pool` does."""
     import torch
 
     x = x.to(torch.float32, copy=True)
-    if x.ndim == 4:
-        x = x.permute(0, 2, 3, 1)
     axes = tuple(range(1, x.ndim - 1))
     if part == "none":
         return x
@@ -205,88 +220,99 @@ def hash_weights(module: Any) -> str:
 
     A layer may use weights of any other, so the weights of all layers count for each.
     """
-    import torch
-
-    h = hashlib.blake2b(digest_size=16)
     tensors = [
         *module.named_parameters(remove_duplicate=False),
         *module.named_buffers(remove_duplicate=False),
     ]
+    # `num_batches_tracked` counts training steps
+    return _hash_tensors((n, tensor) for n, tensor in tensors if not n.endswith("num_batches_tracked"))
+
+
+def _hash_tensors(tensors: Iterable[tuple[str, Any]]) -> str:
+    import torch
+
+    h = hashlib.blake2b(digest_size=16)
     for name, tensor in tensors:
-        if name.endswith("num_batches_tracked"):
-            continue  # counts training steps
-        _hash_tensor(h, name, tensor, torch)
+        h.update(f"|{name} {tensor.dtype} {tuple(tensor.shape)}|".encode())
+        values = tensor.detach().cpu().contiguous().reshape(-1)
+        h.update(values.view(torch.uint8).numpy().data)
     return h.hexdigest()
 
 
-def _hash_tensor(h: Any, name: str, tensor: Any, torch: Any) -> None:
-    h.update(f"|{name} {tensor.dtype} {tuple(tensor.shape)}|".encode())
-    values = tensor.detach().cpu().contiguous().reshape(-1)
-    h.update(values.view(torch.uint8).numpy().data)
-
-
-def describe_code(module: Any) -> str | None:
-    """Describe the layers of a module and their settings; None if they cannot be identified.
+def describe_code(module: Any) -> tuple[str, bool]:
+    """Describe the layers of a module and their settings; return also whether this identifies what they compute.
 
     Classes of other packages than PyTorch, torchvision, timm, transformers and open_clip may compute anything, as
     may hooks, functions and objects that are settings of a layer.
     """
-    own = set(vars(type_of_plain_module()()))
-    try:
-        described = [
-            [name, _qualified_name(type(child)), _settings(child, own)]
-            for name, child in module.named_modules()
-        ]
-    except _Unknown:
-        return None
-    packages = {entry[1].split(".")[0] for entry in described} - {"torch"}
-    versions = {name: importlib.metadata.version(name) for name in sorted(packages & set(sys.modules))}
-    return json.dumps([described, versions], sort_keys=True)
-
-
-def type_of_plain_module() -> Any:
-    """Return the class ``torch.nn.Module``."""
     import torch
 
-    return torch.nn.Module
+    own, describe = set(vars(torch.nn.Module())), _Describer()
+    described = [
+        [
+            name,
+            describe.name(type(child)),
+            describe.hooks(child),
+            {key: describe(value) for key, value in vars(child).items() if key not in own},
+        ]
+        for name, child in module.named_modules(remove_duplicate=False)  # a pooling may be shared
+    ]
+    versions = {name: _find_version(name) for name in sorted(describe.packages - {"torch"})}
+    is_known = describe.is_known and None not in versions.values()
+    return json.dumps([described, versions], sort_keys=True), is_known
 
 
-class _Unknown(Exception):
-    """A part of a module cannot be identified."""
+def _find_version(package: str) -> str | None:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(_DISTRIBUTIONS.get(package, package))
+    return None
 
 
-def _qualified_name(value: Any) -> str:
-    module = str(getattr(value, "__module__", "") or "")
-    name = getattr(value, "__qualname__", None)
-    if (
-        module.split(".")[0] not in _LIBRARIES | {"builtins", "_operator", "math"}
-        or name is None
-        or "<" in name
-    ):
-        raise _Unknown
-    return f"{module}.{name}"
+class _Describer:
+    """Convert settings of layers to JSON values.
 
+    Attributes
+    ----------
+    is_known : bool
+        False after a part that may compute anything; only its type is described.
+    packages : set of str
+        Those of the classes and functions.
+    """
 
-def _settings(child: Any, own: set[str]) -> dict[str, Any]:
-    if child._forward_hooks or child._forward_pre_hooks:
-        raise _Unknown
-    return {name: _plain(value) for name, value in vars(child).items() if name not in own}
+    def __init__(self) -> None:
+        self.is_known, self.packages = True, set[str]()
 
+    def __call__(self, value: Any) -> Any:
+        if value is None or isinstance(value, (bool, int, str)):
+            return value
+        if isinstance(value, float):
+            return repr(value)
+        if isinstance(value, (list, tuple)):
+            return [self(item) for item in value]
+        if isinstance(value, dict):
+            return {str(self(key)): self(item) for key, item in value.items()}
+        if isinstance(value, functools.partial):
+            return [self.name(value.func), self(value.args), self(value.keywords)]
+        if type(value).__module__ == "torch" and type(value).__name__ in ("dtype", "device"):
+            return str(value)
+        if callable(value) and not is_module(value):
+            return self.name(value)
+        self.is_known = False
+        is_tensor = type(value).__module__ == "torch" and type(value).__name__ == "Tensor"
+        return _hash_tensors([("", value)]) if is_tensor else type(value).__qualname__
 
-def _plain(value: Any) -> Any:
-    """Convert a setting of a layer to a JSON value."""
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        return repr(value)
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, functools.partial):
-        return [_qualified_name(value.func), _plain(value.args), _plain(value.keywords)]
-    if type(value).__module__ == "torch" and type(value).__name__ in ("dtype", "device"):
-        return str(value)
-    if callable(value) and not is_module(value):
-        return _qualified_name(value)
-    raise _Unknown
+    def name(self, value: Any) -> str:
+        """Return the name of a class or function."""
+        package = str(getattr(value, "__module__", "") or "").split(".")[0]
+        name = getattr(value, "__qualname__", None)
+        if package not in _LIBRARIES | {"builtins", "_operator", "math"} or name is None or "<" in name:
+            self.is_known = False
+            return name or type(value).__qualname__
+        self.packages |= {package} & _LIBRARIES
+        return f"{value.__module__}.{name}"
+
+    def hooks(self, module: Any) -> int:
+        """Return the number of hooks of a layer."""
+        n_hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
+        self.is_known &= not n_hooks
+        return n_hooks

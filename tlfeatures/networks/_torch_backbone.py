@@ -105,12 +105,12 @@ class TorchBackbone:
                     f"layer of {self.name}",
                     layer,
                     list(outputs),
-                    "layers that are called more than once, or whose output is not one tensor, cannot be read; "
-                    "list_layers(module) for all names",
+                    "layers that are called more than once, or whose output is not one tensor with a row for each "
+                    "image, cannot be read; list_layers(module) for all names",
                     "layer",
                 )
-        code = describe_code(self.model)
-        process = _tokens.setdefault(self.model, secrets.token_hex(16)) if code is None else None
+        code, is_known = describe_code(self.model)
+        process = None if is_known else _tokens.setdefault(self.model, secrets.token_hex(16))
         identity = {"code": code, "weights": hash_weights(self.model)}
         taps = tuple(
             Tap(layer, outputs[layer], recipe_digest({**identity, "layer": layer}), process)
@@ -125,7 +125,7 @@ class TorchBackbone:
         except Exception as error:
             raise ValueError(
                 f"The module {self.name} cannot compute images of {height}x{width} pixels, a tensor "
-                f"(1, 3, {height}, {width}): {' '.join(str(error).split())[:300]}. Pass the `image_size` that "
+                f"(2, 3, {height}, {width}): {' '.join(str(error).split())[:300]}. Pass the `image_size` that "
                 "it expects."
             ) from error
         if not outputs:

@@ -175,7 +175,7 @@ def _plan_embeddings(
     ).with_views(grid.views)
     taps = {tap.layer: tap for tap in plan.description.taps}
     layer_sets = layer_sets or [(tuple(taps), False)]
-    standard = list(backbone.spec.taps) if backbone.spec else _choose_taps(model) if names else []
+    standard = list(backbone.spec.taps) if backbone.spec else _choose_taps(model, backbone) if names else []
     macs = count_operations(backbone, plan.description.image_size, store)
     full_macs = max(macs.get(layer, 0) for layer in (standard[-1:] or layer_sets[-1][0]))
     name = _get_canonical_name(backbone, model)
@@ -251,7 +251,7 @@ def _list_layer_sets(
     entries = list(layers) if isinstance(layers, Iterable) and not isinstance(layers, str) else [layers]
     taps = list(backbone.spec.taps) if backbone.spec else []
     if not taps and any(isinstance(entry, str) and entry in _WORDS for entry in entries):
-        taps = _choose_taps(model)
+        taps = _choose_taps(model, backbone)
     sets: list[LayerSet] = []
     for entry in entries:
         if isinstance(entry, str) and entry in _WORDS:
@@ -280,10 +280,12 @@ def _get_canonical_name(backbone: Backbone | TorchBackbone, model: Any) -> Any:
     return backbone.spec.name if backbone.spec else backbone.path or model
 
 
-def _choose_taps(model: Any) -> list[str]:
+def _choose_taps(model: Any, backbone: Backbone | TorchBackbone) -> list[str]:
     """Choose taps of a user's model: the last feature map of each resolution, at most six."""
     last_layers: dict[tuple[int, ...], str] = {}
-    for row in layer_table(model):
+    # a keras.Model knows the size of its images, a torch.nn.Module does not
+    size = backbone.image_size if isinstance(backbone, TorchBackbone) else None
+    for row in layer_table(model, size):
         if len(row["shape"]) == 3:
             last_layers.pop(row["shape"][:2], None)
             last_layers[row["shape"][:2]] = row["layer"]
