@@ -341,6 +341,31 @@ def test_journal_without_its_last_line_end_keeps_the_other_lines(tmp_path):
         Journal(path)
 
 
+def test_changes_that_cannot_be_written_name_the_reason(labelled, monkeypatch):
+    labelled.post("/app/labels", json={"rows": [0], "label": "disc"})
+    written = (labelled.folder / "labels.jsonl").read_bytes()
+
+    def fail(fd):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", fail)
+        for path, content in (("labels", {"rows": [23], "label": "stripes"}), ("undo", {})):
+            response = labelled.post(f"/app/{path}", json=content)
+            assert response.status_code == 500
+            assert re.search(r"labels\.jsonl.*No space left.*repeat the change", response.json()["detail"])
+    assert read_labels(labelled) == ["disc"] * 12 + ["stripes"] * 11 + ["disc"]
+    assert (labelled.folder / "labels.jsonl").read_bytes() == written
+    labelled.post("/app/retrain", json={})
+    assert wait_for_training(labelled)["state"] == "finished"
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", fail)
+        response = labelled.post("/app/save", json={})
+    assert response.status_code == 500
+    assert re.search(r"shapes-labels-1\.tlf.*No space left.*save it again", response.json()["detail"])
+    assert sorted(path.name for path in labelled.folder.iterdir()) == ["labels.jsonl", "shapes.tlf"]
+
+
 @pytest.mark.parametrize("content", [b"no line end", b'{"a": 1}\nmy notes', b"PK\n\0", b'{"i": 1}\n[2]\n{"i'])
 def test_other_files_are_not_journals_and_stay_as_they_are(tmp_path, content):
     path = tmp_path / "notes.txt"

@@ -164,6 +164,54 @@ def test_training_on_earlier_labels_is_not_continued(labels, images):
     assert state["done"] == state["total"] == 11
 
 
+def test_state_is_described_while_the_provisional_head_is_computed(labels, monkeypatch):
+    started, proceed, states = threading.Event(), threading.Event(), []
+    prepare = labels.retraining.prepare
+
+    def wait_and_prepare(rows):
+        started.set()
+        assert proceed.wait(60)
+        return prepare(rows)
+
+    monkeypatch.setattr(labels.retraining, "prepare", wait_and_prepare)
+    training = threading.Thread(target=labels.retrain)
+    training.start()
+    assert started.wait(60)
+    describing = threading.Thread(
+        target=lambda: states.append(labels.retraining.describe()["state"]), daemon=True
+    )
+    describing.start()  # the service would answer no request meanwhile
+    describing.join(20)
+    proceed.set()
+    training.join(60)
+    assert states == ["unchanged"] and labels.retraining.describe()["state"] == "training"
+
+
+def test_the_last_of_two_calls_at_the_same_time_has_the_last_labels(labels, images, monkeypatch):
+    started, proceed = threading.Event(), threading.Event()
+    prepare = labels.retraining.prepare
+
+    def wait_and_prepare(rows):
+        if not started.is_set():  # the first call
+            started.set()
+            assert proceed.wait(60)
+        return prepare(rows)
+
+    monkeypatch.setattr(labels.retraining, "prepare", wait_and_prepare)
+    threads = [threading.Thread(target=labels.retrain) for _ in range(2)]
+    threads[0].start()
+    assert started.wait(60)
+    labels.change([0], "dark")
+    threads[1].start()
+    threads[1].join(0.5)  # it waits for the first
+    proceed.set()
+    for thread in threads:
+        thread.join(60)
+    BlockedHead.proceed.set()
+    wait_for(labels, "finished")
+    assert predict(labels, images[:1]).values.tolist() == ["dark"]
+
+
 def test_head_that_cannot_be_trained_leaves_the_one_before(labels, images):
     labels.change(list(range(13, 24)), "dark")
     labels.change([0], "dark")

@@ -49,6 +49,7 @@ class Labels:
         self.original, self.current = self.training.labels, self.training.labels.copy()
         self.texts = {str(label): label for label in model.fitted.classes.tolist()}
         self._lock = threading.RLock()
+        self._starting, self._saving = threading.Lock(), threading.Lock()
         self._history: list[dict[int, Any]] = []
         self.retraining = Retraining(model)
         self._positions: dict[str, list[int]] = {}
@@ -79,7 +80,7 @@ class Labels:
         with self._lock:
             keys = list(dict.fromkeys(self._keys[row] for row in rows))
             entry = {"time": round(time.time(), 3), "images": keys, "label": label}
-            self.journal.append(entry)
+            self._append(entry)
             return self._apply(entry)
 
     def undo(self) -> list[int]:
@@ -88,10 +89,20 @@ class Labels:
             if not self._history:
                 return []
             entry = {"time": round(time.time(), 3), "undo": True}
-            self.journal.append(entry)
+            self._append(entry)
             rows = list(self._history[-1])
             self._apply(entry)
             return rows
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        try:
+            self.journal.append(entry)
+        except OSError as error:
+            detail = (
+                f"The change cannot be written to {self.journal.path!r} ({error.strerror or error}), so the labels "
+                "are as before. Make the file writable or free some space, then repeat the change."
+            )
+            raise Problem(500, "journal-not-written", detail) from None
 
     def _apply(self, entry: dict[str, Any]) -> int:
         if entry.get("undo"):
@@ -156,13 +167,16 @@ class Labels:
         Problem
             If the head cannot be trained on these labels.
         """
-        with self._lock:
-            current = self.current[self.training.rows]
-            before = np.where(self.original == None, self.current, self.original)[self.training.rows]  # noqa: E711
-        labelled = self._find_labelled(current)
-        if not len(labelled):
-            raise Problem(422, "cannot-train", "No image has a label.")
-        return self.retraining.start(labelled, *(_to_array(labels[labelled]) for labels in (current, before)))
+        with self._starting:  # the last call has the last labels
+            with self._lock:
+                current = self.current[self.training.rows]
+                before = np.where(self.original == None, self.current, self.original)[self.training.rows]  # noqa: E711
+            labelled = self._find_labelled(current)
+            if not len(labelled):
+                raise Problem(422, "cannot-train", "No image has a label.")
+            return self.retraining.start(
+                labelled, *(_to_array(labels[labelled]) for labels in (current, before))
+            )
 
     def save(self) -> str:
         """Save the retrained model as a new file beside the old one; return its path.
@@ -170,16 +184,24 @@ class Labels:
         Raises
         ------
         Problem
-            If the head was not trained again, or its training continues.
+            If the head was not trained again, its training continues, or the file cannot be written.
         """
         head = self.retraining.head
         old, number = Path(self.model.path), 1
-        while (path := old.with_name(f"{old.stem}-labels-{number}{old.suffix}")).exists():
-            number += 1
         cnn = load_model(old).cnn  # with the store that the served model does not use
         pipeline = Pipeline([("cnn", cnn), *head.steps])
         pipeline.training_digests_ = np.unique(self.training.keys[self.training.is_for_training], axis=0)
-        save_pipeline(pipeline, path)
+        with self._saving:  # two files never get the same name
+            while (path := old.with_name(f"{old.stem}-labels-{number}{old.suffix}")).exists():
+                number += 1
+            try:
+                save_pipeline(pipeline, path)
+            except OSError as error:
+                detail = (
+                    f"The model cannot be saved as {str(path)!r} ({error.strerror or error}). Make the folder writable "
+                    "or free some space, then save it again."
+                )
+                raise Problem(500, "model-not-saved", detail) from None
         return str(path)
 
     def export(self) -> str:

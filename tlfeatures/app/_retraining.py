@@ -80,6 +80,8 @@ class Retraining:
     def start(self, rows: np.ndarray, labels: np.ndarray, labels_before: np.ndarray) -> dict[str, Any]:
         """Use a provisional head from now on, and start the training of the model's own head.
 
+        Calls must not overlap.
+
         Parameters
         ----------
         rows : ndarray of int, shape (m,)
@@ -98,15 +100,15 @@ class Retraining:
             If no head can be trained on these labels.
         """
         start = time.perf_counter()
-        with self._lock:
-            try:
-                head = Pipeline([("provisional", self.prepare(rows).fit(labels))])
-            except ValueError as error:
-                raise Problem(422, "cannot-train", str(error)) from None
+        try:
+            head = Pipeline([("provisional", self.prepare(rows).fit(labels))])
+        except ValueError as error:
+            raise Problem(422, "cannot-train", str(error)) from None
+        n_folds = min(_FOLDS, int(np.unique(labels, return_counts=True)[1].min()))
+        n_fits = 1 + (2 * n_folds if n_folds > 1 else 0)
+        with self._lock:  # not before, because `describe` waits for it
             self._number += 1
             self._use(head)
-            n_folds = min(_FOLDS, int(np.unique(labels, return_counts=True)[1].min()))
-            n_fits = 1 + (2 * n_folds if n_folds > 1 else 0)
             seconds = time.perf_counter() - start
             self._state = {"state": "training", "done": 0, "total": n_fits, "provisional_seconds": seconds}
             state = dict(self._state)
