@@ -387,7 +387,7 @@ def test_page_shows_prediction_sets(tmp_path):
     note = "2 of 3 classes have fewer than 10 images."
     sets = PredictionSets(60, error_rates, classes, note)
     _, page, summary = write(tmp_path, prediction_sets=sets)
-    for text in ("Is the prediction sure?", "10% 91.2% 1.23 77.0%", "class 00 20 85.0% 1.40", note,
+    for text in ("How certain is a prediction?", "10% 91.2% 1.23 77.0%", "class 00 20 85.0% 1.40", note,
                  "share of the 60 images whose set contains", "Duplicates are split between folds",
                  "ConformalClassifier", "tlfeatures fit --conformal 0.1"):  # fmt: skip
         assert text in page, text
@@ -404,7 +404,7 @@ def test_page_shows_prediction_intervals(tmp_path):
     _, page, summary = write(tmp_path, make_result(0), prediction_intervals=intervals)
     rates, thirds = intervals.error_rates, intervals.thirds
     width, share = rates["width"][1], rates["share_of_range"][1]
-    for text in ("Is the prediction sure?", f"10% {rates['coverage'][1]:.1%} {width:.4g} {share:.1%}",
+    for text in ("How certain is a prediction?", f"10% {rates['coverage'][1]:.1%} {width:.4g} {share:.1%}",
                  "share of the 60 images whose interval contains", "third", "ConformalRegressor",
                  "tlfeatures fit --conformal 0.1"):  # fmt: skip
         assert text in page, text
@@ -421,7 +421,7 @@ def test_page_says_why_there_are_no_prediction_sets(fitted_search, tmp_path):
     assert summary["prediction_sets"]["error_rates"] == []
     assert not (fitted_search[1] / "report/tables/prediction_sets.csv").exists()
     _, page, summary = write(tmp_path, make_result(0))
-    assert "Is the prediction sure?" not in page and "prediction_sets" not in summary
+    assert "How certain is a prediction?" not in page and "prediction_sets" not in summary
 
 
 def test_report_without_mistakes_curve_duplicates_or_map(tmp_path):
