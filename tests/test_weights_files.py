@@ -226,10 +226,23 @@ def test_a_redirect_is_followed(server, folder):
     assert [path for path, _ in server.behaviour.requests] == [f"/{VGG16}", "/moved/file"]
 
 
-def test_a_redirect_from_https_must_stay_encrypted(folder, monkeypatch):
+def test_urllib_lists_the_addresses_of_redirects(server):
+    server.behaviour.location = f"{server.url}/moved/file"
+    request = urllib.request.Request(f"{server.url}/file")
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60):
+        assert list(request.redirect_dict) == [f"{server.url}/moved/file"]
+
+
+@pytest.mark.parametrize("addresses", [[], ["http://other.example/file", "https://other.example/file"]])
+def test_a_redirect_from_https_must_stay_encrypted(folder, monkeypatch, addresses):
     response = io.BytesIO(CONTENT)
-    response.headers, response.url = {}, "http://other.example/file"
-    monkeypatch.setattr("urllib.request.urlopen", lambda request, timeout: response)
+    response.headers, response.url = {}, addresses[-1] if addresses else "http://other.example/file"
+
+    def answer(request, timeout):
+        request.redirect_dict = dict.fromkeys(addresses, 1)
+        return response
+
+    monkeypatch.setattr("urllib.request.urlopen", answer)
     with pytest.raises(WeightsError, match=r"redirects to http://other\.example/file, which is not https"):
         fetch_weights("vgg16", mirror="https://mirror.example/")
     assert os.listdir(folder) == []

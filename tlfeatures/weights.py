@@ -11,7 +11,7 @@ from tlfeatures._files import replace_file
 from tlfeatures._params import Constraint, boolean, check_parameter, integer, join_alternatives, number
 from tlfeatures.errors import InvalidParameterError, WeightsError
 from tlfeatures.networks import NETWORKS, find_network
-from tlfeatures.networks._download import hash_file, hasher
+from tlfeatures.networks._file_digests import hash_file, hasher
 from tlfeatures.networks._recognize_weights import recognize
 from tlfeatures.networks._weights import fetch_weights as _fetch
 from tlfeatures.networks._weights import writable_folder

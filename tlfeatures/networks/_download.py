@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import re
@@ -17,13 +16,14 @@ from typing import IO, Any
 
 from tlfeatures._files import sync_folder, write_file
 from tlfeatures._warnings import warn
+from tlfeatures.networks._file_digests import describe_digest, hasher
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["describe_digest", "download", "hash_file", "hasher", "is_digest"]
+__all__ = ["download"]
 
 _ATTEMPTS = 10  # as long as each receives data
 _BLOCK_BYTES = 1 << 18
@@ -89,34 +89,6 @@ def download(
         os.replace(part, target)
         sync_folder(target.parent)
         state.path.unlink(missing_ok=True)
-
-
-def hasher(digest: str) -> Any:
-    """Return a new hash of the kind of ``digest``."""
-    return hashlib.md5(usedforsecurity=False) if len(digest) == 32 else hashlib.sha256()
-
-
-def hash_file(path: str | os.PathLike[str], digest: str) -> str:
-    """Return the digest of a file, of the kind of ``digest``."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hasher(digest)).hexdigest()
-
-
-def is_digest(path: str | os.PathLike[str], digest: str) -> bool:
-    """Whether a file has a digest."""
-    return hash_file(path, digest).startswith(digest)
-
-
-def describe_digest(expected: str, actual: str) -> str:
-    """Return a phrase for a digest other than the expected one.
-
-    >>> describe_digest("7be5be79", "00112233445566778899")
-    'SHA-256 digest is 00112233..., but its name says 7be5be79'
-    """
-    if len(expected) < 32:
-        return f"SHA-256 digest is {actual[: len(expected)]}..., but its name says {expected}"
-    kind = "MD5" if len(expected) == 32 else "SHA-256"
-    return f"{kind} digest is {actual}, but {expected} is published"
 
 
 class _RestartError(OSError):
@@ -241,7 +213,12 @@ def _receive(url: str, state: _PartialFile, timeout: float, on_progress: Progres
             raise _RestartError("the server does not have this part of the file") from error
         raise OSError(f"the server answered {error.code} {error.reason} for {url}") from error
     with response:
-        _accept(url, state, response)
+        visited = [*getattr(request, "redirect_dict", ()), getattr(response, "url", None) or url]
+        if url.startswith("https:") and (
+            plain := [each for each in visited if not each.startswith("https:")]
+        ):
+            raise OSError(f"the server redirects to {plain[0]}, which is not https")
+        _accept(state, response)
         window, received = time.monotonic(), 0
         try:
             while block := response.read1(_BLOCK_BYTES):
@@ -261,12 +238,9 @@ def _receive(url: str, state: _PartialFile, timeout: float, on_progress: Progres
         raise _RestartError(f"the server sent more than the {state.total:,} bytes that it announced")
 
 
-def _accept(url: str, state: _PartialFile, response: Any) -> None:
+def _accept(state: _PartialFile, response: Any) -> None:
     """Check the headers of a response, and set where its content belongs."""
     headers = response.headers
-    final_url = getattr(response, "url", None) or url
-    if url.startswith("https:") and not final_url.startswith("https:"):
-        raise OSError(f"the server redirects to {final_url}, which is not https")
     if (headers.get("Content-Type") or "").startswith("text/html"):
         raise OSError("the server sent a web page, not a file, perhaps the page of a proxy or for signing in")
     if getattr(response, "status", None) == 206:
@@ -280,7 +254,7 @@ def _accept(url: str, state: _PartialFile, response: Any) -> None:
         length = headers.get("Content-Length")
         etag = headers.get("ETag") or ""
         validator = (etag if not etag.startswith("W/") else "") or headers.get("Last-Modified") or ""
-        state.start(url, int(length) if length else None, validator)
+        state.start(state.url, int(length) if length else None, validator)
     if state.total is not None:
         free = shutil.disk_usage(state.part.parent).free
         if free < state.total - state.size:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tlfeatures.errors import WeightsError
-from tlfeatures.networks._download import hash_file
+from tlfeatures.networks._file_digests import hash_file
 from tlfeatures.networks._weights_files import WeightsFile
 
 __all__ = ["recognize"]

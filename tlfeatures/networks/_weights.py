@@ -16,7 +16,8 @@ import numpy as np
 from tlfeatures._keras import read_checkpoint, weights_folders
 from tlfeatures.errors import MissingDependencyError, WeightsError
 from tlfeatures.networks import alexnet
-from tlfeatures.networks._download import describe_digest, download, hash_file
+from tlfeatures.networks._download import download
+from tlfeatures.networks._file_digests import describe_digest, hash_file
 from tlfeatures.networks._published_digests import PUBLISHED_DIGESTS
 from tlfeatures.networks._registry import NETWORKS, NetworkSpec
 from tlfeatures.networks.tiny import read_arrays

@@ -10,7 +10,7 @@ from typing import Any
 
 from tlfeatures._keras import untouched_random_state
 from tlfeatures.errors import WeightsError
-from tlfeatures.networks._download import describe_digest, hash_file
+from tlfeatures.networks._file_digests import describe_digest, hash_file
 from tlfeatures.networks._modules import find_builder
 from tlfeatures.networks._registry import NetworkSpec
 from tlfeatures.networks._weights import find_weights, published_digest, read_weights
