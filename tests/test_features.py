@@ -25,7 +25,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from tlfeatures import CNNFeatures, EmbeddingStore
+from tlfeatures import CNNFeatures, EmbeddingStore, embed_images
 from tlfeatures.errors import (
     ImageReadError,
     InvalidParameterError,
@@ -122,6 +122,21 @@ def test_layers_are_concatenated_in_their_order(images, store, network_calls):
     both_poolings = CNNFeatures(**NETWORK, layer=early, pooling="avgmax", cache=store).fit_transform(images)
     np.testing.assert_array_equal(both_poolings, np.concatenate([single[1], maxima[:, :64]], axis=1))
     assert len(network_calls) == passes  # the first pass stored each layer, its average and its maximum
+
+
+@pytest.mark.parametrize(
+    "compute", [lambda cnn, X: cnn.transform(X), lambda cnn, X: embed_images(X, cnn).features]
+)
+def test_a_layer_may_be_concatenated_more_than_once(compute, tmp_path):
+    images, first, second = (
+        np.arange(2 * 32 * 32, dtype="u1").reshape(2, 32, 32),
+        "block3_pw_relu",
+        "block5_pw_relu",
+    )
+    options = {"model": "tiny", "image_size": 32, "cache": tmp_path}
+    repeated = compute(CNNFeatures(**options, layer=[first, second, first]).fit(images), images)
+    single = [CNNFeatures(**options, layer=layer).fit_transform(images) for layer in (first, second)]
+    np.testing.assert_array_equal(repeated, np.concatenate([*single, single[0]], axis=1))
 
 
 def test_feature_names_and_pandas_output(images, store):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 
 from tlfeatures import CNNFeatures, EmbeddingStore
 from tlfeatures.images import Images
@@ -94,6 +95,25 @@ def test_rows_that_others_store_in_the_meantime_are_not_computed(cnn, images, ba
         locks.release(keys[2:3])
         np.testing.assert_array_equal(result.result(60)[2], row[0])
     assert count_images(batches[0]) == 5
+
+
+def test_rows_that_were_read_are_kept_if_they_are_deleted_in_the_meantime(cnn, images, monkeypatch):
+    images, layers = (
+        images[:6],
+        CNNFeatures(**NETWORK, cache=cnn.cache, layer=["block3_pw_relu", "block5_pw_relu"]),
+    )
+    expected = clone(layers).set_params(cache=None).fit_transform(images)
+    first = clone(layers).set_params(layer="block3_pw_relu").fit(images)
+    first.transform(images)
+    acquire = _row_locks.RowLocks.acquire
+
+    def acquire_and_delete(self, keys):
+        for path in Path(cnn.cache).rglob("*.h5"):
+            path.unlink()
+        return acquire(self, keys)
+
+    monkeypatch.setattr(_row_locks.RowLocks, "acquire", acquire_and_delete)
+    np.testing.assert_allclose(layers.fit_transform(images), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_an_extraction_does_not_wait_for_one_of_other_images(cnn, images, batches):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -125,10 +126,15 @@ class JobRun:
         spec, n = self.job.spec, len(record.keys)
         features, missing = np.full((n, spec.width), np.nan, np.float32), np.zeros(n, bool)
         readable = np.setdiff1d(np.arange(n), list(record.errors)).astype(int)
-        for recipe, columns in zip(self.job.recipes, spec.slices, strict=False):
+        for recipe, columns in zip(self._list_recipes(), spec.slices, strict=True):
             features[readable, columns], is_stored = self.store.get(recipe, record.keys[readable])
             missing[readable[~is_stored]] = True
         return features, missing
+
+    def _list_recipes(self) -> list[dict[str, Any]]:
+        """Return the recipe of each block of columns; a layer may be there more than once."""
+        recipes = dict(zip(self.job.outputs, self.job.recipes, strict=True))
+        return [recipes[column] for column in self.job.spec.columns]
 
     def _find_remaining(self, unit: WorkUnit) -> WorkUnit | None:
         """Return the unit with the rows that are not in the ledger or whose files have changed; None if it has none."""
@@ -188,7 +194,7 @@ class JobRun:
 
     def _contain(self, keys: np.ndarray) -> np.ndarray:
         is_stored = np.ones(len(keys), bool)
-        for recipe in self.job.recipes[: len(self.job.spec.columns)]:
+        for recipe in self._list_recipes():
             is_stored &= self.store.contains(recipe, keys)
         return is_stored | np.array([key in self._new_keys for key in map(bytes, keys)], bool)
 

@@ -88,7 +88,7 @@ class ExtractionPass:
         n_changes = 0
         while todo.any():
             rows = np.flatnonzero(todo)
-            missing = self._load(rows)
+            missing = self._load(rows, self.spec.columns)
             incomplete = [
                 c for c, is_missing in zip(self.spec.columns, missing, strict=True) if is_missing.any()
             ]
@@ -106,12 +106,13 @@ class ExtractionPass:
                 self._changed[:] = False
             todo = self._busy | self._changed
 
-    def _load(self, rows: np.ndarray) -> np.ndarray:
-        """Fill rows from the store; return a mask of the missing ones, bool (columns, len(rows))."""
-        missing = np.ones((len(self.spec.columns), len(rows)), bool)
+    def _load(self, rows: np.ndarray, columns: Sequence[FeatureBlock]) -> np.ndarray:
+        """Fill columns of rows from the store; return a mask of the missing ones, bool (columns, len(rows))."""
+        blocks = self._blocks(columns)
+        missing = np.ones((len(blocks), len(rows)), bool)
         if self.store is None:
             return missing
-        for i, (column, column_slice) in enumerate(zip(self.spec.columns, self.spec.slices, strict=True)):
+        for i, (column, column_slice) in enumerate(blocks):
             if len(rows) == len(self.out):
                 hits = self.store.get(self._recipe(column), self.keys, out=self.out[:, column_slice])[1]
             else:
@@ -142,7 +143,7 @@ class ExtractionPass:
         writer = self.store.writer(recipes, self.on_failure) if self.store else None
         notes: dict[int, Note] = {}
         with self._lock_rows(columns) as locks, writer or contextlib.nullcontext():
-            claimed = self._claim(distinct, locks)
+            claimed = self._claim(distinct, columns, locks)
             batches = decode_batches(
                 self.images, claimed, self.spec.decoder, batch_size, self.n_threads, notes=notes
             )
@@ -155,7 +156,7 @@ class ExtractionPass:
                     results = network(batch)
                     if writer is not None:
                         writer.add(keys, results)
-                    self._fill(part, keys, columns, results)
+                    self._fill(part, keys, columns, dict(zip(outputs, results, strict=True)))
                 if writer is not None:
                     if sum(map(len, finished)) >= _MAX_LOCKED:
                         writer.commit()
@@ -170,7 +171,7 @@ class ExtractionPass:
             if first in notes
         }
 
-    def _claim(self, rows: np.ndarray, locks: RowLocks) -> Iterator[int]:
+    def _claim(self, rows: np.ndarray, columns: Sequence[FeatureBlock], locks: RowLocks) -> Iterator[int]:
         """Iterate over the rows that nobody else computes or has stored; they are locked for this process."""
         for i in range(0, len(rows), _CLAIMED_ROWS):
             part = rows[i : i + _CLAIMED_ROWS]
@@ -179,7 +180,7 @@ class ExtractionPass:
                 self._busy[part[~is_locked]] = True
                 n, part = len(part), part[is_locked]
                 # others may have stored rows before they were locked
-                is_missing = self._load(part).any(axis=0)
+                is_missing = self._load(part, columns).any(axis=0)
                 locks.release(self.keys[part[~is_missing]])
                 part = part[is_missing]
                 self._report(n - len(part), len(rows))
@@ -190,18 +191,19 @@ class ExtractionPass:
         part: np.ndarray,
         keys: np.ndarray,
         columns: Sequence[FeatureBlock],
-        results: Sequence[np.ndarray],
+        results: dict[FeatureBlock, np.ndarray],
     ) -> None:
-        """Fill rows from the results of the network, which begin with those of ``columns``."""
-        for column_slice, values in zip(self._slices(columns), results, strict=False):
-            self.out[part, column_slice] = values
+        """Fill columns of rows from the results of the network."""
+        for column, column_slice in self._blocks(columns):
+            self.out[part, column_slice] = results[column]
         has_changed = (keys != self.keys[part]).any(axis=1)
         self._changed[part[has_changed]] = True
         self.keys[part[has_changed]] = keys[has_changed]
         self.computed += len(part)
 
-    def _slices(self, columns: Sequence[FeatureBlock]) -> list[slice]:
-        return [s for c, s in zip(self.spec.columns, self.spec.slices, strict=True) if c in columns]
+    def _blocks(self, columns: Sequence[FeatureBlock]) -> list[tuple[FeatureBlock, slice]]:
+        """Return columns with their places in the result; a layer may be there more than once."""
+        return [(c, s) for c, s in zip(self.spec.columns, self.spec.slices, strict=True) if c in columns]
 
     def _copy_to_duplicates(
         self, rows: np.ndarray, first_rows: np.ndarray, columns: Sequence[FeatureBlock]
@@ -212,7 +214,7 @@ class ExtractionPass:
             mask[rows[duplicates & mask[first_rows]]] = True
             duplicates &= ~mask[first_rows]
         duplicates &= np.array([row not in self.errors for row in rows.tolist()])
-        for column_slice in self._slices(columns):
+        for _, column_slice in self._blocks(columns):
             self.out[rows[duplicates], column_slice] = self.out[first_rows[duplicates], column_slice]
 
     def _report(self, done: int, total: int) -> None:
