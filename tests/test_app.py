@@ -272,7 +272,7 @@ def test_head_is_trained_again_and_saved_beside_the_old_model(labelled, folder):
 def test_suspected_labels_are_listed(labelled):
     answer = labelled.get("/app/labels?choice=suspected").json()
     assert answer["total"] == len(answer["images"])
-    assert all(image["note"].startswith("rather ") for image in answer["images"])
+    assert all(image["note"].startswith("probably ") for image in answer["images"])
 
 
 def test_labels_of_other_models_cannot_be_changed(folder, tmp_path):
@@ -617,7 +617,7 @@ def test_correct_a_label_by_keyboard(page, folder, tmp_path):
         check_layout(page)
         page.focus("#grid li:first-child button")
         page.keyboard.press("1")
-        wait(page, "document.getElementById('label-status').textContent.includes('1 labels changed')")
+        wait(page, "document.getElementById('label-status').textContent.includes('1 label changed')")
         assert page.inner_text("#grid li:first-child .changed") == "disc (was stripes)"
         page.keyboard.press("ArrowRight")
         page.keyboard.press("Space")
@@ -626,7 +626,7 @@ def test_correct_a_label_by_keyboard(page, folder, tmp_path):
         page.keyboard.press("2")
         wait(page, "document.getElementById('label-status').textContent.includes('3 labels changed')")
         page.keyboard.press("u")
-        wait(page, "document.getElementById('label-status').textContent.includes('was taken back')")
+        wait(page, "document.getElementById('label-status').textContent.includes('was undone')")
         page.reload()
         wait(page, "document.querySelectorAll('#grid .changed').length === 1")
         page.click("#retrain")

@@ -348,7 +348,7 @@ def test_grid_by_keyboard_and_correction_in_the_view_of_labels(page, source):
     wait(page, "(n) => document.querySelectorAll('#grid li').length === n", len(rows))
     page.focus("#grid button")
     page.keyboard.press("1")
-    wait(page, "document.getElementById('label-status').textContent.includes('1 labels changed')")
+    wait(page, "document.getElementById('label-status').textContent.includes('1 label changed')")
     page.click("nav a[href='#data']")
     wait(page, "document.querySelector('#finding [value=changed]').textContent.includes('(1)')")
     page.select_option("#finding", "changed")

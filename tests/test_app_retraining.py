@@ -218,7 +218,7 @@ def test_head_that_cannot_be_trained_leaves_the_one_before(labels, images):
     labels.retrain()
     BlockedHead.proceed.set()
     state = wait_for(labels, "failed")
-    assert "so the one before is used: a class has one image" in state["error"]
+    assert "so the previous head is used: a class has one image" in state["error"]
     assert predict(labels, images).values.tolist() == ["dark"] * 12 + ["bright"] * 12
     with pytest.raises(Problem, match="Train the head again"):
         labels.save()

@@ -588,7 +588,7 @@ def test_port_in_use_is_reported_before_the_model_is_loaded(model_file, capsys):
     assert main(["serve", str(model_file), "--host", "192.0.2.1"]) == 1  # the address of no machine
     assert "--host must be an address of this machine" in capsys.readouterr().err
     assert main(["serve", str(model_file), "--host", ""]) == 2
-    assert "--host must be an address or a name; got an empty text" in capsys.readouterr().err
+    assert "--host must be an address or a name; got an empty string" in capsys.readouterr().err
     assert main(["serve", "missing.joblib"]) == 2
     assert "No such file: 'missing.joblib'" in capsys.readouterr().err
 

@@ -296,7 +296,7 @@ def test_a_second_download_of_a_file_waits_for_the_first(server, folder):
     server.behaviour.pauses = True
     part, rows = folder / f".part-{VGG16}", []
     threads = [threading.Thread(target=lambda: rows.append(fetch(server, timeout=60))) for _ in range(2)]
-    with pytest.warns(UserWarning, match=f"Another process downloads {VGG16}; waiting") as caught:
+    with pytest.warns(UserWarning, match=f"Another process is downloading {VGG16}; waiting") as caught:
         threads[0].start()
         wait_for(lambda: part.exists() and part.stat().st_size >= 150_000)
         threads[1].start()

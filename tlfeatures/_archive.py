@@ -125,7 +125,7 @@ def write_arrays(path: str | os.PathLike[str], about: dict[str, Any], arrays: li
 
 
 def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """Read a file of :func:`write_arrays`; checksums and digests are verified, and no code of the file is run.
+    """Read a file of :func:`write_arrays`; checksums and digests are verified, and no code from the file is run.
 
     Raises
     ------

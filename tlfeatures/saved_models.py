@@ -112,7 +112,7 @@ def recognize_model(path: str | os.PathLike[str]) -> Literal["tlf", "pickle"]:
     Returns
     -------
     {"tlf", "pickle"}
-        A ``.tlf`` file or a bundle is loaded without running code of the file; loading a pickle can run any code.
+        A ``.tlf`` file or a bundle is loaded without running code from the file; loading a pickle can run any code.
 
     Raises
     ------

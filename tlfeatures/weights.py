@@ -27,7 +27,7 @@ _IS_MIRROR = Constraint(
         and bool(parts.netloc or (parts.scheme == "file" and parts.path))
         and "@" not in parts.netloc
     ),
-    hint="The folder must have files with the names that `tlfeatures weights list` prints.",
+    hint="The folder must have files with the names that `tlfeatures weights list --all` prints.",
 )
 
 
@@ -101,11 +101,11 @@ def fetch_weights(
     mirror: str | None = None,
     timeout: float = 30.0,
 ) -> dict[str, Any]:
-    """Download the ImageNet weights of a network to the folder of Keras, unless a good file is there.
+    """Download the ImageNet weights of a network to the folder of Keras, unless an undamaged file is there.
 
     An interrupted download is resumed by the next call, if the server still has the same file. The file is checked by
-    its published digest or, if there is none, by loading it into the network. Only then it gets its name, so that no
-    other process ever sees a part of it.
+    its published digest or, if there is none, by loading it into the network. Only then does it get its name, so
+    no other process ever sees an incomplete file.
 
     Parameters
     ----------

@@ -26,7 +26,7 @@ _ALL_COMPONENTS = 2000  # features up to which PCA is exact
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What was noticed in the training images, by the rows of the source.
+    """Results of the checks of the training images, by the rows of the source.
 
     Attributes
     ----------
@@ -142,10 +142,10 @@ class DataChecks:
         def predict(groups: np.ndarray) -> np.ndarray | None:
             result = self._predict(labels[rows], np.flatnonzero(is_labelled), groups, notes)
             results.append(result)
-            self._report(2 + N_FOLDS, "Searching label errors")
+            self._report(2 + N_FOLDS, "Searching for label errors")
             return None if result is None else result.spread_probabilities(len(rows))
 
-        self._report(1, "Searching similar images")
+        self._report(1, "Searching for similar images")
         audit = audit_search_rows(training.embeddings, training.keys, about, predict)
         (result,) = results
         return CheckResult(

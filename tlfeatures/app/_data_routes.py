@@ -1,4 +1,4 @@
-"""Routes of the page that show the training images and what the checks noticed."""
+"""Routes of the page that show the training images and the results of the checks."""
 
 from __future__ import annotations
 

@@ -23,10 +23,12 @@ _PAGE = 60  # images
 
 
 async def read_change(request: Request, service: Service, csrf_token: str) -> dict[str, Any]:
-    """Read the object of JSON in a request that changes something; it needs the token of the page."""
+    """Read the JSON object in a request that changes something; it needs the token of the page."""
     sent = request.headers.get("x-csrf-token", "")
     if not hmac.compare_digest(sent.encode(), csrf_token.encode()):
-        raise Problem(403, "csrf-token", "The token of the page is missing or old. Reload the page.")
+        raise Problem(
+            403, "csrf-token", "The token of the page is missing or no longer valid. Reload the page."
+        )
     check_length(request.headers, service.limits)
     body = await read_body(request, service.limits, service.budget)
     service.budget.release(len(body))
@@ -35,7 +37,7 @@ async def read_change(request: Request, service: Service, csrf_token: str) -> di
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
-        raise Problem(400, "malformed-json", "The body must be an object of JSON.")
+        raise Problem(400, "malformed-json", "The body must be a JSON object.")
     return content
 
 

@@ -84,7 +84,7 @@ class Labels:
             return self._apply(entry)
 
     def undo(self) -> list[int]:
-        """Take back the last change; return the rows of its images, none if there is no change."""
+        """Undo the last change; return the rows of its images, none if there is no change."""
         with self._lock:
             if not self._history:
                 return []
@@ -150,7 +150,7 @@ class Labels:
         if choice == "suspected":
             table = audit(self.training.embeddings, self.current[rows]).suspected.head(_QUEUE)
             suspected = rows[table["row"].to_numpy(int)].tolist()
-            notes = [f"rather {label}" for label in table["suggestion"]]
+            notes = [f"probably {label}" for label in table["suggestion"]]
             return suspected, dict(zip(suspected, notes, strict=True))
         if choice == "next":
             if all(self.current[row] is not None for row in rows):

@@ -61,7 +61,7 @@ class ServedModel:
         A saved pipeline, the folder of a search, or a fine-tuned bundle. Loading a pickle can run code: load only files
         you trust.
     batch_size : int, optional
-        Images that the network computes at once; by default those of the model, at most 32.
+        Number of images that the network computes at once; by default that of the model, at most 32.
     max_pixels : int, default=100,000,000
         Images with more pixels are not decoded.
 

@@ -18,7 +18,7 @@ class Problem(Exception):
     Parameters
     ----------
     status : int
-        Status of HTTP.
+        HTTP status.
     name : str
         Name of the kind of problem, such as "queue-full". It is the last part of the type, a URN.
     detail : str
@@ -47,6 +47,6 @@ class Problem(Exception):
 
     @classmethod
     def of_status(cls, status: int, detail: str = "", headers: Mapping[str, str] | None = None) -> Problem:
-        """Make a problem from a status of HTTP alone, such as 404."""
+        """Make a problem from an HTTP status alone, such as 404."""
         phrase = HTTPStatus(status).phrase
         return cls(status, phrase.lower().replace(" ", "-"), detail or f"{phrase}.", headers)

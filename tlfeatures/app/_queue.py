@@ -41,8 +41,8 @@ class BatchQueue:
     """A bounded queue of images, which a thread takes in batches.
 
     A batch begins when an image arrives. It waits until the network can take a full batch, but at
-    most ``max_wait`` seconds. Its size is one for which the network is compiled, so that nothing is computed for
-    padding; the other images begin the next batch.
+    most ``max_wait`` seconds. Its size is one for which the network is compiled, so that no batch needs padding;
+    the other images begin the next batch.
 
     Parameters
     ----------

@@ -143,9 +143,7 @@ class Retraining:
                         return
                     if self._state["state"] == "training":
                         self.model.use(self.model.trained)
-                        detail = (
-                            f"The head cannot be trained on these labels, so the one before is used: {error}"
-                        )
+                        detail = f"The head cannot be trained on these labels, so the previous head is used: {error}"
                         self._state |= {"state": "failed", "error": detail}
                     else:
                         self._state |= {

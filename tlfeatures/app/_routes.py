@@ -94,7 +94,7 @@ class Service:
             async with asyncio.timeout(self.limits.answer_seconds):
                 computed = await self.queue.submit(task, [uploads[row].data for row in rows])
         except QueueFull as error:
-            detail = "More images wait than the service can hold. Repeat the request later."
+            detail = "The queue of images is full. Repeat the request later."
             raise Problem(503, "queue-full", detail, {"Retry-After": str(error.args[0])}) from None
         except TimeoutError:
             detail = f"The request was not answered within {self.limits.answer_seconds:g} s."

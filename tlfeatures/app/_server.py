@@ -67,7 +67,7 @@ def run_server(
     workers : int, default=1
         Number of processes, each with its own copy of the network and its own queue.
     batch_size : int, optional
-        Images that the network computes at once; by default those of the model, at most 32.
+        Number of images that the network computes at once; by default that of the model, at most 32.
     with_page : bool, default=False
         Whether ``GET /`` is the page; with one worker only.
     training : Source, optional
@@ -92,7 +92,7 @@ def run_server(
     check_parameter("workers", workers, [integer(minimum=1)])
     check_parameter("port", port, [integer(minimum=0, maximum=65535)])
     if not host:
-        raise InvalidParameterError("`host` must be an address or a name; got an empty text.", "host")
+        raise InvalidParameterError("`host` must be an address or a name; got an empty string.", "host")
     policy, limits = policy or AccessPolicy.for_address(host), limits or Limits()
     path = find_model_file(model)
     recognize_model(path)

@@ -51,8 +51,8 @@ def make_service(
     with_page : bool, default=False
         Whether ``GET /`` is the page, which uses the service.
     journal : Journal, optional
-        Journal of the labels that are changed on the page. None means that labels cannot be changed, nor can they
-        without training images, or for regression and fine-tuned networks.
+        Journal of the labels that are changed on the page. Labels cannot be changed if it is None, without training
+        images, for regression, and for fine-tuned networks.
 
     Returns
     -------

@@ -55,7 +55,7 @@ class MemoryBudget:
             If there are not enough left.
         """
         if self.used + n > self.total:
-            detail = "The requests that are being answered need all memory for uploads."
+            detail = "The requests in progress use all memory for uploads. Repeat the request later."
             raise Problem(503, "out-of-memory", detail, {"Retry-After": "2"})
         self.used += n
 

@@ -52,7 +52,7 @@ class FitOptions(Options):
         if self.stream and (names := [name for name, is_used in used.items() if is_used]):
             raise BadArgument(
                 f"{names[0]} cannot be used with --stream, which trains a linear head without cross-validation. Leave "
-                "out one of both."
+                "out one of them."
             )
 
 

@@ -28,7 +28,7 @@ class InfoOptions(Options):
 def info(options: InfoOptions) -> None:
     """Print the model card of a saved model: network, head, classes, scores, training images and versions.
 
-    The model is not loaded, and no code of the file runs. The card is also available as Markdown in the format of the
+    The model is not loaded, and no code from the file runs. The card is also available as Markdown in the format of the
     Hugging Face Hub.
     """
     from tlfeatures._files import write_file
@@ -36,7 +36,7 @@ def info(options: InfoOptions) -> None:
 
     check_output(options.output, (".md",), options.force)
     if options.as_json and options.markdown:
-        raise BadArgument("--json and --markdown exclude each other; pass one of them.")
+        raise BadArgument("--json and --markdown cannot be used together; pass one of them.")
     card = read_card(options.path)
     if options.output is not None:
         write_file(options.output, to_markdown(card).encode())

@@ -31,8 +31,8 @@ def models(as_json: Json = False) -> None:
         for row, weights in zip(rows, local, strict=True)
     )
     show_text(
-        f"\n{count(len(rows), 'network')}; the weights of {local.count('local')} are on this machine. Keras "
-        "downloads others on first use. `tlfeatures layers MODEL` lists the layers of a network."
+        f"\n{count(len(rows), 'network')}; the weights of {local.count('local')} are on this machine. "
+        "Others are downloaded on first use. `tlfeatures layers MODEL` lists the layers of a network."
     )
 
 

@@ -181,7 +181,7 @@ class SavedModel(Options):
     batch_size: int | None = option(None, "Images per batch; by default that of the model.", min=1)
 
     def load(self) -> FittedModel:
-        """Load the file, with a note if this can run code of the file."""
+        """Load the file, with a note if this can run code from the file."""
         from tlfeatures.saved_models import load_model, recognize_model
 
         if recognize_model(self.pipe) == "pickle":

@@ -23,11 +23,13 @@ class ServedModelOptions(Options):
         "load only files you trust.",
     )
     batch_size: int | None = option(
-        None, "Images that the network computes at once; by default those of the model, at most 32.", min=1
+        None,
+        "Number of images that the network computes at once; by default that of the model, at most 32.",
+        min=1,
     )
 
     def warn_of_pickle(self) -> None:
-        """Print a note if loading the file can run code of the file."""
+        """Print a note if loading the file can run code from the file."""
         from tlfeatures.app._model import find_model_file
         from tlfeatures.saved_models import recognize_model
 
@@ -45,7 +47,7 @@ class AddressOptions(Options):
     panel: ClassVar[str] = "Address"
 
     host: str = option(
-        "127.0.0.1", "Address to bind. With another than that of this machine, clients need a token."
+        "127.0.0.1", "Address to bind. If other machines can connect to it, clients need a token."
     )
     port: int = option(8000, "Port to bind; 0 for any free port.", min=0, max=65535)
     allow_host: str | None = option(
@@ -92,7 +94,7 @@ def serve(model: ServedModelOptions, address: AddressOptions, options: WorkerOpt
 
     `POST /v1/predict`, `/v1/embed` and `/v1/explain` take images as multipart/form-data or as base64 in JSON;
     `GET /openapi.json` describes them. Only this machine can connect, unless --host is passed; a random token is then
-    printed, which clients must send. Ctrl-C stops the service after it has answered what it has accepted.
+    printed, which clients must send. Ctrl-C stops the service after it has answered the requests that it has accepted.
     """
     from tlfeatures.app import run_server
 
@@ -128,7 +130,7 @@ class PageOptions(Options):
 
     data: str | None = option(
         None,
-        "Folder, manifest or array of training images; the page shows those nearest to an image, and changes labels.",
+        "Folder, manifest or array of training images, which the page shows, and whose labels can be changed there.",
         metavar="SOURCE",
     )
     target: str | None = option(
@@ -154,7 +156,7 @@ class PageOptions(Options):
 
 @expand_options
 def show_page(model: ServedModelOptions, training: PageOptions, address: AddressOptions) -> None:
-    """Open a page on which people who do not program look at predictions of a saved model.
+    """Serve a page on which people who do not program can look at predictions of a saved model.
 
     Drop images on the page to see their probabilities, prediction sets, heat maps and, with --data, the nearest
     training images, whose labels can be corrected by keyboard before the head is trained again in place. Only this

@@ -80,7 +80,7 @@ def list_files(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """List the weights files on this machine, and compare their digests; all files of the networks that are named."""
+    """List the weights files on this machine, and compare their digests; with NAME, also list absent files."""
     from tlfeatures.weights import list_weights
 
     rows = _collect(names, lambda name: list_weights(name, all_sizes=all_files or name is None))

@@ -107,8 +107,9 @@ def export_onnx(
     Raises
     ------
     InvalidParameterError
-        If a part of the model cannot be exported; names it. Also if the predictions of the file differ from those of
-        the model: another label for an image, or probabilities that differ by more than 1e-4. Nothing is written then.
+        If a part of the model cannot be exported; the message names it. Also if the predictions of the file differ from
+        those of the model: another label for an image, or probabilities that differ by more than 1e-4. Nothing is
+        written then.
         Also a ``ValueError``.
     FileExistsError
         If a file exists and ``overwrite`` is False.
@@ -149,7 +150,7 @@ def export_onnx(
     self_test = run_self_test(content, fitted, spec.decoder, data)
     if omitted:
         warn(
-            f"The file does not contain {' and '.join(omitted)} of the model; it has the predicted class or number."
+            f"The file has the predicted class or number only, and does not contain {' and '.join(omitted)}."
         )
     write_file(path, content)
     write_file(script, make_script(spec.decoder, script.name).encode())

@@ -32,7 +32,7 @@ _MODULES = ("keras.layers.", "keras.initializers.", "keras.regularizers.", "kera
           "keras.dtype_policies.", "keras.activations.", "keras.src.layers.", "keras.src.ops.",
           "keras.src.models.functional.", "keras.src.models.sequential.", "keras.ops.")  # fmt: skip
 _MODELS = ("Functional", "Sequential", "Model", "DTypePolicy", "KerasTensor")
-# layers that run code of the file, and layers that read other files
+# layers that run code from the file, and layers that read other files
 _REFUSED = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "function", "__lambda__",
             "StringLookup", "IntegerLookup", "IndexLookup", "TextVectorization"}  # fmt: skip
 

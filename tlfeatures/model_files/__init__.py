@@ -1,4 +1,4 @@
-"""Files of fitted models that are loaded without running code of the file."""
+"""Files of fitted models that are loaded without running code from the file."""
 
 from tlfeatures.model_files._card import read_card
 from tlfeatures.model_files._card_text import format_card, to_markdown

@@ -82,7 +82,7 @@ def make_card(model: Any) -> dict[str, Any]:
 def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read the model card of a file of :func:`tlfeatures.save` or of a fine-tuned estimator.
 
-    The model is not loaded, so neither scikit-learn nor Keras is imported, and no code of the file runs.
+    The model is not loaded, so neither scikit-learn nor Keras is imported, and no code from the file runs.
 
     Parameters
     ----------

@@ -112,7 +112,7 @@ def to_markdown(card: dict[str, Any]) -> str:
         model = tlfeatures.load("pets.tlf")
         model.predict(["image.jpg"])
     <BLANKLINE>
-    The file contains JSON and arrays. Loading it runs no code of the file.
+    The file contains JSON and arrays. Loading it runs no code from the file.
     <BLANKLINE>
     """
     name = str(card["file"])
@@ -135,7 +135,7 @@ def to_markdown(card: dict[str, Any]) -> str:
         "",
         *("## Use", "", "    import tlfeatures", "", f"    model = tlfeatures.load({json.dumps(name)})"),
         *('    model.predict(["image.jpg"])', ""),
-        *("The file contains JSON and arrays. Loading it runs no code of the file.", ""),
+        *("The file contains JSON and arrays. Loading it runs no code from the file.", ""),
     ]
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""``load``: a fitted model from a file, without running code of the file."""
+"""``load``: a fitted model from a file, without running code from the file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["load"]
 
 
 def load(path: str | os.PathLike[str], **params: Any) -> Any:
-    """Load a fitted model that :func:`save` saved, without running code of the file.
+    """Load a fitted model that :func:`save` saved, without running code from the file.
 
     Parameters
     ----------

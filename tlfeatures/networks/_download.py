@@ -242,7 +242,7 @@ def _accept(state: _PartialFile, response: Any) -> None:
     """Check the headers of a response, and set where its content belongs."""
     headers = response.headers
     if (headers.get("Content-Type") or "").startswith("text/html"):
-        raise OSError("the server sent a web page, not a file, perhaps the page of a proxy or for signing in")
+        raise OSError("the server sent a web page, not a file, perhaps the sign-in page of a proxy")
     if getattr(response, "status", None) == 206:
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range") or "")
         totals = ("*", str(state.total)) if state.total is not None else None
@@ -306,7 +306,7 @@ def _lock(fd: int, name: str) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        warn(f"Another process downloads {name}; waiting until it has finished.")
+        warn(f"Another process is downloading {name}; waiting until it has finished.")
         fcntl.flock(fd, fcntl.LOCK_EX)
     except OSError:  # unsupported by the file system
         pass

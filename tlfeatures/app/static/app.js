@@ -1,4 +1,4 @@
-// The page of a model: predict for images, and look at what the prediction depends on.
+// The page of a model: predictions for images, and the evidence for them.
 import { drawMap } from "./heat.js";
 
 const settings = JSON.parse(document.body.dataset.settings);

@@ -1,9 +1,9 @@
-// The training images: a grid with filters, and what the checks noticed.
+// The training images: a grid with filters, and the results of the checks.
 import { Grid } from "./grid.js";
 import { MapView } from "./map_view.js";
 import { find, make, request } from "./requests.js";
 
-const PAUSE = 500; // milliseconds between questions whether the checks are finished
+const PAUSE = 500; // milliseconds between requests for the state of the checks
 let data = null; // {names, texts, labels, original, split, splits, unreadable}
 let checks = { number: 0, state: "running" };
 let findings = null; // of the checks: maps from row to a note, in the order in which they are shown
@@ -130,7 +130,7 @@ function setFindings(result) {
   const { suspected, duplicates, outliers, texts } = result;
   findings = {
     checked: result.labels.map((code) => texts[code]),
-    suspected: toMap(suspected.rows, (i) => `rather ${suspected.suggestions[i]}`),
+    suspected: toMap(suspected.rows, (i) => `probably ${suspected.suggestions[i]}`),
     duplicates: toMap(duplicates.rows, (i) => `group ${duplicates.groups[i] + 1}, ${duplicates.exact[i] ? "same file" : "similar"}`),
     outliers: toMap(outliers.rows, (i) => `far from others: ${outliers.scores[i].toFixed(1)}`),
   };

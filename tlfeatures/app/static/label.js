@@ -2,6 +2,7 @@
 import { find, request, settings } from "./requests.js";
 
 const say = (text) => { find("label-status").textContent = text; };
+const countChanges = (n) => `${n} ${n === 1 ? "label" : "labels"} changed.`;
 const SIZE = 60;
 let images = [];
 let offset = 0;
@@ -32,7 +33,7 @@ async function load() {
     selected.clear();
     focused = 0;
     show();
-    say(total ? `${answer.changed} labels changed.` : "There are no such images. Choose others above.");
+    say(total ? countChanges(answer.changed) : "There are no such images. Choose others above.");
   });
 }
 
@@ -76,7 +77,7 @@ async function setLabel(label) {
     selected.clear();
     show();
     move(single ? focused + 1 : focused);
-    say(`${rows.length === 1 ? "1 image is" : `${rows.length} images are`} ${label} now. ${answer.changed} labels changed.`);
+    say(`${rows.length === 1 ? "1 image is" : `${rows.length} images are`} ${label} now. ${countChanges(answer.changed)}`);
   });
 }
 
@@ -86,7 +87,7 @@ async function undo() {
     const place = focused;
     await load();
     move(place);
-    say(answer.rows.length ? `The last change was taken back. ${answer.changed} labels changed.` : "There is no change to take back.");
+    say(answer.rows.length ? `The last change was undone. ${countChanges(answer.changed)}` : "There is no change to undo.");
   });
 }
 
