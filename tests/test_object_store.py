@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -179,6 +180,16 @@ def test_a_changed_object_is_read_again(folder, tmp_path, requests):
     after = cnn.fit_transform(read_source(folder.as_uri()).images)
     assert requests == [("read_object", f"{folder.as_uri()}/Cat/1.png")]
     assert (before != after).any(axis=1).tolist() == [True] + [False] * 5
+
+
+def test_a_changed_object_is_noticed_after_a_minute_however_often_it_is_used(folder, monkeypatch):
+    _object_digests._stamps.clear()
+    now, image = [0.0], Images.of([(folder / "Cat" / "1.png").as_uri()])
+    monkeypatch.setattr(_object_digests, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    (before,) = image.keys()[0].tolist()
+    write(folder / "Cat" / "1.png", seed=99, seconds_ago=30)
+    for now[0], is_new in ((20.0, False), (40.0, False), (61.0, True)):
+        assert (image.keys()[0].tolist() != [before]) == is_new
 
 
 def test_chunks_of_objects_keep_the_order_and_the_frames_of_the_input(folder, tmp_path, monkeypatch):

@@ -76,7 +76,9 @@ def find_digest(uri: str) -> bytes | None:
     if uri not in _stamps:
         return None
     stamp = request_stamp(uri)
-    _trust(uri, stamp)
+    _, until = _stamps.get(uri, (stamp, 0.0))
+    if until == math.inf:  # of a listing
+        _trust(uri, stamp)
     return _digests.get(stamp)
 
 
