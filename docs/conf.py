@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -15,6 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["TLFEATURES_CACHE"] = tempfile.mkdtemp(
     prefix="tlfeatures-docs-"
 )  # each build computes its figures
+atexit.register(shutil.rmtree, os.environ["TLFEATURES_CACHE"], ignore_errors=True)
 
 from reference_pages import list_results  # noqa: E402
 

@@ -102,6 +102,14 @@ def test_existing_files_are_kept(pipeline, tmp_path, name):
     assert (tmp_path / name).read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "model.py"])
+def test_folders_are_refused_before_the_model_is_converted(pipeline, tmp_path, name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    (tmp_path / name).mkdir()
+    with pytest.raises(IsADirectoryError, match=f"name a file.*{re.escape(name)}"):
+        export_onnx(pipeline, tmp_path / "model.onnx", overwrite=True)
+
+
 def test_missing_packages_are_named(pipeline, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(MissingDependencyError, match=r"needs onnx, .*pip install 'tlfeatures\[onnx\]'"):

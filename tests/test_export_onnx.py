@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
@@ -23,7 +24,8 @@ from tlfeatures.calibration import CalibratedHead
 from tlfeatures.cli import main
 from tlfeatures.errors import InvalidParameterError
 from tlfeatures.export import export_onnx
-from tlfeatures.export._heads import convert_finetuned_head
+from tlfeatures.export._heads import convert_finetuned_head, convert_head
+from tlfeatures.export._self_test import check_head
 from tlfeatures.finetune import FineTunedModel
 from tlfeatures.heads import BlockScaler, make_head
 from tlfeatures.saved_models import save_model, save_pipeline
@@ -107,6 +109,15 @@ def test_regression(name, tmp_path):
     result = export_onnx(model, tmp_path / "model.onnx", data=X)
     assert (result.task, result.outputs, result.classes) == ("regression", ("prediction",), None)
     np.testing.assert_allclose(run(result.path, X)["prediction"], model.predict(X), atol=2e-3)
+
+
+@pytest.mark.parametrize("params", [{"with_mean": False}, {"with_std": False}])
+def test_scaled_targets(params):
+    rng = np.random.default_rng(0)
+    rows, y = rng.normal(size=(30, 5)), rng.normal(3, 2, size=30)
+    regressor = TransformedTargetRegressor(Ridge(), transformer=StandardScaler(**params))
+    head = make_pipeline(StandardScaler(), regressor).fit(rows, y)
+    check_head(convert_head(head, 5).SerializeToString(), head, np.zeros(5), np.ones(5))
 
 
 def test_several_layers_with_fusion_and_both_poolings(tmp_path):

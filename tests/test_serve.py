@@ -678,7 +678,8 @@ def test_full_queue_is_answered_at_once():
         ready.wait(60)
         return images
 
-    answers = run_queue(compute, *(((), [i, i]) for i in range(4)), capacity=4, wait=ready, max_wait=0)
+    # a batch that is being computed has up to four images, and four wait
+    answers = run_queue(compute, *(((), [i, i]) for i in range(5)), capacity=4, wait=ready, max_wait=0)
     assert any(isinstance(answer, QueueFull) for answer in answers)
     assert sum(isinstance(answer, list) for answer in answers) >= 2
 

@@ -174,6 +174,8 @@ def _check_files(path: Path, script: Path, overwrite: bool) -> None:
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(2, "No such folder; make it first", str(path.absolute().parent))
     for file in (path, script):
+        if file.is_dir():
+            raise IsADirectoryError(21, "Is a folder; name a file", str(file))
         if os.path.lexists(file) and not overwrite:
             raise FileExistsError(17, "File exists; name another file, or pass overwrite=True", str(file))
 

@@ -122,7 +122,7 @@ def _read_target_scaler(transformer: Any) -> tuple[float, float]:
         raise _make_refusal(
             f"TransformedTargetRegressor with {type(transformer).__name__}; only StandardScaler can be exported"
         )
-    mean = 0.0 if transformer.mean_ is None else float(transformer.mean_[0])
+    mean = float(transformer.mean_[0]) if transformer.with_mean else 0.0
     return mean, 1.0 if transformer.scale_ is None else float(transformer.scale_[0])
 
 
