@@ -3,11 +3,11 @@ One bad image in the folder
 ===========================
 
 A truncated download, a text file with the suffix ``.jpg``: one unreadable file need not end a cross-validation over
-thousands of images. With ``on_error="nan"`` it costs one row.
+thousands of images. With ``on_error="nan"``, it becomes a row of NaN.
 """
 
 # %%
-# A folder with images of two textures, of which two files are damaged.
+# Write images of two textures into a folder, and damage two of the files.
 
 import tempfile
 import warnings
@@ -38,13 +38,13 @@ Path(paths[6]).write_bytes(Path(paths[6]).read_bytes()[:600])  # an interrupted 
 Path(paths[15]).write_text("<html>404 Not Found</html>")  # the answer of a server, saved as an image
 
 # %%
-# :func:`~tlfeatures.check_images` decodes all files without a network and says what is wrong with which.
+# :func:`~tlfeatures.check_images` decodes all files without a network, and says which of them are damaged and why.
 
 problems = check_images(paths)
 problems[["row", "problem", "reason"]]
 
 # %%
-# In the embeddings, the unreadable files are rows of NaN. Rows stay in the order of the files.
+# The embeddings of unreadable files are rows of NaN. The rows are in the order of the files.
 
 warnings.simplefilter("ignore")  # the warning names the two files again
 cnn = CNNFeatures("tiny", image_size=64, on_error="nan")

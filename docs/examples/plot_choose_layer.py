@@ -8,7 +8,7 @@ images once; all candidates read the same stored embeddings.
 """
 
 # %%
-# Scikit-learn contains handwritten digits. 400 of them are enough here.
+# scikit-learn contains images of handwritten digits; 400 of them are enough for this example.
 
 import matplotlib.pyplot as plt
 from sklearn.datasets import load_digits
@@ -19,8 +19,8 @@ digits = load_digits()
 X, y = digits.images[:400] / 16, digits.target[:400]
 
 # %%
-# Five layers over the depth of the network, two poolings and a logistic regression with two penalties. Embeddings can
-# have duplicates, such as equal digits; ``dedupe_groups`` keeps them in one fold.
+# Search five layers over the depth of the network, two poolings, and a logistic regression with two penalties. Some
+# images may be duplicates, such as equal digits; ``dedupe_groups`` keeps these in one fold.
 
 layers = ["block3_pw_relu", "block5_pw_relu", "block7_add", "block9_add", "block10_pw_relu"]
 search = FeatureSearchCV(
@@ -37,8 +37,8 @@ table = search.table()
 table[["layer", "pooling", "settings", "score", "ci_low", "ci_high"]].head()
 
 # %%
-# The accuracy increases with the depth and is highest before the last layer. The intervals show which differences may
-# be due to chance.
+# The accuracy increases with the depth and is highest before the last layer. The confidence intervals show which
+# differences may be due to chance.
 
 best = table.sort_values("score").groupby(["pooling", "layer"]).last()
 figure, axis = plt.subplots(figsize=(7, 3.8), layout="constrained")

@@ -7,7 +7,7 @@ split. :func:`~tlfeatures.audit` lists them, together with labels that are proba
 """
 
 # %%
-# Crops of the two photographs that scikit-learn contains. Ten of the crops have an altered copy under another name, and
+# The images are crops of the two photographs that scikit-learn contains. Ten of the crops also have an altered copy, and
 # one of the copies has the wrong label.
 
 import matplotlib.pyplot as plt
@@ -34,14 +34,14 @@ for i in range(10):
 y[28] = "flower"
 
 # %%
-# The audit needs embeddings only. Tables are sorted, the most important rows first: a group whose images have different
-# labels is in the first rows.
+# The audit uses the embeddings of the images. Its tables begin with the most important rows: a group whose images have
+# different labels comes first.
 
 result = audit(images, y, features=CNNFeatures("tiny"))
 result.duplicates[["group", "row", "label", "kind", "cosine", "across_classes"]].head(6)
 
 # %%
-# The first groups, with the row and the label of each image.
+# Show the first groups, with the row and the label of each image.
 
 groups = list(result.duplicates.groupby("group", sort=False))[:5]
 figure, axes = plt.subplots(2, 5, figsize=(8, 3.6), layout="constrained")
@@ -54,6 +54,6 @@ for axis in axes.flat:
 plt.show()
 
 # %%
-# The wrong label is among the suspected ones.
+# The wrong label is among the suspected labels.
 
 result.suspected[["row", "label", "suggestion", "score"]].head()

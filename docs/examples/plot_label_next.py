@@ -2,12 +2,12 @@
 What to label next
 ==================
 
-Labels cost time. :func:`~tlfeatures.suggest` chooses images about which a classifier is uncertain, which are unlike
-each other, and none of which is a duplicate.
+Labelling takes time. :func:`~tlfeatures.suggest` chooses images about which a classifier is uncertain and which are
+unlike each other, without duplicates.
 """
 
 # %%
-# The embeddings of 800 digits. In practice, most of them would have no label.
+# Compute the embeddings of 800 digits. In practice, most of them would have no label.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -64,7 +64,7 @@ axis.legend()
 plt.show()
 
 # %%
-# The images that would be labelled first after 60 random labels, with the two most likely classes.
+# Show the images that should be labelled next after 60 random labels, with their two most probable classes.
 
 rows = np.random.default_rng(5).choice(pool, 60, replace=False)
 y = np.full(len(pool), None)

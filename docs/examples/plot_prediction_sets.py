@@ -2,12 +2,12 @@
 Prediction sets
 ===============
 
-A classifier always answers, also when it guesses. :class:`~tlfeatures.ConformalClassifier` predicts sets of classes
+A classifier always predicts a class, even if it can only guess. :class:`~tlfeatures.ConformalClassifier` predicts sets of classes
 that contain the true class in a stated share of cases: one class if the image is clear, several if it is not.
 """
 
 # %%
-# An early layer of the network and few training images, so that some digits are hard to classify.
+# Use an early layer of the network and few training images, so that some digits are hard to classify.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,7 +25,7 @@ pipeline = make_pipeline(CNNFeatures("tiny", layer="block3_pw_relu", image_size=
 conformal = ConformalClassifier(pipeline, error_rate=0.05).fit(X, y)
 
 # %%
-# The error rate can be changed after the fit. Smaller error rates need larger sets.
+# The error rate can be changed after ``fit``. Smaller error rates need larger sets.
 
 rates = [0.01, 0.02, 0.05, 0.1, 0.2]
 coverage, size = [], []
@@ -44,7 +44,7 @@ right.set(xlabel="error rate", ylabel="classes in a set")
 plt.show()
 
 # %%
-# The least certain images, with their sets. A person should look at these.
+# Show the images with the largest sets, which a person should look at.
 
 sets = conformal.set_params(error_rate=0.05).predict_set(X_new)
 order = np.argsort(-sets.sum(axis=1), kind="stable")[:8]

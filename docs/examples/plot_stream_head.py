@@ -1,14 +1,14 @@
 """
-Stream a head
-=============
+Train a head on streamed embeddings
+===================================
 
 If the matrix of embeddings does not fit into memory, :func:`~tlfeatures.streaming.fit_streaming` trains a linear head
-on shuffled batches of stored rows. :meth:`EmbeddingStore.batches <tlfeatures.EmbeddingStore.batches>` is the loop
-behind it.
+on shuffled batches of stored rows. :meth:`EmbeddingStore.batches <tlfeatures.EmbeddingStore.batches>` reads these
+batches.
 """
 
 # %%
-# 900 digits stand for a data set that is larger than memory. Batches have 256 rows.
+# In this example, 900 digits take the place of a data set that is larger than memory. Batches have 256 rows.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -38,7 +38,7 @@ axis.legend()
 plt.show()
 
 # %%
-# On 300 other digits, it is about as accurate as the same model on the whole matrix in memory.
+# On 300 other digits, the streamed head is about as accurate as the same model trained on the whole matrix in memory.
 
 X_new, y_new = digits.images[900:1200] / 16, digits.target[900:1200]
 in_memory = make_pipeline(cnn, StandardScaler(), LogisticRegression()).fit(X, y)
