@@ -23,7 +23,7 @@ __all__ = ["TorchFunction", "describe_code", "hash_weights", "is_module", "tf32_
 
 # packages whose classes are identified by their name and version; modules of other classes may compute anything
 _LIBRARIES = {"torch", "torchvision", "timm", "transformers", "open_clip"}
-_DISTRIBUTIONS = {"open_clip": "open_clip_torch"}  # whose name is not that of their package
+_DISTRIBUTIONS = {"open_clip": "open_clip_torch"}  # those with another name than their package
 _tf32_lock = threading.Lock()  # TF32 is switched for the whole process
 
 
@@ -93,8 +93,8 @@ def trace_outputs(module: Any, size: tuple[int, int]) -> dict[str, tuple[int, ..
     -------
     dict of str to tuple of int
         The shape of the output without the batch axis; feature maps as (h, w, c). Layers that are called more than
-        once, or whose output is not one tensor of 2 to 4 axes with a row for each image (that of attention in windows
-        may have one for each window), are left out.
+        once, or whose output is not one tensor of 2 to 4 axes with a row for each image, are left out. The output of
+        windowed attention may have a row for each window instead.
     """
     import torch
 
@@ -141,7 +141,7 @@ class TorchFunction:
     outputs : sequence of (str, str)
         The path of a layer, and its pooling: "avg", "max", "gem", "flatten" or "none".
     mean, std : sequence of float
-        Of RGB values between 0 and 1.
+        Mean and standard deviation of RGB values between 0 and 1.
     precision : str
         "float32" means IEEE float32 also on GPUs; "tf32", "bfloat16" and "float16" allow faster arithmetic.
     """

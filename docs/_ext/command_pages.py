@@ -10,8 +10,8 @@ from sphinx.application import Sphinx
 INTRODUCTION = """\
 # Command line
 
-This page is generated from the program: `tlfeatures COMMAND --help` prints the same. The [user guide](guide.md#command-line)
-has examples, and the counterpart of each command in Python.
+This page is generated from the program: `tlfeatures COMMAND --help` prints the same. The
+[user guide](guide.md#command-line) has examples, and the counterpart of each command in Python.
 """
 
 

@@ -7,8 +7,8 @@ split. :func:`~tlfeatures.audit` lists them, together with labels that are proba
 """
 
 # %%
-# The images are crops of the two photographs that scikit-learn contains. Ten of the crops also have an altered copy, and
-# one of the copies has the wrong label.
+# The images are crops of the two photographs that scikit-learn contains. Ten of the crops also have an altered copy,
+# and one of the copies has the wrong label.
 
 import matplotlib.pyplot as plt
 import numpy as np

@@ -2,8 +2,9 @@
 Prediction sets
 ===============
 
-A classifier always predicts a class, even if it can only guess. :class:`~tlfeatures.ConformalClassifier` predicts sets of classes
-that contain the true class in a stated share of cases: one class if the image is clear, several if it is not.
+A classifier always predicts a class, even if it can only guess. :class:`~tlfeatures.ConformalClassifier` predicts
+sets of classes that contain the true class in a stated share of cases: one class if the image is clear, several if it
+is not.
 """
 
 # %%
