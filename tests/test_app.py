@@ -269,6 +269,19 @@ def test_head_is_trained_again_and_saved_beside_the_old_model(labelled, folder):
     assert load_model(paths[0]).evaluate(labelled.source.images, labelled.source.y).n_used_for_training == 24
 
 
+def test_nearest_training_images_have_their_current_labels(labelled, folder):
+    def list_labels():
+        (answer,) = post(labelled, folder / "new-0.png").json()["images"]
+        return {neighbor["row"]: neighbor["label"] for neighbor in answer["neighbors"]}
+
+    row, label = next(iter(list_labels().items()))
+    other = "stripes" if label == "disc" else "disc"
+    labelled.post("/app/labels", json={"rows": [row], "label": other})
+    assert list_labels()[row] == other
+    labelled.post("/app/undo", json={})
+    assert list_labels()[row] == label
+
+
 def test_suspected_labels_are_listed(labelled):
     answer = labelled.get("/app/labels?choice=suspected").json()
     assert answer["total"] == len(answer["images"])

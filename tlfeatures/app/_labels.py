@@ -46,7 +46,8 @@ class Labels:
 
     def __init__(self, model: ServedModel, journal: Journal) -> None:
         self.model, self.training, self.journal = model, model.training, journal
-        self.original, self.current = self.training.labels, self.training.labels.copy()
+        self.original = self.training.labels
+        self.current = self.training.current = self.original.copy()
         self.texts = {str(label): label for label in model.fitted.classes.tolist()}
         self._lock = threading.RLock()
         self._starting, self._saving = threading.Lock(), threading.Lock()

@@ -49,7 +49,7 @@ def add_page(app: FastAPI, service: Service, journal: Journal | None = None) -> 
         labels = Labels(model, journal)
         add_label_routes(app, service, labels, csrf_token)
     if training is not None:
-        checks = DataChecks(model, lambda: training.labels if labels is None else labels.current.copy())
+        checks = DataChecks(model, lambda: training.current.copy())
         read = partial(read_change, service=service, csrf_token=csrf_token)
         add_data_routes(app, training, checks, checks.get_labels, read)
         add_model_routes(app, ScoreFigures(checks, environment))

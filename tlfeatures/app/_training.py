@@ -33,8 +33,8 @@ class TrainingImages:
     ----------
     names : list of str
         Paths relative to the source.
-    labels : ndarray of object, shape (n,)
-        None where an image has no label.
+    labels, current : ndarray of object, shape (n,)
+        Labels of the source, and those after changes on the page; None where an image has no label.
     split : ndarray of str, shape (n,), or None
     rows : ndarray of int, shape (m,)
         Rows of the images that could be read.
@@ -55,6 +55,7 @@ class TrainingImages:
         self.labels, self.split = np.full(len(source), None, object), source.split
         if source.y is not None:
             self.labels[:] = source.y.tolist()
+        self.current = self.labels.copy()
         extracted = embed(cnn, self.images, on_error="nan")
         self.rows = extracted.rows
         if not len(self.rows):
@@ -82,7 +83,7 @@ class TrainingImages:
             {
                 "row": int(self.rows[i]),
                 "name": os.path.basename(self.names[self.rows[i]]),
-                "label": self.labels[self.rows[i]],
+                "label": self.current[self.rows[i]],
                 "similarity": float(similarities[i]),
             }
             for i in nearest
