@@ -142,7 +142,7 @@ class ComputeOptions(Options):
     )
     window: str | None = option(
         None,
-        "Center and width of the values from black to white in DICOM (hounsfield units for CT) and 16-bit images, such "
+        "Center and width of the values from black to white in DICOM (Hounsfield units for CT) and 16-bit images, such "
         "as 40,400.",
     )
 

@@ -83,7 +83,7 @@ class Decoder:
         Images with larger values cannot be read. 8-bit images, floats and DICOM files are not affected.
     window : (float, float), optional
         Center and width of the range of values that becomes 0 to 255 in 16-bit grey files, uint16 arrays and grey DICOM
-        files of any depth; for DICOM in the units of the rescaled values (hounsfield units for CT). Values outside
+        files of any depth; for DICOM in the units of the rescaled values (Hounsfield units for CT). Values outside
         the range become 0 or 255. None means, for DICOM, the window in the file or, without one, the full range of
         unsigned 8-bit values and the 1st to the 99th percentile of others; for other images, 0 to `max_value`. Other
         8-bit images and floats are not affected.
