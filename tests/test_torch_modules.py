@@ -116,6 +116,7 @@ def test_paths_inside_submodules_and_tokens():
             return self.encoder(self.patches(x).transpose(1, 2)).mean(1)
 
     module = Transformer()
+    assert features(module).fit(X).layers_ == ["encoder"]  # not the map of patches before
     result = features(module, layer="encoder.layers.1").fit_transform(X)
     x = (torch.from_numpy(X).float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
     with torch.no_grad():

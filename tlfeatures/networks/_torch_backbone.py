@@ -89,7 +89,7 @@ class TorchBackbone:
         return type(self.model).__name__
 
     def describe(self, layers: Sequence[str] | None = None, store: Any = None) -> Description:
-        """Describe layers by their shapes and digests; None means the last feature map.
+        """Describe layers by their shapes and digests; None means the last feature map or sequence of tokens.
 
         Raises
         ------
@@ -161,6 +161,6 @@ class TorchBackbone:
 
 
 def _default_layer(outputs: dict[str, tuple[int, ...]]) -> str:
-    """Return the last feature map of more than one position, or else the last layer."""
-    maps = [name for name, shape in outputs.items() if len(shape) == 3 and max(shape[:2]) > 1]
+    """Return the last feature map or sequence of tokens of more than one position, or else the last layer."""
+    maps = [name for name, shape in outputs.items() if max(shape[:-1], default=1) > 1]
     return (maps or list(outputs))[-1]
