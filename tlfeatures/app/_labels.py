@@ -77,7 +77,12 @@ class Labels:
             raise Problem(422, "unknown-label", f"{label[:100]!r} is not a class of the model.")
         unknown = [row for row in rows if row not in self._keys]
         if unknown or not rows:
-            raise Problem(422, "unknown-image", f"There is no readable image with the number {unknown[:1]}.")
+            detail = (
+                f"There is no readable image with the number {unknown[0]}."
+                if unknown
+                else "No image is chosen."
+            )
+            raise Problem(422, "unknown-image", detail)
         with self._lock:
             keys = list(dict.fromkeys(self._keys[row] for row in rows))
             entry = {"time": round(time.time(), 3), "images": keys, "label": label}
