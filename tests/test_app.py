@@ -269,6 +269,18 @@ def test_head_is_trained_again_and_saved_beside_the_old_model(labelled, folder):
     assert load_model(paths[0]).evaluate(labelled.source.images, labelled.source.y).n_used_for_training == 24
 
 
+def test_names_of_files_may_not_be_unicode(labelled):
+    training, model = labelled.model.training, labelled.model
+    name = os.fsdecode(b"a\xff.png")
+    training.paths, training.names = [name, *training.paths[1:]], [name, *training.names[1:]]
+    table = labelled.get("/app/labels.csv")
+    assert table.status_code == 200 and table.content.splitlines()[1] == b"a\xff.png,stripes,stripes"
+    assert labelled.get("/app/data").json()["names"][0] == name
+    model.path = os.path.join(labelled.folder, os.fsdecode(b"m\xff.tlf"))
+    page = labelled.get("/")
+    assert page.status_code == 200 and "<h1>m\\udcff.tlf</h1>" in page.text
+
+
 def test_nearest_training_images_have_their_current_labels(labelled, folder):
     def list_labels():
         (answer,) = post(labelled, folder / "new-0.png").json()["images"]

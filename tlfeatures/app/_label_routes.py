@@ -89,9 +89,9 @@ def _add_changes(app: FastAPI, labels: Labels, read: Callable[[Request], Awaitab
     @app.get("/app/labels.csv", include_in_schema=False)
     async def export() -> Response:
         headers = {"Content-Disposition": 'attachment; filename="labels.csv"'}
-        return Response(
-            await asyncio.to_thread(labels.export), media_type="text/csv; charset=utf-8", headers=headers
-        )
+        text = await asyncio.to_thread(labels.export)
+        content = text.encode("utf-8", "surrogateescape")  # names of files may not be Unicode
+        return Response(content, media_type="text/csv; charset=utf-8", headers=headers)
 
 
 def _add_training(app: FastAPI, labels: Labels, read: Callable[[Request], Awaitable[dict[str, Any]]]) -> None:

@@ -123,7 +123,8 @@ def add_model_routes(app: FastAPI, scores: ScoreFigures) -> None:
 
     @app.get("/app/scores", include_in_schema=False)
     async def show_scores() -> Response:
-        return Response(await asyncio.to_thread(scores.render), media_type="text/html; charset=utf-8")
+        html = await asyncio.to_thread(scores.render)
+        return Response(html.encode("utf-8", "backslashreplace"), media_type="text/html; charset=utf-8")
 
     @app.get("/app/figures/{name}", include_in_schema=False)
     async def figure(name: str) -> Response:

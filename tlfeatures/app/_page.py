@@ -75,7 +75,8 @@ def add_page(app: FastAPI, service: Service, journal: Journal | None = None) -> 
             labels=labels is not None,
             training=training,
         )
-        return Response(html, media_type="text/html; charset=utf-8")
+        content = html.encode("utf-8", "backslashreplace")  # names of files and classes may not be Unicode
+        return Response(content, media_type="text/html; charset=utf-8")
 
     @app.get("/static/{name}", include_in_schema=False)
     async def static_file(name: str) -> Response:
