@@ -456,7 +456,7 @@ def test_a_renamed_file_is_recognized_among_all_networks(folder, mobilenet, tmp_
         (
             VGG16,
             CONTENT[:-1],
-            r"is not the weights file of 'vgg16' without its top that is published: its MD5",
+            r"is not the published weights file of 'vgg16' without its top: its MD5",
         ),
         (MOBILENET, CONTENT[1:], r"Cannot load the weights file .* into 'mobilenet_0.25_224'"),
         ("photo.jpg", CONTENT[1:], r"is not a weights file that Keras publishes: .*cannot be read as HDF5"),

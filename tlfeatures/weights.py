@@ -169,7 +169,7 @@ def fetch_weights(
 def import_weights(
     path: str | os.PathLike[str], *, model: str | None = None, image_size: int | None = None
 ) -> dict[str, Any]:
-    """Copy a weights file of Keras that was downloaded elsewhere to the folder where Keras looks for it.
+    """Copy a weights file that was downloaded elsewhere to the folder where Keras looks for it.
 
     The network is recognized by the published digest of the file, whatever its name is. For the networks without
     published digests, MobileNet and MobileNetV2, it is recognized by its name, else by the shapes of its arrays, and

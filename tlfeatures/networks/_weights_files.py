@@ -60,7 +60,7 @@ class WeightsFile:
         """Raise an error if a file does not have the published digest."""
         if not (actual := hash_file(path, self.digest)).startswith(self.digest):
             raise WeightsError(
-                f"{os.fspath(path)!r} is not the weights file of {self.describe()} that is published: its "
+                f"{os.fspath(path)!r} is not the published weights file of {self.describe()}: its "
                 f"{describe_digest(self.digest, actual)}. It is damaged or another file."
             )
 
