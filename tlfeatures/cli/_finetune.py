@@ -36,7 +36,7 @@ class TrainingOptions(Options):
     panel: ClassVar[str] = "Training"
 
     train_from: str = option(
-        "head", "First layer to train, head for the head alone, or number of top blocks to train."
+        "head", "First layer to train; head: only the head; all: all layers; a number N: the top N blocks."
     )
     head: str = option(
         "",

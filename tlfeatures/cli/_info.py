@@ -15,7 +15,7 @@ from tlfeatures.cli._terminal import escape, show_json, show_text
 class InfoOptions(Options):
     """The file, and the format of the card."""
 
-    path: str = argument("MODEL", "File of `fit`, `select` or `finetune` in the format .tlf.")
+    path: str = argument("MODEL", "A .tlf file saved by `fit`, `select` or `finetune`.")
     output: str | None = option(None, "Write the card as Markdown to this file.", "-o", metavar="CARD.md")
     force: bool = option(False, "Overwrite an existing file.")
     as_json: opt.Json = False

@@ -21,7 +21,9 @@ SCORING = "Scorer of scikit-learn; by default accuracy, or r2 for regression."
 VIEWS = "Mean embedding of an image and its views: flip, crops or flip+crops; by default without views."
 TASK = "classification, regression, or auto: inferred from the labels."
 
-SAVED = "Save the model to this file. With the suffix .joblib it is a pickle, whose loading runs code."
+SAVED = (
+    "Save the model to this file. With the suffix .joblib it is a pickle, and loading a pickle can run code."
+)
 
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON instead of text.")]
 
@@ -95,7 +97,9 @@ class InputOptions(Options):
 
     panel: ClassVar[str] = "Network"
 
-    model: str = option("mobilenet", "Network, see `tlfeatures models`, or a .keras file.", "-m")
+    model: str = option(
+        "mobilenet", "Name of a network, as listed by `tlfeatures models`, or a .keras file.", "-m"
+    )
     image_size: str | None = option(
         None, "Side of a square, or height x width, in pixels; by default the network's."
     )
@@ -107,7 +111,7 @@ class NetworkOptions(InputOptions):
     """The network, its input and its layers."""
 
     layer: str | None = option(
-        None, "Layers, see `tlfeatures layers`; by default the last convolutional output.", "-l"
+        None, "Layers, as listed by `tlfeatures layers`; by default the last convolutional output.", "-l"
     )
     pooling: str = option("avg", "How feature maps become vectors: avg, max, avgmax, gem or flatten.")
 
@@ -176,7 +180,8 @@ class SavedModel(Options):
         "File saved by `fit`, `select` or `finetune`. Loading a .joblib file can run code: load only files you trust.",
     )
     cache: str | None = option(
-        None, "Folder of the embedding store; by default that of the user or of a .joblib file."
+        None,
+        "Folder of the embedding store; by default the user's store, or the one named in a .joblib file.",
     )
     batch_size: int | None = option(None, "Images per batch; by default that of the model.", min=1)
 

@@ -31,7 +31,9 @@ class SearchSpace(Options):
 
     panel: ClassVar[str] = "Network"
 
-    models: str = option("mobilenet", "Networks, see `tlfeatures models`, or .keras files.", "--model", "-m")
+    models: str = option(
+        "mobilenet", "Networks, as listed by `tlfeatures models`, or .keras files.", "--model", "-m"
+    )
     layers: str = option(
         "auto",
         "auto or standard: each standard layer, and the last two and the last three concatenated; fused: all standard "

@@ -70,7 +70,7 @@ class SuggestOutput(opt.OutputOptions):
 
     output: str | None = option(
         None,
-        "Write the table to a file, or save a page that shows the images in a folder.",
+        "FILE.csv: write the table to this file. DIR: save a page that shows the images in this folder.",
         "-o",
         metavar="FILE.csv|DIR",
     )

@@ -31,10 +31,16 @@ Names = Annotated[
 
 @weights.command()
 def fetch(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Networks, see `tlfeatures models`.")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME...", help="Networks, as listed by `tlfeatures models`.")
+    ],
     top: Annotated[
         bool,
-        typer.Option("--top", metavar="", help="With the fully connected layers, as `classify` needs them."),
+        typer.Option(
+            "--top",
+            metavar="",
+            help="Download the file with the fully connected layers, which `classify` needs.",
+        ),
     ] = False,
     image_size: Annotated[
         int | None,
@@ -44,7 +50,10 @@ def fetch(
     ] = None,
     mirror: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Folder with the same file names: https, http or file."),
+        typer.Option(
+            metavar="URL",
+            help="Address of a folder that has the files under the same names: https, http or file.",
+        ),
     ] = None,
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", help="Time without data after which the download fails.")
@@ -128,7 +137,9 @@ def import_files(
     image_size: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, help="Side in pixels that the weights are for, if the name does not say."
+            metavar="N",
+            min=1,
+            help="Side in pixels that the weights are for, if the file name does not contain it.",
         ),
     ] = None,
     as_json: Json = False,

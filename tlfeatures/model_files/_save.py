@@ -66,7 +66,7 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
     if os.fspath(path).lower().endswith(PICKLES):
         raise InvalidParameterError(
             f"`path` must not end in {', '.join(PICKLES)}, which are suffixes of pickles; got {os.fspath(path)!r}. Use "
-            "the suffix .tlf, or call joblib.dump(model, path) to make a pickle, whose loading runs code.",
+            "the suffix .tlf, or call joblib.dump(model, path) to make a pickle; loading a pickle can run code.",
             "path",
         )
     if hasattr(model, "history_") and hasattr(model, "to_pipeline"):  # a fine-tuned estimator
