@@ -34,7 +34,7 @@ def check_packages() -> None:
     Raises
     ------
     MissingDependencyError
-        If one of the packages of the extra "onnx" is not installed.
+        If one of the packages of the extra "onnx" is not installed, or Keras is older than 3.12.
     """
     for name in ("onnx", "onnxruntime", "skl2onnx"):
         import_package(name)
@@ -44,6 +44,11 @@ def check_packages() -> None:
         )  # importing it would import TensorFlow with its start-up messages
     except importlib.metadata.PackageNotFoundError as error:
         raise _make_error("tf2onnx", error) from error
+    version = importlib.metadata.version("keras")
+    if tuple(map(int, version.split(".")[:2])) < (3, 12):  # cannot set the version of the operators
+        raise MissingDependencyError(
+            f"Export in ONNX format needs keras 3.12 or later; got {version}: pip install 'keras>=3.12'"
+        )
 
 
 def _make_error(name: str, error: Exception) -> MissingDependencyError:
