@@ -28,6 +28,7 @@ from tlfeatures.errors import (
     ObjectStorageError,
     SourceError,
     TransientReadError,
+    UnreadableImagesWarning,
 )
 from tlfeatures.images import Decoder, Images
 from tlfeatures.sources import read_dicom_groups, read_items, read_source
@@ -149,6 +150,16 @@ def test_missing_empty_and_damaged_objects_are_errors_of_one_image(folder):
     assert np.isnan(features).all(axis=1).tolist() == [False, True, True, True, True]
     with pytest.raises(ImageReadError, match="cannot read 4 of 5 images"):
         CNNFeatures("tiny", image_size=32, cache=None).fit_transform(uris)
+
+
+def test_an_object_whose_name_cannot_be_read_is_the_error_of_one_image(folder, tmp_path):
+    uris = [f"{folder.as_uri()}/Cat/1.png", f"{folder.as_uri()}/Cat/../Cat/1.png"]
+    cnn = CNNFeatures("tiny", image_size=32, cache=tmp_path / "store", on_error="nan").fit(uris[:1])
+    with pytest.warns(UnreadableImagesWarning, match=r"1 of 2 images.*has an empty part, '\.' or '\.\.'"):
+        assert np.isnan(cnn.transform(uris)).all(axis=1).tolist() == [False, True]
+    for _ in range(2):
+        with pytest.warns(UnreadableImagesWarning, match="1 of 2 images"):
+            assert list(embed_images(uris, cnn).errors) == [1]
 
 
 def test_each_object_is_read_once_and_never_again_while_its_etag_stays(folder, tmp_path, requests):

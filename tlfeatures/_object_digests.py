@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from tlfeatures._objects import ObjectInfo, read_object, redact, stat_object
+from tlfeatures.errors import ObjectStorageError, TransientReadError
 from tlfeatures.fingerprints import bytes_key
 
 __all__ = [
@@ -48,13 +49,20 @@ def request_stamp(uri: str) -> bytes:
 
 
 def request_stamps(uris: Sequence[str]) -> list[bytes | None]:
-    """Return `request_stamp` of several objects, requested at the same time; None for missing objects."""
+    """Return `request_stamp` of several objects, requested at the same time.
+
+    It is None for missing objects, and empty for those that cannot be read for a reason of their own.
+    """
 
     def request(uri: str) -> bytes | None:
         try:
             return request_stamp(uri)
         except FileNotFoundError:
             return None
+        except (ObjectStorageError, TransientReadError):
+            raise
+        except OSError:  # reading the object fails too, which is the error of this image
+            return b""
 
     stamps = [find_stamp(uri) for uri in uris]
     unknown = [i for i, stamp in enumerate(stamps) if stamp is None]
