@@ -376,6 +376,8 @@ def test_a_folder_can_be_a_mirror(folder, tmp_path):
         ),
         ({"mirror": "https://user:secret@host/"}, InvalidParameterError, "without a user name"),
         ({"mirror": "https:///models"}, InvalidParameterError, "`mirror` must be"),
+        ({"mirror": "http://[::1/models"}, InvalidParameterError, "`mirror` must be"),
+        ({"mirror": 3}, InvalidParameterError, "`mirror` must be"),
         ({"timeout": 0}, InvalidParameterError, "`timeout` must be a number above 0"),
         ({"image_size": 0}, InvalidParameterError, "`image_size` must be None or an integer"),
         ({"top": "yes"}, InvalidParameterError, "`top` must be True or False"),

@@ -19,14 +19,19 @@ from tlfeatures.networks._weights_files import WeightsFile, list_files
 
 __all__ = ["fetch_weights", "import_weights", "list_weights", "verify_weights"]
 
+
+def _is_mirror(url: Any) -> bool:
+    try:
+        parts = urlsplit(url) if isinstance(url, str) else urlsplit("")
+    except ValueError:  # for example of an unfinished IPv6 address
+        return False
+    has_place = bool(parts.netloc or (parts.scheme == "file" and parts.path))
+    return parts.scheme in ("https", "http", "file") and has_place and "@" not in parts.netloc
+
+
 _IS_MIRROR = Constraint(
     "the address of a folder that starts with https://, http:// or file://, without a user name",
-    lambda url: (
-        isinstance(url, str)
-        and (parts := urlsplit(url)).scheme in ("https", "http", "file")
-        and bool(parts.netloc or (parts.scheme == "file" and parts.path))
-        and "@" not in parts.netloc
-    ),
+    _is_mirror,
     hint="The folder must have files with the names that `tlfeatures weights list --all` prints.",
 )
 
