@@ -149,6 +149,11 @@ class Journal:
         ----------
         number : int
             Number of the line, from 1.
+
+        Returns
+        -------
+        JournalError
+            The error, which is not raised here.
         """
         return JournalError(
             f"Line {number} of the journal of labels {self.path!r} is not a change of labels. If it is damaged, remove "
