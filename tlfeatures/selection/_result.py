@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 from tlfeatures.results import EmbeddingSample, Score, SearchResult
 from tlfeatures.selection._audit import audit_search
+from tlfeatures.selection._constraints import NETWORK_PARAMETERS
 from tlfeatures.selection._fitted_images import worst_predictions
 from tlfeatures.selection._head_grids import list_user_estimators, seed_estimator
 from tlfeatures.selection._prediction_sets import measure_search_intervals, measure_search_sets
@@ -32,17 +33,7 @@ __all__ = [
 
 _MAP_ROWS = 5000
 # Parameters of the search that change how its best pipeline is fitted and scored.
-_FIT_PARAMS = (
-    "scoring",
-    "weights",
-    "interpolation",
-    "decode",
-    "max_value",
-    "window",
-    "normalization",
-    "views",
-    "precision",
-)
+_FIT_PARAMS = ("scoring", *(name for name in NETWORK_PARAMETERS if name not in ("batch_size", "cache")))
 
 
 def build_result(search: Any) -> SearchResult:
