@@ -30,6 +30,7 @@ from tlfeatures.errors import (
     ImageReadError,
     InvalidParameterError,
     LowContrastImagesWarning,
+    OutOfMemoryError,
     RandomWeightsWarning,
     RecipeMismatchError,
     UnknownNameError,
@@ -89,6 +90,50 @@ def test_fit_then_transform_equals_fit_transform(images, store):
     stored = clone(cnn).set_params(cache=store)
     np.testing.assert_array_equal(stored.fit_transform(images), expected)  # written
     np.testing.assert_array_equal(stored.transform(images), expected)  # read
+
+
+@pytest.mark.parametrize("limit", [3, 1])
+def test_running_out_of_memory_halves_the_batch(images, monkeypatch, limit):
+    expected = CNNFeatures("tiny", cache=None).fit_transform(images)
+    sizes = limit_memory(monkeypatch, limit)
+    cnn = CNNFeatures("tiny", cache=None, batch_size=8)
+    with pytest.warns(UserWarning, match="out of memory with batches of 8 images; batches of 4 are used now"):
+        features = cnn.fit_transform(images)
+    np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-6)
+    # the size stays small for the rest of the images
+    halved = [8, 4, 2, 1][: 3 if limit == 3 else 4]
+    assert sizes[: len(halved)] == halved
+    assert set(sizes[len(halved) :]) == {halved[-1]}
+
+
+def test_too_little_memory_for_one_image_raises_an_error(images, monkeypatch):
+    limit_memory(monkeypatch, 0)
+    cnn = CNNFeatures("tiny", cache=None, batch_size=2)
+    with (
+        pytest.warns(UserWarning, match="batches of 1 are used now"),
+        pytest.raises(OutOfMemoryError, match=r"on a single image of \d+x\d+ pixels\. Use a smaller") as e,
+    ):
+        cnn.fit_transform(images)
+    assert isinstance(e.value, MemoryError)
+
+
+def limit_memory(monkeypatch, limit: int) -> list[int]:
+    """Let networks fail on batches of more than ``limit`` images; return the list of the sizes of all batches."""
+    sizes, compile_network = [], Backbone.compile
+
+    def compile_limited(self, *args):
+        network = compile_network(self, *args)
+
+        def run(batch):
+            sizes.append(len(batch))
+            if len(batch) > limit:
+                raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1073741824 bytes.")
+            return network(batch)
+
+        return run
+
+    monkeypatch.setattr(Backbone, "compile", compile_limited)
+    return sizes
 
 
 def test_row_i_is_image_i_and_duplicates_are_computed_once(images, store, network_calls):

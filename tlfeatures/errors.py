@@ -233,7 +233,7 @@ class ForkedProcessError(TLFeaturesError, RuntimeError):
 
 
 class OutOfMemoryError(TLFeaturesError, MemoryError):
-    """Training ran out of memory; the message suggests a batch size."""
+    """Training, or the network on a single image, ran out of memory; the message says what needs less."""
 
 
 class RandomWeightsWarning(UserWarning):

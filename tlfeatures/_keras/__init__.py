@@ -26,6 +26,7 @@ __all__ = [
     "is_callback",
     "is_layer",
     "is_model",
+    "is_out_of_memory",
     "keras",
     "keras_version",
     "read_checkpoint",
@@ -128,6 +129,18 @@ def is_layer(value: object) -> bool:
 def is_model(value: object) -> bool:
     """Whether ``value`` is a ``keras.Model``; does not import keras."""
     return any(c.__module__.startswith("keras.") and c.__name__ == "Model" for c in type(value).__mro__)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether a backend, or Python, ran out of memory; each backend has its own exception."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    text = str(error)
+    return bool(
+        isinstance(error, MemoryError)
+        or names & {"ResourceExhaustedError", "OutOfMemoryError"}
+        or "RESOURCE_EXHAUSTED" in text
+        or "out of memory" in text.lower()
+    )
 
 
 def weights_folders() -> list[Path]:

@@ -12,6 +12,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from tlfeatures._inputs import is_missing
+from tlfeatures._keras import is_out_of_memory
 from tlfeatures._warnings import warn
 from tlfeatures.errors import InvalidParameterError, OutOfMemoryError
 from tlfeatures.features import CNNFeatures
@@ -250,7 +251,7 @@ class FineTune(FineTuneParameters):
         try:
             net = training.run()
         except Exception as error:
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise OutOfMemoryError(
                     f"Training ran out of memory with `batch_size={self.batch_size}`, images of "
                     f"{self._size_text(training)} and `train_from={self.train_from!r}`. Try "
@@ -319,15 +320,4 @@ def _make_history_frame(history: list[dict[str, Any]], classes: bool) -> Any:
     metric = "accuracy" if classes else "mae"
     return pandas.DataFrame(history, columns=columns).rename(
         columns={"metric": metric, "val_metric": f"val_{metric}"}
-    )
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    names = {kind.__name__ for kind in type(error).__mro__}
-    text = str(error)
-    return bool(
-        isinstance(error, MemoryError)
-        or names & {"ResourceExhaustedError", "OutOfMemoryError"}
-        or "RESOURCE_EXHAUSTED" in text
-        or "out of memory" in text.lower()
     )
