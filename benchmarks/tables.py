@@ -34,71 +34,73 @@ MACHINES = {
 SPEED = [
     (
         "JPEG files of 500 pixels to embeddings, MobileNet 0.75 at 224",
-        "{extract[tlfeatures_images_per_s]:.0f} images/s: {extract[times_loop]:.0f} times Keras's one-image loop, "
-        "{extract[times_dataset]:.1f} times `image_dataset_from_directory` with `predict`, {extract[of_bound]:.2f} "
-        "of what network and decoder allow together",
+        "{extract[tlfeatures_images_per_s]:.0f} images/s: {extract[times_loop]:.0f} times as fast as a Keras loop over "
+        "single images, {extract[times_dataset]:.1f} times as fast as `image_dataset_from_directory` with `predict`, "
+        "{extract[of_bound]:.2f} of the speed that the network and the decoder allow together",
         "extract",
     ),
     (
-        "the same from 12 megapixels",
-        "{extract[large_tlfeatures_images_per_s]:.0f} images/s at 3 MB a file and "
-        "{extract[smooth_tlfeatures_images_per_s]:.0f} at 1 MB: {extract[large_times_exact]:.1f} and "
-        "{extract[smooth_times_exact]:.1f} times exact decoding, {extract[large_times_dataset]:.1f} and "
-        "{extract[smooth_times_dataset]:.1f} times `image_dataset_from_directory`; reading the files and decoding "
-        "their entropy coding alone reaches {extract[large_entropy_images_per_s]:.0f} and "
+        "JPEG files of 12 megapixels, the same network",
+        "files of 3 MB: {extract[large_tlfeatures_images_per_s]:.0f} images/s, {extract[large_times_exact]:.1f} times "
+        "as fast as exact decoding, {extract[large_times_dataset]:.1f} times as fast as `image_dataset_from_directory`; "
+        "reading and entropy decoding alone allow {extract[large_entropy_images_per_s]:.0f}. Files of 1 MB: "
+        "{extract[smooth_tlfeatures_images_per_s]:.0f} images/s, {extract[smooth_times_exact]:.1f} times and "
+        "{extract[smooth_times_dataset]:.1f} times as fast; reading and entropy decoding alone allow "
         "{extract[smooth_entropy_images_per_s]:.0f}",
         "extract",
     ),
     (
-        "ResNet50, VGG19",
+        "JPEG files of 500 pixels, ResNet50 and VGG19",
         "{extract[resnet50_tlfeatures_images_per_s]:.0f} and {extract[vgg19_tlfeatures_images_per_s]:.1f} images/s: "
-        "{extract[resnet50_of_network]:.2f} and {extract[vgg19_of_network]:.2f} of the compiled network alone",
+        "{extract[resnet50_of_network]:.2f} and {extract[vgg19_of_network]:.2f} of the speed of the compiled network "
+        "alone",
         "extract",
     ),
     (
         "six layers with two poolings in one pass",
-        "{taps[files_ratio]:.2f} of the time of the deepest layer alone",
+        "{taps[files_ratio]:.2f} times the time of the deepest layer alone",
         "taps",
     ),
     (
         "GridSearchCV, 24 candidates x 5 folds, photographs, two jobs",
-        "cold {gridsearch[photographs_2_jobs_cold_ratio]:.2f} of (one extraction + the search on a matrix in memory); "
-        "warm {gridsearch[photographs_2_jobs_warm_ratio]:.2f} of the search on a matrix in memory",
+        "with an empty store, {gridsearch[photographs_2_jobs_cold_ratio]:.2f} times the time of one extraction and a "
+        "search on a matrix in memory; with all rows in the store, {gridsearch[photographs_2_jobs_warm_ratio]:.2f} "
+        "times the time of the search on a matrix",
         "gridsearch",
     ),
     (
         "`tlfeatures select`, {select[candidates]:.0f} candidates x 5 folds on {select[images]:,.0f} hand signs at 224",
-        "{select[cold_s]:.0f} s cold, {select[warm_s]:.0f} s warm: {select[warm_by_ready]:.2f} of the same fits on "
-        "matrices in memory, {select[naive_by_warm]:.0f} times faster than scikit-learn's search without a store "
+        "{select[cold_s]:.0f} s with an empty store, {select[warm_s]:.0f} s with all rows in the store: "
+        "{select[warm_by_ready]:.2f} times the time of the same fits on matrices in memory, "
+        "{select[naive_by_warm]:.0f} times as fast as scikit-learn's search without a store "
         "({select[naive_fits_measured]:.0f} of its fits measured, the rest extrapolated)",
         "select",
     ),
     (
-        "store of 512-wide rows",
-        "{store[gather_rows_per_s]:,.0f} rows/s gathered; 100,000 rows opened in "
+        "store of rows of 512 values",
+        "{store[gather_rows_per_s]:,.0f} rows/s read; 100,000 rows opened in "
         "{store[cold_open_s]:.1f} s from disk, ten million in {store_rows[open_s]:.1f} s",
         "store",
     ),
     (
         "`tlfeatures serve`, MobileNet 0.75, 50 clients on the same two cores",
-        "{serve[serve_images_per_s]:.0f} images/s: {serve[throughput_ratio]:.2f} of `transform` without a service; "
-        "answers after {serve[median_ms]:.0f} ms in the median and {serve[percentile_99_ms]:.0f} ms at the 99th "
-        "percentile; of "
-        "{serve[further_requests]:,.0f} further requests {serve[lost]:.0f} were lost, and memory grew by "
-        "{serve[growth_mb]:.0f} MB",
+        "{serve[serve_images_per_s]:.0f} images/s, {serve[throughput_ratio]:.2f} times the rate of `transform` without "
+        "a service; half of the answers took less than {serve[median_ms]:.0f} ms, and 99% less than "
+        "{serve[percentile_99_ms]:.0f} ms; of {serve[further_requests]:,.0f} further requests {serve[lost]:.0f} were "
+        "lost, and memory grew by {serve[growth_mb]:.0f} MB",
         "serve",
     ),
     (
         "memory",
-        "20,000 images take {memory[cold_beyond_result_mb]:.0f} MB (cold) or {memory[warm_beyond_result_mb]:.0f} MB "
-        "(warm) more than 2,000, beyond the result itself",
+        "without the result itself, 20,000 images take {memory[cold_beyond_result_mb]:.0f} MB more than 2,000 images "
+        "with an empty store, and {memory[warm_beyond_result_mb]:.0f} MB more with all rows in the store",
         "memory",
     ),
 ]
 REGRET = {
     "signs": "hand signs",
     "digits": "digits",
-    "pets": "pets, which ImageNet contains",
+    "pets": "pets, whose classes are in ImageNet",
     "textures": "generated textures, eight angles in noise",
     "shapes": "generated shapes",
     "noises": "generated noise of several spectra",
@@ -137,13 +139,13 @@ TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
             *(
                 "data",
                 "accuracy",
-                "sets contain the class",
-                "classes in a set",
-                "the same if sets may be empty",
+                "sets that contain the true class",
+                "classes per set",
+                "both with `allow_empty=True`",
             ),
             *(
-                "worst class of 50 images or more, if per class",
-                "false alarms at 5%",
+                "worst class with `per_class=True`",
+                "unusual among the same data",
                 "unusual among other data",
             ),
         ],
@@ -169,7 +171,7 @@ TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
         ],
     ),
     "distributed": (
-        ["100 ms for each batch of 32 images", "images/s", "times one process"],
+        ["with a network that takes 100 ms per batch of 32 images", "images/s", "times one process"],
         [
             ["one process", "{distributed[local_images_per_s]:.0f}", "1"],
             *(
@@ -189,7 +191,7 @@ TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
             "140",
             "200",
             "260",
-            "labels needed for what 300 random labels reach",
+            "labels needed to match 300 random labels",
         ],
         [
             [
@@ -223,7 +225,7 @@ TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
         [
             "images",
             "best standard candidate",
-            "best fused one",
+            "best fused candidate",
             "points lost without",
             "with",
             "gain of fused layers",
