@@ -42,8 +42,9 @@ SPEED = [
     (
         "JPEG files of 12 megapixels, the same network",
         "files of 3 MB: {extract[large_tlfeatures_images_per_s]:.0f} images/s, {extract[large_times_exact]:.1f} times "
-        "as fast as exact decoding, {extract[large_times_dataset]:.1f} times as fast as `image_dataset_from_directory`; "
-        "reading and entropy decoding alone allow {extract[large_entropy_images_per_s]:.0f}. Files of 1 MB: "
+        "as fast as exact decoding, {extract[large_times_dataset]:.1f} times as fast as "
+        "`image_dataset_from_directory`; reading and entropy decoding alone allow "
+        "{extract[large_entropy_images_per_s]:.0f}. Files of 1 MB: "
         "{extract[smooth_tlfeatures_images_per_s]:.0f} images/s, {extract[smooth_times_exact]:.1f} times and "
         "{extract[smooth_times_dataset]:.1f} times as fast; reading and entropy decoding alone allow "
         "{extract[smooth_entropy_images_per_s]:.0f}",
