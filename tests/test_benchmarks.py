@@ -38,7 +38,12 @@ FIGURES = {
         *("steps_ratio_to_fit_by_hand", "steps_resumed_difference"),
     },
     "gridsearch": {"photographs_1_jobs_cold_ratio", "photographs_1_jobs_warm_ratio"},
-    "precision": {"vgg19_float32_apart", "vgg19_float32_ours_images_per_s", "vgg19_float32_of_bare"},
+    "precision": {
+        "vgg19_float32_apart",
+        "vgg19_float32_ours_images_per_s",
+        "vgg19_float32_of_bare",
+        "vgg19_float32_cosine",
+    },
     "ledger": {"resume_s", "memory_mb", "append_images_per_s"},
     "processes": {"disjoint_2_times_one", "same_2_times_one"},
     "memory": {
