@@ -218,7 +218,7 @@ def test_reasons_for_unreadable_clips(clip, reason):
 @pytest.mark.parametrize(
     "X, match",
     [
-        ("a.wav", r"Got one clip where a list is expected: wrap it, \[X\]"),
+        ("a.wav", r"Got one clip where a list is expected: pass \[X\]"),
         (CHIRP, r"shape \(4800,\).*for one clip use \[X\]"),
         (np.zeros((2, 3, 4)), r"shape \(2, 3, 4\); expected a list of paths"),
         ([], "0 sample"),

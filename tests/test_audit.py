@@ -258,8 +258,8 @@ def test_tiny_data_sets():
     ("arguments", "message"),
     [
         ({"y": ["a"]}, "Got 12 images but 1 labels"),
-        ({"groups": [1, 2]}, "`groups` must hold one group for each of the 12 images"),
-        ({"split": ["train"]}, "`split` must hold one name for each of the 12 images"),
+        ({"groups": [1, 2]}, "`groups` must have one group for each of the 12 images"),
+        ({"split": ["train"]}, "`split` must have one name for each of the 12 images"),
         ({"cv": 1}, "`cv` must be an integer of at least 2; got 1"),
         (
             {"duplicate_threshold": 2},

@@ -387,7 +387,7 @@ def test_embed_fails_if_the_store_is_not_writable(run, photos):
     ("output", "text"),
     [
         ("f.txt", "must end in .h5, .parquet or .npy"),
-        ("absent/f.h5", "does not exist; make it first"),
+        ("absent/f.h5", "does not exist; create it first"),
         ("folder.h5", "is a folder"),
         ("theirs.h5", "was not written by this command"),
         ("theirs.parquet", "was not written by this command"),
@@ -526,7 +526,7 @@ def test_cold_start_prints_no_messages_of_the_backend(run, photos):
         (["--weights", "absent.h5", "--cv", "2"], "no such file"),
         (["--precision", "int8", "--cv", "2"], "got 'int8'"),
         (["-o", "p.txt", "--cv", "2"], "must end in .tlf, .joblib"),
-        (["-o", "absent/p.joblib", "--cv", "2"], "does not exist; make it first"),
+        (["-o", "absent/p.joblib", "--cv", "2"], "does not exist; create it first"),
     ],
 )
 def test_fit_rejects_options(run, photos, argv, text):

@@ -302,7 +302,7 @@ class TestErrorsBeforeExtraction:
     def test_folders_with_files_of_others_are_rejected(self, run, photos):
         Path("file").write_text("mine")
         check_error(run("select", photos.root, *ONE, "-o", "file"), "'file' is a file", "name a folder")
-        check_error(run("select", photos.root, *ONE, "-o", "no/where"), "does not exist; make it first")
+        check_error(run("select", photos.root, *ONE, "-o", "no/where"), "does not exist; create it first")
         Path("site").mkdir()
         Path("site/index.html").write_text("<h1>mine</h1>")
         check_error(

@@ -318,7 +318,7 @@ def test_window_enters_the_recipe_only_when_set():
     "value", [400, (40,), (40, 0), (40, -1), (np.nan, 1), ("40", "400"), (1, 2, 3), True]
 )
 def test_invalid_window(value):
-    match = r"`window` must be None or \(center, width\), two numbers with a positive width; got .*hounsfield"
+    match = r"`window` must be None or \(center, width\), two numbers with a positive width; got .*Hounsfield"
     for make in (lambda: Decoder((8, 8), window=value), lambda: CNNFeatures("tiny", window=value).fit([b""])):
         with pytest.raises(ValueError, match=match):
             make()

@@ -129,7 +129,7 @@ def test_labels_in_arrow_arrays():
 def test_error_for_sparse_labels_says_how_to_convert_them(y, fix):
     for check in (lambda: check_labels(y, 3), lambda: infer_task(y)):
         with pytest.raises(
-            ValueError, match=rf"`y` must be one label for each image; got a sparse matrix of {fix}"
+            ValueError, match=rf"`y` must have one label for each image; got a sparse matrix of {fix}"
         ):
             check()
 

@@ -86,10 +86,10 @@ def make_object(module, name):
 
 
 INPUT_ERRORS = {
-    "one path": ("a.jpg", r"one image \(the path 'a.jpg'\).*wrap it, \[X\]"),
-    "one Path": (pathlib.Path("a.jpg"), "wrap it"),
-    "one bytes": (b"abc", "one image .bytes.*wrap it"),
-    "one PIL image": (SAMPLE, "wrap it"),
+    "one path": ("a.jpg", r"one image \(the path 'a.jpg'\).*pass \[X\]"),
+    "one Path": (pathlib.Path("a.jpg"), "expected: pass"),
+    "one bytes": (b"abc", "one image .bytes.*expected: pass"),
+    "one PIL image": (SAMPLE, "expected: pass"),
     "single image": (QUADRANTS, r"shape \(16, 12, 3\).*add the first axis with X\[None\]"),
     "single RGBA": (np.zeros((9, 9, 4), np.uint8), "add the first axis"),
     "narrow grey": (np.zeros((9, 9, 3), np.uint8), r"grey images this narrow.*X\[..., None\]"),

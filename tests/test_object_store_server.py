@@ -249,7 +249,11 @@ def test_an_outage_in_mid_run_gives_no_row_of_nan_and_the_next_run_resumes(
     proxy.fault = lambda method, path: fault if "/dog/0" in path else None
     assert main(command) == 1
     error = capsys.readouterr().err
-    assert "in 4 attempts" in error and "Run the same again later" in error and not output.exists()
+    assert (
+        "in 4 attempts" in error
+        and "Run the same command or call again later" in error
+        and not output.exists()
+    )
     proxy.fault = None
     forget(proxy)
     assert main(command) == 0

@@ -252,7 +252,7 @@ def test_clone_pickle_sparse_rows_and_data_frames():
         (
             lambda: SkipUnreadable(SVC(), unreadable_label=-1),
             y,
-            "must be of the kind of the labels, which are text",
+            "must have the type of the labels, which are text",
         ),
         (
             lambda: SkipUnreadable(SVC(), unreadable_label="?"),

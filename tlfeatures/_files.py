@@ -189,8 +189,8 @@ def read_with_retries(read: Callable[[], T], path: str | os.PathLike[str]) -> T:
                 raise TransientReadError(
                     error.errno,
                     f"{(error.strerror or 'the storage failed').lower()}, in {attempts} attempts. The storage may be "
-                    "temporarily unavailable, so this does not count as an unreadable file. Run the same again later: "
-                    "embeddings that are already stored are not computed again",
+                    "temporarily unavailable, so this does not count as an unreadable file. Run the same "
+                    "command or call again later: embeddings that are already stored are not computed again",
                     os.fspath(path),
                 ) from error
             time.sleep(pause)

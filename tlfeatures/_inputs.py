@@ -19,7 +19,7 @@ def is_missing(value: Any) -> bool:
     """
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
-    import numpy as np  # here, because the command line starts without it
+    import numpy as np  # imported here, because the command line starts without numpy
 
     return isinstance(value, (float, np.floating, np.datetime64, np.timedelta64)) and bool(value != value)
 
@@ -69,7 +69,7 @@ def as_labels(y: Any) -> Any:
     if hasattr(y, "toarray") and "scipy" in {name.partition(".")[0] for name in library_types(y)}:
         fix = "y.toarray().ravel()" if 1 in y.shape or len(y.shape) == 1 else "y.toarray().argmax(axis=1)"
         raise ValueError(
-            f"`y` must be one label for each image; got a sparse matrix of shape {y.shape}. Use {fix}."
+            f"`y` must have one label for each image; got a sparse matrix of shape {y.shape}. Use {fix}."
         )
     if library_types(y) & {"pyarrow.Array", "pyarrow.ChunkedArray"}:
         import numpy as np

@@ -79,7 +79,8 @@ def find_digest(uri: str) -> bytes | None:
     Raises
     ------
     OSError
-        As :func:`~tlfeatures._objects.stat_object`, which is called if the last request was more than a minute ago.
+        The errors of :func:`~tlfeatures._objects.stat_object`, which is called if the last request was more than a
+        minute ago.
     """
     if uri not in _stamps:
         return None

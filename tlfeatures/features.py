@@ -61,7 +61,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
         Value of white in 16-bit grey files and uint16 arrays, such as 4095 for 12-bit data; None means 65535.
         Images with larger values raise an error.
     window : (float, float) or None, default=None
-        Center and width of the range of values that becomes black to white in DICOM files (in hounsfield units for CT),
+        Center and width of the range of values that becomes black to white in DICOM files (in Hounsfield units for CT),
         16-bit grey files and uint16 arrays, such as (40, 400). None means, for DICOM, the window in the file or,
         without one, the full range of unsigned 8-bit values and the 1st to the 99th percentile of others; for other
         images, 0 to ``max_value``.

@@ -25,8 +25,8 @@ class SkipUnreadable(MetaEstimatorMixin, BaseEstimator):
     """Fit an estimator on the rows without NaN, and predict a fixed value for the others.
 
     ``CNNFeatures(on_error="nan")`` returns a row of NaN for an image that cannot be read. Most estimators
-    raise an error for NaN; this one leaves such rows out of the fit and still returns one prediction for each
-    row, so cross-validation and grid search work on folders with broken files.
+    raise an error for NaN; this meta-estimator leaves such rows out of the fit and still returns one prediction for
+    each row, so cross-validation and grid search work on folders with broken files.
 
     Parameters
     ----------
@@ -82,8 +82,8 @@ class SkipUnreadable(MetaEstimatorMixin, BaseEstimator):
         X : array-like of shape (n_samples, n_features)
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
         **params : dict
-            Passed to the ``fit`` of `estimator`, such as ``sample_weight``. From values with one entry per row,
-            the entries of rows with NaN are removed. With metadata routing, `estimator` gets what it requests.
+            Passed to the ``fit`` of `estimator`, such as ``sample_weight``. If a value has one entry per row, the
+            entries of rows with NaN are removed. With metadata routing, `estimator` gets what it requests.
 
         Returns
         -------
@@ -105,7 +105,7 @@ class SkipUnreadable(MetaEstimatorMixin, BaseEstimator):
         if not readable.any():
             raise ValueError(
                 f"All {len(readable)} rows of X have NaN, so there is nothing to fit on; expected at least one image "
-                "that can be read. `check_images(X)` says why each failed."
+                "that can be read. `check_images(X)` gives the reason for each."
             )
         if get_config()["enable_metadata_routing"]:
             params = process_routing(self, "fit", **params).estimator.fit
@@ -238,7 +238,7 @@ class SkipUnreadable(MetaEstimatorMixin, BaseEstimator):
         if text != isinstance(self.unreadable_label, str):
             kind = "text" if text else "numbers"
             raise ValueError(
-                f"`unreadable_label` must be of the kind of the labels, which are {kind} such as "
+                f"`unreadable_label` must have the type of the labels, which are {kind} such as "
                 f"{self.classes_.tolist()[0]!r}; got {self.unreadable_label!r}. Pass 'auto' to choose one "
                 "automatically."
             )

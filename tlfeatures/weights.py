@@ -162,9 +162,7 @@ def fetch_weights(
     if downloaded:
         damaged = row["path"]
         if damaged is not None and not os.access(damaged.parent, os.W_OK):
-            raise WeightsError(
-                f"{row['problem']} Its folder is read-only: delete it, then run the same again."
-            )
+            raise WeightsError(f"{row['problem']} Its folder is read-only: delete the file, then try again.")
         _fetch(spec, **file.variant, check=file.check_loads, mirror=mirror, timeout=timeout, damaged=damaged)
         row = file.row(load=False)
         row["state"] = "digest matches" if file.digest else "loads"
@@ -240,4 +238,4 @@ def _copy(path: Path, target: Path) -> None:
             copy.write(block)
             digest.update(block)
         if digest.hexdigest() != expected:
-            raise WeightsError(f"{os.fspath(path)!r} changed while it was copied; run the same again.")
+            raise WeightsError(f"{os.fspath(path)!r} changed while it was copied; try again.")

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["FrozenNetwork", "compile_frozen", "precise"]
 
 _tf32_lock = threading.Lock()  # TF32 is switched for the whole process
-_FROZEN_LIMIT = 128 << 20  # bytes of weights; larger ones would need gigabytes for a speed-up by a tenth
-_FROZEN_COPIES = 8  # of the weights in the graphs and kernels of TensorFlow; twice as many during compilation
+_FROZEN_LIMIT = 128 << 20  # bytes of weights; larger networks would need gigabytes for a speed-up of 10%
+# number of copies of the weights in the graphs and kernels of TensorFlow; during compilation there are twice as many
+_FROZEN_COPIES = 8
 
 
 @dataclass(frozen=True)

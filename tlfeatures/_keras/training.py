@@ -128,7 +128,7 @@ def seed_random_layers(model: Any, seed: Sequence[int]) -> None:
     for variable in model.non_trainable_variables:
         if "seed_generator" in variable.path:
             variable.assign(rng.integers(0, 2**32, variable.shape, dtype=np.uint32))
-    if keras.backend.backend() == "torch":  # some layers draw from its own generator
+    if keras.backend.backend() == "torch":  # some layers draw from PyTorch's own generator
         import torch
 
         torch.manual_seed(int(rng.integers(2**63)))

@@ -166,18 +166,18 @@ class DataChecks:
             self._report(2 + done, f"Predicting out of fold, fold {done + 1} of {total}")
 
         if not len(labelled):
-            notes.append("No image has a label, so there are neither mistakes nor scores.")
+            notes.append("No image has a label, so mistakes and scores are not available.")
             return None
         X, targets = self.model.training.embeddings[labelled], np.array(y[labelled].tolist())
         try:
             result = predict_out_of_fold(self.model.trained.head, X, targets, groups[labelled], report)
         except TypeError:
             notes.append(
-                "A fine-tuned network is not trained again, so there are neither mistakes nor scores."
+                "A fine-tuned network is not trained again, so mistakes and scores are not available."
             )
             return None
         except ValueError as error:
-            notes.append(f"There are neither mistakes nor scores: {error}")
+            notes.append(f"Mistakes and scores are not available: {error}")
             return None
         return replace(result, rows=labelled[result.rows])
 

@@ -93,7 +93,7 @@ class Journal:
         Raises
         ------
         OSError
-            If it cannot be written; the file is then as before.
+            If it cannot be written; the file is then unchanged.
         """
         line = json.dumps(entry).encode() + b"\n"
         size = os.fstat(self._fd).st_size
@@ -134,10 +134,8 @@ class Journal:
                 raise self.make_error(number) from None
             entries.append(entry)
         if end < len(content):
-            if content[end : end + 1] not in (
-                b"{",
-                b"\0",
-            ):  # not the beginning of a change, nor a block never written
+            # the beginning of a change, or zeros that a file system leaves after a power failure
+            if content[end : end + 1] not in (b"{", b"\0"):
                 raise self.make_error(len(entries) + 1)
             os.ftruncate(self._fd, end)
         return entries

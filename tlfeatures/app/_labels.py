@@ -28,7 +28,7 @@ _QUEUE = 100  # images
 
 
 class Labels:
-    """Labels of the training images of a model, which change on the page.
+    """Labels of the training images of a model, which can be changed on the page.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ class Labels:
         except OSError as error:
             detail = (
                 f"The change cannot be written to {self.journal.path!r} ({error.strerror or error}), so the labels "
-                "are as before. Make the file writable or free some space, then repeat the change."
+                "are unchanged. Make the file writable or free some space, then repeat the change."
             )
             raise Problem(500, "journal-not-written", detail) from None
 
@@ -140,7 +140,7 @@ class Labels:
         ]
 
     def list_rows(self, choice: str) -> tuple[list[int], dict[int, str]]:
-        """Return the rows of a choice, and notes on them.
+        """Return the rows that a filter selects, and notes on them.
 
         Parameters
         ----------
@@ -173,7 +173,7 @@ class Labels:
         Problem
             If the head cannot be trained on these labels.
         """
-        with self._starting:  # the last call has the last labels
+        with self._starting:  # the last call uses the latest labels
             with self._lock:
                 current = self.current[self.training.rows]
                 before = np.where(self.original == None, self.current, self.original)[self.training.rows]  # noqa: E711

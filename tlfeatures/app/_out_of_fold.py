@@ -103,7 +103,8 @@ def predict_out_of_fold(
     if is_for_classes:
         n_folds = min(n_folds, int(np.unique(y, return_counts=True)[1].max()))
     folds = make_folds(n_folds, y, groups, "classification" if is_for_classes else "regression", 0)
-    predicted = np.empty(len(y), y.dtype if is_for_classes else float)  # also for whole numbers
+    # predictions are floats even if all targets are whole numbers
+    predicted = np.empty(len(y), y.dtype if is_for_classes else float)
     outputs = None if classes is None else np.full((len(y), len(classes)), np.nan)
     for i, (train, test) in enumerate(folds):
         on_fold(i, len(folds))
@@ -135,7 +136,7 @@ def _find_rows(y: np.ndarray, groups: np.ndarray) -> np.ndarray:
     classes, codes = np.unique(y, return_inverse=True)
     n_groups = np.bincount(np.unique(np.stack([codes, groups]), axis=1)[0], minlength=len(classes))
     if (n_groups >= 2).sum() < 2:
-        raise ValueError("Two classes or more need at least two different images each.")
+        raise ValueError("At least two classes must have two or more different images each.")
     return np.flatnonzero(n_groups[codes] >= 2)
 
 

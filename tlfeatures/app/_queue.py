@@ -113,7 +113,7 @@ class BatchQueue:
             self._changed.notify_all()
         try:
             return [await item.future for item in items]
-        finally:  # if the client is gone, the images that still wait are skipped
+        finally:  # if the client has disconnected, its waiting images are skipped
             for item in items:
                 item.future.cancel()
 

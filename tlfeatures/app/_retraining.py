@@ -106,7 +106,7 @@ class Retraining:
             raise Problem(422, "cannot-train", str(error)) from None
         n_folds = min(_FOLDS, int(np.unique(labels, return_counts=True)[1].min()))
         n_fits = 1 + (2 * n_folds if n_folds > 1 else 0)
-        with self._lock:  # not before, because `describe` waits for it
+        with self._lock:  # held only briefly, because `describe` waits for it
             self._number += 1
             self._use(head)
             seconds = time.perf_counter() - start

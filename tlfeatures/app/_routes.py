@@ -39,7 +39,7 @@ _PATHS = (
 
 
 class Service:
-    """What the routes share: the model, its queue, the limits and the metrics.
+    """Objects that all routes use: the model, its queue, the limits and the metrics.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncIterator[None]:
-        """Run the queue; at the end, compute what still waits."""
+        """Run the queue; at the end, compute the images that are still waiting."""
         self.queue.start()
         try:
             yield
@@ -146,7 +146,7 @@ def make_application(model: ServedModel, policy: AccessPolicy, limits: Limits) -
 
 
 def _add_problems(app: FastAPI) -> None:
-    """Answer every error as a problem detail."""
+    """Answer every error with a problem detail (RFC 9457)."""
 
     @app.exception_handler(Problem)
     async def handle_problem(request: Request, error: Problem) -> Response:
@@ -163,7 +163,7 @@ def _add_problems(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def handle_error(request: Request, error: Exception) -> Response:
-        detail = "The request failed; the log of the service has the reason."
+        detail = "The request failed; the log of the service states the reason."
         return _respond_with(Problem(500, "internal-error", detail))
 
 
@@ -172,7 +172,7 @@ def _add_tasks(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/predict", summary="Predict", **_openapi.describe_task("predict"))
     async def predict(request: Request) -> Response:
-        """Predict for images. An image that cannot be read has an error, and the others are answered."""
+        """Predict for images. The entry of an image that cannot be read has an error; the others are not affected."""
         return to_response({"model": name, "images": await service.read_and_compute(request, ("predict",))})
 
     @app.post("/v1/embed", summary="Compute embeddings", **_openapi.describe_task("embed"))

@@ -1,4 +1,4 @@
-"""Training images of a model: their embeddings, which are read from the store, and the nearest ones of an image."""
+"""Training images of a model: their embeddings, and the training images that are nearest to an image."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class UnreadableClip(Exception):
 def list_clips(X: Any) -> list[Any]:
     """Return the clips of X as a list."""
     if isinstance(X, (str, os.PathLike, bytes, bytearray)):
-        raise ImageInputError(f"Got one clip where a list is expected: wrap it, [X]; {_EXPECTED}.")
+        raise ImageInputError(f"Got one clip where a list is expected: pass [X]; {_EXPECTED}.")
     if hasattr(X, "toarray"):
         raise ImageInputError(f"Sparse input is not supported; {_EXPECTED}. Use X.toarray().")
     if hasattr(X, "to_numpy"):  # pandas, polars

@@ -75,8 +75,8 @@ class LogMelSpectrogram(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
 
     Notes
     -----
-    The images are arrays, so the store of `CNNFeatures` keys on their pixels, and the embedding of each clip is
-    computed once. Silent clips are black.
+    The images are arrays, so the store of `CNNFeatures` identifies them by their pixels, and the embedding of each
+    clip is computed once. Silent clips are black.
 
     Examples
     --------

@@ -42,7 +42,7 @@ def best_command(result: SearchResult, folder: str | os.PathLike[str], source: S
     layer, heads, size = options["layers"][0], options["heads"], options["image_sizes"]
     grids = heads.values() if isinstance(heads, dict) else ()
     if not all(isinstance(grid, dict) for grid in grids):
-        return None  # a head is an estimator without a name
+        return None  # a head is an estimator, which no option can name
     values = [value for grid in grids for candidates in grid.values() for value in candidates]
     expressible = all(re.fullmatch(r"[\w.+-]+", str(value)) for value in values)
     if (
@@ -67,7 +67,7 @@ def best_command(result: SearchResult, folder: str | os.PathLike[str], source: S
 
 
 def _join(value: Any, separator: str) -> str:
-    """Format the value of a parameter as that of an option; None are random weights."""
+    """Format the value of a parameter as the value of an option; None stands for random weights."""
     if value is None:
         return "random"
     return separator.join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)

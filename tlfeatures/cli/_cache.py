@@ -112,7 +112,8 @@ def pull(url: Url, path: Path = None, as_json: Json = False) -> None:
 def _show_transfer(result: dict[str, Any], as_json: bool) -> None:
     damaged = result["damaged"]
     copied = f"Copied {count(result['files'], 'file')} of {decimal(result['bytes'])}"
-    text = f"{copied}; {count(result['skipped_files'], 'file')} of {decimal(result['skipped_bytes'])} were there."
+    skipped = f"{count(result['skipped_files'], 'file')} of {decimal(result['skipped_bytes'])}"
+    text = f"{copied}; {skipped} were already there."
     _show(result, text, as_json)
     if damaged:
         entries = [f"{entry['path']}: {entry['reason']}" for entry in damaged]

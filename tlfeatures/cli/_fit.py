@@ -36,7 +36,7 @@ class FitOptions(Options):
     task: str = option("auto", opt.TASK)
     stream: bool = option(
         False,
-        "For more images than memory: train a linear head on batches of stored embeddings, and report its score on "
+        "For more embeddings than fit in memory: train a linear head on batches of them, and report its score on "
         "held-out images instead of cross-validation.",
     )
 

@@ -44,7 +44,7 @@ def check_output(
     if Path(path).suffix.lower() not in suffixes:
         raise BadArgument(f"{option} {path!r} must end in {join_alternatives(suffixes)}.")
     if os.path.isdir(path):
-        raise BadArgument(f"{option} {path!r} is a folder; name a file in it.")
+        raise BadArgument(f"{option} {path!r} is a folder; pass the path of a file.")
     check_writable(os.path.dirname(os.path.realpath(path)), f"{option} {path!r}")
     if os.path.exists(path) and not force:
         if is_ours is None:
@@ -65,7 +65,7 @@ def check_existing(path: str, force: bool, is_ours: Callable[[str], bool]) -> No
 def check_writable(folder: str, name: str) -> None:
     """Raise an error if a folder does not exist, or is not writable."""
     if not os.path.isdir(folder):
-        raise BadArgument(f"{name}: the folder {folder!r} does not exist; make it first.")
+        raise BadArgument(f"{name}: the folder {folder!r} does not exist; create it first.")
     if not os.access(folder, os.W_OK):
         raise PermissionError(13, f"No permission to write into the folder of {name}", folder)
 

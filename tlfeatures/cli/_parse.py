@@ -138,7 +138,7 @@ def parse_heads(text: str) -> list[str] | dict[str, dict[str, list[Any]] | None]
             key, _, values = setting.partition("=")
             if not (key and values):
                 raise ValueError(
-                    f"{setting!r} is not a setting; expected for example svm:C=1/10 for two values."
+                    f"{setting!r} is not a setting; expected for example svm:C=1/10, a grid of two values."
                 )
             grid[key] = [_parse_literal(value) for value in values.split("/")]
         heads[name] = grid or None
@@ -178,7 +178,7 @@ def parse_augment(text: str) -> dict[str, Any] | None:
 
 
 def _parse_literal(text: str) -> Any:
-    """Return a value of Python, or the text if it is none.
+    """Return the value of a Python literal, or any other text unchanged.
 
     >>> _parse_literal("0.1"), _parse_literal("scale")
     (0.1, 'scale')

@@ -103,7 +103,8 @@ class EmbeddingRun:
         self.errors: dict[int, str] = {}
         self.computed, self.seconds = 0, 0.0
         self.low_contrast: dict[int, str] = {}
-        self._runs: list[list[tuple[np.ndarray, JobRun]]] = []  # of each view, those of each kind of images
+        # for each view, the rows and the run of each kind of images
+        self._runs: list[list[tuple[np.ndarray, JobRun]]] = []
         views = [self.spec] if self.spec.views is None else self.spec.by_view()
         kinds = [rows for rows, _ in split_by_kind(self.images)]
         for spec in views:

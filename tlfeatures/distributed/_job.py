@@ -138,9 +138,9 @@ class Job:
         changes = find_recipe_changes(list(self.recipes), [{**block.recipe, **decoder} for block in blocks])
         if changes:
             raise RecipeMismatchError(
-                f"{platform.node()!r} would compute other embeddings than the machine that started the job: "
-                f"{'; '.join(changes[:4])}. Use the same weights files and the same versions of tlfeatures, Keras and "
-                "Pillow on all machines."
+                f"{platform.node()!r} would compute embeddings that differ from those of the machine that started the "
+                f"job: {'; '.join(changes[:4])}. Use the same weights files and the same versions of tlfeatures, Keras "
+                "and Pillow on all machines."
             )
         BatchNetwork(self.spec, self.outputs, self.batch_size).load()
 

@@ -107,8 +107,8 @@ class RayEngine:
         EngineError
             If no worker can be placed, workers end repeatedly while they start, or a unit ends its worker repeatedly.
         RecipeMismatchError
-            If a node would compute other embeddings than this machine, for example because of another version of
-            Pillow or another weights file.
+            If a node would compute embeddings that differ from those of this machine, for example because of another
+            version of Pillow or another weights file.
         """
         check_parameters(self)
         units = iter(units)

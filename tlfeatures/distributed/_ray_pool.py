@@ -267,7 +267,7 @@ class WorkerPool:
         """Replace a worker that was lost, and put its unit back into the queue."""
         state, worker = call.state, call.worker
         if worker in self._workers:  # this is the first of its calls that fails
-            self._ray.kill(worker.actor)  # it may only have been cut off
+            self._ray.kill(worker.actor)  # it may still run, and only be unreachable
             n_lost = 0 if worker.is_ready else worker.n_lost + 1
             if n_lost == _MAX_STARTS:
                 raise EngineError(

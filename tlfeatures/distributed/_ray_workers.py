@@ -62,7 +62,7 @@ class Worker:
         Raises
         ------
         RecipeMismatchError
-            If this node would compute other embeddings than the machine of the driver.
+            If the embeddings of this node would differ from those of the driver's machine.
         """
         from ray import cloudpickle
 

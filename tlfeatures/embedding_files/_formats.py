@@ -165,10 +165,11 @@ def _open_hdf5(path: str | os.PathLike[str], layout: FileLayout) -> Iterator[Wri
 
 
 class _FileForHDF5(io.RawIOBase):
-    """A file that HDF5 writes through Python, for which no write and no read fails.
+    """A file that HDF5 writes through Python, whose methods never report an error to HDF5.
 
-    HDF5 crashes the process if the disk is full. So the first error is kept for `check` to raise, and what HDF5 writes
-    until then is kept in memory, where HDF5 finds it again. The file is incomplete then, and will be removed.
+    HDF5 crashes the process if a write fails, for example because the disk is full. Therefore `check` raises the first
+    error later, and all bytes that HDF5 writes after it stay in memory, from where HDF5 can read them back. The
+    incomplete file is then removed.
     """
 
     def __init__(self, file: IO[bytes]) -> None:

@@ -133,7 +133,7 @@ def find_duplicates(
     groups : ndarray of int, shape (n,), optional
         Groups passed by the user; they are merged with the duplicate groups.
     neighbors : Neighbors, optional
-        Result of :func:`find_neighbors` for all rows. Near-duplicates are then searched among these neighbours only,
+        Result of :func:`find_neighbors` for all rows. Near-duplicates are then searched among these neighbors only,
         for any number of rows; without it, more than 20,000 distinct rows are searched for exact duplicates only.
 
     Returns
@@ -188,7 +188,7 @@ def _nearest_pairs(F: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndar
 def _pairs_of_neighbors(
     neighbors: Neighbors, original: np.ndarray, threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return what `_nearest_pairs` does, for neighbours; ``original`` is the first row with the same digest."""
+    """Return what `_nearest_pairs` does, for neighbors; ``original`` is the first row with the same digest."""
     i, column = np.nonzero(neighbors.cosine >= threshold)
     cosine = neighbors.cosine[i, column]
     i, j = original[i], original[neighbors.rows[i, column]]
@@ -200,12 +200,12 @@ def _pairs_of_neighbors(
 
 
 def _to_distance(cosine: np.ndarray) -> np.ndarray:
-    """Return distances that start at 1, because SciPy takes 0 for a missing edge."""
+    """Return distances that start at 1, because SciPy treats 0 as a missing edge."""
     return 2 - np.minimum(cosine, 1.0)
 
 
 def _make_forest(n: int, i: np.ndarray, j: np.ndarray, distance: np.ndarray) -> coo_array:
-    indices = i.astype(np.int32), j.astype(np.int32)  # SciPy 1.13 takes no others
+    indices = i.astype(np.int32), j.astype(np.int32)  # SciPy 1.13 accepts only int32
     return minimum_spanning_tree(coo_array((distance, indices), shape=(n, n))).tocoo()
 
 

@@ -129,14 +129,14 @@ def check_labels(y: Any, n: int, task: str = "auto") -> tuple[np.ndarray, str]:
 def _check_variation(values: np.ndarray, task: str) -> None:
     if len(values) == 1:
         raise ValueError(
-            f"Got n_samples=1 image, of label {values.tolist()[0]!r}; expected at least 2 images."
+            f"Got n_samples=1 image, with the label {values.tolist()[0]!r}; expected at least 2 images."
         )
     if (values == values[0]).all():
         description = (
             f"class, {values.tolist()[0]!r}" if task == "classification" else f"value, {values[0]:g}"
         )
         raise ValueError(
-            f"All {len(values)} labels are one {description}; expected two or more. Add images of other labels."
+            f"All {len(values)} labels are one {description}; expected two or more. Add images with other labels."
         )
 
 
@@ -164,7 +164,7 @@ def _to_array(y: Any) -> np.ndarray:
         )
     except ValueError as error:  # lists of different lengths
         raise InvalidParameterError(
-            "`y` must hold one label for each image; got sequences of different lengths. Several labels for one image "
+            "`y` must have one label for each image; got sequences of different lengths. Several labels for one image "
             "are not supported: fit one estimator for each label.",
             "y",
         ) from error
@@ -201,7 +201,7 @@ def check_groups(groups: Any, n: int) -> np.ndarray | None:
     values = np.asarray(groups if hasattr(groups, "__array__") else list(groups))
     if values.shape != (n,):
         raise InvalidParameterError(
-            f"`groups` must hold one group for each of the {n} images; got groups of shape {values.shape}.",
+            f"`groups` must have one group for each of the {n} images; got groups of shape {values.shape}.",
             "groups",
         )
     if missing := sum(map(_is_not_finite, values.tolist())):

@@ -1,4 +1,4 @@
-"""Nearest neighbours of all embeddings of a data set, found block by block."""
+"""Nearest neighbors of all embeddings of a data set, found block by block."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _GROUP = 64  # adjacent columns whose maximum is compared first
 
 
 class Neighbors(NamedTuple):
-    """Nearest neighbours of each of n rows, the nearest first.
+    """Nearest neighbors of each of n rows, the nearest first.
 
     Attributes
     ----------
     rows : ndarray of int32, shape (n, k)
-        A row is not a neighbour of itself.
+        A row is not a neighbor of itself.
     cosine : ndarray of float32, shape (n, k)
         Cosine similarity of the centered embeddings.
     """
@@ -59,14 +59,14 @@ def normalize_embeddings(features: np.ndarray) -> np.ndarray:
 
 
 def find_neighbors(features: np.ndarray, k: int) -> Neighbors:
-    """Find the k nearest neighbours of each row by cosine similarity of the centered embeddings.
+    """Find the k nearest neighbors of each row by cosine similarity of the centered embeddings.
 
     Parameters
     ----------
     features : ndarray of shape (n, d)
         Embeddings, at least two rows.
     k : int
-        At most n - 1 neighbours are found.
+        At most n - 1 neighbors are found.
 
     Returns
     -------

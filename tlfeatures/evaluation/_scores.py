@@ -186,7 +186,7 @@ def match_labels(y: np.ndarray, classes: np.ndarray | None) -> np.ndarray:
     if classes is None:
         if y.dtype.kind not in "iufb":
             raise InvalidParameterError(
-                f"`y` must be numeric, because the model predicts numbers; got texts, such as {y.tolist()[0]!r}. Pass "
+                f"`y` must be numeric, because the model predicts numbers; got text, such as {y.tolist()[0]!r}. Pass "
                 "other labels, for example from another `target` column.",
                 "y",
             )

@@ -79,8 +79,8 @@ class Augmenter:
         Names of augmentations with their strengths. "crop": pixels of padding before a random crop of the original
         size; "flip": "horizontal", "vertical" or "horizontal_and_vertical"; "rotation": fraction of a full turn;
         "zoom", "brightness", "contrast", "saturation", "hue": relative change; "color": the last four with one
-        strength, a fifth of it for the hue (only brightness and contrast with versions of Keras that have no other).
-        Other "Random..." layers of Keras are given by their names, each with a dict of its arguments.
+        strength, a fifth of it for the hue (versions of Keras without layers for saturation and hue change only the
+        others). Other "Random..." layers of Keras are passed by their names, each with a dict of its arguments.
 
     Examples
     --------

@@ -124,7 +124,7 @@ class FrozenOrFinetuned:
         Returns
         -------
         list of str
-            Sentences; none about what was not done.
+            Sentences; steps that were not done are not mentioned.
         """
         sentences = []
         if (comparison := self.comparison) is not None:

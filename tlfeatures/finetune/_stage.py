@@ -320,7 +320,7 @@ class _StageRun:
         stage = self.stage
         text = (
             f"Training of the {stage.name} stopped: {self.problem}. It diverged with a learning rate of "
-            f"{stage.learning_rate:g}. Try {stage.learning_rate / 10:g}, or precision='float32' if it is another one, "
+            f"{stage.learning_rate:g}. Try {stage.learning_rate / 10:g}, or precision='float32' if it is not, "
             "and check y and the sample weights for extreme values."
         )
         if self.best is None:

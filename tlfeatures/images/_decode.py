@@ -36,7 +36,7 @@ _TRANSPOSITIONS = {
 _TRANSPOSED = (5, 6, 7, 8)  # orientations that exchange width and height
 _GIANT = 32_000_000  # pixels; larger images are decoded one at a time, to bound memory
 _MAX_VALUE_HINT = "It is the largest value that 16-bit images can have, such as 4095 for 12-bit data."
-_WINDOW_HINT = "It is the range of values that becomes black to white, such as (40, 400) in hounsfield units."
+_WINDOW_HINT = "It is the range of values that becomes black to white, such as (40, 400) in Hounsfield units."
 
 
 def _is_window(value: Any) -> bool:

@@ -45,7 +45,7 @@ def read_dicom(data: bytes, frame: int = 0, window: tuple[float, float] | None =
     frame : int
         Position of the frame, from 0.
     window : (float, float), optional
-        Center and width of the range of values that becomes 0 to 255, after the modality transformation (hounsfield
+        Center and width of the range of values that becomes 0 to 255, after the modality transformation (Hounsfield
         units for CT). None is the VOI LUT or the first window of the file; without these, the range is the full one for
         unsigned 8-bit values that are not rescaled, and otherwise the 1st to the 99th percentile of the values. Not
         used for color images.

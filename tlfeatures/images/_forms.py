@@ -36,7 +36,7 @@ def recognize_images(X: Any) -> Recognized:
     checked : bool
         Whether layout and values of the whole array were checked.
     full_depth : bool
-        Whether they were, and the values use the range of their dtype.
+        Whether the values were checked and use the full range of their dtype.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def recognize_images(X: Any) -> Recognized:
     """
     if isinstance(X, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)):
         description = f"the path {os.fspath(X)!r}" if isinstance(X, (str, os.PathLike)) else type(X).__name__
-        raise ImageInputError(f"Got one image ({description}) where a list is expected: wrap it, [X].")
+        raise ImageInputError(f"Got one image ({description}) where a list is expected: pass [X].")
     refuse_other_libraries(X)
     if library_types(X) & ARROW_ARRAYS:
         return _recognize_list(X.to_pylist())

@@ -47,7 +47,7 @@ class ImageProperties:
     dark, bright : float
         1st and 99th percentile of the grey values, 0 to 255.
     sharpness : float or None
-        From 0 to 1: share of the differences between neighbouring pixels that a blur removes (Crete et al. 2007, "The
+        From 0 to 1: share of the differences between neighboring pixels that a blur removes (Crete et al. 2007, "The
         blur effect"), in the image reduced to 256 pixels. None for images that are smaller than 16 pixels or
         uniform.
     note : Note or None

@@ -1,4 +1,4 @@
-"""How sure the predictions of a search are: properties of its prediction sets or intervals."""
+"""Uncertainty of the predictions of a search: properties of its prediction sets or intervals."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class StoredRows:
         self.block_rows = max(1, BLOCK_BYTES // (4 * width))
 
     def order(self, rng: np.random.Generator | None) -> np.ndarray:
-        """Return all positions by segment and row, or with ``rng`` in blocks of neighbouring rows in random order."""
+        """Return all positions by segment and row, or with ``rng`` in blocks of consecutive rows in random order."""
         # names of segments, because their numbers depend on the history of the process
         rank = np.argsort(np.argsort(self.index.names))
         if rng is None:
@@ -112,7 +112,7 @@ class StoredRows:
         out: np.ndarray,
         has_gaps: bool,
     ) -> bool:
-        """Fill neighbouring rows; return whether the file has ``keys`` there."""
+        """Fill consecutive rows; return whether the file has ``keys`` there."""
         first, n = int(rows[0]), int(rows[-1] - rows[0]) + 1
         stored_keys = np.empty((n, KEY_BYTES), np.uint8)
         _read_array(file, layout.keys_start + first * KEY_BYTES, stored_keys)

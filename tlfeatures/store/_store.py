@@ -207,7 +207,7 @@ class EmbeddingStore(StoreMaintenance):
             for the order of the keys, call `get` with some keys at a time.
         window : int or None
             Number of rows that are in memory at a time and are shuffled among each other, at least ``batch_size``. A
-            window is filled with blocks of up to 128 kB of neighbouring rows, which are drawn at random from all
+            window is filled with blocks of up to 128 kB of consecutive rows, which are drawn at random from all
             segments, so that batches are mixed although the images of a class were stored together. None means 64 MB.
 
         Yields

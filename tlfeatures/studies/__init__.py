@@ -1,4 +1,4 @@
-"""What the studies in ``pipelines/`` and ``notebooks/`` share: options, timed rows, one table, figures, plain Keras."""
+"""Code shared by the studies in ``pipelines/`` and ``notebooks/``: options, table of results, figures, plain Keras."""
 
 from __future__ import annotations
 

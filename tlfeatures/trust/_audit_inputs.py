@@ -93,7 +93,7 @@ def check_split(split: Any, n: int) -> np.ndarray | None:
     names = np.asarray(split if hasattr(split, "__array__") else list(split))
     if names.shape != (n,):
         raise InvalidParameterError(
-            f"`split` must hold one name for each of the {n} images; got an array of shape {names.shape}.",
+            f"`split` must have one name for each of the {n} images; got an array of shape {names.shape}.",
             "split",
         )
     return names.astype(str)

@@ -150,7 +150,7 @@ class HeadValues:
 
 
 def _average_pairs(pairs: np.ndarray, n_classes: int) -> np.ndarray:
-    """Return the mean decision value of each class against the others; positive values favour the first of a pair."""
+    """Return the mean decision value of each class against the others; positive values favor the first of a pair."""
     values = np.zeros((len(pairs), n_classes))
     for column, (i, j) in zip(pairs.T, combinations(range(n_classes), 2), strict=True):
         values[:, i] += column

@@ -32,7 +32,7 @@ from tlfeatures.trust._embedded import check_rows, split_head
 __all__ = ["suggest"]
 
 _DUPLICATE_THRESHOLD = 0.95  # the default of FeatureSearchCV
-_CANDIDATES = 3  # least number of candidates for each image to suggest
+_CANDIDATES = 3  # minimum number of candidates for each image to suggest
 
 
 def suggest(X: Any, y: Any, n: int = 10, *, estimator: Any = None, random_state: Any = 0) -> Suggestions:
@@ -161,7 +161,7 @@ def _read(X: Any, estimator: Any) -> tuple[Any, np.ndarray, np.ndarray, Images |
 
 
 def _read_labels(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the labels as objects, None where there is none, and which rows have one."""
+    """Return the labels as objects, None for images without a label, and a mask of the labelled rows."""
     values = [] if y is None else y.tolist() if hasattr(y, "tolist") else list(y)
     if len(values) != n:
         raise InvalidParameterError(
@@ -239,11 +239,13 @@ def _measure_accuracy(head: Any, X: np.ndarray, y: np.ndarray, rng: np.random.Ra
         return 0.0
     correct = np.zeros(len(y), bool)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The least populated class")  # of fewer rows than folds
+        warnings.filterwarnings(
+            "ignore", "The least populated class"
+        )  # which has fewer rows than there are folds
         folds = list(StratifiedKFold(k, shuffle=True, random_state=rng).split(X, y))
     for train, test in folds:
         if len(np.unique(y[train])) > 1:
-            with suppress(ValueError):  # too few rows for the head, such as fewer than neighbors
+            with suppress(ValueError):  # too few rows for the head, such as fewer rows than neighbors
                 correct[test] = clone(head).fit(X[train], y[train]).predict(X[test]) == y[test]
     return float(correct.mean())
 
@@ -251,7 +253,7 @@ def _measure_accuracy(head: Any, X: np.ndarray, y: np.ndarray, rng: np.random.Ra
 def _predict(
     head: Any, X_labelled: np.ndarray, y: np.ndarray, X: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the predicted classes, the next ones, and the differences between the two largest decision values."""
+    """Return the first and second most likely classes, and the differences between their decision values."""
     try:
         head = clone(head).fit(X_labelled, y)
         logits, predicted = compute_logits(head, X, head.classes_), head.predict(X)
@@ -262,7 +264,7 @@ def _predict(
             "estimator",
         ) from error
     two = np.partition(logits, -2, axis=1)[:, -2:]
-    # SVC may predict another class than that of the largest value
+    # SVC may predict a class other than the one with the largest decision value
     others = np.where(head.classes_ == predicted[:, None], -np.inf, logits)
     return predicted, head.classes_[others.argmax(axis=1)], two[:, 1] - two[:, 0]
 
@@ -280,7 +282,7 @@ def _choose(
     centered = X[candidates] - X.mean(axis=0)
     rows = centered / np.maximum(np.linalg.norm(centered, axis=1, keepdims=True), 1e-12)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different rows than clusters
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than clusters
         clusters = KMeans(n, n_init=1, random_state=rng).fit(rows, sample_weight=weights)
     distances = clusters.transform(rows)
     distances[np.arange(n) != clusters.labels_[:, None]] = np.inf
