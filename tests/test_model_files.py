@@ -106,6 +106,23 @@ def test_pipeline_predicts_the_same_in_another_process(pipeline, photos, path):
     )
 
 
+def test_loading_imports_nothing_that_only_transform_needs(pipeline, path):
+    tlfeatures.save(pipeline, path)
+    code = (
+        "import sys, json, sklearn.linear_model, sklearn.pipeline, sklearn.preprocessing, tlfeatures\n"
+        "before = set(sys.modules)\n"
+        f"tlfeatures.load({str(path)!r})\n"
+        "print(json.dumps(sorted(set(sys.modules) - before)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = json.loads(done.stdout.splitlines()[-1])
+    assert "tlfeatures.features" in modules
+    others = {name.partition(".")[0] for name in modules} - {"tlfeatures"}
+    assert not others & {"PIL", "h5py", "pandas", "keras", "tensorflow", "torch", "urllib", "obstore"}
+    units = {name.split(".")[1] for name in modules if name.startswith("tlfeatures.")}
+    assert not units & {"images", "store", "networks", "extract", "evaluation", "selection", "trust"}
+
+
 @pytest.mark.parametrize("task", ["classification", "regression"])
 def test_all_named_heads(task, path):
     for name in list_heads(task):

@@ -7,8 +7,9 @@ import pytest
 
 from tests.networks import to_array
 from tlfeatures import CNNFeatures
+from tlfeatures._network_options import POOLINGS
 from tlfeatures.errors import UnknownNameError
-from tlfeatures.networks import POOLINGS, pool, pooling_parts, pooling_width
+from tlfeatures.networks import pool, pooling_parts, pooling_width
 
 RNG = np.random.default_rng(0)
 MAPS = {rank: RNG.normal(0, 2, (*(3, 5, 4)[: rank - 1], 6)).astype("float32") for rank in (2, 3, 4)}

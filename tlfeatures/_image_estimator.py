@@ -9,19 +9,28 @@ from __future__ import annotations
 
 import os
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sklearn.base import BaseEstimator
 
-from tlfeatures._params import Constraint, boolean, instance_of, integer, path
+from tlfeatures._image_options import IMAGE_CONSTRAINTS
+from tlfeatures._network_options import NETWORK_CONSTRAINTS, POOLINGS, is_network
+from tlfeatures._params import Constraint, boolean, integer, path
 from tlfeatures._warnings import warn
 from tlfeatures.errors import RandomWeightsWarning
-from tlfeatures.extract import FeatureSpec
-from tlfeatures.images import IMAGE_CONSTRAINTS
-from tlfeatures.networks import NETWORK_CONSTRAINTS, POOLINGS, is_network, open_backbone
-from tlfeatures.store import EmbeddingStore
+
+# What reads networks and the store is imported when it is needed, so that a saved model is loaded quickly.
+if TYPE_CHECKING:
+    from tlfeatures.extract import FeatureSpec
+    from tlfeatures.store import EmbeddingStore
 
 __all__ = ["ImageEstimator", "ImageInputMixin", "LayerParameters"]
+
+
+def _is_store(value: Any) -> bool:
+    from tlfeatures.store import EmbeddingStore
+
+    return isinstance(value, EmbeddingStore)
 
 
 class ImageInputMixin:
@@ -81,7 +90,7 @@ class ImageEstimator(ImageInputMixin, BaseEstimator):
         **NETWORK_CONSTRAINTS,
         **IMAGE_CONSTRAINTS,
         "batch_size": [integer(minimum=1)],
-        "cache": ["auto", path("the path of a folder"), instance_of(EmbeddingStore), None],
+        "cache": ["auto", path("the path of a folder"), Constraint("an EmbeddingStore", _is_store), None],
         "n_jobs": [None, -1, integer(minimum=1)],
         "verbose": [boolean(), integer(minimum=0)],
     }
@@ -99,6 +108,9 @@ class ImageEstimator(ImageInputMixin, BaseEstimator):
         self, layer: str | list[str] | None, pooling: str, normalization: Any, store: EmbeddingStore | None
     ) -> FeatureSpec:
         """Return the specification of embeddings; warns if the weights of the network are random."""
+        from tlfeatures.extract import FeatureSpec
+        from tlfeatures.networks import open_backbone
+
         backbone = open_backbone(self.model, self.weights, self.image_size, normalization, self.precision)
         if self.weights is None:
             warn(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from sklearn.base import TransformerMixin
@@ -11,11 +11,14 @@ from sklearn.utils.validation import check_is_fitted
 
 from tlfeatures._callbacks import CallbackSupportMixin, with_callbacks
 from tlfeatures._image_estimator import ImageEstimator, LayerParameters
+from tlfeatures._image_options import VIEWS
+from tlfeatures._network_options import MODULE_CONSTRAINT, NETWORK_CONSTRAINTS
 from tlfeatures._params import check_parameters
-from tlfeatures.extract import Extracted, FeatureSpec, check_decoder, check_recipes, extract
-from tlfeatures.images import VIEWS, Images, probe_pixels
-from tlfeatures.networks import MODULE_CONSTRAINT, NETWORK_CONSTRAINTS
-from tlfeatures.store import EmbeddingStore
+
+# What reads images, networks and the store is imported when it is needed, so that a saved model is loaded quickly.
+if TYPE_CHECKING:
+    from tlfeatures.extract import Extracted, FeatureSpec
+    from tlfeatures.images import Images
 
 __all__ = ["CNNFeatures"]
 
@@ -158,7 +161,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
         CNNFeatures
         """
         context = self._init_callback_context().call_on_fit_task_begin(estimator=self, X=X, y=y)
-        images = Images.of(X)
+        images = _to_images(X)
         self._set_fitted(self._make_spec(), images)
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return self
@@ -178,7 +181,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
         """
         context = self._init_callback_context(max_subtasks=None)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        images, spec = Images.of(X), self._make_spec()
+        images, spec = _to_images(X), self._make_spec()
 
         def on_batch(done: int, total: int) -> None:
             batch = context.subcontext(task_name="batch").call_on_fit_task_begin(estimator=self)
@@ -231,17 +234,24 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
         return np.asarray(names, dtype=object)
 
     def _make_spec(self) -> FeatureSpec:
+        from tlfeatures.store import EmbeddingStore
+
         check_parameters(self)
         store = EmbeddingStore.resolve(self.cache)
         return self._specify(self.layer, self.pooling, self.normalization, store).with_views(self.views)
 
     def _set_fitted(self, spec: FeatureSpec, images: Images) -> None:
+        from tlfeatures.images import probe_pixels
+
         self.layers_ = [tap.layer for tap in spec.description.taps]
         self.n_features_out_ = spec.width
         self.recipes_ = [column.recipe for column in spec.columns]
         self.decoder_probe_ = probe_pixels() if images.encoded().any() else None
 
     def _extract(self, X: Any, spec: FeatureSpec, **kwargs: Any) -> Extracted:
+        from tlfeatures.extract import extract
+        from tlfeatures.store import EmbeddingStore
+
         defaults = {
             "store": EmbeddingStore.resolve(self.cache),
             "batch_size": self.batch_size,
@@ -260,12 +270,14 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
 def embed(cnn: CNNFeatures, X: Any, **kwargs: Any) -> Extracted:
     """Transform X and return errors and digests too; ``kwargs`` are those of `tlfeatures.extract.extract`."""
     check_is_fitted(cnn, "recipes_")
-    images = Images.of(X)
+    images = _to_images(X)
     return cnn._extract(images, check_fitted_recipes(cnn, images), **kwargs)
 
 
 def check_fitted_recipes(cnn: CNNFeatures, images: Images) -> FeatureSpec:
     """Return the specification of the embeddings of images; raise an error if it differs from that of `fit`."""
+    from tlfeatures.extract import check_decoder, check_recipes
+
     spec = cnn._make_spec()
     if hasattr(cnn, "recipes_"):
         check_recipes(cnn.recipes_, [column.recipe for column in spec.columns])
@@ -277,5 +289,11 @@ def check_fitted_recipes(cnn: CNNFeatures, images: Images) -> FeatureSpec:
 def embed_views(cnn: CNNFeatures, X: Any) -> list[np.ndarray]:
     """Return the embeddings of each view of X, of which `transform` returns the mean; each of shape (n, d)."""
     check_is_fitted(cnn, "recipes_")
-    images = Images.of(X)
+    images = _to_images(X)
     return [cnn._extract(images, spec).features for spec in cnn._make_spec().by_view()]
+
+
+def _to_images(X: Any) -> Images:
+    from tlfeatures.images import Images
+
+    return Images.of(X)

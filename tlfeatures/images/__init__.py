@@ -1,16 +1,14 @@
 """Decoding of images in any accepted form to uint8 RGB batches, with the reason for each unreadable image."""
 
 from tlfeatures.images._batches import check_images, decode_batches
-from tlfeatures.images._decode import IMAGE_CONSTRAINTS, Decoder
+from tlfeatures.images._decode import Decoder
 from tlfeatures.images._images import Images, warn_of_notes
 from tlfeatures.images._notes import Note, warn_of_low_contrast
 from tlfeatures.images._probe import decoder_recipe, probe_pixels
 from tlfeatures.images._quality import ImageProperties, describe_images, find_faults
-from tlfeatures.images._views import VIEWS, list_views
+from tlfeatures.images._views import list_views
 
 __all__ = [
-    "IMAGE_CONSTRAINTS",
-    "VIEWS",
     "Decoder",
     "ImageProperties",
     "Images",

@@ -5,24 +5,20 @@ from __future__ import annotations
 import contextlib
 import threading
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image
 
 from tlfeatures._dicom import is_dicom
-from tlfeatures._params import Constraint, check_parameter, integer
+from tlfeatures._image_options import IMAGE_CONSTRAINTS
+from tlfeatures._params import check_parameter
 from tlfeatures.errors import InvalidParameterError
 from tlfeatures.images._dicom_pixels import read_dicom
 from tlfeatures.images._formats import Unreadable, open_image, readable
 from tlfeatures.images._notes import Note, check_contrast, check_depth
 from tlfeatures.images._pixels import is_16_bit, suggest_scaling, to_uint8, window_to_uint8
 from tlfeatures.images._views import take_view
-
-RESIZES = ("stretch", "crop", "pad")
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
-DECODES = ("scaled", "exact")
 
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -35,28 +31,6 @@ _TRANSPOSITIONS = {
 }
 _TRANSPOSED = (5, 6, 7, 8)  # orientations that exchange width and height
 _GIANT = 32_000_000  # pixels; larger images are decoded one at a time, to bound memory
-_MAX_VALUE_HINT = "It is the largest value that 16-bit images can have, such as 4095 for 12-bit data."
-_WINDOW_HINT = "It is the range of values that becomes black to white, such as (40, 400) in Hounsfield units."
-
-
-def _is_window(value: Any) -> bool:
-    if not isinstance(value, (tuple, list, np.ndarray)) or len(value) != 2:
-        return False
-    if not all(isinstance(v, Real) and not isinstance(v, bool) and np.isfinite(v) for v in value):
-        return False
-    return value[1] > 0
-
-
-IMAGE_CONSTRAINTS: dict[str, list[Any]] = {
-    "resize": list(RESIZES),
-    "interpolation": list(INTERPOLATIONS),
-    "decode": list(DECODES),
-    "max_value": [None, integer(1, 65535, hint=_MAX_VALUE_HINT)],
-    "window": [
-        None,
-        Constraint("(center, width), two numbers with a positive width", _is_window, _WINDOW_HINT),
-    ],
-}
 _giant_lock = threading.Lock()
 
 # Increase this number when the rules for orientation, color, transparency, 16 bits or padding change.

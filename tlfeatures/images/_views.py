@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from PIL import Image
 
+from tlfeatures._image_options import VIEWS
 from tlfeatures.errors import UnknownNameError
 
-__all__ = ["VIEWS", "list_views", "take_view"]
+__all__ = ["list_views", "take_view"]
 
 _CROPS = {
     "center": (0.5, 0.5),
@@ -17,7 +18,6 @@ _CROPS = {
 }
 _SHARE = 0.875  # of the sides in a crop, as in the evaluation of networks at 224 of 256 pixels
 _MIRRORED = "mirrored"
-VIEWS = ("flip", "crops", "flip+crops")
 
 
 def list_views(views: str | None) -> list[str]:

@@ -9,17 +9,16 @@ from tlfeatures.networks._backbone import Backbone, Description, Tap
 from tlfeatures.networks._digests import model_digest
 from tlfeatures.networks._graph import copy_operation, find_autocasts, walk
 from tlfeatures.networks._imagenet import imagenet_classes
-from tlfeatures.networks._parameters import MODULE_CONSTRAINT, NETWORK_CONSTRAINTS, is_network
-from tlfeatures.networks._pooling import POOLINGS, pool, pooling_parts, pooling_width
+from tlfeatures.networks._pooling import pool, pooling_parts, pooling_width
 from tlfeatures.networks._registry import NETWORKS, NetworkSpec, find_licence, find_network
 from tlfeatures.networks._torch_backbone import TorchBackbone, open_backbone
 from tlfeatures.networks._weights import find_weights
 
 __all__ = [
-    "MODULE_CONSTRAINT", "NETWORKS", "NETWORK_CONSTRAINTS", "POOLINGS", "Backbone", "Description", "NetworkSpec",
-    "Tap", "TorchBackbone", "copy_operation", "find_autocasts", "find_licence", "find_network", "find_weights",
-    "imagenet_classes", "is_network", "layer_table", "list_layers", "list_models", "model_digest",
-    "network_table", "open_backbone", "pool", "pooling_parts", "pooling_width", "walk",
+    "NETWORKS", "Backbone", "Description", "NetworkSpec", "Tap", "TorchBackbone", "copy_operation",
+    "find_autocasts", "find_licence", "find_network", "find_weights", "imagenet_classes", "layer_table",
+    "list_layers", "list_models", "model_digest", "network_table", "open_backbone", "pool", "pooling_parts",
+    "pooling_width", "walk",
 ]  # fmt: skip
 
 

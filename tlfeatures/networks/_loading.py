@@ -14,13 +14,13 @@ from typing import Any
 
 from tlfeatures._files import file_stamp
 from tlfeatures._keras import check_fork, is_model, keras, keras_version, untouched_random_state
+from tlfeatures._network_options import NETWORK_CONSTRAINTS, size_pair
 from tlfeatures._params import check_parameter
 from tlfeatures.errors import InvalidParameterError, UnknownNameError, WeightsError
 from tlfeatures.networks import _metadata
 from tlfeatures.networks._custom import as_graph, open_model
 from tlfeatures.networks._graph import Graph
 from tlfeatures.networks._modules import find_builder
-from tlfeatures.networks._parameters import NETWORK_CONSTRAINTS, size_pair
 from tlfeatures.networks._registry import NetworkSpec, find_network
 from tlfeatures.networks._weights import draw_weights, fetch_weights, find_weights, read_weights
 

@@ -7,9 +7,10 @@ from math import prod
 from typing import Any
 
 from tlfeatures._keras import keras
+from tlfeatures._network_options import POOLINGS
 from tlfeatures.errors import UnknownNameError
 
-__all__ = ["POOLINGS", "pool", "pooling_parts", "pooling_width"]
+__all__ = ["pool", "pooling_parts", "pooling_width"]
 
 _GEM_POWER, _GEM_MINIMUM = 3.0, 1e-6
 
@@ -30,7 +31,6 @@ _POOLS: dict[str, Callable[[Any], Any]] = {
     "flatten": lambda x: keras().ops.reshape(x, (-1, prod(x.shape[1:]))),
     "none": lambda x: x,
 }
-POOLINGS = ("avg", "max", "avgmax", "gem", "flatten")
 
 
 def pooling_parts(pooling: str, rank: int) -> tuple[str, ...]:

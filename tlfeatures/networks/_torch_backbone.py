@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from tlfeatures._network_options import NETWORK_CONSTRAINTS, size_pair
 from tlfeatures._params import check_parameter
 from tlfeatures._torch import TorchFunction, describe_code, hash_weights, is_module, trace_outputs
 from tlfeatures.errors import InvalidParameterError, UnknownNameError
 from tlfeatures.fingerprints import recipe_digest
 from tlfeatures.networks._backbone import Backbone, Description, Tap
 from tlfeatures.networks._loading import cached
-from tlfeatures.networks._parameters import NETWORK_CONSTRAINTS, size_pair
 
 __all__ = ["TorchBackbone", "open_backbone"]
 

@@ -8,11 +8,12 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from numbers import Integral
 from typing import Any, Literal
 
+from tlfeatures._network_options import is_network
 from tlfeatures._warnings import warn
 from tlfeatures.errors import RandomWeightsWarning, UnknownNameError
 from tlfeatures.extract import FeatureBlock, FeatureSpec
 from tlfeatures.fingerprints import recipe_digest
-from tlfeatures.networks import Backbone, TorchBackbone, is_network, layer_table, open_backbone, pooling_parts
+from tlfeatures.networks import Backbone, TorchBackbone, layer_table, open_backbone, pooling_parts
 from tlfeatures.selection._layer_costs import count_operations
 from tlfeatures.store import EmbeddingStore
 

@@ -1,4 +1,4 @@
-"""Constraints on the parameters of a network, shared by `CNNFeatures` and `Backbone`."""
+"""Names and constraints of the parameters of a network, without the code that loads it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from tlfeatures._keras import PRECISIONS, is_model
 from tlfeatures._params import Constraint, integer, path
 from tlfeatures._torch import is_module
 
-__all__ = ["MODULE_CONSTRAINT", "NETWORK_CONSTRAINTS", "is_network", "size_pair"]
+__all__ = ["MODULE_CONSTRAINT", "NETWORK_CONSTRAINTS", "POOLINGS", "is_network", "size_pair"]
+
+POOLINGS = ("avg", "max", "avgmax", "gem", "flatten")
 
 
 def _is_pair_of_sizes(value: Any) -> bool:
