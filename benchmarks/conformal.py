@@ -8,7 +8,7 @@ is fitted on 75% of the images, at most 600, and tested on at most 150 of the ot
 
 *_coverage           share of test images whose set contains the true class; *_set_size is the mean size
 *_empty_allowed_*    the same if sets may be empty; _excess is the coverage minus 90%
-*_worst_class        least coverage of the classes with 50 calibration images or more, if calibrated per class
+*_worst_class        lowest coverage of a class with 50 calibration images or more, with per_class=True
 *_false_alarms       share of test images that the detector, at 5%, reports as unusual
 *_flagged_NAME       share of images of another data set that it reports; _standardized: on standardized embeddings
 """

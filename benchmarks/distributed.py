@@ -1,8 +1,8 @@
-"""Speed of Ray workers compared with one process, and the CPU time that they need in addition.
+"""Speed of Ray workers compared with one process, and their additional CPU time.
 
     python benchmarks/distributed.py [--quick] [--json PATH]
 
-A network that takes 100 ms for each batch of 32 images, whatever the machine: images per second of 1, 2 and 4 workers
+A network that takes 100 ms for each batch of 32 images on any machine: images per second of 1, 2 and 4 workers
 of `RayEngine` divided by those of `LocalEngine`, while all workers are running. Then MobileNet 0.75: CPU
 seconds of all processes of a run on Ray, for each image, divided by those of a run in one process; both store their
 rows, and the difference between a long and a short run excludes the time to start. Needs Linux and ``tlfeatures[ray]``.

@@ -65,7 +65,7 @@ TARGETS = {
 
 
 def signs_data(quick: bool, folder: str) -> tuple[list[str], np.ndarray, list[str], np.ndarray]:
-    """Paths and labels to train on, and to test on."""
+    """Return paths and labels of the training images, then those of the test images."""
     if quick or not SIGNS.is_dir():
         paths = photographs(os.path.join(folder, "signs"), 36 if quick else 600, (64, 64), classes=3)
         y = np.arange(len(paths)) % 3
@@ -79,12 +79,12 @@ def signs_data(quick: bool, folder: str) -> tuple[list[str], np.ndarray, list[st
 
 
 def network(quick: bool, size: int) -> dict[str, Any]:
-    """Which network, and its size."""
+    """Return the parameters `model` and `image_size`."""
     return {"model": "tiny", "image_size": 32} if quick else {"model": "mobilenet_0.75", "image_size": size}
 
 
 def run_signs(quick: bool, full: bool, folder: str, seeds: range) -> dict[str, float]:
-    """Accuracies on the test images."""
+    """Measure the accuracies on the test images."""
     from sklearn.model_selection import GridSearchCV
     from sklearn.pipeline import Pipeline
 
@@ -126,7 +126,7 @@ def run_signs(quick: bool, full: bool, folder: str, seeds: range) -> dict[str, f
 
 
 def run_times(quick: bool, full: bool, folder: str) -> dict[str, float]:
-    """Seconds of both sides, and how far their probabilities are apart."""
+    """Measure the seconds of both sides, and the largest difference between their probabilities."""
     figures: dict[str, float] = {}
     for size in (64,) if quick else (64, 224):  # the quick network has one size
         kwargs = {"quick": quick, "size": size, "folder": folder}
@@ -143,7 +143,7 @@ def run_times(quick: bool, full: bool, folder: str) -> dict[str, float]:
 
 
 def in_child(task: str, quick: bool, folder: str, size: int = 64, epochs: int = 20) -> dict[str, Any]:
-    """One side of a measurement: "stored", "loop", "train" or "steps"."""
+    """Run one side of a measurement: "stored", "loop", "train" or "steps"."""
     from tlfeatures import FineTuneClassifier
 
     X, y, Xt, yt = signs_data(quick, folder)
@@ -172,7 +172,7 @@ def decode(paths: list[str], side: int) -> np.ndarray:
 def train_in_loop(
     X: list[str], y: np.ndarray, Xt: list[str], epochs: int, all_epochs: int, kwargs: dict[str, Any]
 ) -> dict[str, Any]:
-    """The recipe in plain Keras, for ``epochs`` of ``all_epochs``: the time of the others is extrapolated."""
+    """Train in plain Keras for ``epochs`` of ``all_epochs`` epochs; the time of the others is extrapolated."""
     import keras
 
     from tlfeatures import FineTuneClassifier
@@ -211,7 +211,7 @@ def train_in_loop(
 
 
 def run_steps(quick: bool, folder: str) -> dict[str, float]:
-    """Ratio of seconds a step, and the difference of weights after a kill."""
+    """Measure the ratio of the seconds per step, and the difference of the weights after a kill."""
     run = functools.partial(child, __file__, quick=quick, folder=folder)
     figures = run("steps")
     whole, killed = run("train")["weights"], os.path.join(folder, "killed")
@@ -234,7 +234,7 @@ def run_steps(quick: bool, folder: str) -> dict[str, float]:
 
 
 def train_with_checkpoints(X: list[str], y: np.ndarray, quick: bool, folder: str) -> dict[str, Any]:
-    """Four epochs of the second stage; the state after each is kept in the folder that the environment names."""
+    """Train for four epochs; the state after each is kept in the folder that an environment variable names."""
     import keras
 
     from tlfeatures import FineTuneClassifier
@@ -257,7 +257,7 @@ def train_with_checkpoints(X: list[str], y: np.ndarray, quick: bool, folder: str
 
 
 def time_steps(X: list[str], y: np.ndarray, quick: bool) -> dict[str, float]:
-    """Seconds a step of the second stage, and of the same training by ``Model.fit`` written by hand, in turn."""
+    """Measure the seconds per step of the second stage, and in turn those of the same training by ``Model.fit``."""
     import keras
 
     from tlfeatures import FineTuneClassifier
@@ -308,7 +308,7 @@ def time_steps(X: list[str], y: np.ndarray, quick: bool) -> dict[str, float]:
 
 
 def run_lengths(quick: bool, folder: str, seeds: range) -> dict[str, float]:
-    """R2 on a quarter of the pets, means over the seeds."""
+    """Measure R2 on a quarter of the pets, as means over the seeds."""
     from sklearn.model_selection import train_test_split
     from sklearn.pipeline import Pipeline
 
@@ -343,9 +343,9 @@ def run_lengths(quick: bool, folder: str, seeds: range) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run all, print a table, write JSON."""
+    """Run the benchmark, print a table and write the JSON file."""
     parser = arguments(__doc__, "finetune")
-    parser.add_argument("--part", choices=("signs", "times", "steps", "lengths"), help="only this")
+    parser.add_argument("--part", choices=("signs", "times", "steps", "lengths"), help="run only this part")
     parser.add_argument("--full", action="store_true", help="all layers, all epochs, and the lengths")
     parser.add_argument("--child", help="internal")
     parser.add_argument("--options", type=json.loads, help="internal")

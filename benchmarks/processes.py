@@ -2,7 +2,7 @@
 
     python benchmarks/processes.py [--quick] [--json PATH]
 
-A network that takes 100 ms for each batch of 32 images, whatever the machine: images per second of 1, 2 and 4 processes
+A network that takes 100 ms for each batch of 32 images on any machine: images per second of 1, 2 and 4 processes
 while all are computing, divided by those of one process. "disjoint": each has images of its own. "same": all have the
 same images, in the same order, and each image must be computed once.
 """

@@ -63,7 +63,7 @@ def repeat(study: Study) -> None:
         study.say(f"left out, because the weights are not on this machine: {', '.join(absent)}")
     similarities = {}
     for name in (name for name in models if name not in absent):
-        with study.measure(f"CNNFeatures, {name}, nearest neighbour") as row:
+        with study.measure(f"CNNFeatures, {name}, nearest neighbor") as row:
             embeddings = study.features(
                 model=name, weights=args.weights if name == args.model else "imagenet"
             )

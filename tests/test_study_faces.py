@@ -11,7 +11,7 @@ from tlfeatures.studies import draw_faces
 
 pytestmark = pytest.mark.slow  # runs the whole study
 
-RECIPES = ["CNNFeatures, tiny, nearest neighbour", "Keras alone, tiny, one image after the other"]
+RECIPES = ["CNNFeatures, tiny, nearest neighbor", "Keras alone, tiny, one image after the other"]
 
 
 @pytest.fixture(scope="module")
