@@ -55,7 +55,7 @@ def test_a_seed_gives_the_same_order_in_every_process(stored):
     assert not np.array_equal(*passes)
 
 
-def test_neighbouring_rows_do_not_stay_together(store):
+def test_neighboring_rows_do_not_stay_together(store):
     recipe = {**RECIPE, "width": 4096}  # a block of 128 kB has eight rows
     keys, rows = make_rows(160, width=4096)
     for i in range(0, 160, 40):

@@ -32,8 +32,8 @@ def remember_listing(uris: Iterable[str], infos: Iterable[ObjectInfo]) -> None:
 
 def find_stamp(uri: str) -> bytes | None:
     """Return the digest of URI, ETag and size if they are known without a request; empty if there is no ETag."""
-    stamp, until = _stamps.get(uri, (None, 0.0))
-    return stamp if time.monotonic() < until else None
+    stamp, trusted_until = _stamps.get(uri, (None, 0.0))
+    return stamp if time.monotonic() < trusted_until else None
 
 
 def request_stamp(uri: str) -> bytes:
@@ -85,8 +85,8 @@ def find_digest(uri: str) -> bytes | None:
     if uri not in _stamps:
         return None
     stamp = request_stamp(uri)
-    _, until = _stamps.get(uri, (stamp, 0.0))
-    if until == math.inf:  # of a listing
+    _, trusted_until = _stamps.get(uri, (stamp, 0.0))
+    if trusted_until == math.inf:  # the stamp is that of a listing
         _trust(uri, stamp)
     return _digests.get(stamp)
 

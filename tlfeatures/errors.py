@@ -190,14 +190,14 @@ class UnknownNameError(InvalidParameterError):
         names = list(names)
         near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.6)
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-        see = (
+        names_hint = (
             f" See {listing}."
             if listing
             else ""
             if near and len(names) > 12
             else f" Valid names: {', '.join(names)}."
         )
-        return cls(f"Unknown {kind} {name!r}.{hint}{see}", parameter)
+        return cls(f"Unknown {kind} {name!r}.{hint}{names_hint}", parameter)
 
 
 class SavedModelError(TLFeaturesError, ValueError):

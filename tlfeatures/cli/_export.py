@@ -61,13 +61,13 @@ def export(model: opt.SavedModel, options: ExportOptions) -> None:
 def _show(result: ExportedModel) -> None:
     height, width = result.image_size
     show_text(f"Input: pixels, uint8 RGB (n, {height}, {width}, 3). Outputs: {', '.join(result.outputs)}.")
-    test, what = result.self_test, "numbers"
+    test, quantity = result.self_test, "numbers"
     same = ""
     if result.classes is not None:
-        what = "probabilities" if "probabilities" in result.outputs else "decision values"
+        quantity = "probabilities" if "probabilities" in result.outputs else "decision values"
         same = "same labels; "
     show_text(
-        f"Self-test with {count(test.n_images, test.images + ' image')}: {same}{what} differ by at most "
+        f"Self-test with {count(test.n_images, test.images + ' image')}: {same}{quantity} differ by at most "
         f"{test.largest_difference:.1e}.",
         style="bold",
     )

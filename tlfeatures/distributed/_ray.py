@@ -154,10 +154,10 @@ class RayEngine:
         if self.workers is not None:
             return self.workers
         resources = ray.cluster_resources()
-        room = [resources.get("CPU", 0) / self.cpus]
+        capacities = [resources.get("CPU", 0) / self.cpus]
         if self.gpus:
-            room.append(resources.get("GPU", 0) / self.gpus)
-        return max(1, int(min(room)))
+            capacities.append(resources.get("GPU", 0) / self.gpus)
+        return max(1, int(min(capacities)))
 
 
 def _import_ray() -> Any:

@@ -78,16 +78,16 @@ class TrainingSummary:
         counts = self.history[self.history["epoch"] > 0].groupby("stage", sort=False).size()
         epochs = [f"the {stage} for {n} epoch{'' if n == 1 else 's'}" for stage, n in counts.items()]
         best = ", ".join(map(str, self.best_epochs))
-        which = f"Best epoch{'' if len(self.best_epochs) == 1 else 's'} of the {self.stage}: {best}"
+        best_text = f"Best epoch{'' if len(self.best_epochs) == 1 else 's'} of the {self.stage}: {best}"
         if np.isfinite(self.validation_scores).all():
             metric = "accuracy" if self.metric == "accuracy" else "mean absolute error"
             scores = ", ".join(f"{score:.4f}" for score in self.validation_scores)
-            which += f"; validation {metric} {scores}."
+            best_text += f"; validation {metric} {scores}."
         else:
-            which += ", the last (no validation images)."
+            best_text += ", the last (no validation images)."
         loss = self.history["loss"].iloc[-1]
-        of = "final training" if self.is_final else fits
-        return [f"Trained {' and '.join(epochs)} ({of}); final loss {loss:.4f}.", which]
+        source = "final training" if self.is_final else fits
+        return [f"Trained {' and '.join(epochs)} ({source}); final loss {loss:.4f}.", best_text]
 
 
 @dataclass(frozen=True)

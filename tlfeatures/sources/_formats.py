@@ -29,9 +29,9 @@ def is_image_file(path: str) -> bool:
 
 def accepts_file(path: str, files: str) -> bool:
     """Whether ``path`` is an image, or with ``files="audio"`` has the suffix of a WAV or FLAC file."""
-    verdict = accepts_name(path, files)
-    if verdict is not None:
-        return verdict
+    accepted = accepts_name(path, files)
+    if accepted is not None:
+        return accepted
     try:
         if not os.path.isfile(path):
             return False

@@ -53,8 +53,8 @@ def merge_labels(images: Source, labelled: Source) -> Source:
             raise SourceError(
                 f"{path!r} has the labels {other!r} and {label!r}; expected one for each image. Delete one of them."
             )
-    own = {os.path.realpath(path) for path in images.images}
-    others = [i for i, path in enumerate(labelled.images) if os.path.realpath(path) not in own]
+    paths = {os.path.realpath(path) for path in images.images}
+    others = [i for i, path in enumerate(labelled.images) if os.path.realpath(path) not in paths]
     paths = [*images.images, *(labelled.images[i] for i in others)]
     y = np.empty(len(paths), object)
     y[:] = [labels.get(os.path.realpath(path)) for path in paths]

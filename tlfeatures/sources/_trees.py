@@ -129,7 +129,7 @@ def _list_objects(root: str, kind: str) -> ObjectTree:
 
 
 def _accept(root: str, names: list[str], kind: str) -> set[str]:
-    """Return the objects that are images or clips; the first bytes are read of those whose names do not tell."""
+    """Return the objects that are images or clips; if the name does not show it, the first bytes are read."""
 
     def accepts_content(name: str) -> bool:
         try:
@@ -138,9 +138,9 @@ def _accept(root: str, names: list[str], kind: str) -> set[str]:
             return False
 
     visible = [name for name in names if not f"/{name}".count("/.")]
-    verdicts = {name: accepts_name(name, kind) for name in visible}
-    accepted = {name for name, verdict in verdicts.items() if verdict}
-    unclear = [name for name, verdict in verdicts.items() if verdict is None]
+    by_name = {name: accepts_name(name, kind) for name in visible}
+    accepted = {name for name, is_accepted in by_name.items() if is_accepted}
+    unclear = [name for name, is_accepted in by_name.items() if is_accepted is None]
     if unclear:
         with ThreadPoolExecutor(_THREADS, "tlfeatures-list") as pool:
             accepted |= {

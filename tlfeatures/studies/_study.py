@@ -157,8 +157,8 @@ class Study:
                 "the columns path and label."
             )
         images = np.stack([source.images[i] for i in range(len(source))])
-        good = self._find_readable(images, source.names)
-        return images[good], source.y[good], [source.names[i] for i in good]
+        rows = self._find_readable(images, source.names)
+        return images[rows], source.y[rows], [source.names[i] for i in rows]
 
     def _find_readable(self, images: np.ndarray, names: Sequence[str]) -> np.ndarray:
         """Return the rows of the readable images; print the names of the others and the reasons."""

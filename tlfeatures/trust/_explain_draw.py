@@ -89,18 +89,18 @@ def draw_explanation(result: Explanations, i: int) -> Image.Image:
     height = max(shown[1] + 2 * _LINE, min(len(rows), _COLUMN) * (_SMALL + _LINE)) + 2 * _GAP
     width = panel + n_columns * column_width + _GAP
     canvas = Image.new("RGB", (width, height), "white")
-    pen, font = ImageDraw.Draw(canvas), _load_font()
+    drawing, font = ImageDraw.Draw(canvas), _load_font()
     top = _GAP + _LINE
-    pen.text((_GAP, _GAP // 2), "  ".join(result.describe(i)), "black", font)
+    drawing.text((_GAP, _GAP // 2), "  ".join(result.describe(i)), "black", font)
     canvas.paste(original, (_GAP, top))
     canvas.paste(overlay, (2 * _GAP + _SIDE, top))
     caption = f"{result.value}, {result.method}"
-    pen.text((_GAP, top + shown[1] + 2), caption, "dimgray", font)
+    drawing.text((_GAP, top + shown[1] + 2), caption, "dimgray", font)
     _draw_bar(canvas, (3 * _GAP + 2 * _SIDE, top), shown[1], values.min(), values.max())
     for k, (text, images) in enumerate(rows):
         left = panel + k // _COLUMN * column_width
         y = _GAP // 2 + k % _COLUMN * (_SMALL + _LINE)
-        pen.text((left, y), text, "black", font)
+        drawing.text((left, y), text, "black", font)
         for j, image in enumerate(images):
             canvas.paste(image, (left + j * (_SMALL + _GAP), y + _LINE))
     return canvas
@@ -127,12 +127,12 @@ def _draw_bar(canvas: Image.Image, corner: tuple[int, int], height: int, low: fl
     left, top = corner
     values = np.linspace(high, low, height)[:, None].repeat(14, axis=1)
     canvas.paste(Image.fromarray(_color(values, low, high)), corner)
-    pen, font = ImageDraw.Draw(canvas), _load_font()
+    drawing, font = ImageDraw.Draw(canvas), _load_font()
     marks = {top: high, top + height - 14: low}
     if low < 0 < high and 0.15 < high / (high - low) < 0.85:
         marks[top + round(high / (high - low) * height) - 7] = 0.0
     for y, value in marks.items():
-        pen.text((left + 18, y), f"{value:+.3g}" if value else "0", "black", font)
+        drawing.text((left + 18, y), f"{value:+.3g}" if value else "0", "black", font)
 
 
 def _list_rows(result: Explanations, i: int) -> list[tuple[str, list[Image.Image]]]:

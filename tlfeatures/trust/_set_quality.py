@@ -154,9 +154,9 @@ def measure_prediction_intervals(
     return PredictionIntervals(len(y), table, thirds, note)
 
 
-def _describe_few(groups: np.ndarray, error_rates: Sequence[float], what: str) -> str:
+def _describe_few(groups: np.ndarray, error_rates: Sequence[float], unit: str) -> str:
     """Return why sets or intervals are not measured, or an empty text if there are enough groups."""
     needed, n = int(np.ceil(1 / min(error_rates) - _TOLERANCE)), len(np.unique(groups))
     if n >= needed:
         return ""
-    return f"{needed} {what} are needed, and a group of images or of duplicates counts as one; there are {n}."
+    return f"{needed} {unit} are needed, and a group of images or of duplicates counts as one; there are {n}."

@@ -184,9 +184,9 @@ def _has_classes(labels: np.ndarray) -> bool:
     """Whether there are two classes or more; if not, warn of the consequence."""
     if len(np.unique(labels)) > 1:
         return True
-    what = f"all labels are {labels.tolist()[0]!r}" if len(labels) else "no image has a label"
+    reason = f"all labels are {labels.tolist()[0]!r}" if len(labels) else "no image has a label"
     warn(
-        f"{what}, so the suggested images are chosen without a classifier: they are unlike each other, but not "
+        f"{reason}, so the suggested images are chosen without a classifier: they are unlike each other, but not "
         "uncertain."
     )
     return False
