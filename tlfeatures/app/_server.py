@@ -56,7 +56,7 @@ def run_server(
     Parameters
     ----------
     model : path
-        A saved pipeline, the folder of a search, or a fine-tuned bundle.
+        A saved pipeline, the folder of a search, or a saved fine-tuned network.
     host : str, default="127.0.0.1"
         Address to bind.
     port : int, default=8000

@@ -60,7 +60,7 @@ class TrainingOptions(Options):
         "Learning rate of the last stage; by default 0.001 for the head alone, otherwise 0.0003, "
         "or less with --linear-start and fewer than 150 images.",
     )
-    layer_decay: float = option(1.0, "Factor of the learning rate from each block to the block below.")
+    layer_decay: float = option(1.0, "Learning rate of each block, relative to the block above it.")
     schedule: str = option("cosine", "Schedule of the learning rate: cosine, step or constant.")
     weight_decay: float = option(1e-4, "Weight decay of AdamW.")
     augment: str | None = option(
@@ -144,10 +144,11 @@ def finetune(
 ) -> None:
     """Train a head and the top layers of a network on labelled images.
 
-    Training has two stages, first the head on stored embeddings and then the head and the layers from --train-from on,
-    or one stage if only the head is trained. The fine-tuned network is compared with the frozen pipeline, a head of
-    `fit` on the embeddings, on the same folds. The network is kept if it is significantly better (p < 0.05), and the
-    frozen pipeline otherwise. Loading the saved file runs no code, unless it is a pipeline with the suffix .joblib.
+    Training has two stages: first the head on stored embeddings, then the head together with the layers from
+    --train-from on. If only the head is trained, there is one stage. The fine-tuned network and the frozen pipeline
+    (embeddings and a head, as `fit` trains it) are compared on the same folds. The network is kept if it is
+    significantly better (p < 0.05), and the frozen pipeline otherwise. Loading the saved file runs no code, unless it
+    is a pipeline with the suffix .joblib.
     """
     from tlfeatures.evaluation import check_labels
     from tlfeatures.finetune import fit_frozen_or_finetuned

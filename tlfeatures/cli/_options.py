@@ -37,7 +37,7 @@ class SourceOptions:
 
     source: str = argument(
         "SOURCE",
-        "Folder of images, CSV or Parquet manifest, either also by URI (s3://...), or array (file.h5::dataset).",
+        "Folder of images or manifest (CSV or Parquet), as a path or a URI (s3://...); or array (file.h5::dataset).",
     )
     path_column: str | None = option(None, PATH_COLUMN)
     target: str | None = option(None, "Column or dataset with the labels; by default label, target or class.")

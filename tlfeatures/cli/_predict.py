@@ -30,9 +30,9 @@ def predict(model: opt.SavedModel, items: ImageItems, options: PredictOptions) -
     probabilities, a column `decision` has the decision value of the predicted class instead; regression has neither. An
     unreadable image has an error and no prediction; the exit code is 1 if no image could be read.
 
-    Models of `fit --conformal` add columns. `set` has classes, separated by "|"; the share of sets without the true
-    class is about the error rate or less. `p_value` is that of the predicted class. For regression, `lower` and `upper`
-    are the ends of an interval instead. `unusual` is True for images unlike the training images.
+    Models of `fit --conformal` add columns. `set` lists classes, separated by "|"; the share of sets without the true
+    class is about the error rate or less. `p_value` is the p-value of the predicted class. For regression, `lower` and
+    `upper` are the ends of an interval instead. `unusual` is True for images unlike the training images.
     """
     import pandas
 

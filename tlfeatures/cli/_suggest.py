@@ -106,9 +106,10 @@ def suggest(
 ) -> None:
     """Suggest the images to label next: uncertain, unlike each other, and no duplicates.
 
-    A classifier is trained on the labelled images. The columns of the table are path, prediction, alternative (the next
-    class), and margin, the difference between both; the most uncertain image is first. With -o and a folder, index.html
-    shows the images. Label these images, add them to the table of --labelled, and repeat.
+    A classifier is trained on the labelled images. The columns of the table are path, prediction, alternative (the
+    second most likely class), and margin (the difference between the decision values of the two); the most uncertain
+    image is first. With -o and a folder, index.html shows the images. Label these images, add them to the table of
+    --labelled, and repeat.
     """
     from sklearn.pipeline import Pipeline
 

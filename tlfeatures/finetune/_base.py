@@ -139,7 +139,7 @@ class FineTune(FineTuneParameters):
         Parameters
         ----------
         path : str or path
-            Path of the file, by convention with the suffix ``.keras-bundle``.
+            Path of the file, by convention with the suffix ``.tlf``.
         whole : bool, default=False
             Whether to save all weights of the network. Otherwise only the weights that training changed and the
             digest of the pretrained network are saved; loading then needs the same pretrained network.

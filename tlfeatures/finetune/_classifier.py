@@ -57,7 +57,7 @@ class FineTuneClassifier(ClassifierMixin, FineTune):
         fewer than 150 training images n, it is 3e-4 * n / 150, because larger steps on few images make a fitted head
         worse. The optimizer is AdamW.
     layer_decay : float, default=1.0
-        Factor of the learning rate from each block to the block below it.
+        Learning rate of each block, relative to the block above it.
     schedule : {"cosine", "step", "constant"}, default="cosine"
         Learning rate schedule. "cosine": linear warm-up in the first 5% of the steps, then cosine decay to 0; "step":
         division by 10 after 50% and 75% of the steps.
