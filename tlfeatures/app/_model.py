@@ -58,8 +58,8 @@ class ServedModel:
     Parameters
     ----------
     path : path
-        A saved pipeline, the folder of a search, or a saved fine-tuned network. Loading a pickle can run code: load only
-        files you trust.
+        A saved pipeline, the folder of a search, or a saved fine-tuned network. Loading a pickle can run code: load
+        only files you trust.
     batch_size : int, optional
         Number of images that the network computes at once; by default that of the model, at most 32.
     max_pixels : int, default=100,000,000
