@@ -26,7 +26,9 @@ __all__ = [
 TEMPORARY_PREFIX = ".tmp-"  # followed by 24 hexadecimal digits
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL  # HDF5 also reads what it has written
 _FLAGS |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-_WRITE_BYTES = 16 << 20  # per call: Linux writes less than 2 GiB at once, and an interrupt should not wait
+_WRITE_BYTES = (
+    16 << 20
+)  # per system call: Linux writes less than 2 GiB at once, and an interrupt waits for the call
 
 _RETRY_SECONDS = (0.2, 1.0, 5.0)  # pauses before further attempts
 _TRANSIENT = {

@@ -165,7 +165,9 @@ class FittedModel:
     """
 
     def __init__(self, estimator: Any) -> None:
-        estimator = getattr(estimator, "best_estimator_", estimator)  # such as a GridSearchCV over pipelines
+        estimator = getattr(
+            estimator, "best_estimator_", estimator
+        )  # a search over pipelines, such as GridSearchCV
         self._training_digests = getattr(estimator, "training_digests_", None)
         self._with_views = None
         pipeline = estimator

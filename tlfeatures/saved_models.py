@@ -22,7 +22,7 @@ from tlfeatures.predictions import FittedModel
 
 __all__ = ["PICKLES", "is_saved_pipeline", "load_model", "recognize_model", "save_model", "save_pipeline"]
 
-_MARK = b"\ntlfeatures pipeline 1\n"  # after the end of the pickle, which is all that joblib reads
+_MARK = b"\ntlfeatures pipeline 1\n"  # written after the pickle, where joblib does not read
 _COMPRESSED = {b"\x1f\x8b": gzip, b"BZh": bz2, b"\xfd7zXZ": lzma, b"\x5d\x00": lzma}
 _LZ4 = b"\x04\x22\x4d\x18"
 _EXPECTED = "expected a scikit-learn Pipeline that begins with CNNFeatures, as saved by `tlfeatures fit`"

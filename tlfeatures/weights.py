@@ -23,7 +23,7 @@ __all__ = ["fetch_weights", "import_weights", "list_weights", "verify_weights"]
 def _is_mirror(url: Any) -> bool:
     try:
         parts = urlsplit(url) if isinstance(url, str) else urlsplit("")
-    except ValueError:  # for example of an unfinished IPv6 address
+    except ValueError:  # for example for an incomplete IPv6 address
         return False
     has_place = bool(parts.netloc or (parts.scheme == "file" and parts.path))
     return parts.scheme in ("https", "http", "file") and has_place and "@" not in parts.netloc

@@ -52,7 +52,7 @@ def convert_to_onnx(model: Any, opset: int) -> bytes:
     with tempfile.TemporaryDirectory() as folder, _constant_statistics(model), _patches():
         path = Path(folder) / "network.onnx"
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of TensorFlow's own deprecated functions
+            warnings.simplefilter("ignore")  # about deprecated functions that TensorFlow itself calls
             try:
                 whole.export(
                     str(path), format="onnx", verbose=False, input_signature=signature, opset_version=opset

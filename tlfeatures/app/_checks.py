@@ -20,7 +20,7 @@ from tlfeatures.trust import audit_search_rows
 __all__ = ["NO_POINT", "CheckResult", "DataChecks"]
 
 NO_POINT = 65535  # coordinate of an image that could not be read
-_TSNE_ROWS = 1000  # as in the report
+_TSNE_ROWS = 1000  # largest number of images for t-SNE, as in the report
 _ALL_COMPONENTS = 2000  # features up to which PCA is exact
 
 
@@ -73,7 +73,7 @@ class DataChecks:
         self.points: bytes | None = None
         self.map_note = ""
         self.result: CheckResult | None = None
-        self.number = 0  # of the checks that finished
+        self.number = 0  # number of the last checks that finished
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._step, self._failure = (0, 1, ""), ""

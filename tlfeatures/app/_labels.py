@@ -194,10 +194,10 @@ class Labels:
         """
         head = self.retraining.head
         old, number = Path(self.model.path), 1
-        cnn = load_model(old).cnn  # with the store that the served model does not use
+        cnn = load_model(old).cnn  # uses the store, which the served model does not
         pipeline = Pipeline([("cnn", cnn), *head.steps])
         pipeline.training_digests_ = np.unique(self.training.keys[self.training.is_for_training], axis=0)
-        with self._saving:  # two files never get the same name
+        with self._saving:  # so that two files never get the same name
             while (path := old.with_name(f"{old.stem}-labels-{number}{old.suffix}")).exists():
                 number += 1
             try:

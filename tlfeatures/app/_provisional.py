@@ -13,7 +13,7 @@ from tlfeatures.calibration import fit_inverse_temperature
 
 __all__ = ["ProvisionalHead", "RidgeDecomposition"]
 
-_ALPHAS = np.logspace(0, 6, 13)  # those of the head "ridge"
+_ALPHAS = np.logspace(0, 6, 13)  # the same as in the head "ridge"
 _CHUNK = 4096  # rows
 
 

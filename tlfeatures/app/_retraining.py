@@ -47,7 +47,7 @@ class Retraining:
         self.model = model
         self._decomposition: tuple[bytes, RidgeDecomposition] | None = None
         self._lock, self._worker = threading.Lock(), threading.Lock()
-        self._number = 0  # of the last call of `start`
+        self._number = 0  # number of the last call of `start`
         self._state: dict[str, Any] = {"state": "unchanged"}
 
     @property

@@ -33,7 +33,7 @@ _UVICORN: dict[str, Any] = {
     "lifespan": "on",
 }
 
-_OPTIONS = "TLFEATURES_WORKER_OPTIONS"  # of the workers, which are new processes
+_OPTIONS = "TLFEATURES_WORKER_OPTIONS"  # environment variable: workers are new processes
 
 
 def run_server(
@@ -160,7 +160,7 @@ def _run_workers(
                 factory=True,
                 port=int(url.rsplit(":", 1)[1]),
                 http=TimedProtocol,
-                timeout_worker_healthcheck=600,  # of a worker that loads its network
+                timeout_worker_healthcheck=600,  # seconds; a worker loads its network in this time
                 **_UVICORN,
                 **options,
             )

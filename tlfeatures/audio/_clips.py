@@ -17,7 +17,7 @@ from tlfeatures.errors import ImageInputError, MissingDependencyError, ObjectSto
 
 __all__ = ["UnreadableClip", "list_clips", "read_clip", "resample"]
 
-_MAX_SAMPLES = 200_000_000  # of one clip
+_MAX_SAMPLES = 200_000_000  # largest number of samples of one clip
 _EXPECTED = (
     "expected a list of paths of WAV or FLAC files, of arrays (samples,) or (samples, channels), or of pairs "
     "(sampling rate, array); or one array (n, samples)"

@@ -14,7 +14,7 @@ from tlfeatures.cli._terminal import count, show_json, show_table, show_text, wa
 if TYPE_CHECKING:
     from tlfeatures.evaluation import ClassificationScores
 
-_MAX_CLASSES = 30  # in the confusion matrix on the terminal
+_MAX_CLASSES = 30  # largest number of classes for which the confusion matrix is printed
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def fetch(
     from tlfeatures.weights import fetch_weights
 
     for name in names:
-        find_network(name)  # before the first download
+        find_network(name)  # raises an error for an unknown name before the first download
     rows = []
     try:
         for name in names:

@@ -20,7 +20,7 @@ from tlfeatures.images import Images
 __all__ = ["WorkerPool"]
 
 _UNITS_PER_WORKER = 2  # one is decoded while the network runs on the other
-_MAX_STARTS = 4  # of a worker that ends each time before it is ready
+_MAX_STARTS = 4  # number of starts of a worker that always ends before it is ready
 _SUSPECT = 2  # workers lost with a unit after which its images are decoded one by one
 _MAX_LOSSES = 6  # workers lost with one unit
 _POLL_SECONDS = 1.0
@@ -118,7 +118,7 @@ class WorkerPool:
             **resources, max_concurrency=_UNITS_PER_WORKER, max_restarts=0, max_task_retries=0
         )
         self._queue = deque(map(_UnitState, itertools.islice(units, n_workers)))
-        self._calls: dict[Any, _Call] = {}  # by the reference to the result
+        self._calls: dict[Any, _Call] = {}  # keys are references to results
         self._failure: BaseException | None = None
         self._workers = [self._start_worker() for _ in self._queue]
 

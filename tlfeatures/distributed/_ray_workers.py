@@ -80,7 +80,7 @@ class Worker:
                 "container image for all."
             )
         self.job: Job = cloudpickle.loads(pickled)
-        self._images: dict[str, Images] = {}  # by the id of the unit
+        self._images: dict[str, Images] = {}  # keys are ids of units
         self.job.prepare()
 
     def read_keys(self, unit: WorkUnit, images: Images) -> np.ndarray:

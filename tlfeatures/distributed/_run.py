@@ -25,7 +25,7 @@ from tlfeatures.store._disk import store_error
 __all__ = ["JobRun"]
 
 _NO_STAMPS = (UNKNOWN_STAMP, MISSING_STAMP)
-_ATTEMPTS = 3  # to compute rows that are in the ledger, but not in the store
+_ATTEMPTS = 3  # number of attempts to compute rows that are in the ledger, but not in the store
 
 
 class JobRun:
@@ -64,9 +64,9 @@ class JobRun:
         self.notes: dict[int, Note] = {}
         self.on_progress: list[Callable[[int, int], None]] = []
         self.n_todo = 0
-        self._places: dict[int, Place] = {}  # of the record of each unit that has one
-        self._results: dict[int, list[UnitResult]] = {}  # of each unit, since the last commit
-        self._new_keys: set[bytes] = set()  # of the results since the last commit
+        self._places: dict[int, Place] = {}  # unit -> place of its record in the ledger
+        self._results: dict[int, list[UnitResult]] = {}  # unit -> results since the last commit
+        self._new_keys: set[bytes] = set()  # keys of the results since the last commit
         self._missing: dict[int, int] = {}  # number of rows of each claimed unit that no result has
         self._ledger = Ledger(store, job.recipes[0])
         self._claims = Claims(self._ledger.folder)

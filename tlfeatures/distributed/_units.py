@@ -163,7 +163,7 @@ def _identify(images: Images) -> Iterator[bytes]:
     names = [path or "" for path in paths] if None in paths else paths
     text = "\0".join(names).encode("utf-8", "surrogateescape")  # type: ignore[arg-type]
     characters = np.frombuffer(b"\0" + text, np.uint8)
-    if (characters[1:][characters[:-1] == 0] != ord("/")).any():  # not only absolute paths
+    if (characters[1:][characters[:-1] == 0] != ord("/")).any():  # some paths are not absolute
         absolute = (name and redact(absolute_name(name)) for name in names)
         text = "\0".join(absolute).encode("utf-8", "surrogateescape")  # type: ignore[arg-type]
     yield text

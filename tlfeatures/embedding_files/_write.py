@@ -162,7 +162,7 @@ def _extract_parts(
     messages: dict[str, type[Warning]] = {}
     options = {"verbose": cnn.verbose, "on_batch": None} | options
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # those of the parts are issued
+        warnings.simplefilter("ignore")  # only the warnings of the parts are issued
         spec = check_fitted_recipes(cnn, images)
     with show_progress(options.pop("verbose"), spec) as bar:
         hooks = [hook for hook in (options.pop("on_batch"), bar) if hook is not None]

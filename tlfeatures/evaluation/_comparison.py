@@ -216,7 +216,10 @@ def _test_against_first(
     def score(name: str, entries: np.ndarray) -> float:
         try:
             return float(scorer(runs[name].pooled, entries, true[entries]))
-        except (AttributeError, ValueError):  # such as ROC AUC without positive labels
+        except (
+            AttributeError,
+            ValueError,
+        ):  # the score is undefined, such as ROC AUC without positive labels
             return np.nan
 
     def paired_test(name: str) -> tuple[str, Result]:

@@ -16,7 +16,7 @@ __all__ = ["PairedTest", "bootstrap_test", "mcnemar_test", "resampled_t_test"]
 MCNEMAR = "exact McNemar test"
 BOOTSTRAP = "paired bootstrap"
 T_TEST = "corrected resampled t-test"
-_RESAMPLES = 1000  # for a standard error that is accurate to 2%
+_RESAMPLES = 1000  # gives a standard error that is accurate to 2%
 _SLOW_RESAMPLES = 200  # accurate to 5%; for differences that are computed by a function
 
 

@@ -87,7 +87,7 @@ def save_bundle(estimator: Any, path: str | os.PathLike[str], whole: bool) -> No
         "estimator": type(estimator).__name__,
         "whole": whole,
         "params": {name: _to_json(value) for name, value in estimator.get_params(deep=False).items()}
-        | {"callbacks": None}  # used by fit only
+        | {"callbacks": None}  # only `fit` uses callbacks
         | ({} if named else {"model": None}),
         "fitted": {
             "classes": _to_json(getattr(estimator, "classes_", None)),

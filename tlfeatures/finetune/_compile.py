@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["compile_model"]
 
 _LOSS_SCALE = 1024.0  # without it, gradients of float16 networks would underflow
-_BYTES_PER_CALL = 16 << 20  # of the batches that one call trains on
+_BYTES_PER_CALL = 16 << 20  # total size of the batches that one call trains on
 _MANY_STEPS = 200  # with fewer steps, compiling a loop takes longer than it saves
 
 

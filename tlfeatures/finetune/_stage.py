@@ -188,7 +188,7 @@ class _StageRun:
             on_epoch_end=self._end_epoch,
             on_train_batch_end=self._check_loss,
         )
-        last = hooks(on_epoch_end=self._save)  # after callbacks of the user, which may stop training
+        last = hooks(on_epoch_end=self._save)  # called after the user's callbacks, which may stop training
         train = self._training_batches()
         try:
             self.model.fit(
@@ -276,7 +276,9 @@ class _StageRun:
         """Return the learning rate of the last step."""
         optimizer = self.model.optimizer
         if not callable(self._rate):
-            return float(keras().ops.convert_to_numpy(optimizer.learning_rate))  # which a callback can change
+            return float(
+                keras().ops.convert_to_numpy(optimizer.learning_rate)
+            )  # a callback may have changed it
         return float(keras().ops.convert_to_numpy(self._rate(int(to_numpy(optimizer.iterations)) - 1)))
 
     # -- checkpoints -------------------------------------------------------------------------

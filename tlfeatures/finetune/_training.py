@@ -46,7 +46,7 @@ _NOT_IN_DIGEST = {
 
 
 _NETWORK_RATE = 3e-4
-_MANY_IMAGES = 150  # with a fitted head; chosen by accuracies with 24 to 180 training images
+_MANY_IMAGES = 150  # with fewer, a fitted head is trained at a lower rate; chosen on 24 to 180 images
 
 
 class Training(Preparation):

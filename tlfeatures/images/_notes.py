@@ -15,7 +15,7 @@ from tlfeatures.images._pixels import is_16_bit
 __all__ = ["LOW_CONTRAST", "Note", "check_contrast", "check_depth", "warn_of_depth", "warn_of_low_contrast"]
 
 LOW_CONTRAST = "low contrast"
-_LEAST_LEVELS = 16  # of 256
+_LEAST_LEVELS = 16  # least number of levels, of 256, that an image must span
 _NAMED = 10  # largest number of images that a warning names
 
 

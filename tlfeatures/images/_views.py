@@ -16,7 +16,7 @@ _CROPS = {
     "bottom left": (0, 1),
     "bottom right": (1, 1),
 }
-_SHARE = 0.875  # of the sides in a crop, as in the evaluation of networks at 224 of 256 pixels
+_SHARE = 0.875  # side of a crop relative to that of the image: 224 / 256, common in evaluations of networks
 _MIRRORED = "mirrored"
 
 

@@ -20,7 +20,7 @@ __all__ = ["WINDOW_BYTES", "StoredRows", "read_windows"]
 
 BLOCK_BYTES = 128 << 10  # consecutive rows of a segment that are read at once
 WINDOW_BYTES = 64 << 20  # rows that are shuffled among each other
-_FIND_KEYS = 1 << 20  # per step, so that temporary arrays stay small
+_FIND_KEYS = 1 << 20  # keys per step, so that temporary arrays stay small
 
 
 class StoredRows:
@@ -44,7 +44,9 @@ class StoredRows:
         places = np.empty((len(keys), 2), np.int32)
         for i in range(0, len(keys), _FIND_KEYS):
             places[i : i + _FIND_KEYS] = self.index.find(keys[i : i + _FIND_KEYS])
-        self.numbers, self.rows = np.ascontiguousarray(places.T)  # of segments, and rows in them
+        self.numbers, self.rows = np.ascontiguousarray(
+            places.T
+        )  # segment number, and row in the segment, of each key
         self.is_stored = self.numbers >= 0
         self.block_rows = max(1, BLOCK_BYTES // (4 * width))
 

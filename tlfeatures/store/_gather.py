@@ -10,7 +10,7 @@ from tlfeatures.store._table import Index
 
 __all__ = ["gather"]
 
-_GATHER_BYTES = 1 << 20  # per step, so that temporary arrays stay small
+_GATHER_BYTES = 1 << 20  # bytes per step, so that temporary arrays stay small
 
 
 def gather(

@@ -31,8 +31,8 @@ from tlfeatures.store._table import MAX_TABLE_BYTES, Index, Table, load_table
 
 __all__ = ["Folder", "VerifiedFile", "open_folder", "pool_map"]
 
-CACHE_BYTES = 64 << 20  # of verified segments in memory, per process
-INDEX_BYTES = 256 << 20  # of indexes in memory, per process
+CACHE_BYTES = 64 << 20  # largest size of the verified segments in memory, per process
+INDEX_BYTES = 256 << 20  # largest size of the indexes in memory, per process
 TABLE_SEGMENTS = 8  # an index file is written for at least this number of segments
 RETRIES = 16  # a retry is needed when another process removes a file
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
@@ -53,7 +53,9 @@ class _ByteLRU:
 
     def __init__(self, limit: int) -> None:
         self.limit, self.total = limit, 0
-        self.values: OrderedDict[str, tuple[object, int]] = OrderedDict()  # with their size when added
+        self.values: OrderedDict[str, tuple[object, int]] = (
+            OrderedDict()
+        )  # values with their sizes when added
         self.lock = threading.Lock()
 
     def get(self, name: str):

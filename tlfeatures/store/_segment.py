@@ -21,7 +21,7 @@ MAX_FILE_BYTES = 256 << 20  # larger files are not read
 _MAX_WIDTH = MAX_FILE_BYTES // 4 - (1 << 20)  # so that a single row always fits
 _METADATA_BYTES = 64 << 10  # maximum size of HDF5's own part of a file; 2 KiB at present
 _ACCEPTED = 1000
-_accepted: dict[int, tuple[bytes, dict[bytes, tuple[int, int, int]]]] = {}  # by size: metadata and layout
+_accepted: dict[int, tuple[bytes, dict[bytes, tuple[int, int, int]]]] = {}  # file size -> metadata and layout
 # type in h5py.h5t and in NumPy; h5py is imported by functions, because models are loaded faster without it
 _LAYOUT: dict[bytes, tuple[str, np.dtype[Any]]] = {
     b"features": ("IEEE_F32LE", np.dtype("<f4")),

@@ -18,7 +18,7 @@ __all__ = ["MAX_TABLE_BYTES", "Index", "Table", "first_rows", "load_table"]
 MAX_TABLE_BYTES = 4 << 30  # larger index files are neither written nor read
 _HEADER = struct.Struct("<16s16sQQ")  # magic, digest of the recipe, rows, segments
 _MAGIC = b"tlfeatures index"
-_DTYPES = ("<u8", "<u8", "<i4", "<i4")  # of the columns of a table
+_DTYPES = ("<u8", "<u8", "<i4", "<i4")  # dtypes of the columns of a table
 _ROW_BYTES = 8 + 8 + 4 + 4
 
 
@@ -122,7 +122,9 @@ class Index:
 
     def __init__(self, tables: Iterable[Table] = (), segments: Collection[str] = ()) -> None:
         self.names: list[str] = []
-        self.tables: list[tuple[Table, np.ndarray]] = []  # with the number in `names` of each segment, or -1
+        self.tables: list[
+            tuple[Table, np.ndarray]
+        ] = []  # each with the number in `names` of its segments, or -1
         indexed: set[str] = set()
         for table in tables:
             numbers = np.full(len(table.names), -1, np.int32)

@@ -30,7 +30,7 @@ OnProgress = Callable[[int, int], None]  # called with the bytes that are finish
 _NAME = re.compile(
     rf"{RECIPE_NAME.pattern}/({SEGMENT_NAME.pattern}|recipe\.json)|networks/{SIDECAR_NAME.pattern}"
 )
-_THREADS = 4  # each has a file in memory
+_THREADS = 4  # each thread has a file in memory
 _ROUNDS = 3  # a compaction of the source replaces files while they are copied
 
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["StoreWriter"]
 
-COMMIT_BYTES = 8 << 20  # of the pending rows of one recipe
-PENDING_BYTES = 64 << 20  # of the pending rows of all recipes
+COMMIT_BYTES = 8 << 20  # size of the pending rows of one recipe at which they are written
+PENDING_BYTES = 64 << 20  # the same for all recipes together
 COMMIT_SECONDS = 60.0
 
 

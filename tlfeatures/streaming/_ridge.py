@@ -7,7 +7,7 @@ from sklearn.linear_model import Ridge
 
 __all__ = ["ALPHAS", "RidgeSums"]
 
-ALPHAS = np.logspace(0, 6, 13)  # those of the named head "ridge"
+ALPHAS = np.logspace(0, 6, 13)  # the same as in the head "ridge"
 
 
 class RidgeSums:

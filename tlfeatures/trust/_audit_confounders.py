@@ -16,8 +16,8 @@ __all__ = ["COLUMNS", "find_confounders"]
 
 COLUMNS = ["predictor", "balanced_accuracy", "chance", "p_value", "warning"]
 _ROWS = 20_000  # a larger sample would only show differences too small to matter
-_LEAST_IMAGES = 5  # of a class
-_LEAST_GAIN = 0.1  # of balanced accuracy over chance, relative to the largest possible gain
+_LEAST_IMAGES = 5  # least number of images of a class
+_LEAST_GAIN = 0.1  # least gain of balanced accuracy over chance, relative to the largest possible gain
 _LARGEST_P = 1e-4
 
 

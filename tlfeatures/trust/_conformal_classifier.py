@@ -157,7 +157,10 @@ class ConformalClassifier(ClassifierMixin, ConformalBase):
             logits[test] = compute_logits(estimator, X[test], self.classes_)
         scores = score_classes(logits)[np.arange(len(codes)), codes]
         self._tables, totals = [[] for _ in folds], []
-        for stratum in (None, *range(len(self.classes_))):  # all rows, then those of each class
+        for stratum in (
+            None,
+            *range(len(self.classes_)),
+        ):  # None stands for all rows, a number for the rows of a class
             members = np.arange(len(codes)) if stratum is None else np.flatnonzero(codes == stratum)
             weights = np.zeros(len(codes))
             weights[members] = row_weights(None if groups is None else groups[members], len(members))

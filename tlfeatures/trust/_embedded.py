@@ -75,7 +75,7 @@ class EmbeddedMixin:
         """Return the head to fit, its input, the labels, and the groups, merged with groups of duplicate images."""
         cnn, head = split_head(self.estimator)
         if cnn is None:
-            vars(self).pop("cnn_", None)  # of an earlier fit on images
+            vars(self).pop("cnn_", None)  # set by an earlier fit on images
             check_rows(X)
             X, y = validate_data(self, X, y, ensure_min_samples=2)
             if not np.ptp(X, axis=0).any():

@@ -17,10 +17,10 @@ from tlfeatures.images import Images
 
 __all__ = ["PooledMaps", "gradient_map", "iterate_maps", "occlusion_map", "resample"]
 
-_MAX_VALUES = 1 << 22  # in one array that is passed to the head
-_MAX_MAP_VALUES = 1 << 25  # of feature maps in memory at the same time
+_MAX_VALUES = 1 << 22  # largest number of values in an array that is passed to the head
+_MAX_MAP_VALUES = 1 << 25  # largest number of values of the feature maps in memory
 _POINTS = 8  # between baseline and embedding
-_GEM_MINIMUM = 1e-6  # as in the pooling of the network
+_GEM_MINIMUM = 1e-6  # the same as in the pooling of the network
 
 Value = Callable[[np.ndarray], np.ndarray]
 

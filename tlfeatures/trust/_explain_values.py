@@ -66,7 +66,7 @@ class HeadValues:
                 "pipeline",
             )
         self.name, self._function = self._choose()
-        members = getattr(self._last, "estimators_", None)  # of one-vs-rest classifiers and ensembles
+        members = getattr(self._last, "estimators_", None)  # one-vs-rest classifiers and ensembles have these
         members = [self._last] if members is None else list(members)
         self.has_coefficients = all(hasattr(member, "coef_") for member in members)
 

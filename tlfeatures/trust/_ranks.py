@@ -6,7 +6,7 @@ import numpy as np
 
 __all__ = ["ScoreTable", "lower_bounds", "rank_among_others", "row_weights", "score_classes", "to_p_values"]
 
-_TOLERANCE = 1e-9  # for sums of weights such as 1/3
+_TOLERANCE = 1e-9  # for rounding errors in sums of weights such as 1/3
 
 
 def row_weights(groups: np.ndarray | None, n: int) -> np.ndarray:

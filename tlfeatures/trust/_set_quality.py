@@ -14,7 +14,7 @@ __all__ = ["measure_prediction_intervals", "measure_prediction_sets"]
 
 _TOLERANCE = 1e-9
 _ERROR_RATES = (0.05, 0.1, 0.2)
-_IMAGES = 10  # of a class, or of a third of the predictions
+_IMAGES = 10  # least number of images of a class, or of a third of the predictions
 
 
 def measure_prediction_sets(
