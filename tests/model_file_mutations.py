@@ -54,12 +54,13 @@ def read_members(data: bytes) -> dict[str, bytes]:
 
 
 def write_members(members: list[tuple[str, bytes]], kind: int = zipfile.ZIP_STORED) -> bytes:
+    """Write a zip file whose arrays are compressed by ``kind``."""
     file = io.BytesIO()
     with warnings.catch_warnings(), zipfile.ZipFile(file, "w", kind) as archive:
         warnings.simplefilter("ignore")  # of members with the same name
         for name, content in members:
             info = zipfile.ZipInfo(name)
-            info.compress_type = kind
+            info.compress_type = zipfile.ZIP_STORED if name == "about.json" else kind
             archive.writestr(info, content)
     return file.getvalue()
 

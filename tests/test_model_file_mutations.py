@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -70,7 +72,10 @@ def test_sizes_are_checked_before_memory_is_allocated(folder, tmp_path):
         "it has too many members": write_members([("about.json", b"{}")])[:-10]
         + b"\xff\xff\xff\xff"
         + b"\0" * 6,
-        "compressed or larger than the file": write_members(list(members.items()), zipfile.ZIP_DEFLATED),
+        "compressed members are too large": write_members(
+            [*members.items(), ("00099.npy", bytes(1 << 20))], zipfile.ZIP_DEFLATED
+        ),
+        "have another compression": write_members(list(members.items()), zipfile.ZIP_LZMA),
         "too many objects": sign(
             members | {"about.json": json.dumps(about | {"model": [_object()] * 6000}).encode()}
         ),
@@ -82,6 +87,21 @@ def test_sizes_are_checked_before_memory_is_allocated(folder, tmp_path):
         path.write_bytes(data)
         with pytest.raises(SavedModelError, match=text.strip()):
             tlfeatures.load(path)
+
+
+def test_compressed_arrays_are_expanded_to_the_size_in_the_directory_only(folder, tmp_path):
+    members = read_members((folder / "svm.tlf").read_bytes())
+    path, small = tmp_path / "hostile.tlf", members["00000.npy"]
+    path.write_bytes(write_members(list(members.items()), zipfile.ZIP_DEFLATED))
+    tlfeatures.load(path)
+    data = write_members(list((members | {"00000.npy": bytes(64 << 20)}).items()), zipfile.ZIP_DEFLATED)
+    path.write_bytes(data.replace(struct.pack("<L", 64 << 20), struct.pack("<L", len(small))))
+    tracemalloc.start()
+    with pytest.raises(SavedModelError, match="damaged"):
+        tlfeatures.load(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 << 20
 
 
 def _object():

@@ -271,8 +271,8 @@ def test_equal_models_have_equal_files_without_paths_of_the_machine(photos, tmp_
 
 
 def test_loaded_arrays_are_writable_and_a_linear_head_is_small(path):
-    rows = np.random.default_rng(0).normal(size=(60, 512)).astype("float32")
-    tlfeatures.save(make_head("logreg").fit(rows, np.arange(60) % 10), path)
+    rows = np.random.default_rng(0).normal(size=(74, 512)).astype("float32")
+    tlfeatures.save(make_head("logreg").fit(rows, np.arange(74) % 37), path)
     assert path.stat().st_size <= 100_000
     assert tlfeatures.load(path)[-1].coef_.flags.writeable
 
@@ -292,6 +292,21 @@ def test_save_replaces_a_file_only_when_it_is_complete(saved, tmp_path):
         tlfeatures.save(RandomForestClassifier(2).fit(X, Y), path)
     assert path.read_bytes() == saved.read_bytes()
     assert [file.name for file in tmp_path.iterdir()] == ["model.tlf"]
+
+
+def test_only_small_models_are_compressed_and_both_are_loaded(path):
+    about = {
+        "format": "tlfeatures.model/1",
+        "card": {},
+        "versions": {},
+        "model": {"array": 0},
+        "self_test": None,
+    }
+    for n, method in ((1000, zipfile.ZIP_DEFLATED), (140_000, zipfile.ZIP_STORED)):
+        write_arrays(path, about, [np.arange(float(n))])
+        with zipfile.ZipFile(path) as archive:
+            assert [m.compress_type for m in archive.infolist()] == [zipfile.ZIP_STORED, method]
+        np.testing.assert_array_equal(tlfeatures.load(path), np.arange(float(n)))
 
 
 # -- refusals ------------------------------------------------------------------------------------------------------

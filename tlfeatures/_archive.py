@@ -43,10 +43,13 @@ _MAGIC = b"PK\3\4"  # a zip file, whose first member has its name 30 bytes from 
 _ARRAY_NAME = re.compile(r"\d{1,5}\.npy")
 _KINDS = "biufcUS"  # of arrays: numbers and text
 
-# Limits that are checked before memory is allocated. Arrays are not compressed, so they are limited by the file's size.
+# Limits that are checked before memory is allocated. Only the arrays of small models are compressed; all others are
+# limited by the size of the file.
 _MAX_JSON_BYTES = 16 << 20
 _MAX_JSON_VALUES = 2_000_000
 _MAX_DIRECTORY_BYTES = 4 << 20  # about 40,000 arrays
+_MAX_COMPRESSED_BYTES = 1 << 20  # sum of the sizes of the arrays before compression
+_MAX_HEADER_BYTES = 1024  # of an array
 _END = struct.Struct("<4s4H2LH")  # the end record of a zip file without a comment
 _LOCATOR = b"PK\6\7"  # of a second end record, which only files of 2 GiB or more need
 
@@ -109,19 +112,24 @@ def write_arrays(path: str | os.PathLike[str], about: dict[str, Any], arrays: li
     ValueError
         If the JSON object is larger than the limit for reading.
     """
+    arrays = [np.asarray(array) for array in arrays]
     text = json.dumps({**about, _DIGESTS: [_digest(array) for array in arrays]}).encode()
     if not _is_small(text):
         raise ValueError(
             f"The description of the model, without its arrays, has {len(text):,} bytes: too many."
         )
+    n_bytes = sum(array.nbytes + _MAX_HEADER_BYTES for array in arrays)
+    method = zipfile.ZIP_DEFLATED if n_bytes <= _MAX_COMPRESSED_BYTES else zipfile.ZIP_STORED
     with (
         atomic_write(os.path.realpath(path)) as file,
         zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
     ):
         archive.writestr(zipfile.ZipInfo(_ABOUT), text)  # no time: equal content has equal bytes
         for i, array in enumerate(arrays):
-            with archive.open(zipfile.ZipInfo(f"{i:05}.npy"), "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+            info = zipfile.ZipInfo(f"{i:05}.npy")
+            info.compress_type = method
+            with archive.open(info, "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[np.ndarray]]:
@@ -162,14 +170,16 @@ def _read(path: str | os.PathLike[str], with_arrays: bool) -> tuple[dict[str, An
         try:
             _check_end(file)
             with zipfile.ZipFile(file) as archive:
-                names = _check_members(archive.infolist(), os.fstat(file.fileno()).st_size)
+                members = _check_members(archive.infolist(), os.fstat(file.fileno()).st_size)
                 text = archive.read(_ABOUT)
                 if not _is_small(text):
                     raise ValueError("about.json is too large")
                 about = json.loads(text)
                 if not isinstance(about, dict):
                     raise ValueError("about.json is not a JSON object")
-                return about, [archive.read(name) for name in names if with_arrays]
+                # with a size, because a compressed member can be larger than the directory says
+                contents = [archive.open(m).read(m.file_size) for m in members if with_arrays]
+                return about, contents
         except Exception as error:  # damaged files raise many kinds of errors
             raise _damaged(path, error) from error
 
@@ -196,19 +206,21 @@ def _check_end(file: IO[bytes]) -> None:
         raise ValueError("it has too many members")
 
 
-def _check_members(members: list[zipfile.ZipInfo], size: int) -> list[str]:
-    """Return the names of the arrays in order, or raise an error if the file has other members, or compressed ones."""
+def _check_members(members: list[zipfile.ZipInfo], size: int) -> list[zipfile.ZipInfo]:
+    """Return the arrays in order, or raise an error if the file has other members, or arrays that are too large."""
     names = sorted(member.filename for member in members)
-    arrays = [name for name in names if _ARRAY_NAME.fullmatch(name)]
-    if len(set(names)) != len(names) or names != sorted([*arrays, _ABOUT]):
+    arrays = sorted((m for m in members if _ARRAY_NAME.fullmatch(m.filename)), key=lambda m: m.filename)
+    if len(set(names)) != len(names) or names != sorted([*(m.filename for m in arrays), _ABOUT]):
         raise ValueError("it has other members than about.json and arrays, or members with the same name")
     if any(member.flag_bits & 1 for member in members):
         raise ValueError("its members are encrypted")
-    # compressed members could be much larger than the file
-    if any(m.compress_type != zipfile.ZIP_STORED or m.file_size != m.compress_size for m in members) or (
-        sum(member.file_size for member in members) > size
+    if sum(m.file_size for m in arrays if m.compress_type == zipfile.ZIP_DEFLATED) > _MAX_COMPRESSED_BYTES:
+        raise ValueError("its compressed members are too large")
+    others = [m for m in members if m.compress_type != zipfile.ZIP_DEFLATED or m.filename == _ABOUT]
+    if any(m.compress_type != zipfile.ZIP_STORED or m.file_size != m.compress_size for m in others) or (
+        sum(m.file_size for m in others) > size
     ):
-        raise ValueError("its members are compressed or larger than the file")
+        raise ValueError("its members are larger than the file, or have another compression")
     return arrays
 
 
@@ -219,7 +231,7 @@ def _hash(content: bytes = b"") -> Any:
 def _digest(array: np.ndarray) -> str:
     """Return the digest of the bytes of an array's member, without a second copy of the array in memory."""
     digest = _hash()
-    np.lib.format.write_array(SimpleNamespace(write=digest.update), np.asarray(array), allow_pickle=False)
+    np.lib.format.write_array(SimpleNamespace(write=digest.update), array, allow_pickle=False)
     return digest.hexdigest()
 
 

@@ -45,7 +45,7 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
     -----
     The file contains the recipe of the embeddings, the fitted attributes of all steps, the classes, the digests of the
     training images, the cross-validated scores if there are any, the licence of the pretrained weights, the versions of
-    the libraries, and predictions for four artificial rows, which :func:`load` compares. It does not contain the
+    the libraries, and predictions for two artificial rows, which :func:`load` compares. It does not contain the
     weights of the pretrained network. Not saved are ``cache`` (other than None), ``n_jobs``, ``verbose`` and
     ``memory``, which belong to the machine.
 
