@@ -137,6 +137,64 @@ def child(file: str, task: str, **kwargs: Any) -> dict[str, float]:
     return json.loads(process.stdout.splitlines()[-1])
 
 
+class Worker:
+    """A new process that runs ``file --child OPTIONS``, loads one side of a comparison and works only when it is asked.
+
+    The process calls `serve` after loading, so that sides with different settings of libraries can be measured in turn.
+
+    Parameters
+    ----------
+    file : str
+    options : mapping
+        JSON values for the process.
+    environment : mapping
+        Additional environment variables.
+    log : path
+        File for standard error of the process.
+    """
+
+    def __init__(
+        self, file: str, options: Mapping[str, Any], environment: Mapping[str, str], log: Path
+    ) -> None:
+        self.log = log
+        with open(log, "w") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, file, "--child", json.dumps(options)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env={**os.environ, **environment},
+            )
+        self._read()
+
+    def measure(self) -> float:
+        """Return the result of the next call of the work in the process."""
+        print(file=self._process.stdin, flush=True)
+        return float(self._read())
+
+    def stop(self) -> None:
+        """End the process."""
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _read(self) -> str:
+        for line in self._process.stdout:
+            if line.startswith(_ANSWER):  # libraries print lines too
+                return line.removeprefix(_ANSWER)
+        raise SystemExit(f"The process failed:\n{self.log.read_text()}")
+
+
+_ANSWER = "benchmark: "
+
+
+def serve(work: Callable[[], float]) -> None:
+    """Call ``work`` whenever the parent's `Worker` asks, until it stops."""
+    print(_ANSWER, flush=True)
+    for _ in sys.stdin:
+        print(f"{_ANSWER}{work()}", flush=True)
+
+
 def processor() -> str:
     """Return the model of the processor, such as "AMD EPYC", or its architecture if the system does not name it."""
     try:

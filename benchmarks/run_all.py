@@ -42,6 +42,8 @@ BENCHMARKS = {
     "memory": ["memory.py"],
     "audit": ["audit.py"],
     "precision": ["precision.py"],
+    "runtimes": ["runtimes.py"],
+    "peers": ["peers.py"],
     "serve": ["serve.py"],
     "app_data": ["app_data.py"],
 }
