@@ -51,7 +51,7 @@ def request_stamp(uri: str) -> bytes:
 def request_stamps(uris: Sequence[str]) -> list[bytes | None]:
     """Return `request_stamp` of several objects, requested at the same time.
 
-    It is None for missing objects, and empty for those that cannot be read for a reason of their own.
+    It is None for missing objects, and empty for objects that cannot be read because of an error of that object.
     """
 
     def request(uri: str) -> bytes | None:

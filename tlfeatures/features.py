@@ -71,7 +71,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
     normalization : "auto" or (mean, std), default="auto"
         "auto" is the network's own; a pair of RGB triples is applied instead as ``(x / 255 - mean) / std``.
     precision : {"float32", "tf32", "bfloat16", "float16"}, default="float32"
-        Arithmetic of the network. "float32" is IEEE float32, also on GPUs with TF32.
+        Arithmetic of the network. "float32" is IEEE float32, even on GPUs with TF32.
     batch_size : int, default=32
         Number of images in a batch; does not change the result.
     cache : "auto", path, EmbeddingStore or None, default="auto"

@@ -65,7 +65,7 @@ class DataChecks:
     map_note : str
         The projection, and how to read the map.
     result : CheckResult or None
-        Of the last checks that finished.
+        The result of the last checks that finished.
     """
 
     def __init__(self, model: ServedModel, get_labels: Callable[[], np.ndarray]) -> None:
@@ -79,7 +79,7 @@ class DataChecks:
         self._step, self._failure = (0, 1, ""), ""
 
     def start(self, again: bool = False) -> None:
-        """Start the checks; those that are finished are repeated only if ``again``."""
+        """Start the checks unless they are running; if they have finished, only if ``again`` is True."""
         with self._lock:
             is_running = self._thread is not None and self._thread.is_alive()
             if is_running or (self._thread is not None and not again):

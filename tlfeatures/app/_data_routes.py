@@ -35,7 +35,7 @@ def add_data_routes(
 
     @app.get("/app/checks", include_in_schema=False)
     async def state(seen: int = 0) -> Response:
-        """Start the checks if they were not started; the result is left out if its number is ``seen``."""
+        """Start the checks unless they were started before; leave out the result if its number is ``seen``."""
         checks.start()
         return await asyncio.to_thread(lambda: to_response(describe_checks(checks, seen)))
 

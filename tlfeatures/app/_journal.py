@@ -1,4 +1,4 @@
-"""A journal of changed labels: a file to which each change is appended before it counts."""
+"""A journal of changed labels: a file to which each change is appended before it takes effect."""
 
 from __future__ import annotations
 

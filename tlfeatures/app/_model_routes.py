@@ -64,7 +64,7 @@ class ScoreFigures:
     ----------
     checks : DataChecks
     environment : Environment
-        Of the templates of the page and of the report.
+        Environment with the templates of the page and of the report.
     """
 
     def __init__(self, checks: DataChecks, environment: Environment) -> None:

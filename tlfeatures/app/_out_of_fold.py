@@ -74,7 +74,7 @@ def predict_out_of_fold(
     Parameters
     ----------
     head : Pipeline
-        Its prediction sets or intervals are left out, which do not change predictions.
+        Prediction sets and intervals, which do not change predictions, are left out.
     X : ndarray of shape (n, d)
     y : ndarray of shape (n,)
     groups : ndarray of int, shape (n,)

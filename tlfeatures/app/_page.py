@@ -38,7 +38,7 @@ def read_static_files() -> dict[str, tuple[bytes, str]]:
 
 
 def add_page(app: FastAPI, service: Service, journal: Journal | None = None) -> None:
-    """Add the routes of the page to the application of the service; with a journal, those that change labels too."""
+    """Add the routes of the page to the application of the service; with a journal, also those that change labels."""
     static = read_static_files()
     environment = make_environment()
     environment.loader = ChoiceLoader([PackageLoader("tlfeatures.app"), PackageLoader("tlfeatures.report")])

@@ -26,7 +26,7 @@ class ProvisionalHead(ClassifierMixin, BaseEstimator):
     coef_ : ndarray of float32, shape (k, d)
     intercept_ : ndarray of float32, shape (k,)
     inverse_temperature_ : float
-        Factor of the decision values, the softmax of which are the probabilities.
+        Factor by which the decision values are multiplied before the softmax.
     """
 
     classes_: np.ndarray
@@ -57,9 +57,9 @@ class ProvisionalHead(ClassifierMixin, BaseEstimator):
 
 
 class RidgeDecomposition:
-    """The decomposition of standardized embeddings, from which linear heads of any labels are computed.
+    """The decomposition of standardized embeddings, from which linear heads for any labels are computed.
 
-    It takes most of the time of ridge regression, and does not depend on the labels.
+    The decomposition takes most of the time of ridge regression, and does not depend on the labels.
 
     Parameters
     ----------
@@ -97,8 +97,8 @@ class RidgeDecomposition:
     def fit(self, y: np.ndarray) -> ProvisionalHead:
         """Compute the linear head of some labels, as the head "ridge" does, with probabilities.
 
-        The penalty has the smallest squared error of the leave-one-out predictions. The probabilities are the softmax
-        of the decision values times the factor with the smallest log loss of these predictions.
+        The penalty is the one with the smallest squared error of the leave-one-out predictions. The probabilities are
+        the softmax of the decision values times the factor with the smallest log loss of these predictions.
 
         Parameters
         ----------

@@ -71,7 +71,7 @@ def run_server(
     with_page : bool, default=False
         Whether ``GET /`` is the page; with one worker only.
     training : Source, optional
-        Training images, the nearest of which the page shows, and whose labels can be changed there.
+        Training images. The page shows those nearest to an image, and their labels can be changed there.
     journal : path, optional
         File to which changed labels are appended; by default the path of the model and ".labels.jsonl".
     on_progress : callable, optional

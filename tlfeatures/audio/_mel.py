@@ -72,7 +72,7 @@ def mel_power(samples: np.ndarray, filters: np.ndarray, n_fft: int, hop: int) ->
     ----------
     samples : ndarray of float, shape (n_samples,)
     filters : ndarray of shape (n_mels, n_fft // 2 + 1)
-        As `mel_filters` makes them.
+        Filters, as returned by `mel_filters`.
     n_fft, hop : int
         Length of a frame, and distance between the starts of frames, in samples.
 

@@ -305,10 +305,10 @@ def fill_store(
     shard : Shard, optional
         Compute only this part of the units, for example that of one task of a job array.
     on_error : {"raise", "nan"}, optional
-        By default that of ``cnn``. "raise" ends with an error soon after the first unreadable image; with "nan" such
-        images become rows of NaN, with one warning.
+        By default the value of ``cnn``. "raise" ends with an error soon after the first unreadable image; with "nan"
+        such images become rows of NaN, with one warning.
     verbose : int, optional
-        By default that of ``cnn``. If greater than 0, show a progress bar on standard error.
+        By default the value of ``cnn``. If greater than 0, show a progress bar on standard error.
 
     Returns
     -------

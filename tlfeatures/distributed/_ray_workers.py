@@ -104,7 +104,7 @@ class Worker:
         ----------
         unit : WorkUnit
         images : Images or None
-            Those of ``unit.todo()``; None means those that `read_keys` got.
+            Those of ``unit.todo()``; None means the images that `read_keys` received.
         stored_keys : ndarray of uint8, shape (k, 16), optional
             Digests of images that need no computation.
         fatal : mapping

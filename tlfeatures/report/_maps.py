@@ -20,7 +20,7 @@ def write_maps_page(table: pd.DataFrame, folder: str | os.PathLike[str], *, valu
     Parameters
     ----------
     table : DataFrame
-        As :meth:`tlfeatures.trust.Explanations.save` returns it: one row for each image.
+        Table, as returned by :meth:`tlfeatures.trust.Explanations.save`: one row for each image.
     folder : path
         Folder of the files. It exists.
     value : str

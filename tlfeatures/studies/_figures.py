@@ -239,7 +239,7 @@ def draw_regression(
     ----------
     y : ndarray of float, shape (n,)
     predictions : dict of str to ndarray of float, shape (n,)
-        By the name of the regressor.
+        The predictions of each regressor, by name.
     label : str
         What is predicted, with its unit.
     title : str

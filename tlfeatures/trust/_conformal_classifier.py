@@ -240,7 +240,7 @@ class ConformalClassifier(ClassifierMixin, ConformalBase):
         ----------
         X : array-like of shape (n_samples, n_features), or images
         error_rate : float, optional
-            By default that of the estimator.
+            By default the error rate of the estimator.
 
         Returns
         -------
@@ -258,7 +258,7 @@ class ConformalClassifier(ClassifierMixin, ConformalBase):
         ----------
         X : array-like of shape (n_samples, n_features), or images
         error_rate : float, optional
-            By default that of the estimator.
+            By default the error rate of the estimator.
 
         Returns
         -------
@@ -283,7 +283,7 @@ class ConformalClassifier(ClassifierMixin, ConformalBase):
         abstain_label : str or int
             Label of the rows without a prediction: text if the classes are text, else a number.
         error_rate : float, optional
-            By default that of the estimator.
+            By default the error rate of the estimator.
 
         Returns
         -------

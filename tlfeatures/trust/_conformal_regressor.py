@@ -144,7 +144,7 @@ class ConformalRegressor(RegressorMixin, ConformalBase):
         ----------
         X : array-like of shape (n_samples, n_features), or images
         error_rate : float, optional
-            By default that of the estimator.
+            By default the error rate of the estimator.
 
         Returns
         -------

@@ -48,8 +48,8 @@ def measure_prediction_sets(
     Returns
     -------
     PredictionSets
-        With empty tables if there are fewer groups than one divided by the lowest error rate. Its table of classes is
-        for the second error rate, or the only one.
+        The tables are empty if there are fewer groups than one divided by the lowest error rate. The table of classes
+        is for the second error rate, or the only one.
 
     Examples
     --------
@@ -107,7 +107,7 @@ def measure_prediction_intervals(
     Returns
     -------
     PredictionIntervals
-        With empty tables if there are fewer groups than one divided by the lowest error rate. Its table of thirds is
+        The tables are empty if there are fewer groups than one divided by the lowest error rate. Its table of thirds is
         for the second error rate, or the only one.
 
     Examples
