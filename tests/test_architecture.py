@@ -151,10 +151,10 @@ def test_imports_point_downward(path):
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_only_the_adapters_import_backends_and_no_module_imports_the_studies(path):
     packages = top_levels(path)
-    allowed = {"_keras": {"keras", "tensorflow", "jax", "torch"}, "_torch": {"torch"}}.get(
+    allowed = {"_keras": {"keras", "keras_hub", "tensorflow", "jax", "torch"}, "_torch": {"torch"}}.get(
         unit_of(path), set()
     )
-    assert packages & {"keras", "tensorflow", "jax", "torch"} <= allowed
+    assert packages & {"keras", "keras_hub", "tensorflow", "jax", "torch"} <= allowed
     assert not packages & {"pipelines", "notebooks", "benchmarks", "tests", "conftest"}
 
 
@@ -187,6 +187,7 @@ def test_only_the_command_line_prints(path):
 def test_import_does_not_import_heavy_packages():
     heavy = {
         "keras",
+        "keras_hub",
         "tensorflow",
         "jax",
         "torch",

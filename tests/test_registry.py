@@ -10,7 +10,7 @@ import pytest
 from tests.networks import build
 from tlfeatures import list_layers, list_models
 from tlfeatures.errors import UnknownNameError
-from tlfeatures.networks import NETWORKS, Backbone, find_network, layer_table
+from tlfeatures.networks import NETWORKS, PRESETS, Backbone, find_network, layer_table
 from tlfeatures.networks._graph import Graph
 from tlfeatures.networks._weights import published_digest
 
@@ -49,7 +49,7 @@ def test_every_width_with_weights_has_a_row():
 
 
 def test_rows_are_complete_and_frozen():
-    assert list_models() == list(NETWORKS)
+    assert list_models() == [*NETWORKS, *PRESETS]
     for name, spec in NETWORKS.items():
         assert spec.name == name == name.lower()
         assert 4 <= len(spec.taps) <= 7 and len(set(spec.taps)) == len(spec.taps)

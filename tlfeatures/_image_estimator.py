@@ -50,7 +50,7 @@ class LayerParameters:
     """Parameters that choose the embedding; see `CNNFeatures`."""
 
     layer: str | list[str] | None = None
-    pooling: Literal["avg", "max", "avgmax", "gem", "flatten"] = "avg"
+    pooling: Literal["avg", "max", "avgmax", "gem", "flatten", "cls", "clsavg"] = "avg"
 
     _layer_constraints: ClassVar[dict[str, list[Any]]] = {
         "layer": [

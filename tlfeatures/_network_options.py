@@ -16,7 +16,7 @@ from tlfeatures._torch import is_module
 
 __all__ = ["MODULE_CONSTRAINT", "NETWORK_CONSTRAINTS", "POOLINGS", "is_network", "size_pair"]
 
-POOLINGS = ("avg", "max", "avgmax", "gem", "flatten")
+POOLINGS = ("avg", "max", "avgmax", "gem", "flatten", "cls", "clsavg")
 
 
 def _is_pair_of_sizes(value: Any) -> bool:
@@ -51,7 +51,7 @@ def is_network(value: Any) -> bool:
 NETWORK_CONSTRAINTS: dict[str, list[Any]] = {
     "model": [
         Constraint(
-            "the name of a network, the path of a .keras file or a keras.Model",
+            "the name of a network, the path of a .keras file or of a preset, or a keras.Model",
             lambda value: is_model(value) or isinstance(value, (str, os.PathLike)),
             hint="See `tlfeatures models` for the names.",
         )

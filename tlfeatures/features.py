@@ -34,7 +34,8 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
     ----------
     model : str, path, keras.Model or torch.nn.Module, default="mobilenet"
         A network of ``keras.applications``, or AlexNet, in any spelling ("vgg19", "MobileNetV2", "mobilenet_0.75";
-        see `tlfeatures models`), the path of a ``.keras`` file, or a model. For a search in several
+        see `tlfeatures models`), a preset of KerasHub ("dinov2_small", "hf://user/name" or a folder), the path of a
+        ``.keras`` file, or a model. For a search in several
         processes, save the model as a ``.keras`` file and pass its path, because a model is pickled with its weights.
         A PyTorch module needs ``normalization`` (networks of timm have their own) and runs on the device where its
         parameters are; its layers are the paths in ``module.named_modules()``.
@@ -43,9 +44,10 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
         convolutional output. The embeddings of a list are concatenated in its order. Earlier layers suit images that
         differ from those of ImageNet. "fc1", "fc6" and "predictions" are in the fully connected top, which is then
         loaded too.
-    pooling : {"avg", "max", "avgmax", "gem", "flatten"}, default="avg"
+    pooling : {"avg", "max", "avgmax", "gem", "flatten", "cls", "clsavg"}, default="avg"
         How a feature map (h, w, c) becomes a vector: its mean, maximum, both, generalized mean
-        (power 3; Radenović et al. 2018), or all h * w * c values.
+        (power 3; Radenović et al. 2018), or all h * w * c values. For vision transformers of KerasHub, the first four
+        are those of the tokens of patches; "cls" is the class token, and "clsavg" the class token and the mean.
     weights : "imagenet", "bundled", path or None, default="imagenet"
         Pretrained weights, a ``.weights.h5`` or ``.h5`` file, or None for seeded random weights (He
         initialization), with a warning. For "tiny", which has no ImageNet weights, the default is "bundled", the file

@@ -26,13 +26,15 @@ def models(as_json: Json = False) -> None:
             "first": row["taps"][0],
             "last": row["taps"][-1],
             "weights": weights,
+            "parameters": f"{row['parameters'] / 1e6:,.0f} M" if "parameters" in row else "",
             "licence": row["licence"],
         }
         for row, weights in zip(rows, local, strict=True)
     )
     show_text(
         f"\n{count(len(rows), 'network')}; the weights of {local.count('local')} are on this machine. "
-        "Others are downloaded on first use. `tlfeatures layers MODEL` lists the layers of a network."
+        "Others are downloaded on first use. `tlfeatures layers MODEL` lists the layers of a network. Those with a "
+        'number of parameters are presets of KerasHub: pip install "tlfeatures[hub]".'
     )
 
 

@@ -355,6 +355,8 @@ def _with_absolute_paths(backbone: Any) -> Any:
     backbone = copy.copy(backbone)
     if backbone.path is not None:
         backbone.path = os.path.abspath(backbone.path)
+    if os.path.isdir(getattr(backbone, "preset", "")):
+        backbone.preset = os.path.abspath(backbone.preset)
     if backbone.weights not in (None, "imagenet"):
         backbone.weights = os.path.abspath(backbone.weights)
     return backbone

@@ -12,7 +12,6 @@ from tlfeatures.errors import ImageReadError
 from tlfeatures.extract._network import BatchNetwork
 from tlfeatures.extract._spec import FeatureBlock, FeatureSpec
 from tlfeatures.images import Images, Note, decode_batches, decoder_recipe
-from tlfeatures.networks import pooling_parts
 from tlfeatures.store import EmbeddingStore, RowLocks
 
 __all__ = ["ExtractionPass", "raise_unreadable"]
@@ -128,7 +127,7 @@ class ExtractionPass:
     def _lock_rows(self, columns: Sequence[FeatureBlock]) -> RowLocks:
         """Return locks on the rows of these columns."""
         # those of the average, because a pass stores both the average and the maximum of a layer
-        parts = [self.spec.column(c.tap, pooling_parts("avgmax", len(c.tap.shape) + 1)[0]) for c in columns]
+        parts = [self.spec.column(c.tap, c.tap.parts("avgmax")[0]) for c in columns]
         return RowLocks([]) if self.store is None else self.store.row_locks(list(map(self._recipe, parts)))
 
     def _compute(self, rows: np.ndarray, columns: Sequence[FeatureBlock]) -> None:

@@ -85,15 +85,11 @@ class FeatureSpec:
             ``resize``, ``interpolation``, ``decode``, ``max_value`` and ``window`` of
             :class:`~tlfeatures.images.Decoder`.
         """
-        pooling_parts(pooling, 4)  # raise for an unknown name before a network is loaded
+        pooling_parts(pooling, 2)  # raise for an unknown name before a network is loaded
         description = backbone.describe(layers, store)
         decoder = Decoder(description.image_size, **decoding)
         spec = cls(backbone, description, decoder, ())
-        columns = [
-            spec.column(tap, part)
-            for tap in description.taps
-            for part in pooling_parts(pooling, len(tap.shape) + 1)
-        ]
+        columns = [spec.column(tap, part) for tap in description.taps for part in tap.parts(pooling)]
         return cls(backbone, description, decoder, tuple(columns))
 
     def with_views(self, views: str | None) -> FeatureSpec:
@@ -139,9 +135,5 @@ class FeatureSpec:
 
     def add_free_poolings(self, columns: Sequence[FeatureBlock]) -> list[FeatureBlock]:
         """Add the average and the maximum of the same taps, which the same pass computes almost for free."""
-        free = [
-            self.column(c.tap, part)
-            for c in columns
-            for part in pooling_parts("avgmax", len(c.tap.shape) + 1)
-        ]
+        free = [self.column(c.tap, part) for c in columns for part in c.tap.parts("avgmax")]
         return list({(c.tap.layer, c.part): c for c in [*columns, *free]}.values())

@@ -24,7 +24,7 @@ from tlfeatures.finetune._parameters import SHARED_PARAMETERS, TTA_ERROR, FineTu
 from tlfeatures.finetune._stage import TEST_VIEWS
 from tlfeatures.finetune._training import Training
 from tlfeatures.images import Decoder, Images, decode_batches
-from tlfeatures.networks import Backbone
+from tlfeatures.networks import open_backbone
 
 __all__ = ["FineTune"]
 
@@ -208,7 +208,7 @@ class FineTune(FineTuneParameters):
         seed = self._seed()
         images = Images.of(X)
         rows = np.sort(np.random.default_rng(seed).permutation(len(images))[:n_images])
-        backbone = Backbone(self.model, self.weights, self.image_size)
+        backbone = open_backbone(self.model, self.weights, self.image_size)
         size = backbone.spec and (backbone.image_size or (backbone.spec.image_size,) * 2)
         if not size:  # a custom model, which has to be loaded
             size = backbone.describe(None).image_size

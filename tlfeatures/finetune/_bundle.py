@@ -23,7 +23,7 @@ from tlfeatures.finetune._fitted_network import FittedNetwork
 from tlfeatures.finetune._head_model import as_layers, takes_map
 from tlfeatures.finetune._linear_start import LinearStart
 from tlfeatures.finetune._trunk import Trunk
-from tlfeatures.networks import Backbone, find_licence
+from tlfeatures.networks import find_licence, open_backbone
 
 __all__ = ["is_bundle", "load_bundle", "save_bundle"]
 
@@ -214,7 +214,9 @@ def _rebuild_network(
     from_data = isinstance(estimator.normalization, str) and estimator.normalization == "data"
     normalization = fitted["normalization"] if from_data else estimator.normalization
     image_size = tuple(about["decoding"]["image_size"])
-    backbone = Backbone(estimator.model, estimator.weights, image_size, normalization, about["precision"])
+    backbone = open_backbone(
+        estimator.model, estimator.weights, image_size, normalization, about["precision"]
+    )
     pooling = "flatten" if takes_map(estimator.head) else estimator.pooling
     decoding = {k: v for k, v in about["decoding"].items() if k != "image_size"}
     plan = FeatureSpec.make(backbone, fitted["layers"], pooling, **decoding)
@@ -233,7 +235,7 @@ def _rebuild_network(
     for layer in trunk.layers:  # so that saving it again writes the same weights
         layer.trainable = any(id(v) in trained for v in layer.weights)
     head = FittedNetwork.model_from(about["head"], arrays[len(changed) :], trust)
-    columns = [(i, part) for i, part in about["columns"]]
+    columns = [tuple(column) for column in about["columns"]]
     return FittedNetwork(trunk, head, columns, about["decoding"], about["precision"])
 
 

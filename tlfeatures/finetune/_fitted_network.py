@@ -29,8 +29,9 @@ class FittedNetwork:
         The trunk, or a function that builds it on first use.
     head : keras.Model
         Model from the embedding to the outputs.
-    columns : list of (int, str)
-        Index of the output of the trunk, and pooling, of each part of the embedding.
+    columns : list of (int, str, int or None)
+        Index of the output of the trunk, pooling, and number of tokens that are not those of patches, of each part of
+        the embedding.
     decoding : dict
         Arguments of :class:`~tlfeatures.images.Decoder`.
     precision : str
@@ -38,7 +39,7 @@ class FittedNetwork:
 
     trunk_source: Any
     head: Any
-    columns: list[tuple[int, str]]
+    columns: list[tuple[int, str, int | None]]
     decoding: dict[str, Any]
     precision: str
 
@@ -123,7 +124,7 @@ class FittedNetwork:
         return cls(
             trunk,
             cls.model_from(about["head"], arrays[n:], trust),
-            [(i, part) for i, part in about["columns"]],
+            [tuple(column) for column in about["columns"]],
             about["decoding"],
             about["precision"],
         )

@@ -67,5 +67,5 @@ def make_embedding_model(spec: FeatureSpec) -> Any:
         A copy with its own weights, from (n, height, width, 3) to (n, d).
     """
     layers = [tap.layer for tap in spec.description.taps]
-    columns = [(layers.index(column.tap.layer), column.part) for column in spec.columns]
+    columns = [(layers.index(column.tap.layer), column.part, column.tap.n_prefix) for column in spec.columns]
     return join(Trunk.of(spec).model, columns, lambda embedding: embedding)

@@ -184,9 +184,9 @@ class Training(Preparation):
 
     # -- result --------------------------------------------------------------------------
 
-    def _columns(self) -> list[tuple[int, str]]:
+    def _columns(self) -> list[tuple[int, str, int | None]]:
         layers = list(dict.fromkeys(tap.layer for tap in self.plan.description.taps))
-        return [(layers.index(c.tap.layer), c.part) for c in self.plan.columns]
+        return [(layers.index(c.tap.layer), c.part, c.tap.n_prefix) for c in self.plan.columns]
 
 
 def _regularization(layer: Any) -> dict[str, Any]:

@@ -147,17 +147,20 @@ def _copy_flat(model: Any, x: Any, policy: str, operations: dict[str, tuple[Any,
     return results if len(results) > 1 else results[0]
 
 
-def join(trunk: Any, columns: list[tuple[int, str]], head: Any, inputs: list[Any] | None = None) -> Any:
+def join(
+    trunk: Any, columns: list[tuple[int, str, int | None]], head: Any, inputs: list[Any] | None = None
+) -> Any:
     """Build a model from pixels, or ``inputs``, to the output of the head.
 
-    Each of ``columns`` is the index of an output of the trunk and its pooling.
+    Each of ``columns`` is the index of an output of the trunk, its pooling, and its number of tokens that are not those
+    of patches, or None.
     """
-    parts = [pool(trunk.outputs[index], part) for index, part in columns]
+    parts = [pool(trunk.outputs[index], *pooling) for index, *pooling in columns]
     vector = parts[0] if len(parts) == 1 else keras().ops.concatenate(parts, axis=-1)
     return keras().Model(trunk.inputs[0] if inputs is None else inputs, head(vector), name="finetuned")
 
 
-def build_trainable(trunk: Trunk, first: int, columns: list[tuple[int, str]], head: Any) -> Any:
+def build_trainable(trunk: Trunk, first: int, columns: list[tuple[int, str, int | None]], head: Any) -> Any:
     """Build a model from pixels to the output of the head, with the layers before index ``first`` in inference mode."""
     from tlfeatures._keras.training import InferenceMode
 

@@ -9,21 +9,23 @@ from tlfeatures.networks._backbone import Backbone, Description, Tap
 from tlfeatures.networks._digests import model_digest
 from tlfeatures.networks._graph import copy_operation, find_autocasts, walk
 from tlfeatures.networks._imagenet import imagenet_classes
+from tlfeatures.networks._open import open_backbone
 from tlfeatures.networks._pooling import pool, pooling_parts, pooling_width
+from tlfeatures.networks._presets import PRESETS, PresetSpec, find_folder
 from tlfeatures.networks._registry import NETWORKS, NetworkSpec, find_licence, find_network
-from tlfeatures.networks._torch_backbone import TorchBackbone, open_backbone
+from tlfeatures.networks._torch_backbone import TorchBackbone
 from tlfeatures.networks._weights import find_weights
 
 __all__ = [
-    "NETWORKS", "Backbone", "Description", "NetworkSpec", "Tap", "TorchBackbone", "copy_operation",
-    "find_autocasts", "find_licence", "find_network", "find_weights", "imagenet_classes", "layer_table",
-    "list_layers", "list_models", "model_digest", "network_table", "open_backbone", "pool", "pooling_parts",
-    "pooling_width", "walk",
+    "NETWORKS", "PRESETS", "Backbone", "Description", "NetworkSpec", "PresetSpec", "Tap", "TorchBackbone",
+    "copy_operation", "find_autocasts", "find_licence", "find_network", "find_weights", "imagenet_classes",
+    "layer_table", "list_layers", "list_models", "model_digest", "network_table", "open_backbone", "pool",
+    "pooling_parts", "pooling_width", "walk",
 ]  # fmt: skip
 
 
 def list_models() -> list[str]:
-    """List the names of the available networks.
+    """List the names of the available networks: those of ``keras.applications``, and vision transformers of KerasHub.
 
     Returns
     -------
@@ -35,7 +37,7 @@ def list_models() -> list[str]:
     >>> "vgg19" in list_models(), "mobilenet_0.75" in list_models()
     (True, True)
     """
-    return list(NETWORKS)
+    return [*NETWORKS, *PRESETS]
 
 
 def network_table() -> list[dict[str, Any]]:
@@ -46,8 +48,9 @@ def network_table() -> list[dict[str, Any]]:
     list of dict
         ``model``; ``image_size``, the default side in pixels; ``taps``, the standard layers from early to late;
         ``licence`` of the weights; and the paths of local ``weights`` and ``weights_with_top``, None if there are none.
+        Rows of vision transformers have ``width`` and ``parameters`` too, and the folder of the preset as ``weights``.
     """
-    return [
+    applications = [
         {
             "model": spec.name,
             "image_size": spec.image_size,
@@ -57,6 +60,19 @@ def network_table() -> list[dict[str, Any]]:
             "weights_with_top": find_weights(spec, top=True, image_size=(spec.image_size,) * 2),
         }
         for spec in NETWORKS.values()
+    ]
+    return applications + [
+        {
+            "model": preset.name,
+            "image_size": preset.image_size,
+            "taps": list(preset.taps),
+            "licence": preset.licence,
+            "weights": find_folder(preset.name),
+            "weights_with_top": None,
+            "width": preset.width,
+            "parameters": preset.parameters,
+        }
+        for preset in PRESETS.values()
     ]
 
 
@@ -105,7 +121,7 @@ def layer_table(model: Any, image_size: Any = None) -> list[dict[str, Any]]:
     if is_module(model):  # its normalization does not change its layers
         backbone: Any = TorchBackbone(model, image_size=image_size, normalization=((0, 0, 0), (1, 1, 1)))
     else:
-        backbone = Backbone(model, image_size=image_size)
+        backbone = open_backbone(model, image_size=image_size)
     standard = backbone.spec.taps if backbone.spec else ()
     operations, taps = backbone.skeleton()
     return [

@@ -21,9 +21,9 @@ from tlfeatures.networks._digests import code_identity, file_digest, model_diges
 from tlfeatures.networks._graph import Graph, with_policy
 from tlfeatures.networks._loading import NetworkLoader, cached
 from tlfeatures.networks._normalization import normalizer, own_normalization
-from tlfeatures.networks._pooling import pool
+from tlfeatures.networks._pooling import pool, pooling_parts
 
-__all__ = ["Backbone", "Description", "Tap"]
+__all__ = ["Backbone", "Description", "Tap", "network_lock"]
 
 _MAX_COMPILED = 4
 _lock = threading.RLock()  # one build or compilation at a time
@@ -34,6 +34,11 @@ def _renew_lock() -> None:
     """Replace the lock in a forked child: a thread of the parent may have held it."""
     global _lock
     _lock = threading.RLock()
+
+
+def network_lock() -> threading.RLock:
+    """Return the lock that is held while a network is built or compiled."""
+    return _lock
 
 
 if hasattr(os, "register_at_fork"):
@@ -53,12 +58,19 @@ class Tap:
         Identifies the architecture and the weights up to the layer.
     process : str or None, default=None
         Identifies custom code, within this process only; None if the network has none.
+    n_prefix : int or None, default=None
+        Number of tokens before those of the patches of a vision transformer; None for other outputs.
     """
 
     layer: str
     shape: tuple[int, ...]
     digest: str
     process: str | None = None
+    n_prefix: int | None = None
+
+    def parts(self, pooling: str) -> tuple[str, ...]:
+        """Return the stored poolings that make up ``pooling``; see `pooling_parts`."""
+        return pooling_parts(pooling, len(self.shape) + 1, self.n_prefix)
 
 
 @dataclass(frozen=True)
@@ -156,18 +168,35 @@ class Backbone(NetworkLoader):
     def _make_metadata(self, graph: Graph, layers: Sequence[str] | None) -> tuple[dict[str, Any], bool]:
         """Return the metadata of a loaded network, and whether other processes may use it."""
         default = self.spec.taps[-1] if self.spec else default_tap(graph)
-        size = self._spec_size() if self.spec else input_size(graph.model, self.image_size)
         taps = {}
         for layer in layers or (default,):
             tapped = self._tapped(graph, [layer])
-            shape = tapped.outputs[0].shape
-            if None in shape[1:]:
-                (shape,) = tapped.compute_output_shape((1, *size, 3))
-            taps[layer] = [[int(n) for n in shape[1:]], *self._identify(layer, tapped)]
-        normalization = own_normalization(self.spec, graph.model) if self.normalization == "auto" else None
-        metadata = {"default": default, "size": list(size), "normalization": normalization}
-        is_persistent = all(process is None for *_, process in taps.values())
+            taps[layer] = [shape := self._tap_shape(graph, tapped), *self._identify(layer, tapped)]
+            if graph.n_prefix is not None and len(shape) == 2:
+                taps[layer].append(graph.n_prefix)
+        normalization = self._own_normalization(graph) if self.normalization == "auto" else None
+        metadata = {
+            "default": default,
+            "size": list(self._loaded_size(graph)),
+            "normalization": normalization,
+        }
+        is_persistent = all(tap[2] is None for tap in taps.values())
         return {**metadata, "layers": list(graph.taps), "taps": taps}, is_persistent
+
+    def _tap_shape(self, graph: Graph, tapped: Any) -> list[int]:
+        """Return the shape of the only output of a model, without the batch axis."""
+        shape = tapped.outputs[0].shape
+        if None in shape[1:]:
+            (shape,) = tapped.compute_output_shape((1, *self._loaded_size(graph), 3))
+        return [int(n) for n in shape[1:]]
+
+    def _loaded_size(self, graph: Graph) -> tuple[int, int]:
+        """Return the height and width of the images of a loaded network."""
+        return self._spec_size() if self.spec else input_size(graph.model, self.image_size)
+
+    def _own_normalization(self, graph: Graph) -> Any:
+        """Return the normalization that "auto" means, as in recipes."""
+        return own_normalization(self.spec, graph.model)
 
     def _identify(self, layer: str, tapped: Any) -> tuple[str, str | None]:
         """Return the digest of a tap, and the identity of its custom code or None."""
@@ -185,8 +214,14 @@ class Backbone(NetworkLoader):
         normalization = metadata["normalization"]
         if self.normalization != "auto":
             normalization = [list(triple) for triple in self.normalization]
-        name = self.spec.name if self.spec else "custom"
-        return Description(name, tuple(metadata["size"]), normalization, tuple(taps), top)
+        return Description(self._recipe_name(), tuple(metadata["size"]), normalization, tuple(taps), top)
+
+    def _recipe_name(self) -> str:
+        return self.spec.name if self.spec else "custom"
+
+    def without_weights(self) -> Backbone:
+        """Return the same network without pretrained weights, if it can be built without them."""
+        return self if self.spec is None else Backbone(self.spec.name, None, self.image_size)
 
     # --- compilation and models
 
@@ -216,11 +251,11 @@ class Backbone(NetworkLoader):
     ) -> FrozenNetwork:
         graph = self._load(layers, description.top)[1]
         tapped = with_policy(self._tapped(graph, layers), PRECISIONS[self.precision])
-        output_poolings = [(layers.index(tap.layer), part) for tap, part in outputs]
+        output_poolings = [(layers.index(tap.layer), part, tap.n_prefix) for tap, part in outputs]
         return compile_frozen(
             tapped,
             normalizer(description.normalization),
-            lambda ys: [pool(ys[i], part) for i, part in output_poolings],
+            lambda ys: [pool(ys[i], *pooling) for i, *pooling in output_poolings],
             self.precision,
         )
 

@@ -201,7 +201,7 @@ def _graph_positions(value: Any, positions: dict[str, Any]) -> Any:
 
 # --- custom code -----------------------------------------------------------------------------------
 
-_LIBRARIES = {"keras", "tensorflow", "torch", "jax", "jaxlib", "builtins", "abc", "typing"}
+_LIBRARIES = {"keras", "keras_hub", "tensorflow", "torch", "jax", "jaxlib", "builtins", "abc", "typing"}
 _tokens: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +10,15 @@ from typing import Any
 
 from tlfeatures._keras import count_bytes, keras, untouched_random_state
 
-__all__ = ["Graph", "canonical_operations", "copy_operation", "find_autocasts", "walk", "with_policy"]
+__all__ = [
+    "Graph",
+    "canonical_operations",
+    "copy_operation",
+    "find_autocasts",
+    "full_config",
+    "walk",
+    "with_policy",
+]
 
 
 def _auto_prefix(operation: Any) -> str:
@@ -76,11 +85,15 @@ def find_autocasts(model: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Graph:
-    """A model with its operations and tappable outputs by name, from input to output."""
+    """A model with its operations and tappable outputs by name, from input to output.
+
+    The outputs with three axes of vision transformers have ``n_prefix`` tokens before those of the patches.
+    """
 
     model: Any
     operations: dict[str, Any]
     taps: dict[str, Any]
+    n_prefix: int | None = None
 
     @property
     def nbytes(self) -> int:
@@ -109,9 +122,26 @@ def _tap(calls: list[Any]) -> Any:
     return calls[0].outputs[0] if len(shape) in (2, 3, 4) and shape[-1] is not None else None
 
 
+def full_config(operation: Any) -> dict[str, Any]:
+    """Return the configuration from which an operation can be made again.
+
+    Configurations of some layers of KerasHub lack arguments of the constructor, and contain derived values that it does
+    not accept.
+    """
+    config = operation.get_config()
+    if not type(operation).__module__.startswith("keras_hub."):
+        return config
+    arguments = [name for name in inspect.signature(type(operation)).parameters if name != "kwargs"]
+    absent = {
+        name: vars(operation)[name] for name in arguments if name not in config and name in vars(operation)
+    }
+    simple = {k: v for k, v in absent.items() if v is None or isinstance(v, (bool, int, float, str, tuple))}
+    return {k: v for k, v in config.items() if k in (*arguments, "name", "trainable", "dtype")} | simple
+
+
 def copy_operation(operation: Any, **settings: Any) -> Any:
     """Return an operation with the configuration of another, except for ``settings``; its weights are new."""
-    config = {**operation.get_config(), **settings}
+    config = {**full_config(operation), **settings}
     if not isinstance(operation, keras().layers.Lambda):
         return type(operation).from_config(config)
     copy = type(operation).from_config(config, safe_mode=False)  # its code is in memory, so it is trusted

@@ -24,7 +24,7 @@ from tlfeatures.networks._modules import find_builder
 from tlfeatures.networks._registry import NetworkSpec, find_network
 from tlfeatures.networks._weights import draw_weights, fetch_weights, find_weights, read_weights
 
-__all__ = ["NetworkLoader", "cached"]
+__all__ = ["NetworkLoader", "Variant", "cached", "cached_graph"]
 
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 _MAX_MODELS = 2
@@ -34,7 +34,7 @@ _models: OrderedDict[str, Graph] = OrderedDict()
 
 
 @dataclass(frozen=True)
-class _Variant:
+class Variant:
     """A network with or without its top, from a weights file that may not be downloaded yet."""
 
     top: bool
@@ -59,6 +59,14 @@ class NetworkLoader:
         }  # fmt: skip
         for parameter, allowed in NETWORK_CONSTRAINTS.items():
             check_parameter(parameter, parameters[parameter], allowed)
+        self._set_model(model)
+        self.weights = self._check_weights(weights)
+        self.image_size, self.precision = size_pair(image_size), precision
+        self.normalization = normalization
+        if not isinstance(normalization, str):
+            self.normalization = tuple(tuple(float(v) for v in triple) for triple in normalization)
+
+    def _set_model(self, model: Any) -> None:
         self.spec: NetworkSpec | None = None
         self.path: str | None = None
         self.model: Any = None
@@ -73,11 +81,6 @@ class NetworkLoader:
                 )
         else:
             self.spec = find_network(model)
-        self.weights = self._check_weights(weights)
-        self.image_size, self.precision = size_pair(image_size), precision
-        self.normalization = normalization
-        if not isinstance(normalization, str):
-            self.normalization = tuple(tuple(float(v) for v in triple) for triple in normalization)
 
     def _check_weights(self, weights: Any) -> Any:
         """Check ``weights`` and return them; "bundled" becomes "imagenet", the network's own pretrained weights."""
@@ -106,13 +109,13 @@ class NetworkLoader:
         """Name of the network for messages."""
         return self.spec.name if self.spec else ".keras file" if self.path else "keras.Model"
 
-    def _variants(self) -> Iterator[_Variant]:
+    def _variants(self) -> Iterator[Variant]:
         """Iterate over the network without and with its top, files to download last; a model has one variant."""
         key = {"bare": self.normalization != "auto", "size": self.image_size}
         if self.model is not None:
-            yield _Variant(True, None, None)
+            yield Variant(True, None, None)
         elif self.path is not None:
-            yield _Variant(True, Path(self.path), {**key, "file": list(file_stamp(self.path))})
+            yield Variant(True, Path(self.path), {**key, "file": list(file_stamp(self.path))})
         else:
             key |= {"network": self.spec.name, "imagenet": self.weights == "imagenet"}
             absent = []
@@ -121,9 +124,9 @@ class NetworkLoader:
                 if self.weights == "imagenet":
                     file = find_weights(self.spec, top=top, image_size=self._spec_size())
                 if file is None and self.weights is not None:
-                    absent.append(_Variant(top, None, None))
+                    absent.append(Variant(top, None, None))
                 else:
-                    yield _Variant(top, file, {**key, "top": top, "weights": file and list(file_stamp(file))})
+                    yield Variant(top, file, {**key, "top": top, "weights": file and list(file_stamp(file))})
             yield from absent
 
     def _names_key(self) -> dict[str, Any] | None:
@@ -156,26 +159,24 @@ class NetworkLoader:
 
     def _load(
         self, layers: Sequence[str] | None, top: bool | None = None, store: Any = None
-    ) -> tuple[_Variant, Graph, list[tuple[_Variant, list[str]]]]:
+    ) -> tuple[Variant, Graph, list[tuple[Variant, list[str]]]]:
         """Load the first variant that has all of ``layers``; nothing is downloaded to determine it.
 
         Also return the skipped variants with the names of their layers, without names if the file does not fit.
         """
         weights_error: WeightsError | None = None
         names: dict[str, list[str]] = {}
-        skipped: list[tuple[_Variant, list[str]]] = []
+        skipped: list[tuple[Variant, list[str]]] = []
         for variant in self._variants():
             if top not in (None, variant.top):
                 continue
-            identity = (
-                f"{variant} {self.name} {self.spec and self._spec_size()} {self.normalization == 'auto'}"
-            )
+            identity = self._identity(variant)
             graph = self._graph(variant, identity)
             names["with top" if variant.top else "without top"] = list(graph.taps)
             if not set(layers or ()) <= set(graph.taps):
                 skipped.append((variant, list(graph.taps)))
                 continue
-            if self.spec is None or identity in _models:
+            if self.has_own_weights or identity in _models:
                 return variant, graph, skipped
             try:
                 self._load_weights(variant, graph)
@@ -185,22 +186,26 @@ class NetworkLoader:
                 weights_error = weights_error or error  # the file may be that of the other variant
                 skipped.append((variant, []))
             else:
-                return variant, cached(_models, identity, _MAX_MODELS, lambda g=graph: g), skipped
+                return variant, cached_graph(identity, lambda g=graph: g), skipped
         if top is None and (key := self._names_key()) is not None:
             _metadata.save(key, names, store)
         raise weights_error or self._layer_error(layers, names)
 
-    def _graph(self, variant: _Variant, identity: str) -> Graph:
+    @property
+    def has_own_weights(self) -> bool:
+        """Whether the network is a file or a model, which contains its weights."""
+        return self.spec is None
+
+    def _identity(self, variant: Variant) -> str:
+        """Return the key of a variant among the loaded networks."""
+        return f"{variant} {self.name} {self.spec and self._spec_size()} {self.normalization == 'auto'}"
+
+    def _graph(self, variant: Variant, identity: str) -> Graph:
         """Return the graph of a variant, from memory if possible; otherwise a named network has no weights yet."""
         if self.model is not None:
             return Graph.of(as_graph(self.model), canonical=False)
         if self.path is not None:
-            return cached(
-                _models,
-                identity,
-                _MAX_MODELS,
-                lambda: Graph.of(as_graph(open_model(self.path)), canonical=False),
-            )
+            return cached_graph(identity, lambda: Graph.of(as_graph(open_model(self.path)), canonical=False))
         if identity in _models:
             _models.move_to_end(identity)
             return _models[identity]
@@ -223,7 +228,7 @@ class NetworkLoader:
             ) from error
         return Graph.of(model, canonical=True)
 
-    def _load_weights(self, variant: _Variant, graph: Graph) -> None:
+    def _load_weights(self, variant: Variant, graph: Graph) -> None:
         if self.weights is None:
             draw_weights(graph.operations)
         elif self.weights == "imagenet":
@@ -252,6 +257,11 @@ class NetworkLoader:
 
     def _spec_size(self) -> tuple[int, int]:
         return self.image_size or (self.spec.image_size,) * 2
+
+
+def cached_graph(identity: str, make: Callable[[], Graph]) -> Any:
+    """Return a loaded network, made on first use."""
+    return cached(_models, identity, _MAX_MODELS, make)
 
 
 def cached(values: OrderedDict[str, Any], key: str, limit: int, make: Callable[[], Any]) -> Any:

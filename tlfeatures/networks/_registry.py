@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from tlfeatures.errors import UnknownNameError
+from tlfeatures.networks._presets import PRESETS, find_preset, plain_name
 
-__all__ = ["NETWORKS", "NetworkSpec", "find_network"]
+__all__ = ["NETWORKS", "NetworkSpec", "find_licence", "find_network", "is_network_name"]
 
 _HOST = "https://storage.googleapis.com/"
 _TF = _HOST + "tensorflow/keras-applications/"
@@ -299,11 +299,7 @@ _FAMILIES = (
 NETWORKS: dict[str, NetworkSpec] = {spec.name: spec for family in _FAMILIES for spec in family()}
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_.-]", "", name.lower())
-
-
-_SPELLINGS = {_plain(n): spec for spec in NETWORKS.values() for n in (spec.name, *spec.aliases)}
+_SPELLINGS = {plain_name(n): spec for spec in NETWORKS.values() for n in (spec.name, *spec.aliases)}
 
 
 def find_licence(model: Any, weights: Any) -> str | None:
@@ -314,8 +310,13 @@ def find_licence(model: Any, weights: Any) -> str | None:
     >>> find_licence("MobileNetV2", "imagenet"), find_licence("mine.keras", "imagenet")
     ('Apache-2.0', None)
     """
-    spec = _SPELLINGS.get(_plain(str(model)))
+    spec = _SPELLINGS.get(plain_name(str(model))) or find_preset(str(model))
     return None if spec is None or weights not in ("imagenet", "bundled") else spec.licence
+
+
+def is_network_name(name: Any) -> bool:
+    """Whether ``name`` is the name of a network of the table, in any spelling."""
+    return isinstance(name, str) and plain_name(name) in _SPELLINGS
 
 
 def find_network(name: str) -> NetworkSpec:
@@ -332,9 +333,9 @@ def find_network(name: str) -> NetworkSpec:
     ('mobilenet_v2', 224)
     """
     try:
-        return _SPELLINGS[_plain(name)]
+        return _SPELLINGS[plain_name(name)]
     except KeyError:
         pass
     raise UnknownNameError.of(
-        "network", name.lower(), NETWORKS, "`tlfeatures models` for all names", "model"
+        "network", name.lower(), [*NETWORKS, *PRESETS], "`tlfeatures models` for all names", "model"
     ) from None

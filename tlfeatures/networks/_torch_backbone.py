@@ -15,30 +15,18 @@ import numpy as np
 
 from tlfeatures._network_options import NETWORK_CONSTRAINTS, size_pair
 from tlfeatures._params import check_parameter
-from tlfeatures._torch import TorchFunction, describe_code, hash_weights, is_module, trace_outputs
+from tlfeatures._torch import TorchFunction, describe_code, hash_weights, trace_outputs
 from tlfeatures.errors import InvalidParameterError, UnknownNameError
 from tlfeatures.fingerprints import recipe_digest
-from tlfeatures.networks._backbone import Backbone, Description, Tap
+from tlfeatures.networks._backbone import Description, Tap
 from tlfeatures.networks._loading import cached
 
-__all__ = ["TorchBackbone", "open_backbone"]
+__all__ = ["TorchBackbone"]
 
 _MAX_COMPILED = 4
 _lock = threading.RLock()
 _compiled: OrderedDict[str, TorchFunction] = OrderedDict()
 _tokens: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
-
-
-def open_backbone(
-    model: Any,
-    weights: Any = "imagenet",
-    image_size: int | tuple[int, int] | None = None,
-    normalization: Any = "auto",
-    precision: str = "float32",
-) -> Backbone | TorchBackbone:
-    """Return the frozen network of a name, a file, a ``keras.Model`` or a ``torch.nn.Module``; see `Backbone`."""
-    kind = TorchBackbone if is_module(model) else Backbone
-    return kind(model, weights, image_size, normalization, precision)
 
 
 class TorchBackbone:

@@ -13,7 +13,7 @@ from tlfeatures._warnings import warn
 from tlfeatures.errors import RandomWeightsWarning, UnknownNameError
 from tlfeatures.extract import FeatureBlock, FeatureSpec
 from tlfeatures.fingerprints import recipe_digest
-from tlfeatures.networks import Backbone, TorchBackbone, layer_table, open_backbone, pooling_parts
+from tlfeatures.networks import Backbone, NetworkSpec, TorchBackbone, layer_table, open_backbone
 from tlfeatures.selection._layer_costs import count_operations
 from tlfeatures.store import EmbeddingStore
 
@@ -199,9 +199,7 @@ def _plan_embeddings(
                 macs=deepest,
                 relative_cost=deepest / full_macs if full_macs else 1.0,
                 columns=tuple(
-                    plan.column(taps[layer], part)
-                    for layer in layers
-                    for part in pooling_parts(pooling, len(taps[layer].shape) + 1)
+                    plan.column(taps[layer], part) for layer in layers for part in taps[layer].parts(pooling)
                 ),
             )
             embeddings.setdefault(embedding.identity, embedding)
@@ -227,7 +225,7 @@ def _list_image_sizes(model: Any, grid: EmbeddingGrid) -> list[Any]:
                 f"`image_sizes` must be 'auto', None, or a list of sizes in pixels; got {sizes!r}."
             )
         spec = open_backbone(model, grid.weights, None, grid.normalization, grid.precision).spec
-        if spec is None:
+        if not isinstance(spec, NetworkSpec):  # most vision transformers have one size
             return [None]
         return [None, _SIZE_MULTIPLE * round(spec.image_size / 2 / _SIZE_MULTIPLE)]
     sizes = [sizes] if isinstance(sizes, Integral) else _as_list(sizes, "image_sizes")

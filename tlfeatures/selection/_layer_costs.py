@@ -32,7 +32,7 @@ def count_operations(
     if backbone.spec is None:
         return _count(backbone)
     stored = None if store is None else store.get_sidecar(key)
-    counts = stored or _in_memory.get(str(key)) or _count(Backbone(backbone.spec.name, None, size))
+    counts = stored or _in_memory.get(str(key)) or _count(backbone.without_weights())
     if store is not None and stored is None:
         store.put_sidecar(key, counts)  # also if they are in memory: another process may use this store
     _in_memory[str(key)] = counts

@@ -1,0 +1,146 @@
+"""A frozen network of a preset of KerasHub."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tlfeatures._files import file_stamp
+from tlfeatures._keras import keras
+from tlfeatures._keras.hub import open_preset, read_normalization
+from tlfeatures.errors import InvalidParameterError
+from tlfeatures.networks import _presets
+from tlfeatures.networks._backbone import Backbone, network_lock
+from tlfeatures.networks._digests import code_identity, model_digest
+from tlfeatures.networks._graph import Graph
+from tlfeatures.networks._loading import Variant, cached_graph
+from tlfeatures.networks._presets import PresetSpec
+
+__all__ = ["HubBackbone"]
+
+
+@dataclass(frozen=True)
+class HubGraph(Graph):
+    """The graph of a preset, with its image size and number of tokens, and the taps of a convolutional network."""
+
+    size: tuple[int, int] = (224, 224)
+    standard: tuple[str, ...] = ()
+    n_tokens: int | None = None
+
+
+class HubBackbone(Backbone):
+    """A frozen image network of a preset of KerasHub; see `Backbone` for the parameters and errors.
+
+    Its layers are "embedding", "block_1", "block_2", ..., "norm", and for networks with a text tower the output that is
+    compared with that of the text. Convolutional networks have the layers of their graph.
+    """
+
+    path = None
+    model = None
+    has_own_weights = True
+
+    def _set_model(self, model: Any) -> None:
+        spec = _presets.find_preset(model) if isinstance(model, str) else None
+        self.preset = spec.name if spec else os.fspath(model)
+
+    def _check_weights(self, weights: Any) -> Any:
+        if weights != "imagenet":
+            raise InvalidParameterError(
+                f"`weights` must be left out for the preset {self.preset!r}, which has its own; got {weights!r}.",
+                "weights",
+            )
+        return weights
+
+    @property
+    def name(self) -> str:
+        """Name, handle or folder of the preset."""
+        return self.preset
+
+    @functools.cached_property
+    def spec(self) -> PresetSpec:  # type: ignore[override]
+        """Facts of the network: from the configuration in its folder, or else the table, or else the network."""
+        folder = _presets.find_folder(self.preset)
+        spec = folder and _presets.read_spec(self.preset, folder)
+        return spec or _presets.PRESETS.get(self.preset) or self._read_loaded_spec()
+
+    def _read_loaded_spec(self) -> PresetSpec:
+        graph = self._load(None)[1]
+        height = graph.model.inputs[0].shape[1] or graph.size[0]
+        n_blocks = sum(name.startswith("block_") for name in graph.taps) if graph.n_prefix is not None else 0
+        return PresetSpec(self.preset, n_blocks, image_size=height, taps=graph.standard)
+
+    def _variants(self) -> Iterator[Variant]:
+        folder = _presets.find_folder(self.preset)
+        files = _presets.list_files(folder) if folder else []
+        key = None
+        if files:
+            key = {
+                "bare": self.normalization != "auto",
+                "size": self.image_size,
+                "preset": [[file.name, *file_stamp(file)] for file in files],
+                "keras_hub": _version(),
+            }
+        yield Variant(True, folder, key)
+
+    def _names_key(self) -> dict[str, Any] | None:
+        return None
+
+    def _graph(self, variant: Variant, identity: str) -> HubGraph:
+        return cached_graph(identity, lambda: self._open(variant))
+
+    def _open(self, variant: Variant) -> HubGraph:
+        network = open_preset(str(variant.file or self.preset), self.image_size)
+        graph = Graph.of(network.model, canonical=False)
+        names = {layer.name: name for name, layer in network.layers.items()}
+        return HubGraph(
+            network.model,
+            {names.get(name, name): operation for name, operation in graph.operations.items()},
+            {names.get(name, name): tap for name, tap in graph.taps.items()},
+            network.n_prefix,
+            network.size,
+            network.taps,
+            network.n_tokens,
+        )
+
+    def _identity(self, variant: Variant) -> str:
+        return f"{variant} {self.preset} {self.image_size}"
+
+    def _tapped(self, graph: Graph, layers: Sequence[str]) -> Any:
+        return keras().Model(graph.model.inputs[0], [graph.taps[layer] for layer in layers])
+
+    def _identify(self, layer: str, tapped: Any) -> tuple[str, str | None]:
+        return model_digest(tapped), code_identity(tapped)
+
+    def _tap_shape(self, graph: HubGraph, tapped: Any) -> list[int]:
+        shape = super()._tap_shape(graph, tapped)
+        return [graph.n_tokens, shape[1]] if graph.n_tokens is not None and len(shape) == 2 else shape
+
+    def _loaded_size(self, graph: HubGraph) -> tuple[int, int]:
+        return graph.size
+
+    def _own_normalization(self, graph: Graph) -> Any:
+        return read_normalization(str(_presets.find_folder(self.preset) or self.preset))
+
+    def _recipe_name(self) -> str:
+        return "keras_hub"  # the digest identifies the network, so that a name and a folder share rows
+
+    def without_weights(self) -> Backbone:
+        """Return this network: its weights are part of the preset."""
+        return self
+
+    def skeleton(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return operations and tappable outputs by name, from input to output."""
+        with network_lock():
+            graph = self._load(None)[1]
+        return graph.operations, graph.taps
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("keras-hub")
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
