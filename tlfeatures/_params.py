@@ -117,8 +117,8 @@ def check_parameters(estimator: Any) -> None:
     ------
     InvalidParameterError
         For the first parameter, in the order of the table, with an invalid value; ``error.parameter`` is its
-        name. Also a ``ValueError`` and a ``TypeError``. An unknown name raises the subclass `UnknownNameError`,
-        which lists the nearest names.
+        name. The error is also a ``ValueError`` and a ``TypeError``. An unknown name raises the subclass
+        `UnknownNameError`, whose message lists the nearest names.
     """
     for name, allowed in estimator._parameter_constraints.items():
         check_parameter(name, getattr(estimator, name), allowed)

@@ -61,7 +61,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
     interpolation : str, default="bilinear"
         Filter of Pillow: "nearest", "bilinear", "bicubic", "lanczos", "box" or "hamming".
     decode : {"scaled", "exact"}, default="scaled"
-        "scaled" lets the JPEG decoder shrink large photographs, never below twice the size needed.
+        "scaled" lets the JPEG decoder shrink large photographs, never below twice the required size.
     max_value : int or None, default=None
         Value of white in 16-bit grey files and uint16 arrays, such as 4095 for 12-bit data; None means 65535.
         Images with larger values raise an error.
@@ -105,13 +105,13 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
     Raises
     ------
     UnknownNameError
-        If there is no such network, layer, pooling, ...; lists the nearest names. Also a ``ValueError``.
+        If there is no such network, layer, pooling, ...; the message lists the nearest names. The error is also a ``ValueError``.
     WeightsError
-        If the weights are not available; says which file is expected where. Also an ``OSError``.
+        If the weights are not available; the message says which file is expected where. The error is also an ``OSError``.
     ImageInputError, ImageReadError
         If X is not a batch of images (also a ``ValueError``), or an image cannot be read (also an ``OSError``).
     RecipeMismatchError
-        If the recipe of `transform` differs from that of `fit`. Also a ``ValueError``.
+        If the recipe of `transform` differs from that of `fit`. The error is also a ``ValueError``.
 
     Notes
     -----
@@ -122,7 +122,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
     `fit` learns nothing from X and does not run the network: it checks the type of the images and fixes
     the recipe. X is a list, array, Series or one-column DataFrame of paths; a list of PIL images,
     bytes or arrays; or a uint8, uint16 or float (in [0, 1]) array (n, h, w), (n, h, w, 1 | 3 | 4).
-    A pass through the network stores the average and the maximum of each tapped layer, so a grid
+    A pass through the network stores the average and the maximum of each requested layer, so a grid
     over both poolings costs one pass; six layers in one pass took 1.05 times as long as the deepest layer
     alone (``python benchmarks/taps.py``).
 

@@ -56,9 +56,11 @@ class ImageNetClassifier(ClassifierMixin, ImageEstimator):
     Raises
     ------
     InvalidParameterError
-        If the network does not end in ImageNet's 1,000 classes, or a parameter is invalid. Also a ``ValueError``.
+        If the network does not end in ImageNet's 1,000 classes, or a parameter is invalid. The error is also a
+        ``ValueError``.
     WeightsError
-        If the weights of all layers are not available; says which file is expected where. Also an ``OSError``.
+        If the weights of all layers are not available; the message says which file is expected where. The error is also
+        an ``OSError``.
     ImageInputError, ImageReadError
         If X is not a batch of images (also a ``ValueError``), or an image cannot be read (also an ``OSError``).
 

@@ -67,9 +67,9 @@ class LogMelSpectrogram(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
     ------
     AudioReadError
         If clips cannot be read (files are missing or damaged, there are no samples, or samples are NaN); the message
-        names them. Also an ``OSError``.
+        names them. The error is also an ``OSError``.
     ImageInputError
-        If X is not a list of clips. Also a ``ValueError``.
+        If X is not a list of clips. The error is also a ``ValueError``.
     MissingDependencyError
         If X has files and soundfile is not installed; the message has the install command.
 

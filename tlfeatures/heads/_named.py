@@ -126,7 +126,7 @@ def make_head(name: str, task: Task = "classification", *, class_weight: Any = N
     Raises
     ------
     UnknownNameError
-        If there is no such head or task; lists the nearest names.
+        If there is no such head or task; the message lists the nearest names.
     ValueError
         If the head does not support ``class_weight``.
 
@@ -195,7 +195,7 @@ def head_grid(name: str, task: Task = "classification", prefix: str = "") -> dic
     Raises
     ------
     UnknownNameError
-        If there is no such head or task; lists the nearest names.
+        If there is no such head or task; the message lists the nearest names.
 
     Examples
     --------

@@ -45,9 +45,9 @@ def read_dicom_groups(paths: Sequence[str | os.PathLike[str]], keyword: str = "P
     Raises
     ------
     UnknownNameError
-        If there is no such attribute; lists the nearest keywords. Also a ``ValueError``.
+        If there is no such attribute; the message lists the nearest keywords. The error is also a ``ValueError``.
     SourceError
-        If a file is not a DICOM file, or lacks the attribute. Also a ``ValueError``.
+        If a file is not a DICOM file, or lacks the attribute. The error is also a ``ValueError``.
     MissingDependencyError
         If pydicom is not installed; the message has the install command.
 
