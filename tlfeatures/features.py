@@ -105,9 +105,11 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
     Raises
     ------
     UnknownNameError
-        If there is no such network, layer, pooling, ...; the message lists the nearest names. The error is also a ``ValueError``.
+        If there is no such network, layer, pooling, ...; the message lists the nearest names. The error is also
+        a ``ValueError``.
     WeightsError
-        If the weights are not available; the message says which file is expected where. The error is also an ``OSError``.
+        If the weights are not available; the message says which file is expected where. The error is also an
+        ``OSError``.
     ImageInputError, ImageReadError
         If X is not a batch of images (also a ``ValueError``), or an image cannot be read (also an ``OSError``).
     RecipeMismatchError
