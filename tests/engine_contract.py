@@ -1,4 +1,4 @@
-"""What every engine of `tlfeatures.distributed` must do.
+"""Tests that every engine of `tlfeatures.distributed` must pass.
 
 The test module of an engine defines a fixture ``engine`` and a class that inherits `EngineContract`; see
 `tests/test_distributed.py`.

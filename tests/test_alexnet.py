@@ -219,7 +219,7 @@ def test_the_published_checkpoint_is_found_downloaded_and_checked(tmp_path, monk
 
 
 def test_other_networks_with_layers_of_these_names_are_not_alexnet():
-    """Otherwise a model trained on other values would silently get AlexNet's normalization."""
+    """A model trained on other values must not silently get AlexNet's normalization."""
     layers = keras().layers
     names = ["conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "pool5"]
     inputs = keras().Input((8, 8, 3))

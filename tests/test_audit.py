@@ -121,7 +121,7 @@ def test_outliers_are_far_from_all_other_images():
 
 
 def test_outliers_that_are_like_each_other_are_listed():
-    """Fewer than the neighbors with which each image is compared."""
+    """There are fewer outliers than neighbors with which each image is compared."""
     X, y = clusters(300)
     rng = np.random.default_rng(3)
     rows = np.arange(0, 300, 40)

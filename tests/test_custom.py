@@ -204,7 +204,7 @@ def test_a_saved_network_has_its_own_normalization(tmp_path):
     ],
 )
 def test_a_model_that_normalizes_gets_0_to_255(head):
-    """Also if it contains a network of Keras, whose preprocessing it then includes."""
+    """This holds too if it contains a network of Keras, whose preprocessing it then includes."""
     inputs = keras.Input((SIDE, SIDE, 3))
     for network in (mobilenet(), keras.Sequential([conv()])):
         model = keras.Model(inputs, network(head(inputs)))
@@ -490,7 +490,7 @@ def test_the_digest_depends_on_the_order_of_inputs_of_a_layer():
 
 
 def test_the_digest_of_a_file_is_that_of_its_content(tmp_path):
-    """Also if another version of Keras has written its configuration."""
+    """This holds too if another version of Keras has written its configuration."""
     model = plain()
     model.save(tmp_path / "mine.keras")
     first = digest(tmp_path / "mine.keras")

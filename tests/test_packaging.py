@@ -114,7 +114,7 @@ def test_the_source_distribution_can_be_tested_and_contains_nothing_private(dist
 
 @pytest.mark.slow
 def test_the_wheel_runs_without_the_repository(distributions, tmp_path):
-    """Installed without its dependencies, which are those of this environment."""
+    """The wheel is installed without its dependencies, which this environment has."""
     _, wheel = distributions
     target = tmp_path / "site"
     command = [
