@@ -65,6 +65,14 @@ class SearchOptions(Options):
     rule: str = option(
         "best", "best, or 1se: the cheapest network within one standard error of the best score."
     )
+    search: str = option(
+        "auto",
+        "exhaustive: score every candidate on all images; halving: compare them on growing subsets first; "
+        "auto: halving for more than 2,000 images.",
+    )
+    first_subset: int = option(
+        1000, "Images of the first subset of a search by halving.", metavar="N", min=10
+    )
     nested: bool = option(False, "Score the selection itself by nested cross-validation.")
     prescreen: int | None = option(
         None, "Cross-validate only the N embeddings with the best prescreen scores.", min=1
@@ -158,6 +166,10 @@ def _show_search(search: FeatureSearchCV, summary: dict[str, Any]) -> None:
         f"{count(summary['images'], 'image')}{classes}, {count(summary['candidates'], 'candidate')}; "
         f"{count(computed, 'forward pass', 'forward passes')}, {seconds:.1f} s in total.\n"
     )
+    for row in search.halving_.itertuples():
+        if row.eliminated:
+            what = f"{row.eliminated:,} of {count(row.candidates, 'candidate')}"
+            show_text(f"Eliminated on {count(row.images, 'image')}: {what}.")
     _show_top(search, summary)
     best = summary["best"]
     show_text(f"\n{escape(search.describe_best())}", style="bold")

@@ -88,12 +88,13 @@ def make_sections(result: SearchResult, folder: ReportFolder) -> dict[str, Any]:
         folder.save("prediction_intervals_by_third", result.prediction_intervals.thirds)
     with labels.style():
         layers = _draw_layers(result, folder)
-        folder.draw("heads", _figures.plot_heads, result.candidates, result.scoring)
+        folder.draw("heads", _figures.plot_heads, _comparable(result), result.scoring)
         _draw_predictions(result, folder, labels)
         embedding_map = _draw_curves(result, folder, labels)
     return {
         "labels": labels,
         "layer_scores": layers,
+        "head_scores": _comparable(result).groupby("head")["score"].max(),
         "embedding_map": embedding_map,
         "mistakes": _save_predictions(result, folder),
         "audit_tiles": {} if result.audit is None else list_tiles(result.audit),
@@ -102,9 +103,18 @@ def make_sections(result: SearchResult, folder: ReportFolder) -> dict[str, Any]:
     }
 
 
+def _comparable(result: SearchResult) -> pd.DataFrame:
+    """Return the candidates with scores on the same images: those of the first subset in a search by halving."""
+    if result.halving is None:
+        return result.candidates
+    scores = result.candidates["subset0"]
+    compared = result.candidates.assign(score=scores, se=np.nan)
+    return compared.sort_values("score", ascending=False, kind="stable", ignore_index=True)
+
+
 def _draw_layers(result: SearchResult, folder: ReportFolder) -> dict[str, list[_tables.LayerScores]]:
     """Draw the score by layer for each network; return the scores by name of figure."""
-    by_network = _tables.layer_scores(result.candidates)
+    by_network = _tables.layer_scores(_comparable(result))
     all_series = [scores for series in by_network.values() for scores in series]
     low = np.nanmin(np.concatenate([s.scores - np.nan_to_num(s.errors) for s in all_series]))
     high = np.nanmax(np.concatenate([s.scores + np.nan_to_num(s.errors) for s in all_series]))

@@ -168,6 +168,7 @@ def candidates_table(
         "rank": "rank", "score": scoring, "ci_low": "95% from", "ci_high": "to", "mae": "mae",
         "network": "network", "image_size": "size", "resize": "resize", "layer": "layer", "pooling": "pooling",
         "head": "head", "settings": "settings", "width": "features", "macs": "million mult./image",
+        "n_images": "images", "subset_score": "score when eliminated",
     }  # fmt: skip
     rows = sorted({*range(min(n, len(candidates))), best})
     shown = candidates.iloc[rows][[name for name in columns if name in candidates]]

@@ -125,6 +125,7 @@ def _summarize(result: SearchResult, tables: dict[str, pd.DataFrame]) -> dict[st
         "unreadable": dict(zip(errors["row"], errors["reason"], strict=True)),
         "folds": result.n_splits,
         "candidates": len(result.candidates),
+        "halving": None if result.halving is None else result.halving.to_dict("records"),
         "metrics": result.metrics,
         "regime": {name: getattr(regime, name) for name in ("domain", "data", "recommendation", "evidence")},
         "duplicates": {

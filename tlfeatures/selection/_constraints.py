@@ -41,6 +41,8 @@ SEARCH_CONSTRAINTS: dict[str, list[Any]] = {
         Constraint("a callable", callable),
     ],
     "rule": ["best", "1se"],
+    "search": ["auto", "exhaustive", "halving"],
+    "first_subset": [integer(minimum=10)],
     "nested": [boolean()],
     "learning_curve": [boolean()],
     "prescreen": [None, integer(minimum=1)],
@@ -73,6 +75,12 @@ def check_cv(search: Any) -> None:
         raise InvalidParameterError(
             "`cv` must be at least 2 with `nested=True`; got 0. Pass a number of folds, or nested=False.",
             "cv",
+        )
+    if search.nested and search.search == "halving":
+        raise InvalidParameterError(
+            '`search` must be "auto" or "exhaustive" with `nested=True`, which scores every candidate within each '
+            'fold; got "halving". Pass another value, or nested=False.',
+            "search",
         )
     if splits_any_rows(search.cv):
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -138,9 +139,20 @@ def make_table(candidates: Sequence[Candidate], columns: dict[str, Any]) -> pand
     }
     splits = [name for name in columns if name.startswith("split")]
     rows |= {name.removesuffix("_test_score"): columns[name] for name in splits}
+    order = ["rank", "macs", "width", "candidate"]
+    ascending: bool | list[bool] = True
+    if "eliminated" in columns:
+        order, ascending = ["rank", "n_images", "subset_score", *order[1:]], [True, False, False, *[True] * 3]
+        rows |= {
+            "n_images": columns["n_images"],
+            "eliminated": columns["eliminated"],
+            "subset_score": columns["last_subset_test_score"],
+        }
+        subsets = [name for name in columns if re.match(r"subset\d", name)]
+        rows |= {name.removesuffix("_test_score"): columns[name] for name in subsets}
     frame = pandas.DataFrame(rows)
     frame.insert(0, "candidate", np.arange(len(frame)))
-    return frame.sort_values(["rank", "macs", "width", "candidate"], ignore_index=True)
+    return frame.sort_values(order, ascending=ascending, ignore_index=True)
 
 
 def _side(size: Sequence[int]) -> int | str:

@@ -49,6 +49,20 @@ class Scores:
         """Stack the points of several heads."""
         return cls(*(np.concatenate([vars(part)[name] for part in parts]) for name in cls.__annotations__))
 
+    @classmethod
+    def merge(cls, parts: Sequence[Scores]) -> Scores:
+        """Merge scores of the same points on different folds."""
+        merged = cls.empty(*parts[0].test.shape)
+        for part in parts:
+            for name, array in vars(part).items():
+                np.copyto(vars(merged)[name], array, where=~np.isnan(array))
+        return merged
+
+    def update(self, points: np.ndarray, scores: Scores) -> None:
+        """Replace the scores of some points."""
+        for name, array in vars(scores).items():
+            vars(self)[name][points] = array
+
     def select(self, points: np.ndarray, folds: int) -> Scores:
         """Select some points on the first folds."""
         return Scores(*(array[points, :folds] for array in vars(self).values()))
@@ -224,10 +238,17 @@ def _fit_points(fold: FoldData, head: Head) -> Iterator[FittedPoint]:
         return _fit_user_estimator(fold, head, params)
     if head.name == "ridge" and head.points == ({},) and not params:
         return _fit_ridge(fold, head)
+    if head.approximates_kernel:
+        return _fit_each(fold, head, "nystroem", {}, params)
     source, settings = "standardized", {}
     if {key for point in head.points for key in point} <= _SHARING_PARAMS:
-        if head.name in _PRECOMPUTED and fold.fits_kernel:
-            source, settings = _PRECOMPUTED[head.name]
+        precomputed = _PRECOMPUTED.get(head.name)
+        if (
+            precomputed
+            and fold.fits_kernel
+            and precomputed[1].keys() <= head.estimator(0).get_params().keys()
+        ):
+            source, settings = precomputed
         elif head.name in _ROTATION_INVARIANT:
             source = "rotated"
     if head.name == "logreg" and all(set(point) == {"C"} for point in head.points):

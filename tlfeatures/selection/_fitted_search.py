@@ -67,6 +67,7 @@ class FittedSearchMixin:
     metrics_: dict[str, float]
     prescreen_correlation_: float | None
     regime_: Regime
+    halving_: pandas.DataFrame
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict classes or targets with the best pipeline.
@@ -139,7 +140,8 @@ class FittedSearchMixin:
         pandas.DataFrame
             One row per candidate with its parameters, ``score``, ``se``, ``ci_low``, ``ci_high``, ``width``,
             ``macs``, ``prescreen`` and the score of each fold. ``candidate`` is the row in ``cv_results_``;
-            ``depth`` is the index of the deepest layer.
+            ``depth`` is the index of the deepest layer. After a search by halving also ``n_images``, ``eliminated`` and
+            the scores on the subsets; ``score`` is NaN for eliminated candidates, which follow the others.
         """
         check_is_fitted(self, "best_estimator_")
         if not self.folds_:
@@ -152,7 +154,8 @@ class FittedSearchMixin:
         Returns
         -------
         dict
-            Numbers of images, unreadable images, candidates and folds; "best" with parameters, score, 95% interval
+            Numbers of images, unreadable images, candidates and folds; "halving", the table of the subsets on which
+            candidates were eliminated; "best" with parameters, score, 95% interval
             and scores of the folds; "metrics"; scores of nested cross-validation; "duplicates" with the numbers of
             pairs and the score of grouped cross-validation; coverage and size of prediction sets or intervals; the
             recommendation; and tables of the timings and of the ten best candidates.
@@ -164,6 +167,7 @@ class FittedSearchMixin:
             "images": len(self.rows_) + len(self.unreadable_),
             "unreadable": len(self.unreadable_),
             "candidates": len(table),
+            "halving": self.halving_,
             "folds": self.n_splits_,
             "scoring": self.scoring or DEFAULT_SCORING[self.task_],
             "best": {

@@ -2,7 +2,8 @@
 
 The embedding is scaled once. Its Gram matrix serves the kernels of all support vector machines, because the kernel does
 not depend on C. If there are fewer rows than columns, the Gram matrix also yields a rotation into as many coordinates
-as there are rows, which does not change linear models with a ridge penalty.
+as there are rows, which does not change linear models with a ridge penalty. Above 6,000 rows the embedding stays in
+float32, and its Gram matrix of columns is summed in float64.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from functools import cached_property
 import numpy as np
 
 from tlfeatures.evaluation import Fold
-from tlfeatures.selection._head_grids import MAX_KERNEL_ROWS, Head
+from tlfeatures.heads import MAX_KERNEL_ROWS, make_nystroem
+from tlfeatures.selection._head_grids import Head
 from tlfeatures.selection._metadata_routing import Metadata
 
 __all__ = ["FoldData"]
 
 TrainTest = tuple[np.ndarray, np.ndarray]
+_BLOCK_VALUES = 1 << 22  # converted to float64 at a time
 
 
 class FoldData:
@@ -35,22 +38,26 @@ class FoldData:
     Attributes
     ----------
     y_train, y_test : ndarray
-    raw : (train, test)
-        Rows of ``X``.
     standardized : (train, test)
-        The same rows, scaled with the statistics of the training rows, as float64.
+        The same rows, scaled with the statistics of the training rows: float64, or float32 above 6,000 training rows.
     """
 
     def __init__(self, X: np.ndarray, y: np.ndarray, fold: Fold, head: Head, metadata: Metadata) -> None:
         train, test = fold
         self.train_rows, self.metadata = train, metadata
         self.y_train, self.y_test = y[train], y[test]
-        self.raw: TrainTest = X[train], X[test]
-        self._kernel = head.kernel
-        scaler = head.make_scaler().fit(self.raw[0])
-        self.standardized: TrainTest = tuple(
-            np.asarray(scaler.transform(rows), np.float64) for rows in self.raw
+        self._X, self._fold, self._kernel = X, fold, head.kernel
+        scaler, rows = head.make_scaler(), X[train]
+        dtype = np.float64 if self.fits_kernel else np.float32
+        self.standardized: TrainTest = (
+            np.asarray(scaler.fit_transform(rows), dtype),
+            np.asarray(scaler.transform(X[test]), dtype),
         )
+
+    @property
+    def raw(self) -> TrainTest:
+        """Training and test rows of the embedding."""
+        return self._X[self._fold[0]], self._X[self._fold[1]]
 
     @property
     def fits_kernel(self) -> bool:
@@ -102,15 +109,25 @@ class FoldData:
         train, test = self.standardized
         n, d = train.shape
         dual = n < d
-        gram, across = self.gram if dual else (train.T @ train, None)
+        if dual:
+            gram, across = self.gram if self.fits_kernel else (_multiply(train.T), test @ train.T)
+        else:
+            gram = _multiply(train)
         eigenvalues, vectors = np.linalg.eigh(gram)
         keep = eigenvalues > max(n, d) * np.finfo(float).eps * max(eigenvalues[-1], 1.0)
         if not keep.any():  # all features are constant
             return np.zeros((n, 1)), np.ones(1), np.zeros((len(test), 1))
-        values, vectors = np.sqrt(eigenvalues[keep]), np.ascontiguousarray(vectors[:, keep])
+        values = np.sqrt(eigenvalues[keep]).astype(train.dtype)
+        vectors = np.ascontiguousarray(vectors[:, keep], train.dtype)
         if dual:
             return vectors, values, across @ vectors / values
         return train @ vectors / values, values, test @ vectors
+
+    @cached_property
+    def nystroem(self) -> TrainTest:
+        """Features that approximate the RBF kernel."""
+        nystroem, (train, test) = make_nystroem(), self.standardized
+        return nystroem.fit_transform(train), nystroem.transform(test)
 
     @cached_property
     def rotated(self) -> TrainTest:
@@ -120,3 +137,14 @@ class FoldData:
             return self.standardized
         left, values, test = self.svd
         return left * values, test
+
+
+def _multiply(X: np.ndarray) -> np.ndarray:
+    """Compute ``X.T @ X`` in float64."""
+    if X.dtype == np.float64:
+        return X.T @ X
+    total, step = np.zeros((X.shape[1], X.shape[1])), max(1, _BLOCK_VALUES // X.shape[1])
+    for start in range(0, len(X), step):
+        block = X[start : start + step].astype(np.float64)
+        total += block.T @ block
+    return total

@@ -13,15 +13,16 @@ from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
-from tlfeatures.heads import BlockScaler, MeanRBFKernel, head_grid, list_heads, make_head
+from tlfeatures.heads import MAX_KERNEL_ROWS, BlockScaler, MeanRBFKernel, head_grid, list_heads, make_head
 
-__all__ = ["MAX_KERNEL_ROWS", "Head", "list_user_estimators", "make_head_grids", "seed_estimator"]
+__all__ = ["Head", "list_user_estimators", "make_head_grids", "seed_estimator"]
 
 _DEFAULT_HEADS = {"classification": ("logreg", "svm", "ridge"), "regression": ("ridge", "svr")}
 _MANY_CLASSES = 100  # above it "svm", which fits one model for each pair of classes, is not a default head
-# Above this number of images, a matrix of their kernel is not kept; 6,000 need 0.3 GB.
-MAX_KERNEL_ROWS = 6000
 _KERNEL_PARAMS = {"svm": "kernel", "svr": "regressor__kernel"}  # by the names of heads with an RBF kernel
+# Parameters that a support vector machine for many images has too. With other parameters in its grid, such as
+# "gamma", it is not replaced.
+_LARGE_PARAMS = {"C", "class_weight", "regressor__C", "regressor__epsilon"}
 _RESERVED_NAMES = ("cnn", "scale", "steps", "memory", "verbose", "transform_input")
 
 
@@ -41,6 +42,8 @@ class Head:
         Widths of the layers of a fused embedding; None for other embeddings.
     kernel : callable or None
         Kernel in place of the RBF kernel of named heads; None for the RBF kernel.
+    n_images : int or None
+        Number of images, as in :func:`~tlfeatures.heads.make_head`.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Head:
     user_estimator: Any = None
     blocks: tuple[int, ...] | None = None
     kernel: MeanRBFKernel | None = None
+    n_images: int | None = None
 
     def at(self, point: int) -> Head:
         """Return the head with a single point."""
@@ -58,10 +62,11 @@ class Head:
         """Return a point as parameters of a pipeline whose last step is the head."""
         return {f"{self.name}__{key}": value for key, value in self.points[point].items()}
 
-    def for_blocks(self, blocks: tuple[int, ...] | None, n_images: int) -> Head:
-        """Return the head for a fused embedding with these widths of layers, or for another one if None."""
+    def for_embedding(self, blocks: tuple[int, ...] | None, n_images: int) -> Head:
+        """Return the head for an embedding of ``n_images``; ``blocks`` are the widths of the layers if it is fused."""
         kernel = MeanRBFKernel(blocks) if blocks and n_images <= MAX_KERNEL_ROWS else None
-        return replace(self, blocks=blocks, kernel=kernel)
+        replaced = {key for point in self.points for key in point} <= _LARGE_PARAMS
+        return replace(self, blocks=blocks, kernel=kernel, n_images=n_images if replaced else None)
 
     def for_rows(self, n: int) -> Head:
         """Drop the points that need more than ``n`` training rows."""
@@ -83,6 +88,11 @@ class Head:
         """
         return self.blocks is not None or not isinstance(self.user_estimator, Pipeline)
 
+    @property
+    def approximates_kernel(self) -> bool:
+        """Whether an approximation of the RBF kernel precedes the estimator."""
+        return self.user_estimator is None and len(self._make_named(0)) == 3
+
     def make_scaler(self) -> StandardScaler | BlockScaler:
         """Make the unfitted transformer that standardizes the embedding."""
         return StandardScaler() if self.blocks is None else BlockScaler(self.blocks)
@@ -90,7 +100,7 @@ class Head:
     def estimator(self, point: int) -> Any:
         """Make the unfitted estimator of a point, without standardization."""
         if self.user_estimator is None:
-            estimator = make_head(self.name, self.task).set_params(**self.params(point))[-1]
+            estimator = self._make_named(point)[-1]
             own_kernel = {key.split("__")[-1] for key in self.points[point]} & {"kernel", "gamma"}
             if self.kernel is not None and self.name in _KERNEL_PARAMS and not own_kernel:
                 estimator.set_params(**{_KERNEL_PARAMS[self.name]: self.kernel})
@@ -100,7 +110,11 @@ class Head:
     def steps(self, point: int) -> list[tuple[str, Any]]:
         """Make the unfitted steps of a pipeline on embeddings: standardization, then the estimator."""
         scale = [("scale", self.make_scaler())] if self.standardizes else []
-        return [*scale, (self.name, self.estimator(point))]
+        kernel = self._make_named(point).steps[1:-1] if self.user_estimator is None else []
+        return [*scale, *kernel, (self.name, self.estimator(point))]
+
+    def _make_named(self, point: int) -> Pipeline:
+        return make_head(self.name, self.task, n_images=self.n_images).set_params(**self.params(point))
 
 
 def make_head_grids(heads: Any, task: str, y: np.ndarray, seed: int) -> list[Head]:

@@ -96,6 +96,7 @@ def build_result(search: Any) -> SearchResult:
         prescreen_method=search.prescreen_method,
         timings=search.timings_,
         recipes=list(search.best_estimator_[0].recipes_),
+        halving=search.halving_ if len(search.halving_) else None,
         audit=audit,
         prediction_sets=measure_search_sets(search),
         prediction_intervals=measure_search_intervals(search),

@@ -62,14 +62,15 @@ def fit_ridge_path(fold: FoldData, head: Head) -> _LinearModel:
         binarizer = LabelBinarizer(pos_label=1, neg_label=-1).fit(fold.y_train)
         targets = binarizer.transform(fold.y_train)
     mean = targets.mean(axis=0)
-    projected = left.T @ (targets - mean)
-    n, squared, best = len(targets), left**2, (np.inf, 0.0)
-    for alpha in head.estimator(0).alphas:
-        shrinkage = values**2 / (values**2 + alpha)
-        leverage = 1 / n + squared @ shrinkage
-        errors = (targets - mean - left @ (shrinkage[:, None] * projected)) / (1 - leverage)[:, None]
-        best = min(best, (float((errors**2).mean()), float(alpha)), key=lambda pair: pair[0])
-    coef = projected * (values / (values**2 + best[1]))[:, None]
+    centered = (targets - mean).astype(left.dtype)
+    projected = left.T @ centered
+    alphas, best = head.estimator(0).alphas, (np.inf, 0.0)
+    shrinkages = (values[:, None] ** 2 / (values[:, None] ** 2 + alphas)).astype(left.dtype)
+    leverages = 1 / len(targets) + left**2 @ shrinkages
+    for alpha, shrinkage, leverage in zip(alphas, shrinkages.T, leverages.T, strict=True):
+        errors = (centered - left @ (shrinkage[:, None] * projected)) / (1 - leverage)[:, None]
+        best = min(best, (float((errors**2).mean(dtype=np.float64)), float(alpha)), key=lambda pair: pair[0])
+    coef = projected * (values / (values**2 + left.dtype.type(best[1])))[:, None]
     if not classification:
         return _RidgeRegressor(coef, mean, best[1])
     model = _RidgeClassifier(coef, mean, best[1])

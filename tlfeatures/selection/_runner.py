@@ -19,6 +19,7 @@ from tlfeatures.heads import BlockScaler, blas_threads
 from tlfeatures.images import Images
 from tlfeatures.results import LearningCurve, score_bounds
 from tlfeatures.selection._best_pipeline import fit_best_pipeline
+from tlfeatures.selection._candidate_scores import CandidateScores
 from tlfeatures.selection._candidates import Embedding
 from tlfeatures.selection._cv_results import (
     Candidate,
@@ -27,8 +28,16 @@ from tlfeatures.selection._cv_results import (
     get_parameters,
     make_cv_results,
 )
-from tlfeatures.selection._fits import Scores, evaluate, predict_folds
+from tlfeatures.selection._fits import predict_folds
 from tlfeatures.selection._grouped_score import score_grouped
+from tlfeatures.selection._halving import (
+    Subset,
+    describe_rounds,
+    find_comparable_scores,
+    make_subsets,
+    tabulate_rounds,
+    uses_halving,
+)
 from tlfeatures.selection._head_grids import Head
 from tlfeatures.selection._matrices import EmbeddingMatrices
 from tlfeatures.selection._out_of_fold import collect_out_of_fold
@@ -86,33 +95,32 @@ class SearchRunner:
         self.timings = matrices.timings
         self.attributes: dict[str, Any] = {}
         self.candidates: list[Candidate] = []
+        self.subsets: list[Subset] = []
 
     def run(self, images: Images) -> dict[str, Any]:
         """Run all steps and return the fitted attributes."""
         with blas_threads(len(self.rows), max(e.width for e in self.embeddings)):
-            with self._step("search for duplicates"):
+            with self.step("search for duplicates"):
                 self._find_duplicates()
             self._make_folds()
             if self.folds:
                 self._compare_candidates()
             else:
                 embedding = self.embeddings[0]
-                self.candidates = [(embedding, self._heads_for(embedding)[0], 0)]
+                self.candidates = [(embedding, self.list_heads(embedding)[0], 0)]
                 self._set_best(self.candidates[0], 0)
-            with self._step("fit the best pipeline"):
+            with self.step("fit the best pipeline"):
                 features = self.load_matrix(self.best[0])
                 pipeline = fit_best_pipeline(self.search, self.best, images, features, self.data)
         return {**self.attributes, "best_estimator_": pipeline}
 
     def _compare_candidates(self) -> None:
-        with self._step(f"prescreen ({self.search.prescreen_method})", len(self.embeddings)):
+        with self.step(f"prescreen ({self.search.prescreen_method})", len(self.embeddings)):
             self._prescreen()
-        with self._step("cross-validation", int(self.to_fit.any(axis=1).sum())):
-            self._cross_validate()
-        self._choose()
-        with self._step("predictions, learning curve"):
+        self._choose(CandidateScores(self))
+        with self.step("predictions, learning curve"):
             self._analyze_best()
-        with self._step("grouped cross-validation"):
+        with self.step("grouped cross-validation"):
             self._score_grouped()
 
     def _set_best(self, candidate: Candidate, index: int) -> None:
@@ -123,22 +131,23 @@ class SearchRunner:
             "candidates_": self.candidates,
         }
 
-    def _heads_for(self, embedding: Embedding) -> list[Head]:
+    def list_heads(self, embedding: Embedding) -> list[Head]:
         """Return the heads with the scaling and the kernel for an embedding."""
-        return [head.for_blocks(embedding.blocks, len(self.rows)) for head in self.heads]
+        return [head.for_embedding(embedding.blocks, len(self.rows)) for head in self.heads]
 
-    def load_matrix(self, embedding: Embedding) -> np.ndarray:
-        """Load an embedding of the readable images, float32 (n, d)."""
-        return self.matrices.load(embedding, self.rows)
+    def load_matrix(self, embedding: Embedding, subset: Subset | None = None) -> np.ndarray:
+        """Load an embedding of the readable images, or of a subset of them, float32 (n, d)."""
+        return self.matrices.load(embedding, self.rows if subset is None else self.rows[subset.rows])
 
     @contextlib.contextmanager
-    def _step(self, description: str, total: int | None = None) -> Iterator[None]:
+    def step(self, description: str, total: int | None = None) -> Iterator[None]:
+        """Show the progress of a step, and record its seconds."""
         start = time.perf_counter()
         self.steps.begin(description, total)
         yield
         self.timings.append({"step": description, "seconds": time.perf_counter() - start})
 
-    def _run_parallel(self, function: Callable[..., Any], arguments: Iterable[tuple]) -> Iterator[Any]:
+    def run_parallel(self, function: Callable[..., Any], arguments: Iterable[tuple]) -> Iterator[Any]:
         """Yield results in order; arguments are generated when workers become free."""
         tasks = (delayed(function)(*values) for values in arguments)
         try:
@@ -186,23 +195,34 @@ class SearchRunner:
             "n_splits_": len(self.folds),
             "groups_": self.data.groups,
         }
+        if uses_halving(self.search, len(self.rows), len(self.folds)):
+            y, task, seed = self.data.y, self.data.task, self.data.seed
+            groups, first = self.duplicates.groups, self.search.first_subset
+            self.subsets = make_subsets(y, groups, self.folds, task, seed, first)
 
     def _prescreen(self) -> None:
         """Score embeddings without fitting heads, and mark in ``to_fit`` the folds on which to fit heads."""
-        all_rows = np.arange(len(self.data.y))
-        subsets = [all_rows, *(train for train, _ in (self.folds if self.inner_folds else []))]
+        subset = self.subsets[0] if self.subsets else None
+        y = self.data.y if subset is None else self.data.y[subset.rows]
+        subsets = [np.arange(len(y)), *(train for train, _ in (self.folds if self.inner_folds else []))]
         distinct: dict[Any, Embedding] = {}
 
         def arguments() -> Iterator[tuple]:
             for embedding in self.embeddings:
-                X = self.load_matrix(embedding)
+                X = self.load_matrix(embedding, subset)
                 key = embedding.blocks, array_key(X)
+                if key in distinct and subset is not None:  # a subset may be equal by chance
+                    key = embedding.blocks, array_key(self.load_matrix(embedding))
+                    twin = distinct[embedding.blocks, array_key(X)]
+                    if key[1] == array_key(self.load_matrix(twin)):
+                        continue
                 if key not in distinct:  # crop and stretch of square images are equal
                     distinct[key] = embedding
                     scaler = BlockScaler(embedding.blocks) if embedding.fused else None
-                    yield X, self.data.y, subsets, self.search.prescreen_method, self.data.task, scaler
+                    yield X, y, subsets, self.search.prescreen_method, self.data.task, scaler
 
-        scores = np.array(list(self._run_parallel(prescreen_subsets, arguments())))
+        with blas_threads(len(y), max(e.width for e in self.embeddings)):
+            scores = np.array(list(self.run_parallel(prescreen_subsets, arguments())))
         self.embeddings = list(distinct.values())
         keep = np.zeros((len(subsets), len(distinct)), bool)
         count = self.search.prescreen or len(distinct)
@@ -216,54 +236,36 @@ class SearchRunner:
             start += len(folds)
         self.prescreen_scores, self.kept = scores[:, 0], keep[0]
 
-    def _cross_validate(self) -> None:
-        fitted = np.flatnonzero(self.to_fit.any(axis=1))
-        heads = {i: self._heads_for(self.embeddings[i]) for i in fitted}
-
-        def arguments() -> Iterator[tuple]:
-            for i in fitted:
-                folds = [
-                    fold if selected else None
-                    for fold, selected in zip(self.all_folds, self.to_fit[i], strict=True)
-                ]
-                X = self.load_matrix(self.embeddings[i])
-                yield X, self.data.y, folds, heads[i], self.scorer, self.data.metadata
-
-        self.candidates = []
-        self.embedding_index: list[int] = []
-        parts: list[Scores] = []
-        for i, scores in zip(fitted, self._run_parallel(evaluate, arguments()), strict=True):
-            for head, part in zip(heads[i], scores, strict=True):
-                parts.append(part)
-                self.candidates += [(self.embeddings[i], head, point) for point in range(len(head.points))]
-                self.embedding_index += [i] * len(head.points)
-        self.scores = Scores.concatenate(parts)
-
-    def _choose(self) -> None:
+    def _choose(self, compared: CandidateScores) -> None:
         n_folds, rule = len(self.folds), self.search.rule
-        costs = np.array([e.macs for e, _, _ in self.candidates])
-        widths = np.array([e.width for e, _, _ in self.candidates])
+        costs, widths, embedding_index = compared.costs, compared.widths, compared.embedding_index
+        self.rounds = compared.rounds
         if self.inner_folds:
             bounds = np.cumsum([n_folds, *map(len, self.inner_folds)])
-            inner_scores = [self.scores.test[:, start:stop] for start, stop in pairwise(bounds)]
-            nested, choices = choose_nested(self.scores.test[:, :n_folds], inner_scores, costs, widths, rule)
+            test = compared.scores.test
+            inner_scores = [test[:, start:stop] for start, stop in pairwise(bounds)]
+            nested, choices = choose_nested(test[:, :n_folds], inner_scores, costs, widths, rule)
             self.attributes["nested_scores_"] = nested
-            self.attributes["nested_params_"] = [get_parameters(self.candidates[c]) for c in choices]
+            self.attributes["nested_params_"] = [get_parameters(compared.candidates[c]) for c in choices]
         # embeddings kept only by the prescreen within a fold are not candidates of the final search
-        keep = np.flatnonzero(self.kept[self.embedding_index])
-        prescreen = self.prescreen_scores[self.embedding_index][keep]
-        self.candidates = [self.candidates[i] for i in keep]
-        self.scores = self.scores.select(keep, n_folds)
+        keep = np.flatnonzero(self.kept[embedding_index])
+        prescreen = self.prescreen_scores[embedding_index][keep]
+        self.candidates = [compared.candidates[i] for i in keep]
+        self.scores = compared.scores.select(keep, n_folds)
         best = choose(self.scores.test, costs[keep], widths[keep], rule)
         self._set_best(self.candidates[best], best)
         results = make_cv_results(self.candidates, self.scores, self.folds, prescreen, self.bounds)
+        results |= describe_rounds(self.rounds, len(self.candidates), len(self.rows))
         self.attributes |= {
             "cv_results_": results,
             "best_score_": float(results["mean_test_score"][best]),
             "fold_scores_": self.scores.test[best],
+            "halving_": tabulate_rounds(self.rounds, len(self.rows)),
         }
+        # the prescreen used the images of the first subset
+        means = self.rounds[0].means if self.rounds else results["mean_test_score"]
         self.attributes["prescreen_"], self.attributes["prescreen_correlation_"] = compare_prescreen(
-            self.embeddings, self.prescreen_scores, self.kept, self.candidates, results["mean_test_score"]
+            self.embeddings, self.prescreen_scores, self.kept, self.candidates, means
         )
 
     def _analyze_best(self) -> None:
@@ -276,16 +278,20 @@ class SearchRunner:
                 X, data.y, self.folds, head, point, self.scorer, data.seed, data.groups, data.metadata
             )
         cost = np.array([e.relative_cost if len(e.layers) == 1 else np.nan for e, _, _ in self.candidates])
+        last, early = cost == 1, cost < 1
+        scores, images = find_comparable_scores(self.rounds, self.scores.test, last, early)
         best_possible = self.bounds[1] if np.isfinite(self.bounds[1]) else None
         names = [format_label(candidate) for candidate in self.candidates]
         self.attributes["learning_curve_"] = curve
         self.attributes["regime_"] = advise(
             self.scores.test,
-            cost == 1,
-            cost < 1,
+            last,
+            early,
             curve if self.search.learning_curve else None,
             names,
             best_possible,
+            scores,
+            images,
         )
 
     def _predict_out_of_fold(self, X: np.ndarray, head: Head) -> None:

@@ -83,6 +83,14 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, ImageInputMixin, Ba
     rule : {"best", "1se"}, default="best"
         "best" chooses the highest mean score; "1se" chooses, among the candidates within one standard error of
         it, the cheapest network, then the smallest embedding.
+    search : {"auto", "exhaustive", "halving"}, default="auto"
+        "exhaustive" scores every candidate on all images. "halving" compares all candidates on a subset of the
+        images first; the best quarter of them, at least four, goes on to a subset four times as large, and so on, and
+        the remaining ones are scored on all images (see Notes). "auto" is "exhaustive" for up to 2,000 images and with
+        ``nested``, and "halving" for more.
+    first_subset : int, default=1000
+        Number of images of the first subset; at least ten for each class. If all images are fewer than twice as many,
+        the search is exhaustive.
     nested : bool, default=False
         Also score the selection procedure itself by nested cross-validation. This costs as much as ``cv`` further
         searches, but needs no further pass through a network.
@@ -121,14 +129,21 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, ImageInputMixin, Ba
     cv_results_ : dict of arrays
         scikit-learn's columns, one row per candidate. Also ``ci_low_test_score`` and ``ci_high_test_score`` (95%,
         Nadeau and Bengio 2003), ``width``, ``macs`` (multiply-accumulate operations per image), ``prescreen``,
-        and for regression ``mean_test_mae`` and ``std_test_mae``.
+        and for regression ``mean_test_mae`` and ``std_test_mae``. After a search by halving also ``n_images``,
+        the number of images that a candidate was last scored on, ``eliminated``, ``subset0_test_score`` and so on, the
+        mean scores on each subset, and ``last_subset_test_score``, the score with which a candidate was eliminated. All
+        other scores of eliminated candidates are NaN.
+    halving_ : pandas.DataFrame
+        One row for each subset and one for all images: the numbers of ``images``, of ``candidates`` that were scored,
+        and of those that were ``eliminated``. Empty after an exhaustive search.
     classes_ : ndarray
         Sorted class labels, for classification.
     nested_scores_ : ndarray of shape (folds,)
         Scores of nested cross-validation if ``nested=True``; ``nested_params_`` are the parameters of the candidate
         that was chosen for each fold.
     prescreen_ : pandas.DataFrame
-        One row per embedding: its prescreen score, its best cross-validated score, and whether it was kept.
+        One row per embedding: its prescreen score, its best cross-validated score (after a search by halving, that on
+        the first subset), and whether it was kept.
         ``prescreen_correlation_`` is the rank correlation of the two scores.
     grouped_score_ : :class:`~tlfeatures.results.Score` or None
         Score of the best candidate with duplicates kept in one fold, if the folds split some;
@@ -169,6 +184,15 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, ImageInputMixin, Ba
     A fitted search keeps no images, except for small thumbnails of the worst predictions if the images were
     passed as arrays.
 
+    In a search by halving, each subset contains the previous one, groups and duplicates are not split, and each
+    class has nearly the same share in all subsets. The folds of a subset are the folds of all images, restricted to
+    it. Candidates are eliminated by their mean score; equal scores are ordered by computing cost and width. The
+    prescreen is then computed on the first subset. The remaining candidates, and so the best one, are scored as in
+    an exhaustive search [1]_.
+
+    For more than 6,000 images, support vector machines with the default kernel are fitted by
+    ``make_head(name, n_images=...)``, which approximates the kernel; see :func:`~tlfeatures.heads.make_head`.
+
     The prescreen uses the labels of all images, so pruning with it biases the scores slightly; with ``nested`` it
     is repeated within each fold's training rows. A callable ``scoring`` receives the test rows as the estimator takes
     them, for example as rows of a kernel matrix, and may only pass them on to the estimator.
@@ -176,6 +200,11 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, ImageInputMixin, Ba
     With ``sklearn.set_config(enable_metadata_routing=True)`` a search takes part in scikit-learn's metadata
     routing as a consumer of ``groups`` (requested by default) and ``sample_weight``, and
     as a router to the estimators in ``heads`` and to a scorer in ``scoring``.
+
+    References
+    ----------
+    .. [1] Jamieson and Talwalkar, "Non-stochastic best arm identification and hyperparameter optimization", AISTATS
+       2016.
 
     Examples
     --------
@@ -193,6 +222,8 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, ImageInputMixin, Ba
     cv: Any = 5
     scoring: Any = None
     rule: Literal["best", "1se"] = "best"
+    search: Literal["auto", "exhaustive", "halving"] = "auto"
+    first_subset: int = 1000
     nested: bool = False
     learning_curve: bool = True
     prescreen: int | None = None

@@ -94,6 +94,8 @@ def advise(
     curve: LearningCurve | None,
     names: Sequence[str],
     best_possible: float | None,
+    layer_scores: np.ndarray | None = None,
+    layer_images: int | None = None,
 ) -> Regime:
     """Decide which regime of transfer learning the scores show, and recommend what to do.
 
@@ -110,13 +112,21 @@ def advise(
         Display names of the candidates.
     best_possible : float or None
         Score of a perfect model; None if unknown.
+    layer_scores : ndarray of shape (candidates, folds), optional
+        Scores by which layers are compared, if candidates were eliminated on a subset of the images.
+    layer_images : int, optional
+        Number of images of this subset.
 
     Returns
     -------
     Regime
     """
-    means = np.where(np.isnan(scores).any(axis=1), -np.inf, scores.mean(axis=1))
-    domain, about_layers = _compare_layers(scores, means, last, early, names)
+    means = _compute_means(scores)
+    domain, about_layers = _compare_layers(
+        scores if layer_scores is None else layer_scores, last, early, names
+    )
+    if layer_images is not None:
+        about_layers = about_layers[0], f"{about_layers[1]}, on {layer_images:,} images"
     data, about_images = _assess_learning_curve(curve)
     evidence = [about_layers, about_images]
     top = float(means.max())
@@ -143,10 +153,16 @@ def advise(
     return Regime(domain, data, recommendation, [*evidence, (sentence, why)])
 
 
+def _compute_means(scores: np.ndarray) -> np.ndarray:
+    """Compute mean scores; candidates with a missing score get minus infinity."""
+    return np.where(np.isnan(scores).any(axis=1), -np.inf, scores.mean(axis=1))
+
+
 def _compare_layers(
-    scores: np.ndarray, means: np.ndarray, last: np.ndarray, early: np.ndarray, names: Sequence[str]
+    scores: np.ndarray, last: np.ndarray, early: np.ndarray, names: Sequence[str]
 ) -> tuple[str, tuple[str, str]]:
     """Compare the best earlier layer with the last one; return the domain and the evidence."""
+    means = _compute_means(scores)
     if not (np.isfinite(means[last]).any() and np.isfinite(means[early]).any()):
         return "similar", (
             "Earlier layers were not compared with the last.",
