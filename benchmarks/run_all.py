@@ -58,13 +58,13 @@ def run(name: str, quick: bool) -> dict | None:
         start = time.perf_counter()
         code = subprocess.run([*command, *(["--quick"] if quick else [])], check=False).returncode
         if code:
-            print(f"{name} failed with exit status {code}.", file=sys.stderr)
+            print(f"{name} failed with exit code {code}.", file=sys.stderr)
             return None
         return {**json.loads(path.read_text("utf-8")), "seconds": round(time.perf_counter() - start)}
 
 
 def main() -> int:
-    """Run the benchmarks; return the number of failures as the exit status."""
+    """Run the benchmarks; return the number of failures as the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: {' '.join(BENCHMARKS)}")
     parser.add_argument("--quick", action="store_true", help="smoke test, too small for meaningful figures")

@@ -102,9 +102,9 @@ REGRET = {
     "signs": "hand signs",
     "digits": "digits",
     "pets": "pets, whose classes are in ImageNet",
-    "textures": "generated textures, eight angles in noise",
+    "textures": "generated textures: stripes at eight angles, with noise",
     "shapes": "generated shapes",
-    "noises": "generated noise of several spectra",
+    "noises": "generated noise with six power spectra",
 }
 SIGNS = {
     "conv_pw_12": "fine-tuned from `conv_pw_12`, 40 epochs, crops",
@@ -267,7 +267,11 @@ TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
         ],
     ),
     "stored": (
-        ["the tutorial's recipe, cold", "stored embeddings", "plain Keras, network in the loop"],
+        [
+            "the tutorial's recipe, with an empty store",
+            "stored embeddings",
+            "plain Keras, which runs the network in each epoch",
+        ],
         [
             [
                 f"{size}x{size}",
