@@ -193,9 +193,14 @@ def make_files():
 
 
 @pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
-@pytest.mark.parametrize(("decode", "interpolation"), [("scaled", "bilinear"), ("exact", "lanczos")])
-def test_the_script_reads_images_as_the_pipeline_does(resize, decode, interpolation, tmp_path, monkeypatch):
-    decoder = Decoder((48, 40), resize, interpolation, decode)
+@pytest.mark.parametrize(
+    ("size", "decode", "interpolation"),
+    [((48, 40), "scaled", "bilinear"), ((44, 44), "scaled", "bicubic"), ((48, 40), "exact", "lanczos")],
+)
+def test_the_script_reads_images_as_the_pipeline_does(
+    resize, size, decode, interpolation, tmp_path, monkeypatch
+):
+    decoder = Decoder(size, resize, interpolation, decode)
     load = make_loader(decoder, monkeypatch)
     for name, content in make_files().items():
         path = tmp_path / name

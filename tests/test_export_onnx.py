@@ -290,7 +290,7 @@ def test_the_script_predicts_as_the_model_does(tmp_path):
     assert [row[:2] for row in rows] == [
         [file, label] for file, label in zip(files, model.predict(files), strict=True)
     ]
-    probabilities = [np.array(row[2].strip("[]").split(), float) for row in rows]
+    probabilities = [json.loads(row[2]) for row in rows]
     np.testing.assert_allclose(probabilities, model.predict_proba(files), atol=1e-4)
     usage = subprocess.run([sys.executable, result.script], capture_output=True, text=True, check=False)
     assert "python model.py IMAGE" in usage.stderr

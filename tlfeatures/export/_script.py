@@ -15,13 +15,7 @@ _SIZES = {  # the size to which the upright image (w, h) is resized
 }
 _RESIZES = {
     "stretch": "    return np.asarray(image.resize((WIDTH, HEIGHT), FILTER))\n",
-    "crop": """\
-    w, h = image.size
-    s = max(WIDTH / w, HEIGHT / h)
-    left, top = (w - WIDTH / s) / 2, (h - HEIGHT / s) / 2
-    box = max(0, left), max(0, top), min(w, left + WIDTH / s), min(h, top + HEIGHT / s)
-    return np.asarray(image.resize((WIDTH, HEIGHT), FILTER, box))
-""",
+    "crop": "    return np.asarray(ImageOps.fit(image, (WIDTH, HEIGHT), FILTER))\n",
     "pad": """\
     w, h = image.size
     w, h = {size}
@@ -30,12 +24,17 @@ _RESIZES = {
     return np.asarray(black)
 """,
 }
+# JPEG files are decoded at a reduced size
+_DRAFT_TO_SQUARE = """\
+    w, h = image.size
+    w, h = {size}
+    image.draft("RGB", (2 * w, 2 * h))
+"""
 _DRAFT = """\
-    if image.format in ("JPEG", "MPO"):  # large photographs are decoded at a reduced size
-        turned = image.getexif().get(0x0112, 1) > 4  # the EXIF orientation exchanges width and height
-        w, h = image.size[::-1] if turned else image.size
-        w, h = {size}
-        image.draft("RGB", (2 * h, 2 * w) if turned else (2 * w, 2 * h))
+    turned = image.getexif().get(0x0112, 1) > 4  # the EXIF orientation exchanges width and height
+    w, h = image.size[::-1] if turned else image.size
+    w, h = {size}
+    image.draft("RGB", (2 * h, 2 * w) if turned else (2 * w, 2 * h))
 """
 _SCRIPT = '''\
 """Predict with the model in the .onnx file beside this script: python {name} IMAGE ..."""
@@ -51,30 +50,21 @@ HEIGHT, WIDTH, FILTER = {height}, {width}, Image.Resampling.{filter}
 
 
 def load(path):
-    """Read an image as the model needs it: upright, RGB, uint8 of shape (HEIGHT, WIDTH, 3)."""
+    """Read an image as the model needs it: upright, RGB on white, uint8 of shape (HEIGHT, WIDTH, 3)."""
     image = Image.open(path)
-{draft}    image = ImageOps.exif_transpose(image)
-    if image.mode[0] in "IF":
+{draft}    if image.mode[0] in "IF":
         raise ValueError(f"{{path}}: more than 8 bits per channel; {deep}")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        layer, image = image.convert("RGBA"), Image.new("RGB", image.size, "white")
-        image.paste(layer.convert("RGB"), mask=layer.getchannel("A"))
-    image = image.convert("RGB")
+    layer = ImageOps.exif_transpose(image).convert("RGBA")
+    image = Image.new("RGB", layer.size, "white")
+    image.paste(layer, mask=layer)
 {resize}
 
-def predict(paths):
-    """Return the outputs of the model by name; normalization is part of the model."""
-    session = onnxruntime.InferenceSession(Path(__file__).with_suffix(".onnx"))
-    values = session.run(None, {{"pixels": np.stack([load(path) for path in paths])}})
-    return dict(zip([output.name for output in session.get_outputs()], values))
-
-
 if __name__ == "__main__":
-    if len(sys.argv) == 1:
-        sys.exit(__doc__)
-    outputs = predict(sys.argv[1:])
-    for i, path in enumerate(sys.argv[1:]):
-        print(path, *[value[i] for value in outputs.values()], sep="\\t")
+    paths = sys.argv[1:] or sys.exit(__doc__)
+    session = onnxruntime.InferenceSession(Path(__file__).with_suffix(".onnx"))
+    outputs = session.run(None, {{"pixels": np.stack([load(path) for path in paths])}})
+    for row in zip(paths, *(output.tolist() for output in outputs)):
+        print(*row, sep="\\t")
 '''
 
 
@@ -98,7 +88,18 @@ def make_script(decoder: Decoder, name: str) -> str:
         height=height,
         width=width,
         filter=decoder.interpolation.upper(),
-        draft=_DRAFT.format(size=size) if decoder.decode == "scaled" else "",
+        draft=_make_draft(decoder).format(size=size),
         deep=deep,
         resize=_RESIZES[decoder.resize].format(size=size),
     )
+
+
+def _make_draft(decoder: Decoder) -> str:
+    """Return the lines by which large photographs are decoded at a reduced size, if the decoder does so."""
+    if decoder.decode != "scaled":
+        return ""
+    if decoder.image_size[0] != decoder.image_size[1]:
+        return _DRAFT
+    if decoder.resize == "stretch":
+        return '    image.draft("RGB", (2 * WIDTH, 2 * HEIGHT))\n'
+    return _DRAFT_TO_SQUARE
