@@ -251,7 +251,7 @@ def test_out_of_fold_predictions_leave_out_classes_that_cannot_be_split():
     assert probabilities.shape == (21, 3) and np.isnan(probabilities[20]).all()
     assert (probabilities[:20, 1] == 0).all() and np.allclose(probabilities[:20].sum(axis=1), 1)
     assert result.low <= result.scores.mean() <= result.high
-    with pytest.raises(ValueError, match="Two classes or more"):
+    with pytest.raises(ValueError, match="At least two classes"):
         predict_out_of_fold(head, X, y, np.repeat([0, 1], [10, 11]), lambda done, total: None)
 
 
