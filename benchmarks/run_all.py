@@ -36,6 +36,7 @@ BENCHMARKS = {
     "store": ["store.py"],
     "store_rows": ["store.py", "--rows", "10000000"],
     "store_faults": ["store_faults.py"],
+    "stream": ["stream.py"],
     "distributed": ["distributed.py"],
     "processes": ["processes.py"],
     "ledger": ["ledger.py"],

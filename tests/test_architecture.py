@@ -47,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "features": {"_callbacks", "_image_estimator"},
     "train_on_views": {"features"},
     "pretrained": {"features"},
+    "zero_shot": {"features"},
     "heads": set(),
     "evaluation": set(),
     "results": set(),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tlfeatures.store import EmbeddingStore
     from tlfeatures.train_on_views import TrainOnViews
     from tlfeatures.trust import ConformalClassifier, ConformalRegressor, audit, explain, suggest
+    from tlfeatures.zero_shot import ZeroShotClassifier
 
 __version__ = "0.2.0"
 
@@ -37,6 +38,7 @@ __all__ = [
     "ImageNetClassifier",
     "SkipUnreadable",
     "TrainOnViews",
+    "ZeroShotClassifier",
     "__version__",
     "audit",
     "check_images",
@@ -62,6 +64,7 @@ _MODULES = {
     "ImageNetClassifier": "pretrained",
     "SkipUnreadable": "skip_unreadable",
     "TrainOnViews": "train_on_views",
+    "ZeroShotClassifier": "zero_shot",
     "audit": "trust",
     "check_images": "images",
     "compare": "evaluation",
