@@ -10,16 +10,17 @@ from sklearn.base import clone, is_classifier
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import cross_val_score
 
-def make_images(n, side):
-    return np.random.default_rng(0).integers(0, 256, (n, side, side, 3), "u1")
-
-from tlfeatures.networks import Backbone
 from tlfeatures import CNNFeatures, EmbeddingStore, ZeroShotClassifier
 from tlfeatures.errors import ImageReadError, InvalidParameterError, MissingDependencyError, WeightsError
+from tlfeatures.networks import Backbone
 
 CLASSES = ["cat", "dog", "horse"]
 TEXTS = [f"a photo of a {name}." for name in CLASSES]
 SIDE = 32
+
+
+def make_images(n, side):
+    return np.random.default_rng(0).integers(0, 256, (n, side, side, 3), "u1")
 
 
 def make_clip():
@@ -85,6 +86,25 @@ def preset(request, tmp_path_factory):
 @pytest.fixture
 def images():
     return make_images(6, SIDE)
+
+
+@pytest.fixture
+def network_calls(monkeypatch):
+    """Batches that go through a network in this process."""
+    calls = []
+    compile_ = Backbone.compile
+
+    def counted(self, outputs, description):
+        run = compile_(self, outputs, description)
+
+        def call(batch):
+            calls.append(batch)
+            return run(batch)
+
+        return call
+
+    monkeypatch.setattr(Backbone, "compile", counted)
+    return calls
 
 
 @pytest.mark.slow
@@ -216,15 +236,3 @@ def test_without_kerashub_the_error_has_the_install_command(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "keras_hub", None)
     with pytest.raises(MissingDependencyError, match=r'pip install "tlfeatures\[hub\]"'):
         ZeroShotClassifier("clip_vit_base_patch32", classes=["zebra", "okapi"]).fit()
-@pytest.fixture
-def network_calls(monkeypatch):
-    calls = []
-    compile_ = Backbone.compile
-    def counted(self, outputs, description):
-        run = compile_(self, outputs, description)
-        def call(batch):
-            calls.append(batch)
-            return run(batch)
-        return call
-    monkeypatch.setattr(Backbone, "compile", counted)
-    return calls

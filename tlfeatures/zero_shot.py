@@ -117,7 +117,9 @@ class ZeroShotClassifier(ClassifierMixin, ImageEstimator):
             Constraint("a text in which {} stands once for the name of the class", _is_template),
             Constraint(
                 "a sequence of such texts",
-                lambda value: isinstance(value, (list, tuple)) and value and all(map(_is_template, value)),
+                lambda value: (
+                    isinstance(value, (list, tuple)) and bool(value) and all(map(_is_template, value))
+                ),
             ),
         ],
         "on_error": ["raise", "nan"],

@@ -12,7 +12,7 @@ import numpy as np
 from tlfeatures._keras import check_fork, keras, untouched_random_state
 from tlfeatures.errors import InvalidParameterError, MissingDependencyError, WeightsError
 
-__all__ = ["ImageNetwork", "keras_hub", "open_preset", "read_normalization"]
+__all__ = ["ImageNetwork", "keras_hub", "load_backbone", "open_preset", "read_normalization"]
 
 _RESIZABLE = ("DINOV2Backbone",)  # KerasHub interpolates their position embeddings
 
@@ -86,11 +86,11 @@ def open_preset(preset: str, image_size: tuple[int, int] | None) -> ImageNetwork
     check_fork()
     hub = keras_hub()
     with untouched_random_state():
-        backbone = _load(hub, preset, load_weights=image_size is None)
+        backbone = load_backbone(hub, preset, load_weights=image_size is None)
         size = _own_size(hub, preset, backbone)
         if image_size is not None:
             settings = _settings_for(preset, backbone, size, image_size)
-            backbone, size = _load(hub, preset, **settings), image_size
+            backbone, size = load_backbone(hub, preset, **settings), image_size
         tower = getattr(backbone, "vision_encoder", backbone)
         name = type(backbone).__name__.removesuffix("Backbone").lower()
         list_steps = _TRANSFORMERS.get(type(tower).__name__)
@@ -108,7 +108,8 @@ def open_preset(preset: str, image_size: tuple[int, int] | None) -> ImageNetwork
     return ImageNetwork(name, model, {o.name: o for o in model.operations}, taps, None, size)
 
 
-def _load(hub: ModuleType, preset: str, **settings: Any) -> Any:
+def load_backbone(hub: ModuleType, preset: str, **settings: Any) -> Any:
+    """Load the network of a preset, with its text encoder if it has one; see `open_preset`."""
     try:
         return hub.models.Backbone.from_preset(preset, dtype="float32", **settings)
     except Exception as error:  # of KerasHub, of the hubs and of the network, of many kinds

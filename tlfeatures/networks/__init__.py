@@ -13,13 +13,15 @@ from tlfeatures.networks._open import open_backbone
 from tlfeatures.networks._pooling import pool, pooling_parts, pooling_width
 from tlfeatures.networks._presets import PRESETS, PresetSpec, find_folder
 from tlfeatures.networks._registry import NETWORKS, NetworkSpec, find_licence, find_network
+from tlfeatures.networks._texts import embed_texts
 from tlfeatures.networks._torch_backbone import TorchBackbone
 from tlfeatures.networks._weights import find_weights
 
 __all__ = [
     "NETWORKS", "PRESETS", "Backbone", "Description", "NetworkSpec", "PresetSpec", "Tap", "TorchBackbone",
-    "copy_operation", "find_autocasts", "find_licence", "find_network", "find_weights", "imagenet_classes",
-    "layer_table", "list_layers", "list_models", "model_digest", "network_table", "open_backbone", "pool",
+    "copy_operation", "embed_texts", "find_autocasts", "find_licence", "find_network", "find_weights",
+    "imagenet_classes", "layer_table", "list_layers", "list_models", "model_digest", "network_table",
+    "open_backbone", "pool",
     "pooling_parts", "pooling_width", "walk",
 ]  # fmt: skip
 
