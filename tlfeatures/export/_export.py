@@ -172,7 +172,7 @@ def _check_files(path: Path, script: Path, overwrite: bool) -> None:
     if path.suffix.lower() != ".onnx":
         raise InvalidParameterError(f"`path` must end in .onnx; got {str(path)!r}.", "path")
     if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(2, "No such folder; make it first", str(path.absolute().parent))
+        raise FileNotFoundError(2, "No such folder; create it first", str(path.absolute().parent))
     for file in (path, script):
         if file.is_dir():
             raise IsADirectoryError(21, "Is a folder; name a file", str(file))
