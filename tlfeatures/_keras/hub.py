@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -12,7 +13,9 @@ import numpy as np
 from tlfeatures._keras import check_fork, keras, untouched_random_state
 from tlfeatures.errors import InvalidParameterError, MissingDependencyError, WeightsError
 
-__all__ = ["ImageNetwork", "keras_hub", "load_backbone", "open_preset", "read_normalization"]
+__all__ = [
+    "ImageNetwork", "keras_hub", "load_backbone", "open_preset", "read_normalization", "with_correct_shape",
+]  # fmt: skip
 
 _RESIZABLE = ("DINOV2Backbone",)  # KerasHub interpolates their position embeddings
 
@@ -36,8 +39,6 @@ class ImageNetwork:
         Number of tokens before those of the patches: the class token and registers. None for convolutional networks.
     size : (int, int)
         Height and width of the images, in pixels.
-    n_tokens : int or None
-        Number of tokens, with those before the patches; None for convolutional networks.
     """
 
     name: str
@@ -46,7 +47,6 @@ class ImageNetwork:
     taps: tuple[str, ...]
     n_prefix: int | None
     size: tuple[int, int]
-    n_tokens: int | None = None
 
 
 def keras_hub() -> ModuleType:
@@ -215,11 +215,20 @@ def _join(name: str, steps: Steps, n_prefix: int, size: tuple[int, int]) -> Imag
             x = layer(x)
             layer.set_weights(weights)
         else:
-            x = layer(x)
+            x = with_correct_shape(layer)(x)
         layers[step] = layer
-    # counted, because KerasHub's symbolic shape of SigLIP's embedding has one token too many
-    n_tokens = int(layers["embedding"](np.zeros((1, *size, 3), np.float32)).shape[1])
-    return ImageNetwork(name, keras().Model(images, x, name=name), layers, (), n_prefix, size, n_tokens)
+    return ImageNetwork(name, keras().Model(images, x, name=name), layers, (), n_prefix, size)
+
+
+def with_correct_shape(layer: Any) -> Any:
+    """Return the layer; correct the shape of SigLIP's embedding, which has one token too many in KerasHub 0.32."""
+    if type(layer).__name__ == "SigLIPVisionEmbedding":
+        layer.compute_output_shape = types.MethodType(_siglip_shape, layer)
+    return layer
+
+
+def _siglip_shape(layer: Any, input_shape: Any) -> tuple[int | None, ...]:
+    return input_shape[0], layer.num_positions, layer.hidden_dim
 
 
 # --- normalization ---------------------------------------------------------------------------------

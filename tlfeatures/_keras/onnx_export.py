@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -98,17 +97,14 @@ def _patches() -> Iterator[None]:
 
 
 def _replace_layers(model: Any) -> Any:
-    """Return a model that computes the same without two operations of TensorFlow that tf2onnx does not have.
+    """Return a model that computes the same without an operation of TensorFlow that tf2onnx does not have.
 
-    They are those of grouped convolutions, which are depthwise in ConvNeXt, and of the exact GELU. All other layers are
-    shared with the model.
+    It is that of grouped convolutions, which are depthwise in ConvNeXt. All other layers are shared with the model.
     """
-    layers, gelu = keras().layers, keras().activations.gelu
+    layers = keras().layers
     depthwise: list[tuple[Any, Any]] = []
 
     def replace(layer: Any) -> Any:
-        if isinstance(layer, layers.Activation) and layer.activation is gelu:
-            return layers.Lambda(lambda x: 0.5 * x * (1 + keras().ops.erf(x / math.sqrt(2))))
         if (
             not isinstance(layer, layers.Conv2D)
             or not 1 < layer.groups == layer.filters == layer.kernel.shape[-1]

@@ -30,7 +30,9 @@ __all__ = ["is_bundle", "load_bundle", "save_bundle"]
 _FORMAT = "tlfeatures.finetune/1"
 _MODULES = ("keras.layers.", "keras.initializers.", "keras.regularizers.", "keras.constraints.",
           "keras.dtype_policies.", "keras.activations.", "keras.src.layers.", "keras.src.ops.",
-          "keras.src.models.functional.", "keras.src.models.sequential.", "keras.ops.")  # fmt: skip
+          "keras.src.models.functional.", "keras.src.models.sequential.", "keras.ops.",
+          *(f"keras_hub.src.models.{name}.{name}_layers." for name in ("clip", "dinov2", "siglip", "vit")),
+          )  # fmt: skip
 _MODELS = ("Functional", "Sequential", "Model", "DTypePolicy", "KerasTensor")
 # layers that run code from the file, and layers that read other files
 _REFUSED = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "function", "__lambda__",

@@ -15,6 +15,7 @@ from tlfeatures._keras.frozen import compile_frozen
 from tlfeatures.errors import ImageReadError
 from tlfeatures.finetune._trunk import join
 from tlfeatures.images import Decoder, Images, decode_batches
+from tlfeatures.networks import full_config
 
 __all__ = ["FittedNetwork"]
 
@@ -105,7 +106,7 @@ class FittedNetwork:
     def to_parts(self) -> tuple[dict[str, Any], list[np.ndarray]]:
         """Convert to a JSON object and arrays, the arguments of :meth:`from_parts`."""
         about = {
-            "trunk": json.loads(self.trunk.to_json()),
+            "trunk": _describe_model(self.trunk),
             "head": json.loads(self.head.to_json()),
             "columns": [list(column) for column in self.columns],
             "decoding": self.decoding,
@@ -139,3 +140,12 @@ class FittedNetwork:
             if hasattr(layer, "finalize_state"):  # Normalization derives attributes from its weights
                 layer.finalize_state()
         return model
+
+
+def _describe_model(model: Any) -> dict[str, Any]:
+    """Return the configuration of a model as JSON, from which all of its layers can be made again."""
+    description = json.loads(model.to_json())
+    for record in description["config"]["layers"]:
+        config, full = record["config"], full_config(model.get_layer(record["config"]["name"]))
+        record["config"] = {name: config.get(name, value) for name, value in full.items()}
+    return description

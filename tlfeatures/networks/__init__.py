@@ -7,7 +7,7 @@ from typing import Any
 from tlfeatures._torch import is_module
 from tlfeatures.networks._backbone import Backbone, Description, Tap
 from tlfeatures.networks._digests import model_digest
-from tlfeatures.networks._graph import copy_operation, find_autocasts, walk
+from tlfeatures.networks._graph import copy_operation, find_autocasts, full_config, walk
 from tlfeatures.networks._imagenet import imagenet_classes
 from tlfeatures.networks._open import open_backbone
 from tlfeatures.networks._pooling import pool, pooling_parts, pooling_width
@@ -20,8 +20,8 @@ from tlfeatures.networks._weights import find_weights
 __all__ = [
     "NETWORKS", "PRESETS", "Backbone", "Description", "NetworkSpec", "PresetSpec", "Tap", "TorchBackbone",
     "copy_operation", "embed_texts", "find_autocasts", "find_licence", "find_network", "find_weights",
-    "imagenet_classes", "layer_table", "list_layers", "list_models", "model_digest", "network_table",
-    "open_backbone", "pool",
+    "full_config", "imagenet_classes", "layer_table", "list_layers", "list_models", "model_digest",
+    "network_table", "open_backbone", "pool",
     "pooling_parts", "pooling_width", "walk",
 ]  # fmt: skip
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tlfeatures._keras import count_bytes, keras, untouched_random_state
+from tlfeatures._keras.hub import with_correct_shape
 
 __all__ = [
     "Graph",
@@ -143,7 +144,7 @@ def copy_operation(operation: Any, **settings: Any) -> Any:
     """Return an operation with the configuration of another, except for ``settings``; its weights are new."""
     config = {**full_config(operation), **settings}
     if not isinstance(operation, keras().layers.Lambda):
-        return type(operation).from_config(config)
+        return with_correct_shape(type(operation).from_config(config))
     copy = type(operation).from_config(config, safe_mode=False)  # its code is in memory, so it is trusted
     copy.function = operation.function  # with its closure and its module
     return copy

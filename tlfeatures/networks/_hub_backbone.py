@@ -25,11 +25,10 @@ __all__ = ["HubBackbone"]
 
 @dataclass(frozen=True)
 class HubGraph(Graph):
-    """The graph of a preset, with its image size and number of tokens, and the taps of a convolutional network."""
+    """The graph of a preset, with its image size, and the standard taps of a convolutional network."""
 
     size: tuple[int, int] = (224, 224)
     standard: tuple[str, ...] = ()
-    n_tokens: int | None = None
 
 
 class HubBackbone(Backbone):
@@ -103,7 +102,6 @@ class HubBackbone(Backbone):
             network.n_prefix,
             network.size,
             network.taps,
-            network.n_tokens,
         )
 
     def _identity(self, variant: Variant) -> str:
@@ -114,10 +112,6 @@ class HubBackbone(Backbone):
 
     def _identify(self, layer: str, tapped: Any) -> tuple[str, str | None]:
         return model_digest(tapped), code_identity(tapped)
-
-    def _tap_shape(self, graph: HubGraph, tapped: Any) -> list[int]:
-        shape = super()._tap_shape(graph, tapped)
-        return [graph.n_tokens, shape[1]] if graph.n_tokens is not None and len(shape) == 2 else shape
 
     def _loaded_size(self, graph: HubGraph) -> tuple[int, int]:
         return graph.size

@@ -14,6 +14,7 @@ from tlfeatures.errors import UnreadableImagesWarning
 from tlfeatures.extract import check_decoder, check_recipes
 from tlfeatures.features import CNNFeatures
 from tlfeatures.images import Images
+from tlfeatures.networks import Tap
 
 __all__ = ["PooledMaps", "gradient_map", "iterate_maps", "occlusion_map", "resample"]
 
@@ -104,13 +105,14 @@ def iterate_maps(cnn: CNNFeatures, images: Images) -> Iterator[tuple[int, Pooled
             f"explain needs `views=None`, because views have different positions; got {spec.views!r}. Fit the pipeline "
             "without views to see maps of its images."
         )
-    for tap in spec.description.taps:
-        if len(tap.shape) != 3:
-            raise ValueError(
-                f"The output of the layer {tap.layer!r} has the shape {tap.shape}, so it has no positions in the "
-                "image. Use a convolutional layer; see list_layers(model)."
-            )
     taps = list(dict.fromkeys(spec.description.taps))
+    grids = {tap: _find_grid(tap, spec.description.image_size) for tap in taps}
+    for column in spec.columns:
+        if column.tap.n_prefix and column.part in ("cls", "flatten"):
+            raise ValueError(
+                f"explain needs tokens of patches, which have positions in the image; got pooling={cnn.pooling!r}, "
+                "which uses the class token. Use pooling='avg' or 'max'."
+            )
     flat = dataclasses.replace(spec, columns=tuple(spec.column(tap, "flatten") for tap in taps))
     chunk = max(1, _MAX_MAP_VALUES // flat.width)
     for start in range(0, len(images), chunk):
@@ -123,8 +125,28 @@ def iterate_maps(cnn: CNNFeatures, images: Images) -> Iterator[tuple[int, Pooled
                 yield start + i, extracted.errors[i]
                 continue
             pairs = zip(taps, flat.slices, strict=True)
-            maps = {tap: values[s].astype(np.float64).reshape(tap.shape) for tap, s in pairs}
+            maps = {tap: _to_map(values[s].reshape(tap.shape), tap, grids[tap]) for tap, s in pairs}
             yield start + i, PooledMaps([maps[c.tap] for c in spec.columns], [c.part for c in spec.columns])
+
+
+def _find_grid(tap: Tap, image_size: tuple[int, int]) -> tuple[int, int]:
+    """Return the height and width of a feature map, or of the patches of a vision transformer."""
+    if len(tap.shape) == 3:
+        return tap.shape[0], tap.shape[1]
+    if len(tap.shape) == 2 and tap.n_prefix is not None:
+        n, (height, width) = tap.shape[0] - tap.n_prefix, image_size
+        rows = round((n * height / width) ** 0.5)
+        if n % rows == 0:
+            return rows, n // rows
+    raise ValueError(
+        f"The output of the layer {tap.layer!r} has the shape {tap.shape}, so it has no positions in the "
+        "image. Use a convolutional layer; see list_layers(model)."
+    )
+
+
+def _to_map(values: np.ndarray, tap: Tap, grid: tuple[int, int]) -> np.ndarray:
+    """Return the output of a layer as a map of float64, shape (h, w, c), without tokens that are not of patches."""
+    return values[tap.n_prefix or 0 :].astype(np.float64).reshape(*grid, -1)
 
 
 def gradient_map(
