@@ -29,6 +29,7 @@ import importlib.util
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 import warnings
@@ -155,6 +156,7 @@ def serve_side(
     side: str, network: str, size: int, batch: int, seconds: float, one_core: bool, folder: Path
 ) -> None:
     """Load one side, write its embeddings, and measure images per second whenever the main process asks."""
+    sys.modules["openvino_telemetry"] = None  # neither files in the home folder nor usage data
     pixels = np.load(folder / "pixels.npy")
     calibration, pixels = np.split(pixels, [len(pixels) // 3])
     if side == "onnxruntime":

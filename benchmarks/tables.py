@@ -30,6 +30,7 @@ MACHINES = {
     "[prediction sets](trust.md)": "conformal",
     "[what to label next](trust.md)": "suggest",
     "[Ray workers](scale.md)": "distributed",
+    "[runtimes](#runtimes)": "runtimes",
 }
 SPEED = [
     (
@@ -133,6 +134,37 @@ SUGGEST = {
     "digits": "digits",
     "hard": "hand signs at 64, last layer, which separates them badly",
 }
+RUNTIMES = {
+    "bfloat16": "TensorFlow, bfloat16",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "openvino_bf16": "OpenVINO, bfloat16",
+}
+RUNTIME_NETWORKS = {
+    "mobilenet_0.75": "MobileNet 0.75",
+    "mobilenet": "MobileNet",
+    "efficientnetb0": "EfficientNet-B0",
+    "resnet50": "ResNet50",
+    "vgg19": "VGG19",
+    "convnext_tiny": "ConvNeXt-Tiny",
+}
+RUNTIME_SETTINGS = {
+    "batch_8": "batches of 8",
+    "batch_128": "batches of 128",
+    "one_thread": "one thread for each operation, two operations at a time",
+    "inter_1": "one operation at a time",
+    "no_onednn": "without oneDNN",
+    "fpmath_bf16": "oneDNN may use bfloat16",
+    "graph_bf16": "graph optimizer for bfloat16",
+    "xla": "XLA",
+}
+
+
+def _runtime_cell(network: str, side: str) -> str:
+    """Return the format of a ratio of speeds, and of the lowest cosine in brackets."""
+    return f"{{runtimes[{network}_{side}_ratio]:.2f}} ({{runtimes[{network}_{side}_cosine_min]:.4f}})"
+
+
 # name of a table -> its header and rows; a cell is a format string of figures by benchmark
 TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
     "conformal": (
@@ -183,6 +215,26 @@ TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
                 ]
                 for n in (1, 2, 4)
             ),
+        ],
+    ),
+    "runtimes": (
+        ["", *RUNTIME_NETWORKS.values()],
+        [
+            [
+                "TensorFlow: images/s",
+                *(f"{{runtimes[{network}_default_images_per_s]:.0f}}" for network in RUNTIME_NETWORKS),
+            ],
+            *(
+                [title, *(_runtime_cell(network, side) for network in RUNTIME_NETWORKS)]
+                for side, title in RUNTIMES.items()
+            ),
+        ],
+    ),
+    "runtime_settings": (
+        ["TensorFlow", "MobileNet 0.75", "ResNet50"],
+        [
+            [title, *(_runtime_cell(network, side) for network in ("mobilenet_0.75", "resnet50"))]
+            for side, title in RUNTIME_SETTINGS.items()
         ],
     ),
     "suggest": (

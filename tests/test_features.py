@@ -529,6 +529,7 @@ HITS = {
     "verbose": 1,
     "image_size": (32, 32),
     "model": "MobileNet_0.25",
+    "runtime": "openvino",  # in float32
 }
 MISSES = {
     "layer": "conv_pw_7_relu",

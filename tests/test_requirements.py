@@ -10,7 +10,7 @@ import tlfeatures
 
 ROOT = Path(tlfeatures.__file__).parents[1]
 # large, or no part of the library
-NOT_RUN_THERE = {"gpu", "torch", "hub", "ray", "onnx", "all", "test-full", "docs", "dev"}
+NOT_RUN_THERE = {"gpu", "torch", "hub", "openvino", "ray", "onnx", "all", "test-full", "docs", "dev"}
 
 
 def lowest(requirement):
@@ -25,7 +25,7 @@ def pins(file):
 
 
 def test_every_extra_is_installed_for_the_tests():
-    """`make test` installs all but PyTorch, KerasHub, Ray and ONNX, whose tests are slow."""
+    """`make test` installs all but PyTorch, KerasHub, OpenVINO, Ray and ONNX, whose tests are slow."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = project["optional-dependencies"]
     everything = set(extras) - {"gpu", "all", "test", "test-full", "docs", "dev"}
@@ -33,7 +33,7 @@ def test_every_extra_is_installed_for_the_tests():
         name: set(re.fullmatch(r"tlfeatures\[(.*)\]", extras[name][0])[1].split(","))
         for name in ("all", "test")
     }
-    assert installed == {"all": everything, "test": everything - {"torch", "hub", "ray", "onnx"}}
+    assert installed == {"all": everything, "test": everything - {"torch", "hub", "openvino", "ray", "onnx"}}
     assert extras["test-full"][0] == "tlfeatures[all,docs,test]"
 
 

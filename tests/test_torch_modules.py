@@ -230,6 +230,30 @@ class ChannelsLast(nn.Module):
         return x.permute(0, 2, 3, 1)
 
 
+class Views(nn.Module):
+    """A network that needs contiguous outputs of its convolution, and has weights of five axes."""
+
+    def __init__(self, five_axes):
+        super().__init__()
+        self.conv, self.dense = nn.Conv2d(3, 8, 3, 2), nn.Linear(8 * 9 * 11, 4)
+        self.scale = nn.Parameter(torch.full((1,) * (5 if five_axes else 1), 2.0))
+
+    def forward(self, x):
+        y = self.conv(x) * self.scale.flatten()
+        return self.dense(y.view(len(y), -1))
+
+
+@pytest.mark.parametrize("five_axes", [False, True])
+def test_modules_that_need_contiguous_outputs(five_axes):
+    module = Views(five_axes).eval()
+    x = (torch.from_numpy(X).float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
+    with torch.inference_mode():
+        expected = module(x.permute(0, 3, 1, 2).contiguous()).numpy()
+    np.testing.assert_allclose(
+        features(module, layer="dense").fit_transform(X), expected, rtol=1e-5, atol=1e-5
+    )
+
+
 def test_maps_with_the_channels_last():
     module = nn.Sequential(nn.Conv2d(3, 16, 3, 2), ChannelsLast(), nn.LayerNorm(16))
     assert [row["shape"] for row in layer_table(module, image_size=(20, 24))] == [(9, 11, 16)] * 3

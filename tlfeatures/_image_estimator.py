@@ -105,13 +105,20 @@ class ImageEstimator(ImageInputMixin, BaseEstimator):
         return {name: getattr(self, name) for name in IMAGE_CONSTRAINTS}
 
     def _specify(
-        self, layer: str | list[str] | None, pooling: str, normalization: Any, store: EmbeddingStore | None
+        self,
+        layer: str | list[str] | None,
+        pooling: str,
+        normalization: Any,
+        store: EmbeddingStore | None,
+        runtime: str | None = None,
     ) -> FeatureSpec:
         """Return the specification of embeddings; warns if the weights of the network are random."""
         from tlfeatures.extract import FeatureSpec
         from tlfeatures.networks import open_backbone
 
-        backbone = open_backbone(self.model, self.weights, self.image_size, normalization, self.precision)
+        backbone = open_backbone(
+            self.model, self.weights, self.image_size, normalization, self.precision, runtime
+        )
         if self.weights is None:
             warn(
                 f"{backbone.name} has random weights: its embeddings are not pretrained. Leave out `weights=None` to "

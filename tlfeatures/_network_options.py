@@ -14,8 +14,9 @@ from tlfeatures._keras import PRECISIONS, is_model
 from tlfeatures._params import Constraint, integer, path
 from tlfeatures._torch import is_module
 
-__all__ = ["MODULE_CONSTRAINT", "NETWORK_CONSTRAINTS", "POOLINGS", "is_network", "size_pair"]
+__all__ = ["MODULE_CONSTRAINT", "NETWORK_CONSTRAINTS", "POOLINGS", "RUNTIMES", "is_network", "size_pair"]
 
+RUNTIMES: list[Any] = [None, "openvino"]  # what runs a network; None is the backend of Keras, or PyTorch
 POOLINGS = ("avg", "max", "avgmax", "gem", "flatten", "cls", "clsavg")
 
 

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from tlfeatures._callbacks import CallbackSupportMixin, with_callbacks
 from tlfeatures._image_estimator import ImageEstimator, LayerParameters
 from tlfeatures._image_options import VIEWS
-from tlfeatures._network_options import MODULE_CONSTRAINT, NETWORK_CONSTRAINTS
+from tlfeatures._network_options import MODULE_CONSTRAINT, NETWORK_CONSTRAINTS, RUNTIMES
 from tlfeatures._params import check_parameters
 
 # What reads images, networks and the store is imported when it is needed, so that a saved model is loaded quickly.
@@ -82,6 +82,12 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
         The embedding of an image is the mean over the image and its views: the mirror image, crops of 7/8 of the sides
         at the center and the four corners, or these crops and the mirror images of all. The embeddings of each view
         are stored under their own recipe. The network runs 2, 6 or 12 times for each image.
+    runtime : "openvino" or None, default=None
+        What runs the network: None is the backend of Keras (or PyTorch, for its modules); "openvino" is OpenVINO on
+        the CPU, from the extra "openvino". OpenVINO is faster than TensorFlow on most networks, and about twice as fast
+        with ``precision="bfloat16"`` on processors that have instructions for it (``python benchmarks/runtimes.py``).
+        It needs the TensorFlow backend and supports these two precisions. In float32, embeddings differ by rounding
+        only, so they are shared in the store; in bfloat16, they are stored under their own recipe.
     on_error : {"raise", "nan"}, default="raise"
         On unreadable images, raise an :class:`~tlfeatures.errors.ImageReadError`, or return rows of NaN
         with one warning that counts and names them.
@@ -141,6 +147,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
     """
 
     views: Literal["flip", "crops", "flip+crops"] | None = None
+    runtime: Literal["openvino"] | None = None
     on_error: Literal["raise", "nan"] = "raise"
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -148,6 +155,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
         "model": [*NETWORK_CONSTRAINTS["model"], MODULE_CONSTRAINT],
         **LayerParameters._layer_constraints,
         "views": [None, *VIEWS],
+        "runtime": RUNTIMES,
         "on_error": ["raise", "nan"],
     }
 
@@ -242,7 +250,8 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
 
         check_parameters(self)
         store = EmbeddingStore.resolve(self.cache)
-        return self._specify(self.layer, self.pooling, self.normalization, store).with_views(self.views)
+        spec = self._specify(self.layer, self.pooling, self.normalization, store, self.runtime)
+        return spec.with_views(self.views)
 
     def _set_fitted(self, spec: FeatureSpec, images: Images) -> None:
         from tlfeatures.images import probe_pixels

@@ -6,9 +6,11 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tlfeatures._keras import check_fork, count_bytes, keras, to_numpy
+from tlfeatures._keras.openvino_graph import compile_graph, import_openvino
 from tlfeatures._torch import tf32_switches as torch_switches
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ def compile_frozen(
     preprocess: Callable[[Any], Any],
     postprocess: Callable[[list[Any]], list[Any]],
     precision: str,
+    runtime: str | None = None,
 ) -> FrozenNetwork:
     """Compile ``postprocess(model(preprocess(x)))`` in inference mode with the weights frozen.
 
@@ -60,14 +63,31 @@ def compile_frozen(
         Functions of backend tensors: from uint8 pixels to the input, and from the outputs to the results.
     precision : str
         "float32" means IEEE float32 also on GPUs; "tf32" and the others allow faster arithmetic.
+    runtime : "openvino" or None
+        What runs the compiled function; None is the backend of Keras.
 
     Returns
     -------
     FrozenNetwork
         One trace per shape.
+
+    Raises
+    ------
+    MissingDependencyError
+        If OpenVINO is not installed.
+    ValueError
+        If the backend is not supported, or OpenVINO cannot run the network.
     """
     backend = keras().backend.backend()
     compiler = {"tensorflow": _compile_tensorflow, "jax": _compile_jax, "torch": _compile_torch}
+    if runtime == "openvino":
+        import_openvino()  # before the network is traced, which takes seconds
+        if backend != "tensorflow":
+            raise ValueError(
+                f"runtime='openvino' needs the TensorFlow backend of Keras; got {backend!r}. Set "
+                "KERAS_BACKEND=tensorflow, or leave out `runtime`."
+            )
+        compiler = {"tensorflow": partial(_compile_openvino, precision=precision)}
     if backend not in compiler:
         raise ValueError(
             f"Unsupported Keras backend {backend!r}; set KERAS_BACKEND to one of {list(compiler)}."
@@ -78,7 +98,8 @@ def compile_frozen(
         return postprocess(y if isinstance(y, (list, tuple)) else [y])
 
     check_fork()
-    copies = _FROZEN_COPIES if backend == "tensorflow" and _is_frozen(model) else 1
+    is_frozen = runtime == "openvino" or (backend == "tensorflow" and _is_frozen(model))
+    copies = _FROZEN_COPIES if is_frozen else 1
     return FrozenNetwork(compiler[backend](model, outputs), precision, copies * count_bytes(model))
 
 
@@ -99,7 +120,28 @@ def _is_frozen(model: Any) -> bool:
 def _compile_tensorflow(model: Any, outputs: Callable[..., list[Any]]) -> Callable[..., Any]:
     import tensorflow as tf
 
-    freeze = _is_frozen(model)
+    def compile_shape(shape: tuple[int, ...]) -> Callable[[np.ndarray], list[np.ndarray]]:
+        trace = run.get_concrete_function(tf.TensorSpec(shape, tf.uint8))
+        return lambda batch: [y.numpy() for y in trace(tf.constant(batch))]
+
+    run = _trace(model, outputs, _is_frozen(model))
+    return _compile_by_shape(compile_shape)
+
+
+def _compile_openvino(model: Any, outputs: Callable[..., list[Any]], precision: str) -> Callable[..., Any]:
+    import tensorflow as tf
+
+    def compile_shape(shape: tuple[int, ...]) -> Callable[[np.ndarray], list[np.ndarray]]:
+        # each time a new function, which would keep the weights
+        trace = _trace(model, outputs, freeze=True).get_concrete_function(tf.TensorSpec(shape, tf.uint8))
+        return compile_graph(trace.graph.as_graph_def(), [y.name for y in trace.outputs], precision)
+
+    return _compile_by_shape(compile_shape)
+
+
+def _trace(model: Any, outputs: Callable[..., list[Any]], freeze: bool) -> Any:
+    """Return the function of TensorFlow that computes the outputs; ``freeze`` makes the weights constants."""
+    import tensorflow as tf
 
     # only constants that are made inside the function are folded into the graph
     @tf.function(autograph=False)
@@ -111,13 +153,18 @@ def _compile_tensorflow(model: Any, outputs: Callable[..., list[Any]]) -> Callab
             groups = _values(model.trainable_variables), _values(model.non_trainable_variables)
         return outputs(*([tf.constant(v) for v in g] for g in groups), x)
 
+    return run
+
+
+def _compile_by_shape(compile_shape: Callable[[tuple[int, ...]], Callable[..., Any]]) -> Callable[..., Any]:
+    """Return the function that compiles another one for each new shape of its batches, and calls it."""
     # a dict of our own, because TensorFlow warns of "retracing" with its cache
-    traces: dict[tuple[int, ...], Any] = {}
+    compiled: dict[tuple[int, ...], Callable[..., Any]] = {}
 
     def call(batch: np.ndarray) -> list[np.ndarray]:
-        if batch.shape not in traces:
-            traces[batch.shape] = run.get_concrete_function(tf.TensorSpec(batch.shape, tf.uint8))
-        return [y.numpy() for y in traces[batch.shape](tf.constant(batch))]
+        if batch.shape not in compiled:
+            compiled[batch.shape] = compile_shape(batch.shape)
+        return compiled[batch.shape](batch)
 
     return call
 

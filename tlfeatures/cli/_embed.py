@@ -29,6 +29,15 @@ class EmbedSource(opt.TrainingSource):
 
 
 @dataclass(frozen=True)
+class EmbedNetwork(opt.EmbeddingOptions):
+    """The network, its input, its layers, views, and what runs it."""
+
+    runtime: str | None = option(
+        None, "openvino: run the network in OpenVINO, which is faster on many processors."
+    )
+
+
+@dataclass(frozen=True)
 class EmbedOutput(opt.OutputOptions):
     """Output of `embed`."""
 
@@ -101,7 +110,7 @@ class EngineOptions(opt.Options):
 def embed(
     source: EmbedSource,
     files: EmbedOutput,
-    network: opt.EmbeddingOptions,
+    network: EmbedNetwork,
     compute: opt.ComputeOptions,
     engine: EngineOptions,
 ) -> None:

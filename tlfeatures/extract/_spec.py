@@ -116,6 +116,8 @@ class FeatureSpec:
             "dtype": "float32",
             **self.decoder.recipe(),
         }
+        if self.backbone.runtime is not None and self.backbone.precision != "float32":
+            recipe["runtime"] = self.backbone.runtime  # in float32, runtimes differ by rounding only
         if tap.process is not None:
             recipe["process"] = tap.process
         if self.views is not None:

@@ -122,6 +122,8 @@ class Backbone(NetworkLoader):
         When a file does not exist.
     """
 
+    runtime: str | None = None  # set by `open_backbone`
+
     # --- description
 
     def describe(self, layers: Sequence[str] | None = None, store: Any = None) -> Description:
@@ -236,7 +238,8 @@ class Backbone(NetworkLoader):
         layers = list(dict.fromkeys(tap.layer for tap, _ in outputs))
         identity = [
             [[tap.layer, tap.digest, tap.process, part] for tap, part in outputs],
-            [description.image_size, description.normalization, self.precision, keras().backend.backend()],
+            [description.image_size, description.normalization, self.precision],
+            [self.runtime, keras().backend.backend()],
         ]
         with _lock:
             return cached(
@@ -250,13 +253,15 @@ class Backbone(NetworkLoader):
         self, outputs: Sequence[tuple[Tap, str]], layers: list[str], description: Description
     ) -> FrozenNetwork:
         graph = self._load(layers, description.top)[1]
-        tapped = with_policy(self._tapped(graph, layers), PRECISIONS[self.precision])
+        policy = "float32" if self.runtime == "openvino" else PRECISIONS[self.precision]
+        tapped = with_policy(self._tapped(graph, layers), policy)
         output_poolings = [(layers.index(tap.layer), part, tap.n_prefix) for tap, part in outputs]
         return compile_frozen(
             tapped,
             normalizer(description.normalization),
             lambda ys: [pool(ys[i], *pooling) for i, *pooling in output_poolings],
             self.precision,
+            self.runtime,
         )
 
     def load_shared(self, description: Description) -> tuple[Any, dict[str, str]]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from tlfeatures._network_options import RUNTIMES
+from tlfeatures._params import check_parameter
 from tlfeatures._torch import is_module
+from tlfeatures.errors import InvalidParameterError
 from tlfeatures.networks._backbone import Backbone
 from tlfeatures.networks._hub_backbone import HubBackbone
 from tlfeatures.networks._presets import is_preset
@@ -20,6 +23,7 @@ def open_backbone(
     image_size: int | tuple[int, int] | None = None,
     normalization: Any = "auto",
     precision: str = "float32",
+    runtime: str | None = None,
 ) -> Backbone | TorchBackbone:
     """Return the frozen network of a name, file, preset, ``keras.Model`` or ``torch.nn.Module``; see `Backbone`."""
     kind: Any = Backbone
@@ -27,4 +31,22 @@ def open_backbone(
         kind = TorchBackbone
     elif is_preset(model) and not is_network_name(model):
         kind = HubBackbone
-    return kind(model, weights, image_size, normalization, precision)
+    backbone = kind(model, weights, image_size, normalization, precision)
+    if runtime is not None:
+        _check_runtime(runtime, model, precision)
+        backbone.runtime = runtime
+    return backbone
+
+
+def _check_runtime(runtime: str, model: Any, precision: str) -> None:
+    """Raise an error if the network cannot run in OpenVINO."""
+    check_parameter("runtime", runtime, RUNTIMES)
+    if is_module(model):
+        raise InvalidParameterError(
+            f"`runtime` must be None for a torch.nn.Module, which PyTorch runs; got {runtime!r}.", "runtime"
+        )
+    if precision not in ("float32", "bfloat16"):
+        raise InvalidParameterError(
+            f"`precision` must be 'float32' or 'bfloat16' with runtime={runtime!r}; got {precision!r}.",
+            "precision",
+        )

@@ -37,6 +37,7 @@ class TorchBackbone:
 
     spec = None  # not in the table of networks
     path = None
+    runtime = None
 
     def __init__(
         self,

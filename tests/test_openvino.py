@@ -1,0 +1,174 @@
+"""Networks in OpenVINO: the same embeddings as in Keras's backend, recipes, and messages."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tlfeatures import CNNFeatures, EmbeddingStore
+from tlfeatures.errors import MissingDependencyError
+
+X = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype="u1")
+TINY = {"model": "tiny", "image_size": 32, "batch_size": 4}
+LAYERS = ["block2_pw_relu", "block6_pw_relu", "block10_pw_relu"]
+
+
+def difference(a, b):
+    return np.abs(a - b).max() / np.abs(b).max()
+
+
+def supports_bfloat16():
+    flags = Path("/proc/cpuinfo")
+    return flags.is_file() and "avx512_bf16" in flags.read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def openvino():
+    pytest.importorskip("openvino")
+
+
+@pytest.fixture(scope="module")
+def expected(openvino):
+    return {
+        pooling: CNNFeatures(**TINY, layer=LAYERS, pooling=pooling, cache=None).fit_transform(X)
+        for pooling in ("avgmax", "gem", "flatten")
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pooling", ["avgmax", "gem", "flatten"])
+def test_layers_and_poolings_equal_those_of_tensorflow(expected, pooling):
+    cnn = CNNFeatures(**TINY, layer=LAYERS, pooling=pooling, cache=None, runtime="openvino")
+    assert difference(cnn.fit_transform(X), expected[pooling]) < 1e-4
+    assert difference(cnn.transform(X[:2]), expected[pooling][:2]) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*random weights")
+@pytest.mark.parametrize("model", ["efficientnet_b0", "convnext_tiny", "vgg16", "mobilenet_v3_small"])
+def test_networks_with_other_operations_equal_those_of_tensorflow(openvino, model):
+    network = {"model": model, "weights": None, "image_size": 64, "batch_size": 5, "cache": None}
+    expected = CNNFeatures(**network).fit_transform(X)
+    assert difference(CNNFeatures(**network, runtime="openvino").fit_transform(X), expected) < 1e-4
+
+
+@pytest.mark.slow
+def test_a_model_with_a_lambda_equals_tensorflow(openvino):
+    import keras
+
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            layers.Rescaling(1 / 255),
+            layers.Conv2D(8, 3, activation="gelu", name="conv"),
+            layers.Lambda(lambda x: x * 2 + 1, name="last"),
+        ]
+    )
+    options = {"layer": ["conv", "last"], "cache": None}
+    expected = CNNFeatures(model, **options).fit_transform(X)
+    assert difference(CNNFeatures(model, **options, runtime="openvino").fit_transform(X), expected) < 1e-4
+
+
+@pytest.mark.slow
+def test_float32_rows_are_shared_with_tensorflow(openvino, tmp_path):
+    store = EmbeddingStore(tmp_path)
+    computed = CNNFeatures(**TINY, cache=store, runtime="openvino").fit(X)
+    features = computed.transform(X)
+    plain = CNNFeatures(**TINY, cache=store)
+    assert np.array_equal(plain.fit_transform(X), features)  # read from the store, bit by bit
+    assert plain.recipes_ == computed.recipes_
+    computed.set_params(runtime=None).transform(X)  # no RecipeMismatchError
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not supports_bfloat16(), reason="the processor has no instructions for bfloat16")
+def test_bfloat16_rows_have_their_own_recipe(expected, tmp_path):
+    store = EmbeddingStore(tmp_path)
+    fast = CNNFeatures(**TINY, cache=store, precision="bfloat16", runtime="openvino")
+    features = fast.fit_transform(X)
+    exact = CNNFeatures(**TINY, cache=None).fit_transform(X)
+    assert 1e-6 < difference(features, exact) < 0.05
+    plain = CNNFeatures(**TINY, cache=store, precision="bfloat16").fit(X)
+    assert {**plain.recipes_[0], "runtime": "openvino"} == fast.recipes_[0]
+    assert not np.array_equal(plain.transform(X), features)
+
+
+@pytest.mark.slow
+def test_another_process_gives_the_same_rows_and_no_telemetry_starts(openvino, tmp_path):
+    cnn = CNNFeatures(**TINY, cache=None, runtime="openvino")
+    np.save(tmp_path / "X.npy", X)
+    code = f"""
+import sys
+import numpy as np
+from tlfeatures import CNNFeatures
+X = np.load({str(tmp_path / "X.npy")!r})
+Y = CNNFeatures(**{TINY!r}, cache=None, runtime="openvino").fit_transform(X)
+np.save({str(tmp_path / "Y.npy")!r}, Y)
+assert not [name for name in sys.modules if name.startswith("openvino_telemetry")]
+"""
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {**os.environ, "HOME": str(home)}
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=250, env=environment)
+    assert not (home / "intel").exists()
+    assert difference(np.load(tmp_path / "Y.npy"), cnn.fit_transform(X)) < 1e-5
+
+
+def test_a_missing_package_names_the_install_command(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    cnn = CNNFeatures(**TINY, cache=tmp_path, runtime="openvino").fit(X)
+    with pytest.raises(
+        MissingDependencyError, match=r"pip install 'tlfeatures\[openvino\]'.*Leave out `runtime`"
+    ):
+        cnn.transform(X)
+    CNNFeatures(**TINY, cache=tmp_path).fit_transform(X)
+    cnn.transform(X)  # read from the store
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"runtime": "onnx"}, "`runtime` must be None or 'openvino'; got 'onnx'"),
+        (
+            {"runtime": "openvino", "precision": "float16"},
+            "or 'bfloat16' with runtime='openvino'; got 'float16'",
+        ),
+        ({"runtime": "openvino", "precision": "tf32"}, "got 'tf32'"),
+    ],
+)
+def test_invalid_parameters(options, message):
+    with pytest.raises(ValueError, match=message):
+        CNNFeatures(**TINY, cache=None, **options).fit(X)
+
+
+@pytest.mark.slow
+def test_pytorch_modules_are_refused():
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
+    cnn = CNNFeatures(module, normalization=((0, 0, 0), (1, 1, 1)), cache=None, runtime="openvino")
+    with pytest.raises(ValueError, match=r"`runtime` must be None for a torch.nn.Module"):
+        cnn.fit(X)
+
+
+@pytest.mark.slow
+def test_other_backends_are_refused(openvino):
+    pytest.importorskip("jax")
+    code = f"""
+import numpy as np
+from tlfeatures import CNNFeatures
+try:
+    CNNFeatures(**{TINY!r}, cache=None, runtime="openvino").fit_transform(np.zeros((2, 32, 32, 3), "u1"))
+except ValueError as error:
+    print(error)
+"""
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=250, env=environment
+    )
+    assert "runtime='openvino' needs the TensorFlow backend of Keras; got 'jax'" in run.stdout
