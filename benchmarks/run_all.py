@@ -25,6 +25,8 @@ BENCHMARKS = {
     "gridsearch": ["gridsearch.py"],
     "select": ["select.py", "--part", "speed"],
     "select_regret": ["select.py", "--part", "regret"],
+    "selection_size": ["selection_size.py"],
+    "selection_regret": ["selection_size.py", "--regret"],
     "finetune_times": ["finetune.py", "--part", "times"],
     "finetune_steps": ["finetune.py", "--part", "steps"],
     "finetune_signs": ["finetune.py", "--part", "signs", "--full"],

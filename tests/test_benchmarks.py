@@ -56,6 +56,8 @@ FIGURES = {
         "parquet_extra_mb",
     },
     "select": {"naive_by_warm", "warm_by_ready", "images_per_network", "digits_regret_points"},
+    "selection_size": {"seconds", "cpu_seconds", "peak_memory_gb", "best_score"},
+    "selection_regret": {"digits_regret_points", "digits_worst_regret_points"},
     "serve": {"throughput_ratio", "median_ms", "percentile_99_ms", "lost", "wrong", "growth_mb"},
     "store": {"gather_rows_per_s", "large_cold_open_s"},
     "suggest": {"digits_labels_ratio", "digits_worst_difference", "digits_uncertain_labels_ratio"},
@@ -67,6 +69,7 @@ FIGURES = {
     "tiny": {"digits_avgmax_5fold", "random_digits_avgmax_5fold"},
 }
 OPTIONS = {
+    "selection_regret": [str(BENCHMARKS / "selection_size.py"), "--regret"],
     "store_rows": [str(BENCHMARKS / "store.py"), "--rows", "40960"],
     "store_batches": [str(BENCHMARKS / "store.py"), "--batches"],
 }

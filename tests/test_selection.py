@@ -59,7 +59,7 @@ from tlfeatures.heads import head_grid, list_heads, make_head
 from tlfeatures.images import Decoder, Images
 from tlfeatures.selection import _layer_costs, _runner
 from tlfeatures.selection._candidates import EmbeddingGrid, plan_passes
-from tlfeatures.selection._fits import evaluate, predict_folds
+from tlfeatures.selection._fits import evaluate, predict_fold
 from tlfeatures.selection._fold_data import FoldData
 from tlfeatures.selection._head_grids import Head, make_head_grids
 from tlfeatures.selection._metadata_routing import Metadata
@@ -293,7 +293,8 @@ def test_folds_without_a_class_keep_its_column(head, classes):
     rare, rest = np.flatnonzero(y == 1), np.flatnonzero(y != 1)
     folds = [(rest[::2], rest[1::2]), (np.r_[rare[::2], rest[1::2]], np.r_[rare[1::2], rest[::2]])]
     estimator = Head(head, "classification", ({},))
-    for (train, test), part in zip(folds, predict_folds(X, y, folds, estimator), strict=True):
+    for train, test in folds:
+        part = predict_fold(X, y, (train, test), estimator)
         assert part.rows is test
         values = part.probabilities if head == "logreg" else part.decision_values
         assert values.shape == (len(test), classes)

@@ -7,21 +7,25 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold, cross_val_score
+from sklearn.pipeline import Pipeline
 
-from tlfeatures import EmbeddingStore, FeatureSearchCV, select
+from tlfeatures import CNNFeatures, EmbeddingStore, FeatureSearchCV, select
 from tlfeatures.cli import main
-from tlfeatures.errors import InvalidParameterError
+from tlfeatures.errors import ImageReadError, InvalidParameterError
 from tlfeatures.evaluation import make_folds
 from tlfeatures.heads import _named, blas_threads, head_grid, make_head
 from tlfeatures.images import Images
+from tlfeatures.model_files import load, save
 from tlfeatures.report import write_report
-from tlfeatures.selection import _fold_data, _head_grids
+from tlfeatures.selection import _fold_data, _head_grids, _matrices
 from tlfeatures.selection._candidates import EmbeddingGrid, plan_passes
 from tlfeatures.selection._fits import evaluate
 from tlfeatures.selection._halving import make_subsets
 from tlfeatures.selection._head_grids import make_head_grids
+from tlfeatures.selection._progress import ProgressSteps
 
 LAYERS = ["block3_pw_relu", "block7_add", "block10_pw_relu"]
 GRID = {"models": "tiny", "image_sizes": [32], "layers": LAYERS, "poolings": "avg", "resize": "stretch"}
@@ -63,8 +67,8 @@ def exhaustive(store, data):
     return FeatureSearchCV(**OPTIONS | {"search": "exhaustive"}, cache=store).fit(*data)
 
 
-def split_scores(search):
-    return np.stack([search.cv_results_[f"split{i}_test_score"] for i in range(3)], axis=1)
+def split_scores(search, folds=3):
+    return np.stack([search.cv_results_[f"split{i}_test_score"] for i in range(folds)], axis=1)
 
 
 def test_candidates_are_eliminated_on_growing_subsets(halved):
@@ -245,6 +249,51 @@ def test_support_vector_machines_for_many_images_are_plain_scikit_learn(monkeypa
     np.testing.assert_array_equal(cross_val_score(plain, features, y, cv=search.folds_), search.fold_scores_)
     expected = plain.fit(features, y).decision_function(features)
     np.testing.assert_allclose(search.best_estimator_[1:].decision_function(features), expected, rtol=1e-4)
+
+
+def test_pipelines_for_many_images_can_be_saved(store, data, tmp_path):
+    X, y = data
+    features = select(
+        X, y, **GRID | {"layers": LAYERS[:1], "heads": ["ridge"], "cv": 3}, cache=store
+    ).embeddings()
+    head = make_head("svm", n_images=6001).set_params(nystroem__n_components=20).fit(features, y)
+    cnn = CNNFeatures("tiny", layer=LAYERS[0], image_size=32, cache=store).fit(X)
+    save(Pipeline([("cnn", cnn), ("head", head)]), tmp_path / "model.tlf")
+    loaded = load(tmp_path / "model.tlf")
+    np.testing.assert_allclose(loaded[-1].decision_function(features), head.decision_function(features))
+
+
+# -- embeddings beyond the memory ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """Write twelve image files of two classes, of which the fourth and the ninth are not images."""
+    rng, paths = np.random.default_rng(0), [tmp_path / f"{i}.png" for i in range(12)]
+    for i, path in enumerate(paths):
+        Image.fromarray(rng.integers(0, 120 + 80 * (i % 2), (16, 16, 3), dtype=np.uint8)).save(path)
+    for i in (3, 8):
+        paths[i].write_bytes(b"not an image")
+    return list(map(str, paths)), np.arange(12) % 2
+
+
+def test_large_passes_are_run_on_parts_of_the_images(monkeypatch, store, broken):
+    X, y = broken
+    options = GRID | {"heads": ["ridge"], "cv": 2, "on_error": "nan", "learning_curve": False}
+    expected = FeatureSearchCV(**options, cache=None).fit(X, y)
+    width = sum(embedding.width for embedding, _, _ in expected.candidates_)
+    monkeypatch.setattr(_matrices, "_MAX_BYTES_IN_MEMORY", 8 * width * 5)
+    steps = []
+    monkeypatch.setattr(ProgressSteps, "advance", lambda self, *args: steps.append(args))
+    search = FeatureSearchCV(**options, cache=store).fit(X, y)
+    assert search.unreadable_ == expected.unreadable_ and sorted(search.unreadable_) == [3, 8]
+    np.testing.assert_array_equal(search.rows_, expected.rows_)
+    np.testing.assert_array_equal(split_scores(search, 2), split_scores(expected, 2))
+    np.testing.assert_array_equal(search.embeddings(), expected.embeddings())
+    assert search.timings_["computed"][0] == 10 and search.timings_["images"][0] == 12
+    assert [done for done, total in filter(None, steps) if total] == [5, 5, 2]
+    with pytest.raises(ImageReadError, match="2 of 12 images"):
+        FeatureSearchCV(**options | {"on_error": "raise"}, cache=store).fit(X, y)
 
 
 # -- the report and the command line ------------------------------------------------------------------

@@ -23,7 +23,7 @@ from tlfeatures.selection._head_grids import Head
 from tlfeatures.selection._metadata_routing import Metadata, fit_estimator
 from tlfeatures.selection._ridge_path import fit_ridge_path
 
-__all__ = ["FoldPredictions", "Scores", "check_scorer", "evaluate", "predict_folds"]
+__all__ = ["FoldPredictions", "Scores", "check_scorer", "evaluate", "predict_fold"]
 
 _NO_METADATA = Metadata()
 # An SVC has a decision value for each pair of classes. Above this number of classes they are not kept.
@@ -133,26 +133,21 @@ def evaluate(
     return results
 
 
-def predict_folds(
-    X: np.ndarray,
-    y: np.ndarray,
-    folds: Sequence[Fold],
-    head: Head,
-    metadata: Metadata = _NO_METADATA,
-) -> Iterator[FoldPredictions]:
-    """Predict the test rows of each fold with a head that has one point."""
+def predict_fold(
+    X: np.ndarray, y: np.ndarray, fold: Fold, head: Head, metadata: Metadata = _NO_METADATA
+) -> FoldPredictions:
+    """Predict the test rows of a fold with a head that has one point."""
     classes = np.unique(y)
-    for pair in folds:
-        for _, model, rows, _ in _fit_points(FoldData(X, y, pair, head, metadata), head):
-            methods = [getattr(model, name, None) for name in ("predict_proba", "decision_function")]
-            if isinstance(model, SVC) and len(model.classes_) > _MAX_DECISION_CLASSES:
-                methods[1] = None
-            probabilities, decisions = (None if method is None else method(rows) for method in methods)
-            if head.task == "classification" and len(model.classes_) < len(classes):
-                columns = np.searchsorted(classes, model.classes_)
-                probabilities = _insert_classes(probabilities, columns, len(classes), 0.0)
-                decisions = _insert_classes(decisions, columns, len(classes), np.nan)
-            yield FoldPredictions(pair[1], model.predict(rows), probabilities, decisions)
+    ((_, model, rows, _),) = _fit_points(FoldData(X, y, fold, head, metadata), head)
+    methods = [getattr(model, name, None) for name in ("predict_proba", "decision_function")]
+    if isinstance(model, SVC) and len(model.classes_) > _MAX_DECISION_CLASSES:
+        methods[1] = None
+    probabilities, decisions = (None if method is None else method(rows) for method in methods)
+    if head.task == "classification" and len(model.classes_) < len(classes):
+        columns = np.searchsorted(classes, model.classes_)
+        probabilities = _insert_classes(probabilities, columns, len(classes), 0.0)
+        decisions = _insert_classes(decisions, columns, len(classes), np.nan)
+    return FoldPredictions(fold[1], model.predict(rows), probabilities, decisions)
 
 
 def check_scorer(scorer: Any, name: str, heads: Sequence[Head], y: np.ndarray) -> None:

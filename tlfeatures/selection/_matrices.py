@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tlfeatures.errors import LowContrastImagesWarning, UnreadableImagesWarning
-from tlfeatures.extract import FeatureSpec, extract
+from tlfeatures.errors import ImageReadError, LowContrastImagesWarning, UnreadableImagesWarning
+from tlfeatures.extract import Extracted, FeatureSpec, extract
 from tlfeatures.fingerprints import recipe_digest
 from tlfeatures.images import Images
 from tlfeatures.selection._candidates import Embedding, Pass
@@ -20,7 +20,7 @@ from tlfeatures.store import EmbeddingStore
 
 __all__ = ["EmbeddingMatrices"]
 
-_MAX_BYTES_IN_MEMORY = 2 << 30  # beyond that, rows are read from the store when needed
+_MAX_BYTES_IN_MEMORY = 1 << 29  # beyond that, rows are read from the store when needed
 
 
 class EmbeddingMatrices:
@@ -69,27 +69,41 @@ class EmbeddingMatrices:
     def _run(self, planned: Pass, steps: ProgressSteps) -> None:
         start = time.perf_counter()
         steps.begin(str(planned))
-        extracted = extract(
-            self._images, planned.plan, store=self._store, on_batch=steps.advance, **self._options
-        )
-        self.keys = extracted.keys
-        self.errors |= extracted.errors
-        self.low_contrast |= extracted.low_contrast
-        n_bytes = sum(block.nbytes for block in self._in_memory.values())
-        keep = self._store is None or n_bytes + extracted.features.nbytes <= _MAX_BYTES_IN_MEMORY
-        for column, positions in zip(planned.plan.columns, planned.plan.slices, strict=True):
+        n, plan = len(self._images), planned.plan
+        free = _MAX_BYTES_IN_MEMORY - sum(block.nbytes for block in self._in_memory.values())
+        keep = self._store is None or 4 * n * plan.width <= free
+        rows_per_part = n if keep else max(1, _MAX_BYTES_IN_MEMORY // (8 * plan.width))
+        keys, computed = [], 0
+        for first in range(0, n, rows_per_part):
+            rows = np.arange(first, min(n, first + rows_per_part))
+            extracted = self._extract(rows, plan, steps, computed + n - 1 - rows[-1])
+            keys.append(extracted.keys)
+            computed += extracted.computed
+            self.errors |= {first + row: reason for row, reason in extracted.errors.items()}
+            self.low_contrast |= {first + row: reason for row, reason in extracted.low_contrast.items()}
+        self.keys = np.concatenate(keys)
+        for column, positions in zip(plan.columns, plan.slices, strict=True):
             digest = recipe_digest(column.recipe)
-            self._plans[digest] = planned.plan
+            self._plans[digest] = plan
             if keep:
                 self._in_memory[digest] = extracted.features[:, positions]
-        self.timings.append(
-            {
-                "step": f"network: {planned}",
-                "images": len(self._images),
-                "computed": extracted.computed,
-                "seconds": time.perf_counter() - start,
-            }
-        )
+        seconds = time.perf_counter() - start
+        step = {"step": f"network: {planned}", "images": n, "computed": computed, "seconds": seconds}
+        self.timings.append(step)
+
+    def _extract(self, rows: np.ndarray, plan: FeatureSpec, steps: ProgressSteps, others: int) -> Extracted:
+        """Extract the embeddings of some rows; the progress counts ``others`` too, as images of other parts."""
+        complete = len(rows) == len(self._images)
+        images = self._images if complete else self._images.take(rows)
+        options: dict[str, Any] = {"store": self._store, **self._options}
+        try:
+            return extract(
+                images, plan, on_batch=lambda done, total: steps.advance(done, total + others), **options
+            )
+        except ImageReadError:
+            if complete:
+                raise
+            return extract(self._images, plan, **options)  # raises an error that counts all unreadable images
 
     def load(self, embedding: Embedding, rows: np.ndarray) -> np.ndarray:
         """Load some rows of one embedding, float32 of shape (len(rows), d)."""

@@ -28,7 +28,7 @@ from tlfeatures.selection._cv_results import (
     get_parameters,
     make_cv_results,
 )
-from tlfeatures.selection._fits import predict_folds
+from tlfeatures.selection._fits import predict_fold
 from tlfeatures.selection._grouped_score import score_grouped
 from tlfeatures.selection._halving import (
     Subset,
@@ -274,8 +274,18 @@ class SearchRunner:
         self._predict_out_of_fold(X, head.at(point))
         curve = LearningCurve(np.empty(0, int), np.empty((0, len(self.folds))))
         if self.search.learning_curve:
+            full_scores = self.attributes["fold_scores_"] if self.subsets else None
             curve = learning_curve(
-                X, data.y, self.folds, head, point, self.scorer, data.seed, data.groups, data.metadata
+                X,
+                data.y,
+                self.folds,
+                head,
+                point,
+                self.scorer,
+                data.seed,
+                data.groups,
+                data.metadata,
+                full_scores,
             )
         cost = np.array([e.relative_cost if len(e.layers) == 1 else np.nan for e, _, _ in self.candidates])
         last, early = cost == 1, cost < 1
@@ -296,7 +306,8 @@ class SearchRunner:
 
     def _predict_out_of_fold(self, X: np.ndarray, head: Head) -> None:
         y, task = self.data.y, self.data.task
-        out = collect_out_of_fold(predict_folds(X, y, self.folds, head, self.data.metadata), y, task)
+        tasks = ((X, y, fold, head, self.data.metadata) for fold in self.folds)
+        out = collect_out_of_fold(self.run_parallel(predict_fold, tasks), y, task)
         self.attributes["oof_"] = pandas.DataFrame(
             {
                 "row": self.rows[out.rows],

@@ -32,11 +32,12 @@ def learning_curve(
     seed: int,
     groups: np.ndarray | None = None,
     metadata: Metadata | None = None,
+    full_scores: np.ndarray | None = None,
 ) -> LearningCurve:
     """Score one head, fitted on 1/16, 1/8, 1/4, 1/2 and all of each fold's training rows.
 
     Subsets are stratified by class, or consist of complete groups. A subset that lacks a class or has fewer
-    than ten rows is skipped.
+    than ten rows is skipped. ``full_scores`` are the scores of all training rows, shape (folds,), if they are known.
     """
     head = head.at(point)
     min_rows = max(10, head.points[0].get("n_neighbors", 0))
@@ -59,7 +60,10 @@ def learning_curve(
             # with few images per class, scikit-learn mistakes the classes for regression targets
             warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
             with contextlib.suppress(ValueError):  # a subset may be too small for the score
-                scores.append(evaluate(X, y, pairs, [head], scorer, metadata or Metadata())[0].test[0])
+                if fraction == 1 and full_scores is not None:
+                    scores.append(full_scores)
+                else:
+                    scores.append(evaluate(X, y, pairs, [head], scorer, metadata or Metadata())[0].test[0])
                 sizes.append(round(np.mean([len(rows) for rows in subsets])))
     return LearningCurve(np.array(sizes, int), np.array(scores).reshape(len(sizes), len(folds)))
 
