@@ -67,7 +67,7 @@ class HubBackbone(Backbone):
         return spec or _presets.PRESETS.get(self.preset) or self._read_loaded_spec()
 
     def _read_loaded_spec(self) -> PresetSpec:
-        graph = self._load(None)[1]
+        graph: Any = self._load(None)[1]
         height = graph.model.inputs[0].shape[1] or graph.size[0]
         n_blocks = sum(name.startswith("block_") for name in graph.taps) if graph.n_prefix is not None else 0
         return PresetSpec(self.preset, n_blocks, image_size=height, taps=graph.standard)
@@ -113,7 +113,7 @@ class HubBackbone(Backbone):
     def _identify(self, layer: str, tapped: Any) -> tuple[str, str | None]:
         return model_digest(tapped), code_identity(tapped)
 
-    def _loaded_size(self, graph: HubGraph) -> tuple[int, int]:
+    def _loaded_size(self, graph: Any) -> tuple[int, int]:
         return graph.size
 
     def _own_normalization(self, graph: Graph) -> Any:
