@@ -296,6 +296,18 @@ def test_the_script_predicts_as_the_model_does(tmp_path):
     assert "python model.py IMAGE" in usage.stderr
 
 
+@pytest.mark.parametrize("name", ["logreg", "ridge"])
+def test_openvino_predicts_the_same(name, tmp_path):
+    openvino = pytest.importorskip("openvino")
+    head = make_head(name)
+    model = fit(head if name == "logreg" else CalibratedHead(head), THREE)
+    path = export_onnx(model, tmp_path / "model.onnx").path
+    config = {"INFERENCE_PRECISION_HINT": "f32"}  # by default bfloat16 on processors that have it
+    outputs = openvino.compile_model(path, "CPU", config)(X)
+    np.testing.assert_array_equal(outputs["label"], model.predict(X))
+    np.testing.assert_allclose(outputs["probabilities"], model.predict_proba(X), atol=1e-4)
+
+
 def test_the_export_changes_nothing_in_the_model_and_in_numpy(tmp_path):
     import keras
 

@@ -60,7 +60,7 @@ def make_graph(name: str, width: int) -> Any:
     onnx = import_package("onnx")
     value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", width])
     graph = onnx.helper.make_graph([], "head", [value], [])
-    return onnx.helper.make_model(graph, opset_imports=_make_opsets())
+    return onnx.helper.make_model(graph, opset_imports=_make_opsets(), ir_version=_IR_VERSION)
 
 
 def join_graphs(network: Any, head: Any, image_size: Sequence[int]) -> Any:

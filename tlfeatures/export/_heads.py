@@ -1,4 +1,4 @@
-"""Conversion of heads: scalers and linear models, support vector machines and others by skl2onnx."""
+"""Conversion of heads: linear models to standard operators of ONNX, support vector machines and others by skl2onnx."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from typing import Any
 
 import numpy as np
 from sklearn.compose import TransformedTargetRegressor
+from sklearn.linear_model import (
+    LinearRegression,
+    LogisticRegression,
+    Ridge,
+    RidgeClassifier,
+    RidgeClassifierCV,
+    RidgeCV,
+)
 from sklearn.neighbors import (
     KNeighborsClassifier,
     KNeighborsRegressor,
@@ -32,6 +40,15 @@ _NEIGHBORS = (
     KNeighborsRegressor,
     RadiusNeighborsClassifier,
     RadiusNeighborsRegressor,
+)
+_LINEAR = (
+    LinearRegression,
+    LinearSVC,
+    LogisticRegression,
+    Ridge,
+    RidgeClassifier,
+    RidgeClassifierCV,
+    RidgeCV,
 )
 
 __all__ = ["WORKING_HEADS", "HeadParts", "convert_finetuned_head", "convert_head", "split_head"]
@@ -147,8 +164,12 @@ def convert_head(head: Any, width: int) -> Any:
         If skl2onnx cannot convert it.
     """
     parts = split_head(head)
-    editor = GraphEditor(_convert_estimator(parts, width))
-    outputs = [output.name for output in editor.model.graph.output]
+    if _is_linear(parts):
+        editor = GraphEditor(make_graph("embedding", width))
+        outputs = _add_linear(editor, parts)
+    else:
+        editor = GraphEditor(_convert_estimator(parts, width))
+        outputs = [output.name for output in editor.model.graph.output]
     if not hasattr(parts.estimator, "classes_"):
         _add_prediction(editor, outputs[0], parts.mean, parts.scale)
         return editor.model
@@ -171,12 +192,49 @@ def convert_finetuned_head(finetuned: FineTunedModel, width: int) -> Any:
     if finetuned.classes is None:
         _add_prediction(editor, "embedding", finetuned.mean, finetuned.scale)
         return editor.model
-    classes = np.array(finetuned.classes.tolist())  # an array of objects becomes one of strings or numbers
-    names = classes.astype(object) if classes.dtype.kind == "U" else classes.astype(np.int64)
+    classes = np.array(finetuned.classes.tolist())
     scores = editor.apply("Softmax", "embedding", axis=1)
-    label = editor.apply("Gather", editor.constant(names), editor.apply("ArgMax", scores, axis=1, keepdims=0))
-    _set_class_outputs(editor, label, "probabilities", scores, classes)
+    _set_class_outputs(editor, _add_label(editor, scores, classes), "probabilities", scores, classes)
     return editor.model
+
+
+def _is_linear(parts: HeadParts) -> bool:
+    """Return whether a head consists of scalers and a linear model with one of the two usual probabilities."""
+    if not all(type(step) is StandardScaler for step in parts.transformers):
+        return False
+    is_one_vs_rest = getattr(parts.estimator, "solver", None) == "liblinear" or (
+        getattr(parts.estimator, "multi_class", None) == "ovr"
+    )
+    return isinstance(parts.estimator, _LINEAR) and (not is_one_vs_rest or len(parts.estimator.classes_) == 2)
+
+
+def _add_linear(editor: GraphEditor, parts: HeadParts) -> list[str]:
+    """Add scalers and a linear model, in operators that every runtime has; return label and scores, or the value."""
+    values, estimator = "embedding", parts.estimator
+    for scaler in parts.transformers:
+        if scaler.with_mean:
+            values = editor.apply("Sub", values, editor.constant(scaler.mean_.astype(np.float32)))
+        if scaler.with_std:
+            values = editor.apply("Div", values, editor.constant(scaler.scale_.astype(np.float32)))
+    weights = np.atleast_2d(estimator.coef_).T.astype(np.float32)
+    bias = np.broadcast_to(np.asarray(estimator.intercept_, np.float32), weights.shape[1:])
+    values = editor.apply("Gemm", values, editor.constant(weights), editor.constant(bias))
+    if not hasattr(estimator, "classes_"):
+        return [values]
+    if len(estimator.classes_) == 2:
+        values = editor.apply("Concat", editor.apply("Neg", values), values, axis=1)
+    label = _add_label(editor, values, np.array(estimator.classes_.tolist()))
+    if _returns_probabilities(parts):
+        if len(estimator.classes_) == 2:  # the logistic function of the decision value
+            values = editor.apply("Mul", values, editor.constant(np.float32(0.5)))
+        values = editor.apply("Softmax", values, axis=1)
+    return [label, values]
+
+
+def _add_label(editor: GraphEditor, scores: str, classes: np.ndarray) -> str:
+    """Add the class with the largest score."""
+    names = classes.astype(object) if classes.dtype.kind == "U" else classes.astype(np.int64)
+    return editor.apply("Gather", editor.constant(names), editor.apply("ArgMax", scores, axis=1, keepdims=0))
 
 
 def _add_prediction(editor: GraphEditor, value: str, mean: float, scale: float) -> None:
