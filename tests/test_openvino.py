@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tlfeatures import CNNFeatures, EmbeddingStore
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from tlfeatures import CNNFeatures, EmbeddingStore, load, save
 from tlfeatures.errors import MissingDependencyError
 
 X = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype="u1")
@@ -55,6 +58,29 @@ def test_networks_with_other_operations_equal_those_of_tensorflow(openvino, mode
     network = {"model": model, "weights": None, "image_size": 64, "batch_size": 5, "cache": None}
     expected = CNNFeatures(**network).fit_transform(X)
     assert difference(CNNFeatures(**network, runtime="openvino").fit_transform(X), expected) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dinov2", "siglip"])
+def test_vision_transformers_equal_tensorflow(openvino, name, tmp_path):
+    pytest.importorskip("keras_hub")
+    from tests.hub_helpers import MEAN, STD, make_preset
+
+    options = {"layer": ["block_2", "norm"], "normalization": (MEAN, STD), "cache": None}
+    path = make_preset(name, tmp_path / name)
+    expected = CNNFeatures(path, **options).fit_transform(X)
+    assert difference(CNNFeatures(path, **options, runtime="openvino").fit_transform(X), expected) < 1e-4
+
+
+@pytest.mark.slow
+def test_a_saved_model_keeps_the_runtime(openvino, tmp_path):
+    y = np.array(["a", "b", "a", "b", "b"])
+    cnn = CNNFeatures(**TINY, cache=None, runtime="openvino")
+    pipe = make_pipeline(cnn, LogisticRegression()).fit(X, y)
+    save(pipe, tmp_path / "model.tlf")
+    loaded = load(tmp_path / "model.tlf")
+    assert loaded[0].runtime == "openvino"
+    np.testing.assert_allclose(loaded.predict_proba(X), pipe.predict_proba(X), atol=1e-6)
 
 
 @pytest.mark.slow
