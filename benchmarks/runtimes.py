@@ -17,9 +17,9 @@ openvino_int8   quantized by nncf.quantize, calibrated on 64 other images
 All batches are uint8 pixels of 224x224 in main memory, and normalization and average pooling are part of the network.
 Each side of each network runs in its own process, which computes only when it is its turn: the sides alternate, and
 ratios are medians over the rounds. Cosines are between embeddings and those of `default`. The settings of TensorFlow
-are measured on MobileNet 0.75 and ResNet50 only; --full measures all sides on all networks, which takes about 20
-minutes. --one-core gives ratios that other programs on the same machine disturb less. MobileNet 0.75 has its ImageNet
-weights if they are on this machine, all others random weights.
+are measured on MobileNet 0.75 only; --full measures all sides on all networks, which takes about 20 minutes. --one-core
+gives ratios that other programs on the same machine disturb less. MobileNet 0.75 has its ImageNet weights if they are
+on this machine, all others random weights.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ RUNTIMES = {
     "openvino_bf16": ("openvino",),
     "openvino_int8": ("openvino", "nncf"),
 }
-SETTINGS_NETWORKS = ("mobilenet_0.75", "resnet50")
+EXPORTED = ("onnxruntime", "openvino", "openvino_bf16", "openvino_int8")
+SETTINGS_NETWORKS = ("mobilenet_0.75",)
 COMPARED = 32  # number of images whose embeddings are compared
 FLOAT32 = ("batch_8", "batch_128", "one_thread", "inter_1", "no_onednn", "xla", "onnxruntime", "openvino")
 
@@ -78,15 +79,15 @@ def specify(network: str, precision: str, size: int):
     return FeatureSpec.make(Backbone(network, weights, size, "auto", precision), None, "avg")
 
 
-def load_tensorflow(side: str, network: str, size: int, folder: Path):
+def load_tensorflow(side: str, network: str, size: int, exported: list[str], folder: Path):
     """Load the network in TensorFlow; "default" also writes it for the other runtimes."""
     spec = specify(network, "bfloat16" if side == "bfloat16" else "float32", size)
     if side == "graph_bf16":
         import tensorflow as tf
 
         tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": True})
-    if side == "default":
-        export(spec, folder)
+    if exported:
+        export(spec, exported, folder)
     if side == "xla":
         import tensorflow as tf
 
@@ -99,18 +100,18 @@ def load_tensorflow(side: str, network: str, size: int, folder: Path):
     return lambda batch: run(batch)[0]
 
 
-def export(spec, folder: Path) -> None:
-    """Write the network in ONNX format and in OpenVINO's, as far as the packages are installed."""
+def export(spec, exported: list[str], folder: Path) -> None:
+    """Write the network for the sides that need a file of it."""
     import tensorflow as tf
 
     from tlfeatures.finetune._keras_models import make_embedding_model
 
     model = make_embedding_model(spec)
-    if not missing("onnxruntime"):
+    if "onnxruntime" in exported:
         from tlfeatures._keras.onnx_export import convert_to_onnx
 
         (folder / "network.onnx").write_bytes(convert_to_onnx(model, 17))
-    if not missing("openvino"):
+    if any(side.startswith("openvino") for side in exported):
         import openvino
 
         call = tf.function(lambda x: model(tf.cast(x, tf.float32), training=False), autograph=False)
@@ -153,7 +154,14 @@ def load_openvino(side: str, folder: Path, calibration: np.ndarray, one_core: bo
 
 
 def serve_side(
-    side: str, network: str, size: int, batch: int, seconds: float, one_core: bool, folder: Path
+    side: str,
+    network: str,
+    size: int,
+    batch: int,
+    seconds: float,
+    one_core: bool,
+    exported: list[str],
+    folder: Path,
 ) -> None:
     """Load one side, write its embeddings, and measure images per second whenever the main process asks."""
     sys.modules["openvino_telemetry"] = None  # neither files in the home folder nor usage data
@@ -164,7 +172,7 @@ def serve_side(
     elif side.startswith("openvino"):
         run = load_openvino(side, folder, calibration, one_core)
     else:
-        run = load_tensorflow(side, network, size, folder)
+        run = load_tensorflow(side, network, size, exported, folder)
     batch = min(BATCHES.get(side, batch), len(pixels))
     batches = [pixels[i : i + batch] for i in range(0, len(pixels), batch)]
     compared = batches[: -(-COMPARED // batch)]
@@ -195,6 +203,7 @@ def measure(network: str, sides: list[str], rounds: int, folder: Path, **options
     for side in sides:
         progress(f"{network}: loading {side}")
         child_options = {"side": side, "network": network, "folder": str(folder), **options}
+        child_options["exported"] = [name for name in EXPORTED if name in sides] if side == "default" else []
         environment = {**(ONE_CORE if options["one_core"] else {}), **ENVIRONMENTS.get(side, {})}
         workers[side] = Worker(__file__, child_options, environment, folder / f"{side}.txt")
     readings = interleaved({side: worker.measure for side, worker in workers.items()}, rounds)
@@ -268,9 +277,9 @@ def main() -> None:
             folder.mkdir()
             np.save(folder / "pixels.npy", pixels)
             settings = SETTINGS if args.full or network in SETTINGS_NETWORKS else ()
-            if args.quick:
-                settings = SETTINGS[:1]
             sides = ["default", *(args.sides or (*settings, *runtimes))]
+            if args.quick:
+                sides = ["default", "batch_8", *(side for side in runtimes if side == "openvino")]
             options = {"size": size, "batch": batch, "seconds": seconds, "one_core": args.one_core}
             figures |= measure(network, sides, rounds, folder, **options)
     targets = {

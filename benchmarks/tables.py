@@ -231,11 +231,8 @@ TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
         ],
     ),
     "runtime_settings": (
-        ["TensorFlow", "MobileNet 0.75", "ResNet50"],
-        [
-            [title, *(_runtime_cell(network, side) for network in ("mobilenet_0.75", "resnet50"))]
-            for side, title in RUNTIME_SETTINGS.items()
-        ],
+        ["TensorFlow", "MobileNet 0.75"],
+        [[title, _runtime_cell("mobilenet_0.75", side)] for side, title in RUNTIME_SETTINGS.items()],
     ),
     "suggest": (
         [

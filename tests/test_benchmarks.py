@@ -45,7 +45,7 @@ FIGURES = {
         "vgg19_float32_of_bare",
         "vgg19_float32_cosine",
     },
-    "runtimes": {"mobilenet_0.75_batch_8_ratio", "mobilenet_0.75_bfloat16_cosine_mean"},
+    "runtimes": {"mobilenet_0.75_batch_8_ratio", "mobilenet_0.75_batch_8_cosine_mean"},
     "ledger": {"resume_s", "memory_mb", "append_images_per_s"},
     "processes": {"disjoint_2_times_one", "same_2_times_one"},
     "memory": {

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
