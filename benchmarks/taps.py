@@ -47,7 +47,7 @@ def main() -> None:
     parser = arguments(__doc__, "taps")
     parser.add_argument("--hub", action="store_true", help="measure a vision transformer of KerasHub")
     args = parser.parse_args()
-    n, rounds = (64, 1) if args.quick else (128, 5) if args.hub else (768, 9)
+    n, rounds = (64, 1) if args.quick else (64, 3) if args.hub else (768, 9)
     layers = [f"block_{i}" for i in range(1, 13)] if args.hub else LAYERS
     with tempfile.TemporaryDirectory() as folder:
         size = 64 if args.quick else 224
