@@ -101,12 +101,14 @@ def write_embeddings(
     return images, y
 
 
-def measure_search(n: int, n_classes: int, jobs: int, folder: str, weights: str) -> dict[str, float]:
+def measure_search(
+    n: int, n_classes: int, jobs: int, layers: list[str], folder: str, weights: str
+) -> dict[str, float]:
     """Measure a search with the default parameters over stored synthetic embeddings."""
     grid = {
         "models": "mobilenet_0.75",
         "weights": weights,
-        "layers": LAYERS,
+        "layers": layers,
         "image_sizes": [64],
         "resize": "stretch",
     }
@@ -199,8 +201,8 @@ def main() -> None:
                 figures |= measure_regret(name, *sets[name](), weights, folder, draws)
                 targets[f"{name}_regret_points"] = ("<=", 0.5)
         else:
-            n = 2500 if args.quick else args.images
-            figures |= measure_search(n, args.classes, args.jobs, folder, weights)
+            n, layers = (2500, LAYERS[1::6]) if args.quick else (args.images, LAYERS)
+            figures |= measure_search(n, args.classes, args.jobs, layers, folder, weights)
     name = "selection_regret" if args.regret else "selection_size"
     report(name, args, figures, targets, weights=os.path.basename(weights), jobs=args.jobs)
 
