@@ -12,6 +12,7 @@ from tests.hub_helpers import N_PREFIX, SIZE, compute_layers, make_preset
 from tests.networks import make_images, relative_difference, run
 from tlfeatures import CNNFeatures, list_layers
 from tlfeatures.errors import InvalidParameterError, UnknownNameError, WeightsError
+from tlfeatures.networks import preset_resizing
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("keras_hub", reason='needs keras-hub: pip install "tlfeatures[hub]"')
@@ -167,3 +168,21 @@ def test_errors(presets, tmp_path):
         4,
         12,
     )
+
+
+def test_resizing_is_that_of_the_image_converter(presets, tmp_path):
+    import keras_hub
+
+    expected = {
+        "vit": ({}, "crop", "bilinear"),
+        "pad": ({"crop_to_aspect_ratio": False, "pad_to_aspect_ratio": True}, "pad", "bilinear"),
+        "area": ({"crop_to_aspect_ratio": False, "interpolation": "area"}, "stretch", "box"),
+    }
+    for name, (settings, resize, interpolation) in expected.items():
+        folder = shutil.copytree(presets["vit"], tmp_path / name)
+        converter = keras_hub.layers.ViTImageConverter(image_size=(SIZE, SIZE), **settings)
+        converter.save_to_preset(str(folder))
+        assert preset_resizing(folder) == {"resize": resize, "interpolation": interpolation}
+    os.remove(tmp_path / "vit" / "image_converter.json")
+    for model in (tmp_path / "vit", "mobilenet"):
+        assert preset_resizing(model) == {"resize": "stretch", "interpolation": "bilinear"}

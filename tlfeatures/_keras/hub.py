@@ -14,9 +14,12 @@ from tlfeatures._keras import check_fork, keras, untouched_random_state
 from tlfeatures.errors import InvalidParameterError, MissingDependencyError, WeightsError
 
 __all__ = [
-    "ImageNetwork", "keras_hub", "load_backbone", "open_preset", "read_normalization", "with_correct_shape",
+    "ImageNetwork", "keras_hub", "load_backbone", "open_preset", "read_normalization", "read_resizing",
+    "with_correct_shape",
 ]  # fmt: skip
 
+_INTERPOLATIONS = {"lanczos3": "lanczos", "lanczos5": "lanczos", "area": "box"}  # Keras's names -> Pillow's
+_OFFLINE = {"LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionError", "ConnectError", "Timeout"}
 _RESIZABLE = ("DINOV2Backbone",)  # KerasHub interpolates their position embeddings
 
 
@@ -114,7 +117,7 @@ def load_backbone(hub: ModuleType, preset: str, **settings: Any) -> Any:
         return hub.models.Backbone.from_preset(preset, dtype="float32", **settings)
     except Exception as error:  # of KerasHub, of the hubs and of the network, of many kinds
         raise WeightsError(
-            f"Cannot load the preset {preset!r}: {' '.join(str(error).split())[:300]}. Expected a folder saved by "
+            f"Cannot load the preset {preset!r}: {_describe(error)}. Expected a folder saved by "
             "save_to_preset, or a machine that can download the preset. Without a network, copy the folder of the "
             "preset from another machine and pass its path."
         ) from error
@@ -231,14 +234,55 @@ def _siglip_shape(layer: Any, input_shape: Any) -> tuple[int | None, ...]:
     return input_shape[0], layer.num_positions, layer.hidden_dim
 
 
-# --- normalization ---------------------------------------------------------------------------------
+# --- image converters --------------------------------------------------------------------------------
 
 
 def _load_converter(hub: ModuleType, preset: str) -> Any:
+    """Return the image converter of a preset; None if it has none."""
     try:
         return hub.layers.ImageConverter.from_preset(preset)
-    except (FileNotFoundError, ValueError):
+    except Exception as error:  # of KerasHub and of the hubs, of many kinds
+        is_absent = isinstance(error, FileNotFoundError) or "Unable to find a subclass" in str(error)
+        if is_absent and not _is_offline(error):
+            return None
+        raise WeightsError(
+            f"Cannot read the image converter of the preset {preset!r}: {_describe(error)}. Expected a file "
+            "image_converter.json saved by converter.save_to_preset(folder), or a machine that can download it."
+        ) from error
+
+
+def _is_offline(error: BaseException | None) -> bool:
+    """Whether an error, or one of its causes, is that a hub could not be reached."""
+    while error is not None:
+        if any(cls.__name__ in _OFFLINE for cls in type(error).__mro__):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _describe(error: Exception) -> str:
+    """Return the message of an error in one line, and whether a hub could not be reached."""
+    reason = "the hub could not be reached: " if _is_offline(error) else ""
+    return reason + " ".join(str(error).split())[:300]
+
+
+def read_resizing(preset: str) -> dict[str, str] | None:
+    """Read from the image converter of a preset how it resizes images; None if the preset has none.
+
+    Returns
+    -------
+    dict
+        ``resize``, "crop", "pad" or "stretch", and ``interpolation``, a name of Pillow's methods.
+    """
+    with untouched_random_state():
+        converter = _load_converter(keras_hub(), preset)
+    if converter is None:
         return None
+    resize = "crop" if converter.crop_to_aspect_ratio else "pad" if converter.pad_to_aspect_ratio else "stretch"
+    return {
+        "resize": resize,
+        "interpolation": _INTERPOLATIONS.get(converter.interpolation, converter.interpolation),
+    }
 
 
 def read_normalization(preset: str) -> list[list[float]]:

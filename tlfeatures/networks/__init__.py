@@ -13,7 +13,7 @@ from tlfeatures.networks._open import open_backbone
 from tlfeatures.networks._pooling import pool, pooling_parts, pooling_width
 from tlfeatures.networks._presets import PRESETS, PresetSpec, find_folder
 from tlfeatures.networks._registry import NETWORKS, NetworkSpec, find_licence, find_network
-from tlfeatures.networks._texts import embed_texts
+from tlfeatures.networks._texts import embed_texts, preset_resizing
 from tlfeatures.networks._torch_backbone import TorchBackbone
 from tlfeatures.networks._weights import find_weights
 
@@ -22,7 +22,7 @@ __all__ = [
     "copy_operation", "embed_texts", "find_autocasts", "find_licence", "find_network", "find_weights",
     "full_config", "imagenet_classes", "layer_table", "list_layers", "list_models", "model_digest",
     "network_table", "open_backbone", "pool",
-    "pooling_parts", "pooling_width", "walk",
+    "pooling_parts", "pooling_width", "preset_resizing", "walk",
 ]  # fmt: skip
 
 

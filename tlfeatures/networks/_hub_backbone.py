@@ -12,7 +12,7 @@ from typing import Any
 from tlfeatures._files import file_stamp
 from tlfeatures._keras import keras
 from tlfeatures._keras.hub import open_preset, read_normalization
-from tlfeatures.errors import InvalidParameterError
+from tlfeatures.errors import InvalidParameterError, WeightsError
 from tlfeatures.networks import _presets
 from tlfeatures.networks._backbone import Backbone, network_lock
 from tlfeatures.networks._digests import code_identity, model_digest
@@ -43,8 +43,13 @@ class HubBackbone(Backbone):
     has_own_weights = True
 
     def _set_model(self, model: Any) -> None:
-        spec = _presets.find_preset(model) if isinstance(model, str) else None
-        self.preset = spec.name if spec else os.fspath(model)
+        self.preset = _presets.canonical_name(model)
+        if os.path.isabs(self.preset) and not os.path.isdir(self.preset):
+            raise WeightsError(
+                f"`model` names a folder that does not exist: {os.fspath(model)!r}, which is {self.preset!r}. Expected "
+                "the folder of a preset saved by save_to_preset, a .keras file, a handle such as 'hf://user/network', "
+                "or a name that `tlfeatures models` lists."
+            )
 
     def _check_weights(self, weights: Any) -> Any:
         if weights != "imagenet":
@@ -92,7 +97,9 @@ class HubBackbone(Backbone):
         return cached_graph(identity, lambda: self._open(variant))
 
     def _open(self, variant: Variant) -> HubGraph:
-        network = open_preset(str(variant.file or self.preset), self.image_size)
+        network = _presets.read_preset(
+            self.preset, lambda source: open_preset(source, self.image_size), "config.json"
+        )
         graph = Graph.of(network.model, canonical=False)
         names = {layer.name: name for name, layer in network.layers.items()}
         return HubGraph(
@@ -117,7 +124,7 @@ class HubBackbone(Backbone):
         return graph.size
 
     def _own_normalization(self, graph: Graph) -> Any:
-        return read_normalization(str(_presets.find_folder(self.preset) or self.preset))
+        return _presets.read_preset(self.preset, read_normalization, "image_converter.json")
 
     def _recipe_name(self) -> str:
         return "keras_hub"  # the digest identifies the network, so that a name and a folder share rows

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PRESETS", "PresetSpec", "find_folder", "is_preset", "plain_name", "read_spec"]
+from tlfeatures.errors import WeightsError
+
+__all__ = [
+    "PRESETS", "PresetSpec", "canonical_name", "find_folder", "find_preset", "is_preset", "list_files", "plain_name",
+    "read_preset", "read_spec",
+]  # fmt: skip
 
 _SCHEMES = ("hf://", "kaggle://")
 
@@ -156,25 +161,80 @@ def find_preset(name: str) -> PresetSpec | None:
 
 
 def is_preset(model: Any) -> bool:
-    """Whether ``model`` is the name of a preset, a handle, or a folder; networks of the same name have priority."""
+    """Whether ``model`` is the name of a preset, a handle, or a folder; networks of the same name have priority.
+
+    A path that does not exist is a folder too, unless it ends with ".keras".
+    """
     if isinstance(model, os.PathLike):
-        return os.path.isdir(model)
+        path = os.fspath(model)
+        return os.path.isdir(path) or not (os.path.exists(path) or path.endswith(".keras"))
     if not isinstance(model, str):
         return False
-    return model.startswith(_SCHEMES) or find_preset(model) is not None or os.path.isdir(model)
+    if model.startswith(_SCHEMES) or find_preset(model) is not None or os.path.isdir(model):
+        return True
+    return _is_path(model) and not model.endswith(".keras")
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith("~") or any(separator in name for separator in (os.sep, os.altsep) if separator)
+
+
+def canonical_name(model: str | os.PathLike[str]) -> str:
+    """Return the name in the table of presets, the handle, or the absolute path of a folder.
+
+    Only folders have absolute paths, so that KerasHub cannot take a folder for one of its names.
+
+    >>> canonical_name("DINOv2-small")
+    'dinov2_small'
+    """
+    if isinstance(model, str):
+        if model.startswith(_SCHEMES):
+            return model
+        if (spec := find_preset(model)) is not None:
+            return spec.name
+    return os.path.abspath(os.path.expanduser(model))
 
 
 # --- folders ---------------------------------------------------------------------------------------
 
 
+def read_preset(preset: str, read: Callable[[str], Any], file: str) -> Any:
+    """Return ``read(preset)``; if the preset cannot be downloaded, read its folder in the cache.
+
+    KerasHub downloads each file of a preset when it is first read, so the folder in the cache may lack some.
+
+    Parameters
+    ----------
+    preset : str
+        Canonical name.
+    read : callable
+        Function of a name, handle or folder.
+    file : str
+        File in the folder that ``read`` needs.
+
+    Raises
+    ------
+    WeightsError
+        When ``read`` raises it, and the file is not in the cache.
+    """
+    try:
+        return read(preset)
+    except WeightsError:
+        folder = None if os.path.isabs(preset) else find_folder(preset)
+        if folder is None or not (folder / file).is_file():
+            raise
+    return read(str(folder))
+
+
 def find_folder(preset: str) -> Path | None:
     """Return the folder of a preset on this machine: itself, or in the cache of Kaggle or Hugging Face.
 
-    None if it is absent or not complete.
+    None if it is absent, or has no configuration or no weights. A folder in the cache may lack the image converter or
+    the tokenizer. ``preset`` is a canonical name.
     """
-    if os.path.isdir(preset):
-        return Path(preset)
-    handle = preset if preset.startswith(_SCHEMES) else PRESETS[preset].handle
+    if os.path.isabs(preset):
+        return Path(preset) if os.path.isdir(preset) else None
+    handle = PRESETS[preset].handle if preset in PRESETS else preset
     folder = _kaggle_folder(handle) if handle.startswith("kaggle://") else _hugging_face_folder(handle)
     if folder is None or not list_files(folder):
         return None

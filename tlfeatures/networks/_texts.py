@@ -1,9 +1,8 @@
-"""Embeddings of texts, by the networks that embed images and texts in one space."""
+"""Embeddings of texts by the networks that embed images and texts in one space, and how their images are resized."""
 
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +11,9 @@ import numpy as np
 from tlfeatures._files import file_stamp
 from tlfeatures.errors import InvalidParameterError
 from tlfeatures.networks import _presets
+from tlfeatures.networks._registry import is_network_name
 
-__all__ = ["embed_texts"]
+__all__ = ["embed_texts", "preset_resizing"]
 
 
 def embed_texts(model: Any, texts: Sequence[str]) -> tuple[np.ndarray, float, str]:
@@ -43,13 +43,12 @@ def embed_texts(model: Any, texts: Sequence[str]) -> tuple[np.ndarray, float, st
         When the preset cannot be loaded.
     """
     result = None
-    if _presets.is_preset(model):
-        spec = _presets.find_preset(model) if isinstance(model, str) else None
-        preset = spec.name if spec else os.fspath(model)
+    if _presets.is_preset(model) and not is_network_name(model):
+        preset = _presets.canonical_name(model)
         folder = _presets.find_folder(preset)
-        files = _presets.list_files(folder) if folder else []
-        stamps = tuple((file.name, *file_stamp(file)) for file in files)
-        result = _embed(str(folder or preset), stamps, tuple(texts))
+        files = sorted(file for file in folder.rglob("*") if file.is_file()) if folder else []
+        stamps = tuple((str(file), *file_stamp(file)) for file in files)
+        result = _embed(preset, stamps, tuple(texts))
     if result is None:
         raise InvalidParameterError(
             f"`model` must be a network with a text encoder, such as 'clip_vit_base_patch32' or "
@@ -65,4 +64,32 @@ def _embed(
 ) -> tuple[np.ndarray, float, str] | None:
     from tlfeatures._keras.hub_texts import embed_texts as embed
 
-    return embed(preset, texts)
+    return _presets.read_preset(preset, lambda source: embed(source, texts), "tokenizer.json")
+
+
+def preset_resizing(model: Any) -> dict[str, str]:
+    """Return how the images of a network were resized in its training.
+
+    Parameters
+    ----------
+    model : str, path, keras.Model or torch.nn.Module
+
+    Returns
+    -------
+    dict
+        The parameters ``resize`` and ``interpolation`` of `CNNFeatures`: those of the image converter of a preset of
+        KerasHub, and "stretch" and "bilinear" for other networks and for presets without an image converter.
+
+    Raises
+    ------
+    MissingDependencyError
+        When KerasHub is not installed.
+    WeightsError
+        When the image converter cannot be read.
+    """
+    resizing = None
+    if _presets.is_preset(model) and not is_network_name(model):
+        from tlfeatures._keras.hub import read_resizing
+
+        resizing = _presets.read_preset(_presets.canonical_name(model), read_resizing, "image_converter.json")
+    return resizing or {"resize": "stretch", "interpolation": "bilinear"}
