@@ -278,7 +278,9 @@ def read_resizing(preset: str) -> dict[str, str] | None:
         converter = _load_converter(keras_hub(), preset)
     if converter is None:
         return None
-    resize = "crop" if converter.crop_to_aspect_ratio else "pad" if converter.pad_to_aspect_ratio else "stretch"
+    resize = (
+        "crop" if converter.crop_to_aspect_ratio else "pad" if converter.pad_to_aspect_ratio else "stretch"
+    )
     return {
         "resize": resize,
         "interpolation": _INTERPOLATIONS.get(converter.interpolation, converter.interpolation),
