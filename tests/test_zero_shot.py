@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+import pickle
+import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import cross_val_score
 
 from tlfeatures import CNNFeatures, EmbeddingStore, ZeroShotClassifier
 from tlfeatures.errors import ImageReadError, InvalidParameterError, MissingDependencyError, WeightsError
-from tlfeatures.networks import Backbone
+from tlfeatures.networks import Backbone, preset_resizing
 
 CLASSES = ["cat", "dog", "horse"]
 TEXTS = [f"a photo of a {name}." for name in CLASSES]
@@ -36,8 +39,9 @@ def make_clip():
         vocabulary_size=len(vocabulary), embedding_dim=16, max_sequence_length=32, **sizes
     )
     converter = hub.layers.CLIPImageConverter(
-        image_size=(SIDE, SIDE), scale=[1 / 68, 1 / 66, 1 / 70], offset=[-1.7, -1.6, -1.4]
-    )
+        image_size=(SIDE, SIDE), scale=[1 / 68, 1 / 66, 1 / 70], offset=[-1.7, -1.6, -1.4], interpolation="bicubic",
+        antialias=True, crop_to_aspect_ratio=True,
+    )  # fmt: skip
     network = hub.models.CLIPBackbone(image_encoder, text_encoder, projection_dim=12)
     return network, hub.models.CLIPPreprocessor(tokenizer, converter, sequence_length=32)
 
@@ -58,7 +62,9 @@ def make_siglip():
     text_encoder = hub.models.SigLIPTextEncoder(
         vocabulary_size=tokenizer.vocabulary_size(), embedding_dim=16, max_sequence_length=16, **sizes
     )
-    converter = hub.layers.SigLIPImageConverter(image_size=(SIDE, SIDE), scale=1 / 127.5, offset=-1.0)
+    converter = hub.layers.SigLIPImageConverter(
+        image_size=(SIDE, SIDE), scale=1 / 127.5, offset=-1.0, antialias=True, crop_to_aspect_ratio=False
+    )
     network = hub.models.SigLIPBackbone(image_encoder, text_encoder)
     return network, hub.models.SigLIPPreprocessor(tokenizer, converter, sequence_length=16)
 
@@ -142,7 +148,7 @@ def test_other_classes_use_the_stored_embeddings(preset, images, tmp_path, netwo
     clf = ZeroShotClassifier(folder, classes=["river", "cat"], template="a {}", cache=store)
     assert set(clf.predict(images)) <= {"river", "cat"}
     layer = "projection" if "clip" in folder else "head"
-    CNNFeatures(folder, layer=layer, cache=store).fit_transform(images)
+    CNNFeatures(folder, layer=layer, **preset_resizing(folder), cache=store).fit_transform(images)
     assert not network_calls
 
 
@@ -164,8 +170,6 @@ def test_labels_and_names(preset, images):
 
 @pytest.mark.slow
 def test_unreadable_images(preset, tmp_path, images):
-    from PIL import Image
-
     folder, _ = preset
     paths = [str(tmp_path / "good.png"), str(tmp_path / "bad.png")]
     Image.fromarray(images[0]).save(paths[0])
@@ -192,6 +196,50 @@ def test_a_preset_without_tokenizer_raises_an_error(tmp_path):
         ZeroShotClassifier(tmp_path, classes=CLASSES).fit()
 
 
+@pytest.mark.slow
+def test_texts_that_the_network_cannot_tell_apart_raise_an_error(preset):
+    folder, _ = preset
+    long = "cat " * 40
+    with pytest.raises(ValueError, match=r"reads \d+ tokens, and this text has more: 'a photo of a cat cat"):
+        ZeroShotClassifier(folder, classes=[f"{long}dog", f"{long}horse"]).fit()
+    with pytest.raises(ValueError, match="reads the same text for 'cat' and another class"):
+        ZeroShotClassifier(folder, classes=["Cat", "cat"]).fit()
+
+
+@pytest.mark.slow
+def test_changed_parameters_and_presets_are_noticed(preset, images, tmp_path):
+    folder, compute = preset
+    clf = ZeroShotClassifier(folder, classes=CLASSES, cache=None).fit()
+    clf.set_params(classes=["river", "cat"], template="the {} of a cat")
+    expected = compute(images, ["the cat of a cat", "the river of a cat"])
+    np.testing.assert_allclose(clf.predict_proba(images), expected, atol=1e-4)
+    assert clf.classes_.tolist() == CLASSES  # until the next fit
+    other = shutil.copytree(folder, tmp_path / "other")
+    fitted = pickle.loads(pickle.dumps(clf.set_params(model=other).fit()))
+    np.testing.assert_allclose(fitted.predict_proba(images), expected, atol=1e-4)
+    network, _ = make_clip() if "clip" in folder else make_siglip()
+    network.save_to_preset(str(other))
+    changed = ZeroShotClassifier(other, classes=["river", "cat"], template="the {} of a cat", cache=None)
+    np.testing.assert_allclose(fitted.predict_proba(images), changed.predict_proba(images), atol=1e-6)
+    assert not np.allclose(changed.predict_proba(images), expected, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_images_are_resized_as_in_training(preset):
+    folder, compute = preset
+    rng = np.random.default_rng(1)
+    small = [Image.fromarray(rng.integers(0, 256, (4, 6, 3), "u1")) for _ in range(3)]
+    images = np.stack(
+        [np.asarray(image.resize((3 * SIDE, 2 * SIDE), Image.Resampling.BICUBIC)) for image in small]
+    )
+    clf = ZeroShotClassifier(folder, classes=CLASSES, cache=None)
+    # a crop of the center, or a stretched image, is resized by Pillow here and by Keras there
+    np.testing.assert_allclose(clf.predict_proba(images), compute(images, TEXTS), atol=0.05)
+    other = "stretch" if "clip" in folder else "crop"
+    clf.set_params(resize=other)
+    assert np.abs(clf.predict_proba(images) - compute(images, TEXTS)).max() > 0.05
+
+
 @pytest.mark.parametrize("model", ["mobilenet", "tiny", 7])
 def test_networks_without_a_text_encoder_raise_an_error(model):
     with pytest.raises(InvalidParameterError, match=r"`model` must be") as error:
@@ -205,7 +253,9 @@ def test_networks_without_a_text_encoder_raise_an_error(model):
         ({"classes": ["cat"]}, r"`classes` must be .*two or more different names.*got \['cat'\]"),
         ({"classes": ["cat", "cat"]}, "`classes` must be"),
         ({"classes": ["cat", ""]}, "`classes` must be"),
-        ({"classes": {0: "cat"}}, "a mapping from two or more labels to names"),
+        ({"classes": {0: "cat"}}, "a mapping from two or more labels, all texts or all numbers, to names"),
+        ({"classes": {0: "cat", "b": "dog"}}, "all texts or all numbers"),
+        ({"classes": {0: "cat", None: "dog"}}, "all texts or all numbers"),
         ({"template": "a photo"}, r"`template` must be a text in which \{\} stands once"),
         ({"template": []}, "`template` must be"),
     ],
@@ -219,10 +269,20 @@ def test_classes_are_needed():
     clf = ZeroShotClassifier()
     with pytest.raises(NotFittedError, match="has no classes yet"):
         clf.predict(make_images(1, SIDE))
-    with pytest.raises(ValueError, match=r"`fit` got 0 classes and `classes` is None"):
+    with pytest.raises(ValueError, match=r"`classes` is None and y has 0 classes: \[\]"):
         clf.fit()
-    with pytest.raises(ValueError, match="`fit` got 1 classes"):
+    with pytest.raises(ValueError, match=r"y has 1 classes: \['cat'\]"):
         clf.fit(None, ["cat", "cat"])
+    with pytest.raises(ValueError, match=r"y has 2 classes: \[0, 1\].*for labels that are numbers"):
+        clf.fit(None, [0, 1, 0])
+    with pytest.raises(ValueError, match="y contains missing labels"):
+        clf.fit(None, np.array(["cat", None, "dog"], object))
+
+
+def test_the_label_of_unreadable_images_is_no_class():
+    clf = ZeroShotClassifier(classes=["cat", "unreadable"], on_error="nan")
+    with pytest.raises(ValueError, match="`classes` contains 'unreadable'"):
+        clf.fit()
 
 
 def test_clones_and_tags():

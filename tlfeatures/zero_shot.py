@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
+from numbers import Real
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -12,10 +13,11 @@ from sklearn.base import ClassifierMixin, clone
 from sklearn.exceptions import NotFittedError
 
 from tlfeatures._image_estimator import ImageEstimator
-from tlfeatures._inputs import as_labels
+from tlfeatures._image_options import IMAGE_CONSTRAINTS
+from tlfeatures._inputs import as_labels, is_missing
 from tlfeatures._params import Constraint, check_parameters
 from tlfeatures.features import CNNFeatures, embed
-from tlfeatures.networks import embed_texts
+from tlfeatures.networks import embed_texts, identify_texts, preset_resizing
 
 __all__ = ["ZeroShotClassifier"]
 
@@ -41,11 +43,14 @@ class ZeroShotClassifier(ClassifierMixin, ImageEstimator):
         such a preset of KerasHub.
     classes : sequence of str, or mapping, optional
         Names of two classes or more, or a mapping from the label of each class to its name, for labels that do not
-        describe the images: ``{0: "a dog", 1: "a cat"}``. By default, `fit` takes the labels of ``y`` as names.
+        describe the images: ``{0: "dog", 1: "cat"}``. Labels are all texts or all numbers. By default, `fit` takes the
+        labels of ``y``, which must then be texts, as names.
     template : str or sequence of str, default="a photo of a {}."
         Text in which ``{}`` stands for the name of the class. The embeddings of several templates are averaged, which
         often raises the accuracy by a few points [1]_.
-    weights, image_size, resize, interpolation, decode, max_value, window, normalization, precision
+    resize, interpolation : str, default="auto"
+        As in :class:`~tlfeatures.CNNFeatures`; "auto" is how the images of the network's training were resized.
+    weights, image_size, decode, max_value, window, normalization, precision
         As in :class:`~tlfeatures.CNNFeatures`.
     batch_size, cache, n_jobs, verbose
         As in :class:`~tlfeatures.CNNFeatures`.
@@ -97,19 +102,23 @@ class ZeroShotClassifier(ClassifierMixin, ImageEstimator):
 
     model: Any = "clip_vit_base_patch32"
     _: KW_ONLY
+    resize: Literal["auto", "stretch", "crop", "pad"] = "auto"
+    interpolation: str = "auto"
     classes: Sequence[str] | Mapping[Any, str] | None = None
     template: str | Sequence[str] = "a photo of a {}."
     on_error: Literal["raise", "nan"] = "raise"
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **ImageEstimator._parameter_constraints,
+        "resize": ["auto", *IMAGE_CONSTRAINTS["resize"]],
+        "interpolation": ["auto", *IMAGE_CONSTRAINTS["interpolation"]],
         "classes": [
             None,
-            Constraint("a sequence of two or more different names", lambda value: _are_classes(value)),
+            Constraint("a sequence of two or more different names", lambda value: _are_names(value)),
             Constraint(
-                "a mapping from two or more labels to names",
+                "a mapping from two or more labels, all texts or all numbers, to names",
                 lambda value: (
-                    isinstance(value, Mapping) and len(value) > 1 and _are_texts(list(value.values()))
+                    isinstance(value, Mapping) and _are_labels(list(value)) and _are_texts(value.values())
                 ),
             ),
         ],
@@ -141,36 +150,61 @@ class ZeroShotClassifier(ClassifierMixin, ImageEstimator):
         Raises
         ------
         ValueError
-            If there is one class only, or a label is not in ``classes``.
+            If there is one class only, a label is not in ``classes``, a description is longer than the network can
+            read, or two classes have the same description.
         """
         check_parameters(self)
-        names = self._name_classes(y)
-        templates = [self.template] if isinstance(self.template, str) else list(self.template)
-        texts = [template.replace("{}", name) for name in names.values() for template in templates]
-        embeddings, self.logit_scale_, self._layer = embed_texts(self.model, texts)
-        means = _normalize(_normalize(embeddings).reshape(len(names), len(templates), -1).mean(axis=1))
-        self.classes_ = np.array(list(names))
-        self.text_embeddings_ = means
-        return self
+        return self._embed_classes(self._name_classes(y))
 
     def _name_classes(self, y: Any) -> dict[Any, str]:
         """Return the names of the classes by their labels, in sorted order."""
-        labels = [] if y is None else np.unique(as_labels(y)).tolist()
+        labels = [] if y is None else list(dict.fromkeys(np.asarray(as_labels(y)).tolist()))
+        if any(map(is_missing, labels)):
+            raise ValueError("y contains missing labels; expected a class for each image.")
         if self.classes is None:
-            if len(labels) < 2:
+            if len(labels) < 2 or not _are_texts(labels):
                 raise ValueError(
-                    f"`fit` got {len(labels)} classes and `classes` is None; expected two classes or more. Pass "
-                    "classes=['cat', 'dog'], or labels as y."
+                    f"`classes` is None and y has {len(labels)} classes: {labels[:5]}. Expected the names of two "
+                    "classes or more. Pass classes=['cat', 'dog'], or classes={0: 'cat', 1: 'dog'} for labels that are "
+                    "numbers."
                 )
-            return {label: str(label) for label in labels}
-        classes = self.classes
-        names = dict(classes) if isinstance(classes, Mapping) else {name: name for name in classes}
+            return {label: label for label in sorted(labels)}
+        names = (
+            dict(self.classes) if isinstance(self.classes, Mapping) else {name: name for name in self.classes}
+        )
         if unknown := [label for label in labels if label not in names]:
             raise ValueError(
                 f"y has labels that are not in `classes`: {', '.join(map(repr, unknown[:5]))}. Add them, or pass a "
-                f"mapping from each label to a name, such as classes={{{unknown[0]!r}: 'a cat', ...}}."
+                f"mapping from each label to a name, such as classes={{{unknown[0]!r}: 'cat', ...}}."
             )
-        return {label: names[label] for label in np.unique(list(names)).tolist()}
+        if self.on_error == "nan" and _UNREADABLE in names:
+            raise ValueError(
+                f"`classes` contains {_UNREADABLE!r}, which with on_error='nan' is the prediction for unreadable "
+                "images. Pass on_error='raise', or a mapping from another label."
+            )
+        return {label: names[label] for label in sorted(names)}
+
+    def _embed_classes(self, names: dict[Any, str]) -> ZeroShotClassifier:
+        texts, n_templates = self._describe_classes(names)
+        embeddings, self.logit_scale_, self._layer = embed_texts(self.model, texts)
+        self._resizing = preset_resizing(self.model)
+        self._make_cnn()._make_spec()  # raises errors of the parameters
+        means = _normalize(embeddings).reshape(len(names), n_templates, -1).mean(axis=1)
+        for i, name in enumerate(names.values()):
+            if (means[:i] == means[i]).all(axis=1).any():
+                raise ValueError(
+                    f"The network reads the same text for {name!r} and another class: {texts[i * n_templates]!r}. "
+                    "Expected names that differ in more than capitals and punctuation."
+                )
+        self._names, self.classes_ = names, np.array(list(names))
+        self.text_embeddings_ = _normalize(means)
+        self._texts = identify_texts(self.model, texts)
+        return self
+
+    def _describe_classes(self, names: dict[Any, str]) -> tuple[list[str], int]:
+        """Return the text of each class in each template, and the number of templates."""
+        templates = [self.template] if isinstance(self.template, str) else list(self.template)
+        return [text.replace("{}", name) for name in names.values() for text in templates], len(templates)
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict the most similar class of each image.
@@ -206,21 +240,32 @@ class ZeroShotClassifier(ClassifierMixin, ImageEstimator):
             In the order of ``classes_``. Rows of NaN for unreadable images when ``on_error="nan"``.
         """
         fitted = self._fitted()
-        parameters = self.get_params(deep=False)
-        del parameters["classes"], parameters["template"]
-        cnn = CNNFeatures(layer=fitted._layer, **parameters)
-        features = embed(cnn.fit(X), X).features
+        features = embed(fitted._make_cnn().fit(X), X).features
         return softmax(fitted.logit_scale_ * (_normalize(features) @ fitted.text_embeddings_.T), axis=1)
 
+    def _make_cnn(self) -> CNNFeatures:
+        """Make the transformer whose embeddings are compared with those of texts."""
+        parameters = self.get_params(deep=False)
+        del parameters["classes"], parameters["template"]
+        for name, value in self._resizing.items():
+            if parameters[name] == "auto":
+                parameters[name] = value
+        return CNNFeatures(layer=self._layer, **parameters)
+
     def _fitted(self) -> ZeroShotClassifier:
-        """Return the fitted estimator: this one, or a copy that is fitted to ``classes``."""
-        if hasattr(self, "text_embeddings_"):
-            return self
-        if self.classes is None:
+        """Return the fitted estimator: this one, or a copy if the classes, templates or network have changed."""
+        check_parameters(self)
+        if self.classes is None and not hasattr(self, "_names"):
             raise NotFittedError(
                 "This ZeroShotClassifier has no classes yet. Pass classes=['cat', 'dog'], or call `fit` with labels."
             )
-        return clone(self).fit()
+        names = self._names if self.classes is None else self._name_classes(None)
+        texts, _ = self._describe_classes(names)
+        if getattr(self, "_texts", None) == identify_texts(self.model, texts) and list(self._names) == list(
+            names
+        ):
+            return self
+        return clone(self)._embed_classes(names)
 
     def __sklearn_is_fitted__(self) -> bool:
         return self.classes is not None or hasattr(self, "text_embeddings_")
@@ -231,13 +276,18 @@ class ZeroShotClassifier(ClassifierMixin, ImageEstimator):
         return tags
 
 
-def _are_texts(values: Sequence[Any]) -> bool:
+def _are_texts(values: Iterable[Any]) -> bool:
     return all(isinstance(value, str) and value.strip() for value in values)
 
 
-def _are_classes(value: Any) -> bool:
+def _are_names(value: Any) -> bool:
     names = list(value) if isinstance(value, (list, tuple, np.ndarray)) else []
     return len(names) > 1 and _are_texts(names) and len(set(names)) == len(names)
+
+
+def _are_labels(labels: list[Any]) -> bool:
+    are_numbers = all(isinstance(label, Real) and not is_missing(label) for label in labels)
+    return len(labels) > 1 and (are_numbers or all(isinstance(label, str) for label in labels))
 
 
 def _normalize(rows: np.ndarray) -> np.ndarray:

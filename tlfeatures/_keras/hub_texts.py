@@ -51,13 +51,28 @@ def embed_texts(preset: str, texts: Sequence[str]) -> tuple[np.ndarray, float, s
             return None
         preprocessor_name, head, layer = _TOWERS[type(network).__name__]
         preprocess = _load_preprocessor(getattr(hub.models, preprocessor_name), preset)
-        tokens = np.asarray(preprocess({"prompts": list(texts), "images": None})["token_ids"])
+        tokens = _tokenize(preprocess, texts)
         embeddings = [
             ops.convert_to_numpy(network.get_text_embeddings(ops.convert_to_tensor(tokens[i : i + _BATCH])))
             for i in range(0, len(tokens), _BATCH)
         ]
         scale = np.exp(float(to_numpy(getattr(network, head).logit_scale)))
     return np.concatenate(embeddings), float(scale), layer
+
+
+def _tokenize(preprocess: Any, texts: Sequence[str]) -> np.ndarray:
+    """Return the tokens of texts, int32 (n, length); a longer text raises an error, because its end would be lost."""
+    import numpy as np
+
+    length = preprocess.sequence_length
+    tokens = preprocess({"prompts": list(texts), "images": None}, sequence_length=length + 1)
+    too_long = np.asarray(tokens["padding_mask"]).all(axis=1)
+    if too_long.any():
+        raise ValueError(
+            f"The network reads {length} tokens, and this text has more: {texts[int(too_long.argmax())]!r}. Shorten "
+            "the name of the class or the template."
+        )
+    return np.asarray(tokens["token_ids"])[:, :length]
 
 
 def _load_preprocessor(kind: Any, preset: str) -> Any:

@@ -31,7 +31,10 @@ _LEFT_OUT = {
     "sklearn.kernel_approximation.RBFSampler": ("_random_state",),
 }
 _ROUTING = "_metadata_request"  # which metadata `fit` requests
-_HINT = "Save it with the suffix .joblib, which any fitted estimator can be saved with; loading such a file runs code."
+_HINT = (
+    "Any fitted estimator can be saved as a pickle, with joblib.dump(model, 'model.joblib') or -o FILE.joblib; loading "
+    "such a file runs code."
+)
 
 
 def _get_params(value: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from tlfeatures.errors import InvalidParameterError
 from tlfeatures.networks import _presets
 from tlfeatures.networks._registry import is_network_name
 
-__all__ = ["embed_texts", "preset_resizing"]
+__all__ = ["embed_texts", "identify_texts", "preset_resizing"]
 
 
 def embed_texts(model: Any, texts: Sequence[str]) -> tuple[np.ndarray, float, str]:
@@ -42,13 +42,8 @@ def embed_texts(model: Any, texts: Sequence[str]) -> tuple[np.ndarray, float, st
     WeightsError
         When the preset cannot be loaded.
     """
-    result = None
-    if _presets.is_preset(model) and not is_network_name(model):
-        preset = _presets.canonical_name(model)
-        folder = _presets.find_folder(preset)
-        files = sorted(file for file in folder.rglob("*") if file.is_file()) if folder else []
-        stamps = tuple((str(file), *file_stamp(file)) for file in files)
-        result = _embed(preset, stamps, tuple(texts))
+    identity = identify_texts(model, texts)
+    result = identity and _embed(*identity)
     if result is None:
         raise InvalidParameterError(
             f"`model` must be a network with a text encoder, such as 'clip_vit_base_patch32' or "
@@ -56,6 +51,16 @@ def embed_texts(model: Any, texts: Sequence[str]) -> tuple[np.ndarray, float, st
             "model",
         )
     return result
+
+
+def identify_texts(model: Any, texts: Sequence[str]) -> tuple[str, tuple[Any, ...], tuple[str, ...]] | None:
+    """Return what identifies embeddings of texts: the preset, its files and the texts; None without a preset."""
+    if is_network_name(model) or not _presets.is_preset(model):
+        return None
+    preset = _presets.canonical_name(model)
+    folder = _presets.find_folder(preset)
+    files = sorted(file for file in folder.rglob("*") if file.is_file()) if folder else []
+    return preset, tuple((str(file), *file_stamp(file)) for file in files), tuple(texts)
 
 
 @functools.lru_cache(maxsize=16)
