@@ -760,7 +760,7 @@ def test_html_display_and_tags(images):
         ({"layer": 5.0}, r"`layer` must be .*; got 5.0"),
         (
             {"pooling": "average"},
-            r"`pooling` must be 'avg', .* or 'flatten'; got 'average'. Did you mean 'avg'",
+            r"`pooling` must be 'avg', .* or 'clsavg'; got 'average'. Did you mean 'avg'",
         ),
         (
             {"image_size": 0},

@@ -372,7 +372,7 @@ def test_report_of_a_head_without_probabilities(tmp_path):
     _, page, _ = write(tmp_path, make_result(3, proba=False))
     assert "has no probabilities" in page
     assert not (tmp_path / "figures" / "calibration.png").exists()
-    assert "over the true one in decision value" in page
+    assert "decision value of the predicted class minus that of the true class" in page
 
 
 @pytest.mark.usefixtures("blank_figures")
