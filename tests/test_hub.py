@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 
 from tests.hub_helpers import N_PREFIX, SIZE, compute_layers, make_preset
 from tests.networks import make_images, relative_difference, run
-from tlfeatures import CNNFeatures, list_layers
+from tests.test_zero_shot import make_clip
+from tlfeatures import CNNFeatures, FeatureSearchCV, list_layers, load, save
 from tlfeatures.errors import InvalidParameterError, UnknownNameError, WeightsError
-from tlfeatures.networks import preset_resizing
+from tlfeatures.networks import PRESETS, embed_texts, preset_resizing
+from tlfeatures.networks._hub_backbone import HubBackbone
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("keras_hub", reason='needs keras-hub: pip install "tlfeatures[hub]"')
@@ -59,6 +65,19 @@ def test_position_embeddings_of_dinov2_are_interpolated(presets):
     assert expected.shape[1] == 4 + 36
     cnn = CNNFeatures(presets["dinov2"], image_size=48, pooling="flatten", cache=None)
     assert relative_difference(cnn.fit_transform(X), expected.reshape(2, -1)) < 1e-4
+
+
+def test_convolutional_presets_take_other_image_sizes(tmp_path):
+    import keras_hub
+
+    network = keras_hub.models.ResNetBackbone(
+        input_conv_filters=[8], input_conv_kernel_sizes=[3], stackwise_num_filters=[64], stackwise_num_blocks=[1],
+        stackwise_num_strides=[1], block_type="basic_block", image_shape=(SIZE, SIZE, 3),
+    )  # fmt: skip
+    network.save_to_preset(str(tmp_path))
+    halves = (0.5,) * 3, (0.5,) * 3
+    cnn = CNNFeatures(tmp_path, image_size=48, normalization=halves, pooling="flatten", cache=None)
+    assert cnn.fit_transform(X).shape == (4, 12 * 12 * 64)
 
 
 def test_image_sizes_that_a_network_cannot_take(presets):
@@ -118,6 +137,110 @@ def test_a_second_process_reads_the_store_without_keras(presets, tmp_path):
     expected = cnn.fit_transform(X)
     run(code, presets["dinov2"], str(tmp_path))
     np.testing.assert_array_equal(np.load(tmp_path / "rows.npy"), expected)
+
+
+def test_a_convolutional_preset_reads_the_store_without_keras(presets, tmp_path):
+    expected = CNNFeatures(presets["resnet"], image_size=SIZE, cache=tmp_path).fit_transform(X)
+    np.save(tmp_path / "images.npy", X)
+    code = """
+        import sys, numpy as np
+        from tlfeatures import CNNFeatures
+        model, size, folder = sys.argv[1:]
+        cnn = CNNFeatures(model, image_size=int(size), cache=folder)
+        np.save(f"{folder}/rows.npy", cnn.fit_transform(np.load(f"{folder}/images.npy")))
+        assert not {"keras", "tensorflow", "keras_hub"} & set(sys.modules)
+    """
+    run(code, presets["resnet"], str(SIZE), str(tmp_path))
+    np.testing.assert_array_equal(np.load(tmp_path / "rows.npy"), expected)
+
+
+NAME = "vit_base_patch16_224_imagenet"
+TEXT_NAME = "clip_vit_base_patch32"
+
+
+@pytest.fixture
+def download(monkeypatch, tmp_path):
+    """Download files of a folder one by one, as KerasHub does; ``folder=None`` is a machine without a connection."""
+    import kagglehub
+    import requests
+
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "kaggle"))
+    state = types.SimpleNamespace(folder=None, files=[], cache=tmp_path / "kaggle" / "models")
+
+    def download_file(handle, file):
+        if state.folder is None:
+            raise requests.exceptions.ConnectionError("Failed to resolve 'api.kaggle.com'")
+        if not (source := Path(state.folder, file)).exists():
+            raise ValueError(f"{file} is not present in the model files.")
+        state.files.append(file)
+        target = state.cache / handle / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, target)
+        return str(target)
+
+    monkeypatch.setattr(kagglehub, "model_download", download_file)
+    return state
+
+
+def test_the_first_use_downloads_each_file(presets, download, tmp_path, monkeypatch):
+    download.folder = presets["vit"]
+    expected = CNNFeatures(presets["vit"], cache=None).fit_transform(X)
+    np.testing.assert_array_equal(CNNFeatures(NAME, cache=tmp_path / "store").fit_transform(X), expected)
+    assert {"config.json", "model.weights.h5", "image_converter.json"} <= set(download.files)
+    monkeypatch.setattr(HubBackbone, "_load", None)  # the metadata of the downloaded files are in the store
+    np.testing.assert_array_equal(CNNFeatures(NAME, cache=tmp_path / "store").fit_transform(X), expected)
+
+
+def test_texts_after_images_download_the_tokenizer(download, tmp_path):
+    for part in make_clip():
+        part.save_to_preset(str(tmp_path / "clip"))
+    download.folder = tmp_path / "clip"
+    assert CNNFeatures(TEXT_NAME, cache=None).fit_transform(X).shape == (4, 16)
+    embeddings = embed_texts(TEXT_NAME, ["a cat"])[0]
+    assert any(file.startswith("assets/tokenizer/") for file in download.files)
+    np.testing.assert_array_equal(embed_texts(tmp_path / "clip", ["a cat"])[0], embeddings)
+    # other files of the tokenizer are noticed
+    merges = tmp_path / "clip" / "assets" / "tokenizer" / "merges.txt"
+    merges.write_text("c a\n")
+    assert relative_difference(embed_texts(tmp_path / "clip", ["a cat"])[0], embeddings) > 1e-3
+
+
+def test_a_copied_folder_is_used_without_a_connection(presets, download):
+    with pytest.raises(
+        WeightsError, match=r"Cannot load the preset 'vit_.*the hub could not be reached: Failed to"
+    ):
+        CNNFeatures(NAME, cache=None).fit(X)
+    folder = download.cache / PRESETS[NAME].handle.removeprefix("kaggle://")
+    shutil.copytree(presets["vit"], folder)
+    expected = CNNFeatures(presets["vit"], cache=None).fit_transform(X)
+    np.testing.assert_array_equal(CNNFeatures(NAME, cache=None).fit_transform(X), expected)
+    os.remove(folder / "image_converter.json")
+    with pytest.raises(WeightsError, match=r"Cannot read the image converter .* could not be reached"):
+        CNNFeatures(NAME, cache=None).fit(X)
+
+
+def test_folders_named_like_presets_and_networks(presets, tmp_path, monkeypatch, download):
+    for name in (TEXT_NAME, "tiny"):
+        shutil.copytree(presets["vit"], tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    expected = CNNFeatures(presets["vit"], cache=None).fit_transform(X)
+    for model in (Path(TEXT_NAME), f"./{TEXT_NAME}", Path("tiny")):
+        np.testing.assert_array_equal(CNNFeatures(model, cache=None).fit_transform(X), expected)
+    with pytest.raises(WeightsError, match="Cannot load the preset 'clip_vit_base_patch32'"):
+        CNNFeatures(TEXT_NAME, cache=None).fit(X)
+    search = FeatureSearchCV([Path("tiny")], layers=["block_1", "norm"], cache=None, cv=2)
+    search.fit(X, [0, 1, 0, 1])
+    assert search.best_params_["model"] == str(tmp_path / "tiny")
+    model = make_pipeline(CNNFeatures(Path("tiny"), cache=None), LogisticRegression()).fit(X, [0, 1, 0, 1])
+    save(model, tmp_path / "model.tlf")
+    assert load(tmp_path / "model.tlf")[0].model == str(tmp_path / "tiny")
+
+
+def test_an_image_converter_that_cannot_be_read(presets, tmp_path):
+    folder = shutil.copytree(presets["vit"], tmp_path / "vit")
+    (folder / "image_converter.json").write_text("{")
+    with pytest.raises(WeightsError, match=r"Cannot read the image converter of the preset .*Expecting"):
+        CNNFeatures(folder, cache=None).fit(X)
 
 
 def test_jax(presets, tmp_path):

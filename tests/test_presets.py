@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.networks import make_images, to_array
-from tlfeatures import CNNFeatures, list_models
-from tlfeatures.errors import InvalidParameterError, MissingDependencyError, UnknownNameError
-from tlfeatures.networks import NETWORKS, PRESETS, Tap, network_table, open_backbone, pool
+from tlfeatures import CNNFeatures, ImageNetClassifier, list_models
+from tlfeatures.errors import InvalidParameterError, MissingDependencyError, UnknownNameError, WeightsError
+from tlfeatures.networks import NETWORKS, PRESETS, Tap, find_licence, network_table, open_backbone, pool
+from tlfeatures.weights import list_weights
 
 X = make_images(1, 32)
 
@@ -79,6 +82,30 @@ def test_downloaded_presets_are_found(monkeypatch, tmp_path):
         assert spec.taps == ("block_2", "block_3", "block_4", "norm")
     row = next(row for row in network_table() if row["model"] == "vit_base_patch16_224_imagenet")
     assert row["weights"] == kaggle
+
+
+@pytest.mark.parametrize("model", ["No/Such/Preset", "~/No/Such"])
+def test_folders_that_do_not_exist(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = os.path.abspath(os.path.expanduser(model))
+    for value in (model, Path(model)):
+        with pytest.raises(
+            WeightsError, match=f"`model` names a folder that does not exist: '{model}', which is '{path}'"
+        ):
+            CNNFeatures(value, cache=None).fit(X)
+
+
+def test_names_of_presets_where_a_network_of_keras_is_needed(monkeypatch, tmp_path):
+    (tmp_path / "mobilenet").mkdir()
+    for name in ("DINOv2-small", "hf://user/network", str(tmp_path)):
+        with pytest.raises(
+            UnknownNameError, match=r"`model` must be a network of keras\.applications, .* KerasHub"
+        ):
+            list_weights(name)
+        with pytest.raises(InvalidParameterError, match=r"ends in the 1,000 classes of ImageNet"):
+            ImageNetClassifier(name, cache=None).predict(X)
+    monkeypatch.chdir(tmp_path)
+    assert find_licence(Path("mobilenet"), "imagenet") is None
 
 
 def test_poolings_of_tokens_leave_out_class_token_and_registers():

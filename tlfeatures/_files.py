@@ -14,6 +14,7 @@ from tlfeatures.errors import TransientReadError
 
 __all__ = [
     "TEMPORARY_PREFIX",
+    "absolute_folder",
     "atomic_write",
     "file_stamp",
     "read_with_retries",
@@ -62,6 +63,11 @@ def file_stamp(path: str | os.PathLike[str]) -> tuple[str, int, int, int, int]:
         When the file is absent.
     """
     return os.path.realpath(path), *stamp(os.stat(path))
+
+
+def absolute_folder(path: str | os.PathLike[str]) -> str:
+    """Return a path as a string, which is absolute for a folder: "tiny" would be the name of a network."""
+    return os.path.abspath(path) if os.path.isdir(path) else os.fspath(path)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from tlfeatures._params import check_parameter, check_parameters, integer, path
 from tlfeatures.errors import InvalidParameterError
 from tlfeatures.extract import Extracted
 from tlfeatures.features import CNNFeatures, embed
-from tlfeatures.networks import find_network, imagenet_classes, layer_table
+from tlfeatures.networks import find_network, imagenet_classes, layer_table, names_preset
 
 __all__ = ["ImageNetClassifier", "classify"]
 
@@ -204,7 +204,7 @@ def _find_top_layer(model: Any) -> str:
         layers = layer_table(model)
         if layers and tuple(layers[-1]["shape"]) == (len(imagenet_classes()),):
             return layers[-1]["layer"]
-    elif top := find_network(model).top:
+    elif not names_preset(model) and (top := find_network(model).top):
         return top
     raise InvalidParameterError(
         f"`model` must be a network that ends in the {len(imagenet_classes()):,} classes of ImageNet, such as "

@@ -141,6 +141,8 @@ def _settings_for(
     tower = getattr(backbone, "vision_encoder", backbone)
     if image_size == size or None in tower.inputs[0].shape[1:3]:
         return {}
+    if type(tower).__name__ not in _TRANSFORMERS:
+        return {"image_shape": (*image_size, 3)}
     if kind not in _RESIZABLE:
         raise InvalidParameterError(
             f"`image_size` must be {size}, the size of the position embeddings of the preset {preset!r} "

@@ -16,6 +16,7 @@ from tlfeatures._archive import (
     read_arrays,
     write_arrays,
 )
+from tlfeatures._files import absolute_folder
 from tlfeatures._keras import keras, untouched_random_state
 from tlfeatures.errors import RecipeMismatchError, UnknownNameError
 from tlfeatures.extract import FeatureSpec
@@ -280,7 +281,7 @@ def _to_json(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, os.PathLike):
-        return os.fspath(value)
+        return absolute_folder(value)
     if isinstance(value, (list, tuple)) and not as_layers(value):
         return {"tuple": [_to_json(v) for v in value]}
     if isinstance(value, dict):

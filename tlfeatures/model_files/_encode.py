@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tlfeatures._files import absolute_folder
 from tlfeatures.errors import SavedModelError
 from tlfeatures.model_files._classes import name_class, name_function
 
@@ -111,7 +112,7 @@ class Encoder:
         name = name_class(type(value))
         if name is None:
             if hasattr(value, "__fspath__"):
-                return value.__fspath__()
+                return absolute_folder(value)
             raise self._refuse(value, where)
         params = _get_params(value)
         if name == "tlfeatures.features.CNNFeatures":

@@ -12,7 +12,7 @@ from tlfeatures.networks._imagenet import imagenet_classes
 from tlfeatures.networks._open import open_backbone
 from tlfeatures.networks._pooling import pool, pooling_parts, pooling_width
 from tlfeatures.networks._presets import PRESETS, PresetSpec, find_folder
-from tlfeatures.networks._registry import NETWORKS, NetworkSpec, find_licence, find_network
+from tlfeatures.networks._registry import NETWORKS, NetworkSpec, find_licence, find_network, names_preset
 from tlfeatures.networks._texts import embed_texts, identify_texts, preset_resizing
 from tlfeatures.networks._torch_backbone import TorchBackbone
 from tlfeatures.networks._weights import find_weights
@@ -21,7 +21,7 @@ __all__ = [
     "NETWORKS", "PRESETS", "Backbone", "Description", "NetworkSpec", "PresetSpec", "Tap", "TorchBackbone",
     "copy_operation", "embed_texts", "find_autocasts", "find_licence", "find_network", "find_weights",
     "full_config", "identify_texts", "imagenet_classes", "layer_table", "list_layers", "list_models", "model_digest",
-    "network_table", "open_backbone", "pool", "pooling_parts", "pooling_width", "preset_resizing", "walk",
+    "names_preset", "network_table", "open_backbone", "pool", "pooling_parts", "pooling_width", "preset_resizing", "walk",
 ]  # fmt: skip
 
 

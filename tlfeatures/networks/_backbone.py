@@ -19,7 +19,7 @@ from tlfeatures.networks import _metadata
 from tlfeatures.networks._custom import default_tap, input_size
 from tlfeatures.networks._digests import code_identity, file_digest, model_digest, network_digest
 from tlfeatures.networks._graph import Graph, with_policy
-from tlfeatures.networks._loading import NetworkLoader, cached
+from tlfeatures.networks._loading import NetworkLoader, Variant, cached
 from tlfeatures.networks._normalization import normalizer, own_normalization
 from tlfeatures.networks._pooling import pool, pooling_parts
 
@@ -158,6 +158,7 @@ class Backbone(NetworkLoader):
         with _lock:
             variant, graph, skipped = self._load(layers, store=store)
             metadata, is_persistent = self._make_metadata(graph, layers)
+            variant = self._after_loading(variant, graph)
         for other, names in skipped:  # so that the next call skips it without building it
             if other.key is not None and _metadata.load(other.key, store) is None:
                 _metadata.save(other.key, {**metadata, "layers": names, "taps": {}}, store)
@@ -166,6 +167,10 @@ class Backbone(NetworkLoader):
             metadata["taps"] = {**(stored["taps"] if stored else {}), **metadata["taps"]}
             _metadata.save(variant.key, metadata, store)
         return self._description(metadata, layers, variant.top)
+
+    def _after_loading(self, variant: Variant, graph: Any) -> Variant:
+        """Return the variant of a loaded network with the files that loading may have downloaded."""
+        return variant
 
     def _make_metadata(self, graph: Graph, layers: Sequence[str] | None) -> tuple[dict[str, Any], bool]:
         """Return the metadata of a loaded network, and whether other processes may use it."""

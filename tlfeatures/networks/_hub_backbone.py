@@ -13,14 +13,17 @@ from tlfeatures._files import file_stamp
 from tlfeatures._keras import keras
 from tlfeatures._keras.hub import open_preset, read_normalization
 from tlfeatures.errors import InvalidParameterError, WeightsError
-from tlfeatures.networks import _presets
-from tlfeatures.networks._backbone import Backbone, network_lock
+from tlfeatures.fingerprints import recipe_digest
+from tlfeatures.networks import _metadata, _presets
+from tlfeatures.networks._backbone import Backbone, Description, network_lock
 from tlfeatures.networks._digests import code_identity, model_digest
 from tlfeatures.networks._graph import Graph
 from tlfeatures.networks._loading import Variant, cached_graph
 from tlfeatures.networks._presets import PresetSpec
 
 __all__ = ["HubBackbone"]
+
+_VERSION = 1  # increased when a change in this package alters the embeddings of the same preset
 
 
 @dataclass(frozen=True)
@@ -67,15 +70,40 @@ class HubBackbone(Backbone):
     @functools.cached_property
     def spec(self) -> PresetSpec:  # type: ignore[override]
         """Facts of the network: from the configuration in its folder, or else the table, or else the network."""
+        return self._find_spec() or self._read_loaded_spec()
+
+    def _find_spec(self) -> PresetSpec | None:
+        """Return the facts of the network without loading it; None for a convolutional network."""
         folder = _presets.find_folder(self.preset)
-        spec = folder and _presets.read_spec(self.preset, folder)
-        return spec or _presets.PRESETS.get(self.preset) or self._read_loaded_spec()
+        spec = _presets.read_spec(self.preset, folder) if folder else None
+        return spec or _presets.PRESETS.get(self.preset)
 
     def _read_loaded_spec(self) -> PresetSpec:
         graph: Any = self._load(None)[1]
         height = graph.model.inputs[0].shape[1] or graph.size[0]
         n_blocks = sum(name.startswith("block_") for name in graph.taps) if graph.n_prefix is not None else 0
         return PresetSpec(self.preset, n_blocks, image_size=height, taps=graph.standard)
+
+    def describe(self, layers: Sequence[str] | None = None, store: Any = None) -> Description:
+        """Describe taps; the facts of a convolutional network come from the metadata too. See `Backbone.describe`."""
+        if "spec" not in vars(self) and self._find_spec() is None:
+            metadata = _metadata.load(next(self._variants()).key, store)
+            if metadata is not None:
+                depth, image_size, taps = metadata["spec"]
+                self.spec = PresetSpec(self.preset, depth, image_size=image_size, taps=tuple(taps))
+        return super().describe(layers, store)
+
+    def _make_metadata(self, graph: Graph, layers: Sequence[str] | None) -> tuple[dict[str, Any], bool]:
+        metadata, is_persistent = super()._make_metadata(graph, layers)
+        spec = self.spec
+        return {**metadata, "spec": [spec.depth, spec.image_size, list(spec.taps)]}, is_persistent
+
+    def _after_loading(self, variant: Variant, graph: Any) -> Variant:
+        if os.path.isabs(self.preset):
+            return variant
+        current = next(self._variants())
+        cached_graph(self._identity(current), lambda: graph)
+        return current
 
     def _variants(self) -> Iterator[Variant]:
         folder = _presets.find_folder(self.preset)
@@ -87,6 +115,7 @@ class HubBackbone(Backbone):
                 "size": self.image_size,
                 "preset": [[file.name, *file_stamp(file)] for file in files],
                 "keras_hub": _version(),
+                "version": _VERSION,
             }
         yield Variant(True, folder, key)
 
@@ -118,7 +147,7 @@ class HubBackbone(Backbone):
         return keras().Model(graph.model.inputs[0], [graph.taps[layer] for layer in layers])
 
     def _identify(self, layer: str, tapped: Any) -> tuple[str, str | None]:
-        return model_digest(tapped), code_identity(tapped)
+        return recipe_digest({"preset": model_digest(tapped), "version": _VERSION}), code_identity(tapped)
 
     def _loaded_size(self, graph: Any) -> tuple[int, int]:
         return graph.size

@@ -10,8 +10,7 @@ from tlfeatures._torch import is_module
 from tlfeatures.errors import InvalidParameterError
 from tlfeatures.networks._backbone import Backbone
 from tlfeatures.networks._hub_backbone import HubBackbone
-from tlfeatures.networks._presets import is_preset
-from tlfeatures.networks._registry import is_network_name
+from tlfeatures.networks._registry import names_preset
 from tlfeatures.networks._torch_backbone import TorchBackbone
 
 __all__ = ["open_backbone"]
@@ -29,7 +28,7 @@ def open_backbone(
     kind: Any = Backbone
     if is_module(model):
         kind = TorchBackbone
-    elif is_preset(model) and not is_network_name(model):
+    elif names_preset(model):
         kind = HubBackbone
     backbone = kind(model, weights, image_size, normalization, precision)
     if runtime is not None:

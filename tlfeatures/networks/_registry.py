@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tlfeatures.errors import UnknownNameError
-from tlfeatures.networks._presets import PRESETS, find_preset, plain_name
+from tlfeatures.networks._presets import PRESETS, find_preset, is_preset, plain_name
 
-__all__ = ["NETWORKS", "NetworkSpec", "find_licence", "find_network", "is_network_name"]
+__all__ = ["NETWORKS", "NetworkSpec", "find_licence", "find_network", "is_network_name", "names_preset"]
 
 _HOST = "https://storage.googleapis.com/"
 _TF = _HOST + "tensorflow/keras-applications/"
@@ -310,13 +310,20 @@ def find_licence(model: Any, weights: Any) -> str | None:
     >>> find_licence("MobileNetV2", "imagenet"), find_licence("mine.keras", "imagenet")
     ('Apache-2.0', None)
     """
-    spec = _SPELLINGS.get(plain_name(str(model))) or find_preset(str(model))
+    if not isinstance(model, str):
+        return None
+    spec = _SPELLINGS.get(plain_name(model)) or find_preset(model)
     return None if spec is None or weights not in ("imagenet", "bundled") else spec.licence
 
 
 def is_network_name(name: Any) -> bool:
     """Whether ``name`` is the name of a network of the table, in any spelling."""
     return isinstance(name, str) and plain_name(name) in _SPELLINGS
+
+
+def names_preset(model: Any) -> bool:
+    """Whether ``model`` is a preset of KerasHub by its name, handle or folder, and not a network of Keras."""
+    return is_preset(model) and not is_network_name(model)
 
 
 def find_network(name: str) -> NetworkSpec:
@@ -336,6 +343,13 @@ def find_network(name: str) -> NetworkSpec:
         return _SPELLINGS[plain_name(name)]
     except KeyError:
         pass
+    if is_preset(name):
+        raise UnknownNameError(
+            f"`model` must be a network of keras.applications, 'alexnet' or 'tiny' here; got {name!r}. A preset of "
+            "KerasHub has neither a classification layer nor a weights file in Keras's folder; the first use, such as "
+            f"CNNFeatures({name!r}).fit(images), downloads it.",
+            "model",
+        )
     raise UnknownNameError.of(
         "network", name.lower(), [*NETWORKS, *PRESETS], "`tlfeatures models` for all names", "model"
     ) from None

@@ -11,7 +11,7 @@ import numpy as np
 from tlfeatures._files import file_stamp
 from tlfeatures.errors import InvalidParameterError
 from tlfeatures.networks import _presets
-from tlfeatures.networks._registry import is_network_name
+from tlfeatures.networks._registry import names_preset
 
 __all__ = ["embed_texts", "identify_texts", "preset_resizing"]
 
@@ -55,7 +55,7 @@ def embed_texts(model: Any, texts: Sequence[str]) -> tuple[np.ndarray, float, st
 
 def identify_texts(model: Any, texts: Sequence[str]) -> tuple[str, tuple[Any, ...], tuple[str, ...]] | None:
     """Return what identifies embeddings of texts: the preset, its files and the texts; None without a preset."""
-    if is_network_name(model) or not _presets.is_preset(model):
+    if not names_preset(model):
         return None
     preset = _presets.canonical_name(model)
     folder = _presets.find_folder(preset)
@@ -93,7 +93,7 @@ def preset_resizing(model: Any) -> dict[str, str]:
         When the image converter cannot be read.
     """
     resizing = None
-    if _presets.is_preset(model) and not is_network_name(model):
+    if names_preset(model):
         from tlfeatures._keras.hub import read_resizing
 
         resizing = _presets.read_preset(_presets.canonical_name(model), read_resizing, "image_converter.json")
