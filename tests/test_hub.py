@@ -71,13 +71,14 @@ def test_convolutional_presets_take_other_image_sizes(tmp_path):
     import keras_hub
 
     network = keras_hub.models.ResNetBackbone(
-        input_conv_filters=[8], input_conv_kernel_sizes=[3], stackwise_num_filters=[64], stackwise_num_blocks=[1],
-        stackwise_num_strides=[1], block_type="basic_block", image_shape=(SIZE, SIZE, 3),
+        input_conv_filters=[64], input_conv_kernel_sizes=[3], stackwise_num_filters=[64, 64],
+        stackwise_num_blocks=[1, 1], stackwise_num_strides=[1, 2], block_type="basic_block",
+        image_shape=(SIZE, SIZE, 3),
     )  # fmt: skip
     network.save_to_preset(str(tmp_path))
     halves = (0.5,) * 3, (0.5,) * 3
     cnn = CNNFeatures(tmp_path, image_size=48, normalization=halves, pooling="flatten", cache=None)
-    assert cnn.fit_transform(X).shape == (4, 12 * 12 * 64)
+    assert cnn.fit_transform(X).shape == (4, 6 * 6 * 64)
 
 
 def test_image_sizes_that_a_network_cannot_take(presets):
