@@ -21,7 +21,8 @@ __all__ = [
     "NETWORKS", "PRESETS", "Backbone", "Description", "NetworkSpec", "PresetSpec", "Tap", "TorchBackbone",
     "copy_operation", "embed_texts", "find_autocasts", "find_licence", "find_network", "find_weights",
     "full_config", "identify_texts", "imagenet_classes", "layer_table", "list_layers", "list_models", "model_digest",
-    "names_preset", "network_table", "open_backbone", "pool", "pooling_parts", "pooling_width", "preset_resizing", "walk",
+    "names_preset", "network_table", "open_backbone", "pool", "pooling_parts", "pooling_width", "preset_resizing",
+    "walk",
 ]  # fmt: skip
 
 
