@@ -23,7 +23,7 @@ from tlfeatures.report import write_report
 from tlfeatures.selection import _fold_data, _head_grids, _matrices
 from tlfeatures.selection._candidates import EmbeddingGrid, plan_passes
 from tlfeatures.selection._fits import evaluate
-from tlfeatures.selection._halving import make_subsets
+from tlfeatures.selection._halving import choose_survivors, make_subsets
 from tlfeatures.selection._head_grids import make_head_grids
 from tlfeatures.selection._progress import ProgressSteps
 
@@ -97,7 +97,10 @@ def test_eliminated_candidates_have_no_score_on_all_images(halved):
     for i, images in enumerate((60, 240)):
         scores, here = results[f"subset{i}_test_score"], results["n_images"] == images
         np.testing.assert_array_equal(results["last_subset_test_score"][here], scores[here])
-        assert scores[here].max() <= scores[results["n_images"] > images].min()
+        grids = np.array([f"{c[0].layer_label} {c[1].name}" for c in halved.candidates_])
+        after = results["n_images"] > images
+        for better in np.flatnonzero(here & (scores > scores[after].min())):
+            assert np.sum(after & (grids == grids[better])) == 2  # points of one grid
     table = halved.table()
     assert not table["eliminated"][:4].any() and table["eliminated"][4:].all()
 
@@ -157,6 +160,80 @@ def test_nested_searches_are_not_halved(store, data):
         FeatureSearchCV(**OPTIONS, nested=True, cache=store).fit(*data)
 
 
+# -- subsets on which candidates cannot be compared --------------------------------------------------
+
+
+def test_every_fold_of_a_subset_has_a_rare_class(tmp_path):
+    store = EmbeddingStore(tmp_path)
+    X, _ = make_data(store, 600)
+    y = np.random.default_rng(1).permutation(np.arange(600) < 12).astype(int)
+    options = OPTIONS | {"cv": 6, "scoring": "roc_auc", "heads": {"ridge": None, "knn": None}}
+    search = FeatureSearchCV(**options, cache=store).fit(X, y)
+    assert search.halving_["note"].eq("").all() and len(search.halving_) > 1
+    assert np.isfinite(search.cv_results_["subset0_test_score"]).all()
+
+
+def test_candidates_are_ranked_by_the_folds_with_scores_of_all(data, store):
+    X, y = data
+
+    def score(estimator, X, y):
+        return np.nan if len(y) < 50 and y[0] == 0 else estimator.score(X, y)
+
+    search = FeatureSearchCV(**OPTIONS | {"scoring": score, "cv": 8}, cache=store).fit(X, y)
+    means = search.cv_results_["subset0_test_score"]
+    assert np.isfinite(means).all() and search.best_params_["layer"] == LAYERS[1]
+
+
+@pytest.mark.parametrize("scores", [np.nan, "error"])
+def test_a_subset_without_scores_is_skipped(data, store, scores, tmp_path):
+    X, y = data
+
+    def score(estimator, X, y):
+        if len(y) < 100 and scores == "error":
+            raise ValueError("too few images")
+        return np.nan if len(y) < 100 else estimator.score(X, y)
+
+    options = OPTIONS | {"scoring": score}
+    search = FeatureSearchCV(**options, cache=store).fit(X, y)
+    everything = FeatureSearchCV(**options | {"search": "exhaustive"}, cache=store).fit(X, y)
+    table = search.halving_
+    assert table["images"].tolist() == [60, 240, 600] and table["candidates"].tolist() == [18, 18, 18]
+    expected = "too few images" if scores == "error" else "fewer than two folds"
+    assert table["note"].str.contains(expected).tolist() == [True, True, False]
+    np.testing.assert_array_equal(split_scores(search), split_scores(everything))
+    page = write_report(without_map(search.result()), tmp_path).read_text("utf-8")
+    assert "Candidates were not compared on 60 images" in page
+
+
+def test_heads_that_need_more_images_than_a_subset_has(data, store):
+    options = OPTIONS | {"heads": {"knn": {"n_neighbors": [5, 50]}}}
+    search = FeatureSearchCV(**options, cache=store).fit(*data)
+    assert search.halving_["eliminated"].tolist() == [0, 2, 0]
+    assert "n_neighbors" in search.halving_["note"][0]
+
+
+def test_errors_on_all_images_are_raised(data, store):
+    def score(estimator, X, y):
+        raise ValueError("no score")
+
+    with pytest.raises(ValueError, match="cannot be scored on fold 0: no score"):
+        FeatureSearchCV(**OPTIONS | {"scoring": score}, cache=store).fit(*data)
+
+
+def test_candidates_near_the_best_go_on_with_the_rule_1se():
+    rng = np.random.default_rng(0)
+    noise = 0.001 * rng.normal(size=5)
+    means = np.array([0.9, 0.899, 0.898, 0.897, 0.896, 0.8, 0.8995, 0.5])
+    scores = means[:, None] + noise
+    grids = np.array([0, 0, 0, 0, 0, 1, 2, 3])
+    costs = np.array([9, 9, 9, 9, 9, 1, 1, 1])
+    best = choose_survivors(scores, costs, costs, grids, "best")
+    assert best.tolist() == [0, 1, 5, 6]  # two points of the first grid
+    many, spread = np.arange(8), np.array([0.0, 0.1, -0.1, 0.2, -0.2])
+    near = choose_survivors(means[:, None] + spread, costs, costs, many, "1se")
+    assert set(near) == {0, 1, 2, 3, 4, 6}
+
+
 # -- subsets ---------------------------------------------------------------------------------------
 
 
@@ -199,6 +276,29 @@ def test_subsets_leave_out_folds_without_test_images():
     tested = [fold for fold in subset.folds if fold is not None]
     assert 6 <= len(tested) == len(np.unique(groups[subset.rows])) < 20
     assert all(len(np.unique(groups[subset.rows[test]])) == 1 for _, test in tested)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_large_groups_are_left_out_of_subsets(grouped):
+    rng = np.random.default_rng(0)
+    n = 20000
+    y, groups = rng.integers(0, 3, n), np.arange(n)
+    large = rng.choice(n, 5000, replace=False)
+    groups[large], y[large] = large[0], 0
+    folds = make_folds(5, y, groups if grouped else None, "classification", 0)
+    for seed in range(3):
+        subsets = make_subsets(y, groups, folds, "classification", seed, 1000)
+        assert [len(subset.rows) for subset in subsets] == [1000, 4000]
+        assert all(np.bincount(y[subset.rows]).max() < len(subset.rows) / 2 for subset in subsets)
+
+
+def test_subsets_without_all_classes_are_left_out():
+    groups = np.repeat(np.arange(20), 500)
+    y = groups % 5
+    folds = make_folds(4, y, groups, "classification", 0)
+    subsets = make_subsets(y, groups, folds, "classification", 0, 1000)
+    assert [len(np.unique(y[subset.rows])) for subset in subsets] == [5] * len(subsets)
+    assert 1000 not in [len(subset.rows) for subset in subsets]
 
 
 def test_few_images_of_a_class_need_larger_subsets():
@@ -309,7 +409,7 @@ def test_the_report_says_where_candidates_were_eliminated(halved, tmp_path):
     assert "13 of 18 candidates were eliminated on 60 images." in page
     assert "score when eliminated" in page and "compared on a subset of 60 images" in page
     summary = json.loads((tmp_path / "report.json").read_text("utf-8"))
-    assert summary["halving"][0] == {"images": 60, "candidates": 18, "eliminated": 13}
+    assert summary["halving"][0] == {"images": 60, "candidates": 18, "eliminated": 13, "note": ""}
 
 
 def test_the_report_of_an_exhaustive_search_has_no_subsets(exhaustive, tmp_path):

@@ -105,7 +105,7 @@ def make_sections(result: SearchResult, folder: ReportFolder) -> dict[str, Any]:
 
 def _comparable(result: SearchResult) -> pd.DataFrame:
     """Return the candidates with scores on the same images: those of the first subset in a search by halving."""
-    if result.halving is None:
+    if "subset0" not in result.candidates:
         return result.candidates
     scores = result.candidates["subset0"]
     compared = result.candidates.assign(score=scores, se=np.nan)

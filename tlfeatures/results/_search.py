@@ -183,7 +183,7 @@ class SearchResult:
         Everything that determines the embeddings of the best pipeline.
     halving : pandas.DataFrame or None
         One row for each subset of the images on which candidates were eliminated, and one for all images: numbers of
-        ``images``, ``candidates`` and ``eliminated``. None after an exhaustive search.
+        ``images``, ``candidates`` and ``eliminated``, and ``note``. None after an exhaustive search.
     audit : AuditResult or None
         Label errors, outliers and groups that predict the label, from the out-of-fold predictions of the best
         pipeline; None for regression, for more than 20,000 images, or if the embeddings are no longer in the store.

@@ -12,7 +12,7 @@ from tlfeatures.evaluation import Fold
 from tlfeatures.heads import blas_threads
 from tlfeatures.selection._cv_results import Candidate
 from tlfeatures.selection._fits import Scores, evaluate
-from tlfeatures.selection._halving import Round, Subset, choose_survivors
+from tlfeatures.selection._halving import Round, SkippedRound, Subset, can_compare, choose_survivors
 from tlfeatures.selection._head_grids import Head
 
 __all__ = ["CandidateScores"]
@@ -34,7 +34,9 @@ class CandidateScores:
     costs, widths : ndarray of shape (candidates,)
         Multiply-accumulate operations per image, and number of features.
     rounds : list of Round
-        One for each subset; empty for an exhaustive search.
+        One for each subset on which candidates were compared; empty for an exhaustive search.
+    skipped : list of SkippedRound
+        One for each subset on which they could not be compared.
     scores : Scores
         Scores on all images, arrays of shape (candidates, folds). Those of eliminated candidates are NaN; their
         times are those on the last subset.
@@ -44,16 +46,19 @@ class CandidateScores:
         self._runner = runner
         self.candidates: list[Candidate] = []
         indices: list[int] = []
+        grids: list[int] = []
         for i in np.flatnonzero(runner.to_fit.any(axis=1)).tolist():
             embedding = runner.embeddings[i]
             heads = runner.list_heads(embedding)
-            points = [(embedding, head, point) for head in heads for point in range(len(head.points))]
-            self.candidates += points
-            indices += [i] * len(points)
-        self.embedding_index = np.array(indices)
+            for head in heads:
+                self.candidates += [(embedding, head, point) for point in range(len(head.points))]
+                indices += [i] * len(head.points)
+                grids += [len(grids)] * len(head.points)
+        self.embedding_index, self._grids = np.array(indices), np.array(grids)
         self.costs = np.array([e.macs for e, _, _ in self.candidates])
         self.widths = np.array([e.width for e, _, _ in self.candidates])
         self.rounds: list[Round] = []
+        self.skipped: list[SkippedRound] = []
         alive = self._eliminate(np.arange(len(self.candidates)))
         with runner.step("cross-validation", self._count_tasks(alive)):
             scores = self._score(alive)
@@ -66,21 +71,29 @@ class CandidateScores:
     def _eliminate(self, alive: np.ndarray) -> np.ndarray:
         """Score candidates on the subsets, and return the ones to score on all images."""
         for subset in self._runner.subsets:
-            if len(choose_survivors(np.zeros(len(alive)), self.costs[alive], self.widths[alive])) == len(
-                alive
-            ):
+            if not can_compare(len(alive)):
                 break
             images = len(subset.rows)
             step = self._runner.step(
                 f"{len(alive):,} candidates on {images:,} images", self._count_tasks(alive)
             )
-            with step, blas_threads(images, self.widths[alive].max()):
-                scores = self._score(alive, subset)
-            is_tested = np.array([fold is not None for fold in subset.folds])
-            means = scores.test[:, is_tested].mean(axis=1)
-            survivors = alive[choose_survivors(means, self.costs[alive], self.widths[alive])]
-            self.rounds.append(Round(images, alive, scores, means, survivors))
-            alive = survivors
+            try:
+                with step, blas_threads(images, self.widths[alive].max()):
+                    scores = self._score(alive, subset)
+            except Exception as error:  # of any kind; the images may be too few for a head or the score
+                self.skipped.append(SkippedRound(images, len(alive), f"skipped: {error.__cause__ or error}"))
+                continue
+            # a score may be undefined on a fold, for example without an image of one class
+            common = scores.test[:, np.isfinite(scores.test).all(axis=0)]
+            if common.shape[1] < 2:
+                reason = "skipped: fewer than two folds have a score of all candidates"
+                self.skipped.append(SkippedRound(images, len(alive), reason))
+                continue
+            kept = choose_survivors(
+                common, self.costs[alive], self.widths[alive], self._grids[alive], self._runner.search.rule
+            )
+            self.rounds.append(Round(images, alive, scores, common.mean(axis=1), alive[kept]))
+            alive = alive[kept]
         return alive
 
     def _count_tasks(self, alive: np.ndarray) -> int:

@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import pandas
 
-from tlfeatures.evaluation import Fold
+from tlfeatures.evaluation import Fold, standard_error
 from tlfeatures.selection._fits import Scores
 
 __all__ = [
     "EXHAUSTIVE_IMAGES",
+    "MIN_CANDIDATES",
     "Round",
+    "SkippedRound",
     "Subset",
+    "can_compare",
     "choose_survivors",
     "describe_rounds",
     "find_comparable_scores",
@@ -27,8 +30,10 @@ __all__ = [
 
 EXHAUSTIVE_IMAGES = 2000  # up to this number, search="auto" scores every candidate on all images
 _GROWTH = 4  # factor between the sizes of subsets; one candidate in so many goes on
-_MIN_CANDIDATES = 4  # that go on
-_COVERED_FOLDS = 5  # folds in which the first subset has each class
+MIN_CANDIDATES = 4  # that go on
+_MAX_POINTS = 2  # of one embedding and head among the best that go on
+_IMAGES_PER_CLASS = 10  # in the first subset
+_OVERSHOOT = 1.1  # maximum size of a subset, relative to its target
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Round:
     scores : Scores
         Arrays of shape (c, folds).
     means : ndarray of shape (c,)
-        Mean scores over the folds.
+        Mean scores over the folds on which all candidates have one.
     survivors : ndarray of int
         Candidates that went on, sorted.
     """
@@ -69,6 +74,23 @@ class Round:
     scores: Scores
     means: np.ndarray
     survivors: np.ndarray
+
+
+@dataclass(frozen=True)
+class SkippedRound:
+    """A subset on which candidates could not be compared, so that all of them went on.
+
+    Attributes
+    ----------
+    images : int
+    candidates : int
+        Number of candidates that went on.
+    reason : str
+    """
+
+    images: int
+    candidates: int
+    reason: str
 
 
 def uses_halving(search: Any, n_images: int, n_folds: int) -> bool:
@@ -105,58 +127,105 @@ def make_subsets(
     Returns
     -------
     list of Subset
-        The next one is four times as large; the last one has at most half of the images. Subsets whose folds cannot be
-        trained or tested are left out.
+        The next one has four times as many images, or at least twice as many if groups are large; the last one has at
+        most half of the images. Each test set has the classes that it has among all images, as far as possible. Groups
+        that are too large for a subset are not in it. Subsets that lack a class, or whose folds cannot be trained or
+        tested, are left out.
     """
     classes = np.unique(y, return_inverse=True)[1] if task == "classification" else np.zeros(len(y), int)
-    size = max(first, 2 * min(len(folds), _COVERED_FOLDS) * (int(classes.max()) + 1))
-    order, counts, unit = _order_groups(classes, groups, folds, np.random.default_rng(seed))
-    totals = np.cumsum(counts[order])
+    n_classes = int(classes.max()) + 1
+    size = max(first, _IMAGES_PER_CLASS * n_classes)
+    rng = np.random.default_rng(seed)
+    counts, group = np.unique(groups, return_inverse=True, return_counts=True)[1:][::-1]
+    order = _order_groups(classes, group, len(counts), folds, rng)
+    covering = _cover_classes(classes, group, counts, folds, rng, size)
+    chosen = np.zeros(len(counts), bool)
     subsets: list[Subset] = []
     while size <= len(y) / 2:
-        chosen = np.zeros(len(counts), bool)
-        chosen[order[: np.searchsorted(totals, size) + 1]] = True
-        rows = np.flatnonzero(chosen[unit])
-        restricted = _restrict(folds, rows, classes, task)
-        if len(rows) <= len(y) / 2 and restricted is not None:
+        limit = min(_OVERSHOOT * size, len(y) / 2)
+        _add_groups(chosen, counts, covering, counts, limit, limit)
+        for label in range(n_classes) if task == "classification" else ():
+            of_class = np.bincount(group[classes == label], minlength=len(counts))
+            _add_groups(chosen, counts, order[of_class[order] > 0], of_class, _IMAGES_PER_CLASS, limit)
+        _add_groups(chosen, counts, order, counts, size, limit)
+        rows = np.flatnonzero(chosen[group])
+        previous = len(subsets[-1].rows) if subsets else size / 4
+        is_complete = len(rows) >= 2 * previous and len(np.unique(classes[rows])) == n_classes
+        restricted = _restrict(folds, rows, classes, task) if is_complete else None
+        if restricted is not None:
             subsets.append(Subset(rows, restricted))
         size *= _GROWTH
     return subsets
 
 
 def _order_groups(
-    classes: np.ndarray, groups: np.ndarray, folds: Sequence[Fold], rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Order the groups so that every prefix has nearly the same classes and folds as all images.
-
-    Returns
-    -------
-    order : ndarray of int, shape (n_groups,)
-    counts : ndarray of int, shape (n_groups,)
-        Number of images of each group.
-    group : ndarray of int, shape (n,)
-        Group of each image.
-    """
+    classes: np.ndarray, group: np.ndarray, n_groups: int, folds: Sequence[Fold], rng: np.random.Generator
+) -> np.ndarray:
+    """Order the groups so that every prefix has nearly the same classes and folds as all images."""
     fold_of = np.full(len(classes), len(folds))
     for i in reversed(range(len(folds))):
         fold_of[folds[i][1]] = i
-    _, first, group, counts = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
     strata = classes * (len(folds) + 1) + fold_of
-    n_strata = int(strata.max()) + 1
-    draw = rng.permutation(len(first))
+    strata = strata[np.unique(group, return_index=True)[1]]
+    draw = rng.permutation(n_groups)
     # the groups of a stratum are spread evenly over [0, 1)
-    by_stratum = draw[np.argsort(strata[first][draw], kind="stable")]
-    sizes = np.bincount(strata[first], minlength=n_strata)
-    rank = np.arange(len(first)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    position = np.empty(len(first))
-    position[by_stratum] = (rank + rng.random(len(first))) / np.repeat(sizes, sizes)
-    # one group of each class comes first in several folds, so that every fold can be trained and tested
-    rows = np.argsort(np.argsort(draw)[group], kind="stable")
-    covered, at = np.unique(strata[rows], return_index=True)
-    per_class = np.bincount(covered // (len(folds) + 1))
-    rank = np.arange(len(covered)) - np.repeat(np.cumsum(per_class) - per_class, per_class)
-    position[group[rows[at[rank < _COVERED_FOLDS]]]] -= 1
-    return np.argsort(position, kind="stable"), counts, group
+    by_stratum = draw[np.argsort(strata[draw], kind="stable")]
+    sizes = np.bincount(strata)
+    rank = np.arange(n_groups) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    position = np.empty(n_groups)
+    position[by_stratum] = (rank + rng.random(n_groups)) / np.repeat(sizes, sizes)
+    return np.argsort(position, kind="stable")
+
+
+def _cover_classes(
+    classes: np.ndarray,
+    group: np.ndarray,
+    counts: np.ndarray,
+    folds: Sequence[Fold],
+    rng: np.random.Generator,
+    size: int,
+) -> np.ndarray:
+    """Return the smallest group of each class in the test set of each fold; of some folds if there are many."""
+    n_folds = max(_IMAGES_PER_CLASS, size // (2 * (int(classes.max()) + 1)))
+    draw = rng.permutation(len(counts))
+    covering = []
+    for i in rng.permutation(len(folds))[:n_folds]:
+        test = folds[i][1]
+        test = test[np.lexsort((draw[group[test]], counts[group[test]]))]
+        covering.append(group[test[np.unique(classes[test], return_index=True)[1]]])
+    return np.concatenate(covering)
+
+
+def _add_groups(
+    chosen: np.ndarray,
+    counts: np.ndarray,
+    order: np.ndarray,
+    counted: np.ndarray,
+    target: float,
+    limit: float,
+) -> None:
+    """Choose further groups until there are enough images.
+
+    Parameters
+    ----------
+    chosen : ndarray of bool, shape (groups,)
+        Changed in place.
+    counts : ndarray of int, shape (groups,)
+        Number of images of each group.
+    order : ndarray of int
+        Groups to choose from, in this order.
+    counted : ndarray of int, shape (groups,)
+        Number of images of each group that count towards ``target``.
+    target, limit : float
+        No group is chosen with which the subset has more than ``limit`` images, or that is more than half of it.
+    """
+    total, reached = counts[chosen].sum(), counted[chosen].sum()
+    for i in order[~chosen[order] & (counts[order] <= limit / 2)]:
+        if reached >= target:
+            break
+        if not chosen[i] and total + counts[i] <= limit:
+            chosen[i] = True
+            total, reached = total + counts[i], reached + counted[i]
 
 
 def _restrict(
@@ -176,22 +245,48 @@ def _restrict(
     return restricted if is_trained and sum(fold is not None for fold in restricted) > 1 else None
 
 
-def choose_survivors(means: np.ndarray, costs: np.ndarray, widths: np.ndarray) -> np.ndarray:
+def can_compare(n_candidates: int) -> bool:
+    """Whether a subset eliminates some of so many candidates."""
+    return n_candidates > MIN_CANDIDATES
+
+
+def choose_survivors(
+    scores: np.ndarray,
+    costs: np.ndarray,
+    widths: np.ndarray,
+    grids: np.ndarray,
+    rule: str,
+) -> np.ndarray:
     """Choose the best quarter of the candidates, at least four; cheaper and smaller ones among equals.
 
     Parameters
     ----------
-    means : ndarray of shape (candidates,)
-        NaN counts as the lowest score.
+    scores : ndarray of shape (candidates, folds)
+        Finite.
     costs, widths : ndarray of shape (candidates,)
+    grids : ndarray of int, shape (candidates,)
+        Grid of each candidate: the points of one head on one embedding. Further points of a grid that has two points
+        among the best are chosen only if there are too few others.
+    rule : {"best", "1se"}
+        With "1se" the best point of each grid within one standard error of the best candidate is chosen too.
 
     Returns
     -------
     ndarray of int
         Sorted.
     """
-    order = np.lexsort((widths, costs, -np.nan_to_num(means, nan=-np.inf)))
-    return np.sort(order[: max(_MIN_CANDIDATES, math.ceil(len(means) / _GROWTH))])
+    means = scores.mean(axis=1)
+    order = np.lexsort((widths, costs, -means))
+    by_grid = order[np.argsort(grids[order], kind="stable")]
+    sizes = np.unique(grids, return_counts=True)[1]
+    rank = np.empty(len(order), int)  # within the grid
+    rank[by_grid] = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    diverse = order[np.argsort(rank[order] >= _MAX_POINTS, kind="stable")]
+    survivors = diverse[: max(MIN_CANDIDATES, math.ceil(len(means) / _GROWTH))]
+    if rule == "1se":
+        bound = means[order[0]] - standard_error(scores[order[0]])
+        survivors = np.union1d(survivors, np.flatnonzero((means >= bound) & (rank == 0)))
+    return np.sort(survivors)
 
 
 def describe_rounds(rounds: Sequence[Round], n_candidates: int, n_images: int) -> dict[str, np.ndarray]:
@@ -217,14 +312,18 @@ def describe_rounds(rounds: Sequence[Round], n_candidates: int, n_images: int) -
     return {"n_images": images, "eliminated": eliminated, "last_subset_test_score": last_score, **columns}
 
 
-def tabulate_rounds(rounds: Sequence[Round], n_images: int) -> pandas.DataFrame:
-    """Return one row for each subset and one for all images: ``images``, ``candidates`` and ``eliminated``."""
+def tabulate_rounds(
+    rounds: Sequence[Round], skipped: Sequence[SkippedRound], n_candidates: int, n_images: int
+) -> pandas.DataFrame:
+    """Return one row for each subset and one for all images: ``images``, ``candidates``, ``eliminated``, ``note``."""
     rows = [
-        (past.images, len(past.candidates), len(past.candidates) - len(past.survivors)) for past in rounds
+        (past.images, len(past.candidates), len(past.candidates) - len(past.survivors), "") for past in rounds
     ]
-    if rounds:
-        rows.append((n_images, len(rounds[-1].survivors), 0))
-    return pandas.DataFrame(rows, columns=["images", "candidates", "eliminated"])
+    rows += [(past.images, past.candidates, 0, past.reason) for past in skipped]
+    if rows:
+        remaining = len(rounds[-1].survivors) if rounds else n_candidates
+        rows = [*sorted(rows), (n_images, remaining, 0, "")]
+    return pandas.DataFrame(rows, columns=["images", "candidates", "eliminated", "note"])
 
 
 def find_comparable_scores(
@@ -250,7 +349,7 @@ def find_comparable_scores(
     for past in reversed(rounds):
         if all(np.isfinite(scores[group]).all(axis=1).any() for group in groups):
             break
-        tested = ~np.isnan(past.scores.test).all(axis=0)
+        tested = np.isfinite(past.scores.test).all(axis=0)
         scores, images = np.full((len(final), int(tested.sum())), np.nan), past.images
         scores[past.candidates] = past.scores.test[:, tested]
     return scores, images

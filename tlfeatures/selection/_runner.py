@@ -260,7 +260,9 @@ class SearchRunner:
             "cv_results_": results,
             "best_score_": float(results["mean_test_score"][best]),
             "fold_scores_": self.scores.test[best],
-            "halving_": tabulate_rounds(self.rounds, len(self.rows)),
+            "halving_": tabulate_rounds(
+                self.rounds, compared.skipped, len(compared.candidates), len(self.rows)
+            ),
         }
         # the prescreen used the images of the first subset
         means = self.rounds[0].means if self.rounds else results["mean_test_score"]

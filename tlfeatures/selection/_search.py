@@ -86,10 +86,11 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, ImageInputMixin, Ba
     search : {"auto", "exhaustive", "halving"}, default="auto"
         "exhaustive" scores every candidate on all images. "halving" compares all candidates on a subset of the
         images first; the best quarter of them, at least four, goes on to a subset four times as large, and so on, and
-        the remaining ones are scored on all images (see Notes). "auto" is "exhaustive" for up to 2,000 images and with
-        ``nested``, and "halving" for more.
+        the remaining ones are scored on all images (see Notes). "auto" is "exhaustive" for up to 2,000 images and
+        with ``nested``, and "halving" for more.
     first_subset : int, default=1000
-        Number of images of the first subset; at least ten for each class. If all images are fewer than twice as many,
+        Number of images of the first subset; at least ten for each class, or all if it has fewer. If all images are
+        fewer than twice as many,
         the search is exhaustive.
     nested : bool, default=False
         Also score the selection procedure itself by nested cross-validation. This costs as much as ``cv`` further
@@ -132,10 +133,12 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, ImageInputMixin, Ba
         and for regression ``mean_test_mae`` and ``std_test_mae``. After a search by halving also ``n_images``,
         the number of images that a candidate was last scored on, ``eliminated``, ``subset0_test_score`` and so on, the
         mean scores on each subset, and ``last_subset_test_score``, the score with which a candidate was eliminated. All
-        other scores of eliminated candidates are NaN.
+        other scores of eliminated candidates are NaN; ``mean_fit_time`` and ``mean_score_time`` are those on the last
+        subset.
     halving_ : pandas.DataFrame
         One row for each subset and one for all images: the numbers of ``images``, of ``candidates`` that were scored,
-        and of those that were ``eliminated``. Empty after an exhaustive search.
+        and of those that were ``eliminated``, and a ``note`` if they could not be compared. Empty after an exhaustive
+        search.
     classes_ : ndarray
         Sorted class labels, for classification.
     nested_scores_ : ndarray of shape (folds,)
@@ -186,8 +189,11 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, ImageInputMixin, Ba
 
     In a search by halving, each subset contains the previous one, groups and duplicates are not split, and each
     class has nearly the same share in all subsets. The folds of a subset are the folds of all images, restricted to
-    it. Candidates are eliminated by their mean score; equal scores are ordered by computing cost and width. The
-    prescreen is then computed on the first subset. The remaining candidates, and so the best one, are scored as in
+    it. Candidates are eliminated by their mean score over the folds on which all have one; equal scores are ordered by
+    computing cost and width. At most two grid points of one embedding and head go on if there are enough other
+    candidates. With ``rule="1se"`` the best grid point of each embedding and head within one standard error of the best
+    candidate goes on too. A subset on which a head cannot be fitted or scored, or with fewer than two such folds, is skipped. The
+    prescreen is computed on the first subset. The remaining candidates, and so the best one, are scored as in
     an exhaustive search [1]_.
 
     For more than 6,000 images, support vector machines with the default kernel are fitted by
