@@ -193,8 +193,8 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, ImageInputMixin, Ba
     computing cost and width. At most two grid points of one embedding and head go on if there are enough other
     candidates. With ``rule="1se"`` the best grid point of each embedding and head within one standard error of the best
     candidate goes on too. A subset on which a head cannot be fitted or scored, or with fewer than two such
-    folds, is skipped. The prescreen is computed on the first subset. The remaining candidates, and so the best one, are scored as in
-    an exhaustive search [1]_.
+    folds, is skipped. The prescreen is computed on the first subset. The remaining candidates, and
+    so the best one, are scored as in an exhaustive search [1]_.
 
     For more than 6,000 images, support vector machines with the default kernel are fitted by
     ``make_head(name, n_images=...)``, which approximates the kernel; see :func:`~tlfeatures.heads.make_head`.
