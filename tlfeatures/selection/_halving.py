@@ -127,7 +127,7 @@ def make_subsets(
     Returns
     -------
     list of Subset
-        The next one has four times as many images, or at least twice as many if groups are large; the last one has at
+        The next one is four times as large, or at least twice if groups are large; the last one has at
         most half of the images. Each test set has the classes that it has among all images, as far as possible. Groups
         that are too large for a subset are not in it. Subsets that lack a class, or whose folds cannot be trained or
         tested, are left out.
@@ -246,7 +246,7 @@ def _restrict(
 
 
 def can_compare(n_candidates: int) -> bool:
-    """Whether a subset eliminates some of so many candidates."""
+    """Whether a subset can eliminate some of this number of candidates."""
     return n_candidates > MIN_CANDIDATES
 
 
