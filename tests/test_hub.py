@@ -220,6 +220,19 @@ def test_a_copied_folder_is_used_without_a_connection(presets, download):
         CNNFeatures(NAME, cache=None).fit(X)
 
 
+def test_hugging_face_cannot_be_reached(monkeypatch, tmp_path):
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def fail(repo_id, filename):
+        raise LocalEntryNotFoundError("An error happened while trying to locate the file on the Hub")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(WeightsError, match=r"Hugging Face has no such preset, or could not be reached"):
+        CNNFeatures("hf://user/network", cache=None).fit(X)
+
+
 def test_folders_named_like_presets_and_networks(presets, tmp_path, monkeypatch, download):
     for name in (TEXT_NAME, "tiny"):
         shutil.copytree(presets["vit"], tmp_path / name)

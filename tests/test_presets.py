@@ -99,7 +99,7 @@ def test_names_of_presets_where_a_network_of_keras_is_needed(monkeypatch, tmp_pa
     (tmp_path / "mobilenet").mkdir()
     for name in ("DINOv2-small", "hf://user/network", str(tmp_path)):
         with pytest.raises(
-            UnknownNameError, match=r"`model` must be a network of keras\.applications, .* KerasHub"
+            UnknownNameError, match=r"is a preset of KerasHub, or a path; .* the first use, such as"
         ):
             list_weights(name)
         with pytest.raises(InvalidParameterError, match=r"ends in the 1,000 classes of ImageNet"):

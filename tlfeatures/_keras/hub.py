@@ -116,8 +116,11 @@ def load_backbone(hub: ModuleType, preset: str, **settings: Any) -> Any:
     try:
         return hub.models.Backbone.from_preset(preset, dtype="float32", **settings)
     except Exception as error:  # of KerasHub, of the hubs and of the network, of many kinds
+        reason = _describe(error)
+        if preset.startswith("hf://") and "has no config.json" in reason:  # KerasHub hides the cause
+            reason = "Hugging Face has no such preset, or could not be reached"
         raise WeightsError(
-            f"Cannot load the preset {preset!r}: {_describe(error)}. Expected a folder saved by "
+            f"Cannot load the preset {preset!r}: {reason}. Expected a folder saved by "
             "save_to_preset, or a machine that can download the preset. Without a network, copy the folder of the "
             "preset from another machine and pass its path."
         ) from error

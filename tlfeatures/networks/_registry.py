@@ -345,9 +345,9 @@ def find_network(name: str) -> NetworkSpec:
         pass
     if is_preset(name):
         raise UnknownNameError(
-            f"`model` must be a network of keras.applications, 'alexnet' or 'tiny' here; got {name!r}. A preset of "
-            "KerasHub has neither a classification layer nor a weights file in Keras's folder; the first use, such as "
-            f"CNNFeatures({name!r}).fit(images), downloads it.",
+            f"{name!r} is a preset of KerasHub, or a path; expected the name of a network of keras.applications, "
+            "'alexnet' or 'tiny'. A preset has neither a classification layer nor a weights file in Keras's folder; the "
+            f"first use, such as CNNFeatures({name!r}).fit(images), downloads it.",
             "model",
         )
     raise UnknownNameError.of(
