@@ -346,8 +346,8 @@ def find_network(name: str) -> NetworkSpec:
     if is_preset(name):
         raise UnknownNameError(
             f"{name!r} is a preset of KerasHub, or a path; expected the name of a network of keras.applications, "
-            "'alexnet' or 'tiny'. A preset has neither a classification layer nor a weights file in Keras's folder; the "
-            f"first use, such as CNNFeatures({name!r}).fit(images), downloads it.",
+            "'alexnet' or 'tiny'. A preset has neither a classification layer nor a weights file in Keras's folder; "
+            f"the first use, such as CNNFeatures({name!r}).fit(images), downloads it.",
             "model",
         )
     raise UnknownNameError.of(
