@@ -162,7 +162,7 @@ def measure_regret(
     }  # fmt: skip
     # a search whose folds are the halves scores every fixed candidate on every held-out half
     progress(f"{name}: every candidate on {repeats} halves")
-    on_halves = FeatureSearchCV(**options | {"cv": splits}).fit(X, y)
+    on_halves = FeatureSearchCV(**options | {"cv": splits, "search": "exhaustive"}).fit(X, y)
     keep = on_halves.rows_
     X, y = ([X[i] for i in keep] if isinstance(X, list) else X[keep]), y[keep]
     fixed = np.stack([on_halves.cv_results_[f"split{i}_test_score"] for i in range(repeats)], axis=1)

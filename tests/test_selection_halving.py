@@ -8,7 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.kernel_approximation import Nystroem
 from sklearn.metrics import check_scoring
+from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold, cross_val_score
 from sklearn.pipeline import Pipeline
 
@@ -16,7 +18,8 @@ from tlfeatures import CNNFeatures, EmbeddingStore, FeatureSearchCV, select
 from tlfeatures.cli import main
 from tlfeatures.errors import ImageReadError, InvalidParameterError
 from tlfeatures.evaluation import make_folds
-from tlfeatures.heads import _named, blas_threads, head_grid, make_head
+from tlfeatures.export._heads import split_head
+from tlfeatures.heads import StableNystroem, _named, blas_threads, head_grid, make_head
 from tlfeatures.images import Images
 from tlfeatures.model_files import load, save
 from tlfeatures.report import write_report
@@ -160,6 +163,19 @@ def test_nested_searches_are_not_halved(store, data):
         FeatureSearchCV(**OPTIONS, nested=True, cache=store).fit(*data)
 
 
+def test_only_candidates_with_scores_are_in_the_summary(halved):
+    assert len(halved.summary()["top"]) == 4 and halved.summary()["top"]["score"].notna().all()
+
+
+def test_few_candidates_are_prescreened_on_all_images(store, data):
+    options = OPTIONS | {"heads": ["ridge"]}
+    with pytest.warns(UserWarning, match='`search="halving"` had no effect') as record:
+        search = FeatureSearchCV(**options, cache=store).fit(*data)
+    assert len([w for w in record if "no effect" in str(w.message)]) == 1
+    everything = FeatureSearchCV(**options | {"search": "exhaustive"}, cache=store).fit(*data)
+    np.testing.assert_array_equal(search.prescreen_["prescreen"], everything.prescreen_["prescreen"])
+
+
 # -- subsets on which candidates cannot be compared --------------------------------------------------
 
 
@@ -194,7 +210,8 @@ def test_a_subset_without_scores_is_skipped(data, store, scores, tmp_path):
         return np.nan if len(y) < 100 else estimator.score(X, y)
 
     options = OPTIONS | {"scoring": score}
-    search = FeatureSearchCV(**options, cache=store).fit(X, y)
+    with pytest.warns(UserWarning, match="had no effect"):
+        search = FeatureSearchCV(**options, cache=store).fit(X, y)
     everything = FeatureSearchCV(**options | {"search": "exhaustive"}, cache=store).fit(X, y)
     table = search.halving_
     assert table["images"].tolist() == [60, 240, 600] and table["candidates"].tolist() == [18, 18, 18]
@@ -351,6 +368,56 @@ def test_support_vector_machines_for_many_images_are_plain_scikit_learn(monkeypa
     np.testing.assert_allclose(search.best_estimator_[1:].decision_function(features), expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("rows", ["few", "many"])
+def test_least_squares_with_an_offset_of_the_targets(monkeypatch, rows):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 20)).astype(np.float32)
+    y = X[:, :5].sum(axis=1) + 0.5 * rng.normal(size=300) + 1.7e9
+    monkeypatch.setattr(_fold_data, "MAX_KERNEL_ROWS", 1000 if rows == "few" else 50)
+    (head,) = make_head_grids(["linear"], "regression", y, 0)
+    folds = list(KFold(3).split(X))
+    scores = evaluate(X, y, folds, [head], check_scoring(make_head("linear", "regression")))[0].test
+    assert scores.min() > 0.9
+    images = rng.integers(0, 255, (40, 32, 32, 3), dtype=np.uint8)
+    images[20:] //= 2
+    targets = images.mean(axis=(1, 2, 3)) + 1.7e9
+    options = GRID | {"layers": LAYERS[:1], "heads": ["linear"], "cv": 2, "learning_curve": False}
+    search = FeatureSearchCV(**options, cache=None).fit(images, targets)
+    assert np.abs(search.predict(images) - targets).max() < 1
+
+
+def test_approximated_kernels_of_duplicates_do_not_amplify_rounding():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(100, 8)).astype(np.float32)
+    X = np.concatenate([X, X, X + np.float32(1e-6)])
+    model = StableNystroem(n_components=200, random_state=0).fit(X)
+    features = model.transform(X)
+    assert np.abs(model.normalization_).max() < 1e3
+    single = np.concatenate([model.transform(X[i : i + 1]) for i in range(50)])
+    np.testing.assert_allclose(single, features[:50], atol=1e-9)
+    rows = model.component_indices_
+    expected = rbf_kernel(X[rows].astype(float), gamma=1 / 8)
+    np.testing.assert_allclose(features[rows] @ features[rows].T, expected, atol=1e-4)
+    np.testing.assert_allclose(features[:100], features[100:200], atol=1e-9)
+    exact = StableNystroem(n_components=100, random_state=0).fit_transform(X[:100])
+    plain = Nystroem(n_components=100, random_state=0).fit_transform(X[:100].astype(float))
+    np.testing.assert_allclose(exact, plain, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("error")
+def test_few_rows_are_all_used_by_approximated_kernels():
+    X = np.random.default_rng(0).normal(size=(30, 4))
+    assert make_head("svm", n_images=6001)[:-1].fit_transform(X).shape == (30, 30)
+
+
+def test_approximated_kernels_cannot_be_exported():
+    X, y = np.random.default_rng(0).normal(size=(30, 4)), np.arange(30) % 2
+    with pytest.raises(
+        InvalidParameterError, match=r"StableNystroem.*Fit the head logreg, ridge or linear_svm"
+    ):
+        split_head(make_head("svm", n_images=6001).fit(X, y))
+
+
 def test_pipelines_for_many_images_can_be_saved(store, data, tmp_path):
     X, y = data
     features = select(
@@ -360,7 +427,7 @@ def test_pipelines_for_many_images_can_be_saved(store, data, tmp_path):
     cnn = CNNFeatures("tiny", layer=LAYERS[0], image_size=32, cache=store).fit(X)
     save(Pipeline([("cnn", cnn), ("head", head)]), tmp_path / "model.tlf")
     loaded = load(tmp_path / "model.tlf")
-    np.testing.assert_allclose(loaded[-1].decision_function(features), head.decision_function(features))
+    np.testing.assert_array_equal(loaded[-1].decision_function(features), head.decision_function(features))
 
 
 # -- embeddings beyond the memory ----------------------------------------------------------------------

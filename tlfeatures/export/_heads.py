@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.compose import TransformedTargetRegressor
+from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import (
     LinearRegression,
     LogisticRegression,
@@ -126,6 +127,11 @@ def split_head(head: Any) -> HeadParts:
 def _convert_transformer(step: Any) -> Any:
     if isinstance(step, FunctionTransformer) and step.func is not None:
         raise _make_refusal(f"FunctionTransformer, which runs the Python function {step.func!r}")
+    if isinstance(step, Nystroem):
+        raise _make_refusal(
+            f"{type(step).__name__}, the approximation of the kernel for many images. Fit the head logreg, ridge or "
+            "linear_svm instead, or svm without `n_images`"
+        )
     if not isinstance(step, BlockScaler):
         return step
     scaler = StandardScaler()

@@ -11,12 +11,14 @@ from tlfeatures.heads._named import (
     make_head,
     make_nystroem,
 )
+from tlfeatures.heads._nystroem import StableNystroem
 
 __all__ = [
     "DEFAULT_HEAD",
     "MAX_KERNEL_ROWS",
     "BlockScaler",
     "MeanRBFKernel",
+    "StableNystroem",
     "Task",
     "blas_threads",
     "head_grid",

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.compose import TransformedTargetRegressor
-from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifierCV, RidgeCV
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline
@@ -20,6 +19,7 @@ from sklearn.svm import SVC, SVR, LinearSVC, LinearSVR
 from threadpoolctl import threadpool_limits
 
 from tlfeatures.errors import UnknownNameError
+from tlfeatures.heads._nystroem import StableNystroem
 
 __all__ = [
     "DEFAULT_HEAD",
@@ -238,7 +238,7 @@ def make_head(
     return Pipeline([*steps, (name, build(class_weight=class_weight))])
 
 
-def make_nystroem() -> Nystroem:
+def make_nystroem() -> StableNystroem:
     """Make the unfitted approximation of the RBF kernel of standardized embeddings by 500 features.
 
     Examples
@@ -246,7 +246,7 @@ def make_nystroem() -> Nystroem:
     >>> make_nystroem().fit_transform(np.random.default_rng(0).normal(size=(600, 3))).shape
     (600, 500)
     """
-    return Nystroem(n_components=_KERNEL_COLUMNS, random_state=0)
+    return StableNystroem(n_components=_KERNEL_COLUMNS, random_state=0)
 
 
 def head_grid(name: str, task: Task = "classification", prefix: str = "") -> dict[str, list[Any]]:

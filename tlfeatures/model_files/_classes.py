@@ -37,7 +37,7 @@ _CLASSES: dict[str, str] = {
     "sklearn.svm": "LinearSVC LinearSVR NuSVC NuSVR SVC SVR",
     "tlfeatures.calibration": "CalibratedHead",
     "tlfeatures.features": "CNNFeatures",
-    "tlfeatures.heads": "BlockScaler MeanRBFKernel",
+    "tlfeatures.heads": "BlockScaler MeanRBFKernel StableNystroem",
     "tlfeatures.skip_unreadable": "SkipUnreadable",
     "tlfeatures.train_on_views": "TrainOnViews",
     "tlfeatures.trust": "ConformalClassifier ConformalRegressor OutlierDetector",

@@ -191,7 +191,7 @@ class FittedSearchMixin:
             "recommendation": self.regime_.recommendation,
             "evidence": self.regime_.evidence,
             "timings": self.timings_,
-            "top": table.head(_N_BEST)[_SUMMARY_COLUMNS],
+            "top": table.dropna(subset="score").head(_N_BEST)[_SUMMARY_COLUMNS],
         }
 
     def image_counts(self) -> ImageCounts:

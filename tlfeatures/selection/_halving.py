@@ -21,6 +21,7 @@ __all__ = [
     "Subset",
     "can_compare",
     "choose_survivors",
+    "describe_no_rounds",
     "describe_rounds",
     "find_comparable_scores",
     "make_subsets",
@@ -324,6 +325,18 @@ def tabulate_rounds(
         remaining = len(rounds[-1].survivors) if rounds else n_candidates
         rows = [*sorted(rows), (n_images, remaining, 0, "")]
     return pandas.DataFrame(rows, columns=["images", "candidates", "eliminated", "note"])
+
+
+def describe_no_rounds(skipped: Sequence[SkippedRound]) -> str:
+    """Return the warning of a search by halving in which all candidates were scored on all images."""
+    reason = (
+        f"on {skipped[0].images:,} images: {skipped[0].reason}"
+        if skipped
+        else (
+            f"there are at most {MIN_CANDIDATES} candidates, or no subset has each class and at most half of the images"
+        )
+    )
+    return f'`search="halving"` had no effect ({reason}), so all candidates were scored on all images.'
 
 
 def find_comparable_scores(

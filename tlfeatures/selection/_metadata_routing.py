@@ -121,6 +121,8 @@ def fit_estimator(head: Head, estimator: Any, X: np.ndarray, y: np.ndarray, para
     """Fit a head's estimator with its metadata; for named heads no metadata requests are needed."""
     if head.user_estimator is not None:
         return estimator.fit(X, y, **params)
+    if head.name == "linear":  # scikit-learn converts the targets to the dtype of X
+        X = X.astype(np.float64)
     with config_context(enable_metadata_routing=False):
         return estimator.fit(X, y, **params)
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas
 from sklearn.utils.parallel import Parallel, delayed
 
+from tlfeatures._warnings import warn
 from tlfeatures.evaluation import Fold, find_duplicates
 from tlfeatures.fingerprints import array_key
 from tlfeatures.heads import BlockScaler, blas_threads
@@ -32,6 +33,8 @@ from tlfeatures.selection._fits import predict_fold
 from tlfeatures.selection._grouped_score import score_grouped
 from tlfeatures.selection._halving import (
     Subset,
+    can_compare,
+    describe_no_rounds,
     describe_rounds,
     find_comparable_scores,
     make_subsets,
@@ -117,6 +120,9 @@ class SearchRunner:
     def _compare_candidates(self) -> None:
         with self.step(f"prescreen ({self.search.prescreen_method})", len(self.embeddings)):
             self._prescreen()
+            if self.subsets and not self._can_eliminate():
+                self.subsets = []
+                self._prescreen()
         self._choose(CandidateScores(self))
         with self.step("predictions, learning curve"):
             self._analyze_best()
@@ -200,6 +206,10 @@ class SearchRunner:
             groups, first = self.duplicates.groups, self.search.first_subset
             self.subsets = make_subsets(y, groups, self.folds, task, seed, first)
 
+    def _can_eliminate(self) -> bool:
+        fitted = [e for e, kept in zip(self.embeddings, self.kept, strict=True) if kept]
+        return can_compare(sum(len(head.points) for e in fitted for head in self.list_heads(e)))
+
     def _prescreen(self) -> None:
         """Score embeddings without fitting heads, and mark in ``to_fit`` the folds on which to fit heads."""
         subset = self.subsets[0] if self.subsets else None
@@ -240,6 +250,8 @@ class SearchRunner:
         n_folds, rule = len(self.folds), self.search.rule
         costs, widths, embedding_index = compared.costs, compared.widths, compared.embedding_index
         self.rounds = compared.rounds
+        if self.search.search == "halving" and not self.rounds:
+            warn(describe_no_rounds(compared.skipped))
         if self.inner_folds:
             bounds = np.cumsum([n_folds, *map(len, self.inner_folds)])
             test = compared.scores.test
