@@ -79,7 +79,9 @@ class HubBackbone(Backbone):
         return spec or _presets.PRESETS.get(self.preset)
 
     def _read_loaded_spec(self) -> PresetSpec:
-        graph: Any = self._load(None)[1]
+        variant, loaded, _ = self._load(None)
+        self._after_loading(variant, loaded)
+        graph: Any = loaded
         height = graph.model.inputs[0].shape[1] or graph.size[0]
         n_blocks = sum(name.startswith("block_") for name in graph.taps) if graph.n_prefix is not None else 0
         return PresetSpec(self.preset, n_blocks, image_size=height, taps=graph.standard)
