@@ -23,7 +23,7 @@ from tlfeatures import (
     ImageNetClassifier,
     TrainOnViews,
 )
-from tlfeatures.heads import BlockScaler
+from tlfeatures.heads import BlockScaler, StableNystroem
 
 
 def images(rows: np.ndarray) -> np.ndarray:
@@ -124,6 +124,7 @@ def list_expected_failures(estimator):
         TabularSearch(task="classification", heads=["ridge"], cv=2, **SEARCH),
         TabularSearch(task="regression", heads=["ridge"], cv=2, **SEARCH),
         BlockScaler(),
+        StableNystroem(random_state=0),
     ],
 )
 def test_estimator_checks_of_scikit_learn(estimator, check):

@@ -80,3 +80,9 @@ class StableNystroem(Nystroem):
             )
             features[batch] = kernel @ self.normalization_.T
         return features
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = False
+        tags.transformer_tags.preserves_dtype = ["float64"]
+        return tags
