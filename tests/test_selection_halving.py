@@ -129,6 +129,7 @@ def test_more_than_2000_images_are_searched_by_halving(tmp_path, n, images):
     assert ("eliminated" in search.cv_results_) == bool(images)
 
 
+@pytest.mark.slow
 def test_the_search_is_reproducible_and_independent_of_processes(halved, store, data):
     again = FeatureSearchCV(**OPTIONS, cache=store, n_jobs=2).fit(*data)
     np.testing.assert_array_equal(split_scores(again), split_scores(halved))
