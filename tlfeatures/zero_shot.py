@@ -39,8 +39,8 @@ class ZeroShotClassifier(ClassifierMixin, ImageEstimator):
     Parameters
     ----------
     model : str or path, default="clip_vit_base_patch32"
-        The name of a network with a text encoder ("clip_...", "siglip_..."; see `tlfeatures models`), or the folder of
-        such a preset of KerasHub.
+        The name of a network with a text encoder, which begins with "clip" or "siglip" (see `tlfeatures models`), or
+        the folder of such a preset of KerasHub.
     classes : sequence of str, or mapping, optional
         Names of two classes or more, or a mapping from the label of each class to its name, for labels that do not
         describe the images: ``{0: "dog", 1: "cat"}``. Labels are all texts or all numbers. By default, `fit` takes the

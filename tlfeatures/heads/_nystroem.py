@@ -22,8 +22,13 @@ class StableNystroem(Nystroem):
 
     The matrix of a kernel between duplicates or near-duplicates has eigenvalues near 0, whose inverse roots amplify
     rounding errors a million times. Here, kernels are computed in float64, and eigenvalues below 1e-6 of the largest
-    are left out. With fewer rows than ``n_components``, all rows are used, without a warning. Parameters and attributes
-    are those of `Nystroem`.
+    are left out. With fewer rows than ``n_components``, all rows are used, without a warning. Attributes are those of
+    `Nystroem`.
+
+    Parameters
+    ----------
+    kernel, gamma, coef0, degree, kernel_params, n_components, random_state, n_jobs
+        As in `sklearn.kernel_approximation.Nystroem`.
 
     Examples
     --------
