@@ -98,6 +98,9 @@ def labels(images, tmp_path):
     BlockedHead.fits.clear()
     yield Labels(model, journal)
     BlockedHead.proceed.set()
+    for thread in threading.enumerate():  # else its fits are counted in the next test
+        if thread.name == "tlfeatures-training":
+            thread.join(60)
     journal.close()
 
 
