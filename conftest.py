@@ -117,6 +117,31 @@ def _folder_for_examples(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("monkeypatch").chdir(request.getfixturevalue("tmp_path"))
 
 
+@pytest.fixture
+def network_calls(monkeypatch: pytest.MonkeyPatch) -> list:
+    """Batches that pass through a network in this process; KeyboardInterrupt is raised after ``limit`` of them."""
+    from tlfeatures.networks import Backbone
+
+    class Calls(list):
+        limit = None
+
+    calls, compile_ = Calls(), Backbone.compile
+
+    def counted(self, outputs, description):
+        run = compile_(self, outputs, description)
+
+        def call(batch):
+            if calls.limit is not None and len(calls) >= calls.limit:
+                raise KeyboardInterrupt
+            calls.append(batch)
+            return run(batch)
+
+        return call
+
+    monkeypatch.setattr(Backbone, "compile", counted)
+    return calls
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real images, weights and golden embeddings; tests that need it are skipped if it is absent."""

@@ -135,7 +135,7 @@ def measure_speeds(sides: dict[str, tuple[int, object]], rounds: int) -> dict[st
 
 def measure_small(folder: str, weights: str, quick: bool) -> dict[str, float]:
     """Measure photographs of 500 pixels."""
-    n, few, rounds = (32, 2, 1) if quick else (1024, 32, 3)
+    n, few, rounds = (32, 2, 1) if quick else (768, 32, 3)
     paths = photographs(os.path.join(folder, "small"), n)
     few_paths = paths[:few]
     part = photographs(os.path.join(folder, "part"), n // 2)
@@ -167,7 +167,7 @@ def measure_small(folder: str, weights: str, quick: bool) -> dict[str, float]:
 
 def measure_large(name: str, grain: float, folder: str, weights: str, quick: bool) -> dict[str, float]:
     """Measure photographs of 12 megapixels."""
-    n, few, size, rounds = (2, 1, (1600, 1200), 1) if quick else (64, 4, (4000, 3000), 2)
+    n, few, size, rounds = (2, 1, (1600, 1200), 1) if quick else (32, 4, (4000, 3000), 2)
     images = os.path.join(folder, name)
     paths = photographs(images, n, size, grain=grain)
     model = build_keras_model(weights)
@@ -230,8 +230,8 @@ def main() -> None:
         if args.quick:
             figures |= measure_heavy("vgg19", paths[:4], folder, 1, 4, 32)
         else:
-            figures |= measure_heavy("resnet50", paths[:128], folder, 5, 32, 224)
-            figures |= measure_heavy("vgg19", paths[:64], folder, 3, 16, 224)
+            figures |= measure_heavy("resnet50", paths[:96], folder, 3, 32, 224)
+            figures |= measure_heavy("vgg19", paths[:32], folder, 2, 16, 224)
     report("extract", args, figures, TARGETS, network="mobilenet_0.75", image_size=224, batch_size=BATCH)
 
 

@@ -1,6 +1,7 @@
 """What fine-tuning gains over the frozen network, what it costs, and what stored embeddings save.
 
-    python benchmarks/finetune.py [--quick | --full] [--part signs|times|steps|lengths] [--json PATH]
+    python benchmarks/finetune.py [--quick | --full] [--part frozen|signs|times|steps|lengths] [--json PATH]
+                                  [--train-from LAYER]
 
 times     the tutorial's recipe (frozen, global max pooling, Dense(128), 20 epochs) on stored embeddings, and in plain
           Keras with the network in the loop: the same head, first weights and batches; each side cold, in a process
@@ -8,8 +9,8 @@ times     the tutorial's recipe (frozen, global max pooling, Dense(128), 20 epoc
           loop runs for 4 epochs and its time is extrapolated; --full runs them all
 steps     a step of the second stage against ``Model.fit`` written by hand, in turn; and how far the weights of a
           training that was killed (SIGKILL) and resumed are from those of one that was not
-signs     hand signs at 64x64, seeds 0 to 2: the frozen pipeline that cross-validation chooses, the tutorial's recipe,
-          and the network trained from ``conv_dw_6`` on; --full adds two other layers
+frozen    hand signs at 64x64: the frozen pipeline chosen by cross-validation; the tutorial's recipe, seeds 0 to 2
+signs     hand signs at 64x64, seeds 0 to 2: the network trained from --train-from on: conv_dw_6, conv_pw_12 or all
 lengths   pets with lengths in cm drawn for them: R2 of the ridge head, the frozen Dense(256) head on the flattened map
           and the fine-tuned network; seeds 0 to 2; only with --full or --part lengths
 """
@@ -37,7 +38,8 @@ from _common import SIGNS, arguments, child, interleaved, median_ratio, photogra
 PETS = SIGNS.parent / "pets"
 # mean and standard deviation in cm; a cat is as long as the tutorial's
 LENGTHS = {"cats": (46.0, 3.0), "dogs": (75.0, 12.0), "horses": (240.0, 15.0)}
-CUTS = ("conv_dw_6", "all", "conv_pw_12")
+PARTS = ("frozen", "signs", "times", "steps", "lengths")
+CUTS = ("conv_dw_6", "conv_pw_12", "all")
 # chosen on a quarter of the training images, held out
 TUNED = {
     "start": "linear",
@@ -83,8 +85,8 @@ def network(quick: bool, size: int) -> dict[str, Any]:
     return {"model": "tiny", "image_size": 32} if quick else {"model": "mobilenet_0.75", "image_size": size}
 
 
-def run_signs(quick: bool, full: bool, folder: str, seeds: range) -> dict[str, float]:
-    """Measure the accuracies on the test images."""
+def run_frozen(quick: bool, folder: str, seeds: range) -> dict[str, float]:
+    """Measure the accuracies of frozen networks on the test images."""
     from sklearn.model_selection import GridSearchCV
     from sklearn.pipeline import Pipeline
 
@@ -103,26 +105,38 @@ def run_signs(quick: bool, full: bool, folder: str, seeds: range) -> dict[str, f
     }
     progress("signs: the frozen pipeline")
     search = GridSearchCV(Pipeline([("cnn", cnn), ("head", make_head("svm"))]), grid, cv=3 if quick else 5)
-    frozen = search.fit(X, y).score(Xt, yt)
-    figures = {"signs_frozen": frozen}
-    settings, tuned = network(quick, 64), {**TUNED, **({"epochs": 2} if quick else {})}
-    rows: dict[str, list[float]] = {}
+    figures = {"signs_frozen": search.fit(X, y).score(Xt, yt)}
+    scores = []
     for seed in seeds:
-        for cut in ("block8_dw",) if quick else CUTS if full else CUTS[:1]:
-            progress(f"signs, seed {seed}: trained from {cut} on")
-            start = time.perf_counter()
-            clf = FineTuneClassifier(**settings, **tuned, train_from=cut, random_state=seed).fit(X, y)
-            name = "conv_dw_6" if quick else cut
-            rows.setdefault(f"signs_finetuned_{name}_s", []).append(time.perf_counter() - start)
-            rows.setdefault(f"signs_finetuned_{name}", []).append(clf.score(Xt, yt))
-        clf = FineTuneClassifier(**settings, **RECIPE, epochs=2 if quick else 20, random_state=seed).fit(X, y)
-        rows.setdefault("signs_tutorials_recipe", []).append(clf.score(Xt, yt))
-    for name, values in rows.items():
-        figures[name] = float(np.mean(values))
-        if not name.endswith("_s"):
-            figures[f"{name}_worst"] = float(np.min(values))
-    figures["signs_gain_over_frozen"] = figures["signs_finetuned_conv_dw_6"] - frozen
-    return figures
+        progress(f"signs, seed {seed}: the tutorial's recipe")
+        options = network(quick, 64) | RECIPE | {"epochs": 2 if quick else 20, "random_state": seed}
+        scores.append(FineTuneClassifier(**options).fit(X, y).score(Xt, yt))
+    return figures | {"signs_tutorials_recipe": float(np.mean(scores))}
+
+
+def run_signs(quick: bool, train_from: str, folder: str, seeds: range) -> dict[str, float]:
+    """Measure the seconds and the accuracy on the test images of a fine-tuned network."""
+    from tlfeatures import FineTuneClassifier
+
+    X, y, Xt, yt = signs_data(quick, folder)
+    options = {
+        **network(quick, 64),
+        **TUNED,
+        **({"epochs": 2, "train_from": "block8_dw"} if quick else {"train_from": train_from}),
+    }
+    seconds, scores = [], []
+    for seed in seeds:
+        progress(f"signs, seed {seed}: trained from {options['train_from']} on")
+        start = time.perf_counter()
+        clf = FineTuneClassifier(**options, random_state=seed).fit(X, y)
+        seconds.append(time.perf_counter() - start)
+        scores.append(clf.score(Xt, yt))
+    name = f"signs_finetuned_{train_from}"
+    return {
+        f"{name}_s": float(np.mean(seconds)),
+        name: float(np.mean(scores)),
+        f"{name}_worst": float(np.min(scores)),
+    }
 
 
 def run_times(quick: bool, full: bool, folder: str) -> dict[str, float]:
@@ -345,8 +359,11 @@ def run_lengths(quick: bool, folder: str, seeds: range) -> dict[str, float]:
 def main() -> None:
     """Run the benchmark, print a table and write the JSON file."""
     parser = arguments(__doc__, "finetune")
-    parser.add_argument("--part", choices=("signs", "times", "steps", "lengths"), help="run only this part")
-    parser.add_argument("--full", action="store_true", help="all layers, all epochs, and the lengths")
+    parser.add_argument("--part", choices=PARTS, help="run only this part")
+    parser.add_argument("--full", action="store_true", help="all epochs, and the lengths")
+    parser.add_argument(
+        "--train-from", choices=CUTS, default=CUTS[0], help="first trained layer of the part signs"
+    )
     parser.add_argument("--child", help="internal")
     parser.add_argument("--options", type=json.loads, help="internal")
     args = parser.parse_args()
@@ -362,10 +379,15 @@ def main() -> None:
             figures |= run_times(args.quick, args.full, folder)
         if args.part in (None, "steps"):
             figures |= run_steps(args.quick, folder)
+        if args.part in (None, "frozen"):
+            figures |= run_frozen(args.quick, folder, seeds)
         if args.part in (None, "signs"):
-            figures |= run_signs(args.quick, args.full, folder, seeds)
+            figures |= run_signs(args.quick, args.train_from, folder, seeds)
         if args.part == "lengths" or (args.part is None and (args.full or args.quick)):
             figures |= run_lengths(args.quick, folder, seeds)
+    if args.part is None:
+        tuned = figures[f"signs_finetuned_{args.train_from}"]
+        figures["signs_gain_over_frozen"] = tuned - figures["signs_frozen"]
     targets = {name: target for name, target in TARGETS.items() if name in figures}
     report("finetune", args, figures, targets, network=network(args.quick, 64)["model"], seeds=len(seeds))
 

@@ -24,7 +24,7 @@ MACHINES = {
     "speed: `tlfeatures select`": "select",
     "choosing a layer, fused layers": "select_regret",
     "views": "views",
-    "fine-tuning: accuracy": "finetune_signs",
+    "fine-tuning: accuracy": "finetune_conv_dw_6",
     "fine-tuning: seconds": "finetune_times",
     "the bundled network": "tiny",
     "[prediction sets](trust.md)": "conformal",
@@ -297,19 +297,19 @@ TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
         [
             [
                 "frozen: layer, pooling and head chosen by cross-validation",
-                "{finetune_signs[signs_frozen]:.1%}",
+                "{finetune_frozen[signs_frozen]:.1%}",
                 "",
             ],
             [
                 "the tutorial's recipe: frozen, global max pooling, Dense(128), 20 epochs",
-                "{finetune_signs[signs_tutorials_recipe]:.1%}",
+                "{finetune_frozen[signs_tutorials_recipe]:.1%}",
                 "{finetune_times[times_64_stored_s]:.0f}",
             ],
             *(
                 [
                     title,
-                    f"{{finetune_signs[signs_finetuned_{cut}]:.1%}}",
-                    f"{{finetune_signs[signs_finetuned_{cut}_s]:.0f}}",
+                    f"{{finetune_{cut}[signs_finetuned_{cut}]:.1%}}",
+                    f"{{finetune_{cut}[signs_finetuned_{cut}_s]:.0f}}",
                 ]
                 for cut, title in SIGNS.items()
             ),

@@ -63,25 +63,6 @@ def files(tmp_path, images):
     return paths
 
 
-@pytest.fixture
-def network_calls(monkeypatch):
-    """Batches that go through a network in this process."""
-    calls = []
-    compile_ = Backbone.compile
-
-    def counted(self, outputs, description):
-        run = compile_(self, outputs, description)
-
-        def call(batch):
-            calls.append(batch)
-            return run(batch)
-
-        return call
-
-    monkeypatch.setattr(Backbone, "compile", counted)
-    return calls
-
-
 def test_fit_then_transform_equals_fit_transform(images, store):
     cnn = CNNFeatures(**NETWORK, cache=None)
     expected = cnn.fit_transform(images)

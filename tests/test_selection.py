@@ -103,31 +103,6 @@ def warm(tmp_path_factory, data):
         return store, FeatureSearchCV(**SMALL, cache=store).fit(*data)
 
 
-@pytest.fixture
-def network_calls(monkeypatch):
-    """Record the batches that pass through a network; raise KeyboardInterrupt after ``calls.limit`` of them."""
-    from tlfeatures.networks import Backbone
-
-    class Calls(list):
-        limit = None
-
-    calls, compile_ = Calls(), Backbone.compile
-
-    def counted(self, outputs, description):
-        run = compile_(self, outputs, description)
-
-        def call(batch):
-            if calls.limit is not None and len(calls) >= calls.limit:
-                raise KeyboardInterrupt
-            calls.append(batch)
-            return run(batch)
-
-        return call
-
-    monkeypatch.setattr(Backbone, "compile", counted)
-    return calls
-
-
 # -- fits that share work ------------------------------------------------------------------------
 
 TASKS = [

@@ -15,7 +15,7 @@ from sklearn.model_selection import cross_val_score
 
 from tlfeatures import CNNFeatures, EmbeddingStore, ZeroShotClassifier
 from tlfeatures.errors import ImageReadError, InvalidParameterError, MissingDependencyError, WeightsError
-from tlfeatures.networks import Backbone, preset_resizing
+from tlfeatures.networks import preset_resizing
 
 CLASSES = ["cat", "dog", "horse"]
 TEXTS = [f"a photo of a {name}." for name in CLASSES]
@@ -92,25 +92,6 @@ def preset(request, tmp_path_factory):
 @pytest.fixture
 def images():
     return make_images(6, SIDE)
-
-
-@pytest.fixture
-def network_calls(monkeypatch):
-    """Batches that go through a network in this process."""
-    calls = []
-    compile_ = Backbone.compile
-
-    def counted(self, outputs, description):
-        run = compile_(self, outputs, description)
-
-        def call(batch):
-            calls.append(batch)
-            return run(batch)
-
-        return call
-
-    monkeypatch.setattr(Backbone, "compile", counted)
-    return calls
 
 
 @pytest.mark.slow
