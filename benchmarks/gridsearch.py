@@ -146,7 +146,7 @@ def measure(
 def main() -> None:
     """Run the benchmark, print a table and write the JSON file."""
     parser = arguments(__doc__, "gridsearch")
-    parser.add_argument("--photographs", type=int, default=1000)
+    parser.add_argument("--photographs", type=int, default=700)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--options", help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -49,6 +49,7 @@ BENCHMARKS = {
     "audit": ["audit.py"],
     "precision": ["precision.py"],
     "runtimes": ["runtimes.py"],
+    "runtimes_large": ["runtimes.py", "--networks", "resnet50", "vgg19", "convnext_tiny"],
     "peers": ["peers.py"],
     "serve": ["serve.py"],
     "app_data": ["app_data.py"],

@@ -17,9 +17,9 @@ openvino_int8   quantized by nncf.quantize, calibrated on 64 other images
 All batches are uint8 pixels of 224x224 in main memory, and normalization and average pooling are part of the network.
 Each side of each network runs in its own process, which computes only when it is its turn: the sides alternate, and
 ratios are medians over the rounds. Cosines are between embeddings and those of `default`. The settings of TensorFlow
-are measured on MobileNet 0.75 only; --full measures all sides on all networks, which takes about 20 minutes. --one-core
-gives ratios that other programs on the same machine disturb less. MobileNet 0.75 has its ImageNet weights if they are
-on this machine, all others random weights.
+are measured on MobileNet 0.75 only. Without --networks, only the three small networks are measured; --full measures
+all sides on all networks, which takes about 20 minutes. --one-core gives ratios that other programs on the same
+machine disturb less. MobileNet 0.75 has its ImageNet weights if they are on this machine, all others random weights.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ RUNTIMES = {
     "openvino_int8": ("openvino", "nncf"),
 }
 EXPORTED = ("onnxruntime", "openvino", "openvino_bf16", "openvino_int8")
+DEFAULT_NETWORKS = NETWORKS[:3]
 SETTINGS_NETWORKS = ("mobilenet_0.75",)
 COMPARED = 32  # number of images whose embeddings are compared
 FLOAT32 = ("batch_8", "batch_128", "one_thread", "inter_1", "no_onednn", "xla", "onnxruntime", "openvino")
@@ -251,7 +252,7 @@ def main() -> None:
     """Run the benchmark, print a table and write the JSON file."""
     parser = arguments(__doc__, "runtimes")
     parser.add_argument("--full", action="store_true", help="all sides of all networks")
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, help="default: the three that are fast")
     parser.add_argument("--sides", nargs="+", choices=(*SETTINGS, *RUNTIMES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
@@ -272,7 +273,8 @@ def main() -> None:
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         pixels = decode(Path(name), n, size)
-        for network in args.networks or (NETWORKS if not args.quick else NETWORKS[:1]):
+        default = NETWORKS if args.full else NETWORKS[:1] if args.quick else DEFAULT_NETWORKS
+        for network in args.networks or default:
             folder = Path(name, network)
             folder.mkdir()
             np.save(folder / "pixels.npy", pixels)

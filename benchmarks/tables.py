@@ -160,9 +160,19 @@ RUNTIME_SETTINGS = {
 }
 
 
+LARGE_NETWORKS = ("resnet50", "vgg19", "convnext_tiny")
+
+
+def _runtime_figure(network: str, figure: str, digits: int) -> str:
+    """Return the format of a figure of a network."""
+    benchmark = "runtimes_large" if network in LARGE_NETWORKS else "runtimes"
+    return f"{{{benchmark}[{network}_{figure}]:.{digits}f}}"
+
+
 def _runtime_cell(network: str, side: str) -> str:
     """Return the format of a ratio of speeds, and of the lowest cosine in brackets."""
-    return f"{{runtimes[{network}_{side}_ratio]:.2f}} ({{runtimes[{network}_{side}_cosine_min]:.4f}})"
+    ratio = _runtime_figure(network, f"{side}_ratio", 2)
+    return f"{ratio} ({_runtime_figure(network, f'{side}_cosine_min', 4)})"
 
 
 # name of a table -> its header and rows; a cell is a format string of figures by benchmark
@@ -222,7 +232,7 @@ TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
         [
             [
                 "TensorFlow: images/s",
-                *(f"{{runtimes[{network}_default_images_per_s]:.0f}}" for network in RUNTIME_NETWORKS),
+                *(_runtime_figure(network, "default_images_per_s", 0) for network in RUNTIME_NETWORKS),
             ],
             *(
                 [title, *(_runtime_cell(network, side) for network in RUNTIME_NETWORKS)]
