@@ -10,7 +10,7 @@ import numpy as np
 from tlfeatures.errors import InvalidParameterError
 from tlfeatures.export._packages import OPSETS, import_package
 
-__all__ = ["GraphEditor", "join_graphs", "make_graph"]
+__all__ = ["GraphEditor", "join_graphs", "make_graph", "replace_erfc"]
 
 _IR_VERSION = 8  # of opset 17
 
@@ -90,7 +90,7 @@ def join_graphs(network: Any, head: Any, image_size: Sequence[int]) -> Any:
         del model.opset_import[:]
         model.opset_import.extend(_make_opsets())
         del model.graph.value_info[:]  # inferred shapes, which a free batch dimension can contradict
-    _replace_erfc(network)
+    replace_erfc(network)
     try:
         onnx.checker.check_model(network)
     except onnx.checker.ValidationError as error:  # for example of an operator of TensorFlow
@@ -113,8 +113,14 @@ def join_graphs(network: Any, head: Any, image_size: Sequence[int]) -> Any:
     return joined
 
 
-def _replace_erfc(model: Any) -> None:
-    """Replace nodes Erfc, which tf2onnx writes for the exact GELU and which ONNX does not have, by 1 - Erf."""
+def replace_erfc(model: Any) -> None:
+    """Replace nodes Erfc, which tf2onnx writes for the exact GELU and which ONNX does not have, by 1 - Erf.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        It is modified.
+    """
     helper, graph = import_package("onnx").helper, model.graph
     one, nodes = "one_of_erfc", []
     for node in graph.node:
