@@ -1,13 +1,14 @@
 """Time, memory and regret of a search over many images, whose candidates are eliminated on growing subsets.
 
-    python benchmarks/selection_size.py [--quick] [--json PATH] [--images 20000] [--classes 10] [--jobs 2] [--regret]
+    python benchmarks/selection_size.py [--quick] [--json PATH] [--images 20000] [--classes 10] [--jobs 2]
+                                        [--regret images|generated] [--draws 3]
 
 A search over 13 layers x two poolings x three heads with their grids x five folds on synthetic embeddings, which are
 written to a store before the time is taken. The memory is that of all processes of the search.
 
 --regret    the points of accuracy by which the best candidate of a search by halving scores below that of an exhaustive
-            search, on all images and the same folds: hand signs, digits and three generated domains, each with five
-            draws of the subsets, the first of which has a sixteenth of the images
+            search, on all images and the same folds, for several draws of the subsets, the first of which has a
+            sixteenth of the images: digits and hand signs ("images"), or three generated domains ("generated")
 """
 
 from __future__ import annotations
@@ -176,9 +177,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=2, help="number of processes")
-    parser.add_argument("--regret", action="store_true", help="measure the regret only")
-    parser.add_argument("--only", help="regret: data sets, separated by commas")
-    parser.add_argument("--draws", type=int, default=5, help="regret: number of draws of the subsets")
+    parser.add_argument(
+        "--regret", choices=("images", "generated"), help="measure the regret on these data only"
+    )
+    parser.add_argument("--draws", type=int, default=3, help="regret: number of draws of the subsets")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     figures: dict[str, float] = {}
@@ -188,17 +190,17 @@ def main() -> None:
         if args.regret:
             n, draws = (160, 2) if args.quick else (960, args.draws)
             sets = {
-                "digits": lambda: load_digit_images(n),
-                "textures": lambda: draw_textures(n, np.random.default_rng(0)),
-                "shapes": lambda: draw_shapes(n, np.random.default_rng(1)),
-                "noises": lambda: draw_noises(n, np.random.default_rng(2)),
-            }
-            if args.quick:
-                sets = {"digits": sets["digits"]}
-            elif SIGNS.is_dir():
-                sets |= {"signs": load_signs}
-            for name in args.only.split(",") if args.only else sets:
-                figures |= measure_regret(name, *sets[name](), weights, folder, draws)
+                "images": {"digits": lambda: load_digit_images(n)},
+                "generated": {
+                    "textures": lambda: draw_textures(n, np.random.default_rng(0)),
+                    "shapes": lambda: draw_shapes(n, np.random.default_rng(1)),
+                    "noises": lambda: draw_noises(n, np.random.default_rng(2)),
+                },
+            }[args.regret]
+            if args.regret == "images" and not args.quick and SIGNS.is_dir():
+                sets["signs"] = load_signs
+            for name, load in sets.items():
+                figures |= measure_regret(name, *load(), weights, folder, draws)
                 targets[f"{name}_regret_points"] = ("<=", 0.5)
         else:
             n, layers = (2500, LAYERS[1::6]) if args.quick else (args.images, LAYERS)

@@ -69,7 +69,7 @@ FIGURES = {
     "tiny": {"digits_avgmax_5fold", "random_digits_avgmax_5fold"},
 }
 OPTIONS = {
-    "selection_regret": [str(BENCHMARKS / "selection_size.py"), "--regret"],
+    "selection_regret": [str(BENCHMARKS / "selection_size.py"), "--regret", "images"],
     "store_rows": [str(BENCHMARKS / "store.py"), "--rows", "40960"],
     "store_batches": [str(BENCHMARKS / "store.py"), "--batches"],
 }
