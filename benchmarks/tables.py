@@ -31,6 +31,7 @@ MACHINES = {
     "[what to label next](trust.md)": "suggest",
     "[Ray workers](scale.md)": "distributed",
     "[runtimes](#runtimes)": "runtimes",
+    "[other libraries](#other-libraries)": "peers",
 }
 SPEED = [
     (
@@ -160,13 +161,17 @@ RUNTIME_SETTINGS = {
 }
 
 
-LARGE_NETWORKS = ("resnet50", "vgg19", "convnext_tiny")
+# network -> benchmark, if it is not "runtimes"
+SLOW_NETWORKS = {
+    "resnet50": "runtimes_large",
+    "vgg19": "runtimes_large",
+    "convnext_tiny": "runtimes_convnext_tiny",
+}
 
 
 def _runtime_figure(network: str, figure: str, digits: int) -> str:
     """Return the format of a figure of a network."""
-    benchmark = "runtimes_large" if network in LARGE_NETWORKS else "runtimes"
-    return f"{{{benchmark}[{network}_{figure}]:.{digits}f}}"
+    return f"{{{SLOW_NETWORKS.get(network, 'runtimes')}[{network}_{figure}]:.{digits}f}}"
 
 
 def _runtime_cell(network: str, side: str) -> str:
@@ -224,6 +229,16 @@ TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
                     f"{{distributed[workers_{n}_times_local]:.2f}}",
                 ]
                 for n in (1, 2, 4)
+            ),
+        ],
+    ),
+    "peers": (
+        ["", "images/s", "speed of tlfeatures, relative to it"],
+        [
+            ["tlfeatures", "{peers[tlfeatures_images_per_s]:.0f}", "1"],
+            *(
+                [name, f"{{peers[{name}_images_per_s]:.0f}}", f"{{peers[times_{name}]:.1f}}"]
+                for name in ("thingsvision", "embetter")
             ),
         ],
     ),
