@@ -13,6 +13,7 @@ import threading
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -391,7 +392,7 @@ def test_writer_commits_by_size_of_one_recipe_and_of_all(store, monkeypatch):
 
 def test_writer_commits_by_time(store, monkeypatch):
     now = 1000.0
-    monkeypatch.setattr(writer.time, "monotonic", lambda: now)
+    monkeypatch.setattr(writer, "time", SimpleNamespace(monotonic=lambda: now))  # not for other threads
     with store.writer(RECIPE) as w:
         for wait, count in ((0, 0), (59, 0), (60, 1), (100, 1), (121, 2)):
             now = 1000.0 + wait

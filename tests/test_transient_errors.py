@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ class Storage:
     def __init__(self, monkeypatch, name, code, n_failures):
         self.name, self.code, self.n_failures, self.pauses = name, code, n_failures, []
         monkeypatch.setattr(fingerprints, "open", self.open, raising=False)
-        monkeypatch.setattr(_files.time, "sleep", self.pauses.append)
+        # not time.sleep itself, which threads of other tests may call
+        monkeypatch.setattr(_files, "time", SimpleNamespace(sleep=self.pauses.append))
 
     def open(self, path, mode):
         if os.path.basename(path) == self.name and self.n_failures:
