@@ -300,7 +300,7 @@ def test_a_second_download_of_a_file_waits_for_the_first(server, folder):
         threads[0].start()
         wait_for(lambda: part.exists() and part.stat().st_size >= 150_000)
         threads[1].start()
-        wait_for(lambda: len(caught))
+        wait_for(lambda: any("Another process" in str(warning.message) for warning in list(caught)))
         server.behaviour.pauses = False
         for thread in threads:
             thread.join(60)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -82,12 +83,20 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address):
+        """Ignore clients that have disconnected: the message would be in the output of a later test."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class LoopbackServer:
     """Context manager: the server with its address in ``url`` and its faults in ``behaviour``."""
 
     def __enter__(self):
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
+        self.http = _Server(("127.0.0.1", 0), Handler)
         self.http.stopped = threading.Event()
         self.http.behaviour = self.behaviour = Behaviour()
         self.url = f"http://127.0.0.1:{self.http.server_port}"
