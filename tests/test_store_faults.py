@@ -282,7 +282,7 @@ def figures(tmp_path_factory) -> dict:
     command = [sys.executable, str(ROOT / "benchmarks" / "store_faults.py"), "--json", str(path)]
     command += ["--kills", "50", "--damage", "3000", "--mutants", "2000"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return json.loads(path.read_text())["figures"]
 

@@ -73,7 +73,8 @@ def test_all_recipes_are_measured_in_one_run(run):
     results, _, _ = run
     assert results["network"] == "tiny stands in for vgg19, whose weights are not on this machine"
     assert [row["recipe"] for row in results["rows"]] == RECIPES
-    assert all(0 <= row["accuracy"] <= 1 and row["seconds"] > 0 for row in results["rows"])
+    assert all(0 <= row["accuracy"] <= 1 for row in results["rows"])
+    assert sum(row["seconds"] for row in results["rows"]) > 0  # rounded to a tenth, one alone may be 0
     assert results["rows"][0]["accuracy"] >= 0.9
 
 

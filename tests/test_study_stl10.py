@@ -44,7 +44,8 @@ def run(tmp_path_factory):
 def test_both_ways_are_measured_in_one_run(run):
     results, _, lines, _ = run
     assert [row["recipe"] for row in results["rows"]] == RECIPES
-    assert all(0 <= row["accuracy"] <= 1 and row["seconds"] > 0 for row in results["rows"])
+    assert all(0 <= row["accuracy"] <= 1 for row in results["rows"])
+    assert sum(row["seconds"] for row in results["rows"]) > 0  # rounded to a tenth, one alone may be 0
     assert "100 training images, 20 test images, 10 classes" in lines
     assert "one dense layer on the global average of the last map of 32 pixels" in lines
 
