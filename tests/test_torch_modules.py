@@ -31,6 +31,12 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 X = np.random.default_rng(0).integers(0, 256, (5, 20, 24, 3), dtype=np.uint8)
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    """Give modules the same random weights in each run and in each order of the tests."""
+    torch.manual_seed(0)
+
+
 class Residual(nn.Module):
     """A block of a class that is not PyTorch's; its `relu` is called twice."""
 
