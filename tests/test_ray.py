@@ -108,6 +108,7 @@ def nodes(paths) -> Iterator[TwoNodes]:
 
 @pytest.fixture
 def engine(nodes) -> RayEngine:
+    nodes.cluster.wait_for_nodes(LIMIT)  # until Ray has noticed the end of nodes that an earlier test killed
     return RayEngine(nodes.cluster.address, workers=2, cpus=0.5)
 
 
@@ -180,9 +181,11 @@ def test_a_driver_that_is_killed_loses_at_most_the_open_batch(nodes, paths, tmp_
         driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         n_computed.append(0)
         with driver:
-            while n_computed[-1] < 100:
-                n_computed[-1] += int(driver.stdout.readline())
+            # more than the 64 images of a batch; the last driver may end if the others were killed late
+            while n_computed[-1] < 80 and (line := driver.stdout.readline()):
+                n_computed[-1] += int(line)
             driver.kill()
+    assert n_computed[0] >= 80
     final = embed_folder(folder, cache)
     np.testing.assert_array_equal(final.features, embed_folder(folder, str(tmp_path / "other")).features)
     assert len(final.features) == len(paths) and not final.errors
@@ -215,12 +218,13 @@ def test_known_images_are_not_computed(engine, paths):
 def test_an_outage_ends_the_run_with_an_error_after_the_results_of_other_units(engine, paths, tmp_path):
     grey = tmp_path / "grey.png"
     Image.new("RGB", (16, 16), (128, 128, 128)).save(grey)
-    job = make_job([*paths[:8], str(grey), *paths[8:40]], NetworkDuringOutage())
-    numbers = []
+    # enough units that not all are computed while a second worker starts
+    job = make_job([*paths[:8], str(grey), *paths[8:]], NetworkDuringOutage(seconds=0.05))
+    units, numbers = list_units(job), []
     with pytest.raises(TransientReadError, match="input/output error, in 4 attempts"):
-        numbers.extend(result.unit.number for result in engine.run(job, list_units(job)))
+        numbers.extend(result.unit.number for result in engine.run(job, units))
     assert 2 not in numbers
-    assert len(numbers) < 10
+    assert len(numbers) < len(units) - 1
 
 
 def test_a_worker_that_cannot_be_placed_ends_the_run_with_a_message(engine, paths):
