@@ -471,13 +471,15 @@ def read_all(connection):
 
 
 def test_slow_clients_are_disconnected(model):
-    limits = Limits(header_seconds=0.2, body_seconds=0.2)
-    head = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+    limits = Limits(header_seconds=0.2)
     with run_in_thread(make_service(model, limits=limits), limits) as (address, _):
         for start in (b"", b"POST /v1/predict HTTP/1.1\r\nHost: loc"):
-            with socket.create_connection(address) as connection:
-                connection.sendall(start)
+            with socket.create_connection(address) as connection, contextlib.suppress(ConnectionError):
+                connection.sendall(start)  # an error if this is late
                 assert read_all(connection) == b""
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+    limits = Limits(header_seconds=2, body_seconds=0.2)  # all headers arrive in time, also on a busy machine
+    with run_in_thread(make_service(model, limits=limits), limits) as (address, _):
         with socket.create_connection(address) as connection:
             connection.sendall(head + b"x" * 10)
             answer = read_all(connection)
@@ -597,8 +599,7 @@ def test_port_in_use_is_reported_before_the_model_is_loaded(model_file, capsys):
 @pytest.mark.parametrize("options", [["--host", "0.0.0.0"], ["--workers", "2"]], ids=["token", "workers"])
 def test_command(model_file, images, options):
     code = "import sys; from tlfeatures.cli import main; sys.exit(main())"
-    port = [] if "--workers" not in options else ["--port", str(find_free_port())]
-    command = [sys.executable, "-c", code, "serve", str(model_file), *(port or ["--port", "0"]), *options]
+    command = [sys.executable, "-c", code, "serve", str(model_file), "--port", "0", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             url = re.search(r"http://\S+", process.stdout.readline())[0].replace("0.0.0.0", "127.0.0.1")
@@ -606,7 +607,7 @@ def test_command(model_file, images, options):
             if "--host" in options:
                 token = process.stdout.readline().rsplit(" ", 1)[1].strip()
                 headers = {"Authorization": f"Bearer {token}"}
-            wait_until(lambda: is_healthy(url), 120)
+            wait_until(lambda: is_healthy(url), 300)
             body = json.dumps({"images": [{"data": base64.b64encode(images[0]).decode()}]}).encode()
             headers |= {"Content-Type": "application/json"}
             request = urllib.request.Request(f"{url}/v1/predict", body, headers)
@@ -614,7 +615,7 @@ def test_command(model_file, images, options):
                 with urllib.request.urlopen(request, timeout=60) as response:
                     assert json.load(response)["images"][0]["prediction"] == "dark"
             process.terminate()
-            assert process.wait(60) == 0, process.stderr.read()
+            assert process.wait(300) == 0, process.stderr.read()
             assert "Traceback" not in process.stderr.read()
         finally:
             process.kill()
@@ -626,11 +627,6 @@ def is_healthy(url):
             return response.status == 200
     except OSError:
         return False
-
-
-def find_free_port():
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return sock.getsockname()[1]
 
 
 # --- queue
