@@ -23,8 +23,13 @@ from tlfeatures.sources import read_dicom_groups, read_source
 
 pydicom = pytest.importorskip("pydicom", reason="needs pydicom, the extra `dicom`")
 FILES = pathlib.Path(pydicom.__file__).parent / "data" / "test_files"
-RNG = np.random.default_rng(0)
-DEEP = RNG.integers(0, 4096, (20, 24)).astype(np.uint16)
+
+
+def draw_pixels(low, high, shape, seed=0):
+    return np.random.default_rng(seed).integers(low, high, shape)
+
+
+DEEP = draw_pixels(0, 4096, (20, 24)).astype(np.uint16)
 SIGNED = (DEEP.astype(np.int16) - 1024).astype(np.int16)
 
 
@@ -230,7 +235,7 @@ def test_a_file_without_preamble_is_read():
 
 
 def test_frames_are_chosen_by_brackets(tmp_path):
-    frames = RNG.integers(0, 256, (3, 8, 8)).astype(np.uint8)
+    frames = draw_pixels(0, 256, (3, 8, 8)).astype(np.uint8)
     (tmp_path / "scan.dcm").write_bytes(encode_dicom(frames))
     pages = [Image.fromarray(frame) for frame in frames]
     pages[0].save(tmp_path / "scan.tif", save_all=True, append_images=pages[1:])
@@ -257,7 +262,7 @@ def test_a_file_name_that_ends_with_a_number_in_brackets(tmp_path):
 
 
 def test_frames_of_one_file_have_embeddings_of_their_own(tmp_path, store):
-    frames = RNG.integers(0, 256, (2, 32, 32)).astype(np.uint8)
+    frames = draw_pixels(0, 256, (2, 32, 32)).astype(np.uint8)
     (tmp_path / "scan.dcm").write_bytes(encode_dicom(frames))
     paths = [f"{tmp_path / 'scan.dcm'}[{i}]" for i in (1, 0)]
     cnn = CNNFeatures("tiny", image_size=32, cache=store)
@@ -301,7 +306,7 @@ def test_window_is_in_hounsfield_units():
 
 
 def test_window_does_not_change_8_bit_images_and_floats():
-    eight = RNG.integers(0, 256, (8, 8)).astype(np.uint8)
+    eight = draw_pixels(0, 256, (8, 8)).astype(np.uint8)
     for array in (eight, eight.astype(np.int64), eight / 255):
         np.testing.assert_array_equal(
             Images.of(array[None]).decode(0, Decoder((8, 8), window=(3, 1)))[1][..., 0], eight
@@ -333,7 +338,7 @@ def test_window_and_max_value_exclude_each_other():
 
 def test_window_in_the_search_and_in_fine_tuning():
     y = np.arange(12) % 2
-    deep = RNG.integers(900, 1100, (12, 32, 32)).astype(np.uint16)
+    deep = draw_pixels(900, 1100, (12, 32, 32)).astype(np.uint16)
     deep[y == 1, :16] += 200
     eight = np.rint(np.clip((deep - 800.0) / 500, 0, 1) * 255).astype(np.uint8)
     window = (1050, 500)
@@ -484,7 +489,7 @@ def patients(tmp_path):
     for i in range(9):
         folder = tmp_path / "scans" / ("sick" if i % 2 else "well")
         folder.mkdir(parents=True, exist_ok=True)
-        pixels = RNG.integers(0, 2000, (16, 16)).astype(np.uint16)
+        pixels = draw_pixels(0, 2000, (16, 16), seed=i).astype(np.uint16)
         data = encode_dicom(
             pixels, PatientID=f"SECRET-{i // 3}", PatientName=f"SECRET^{i}", StudyInstanceUID=f"1.2.{i // 2}"
         )
