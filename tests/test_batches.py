@@ -16,11 +16,20 @@ from tlfeatures.images import decode_batches
 # --- batches ---------------------------------------------------------------------------------------
 
 
+@pytest.fixture
 def decoding_threads():
-    return [t for t in threading.enumerate() if t.name.startswith("tlfeatures-decode")]
+    """Return a function that lists the decoding threads of the test, without those that earlier tests left."""
+    earlier = set(threading.enumerate())
+
+    def list_threads():
+        return [
+            t for t in threading.enumerate() if t.name.startswith("tlfeatures-decode") and t not in earlier
+        ]
+
+    return list_threads
 
 
-def test_batches_keep_the_order_and_name_unreadable_images():
+def test_batches_keep_the_order_and_name_unreadable_images(decoding_threads):
     arrays = [np.full((5, 5), i, np.uint8) for i in range(23)]
     X = [b"bad" if i in (0, 7, 8, 9, 10, 11, 22) else a for i, a in enumerate(arrays)]
     rows = [*range(22, -1, -1), 3, 3]
@@ -43,7 +52,7 @@ def test_a_batch_may_be_empty():
     assert list(decode_batches([b"x"], [], D, batch_size=4)) == []
 
 
-def test_number_of_batches_decoded_ahead_is_bounded():
+def test_number_of_batches_decoded_ahead_is_bounded(decoding_threads):
     rows = Rows(np.zeros((400, 5, 5), np.uint8))
     batches = decode_batches(rows, range(400), D, batch_size=10, n_threads=2, depth=3)
     assert rows.read == 0
@@ -55,7 +64,7 @@ def test_number_of_batches_decoded_ahead_is_bounded():
     assert not decoding_threads() and rows.read < 100
 
 
-def test_an_exception_in_the_consumer_stops_the_threads():
+def test_an_exception_in_the_consumer_stops_the_threads(decoding_threads):
     def consume():
         for _ in decode_batches(np.zeros((100, 5, 5), np.uint8), range(100), D, batch_size=4):
             raise KeyboardInterrupt
@@ -65,7 +74,7 @@ def test_an_exception_in_the_consumer_stops_the_threads():
     assert not decoding_threads()
 
 
-def test_unexpected_errors_reach_the_caller():
+def test_unexpected_errors_reach_the_caller(decoding_threads):
     class Broken(Rows):
         def __getitem__(self, i):
             raise ZeroDivisionError("a bug")
@@ -90,10 +99,10 @@ def test_interrupted_process_ends_at_once(tmp_path):
         import numpy as np
         from tlfeatures.images import Decoder, decode_batches
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores SIGINT
-        X = [np.zeros((3000, 3000, 3), np.uint8)] * 500
-        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        X, rows = [np.zeros((3000, 3000, 3), np.uint8)], [0] * 100_000  # minutes on any machine
         try:
-            for _ in decode_batches(X, range(500), Decoder((64, 64)), 32):
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+            for _ in decode_batches(X, rows, Decoder((64, 64)), 32):
                 pass
         except KeyboardInterrupt:
             print("interrupted")
