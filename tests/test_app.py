@@ -526,6 +526,7 @@ def test_one_image(page, folder, model):
     assert page.is_visible("#unusual") == expected["unusual"]
     assert page.locator("#neighbor-tiles li").count() == 6
     wait(page, "[...document.querySelectorAll('#neighbor-tiles img')].some((i) => i.naturalWidth === 160)")
+    wait(page, "document.getElementById('canvas').dataset.heat === ''")  # the image is drawn
     before = page.evaluate("document.getElementById('canvas').toDataURL()")
     page.check("#heat")
     wait(page, "document.getElementById('canvas').dataset.heat !== ''")

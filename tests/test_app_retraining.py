@@ -173,7 +173,7 @@ def test_state_is_described_while_the_provisional_head_is_computed(labels, monke
 
     def wait_and_prepare(rows):
         started.set()
-        assert proceed.wait(60)
+        assert proceed.wait(120)
         return prepare(rows)
 
     monkeypatch.setattr(labels.retraining, "prepare", wait_and_prepare)
@@ -184,7 +184,7 @@ def test_state_is_described_while_the_provisional_head_is_computed(labels, monke
         target=lambda: states.append(labels.retraining.describe()["state"]), daemon=True
     )
     describing.start()  # the service would answer no request meanwhile
-    describing.join(20)
+    describing.join(60)
     proceed.set()
     training.join(60)
     assert states == ["unchanged"] and labels.retraining.describe()["state"] == "training"
