@@ -99,6 +99,6 @@ def run_on_real_images(name, data, shared, keras_home, out):
         pytest.skip(f"needs ../shared/data/{data} and the weights in ../shared/keras")
     command = [sys.executable, str(ROOT / "pipelines" / f"{name}.py"), "--skip-tutorial"]
     command += ["--data", str(source), "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=290)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return json.loads((out / "results.json").read_text())["rows"]

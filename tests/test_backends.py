@@ -79,7 +79,7 @@ WORK = """
 def compute(backend, folder, golden):
     env = {**os.environ, "KERAS_BACKEND": backend, "CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", textwrap.dedent(WORK), str(folder), str(golden)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=420, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     actual, recipes = json.loads(done.stdout.splitlines()[-1])
     assert actual == backend

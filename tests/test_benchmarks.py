@@ -84,7 +84,7 @@ def running(tmp_path_factory):
         script = OPTIONS.get(name, [str(BENCHMARKS / f"{name}.py")])
         command = [sys.executable, *script, "--quick", "--json", f"{folder}/{name}.json"]
         with open(folder / f"{name}.txt", "w") as output:
-            return subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, timeout=600).returncode
+            return subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, timeout=1200).returncode
 
     with ThreadPoolExecutor(4) as pool:
         codes = {name: pool.submit(run, name) for name in FIGURES}
@@ -93,6 +93,7 @@ def running(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)  # the first test may wait for all benchmarks
 @pytest.mark.parametrize("name", FIGURES)
 def test_quick_mode(running, name):
     folder, codes = running
@@ -109,6 +110,7 @@ def test_quick_mode(running, name):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 def test_embeddings_equal_those_of_keras(running):
     folder, codes = running
     assert codes["extract"].result() == 0
