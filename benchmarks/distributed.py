@@ -58,7 +58,7 @@ def images_per_second(engine: Any, paths: list[str]) -> float:
         times = [list(map(float, file.read_text().split())) for file in Path(folder).iterdir()]
     start, stop = max(own[0] for own in times), min(own[-1] for own in times)
     n_batches = sum(start < end <= stop for own in times for end in own)
-    return n_batches * BATCH / (stop - start)
+    return n_batches * BATCH / max(stop - start, SECONDS)  # 0 if one ended before another began
 
 
 class MeteredEngine:
