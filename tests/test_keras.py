@@ -13,6 +13,7 @@ import pytest
 from tests.networks import relative_difference, to_array
 from tlfeatures._keras import PRECISIONS, is_model, keras, keras_version, weights_folders
 from tlfeatures._keras.frozen import compile_frozen
+from tlfeatures._keras.grouped import replace_grouped_convolutions
 from tlfeatures.errors import MissingDependencyError
 from tlfeatures.networks import Backbone
 
@@ -54,6 +55,33 @@ def test_models_of_every_kind_are_recognized(model):
 
     assert is_model(model) and is_model(keras().Sequential()) and is_model(Custom())
     assert not is_model(keras().layers.Dense(2)) and not is_model(keras().Model)
+
+
+@tensorflow
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_grouped_convolutions_are_computed_as_depthwise_ones(policy):
+    layers = keras().layers
+    inputs = keras().Input((12, 12, 4))
+    x = layers.Conv2D(4, 3, strides=2, padding="same", groups=4, dtype=policy, activation="relu")(inputs)
+    x = layers.Conv2D(4, 3, strides=(2, 1), padding="same", groups=4, use_bias=False, dtype=policy)(x)
+    x = layers.Conv2D(6, 3, dilation_rate=2, padding="same", groups=2, dtype=policy)(x)
+    x = layers.Conv2D(3, 3, groups=3, dtype=policy)(x)
+    outputs = layers.Conv2D(3, 3, dilation_rate=2, padding="same", groups=3, dtype=policy)(x)
+    model = keras().Model(inputs, [x, outputs])
+    model.set_weights([np.random.default_rng(i).normal(size=w.shape) for i, w in enumerate(model.weights)])
+    new = replace_grouped_convolutions(model)
+    kinds = [type(layer).__name__ for layer in new.layers[1:]]
+    assert kinds == ["DepthwiseConv2D", "Conv2D", "Conv2D", "Conv2D", "DepthwiseConv2D"]
+    assert [layer.name for layer in new.layers[1:]] == [layer.name for layer in model.layers[1:]]
+    X = np.random.default_rng(9).normal(size=(2, 12, 12, 4)).astype("float32")
+    for actual, expected in zip(new(X), model(X), strict=True):
+        assert relative_difference(to_array(actual), to_array(expected)) < (
+            1e-5 if policy == "float32" else 0.02
+        )
+
+
+def test_models_without_grouped_convolutions_are_not_copied(model):
+    assert replace_grouped_convolutions(model) is model
 
 
 def test_keras_version():

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tlfeatures._keras import check_fork, count_bytes, keras, to_numpy
+from tlfeatures._keras import check_fork, count_bytes, keras, to_numpy, untouched_random_state
+from tlfeatures._keras.grouped import replace_grouped_convolutions
 from tlfeatures._keras.openvino_graph import compile_graph, import_openvino
 from tlfeatures._torch import tf32_switches as torch_switches
 
@@ -92,6 +93,10 @@ def compile_frozen(
         raise ValueError(
             f"Unsupported Keras backend {backend!r}; set KERAS_BACKEND to one of {list(compiler)}."
         )
+
+    if backend == "tensorflow":
+        with untouched_random_state():
+            model = replace_grouped_convolutions(model)
 
     def outputs(trainable: Any, fixed: Any, x: Any) -> list[Any]:
         y, _ = model.stateless_call(trainable, fixed, preprocess(x), training=False)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tlfeatures._keras import keras, untouched_random_state
+from tlfeatures._keras.grouped import replace_grouped_convolutions
 
 __all__ = ["convert_to_onnx"]
 
@@ -46,7 +47,9 @@ def convert_to_onnx(model: Any, opset: int) -> bytes:
     shape = model.inputs[0].shape[1:]
     with untouched_random_state():
         pixels = keras().Input(shape, dtype="uint8", name="pixels")
-        whole = keras().Model(pixels, _replace_layers(model)(keras().ops.cast(pixels, "float32")))
+        whole = keras().Model(
+            pixels, replace_grouped_convolutions(model)(keras().ops.cast(pixels, "float32"))
+        )
     signature = [keras().InputSpec(dtype="uint8", shape=(None, *shape), name="pixels")]
     with tempfile.TemporaryDirectory() as folder, _constant_statistics(model), _patches():
         path = Path(folder) / "network.onnx"
@@ -94,32 +97,3 @@ def _patches() -> Iterator[None]:
         logger.setLevel(level)
         if is_absent:
             del np.object  # type: ignore[attr-defined]
-
-
-def _replace_layers(model: Any) -> Any:
-    """Return a model that computes the same without an operation of TensorFlow that tf2onnx does not have.
-
-    It is that of grouped convolutions, which are depthwise in ConvNeXt. All other layers are shared with the model.
-    """
-    layers = keras().layers
-    depthwise: list[tuple[Any, Any]] = []
-
-    def replace(layer: Any) -> Any:
-        if (
-            not isinstance(layer, layers.Conv2D)
-            or not 1 < layer.groups == layer.filters == layer.kernel.shape[-1]
-        ):
-            return layer
-        settings = ("kernel_size", "strides", "padding", "dilation_rate", "activation", "use_bias")
-        new = layers.DepthwiseConv2D(**{name: getattr(layer, name) for name in settings})
-        depthwise.append((layer, new))
-        return new
-
-    if all(replace(layer) is layer for layer in model.layers):
-        return model
-    depthwise.clear()
-    copy = keras().models.clone_model(model, clone_function=replace)
-    for layer, new in depthwise:
-        kernel, *bias = layer.get_weights()
-        new.set_weights([kernel.transpose(0, 1, 3, 2), *bias])
-    return copy
