@@ -473,7 +473,7 @@ def test_command_writes_report_manifest_and_json(run, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["data", "-o", "data/report"], "is in the folder of the images"),
+        (["data", "-o", "data/report"], "is inside the folder of the images"),
         (["data", "--write-manifest", "mine.csv"], "'mine.csv' exists and was not written by this command"),
         (["data", "--write-manifest", "x.txt"], "--write-manifest 'x.txt' must end in .csv"),
         (

@@ -318,7 +318,7 @@ class TestErrorsBeforeExtraction:
     def test_report_inside_the_image_folder_is_rejected(self, run, photos):
         for folder in (photos.root, photos.root / "new", f"{photos.root}/discs/../x/"):
             result = run("select", photos.root, *ONE, "-o", folder)
-            check_error(result, "is in the folder of the images", "Name another folder")
+            check_error(result, "is inside the folder of the images", "Name another folder")
 
     def test_hints_name_only_options_of_the_command(self, run, photos, tmp_path):
         source = manifest(photos, tmp_path / "a.csv", label=["rare", *photos.labels[1:]])

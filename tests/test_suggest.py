@@ -310,7 +310,7 @@ def test_command_saves_a_page_in_a_folder(run, folder, tmp_path):
     assert "tlfeatures suggest" in (page / "index.html").read_text("utf-8")
     assert len(pandas.read_csv(page / "tables/suggestions.csv")) == 5
     code, _, err = run(rows, "-o", folder / "next")
-    assert code == 2 and "is in the folder of the images" in err
+    assert code == 2 and "is inside the folder of the images" in err
     code, _, err = run(rows, "-o", tmp_path / "next.txt")
     assert code == 2 and "must end in .csv, or name a folder for the page" in err
     (page / "index.html").write_text("mine")

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from tlfeatures.results import AuditResult
 
-_SHOWN = 10  # suspected labels on the terminal
-_MANIFEST = ["issue", "score", "suggestion"]  # last columns of a manifest of this command
+_SHOWN = 10  # number of suspected labels that are printed
+_MANIFEST = ["issue", "score", "suggestion"]  # last columns of a manifest that this command writes
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class AuditOptions(Options):
     n_neighbors: int = option(
         10, "Number of nearest images with which each image is compared.", "--neighbors", min=1
     )
-    duplicate_threshold: float = option(0.85, "Cosine similarity from which images are near-duplicates.")
+    duplicate_threshold: float = option(0.85, "Smallest cosine similarity of near-duplicates.")
     random_state: int = option(0, "Seed for shuffling the folds.", "--seed", min=0)
 
 
@@ -65,7 +65,7 @@ class AuditOutput(opt.OutputOptions):
     )
 
     def check(self, source: str) -> None:
-        """Raise an error if a file cannot be written, or is not a file of this command."""
+        """Raise an error if a file cannot be written, or exists and was not written by this command."""
         from tlfeatures.report import is_audit
 
         check_output(self.write_manifest, (".csv",), self.force, _is_manifest, "--write-manifest")
@@ -87,8 +87,8 @@ def audit(
 ) -> None:
     """Find label errors, duplicates, outliers, faulty images, and groups or file properties that predict the label.
 
-    Nothing is changed or deleted. The report is an HTML page, index.html, with CSV files of all tables. Each image
-    passes through the network at most once; a second audit reads the embeddings from the store.
+    Nothing is changed or deleted. The report is an HTML page, index.html, with CSV files of all tables. The
+    network processes each image at most once; a second audit reads the embeddings from the store.
     """
     from tlfeatures.report import write_audit
     from tlfeatures.trust import audit
@@ -150,7 +150,7 @@ def _show(result: AuditResult) -> None:
     for row in result.confounders[result.confounders["warning"]].itertuples():
         warn(
             f"the {row.predictor} alone predicts the label with a balanced accuracy of {row.balanced_accuracy:.2f}; "
-            f"chance is {row.chance:.2f}. A classifier may learn it instead of what the images show."
+            f"chance is {row.chance:.2f}. A classifier may learn the {row.predictor} instead of what the images show."
         )
 
 

@@ -79,7 +79,7 @@ class EngineOptions(opt.Options):
         None, "Address of a Ray cluster, or auto; by default $RAY_ADDRESS, or else this machine."
     )
     workers: int | None = option(
-        None, "Number of Ray workers; by default as many as the cluster has room for.", min=1
+        None, "Number of Ray workers; by default as many as the resources of the cluster allow.", min=1
     )
     cpus_per_worker: float = option(
         1.0, "Number of CPUs of each Ray worker, and of its threads; may be a fraction.", min=0.01

@@ -18,7 +18,7 @@ from tlfeatures.cli._terminal import count, show_json, show_table, show_text
 
 @dataclass(frozen=True)
 class MapOptions(Options):
-    """What the maps explain."""
+    """Which class the maps explain, and how they are computed."""
 
     label: str | None = option(
         None, "Class that the maps explain; by default the predicted class of each image."
@@ -56,7 +56,7 @@ class NeighborOptions(Options):
 
 @dataclass(frozen=True)
 class MapFolder(opt.OutputOptions):
-    """Folder of the maps."""
+    """Folder to which the maps are written."""
 
     output: str | None = option(
         "maps", "Folder for the PNG files; it is created if it does not exist.", "-o", metavar="DIR"
@@ -64,7 +64,7 @@ class MapFolder(opt.OutputOptions):
     force: bool = option(False, "Write into a folder that is not empty.")
 
     def check(self, sources: Sequence[str]) -> str:
-        """Return the folder; raise an error if it is a file, not empty, or in the folder of a source of images."""
+        """Return the folder; raise an error if it is a file, not empty, or inside the folder of a source."""
         folder = os.path.abspath(self.output or "maps")
         if os.path.exists(folder) and not os.path.isdir(folder):
             raise BadArgument(f"-o {self.output!r} is a file; name a folder.")
@@ -115,4 +115,4 @@ def explain(
         return
     table = pandas.concat(tables, ignore_index=True)
     show_table(table.drop(columns=["constant", "error"]))
-    show_text(f"{count(int(table['file'].notna().sum()), 'map')} of the {result.value} in {folder}.")
+    show_text(f"Saved {count(int(table['file'].notna().sum()), 'map')} of the {result.value} in {folder}.")

@@ -13,7 +13,7 @@ from tlfeatures.cli._terminal import escape, show_json, show_text
 
 @dataclass(frozen=True)
 class InfoOptions(Options):
-    """The file, and the format of the card."""
+    """File of the model, and format of the card."""
 
     path: str = argument("MODEL", "A .tlf file saved by `fit`, `select` or `finetune`.")
     output: str | None = option(None, "Write the card as Markdown to this file.", "-o", metavar="CARD.md")

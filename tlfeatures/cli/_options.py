@@ -1,4 +1,4 @@
-"""Groups of options that several commands share, and the estimator that they describe."""
+"""Groups of options that several commands share, and the `CNNFeatures` with these options."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PATH_COLUMN = "Column of a manifest with the paths; by default path, file, image or a similar name."
 STRICT = "Exit with code 1 if any image cannot be read."
 SCORING = "Scorer of scikit-learn; by default accuracy, or r2 for regression."
-VIEWS = "Mean embedding of an image and its views: flip, crops or flip+crops; by default without views."
+VIEWS = "Average the embeddings of an image and its views: flip, crops or flip+crops; by default no views."
 TASK = "classification, regression, or auto: inferred from the labels."
 
 SAVED = (
@@ -84,7 +84,7 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class TrainingSource(SourceOptions):
-    """Labelled training images, with groups for cross-validation if available."""
+    """Source of labelled training images, with groups for cross-validation if available."""
 
     groups: str | None = option(
         None, "Column or dataset with groups that are kept in one fold, such as patients; or dicom:PatientID."
@@ -113,7 +113,10 @@ class NetworkOptions(InputOptions):
     layer: str | None = option(
         None, "Layers, as listed by `tlfeatures layers`; by default the last convolutional output.", "-l"
     )
-    pooling: str = option("avg", "How feature maps become vectors: avg, max, avgmax, gem or flatten.")
+    pooling: str = option(
+        "avg",
+        "How feature maps become vectors: avg, max, avgmax, gem, flatten; for vision transformers also cls, clsavg.",
+    )
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ class ComputeOptions(Options):
     precision: str = option("float32", "float32, tf32, bfloat16 or float16.")
     batch_size: int = option(32, "Images per batch; does not change the result.", min=1)
     cache: str = option(
-        "auto", "Folder of the embedding store, or none; auto: see `tlfeatures cache --help`."
+        "auto", "Folder of the embedding store, none, or auto (see `tlfeatures cache --help`)."
     )
     max_value: int | None = option(
         None,
@@ -156,7 +159,7 @@ class ComputeOptions(Options):
 
 
 def make_cnn(network: NetworkOptions, compute: ComputeOptions) -> CNNFeatures:
-    """Make the transformer that the options describe."""
+    """Make a `CNNFeatures` with the parameters of the options."""
     from tlfeatures.features import CNNFeatures
 
     return CNNFeatures(**network.parameters(), **compute.parameters())

@@ -24,13 +24,16 @@ def check_output(
     Parameters
     ----------
     path : str or None
+        Path of the file; None if no file is written.
     suffixes : sequence of str
+        Accepted suffixes.
     force : bool, default=False
         Whether an existing file may be overwritten.
     is_ours : callable, optional
         Function that returns whether this command wrote the existing file, which may then be overwritten. None means
         that no existing file may be overwritten.
     option : str, default="-o"
+        Name of the option in messages.
 
     Raises
     ------
@@ -71,11 +74,11 @@ def check_writable(folder: str, name: str) -> None:
 
 
 def check_report_folder(path: str, source: str) -> None:
-    """Raise an error if a report cannot be written into a folder, or the folder is in that of the images."""
+    """Raise an error if a report cannot be written into a folder, or if it is inside the folder of the images."""
     folder, name = Path(path), f"-o {path!r}"
     if os.path.isdir(source) and folder.resolve().is_relative_to(Path(source).resolve()):
         raise BadArgument(
-            f"{name} is in the folder of the images, so its figures would be read as images. Name another folder."
+            f"{name} is inside the folder of the images, so its figures would be read as images. Name another folder."
         )
     if folder.exists() and not folder.is_dir():
         raise BadArgument(f"{name} is a file; name a folder for the report.")

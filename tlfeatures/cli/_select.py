@@ -41,7 +41,11 @@ class SearchSpace(Options):
         "--layer",
         "-l",
     )
-    poolings: str = option("avg,max", "avg, max, avgmax, gem or flatten.", "--pooling")
+    poolings: str = option(
+        "avg,max",
+        "avg, max, avgmax, gem, flatten; for vision transformers also cls, clsavg.",
+        "--pooling",
+    )
     image_sizes: str = option(
         "auto",
         "Sides, or height x width, in pixels. default: the size of the network; auto: this and about half of it.",

@@ -43,11 +43,11 @@ class ImageItems:
 
 @dataclass(frozen=True)
 class TableOptions(opt.OutputOptions):
-    """Where to write a table that has the column "error"."""
+    """Output of a command that makes a table with the column "error"."""
 
     header: ClassVar[str] = ""  # regular expression that matches the header of the table
 
-    output: str | None = option(None, "Write the table to a file instead.", "-o", metavar="FILE.csv")
+    output: str | None = option(None, "Write the table to this file instead of printing it.", "-o", metavar="FILE.csv")
     strict: bool = option(False, opt.STRICT)
 
     def check(self) -> None:
@@ -59,7 +59,7 @@ class TableOptions(opt.OutputOptions):
             return bool(re.fullmatch(self.header, ",".join(next(csv.reader(file), []))))
 
     def show(self, table: pandas.DataFrame, counts: Sequence[str]) -> None:
-        """Write or print the table; exit with 1 if no image could be read or, with --strict, if one could not."""
+        """Write or print the table; exit with 1 if no image can be read or, with --strict, if any cannot."""
         from tlfeatures._files import replace_file
 
         if self.output is not None:

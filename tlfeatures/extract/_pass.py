@@ -16,13 +16,13 @@ from tlfeatures.store import EmbeddingStore, RowLocks
 
 __all__ = ["ExtractionPass", "raise_unreadable"]
 
-_CLAIMED_ROWS = 256  # rows that are locked at a time
-_MAX_LOCKED = 2048  # rows after which the finished ones are stored and released
-_MAX_CHANGES = 4  # number of times that a file may change while it is being read
+_CLAIMED_ROWS = 256  # number of rows that are locked at a time
+_MAX_LOCKED = 2048  # number of finished rows that may be locked; then they are stored and released
+_MAX_CHANGES = 4  # number of passes over files that change while they are read; then these files are unreadable
 
 
 class ExtractionPass:
-    """Extraction of images that are either all encoded or all pixels.
+    """Extraction of embeddings from images that are either all encoded files or all arrays of pixels.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class ExtractionPass:
     notes : dict
         {row: Note} of images with suspicious values.
     computed : int
-        Number of images that went through the network.
+        Number of images that the network has processed.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ExtractionPass:
         self.computed = 0
         self._n_todo = self._n_reported = 0
         self._changed = np.zeros(len(images), bool)  # files that changed while they were read
-        self._busy = np.zeros(len(images), bool)  # images that others compute now
+        self._busy = np.zeros(len(images), bool)  # images that other processes or threads are computing
         self.errors: dict[int, str] = {}
         self.notes: dict[int, Note] = {}
         self.keys, unreadable = keys
@@ -126,12 +126,12 @@ class ExtractionPass:
 
     def _lock_rows(self, columns: Sequence[FeatureBlock]) -> RowLocks:
         """Return locks on the rows of these columns."""
-        # those of the average, because a pass stores both the average and the maximum of a layer
+        # the rows of the average are locked, because a pass stores both the average and the maximum of a layer
         parts = [self.spec.column(c.tap, c.tap.parts("avgmax")[0]) for c in columns]
         return RowLocks([]) if self.store is None else self.store.row_locks(list(map(self._recipe, parts)))
 
     def _compute(self, rows: np.ndarray, columns: Sequence[FeatureBlock]) -> None:
-        """Run the network on rows with missing columns, except for those that other processes compute now."""
+        """Run the network on rows with missing columns, except for those that other processes are computing."""
         outputs = self.spec.add_free_poolings(columns) if self.store is not None else columns
         _, first, inverse = np.unique(_as_void(self.keys[rows]), return_index=True, return_inverse=True)
         # each image once, in input order
@@ -171,7 +171,7 @@ class ExtractionPass:
         }
 
     def _claim(self, rows: np.ndarray, columns: Sequence[FeatureBlock], locks: RowLocks) -> Iterator[int]:
-        """Iterate over the rows that nobody else computes or has stored; they are locked for this process."""
+        """Lock and yield the rows that no other process is computing or has stored."""
         for i in range(0, len(rows), _CLAIMED_ROWS):
             part = rows[i : i + _CLAIMED_ROWS]
             if self.store is not None and not self._has_stopped:
@@ -201,7 +201,7 @@ class ExtractionPass:
         self.computed += len(part)
 
     def _blocks(self, columns: Sequence[FeatureBlock]) -> list[tuple[FeatureBlock, slice]]:
-        """Return columns with their places in the result; a layer may be there more than once."""
+        """Return columns with their slices of the result; a layer may occur more than once."""
         return [(c, s) for c, s in zip(self.spec.columns, self.spec.slices, strict=True) if c in columns]
 
     def _copy_to_duplicates(
@@ -217,7 +217,7 @@ class ExtractionPass:
             self.out[rows[duplicates], column_slice] = self.out[first_rows[duplicates], column_slice]
 
     def _report(self, done: int, total: int) -> None:
-        """Report images that are finished; those that other processes compute count as finished when they are left."""
+        """Report finished images; images that are skipped because other processes compute them count as finished."""
         self._n_todo = self._n_todo or total
         done = min(done, self._n_todo - self._n_reported)
         self._n_reported += done

@@ -1,4 +1,4 @@
-"""Successive halving: candidates are compared on growing subsets of the images, and the best go on."""
+"""Successive halving: compare candidates on growing subsets of the images, and keep the best ones each time."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ __all__ = [
 ]
 
 EXHAUSTIVE_IMAGES = 2000  # up to this number, search="auto" scores every candidate on all images
-_GROWTH = 4  # factor between the sizes of subsets; one candidate in so many goes on
-MIN_CANDIDATES = 4  # that go on
-_MAX_POINTS = 2  # of one embedding and head among the best that go on
-_IMAGES_PER_CLASS = 10  # in the first subset
+_GROWTH = 4  # factor between the sizes of subsets, and between the numbers of candidates before and after a subset
+MIN_CANDIDATES = 4  # smallest number of candidates that are kept
+_MAX_POINTS = 2  # largest number of candidates with the same embedding and head among those that are kept
+_IMAGES_PER_CLASS = 10  # smallest number of images of each class in the first subset
 _OVERSHOOT = 1.1  # maximum size of a subset, relative to its target
 
 
 @dataclass(frozen=True)
 class Subset:
-    """Some of the images and the folds among them.
+    """A subset of the images, and its folds.
 
     Attributes
     ----------
     rows : ndarray of int, shape (m,)
-        Sorted.
+        Sorted rows of the images.
     folds : list of (train, test) or None
-        As positions in ``rows``; None for folds without a test image in the subset.
+        Positions in ``rows``; None for folds without a test image in the subset.
     """
 
     rows: np.ndarray
@@ -65,9 +65,9 @@ class Round:
     scores : Scores
         Arrays of shape (c, folds).
     means : ndarray of shape (c,)
-        Mean scores over the folds on which all candidates have one.
+        Mean scores over the folds on which all candidates have a score.
     survivors : ndarray of int
-        Candidates that went on, sorted.
+        Candidates that were kept, sorted.
     """
 
     images: int
@@ -79,13 +79,13 @@ class Round:
 
 @dataclass(frozen=True)
 class SkippedRound:
-    """A subset on which candidates could not be compared, so that all of them went on.
+    """A subset on which candidates could not be compared, so that all of them were kept.
 
     Attributes
     ----------
     images : int
     candidates : int
-        Number of candidates that went on.
+        Number of candidates, all of which were kept.
     reason : str
     """
 
@@ -110,9 +110,9 @@ def uses_halving(search: Any, n_images: int, n_folds: int) -> bool:
 def make_subsets(
     y: np.ndarray, groups: np.ndarray, folds: Sequence[Fold], task: str, seed: int, first: int
 ) -> list[Subset]:
-    """Make subsets, each contained in the next one, in which the folds divide the images as among all images.
+    """Make subsets, each contained in the next one, with the folds of all images restricted to each subset.
 
-    Groups are not split, and each class has nearly the same share as among all images.
+    Groups are not split, and the classes have nearly the same shares as among all images.
 
     Parameters
     ----------
@@ -128,10 +128,10 @@ def make_subsets(
     Returns
     -------
     list of Subset
-        The next one is four times as large, or at least twice if groups are large; the last one has at
-        most half of the images. Each test set has the classes that it has among all images, as far as possible. Groups
-        that are too large for a subset are not in it. Subsets that lack a class, or whose folds cannot be trained or
-        tested, are left out.
+        Each subset is four times as large as the previous one, or at least twice as large if groups are large; the
+        last one has at most half of the images. If possible, each test set has images of the same classes as among all
+        images. Groups that are too large for a subset are not in it. Subsets that lack a class, or in which a fold
+        cannot be trained or fewer than two folds can be tested, are left out.
     """
     classes = np.unique(y, return_inverse=True)[1] if task == "classification" else np.zeros(len(y), int)
     n_classes = int(classes.max()) + 1
@@ -186,7 +186,7 @@ def _cover_classes(
     rng: np.random.Generator,
     size: int,
 ) -> np.ndarray:
-    """Return the smallest group of each class in the test set of each fold; of some folds if there are many."""
+    """Return the smallest group of each class in the test set of each fold, or of some folds if there are many."""
     n_folds = max(_IMAGES_PER_CLASS, size // (2 * (int(classes.max()) + 1)))
     draw = rng.permutation(len(counts))
     covering = []
@@ -205,7 +205,7 @@ def _add_groups(
     target: float,
     limit: float,
 ) -> None:
-    """Choose further groups until there are enough images.
+    """Choose further groups until the subset has enough images.
 
     Parameters
     ----------
@@ -218,7 +218,8 @@ def _add_groups(
     counted : ndarray of int, shape (groups,)
         Number of images of each group that count towards ``target``.
     target, limit : float
-        No group is chosen with which the subset has more than ``limit`` images, or that is more than half of it.
+        Groups are added until ``target`` images are counted. A group is skipped if the subset would then have more than
+        ``limit`` images, or if the group alone has more than half of ``limit``.
     """
     total, reached = counts[chosen].sum(), counted[chosen].sum()
     for i in order[~chosen[order] & (counts[order] <= limit / 2)]:
@@ -232,7 +233,7 @@ def _add_groups(
 def _restrict(
     folds: Sequence[Fold], rows: np.ndarray, classes: np.ndarray, task: str
 ) -> list[Fold | None] | None:
-    """Return the folds among some rows; None if fewer than two can be tested, or if one cannot be trained."""
+    """Restrict folds to some rows; return None if fewer than two can be tested, or if one cannot be trained."""
     place = np.full(len(classes), -1)
     place[rows] = np.arange(len(rows))
     restricted: list[Fold | None] = []
@@ -247,7 +248,7 @@ def _restrict(
 
 
 def can_compare(n_candidates: int) -> bool:
-    """Whether a subset can eliminate some of this number of candidates."""
+    """Return whether a subset can eliminate some of this number of candidates."""
     return n_candidates > MIN_CANDIDATES
 
 
@@ -258,7 +259,7 @@ def choose_survivors(
     grids: np.ndarray,
     rule: str,
 ) -> np.ndarray:
-    """Choose the best quarter of the candidates, at least four; cheaper and smaller ones among equals.
+    """Choose the best quarter of the candidates, at least four; among equal scores, the cheaper and smaller ones.
 
     Parameters
     ----------
@@ -266,10 +267,11 @@ def choose_survivors(
         Finite.
     costs, widths : ndarray of shape (candidates,)
     grids : ndarray of int, shape (candidates,)
-        Grid of each candidate: the points of one head on one embedding. Further points of a grid that has two points
-        among the best are chosen only if there are too few others.
+        Number of the grid of each candidate; a grid has the points of one head on one embedding. More than two points
+        of a grid are chosen only if there are too few others.
     rule : {"best", "1se"}
-        With "1se" the best point of each grid within one standard error of the best candidate is chosen too.
+        With "1se", the best point of each grid is also chosen if its score is within one standard error of the best
+        score.
 
     Returns
     -------
@@ -291,7 +293,7 @@ def choose_survivors(
 
 
 def describe_rounds(rounds: Sequence[Round], n_candidates: int, n_images: int) -> dict[str, np.ndarray]:
-    """Return the columns of ``cv_results_`` that say where candidates were eliminated; none without subsets.
+    """Return the columns of ``cv_results_`` about the subsets and the eliminated candidates; none without subsets.
 
     Parameters
     ----------
@@ -342,7 +344,7 @@ def describe_no_rounds(skipped: Sequence[SkippedRound]) -> str:
 def find_comparable_scores(
     rounds: Sequence[Round], final: np.ndarray, *groups: np.ndarray
 ) -> tuple[np.ndarray, int | None]:
-    """Return the scores on the most images on which each group has a candidate with scores.
+    """Return the scores on the largest set of images on which each group of candidates has scores.
 
     Parameters
     ----------
@@ -350,6 +352,7 @@ def find_comparable_scores(
     final : ndarray of shape (candidates, folds)
         Scores on all images.
     *groups : ndarray of bool, shape (candidates,)
+        Masks of candidates. At least one candidate of each group must have finite scores.
 
     Returns
     -------

@@ -19,11 +19,11 @@ _FLOCK = struct.Struct("hhqqi0q")  # the struct flock of Linux: type, whence, st
 
 
 class RowLocks:
-    """The rows of one or several recipes that this process computes; the kernel releases those of a process that ends.
+    """Locks on rows of one or several recipes; the kernel releases the locks of a process that ends.
 
-    Locks only avoid duplicate work. Where the file system does not support them, every lock is acquired. Where the
-    system only locks whole files, nobody else acquires a row while any is locked. As a context manager it releases all
-    rows at the end of the block.
+    Locks only avoid duplicate work. If the file system does not support them, every call of `acquire` succeeds. If the
+    system can lock only whole files, no other process acquires a row as long as any row is locked. Used as a context
+    manager, the object releases all rows at the end of the block.
 
     Parameters
     ----------
@@ -32,8 +32,8 @@ class RowLocks:
 
     Notes
     -----
-    A row is one byte of a file. Linux compares a new lock with all others of the file, so do not hold more than a few
-    thousand at a time.
+    The lock on a row is a lock on one byte of a file. Linux compares a new lock with all others on the same file, so
+    lock at most a few thousand rows at a time.
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
@@ -50,17 +50,20 @@ class RowLocks:
         self._files = []
 
     def acquire(self, keys: np.ndarray) -> np.ndarray:
-        """Lock the rows that nobody else has locked; return which: uint8 (n, 16) -> bool (n,)."""
+        """Lock the rows of keys, uint8 (n, 16), unless others have locked them; return which are locked, bool (n,)."""
         return np.array([self._acquire(start) for start in _to_offsets(keys)], bool)
 
     def release(self, keys: np.ndarray) -> None:
-        """Release rows that were acquired, uint8 (n, 16)."""
+        """Release rows that were acquired, by their keys, uint8 (n, 16)."""
         for start in _to_offsets(keys):
             for file in self._files:
                 file.release(start)
 
     def wait(self, key: np.ndarray) -> None:
-        """Wait until nobody else has locked a row, uint8 (16,). Release all rows before, to avoid a deadlock."""
+        """Wait until no other process has locked the row of a key, uint8 (16,).
+
+        Release all rows before the call; otherwise two processes can wait for each other.
+        """
         (start,) = _to_offsets(key[None])
         for file in self._files:
             file.wait(start)
@@ -75,7 +78,7 @@ class RowLocks:
 
 
 class _Bytes:
-    """Locks on single bytes of an open file; unlike those of ``fcntl.lockf`` they exclude other threads too."""
+    """Locks on single bytes of an open file; unlike those of ``fcntl.lockf``, they also exclude other threads."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -101,7 +104,7 @@ class _Bytes:
 
 
 class _WholeFile:
-    """One lock on an open file, for systems without locks on bytes that work between threads."""
+    """A lock on an open file, for systems whose locks on bytes do not exclude other threads."""
 
     def __init__(self, fd: int) -> None:
         self.fd, self._n_rows = fd, 0
@@ -132,5 +135,5 @@ class _WholeFile:
 
 
 def _to_offsets(keys: np.ndarray) -> list[int]:
-    """Return the byte of each key in the lock files; it depends on the first 62 bits."""
+    """Return the position of the byte of each key in the lock files; it depends on 62 of the first 64 bits."""
     return (np.ascontiguousarray(keys[:, :8]).view("<u8")[:, 0] >> np.uint64(2)).tolist()
