@@ -23,17 +23,17 @@ N_FOLDS = 5
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """Predictions of images by heads that were not trained on them.
+    """Predictions for images by heads that were not trained on them.
 
     Attributes
     ----------
     rows : ndarray of int, shape (m,)
-        Rows of the embeddings that were passed; those of classes with a single image or duplicate group are left out.
+        Rows of the embeddings; classes with a single image or duplicate group are left out.
     true, predicted : ndarray of shape (m,)
     classes : ndarray of shape (k,), or None
-        Sorted; None for regression.
+        Sorted classes; None for regression.
     all_classes : ndarray, or None
-        The same with the classes that were left out.
+        All classes, including those that were left out; None for regression.
     probabilities : ndarray of shape (m, k), or None
         Calibrated on these predictions if the head has only decision values.
     has_probabilities : bool
@@ -56,7 +56,7 @@ class OutOfFold:
     high: float
 
     def spread_probabilities(self, n: int) -> np.ndarray | None:
-        """Return the probabilities of n rows, NaN for those that are not in ``rows``; None if there are none."""
+        """Return the probabilities for n rows, with NaN for rows not in ``rows``; None without probabilities."""
         if self.probabilities is None:
             return None
         probabilities = np.full((n, len(self.all_classes)), np.nan)
@@ -89,7 +89,7 @@ def predict_out_of_fold(
     Raises
     ------
     TypeError
-        If the head cannot be trained again: that of a fine-tuned network.
+        If the head is that of a fine-tuned network, which cannot be trained again.
     ValueError
         If there are fewer than two classes that can be split into folds, or the head cannot be trained.
     """
@@ -132,7 +132,7 @@ def _drop_conformal(head: Any) -> Any:
 
 
 def _find_rows(y: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Return the rows of classes with two duplicate groups or more, which can be trained on and tested."""
+    """Return the rows of the classes with at least two duplicate groups, which can be split into folds."""
     classes, codes = np.unique(y, return_inverse=True)
     n_groups = np.bincount(np.unique(np.stack([codes, groups]), axis=1)[0], minlength=len(classes))
     if (n_groups >= 2).sum() < 2:
@@ -141,7 +141,7 @@ def _find_rows(y: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def _compute_outputs(fitted: Any, X: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return probabilities, or decision values if the head has none; NaN if it has neither for each class."""
+    """Return probabilities, or else decision values; NaN if the head has neither for all classes."""
     if not np.array_equal(fitted.classes_, classes):
         return np.full((len(X), len(classes)), np.nan)
     if hasattr(fitted, "predict_proba"):

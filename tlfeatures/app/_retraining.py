@@ -27,7 +27,7 @@ _logger = logging.getLogger("tlfeatures.app")
 
 
 class _Replaced(Exception):
-    """The labels were submitted again, so the training is not continued."""
+    """Labels were submitted again, so this training is not continued."""
 
 
 class Retraining:
@@ -57,7 +57,7 @@ class Retraining:
         Raises
         ------
         Problem
-            If it was not, or the training continues.
+            If it was not trained again, or is still being trained.
         """
         state = self.describe()["state"]
         if state in ("unchanged", "failed"):
@@ -71,14 +71,14 @@ class Retraining:
         return self.model.trained.head
 
     def prepare(self, rows: np.ndarray) -> RidgeDecomposition:
-        """Decompose some rows of the embeddings, unless that was the last decomposition."""
+        """Return the decomposition of some rows of the embeddings; reuse the last one if the rows are the same."""
         key = rows.tobytes()
         if self._decomposition is None or self._decomposition[0] != key:
             self._decomposition = key, RidgeDecomposition(self.model.training.embeddings[rows])
         return self._decomposition[1]
 
     def start(self, rows: np.ndarray, labels: np.ndarray, labels_before: np.ndarray) -> dict[str, Any]:
-        """Use a provisional head from now on, and start the training of the model's own head.
+        """Replace the head by a provisional one at once, and start the training of the model's own head.
 
         Calls must not overlap.
 
@@ -106,7 +106,7 @@ class Retraining:
             raise Problem(422, "cannot-train", str(error)) from None
         n_folds = min(_FOLDS, int(np.unique(labels, return_counts=True)[1].min()))
         n_fits = 1 + (2 * n_folds if n_folds > 1 else 0)
-        with self._lock:  # held only briefly, because `describe` waits for it
+        with self._lock:  # locked only briefly, because `describe` waits for it
             self._number += 1
             self._use(head)
             seconds = time.perf_counter() - start

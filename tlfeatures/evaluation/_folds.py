@@ -24,7 +24,7 @@ def make_folds(cv: Any, y: np.ndarray, groups: np.ndarray | None, task: str, see
     Parameters
     ----------
     cv : int, splitter or sequence of (train, test)
-        An int gives that many shuffled folds, stratified by class, with each group in one of them.
+        If an int, the number of folds, which are shuffled and stratified by class, with each group in one fold.
     y : ndarray of shape (n,)
     groups : ndarray of int, shape (n,), or None
     task : {"classification", "regression"}
@@ -38,7 +38,7 @@ def make_folds(cv: Any, y: np.ndarray, groups: np.ndarray | None, task: str, see
     Raises
     ------
     ValueError
-        If the classes or the groups cannot be split in this way; the message names a ``cv`` that can.
+        If the classes or the groups cannot be split in this way; the message says how to fix this.
 
     Examples
     --------
@@ -84,7 +84,7 @@ def make_inner_folds(
     Returns
     -------
     list of list of (train, test)
-        Folds for each outer fold, as row indices into ``y``.
+        Inner folds of each outer fold, as row indices into ``y``.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def split_validation(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split rows into training and validation rows.
 
-    The split is stratified by class, with at least one image of each class on either side; groups are not split.
+    The split is stratified by class, with at least one image of each class in both parts; groups are not split.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def split_validation(
     rows, rng = np.arange(len(y)), np.random.default_rng(seed)
     if not fraction:
         return rows, rows[:0]
-    fix = "Give more images, or pass `validation_fraction=0` to train on all."
+    fix = "Pass more images, or pass `validation_fraction=0` to train on all."
     if classes is not None:
         counts = np.bincount(y, minlength=len(classes))
         if counts.min() < 2:

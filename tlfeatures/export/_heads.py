@@ -68,13 +68,13 @@ class HeadParts:
     ----------
     transformers : list of transformer
     estimator : estimator
-        A fitted classifier or regressor of scikit-learn.
+        Fitted classifier or regressor of scikit-learn.
     inverse_temperature : float or None
-        Factor of the decision values before the softmax.
+        Factor by which decision values are multiplied before the softmax; None without calibration.
     mean, scale : float
         The predicted number is the value of the estimator times ``scale`` plus ``mean``.
     omitted : list of str
-        What the meta-estimators add to the predictions and the file does not contain.
+        Outputs of the meta-estimators that the file does not contain, such as "prediction sets".
     """
 
     transformers: list[Any] = field(default_factory=list)
@@ -115,7 +115,7 @@ def split_head(head: Any) -> HeadParts:
         else:
             parts.estimator = head
             break
-    if isinstance(head, _NEIGHBORS):  # skl2onnx weights them in another way, which some images do not show
+    if isinstance(head, _NEIGHBORS):  # skl2onnx computes other weights, which a comparison on few images may not show
         raise _make_refusal(f"{type(head).__name__}, whose predictions differ in ONNX")
     if isinstance(head, (SVC, NuSVC, SVR, NuSVR)) and callable(head.kernel):
         raise _make_refusal(
@@ -129,7 +129,7 @@ def _convert_transformer(step: Any) -> Any:
         raise _make_refusal(f"FunctionTransformer, which runs the Python function {step.func!r}")
     if isinstance(step, Nystroem):
         raise _make_refusal(
-            f"{type(step).__name__}, the approximation of the kernel for many images. Fit the head logreg, ridge or "
+            f"{type(step).__name__}, which approximates a kernel for many images. Fit the head logreg, ridge or "
             "linear_svm instead, or svm without `n_images`"
         )
     if not isinstance(step, BlockScaler):
@@ -167,7 +167,7 @@ def convert_head(head: Any, width: int) -> Any:
     Raises
     ------
     InvalidParameterError
-        If skl2onnx cannot convert it.
+        If the head cannot be exported.
     """
     parts = split_head(head)
     if _is_linear(parts):
@@ -205,7 +205,7 @@ def convert_finetuned_head(finetuned: FineTunedModel, width: int) -> Any:
 
 
 def _is_linear(parts: HeadParts) -> bool:
-    """Return whether a head consists of scalers and a linear model with one of the two usual probabilities."""
+    """Return whether a head has only scalers and a linear model, not one-vs-rest for more than two classes."""
     if not all(type(step) is StandardScaler for step in parts.transformers):
         return False
     is_one_vs_rest = getattr(parts.estimator, "solver", None) == "liblinear" or (
@@ -215,7 +215,7 @@ def _is_linear(parts: HeadParts) -> bool:
 
 
 def _add_linear(editor: GraphEditor, parts: HeadParts) -> list[str]:
-    """Add scalers and a linear model, in operators that every runtime has; return label and scores, or the value."""
+    """Add scalers and a linear model in standard operators; return the label and the scores, or the predicted value."""
     values, estimator = "embedding", parts.estimator
     for scaler in parts.transformers:
         if scaler.with_mean:
@@ -238,7 +238,7 @@ def _add_linear(editor: GraphEditor, parts: HeadParts) -> list[str]:
 
 
 def _add_label(editor: GraphEditor, scores: str, classes: np.ndarray) -> str:
-    """Add the class with the largest score."""
+    """Add operators that return the class with the largest score."""
     names = classes.astype(object) if classes.dtype.kind == "U" else classes.astype(np.int64)
     return editor.apply("Gather", editor.constant(names), editor.apply("ArgMax", scores, axis=1, keepdims=0))
 
@@ -259,7 +259,7 @@ def _set_class_outputs(editor: GraphEditor, label: str, name: str, scores: str, 
 
 
 def _returns_probabilities(parts: HeadParts) -> bool:
-    """Return whether the converted estimator has probabilities: a calibrated one uses decision values if it can."""
+    """Return whether the converted estimator returns probabilities; for calibration, it returns decision values if it can."""
     has_values = hasattr(parts.estimator, "decision_function")
     return (
         not has_values if parts.inverse_temperature is not None else hasattr(parts.estimator, "predict_proba")
@@ -275,10 +275,10 @@ def _convert_estimator(parts: HeadParts, width: int) -> Any:
     options = {}
     if hasattr(parts.estimator, "classes_"):
         options = {"zipmap": False} | ({} if _returns_probabilities(parts) else {"raw_scores": True})
-    if isinstance(parts.estimator, LinearSVC):  # has no dictionaries to switch off
+    if isinstance(parts.estimator, LinearSVC):  # its converter does not have this option
         options.pop("zipmap")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of deprecated functions
+        warnings.simplefilter("ignore")  # about deprecated functions
         try:
             model = skl2onnx.convert_sklearn(
                 pipeline,
@@ -288,7 +288,7 @@ def _convert_estimator(parts: HeadParts, width: int) -> Any:
                 target_opset=OPSETS,
             )
             return import_package("onnx.compose").add_prefix(model, "head/")
-        except Exception as error:  # of many kinds
+        except Exception as error:  # skl2onnx raises errors of many types
             reason = " ".join(str(error).split())[:200]
             names = ", ".join(type(step).__name__ for _, step in pipeline.steps)
             raise _make_refusal(

@@ -48,7 +48,7 @@ class Data(NamedTuple):
 
 @dataclass(frozen=True)
 class Stage:
-    """Parameters of a stage."""
+    """Parameters of a stage of training."""
 
     name: str
     number: int
@@ -61,12 +61,11 @@ class Stage:
     weight_decay: float = 0.0
     patience: int | None = None
     verbose: int = 0
-    unit: float = 1.0  # factor of the absolute error in the history
+    unit: float = 1.0  # factor by which the absolute error is multiplied in the history
     precision: str | None = "float32"  # None does not change the backend's settings
     factors: Mapping[str, float] | None = None  # factors of the learning rate by layer
-    row_bytes: int | None = (
-        None  # size of an input, to run several steps per call; None for one step per call
-    )
+    # size of an input, from which the number of steps per call is computed; None for one step per call
+    row_bytes: int | None = None
     callbacks: Sequence[Any] = ()
 
 
@@ -105,9 +104,9 @@ class _StageRun:
     stage: Stage
     checkpoints: Checkpoints | None
     epoch: int = 0
-    is_over: bool = False  # stopped before the last epoch
+    is_over: bool = False  # whether training stopped before the last epoch
     history: list[dict[str, Any]] = field(default_factory=list)
-    best: list[np.ndarray] | None = None  # weights
+    best: list[np.ndarray] | None = None  # weights of the best epoch
     best_score: tuple[float, float] = (-math.inf, -math.inf)
     best_epoch: int = 0
     problem: str = ""
@@ -216,7 +215,7 @@ class _StageRun:
             self.model.stop_training = True
 
     def _end_epoch(self, epoch: int, logs: Any) -> None:
-        """Complete the logs, which callbacks of the user get too, and keep the weights if they are the best."""
+        """Add to the logs, which the user's callbacks also receive, and keep the weights if they are the best."""
         metric = self._metric
         for name in (metric, f"val_{metric}"):
             if name in logs:
@@ -322,11 +321,11 @@ class _StageRun:
         stage = self.stage
         text = (
             f"Training of the {stage.name} stopped: {self.problem}. It diverged with a learning rate of "
-            f"{stage.learning_rate:g}. Try {stage.learning_rate / 10:g}, or precision='float32' if it is not, "
-            "and check y and the sample weights for extreme values."
+            f"{stage.learning_rate:g}. Try {stage.learning_rate / 10:g}, or precision='float32' if you passed "
+            "another precision, and check y and the sample weights for extreme values."
         )
         if self.best is None:
-            raise FloatingPointError(f"{text} No epoch was complete, so there are no weights to restore.")
+            raise FloatingPointError(f"{text} No epoch was completed, so there are no weights to restore.")
         warn(f"{text} The weights are those of epoch {self.best_epoch}.", TrainingStoppedWarning)
 
     def _warn_without_gain(self) -> None:

@@ -29,8 +29,10 @@ __all__ = [
 
 
 def find_weights(spec: NetworkSpec, *, top: bool, image_size: tuple[int, int]) -> Path | None:
-    """Find the pretrained weights on this machine: in the package, in the folders of Keras, and PyTorch's ``.pth``
-    files also in that of ``torch.hub``. None if absent.
+    """Find the file of the pretrained weights on this machine; return None if it is absent.
+
+    It is looked for in the package, in the folders of Keras and, if it is a ``.pth`` file of PyTorch, in the folder of
+    ``torch.hub``.
     """
     if spec.bundled:
         return Path(__file__).with_name(spec.bundled)
@@ -75,10 +77,10 @@ def fetch_weights(
     top : bool
     image_size : (int, int)
     check : callable, optional
-        Function of a path that raises an error if the file does not load into the network. Files without a published
-        digest are checked by it before they are used.
+        Function of a path that raises an error if the file cannot be loaded into the network. It checks downloaded
+        files without a published digest.
     mirror : str, optional
-        Address of a folder that has the file too.
+        Address of a folder with a file of the same name, from which the file is downloaded instead.
     timeout : float, default=30.0
         Seconds without data after which the download fails.
     damaged : Path, optional
@@ -87,8 +89,8 @@ def fetch_weights(
     Raises
     ------
     WeightsError
-        When it cannot be downloaded; the message has the file, the folder where Keras looks for it and how to
-        work offline.
+        If the file cannot be downloaded; the message names the file and the folder where Keras looks for it, and says
+        how to work offline.
     """
     path = find_weights(spec, top=top, image_size=image_size)
     if path is not None and path != damaged:
@@ -107,7 +109,7 @@ def fetch_weights(
 
 
 def writable_folder() -> Path:
-    """Return the first folder of Keras in which a file can be written, or the first one if there is none."""
+    """Return the first folder of Keras that is writable, or the first folder if none is."""
     return next((f for f in weights_folders() if _writable(f)), weights_folders()[0])
 
 
@@ -125,8 +127,8 @@ def _describe_failure(
     return (
         f"The ImageNet weights of {spec.name!r} are not on this machine and could not be downloaded "
         f"({kind}{' '.join(str(error).split())[:300]}). Expected the file {name} in {folder} "
-        f"(KERAS_HOME sets the folder that contains 'models'). `{command}` tries again, also with a mirror. To work "
-        f"offline, download {url} on another machine and run `tlfeatures weights import FILE` here, "
+        f"(KERAS_HOME sets the folder that contains 'models'). `{command}` tries again; its option --mirror names "
+        f"another server. To work offline, download {url} on another machine and run `tlfeatures weights import FILE` here, "
         f"{path_option}or pass `weights=None` for random weights. Networks whose weights are on this machine: "
         f"{', '.join(map(repr, available_networks()))}."
     )
@@ -156,7 +158,7 @@ def read_weights(model: Any, path: str | os.PathLike[str]) -> None:
     Raises
     ------
     WeightsError
-        When the file is absent, damaged, or of another network.
+        If the file is absent, damaged, or of another network.
     """
     if not os.path.isfile(path):
         raise WeightsError(f"No weights file at {os.fspath(path)!r}; expected a .weights.h5 or .h5 file.")
@@ -189,7 +191,7 @@ def read_weights(model: Any, path: str | os.PathLike[str]) -> None:
 
 
 def _check_digest(path: str | os.PathLike[str]) -> None:
-    """Raise an OSError if the name of a PyTorch checkpoint has the start of another SHA-256 digest."""
+    """Raise an OSError if the SHA-256 digest of a PyTorch checkpoint does not start with the digits in its name."""
     digest = published_digest(os.path.basename(path))
     if digest and not (actual := hash_file(path, digest)).startswith(digest):
         raise OSError(f"its {describe_digest(digest, actual)}")
@@ -202,7 +204,7 @@ def draw_weights(layers: Mapping[str, Any]) -> None:
     normalization statistics keep their initial values.
     """
     for name, layer in layers.items():
-        for variable in getattr(layer, "weights", ()):  # operations that are not layers have none
+        for variable in getattr(layer, "weights", ()):  # operations that are not layers have no weights
             shape = tuple(variable.shape)
             if len(shape) < 2:
                 continue

@@ -59,7 +59,7 @@ class ReportFolder:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(png)
         inches = figure.get_figwidth()
-        # a wide figure is not scaled down to a phone, where the names of fifty classes would be unreadable
+        # a wide figure is not scaled down to the width of a phone, where its many class names would be unreadable
         width = round(inches * _PIXELS_PER_INCH) if inches > 5.5 else None
         self.figures[name] = {"data": base64.b64encode(png).decode(), "width": width}
 
@@ -104,7 +104,7 @@ def make_sections(result: SearchResult, folder: ReportFolder) -> dict[str, Any]:
 
 
 def _comparable(result: SearchResult) -> pd.DataFrame:
-    """Return the candidates with scores on the same images: those of the first subset in a search by halving."""
+    """Return the candidates with scores on the same images; in a search by halving, those of the first subset."""
     if "subset0" not in result.candidates:
         return result.candidates
     scores = result.candidates["subset0"]
@@ -150,7 +150,7 @@ def _draw_predictions(result: SearchResult, folder: ReportFolder, labels: Labels
 
 
 def _draw_curves(result: SearchResult, folder: ReportFolder, labels: Labels) -> _tables.EmbeddingMap | None:
-    """Draw the learning curve, calibration, prescreen and map of the embeddings, if available."""
+    """Draw the learning curve, the calibration, the prescreen and the map of the embeddings, if available."""
     curve, prescreen = result.learning_curve, result.prescreen
     if len(curve.sizes) > 1:
         splits = {f"split{i}": column for i, column in enumerate(curve.scores.T)}
@@ -178,7 +178,7 @@ def _draw_curves(result: SearchResult, folder: ReportFolder, labels: Labels) -> 
 
 
 def _save_predictions(result: SearchResult, folder: ReportFolder) -> list[dict[str, Any]]:
-    """Save all predictions; return the worst ones with previews."""
+    """Save all predictions; return the worst mistakes with thumbnails."""
     frame = result.predictions.copy()
     if result.from_files:
         frame["image"] = [name if is_object(name) else os.path.abspath(name) for name in frame["image"]]
@@ -191,7 +191,7 @@ def _save_predictions(result: SearchResult, folder: ReportFolder) -> list[dict[s
     for mistake in mistakes:
         jpeg = result.thumbnails.get(mistake["row"])
         mistake["thumbnail"] = None if jpeg is None else base64.b64encode(jpeg).decode()
-        # the last part of the path and its folder
+        # the name of the file and of its folder
         mistake["image"] = "/".join(re.split(r"[\\/]", str(mistake["image"]))[-2:])
     return mistakes
 
