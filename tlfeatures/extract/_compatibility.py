@@ -47,7 +47,10 @@ _decoders_warned: set[bytes] = set()
 
 
 def check_decoder(fitted: np.ndarray | None) -> None:
-    """Warn or raise an error if the installed decoder differs from that of `fit`; None if `fit` got only arrays."""
+    """Warn or raise an error if the installed image decoder differs from that of `fit`.
+
+    ``fitted`` are the pixels of `probe_pixels` at the time of `fit`, or None if only arrays were passed to `fit`.
+    """
     current = probe_pixels()
     if fitted is None or np.array_equal(fitted, current):
         return

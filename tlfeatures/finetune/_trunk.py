@@ -1,4 +1,4 @@
-"""Trainable copies of networks: flat, with normalization as layers, and with some layers frozen."""
+"""Trainable copies of networks, without nested models, with normalization as layers, and with some layers frozen."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _shape(y: Any) -> tuple[int | None, ...]:
 
 
 def _add_normalization(pixels: Any, normalize: Callable[[Any], Any]) -> Any:
-    """Add layers that compute ``normalize``, which in all networks is affine, with channels reversed or not."""
+    """Add layers that compute ``normalize``, which is affine in all networks, and in some reverses the channels."""
     layers = keras().layers
     unit = np.concatenate([np.zeros((1, 3)), np.eye(3)]).astype(np.float32).reshape(4, 1, 1, 3)
     values = np.asarray(keras().ops.convert_to_numpy(normalize(unit * 255)), np.float64).reshape(4, 3)
@@ -85,12 +85,12 @@ def _add_normalization(pixels: Any, normalize: Callable[[Any], Any]) -> Any:
 
 
 def copy_layer(layer: Any, **settings: Any) -> Any:
-    """Make a layer from the configuration of another, with ``settings`` in place of its values and new weights.
+    """Make a layer with new weights from the configuration of another layer, in which ``settings`` replace values.
 
     Raises
     ------
     ValueError
-        If the class cannot be made from a configuration.
+        If no layer can be made from the configuration.
     """
     try:
         return copy_operation(layer, **settings)
@@ -102,7 +102,7 @@ def copy_layer(layer: Any, **settings: Any) -> Any:
 
 
 def _copy_flat(model: Any, x: Any, policy: str, operations: dict[str, tuple[Any, Any]]) -> Any:
-    """Apply copies of the layers of ``model`` and of its nested models to ``x``; add them to ``operations``."""
+    """Apply copies of the layers of ``model`` and its nested models to ``x``, and add the copies to ``operations``."""
     originals = {operation.name: operation for operation in model.operations}
     original_names: dict[str, str] = {}
     autocasts, dtype = find_autocasts(model), keras().DTypePolicy(policy).compute_dtype
@@ -152,8 +152,8 @@ def join(
 ) -> Any:
     """Build a model from pixels, or ``inputs``, to the output of the head.
 
-    Each of ``columns`` is the index of an output of the trunk, its pooling, and its number of tokens that are not those
-    of patches, or None.
+    Each of ``columns`` is the index of an output of the trunk, its pooling, and the number of its first tokens that are
+    not those of patches, or None if it has no tokens.
     """
     parts = [pool(trunk.outputs[index], *pooling) for index, *pooling in columns]
     vector = parts[0] if len(parts) == 1 else keras().ops.concatenate(parts, axis=-1)
@@ -244,7 +244,7 @@ def first_trained(trunk: Trunk, train_from: Any, taps: tuple[str, ...], network:
 
 
 def freeze(trunk: Trunk, first: int, train_batchnorm: bool) -> None:
-    """Make the layers from index ``first`` on trainable, and no others; batch normalization only if requested."""
+    """Make only the layers from index ``first`` on trainable, and their batch normalization only if requested."""
     for layer in trunk.model.layers:
         layer.trainable = False
     for operation in list(trunk.layers.values())[first:]:

@@ -26,7 +26,7 @@ from tlfeatures.selection._ridge_path import fit_ridge_path
 __all__ = ["FoldPredictions", "Scores", "check_scorer", "evaluate", "predict_fold"]
 
 _NO_METADATA = Metadata()
-# An SVC has a decision value for each pair of classes. Above this number of classes they are not kept.
+# An SVC has a decision value for each pair of classes. Above this number of classes, decision values are not computed.
 _MAX_DECISION_CLASSES = 100
 
 
@@ -77,8 +77,8 @@ class FoldPredictions:
     rows : ndarray of int, shape (m,)
     predicted : ndarray of shape (m,)
     probabilities, decision_values : ndarray or None
-        One column per class of all rows. A class that is not in the fold's training rows has the probability 0
-        and the decision value NaN.
+        One column for each class of ``y``. A class without training rows in the fold has the probability 0 and the
+        decision value NaN.
     """
 
     rows: np.ndarray
@@ -104,9 +104,9 @@ def evaluate(
     folds : sequence of (train, test) or None
         Folds that are None are skipped.
     heads : sequence of Head
-        All for the same ``blocks``.
+        Heads with the same ``blocks``.
     scorer : callable (estimator, X, y) -> float
-        Its X may be a kernel or a rotation of the features, so it may only pass X on to the estimator.
+        X may be a kernel matrix or rotated features, so the scorer must use it only to call methods of the estimator.
     metadata : Metadata
         Metadata for the heads and the scorer, such as sample weights.
 
@@ -136,7 +136,7 @@ def evaluate(
 def predict_fold(
     X: np.ndarray, y: np.ndarray, fold: Fold, head: Head, metadata: Metadata = _NO_METADATA
 ) -> FoldPredictions:
-    """Predict the test rows of a fold with a head that has one point."""
+    """Predict the test rows of a fold with a head whose grid has one point."""
     classes = np.unique(y)
     ((_, model, rows, _),) = _fit_points(FoldData(X, y, fold, head, metadata), head)
     methods = [getattr(model, name, None) for name in ("predict_proba", "decision_function")]
@@ -168,7 +168,7 @@ def check_scorer(scorer: Any, name: str, heads: Sequence[Head], y: np.ndarray) -
         if head.user_estimator is None and "n_neighbors" in model.get_params():
             model.set_params(n_neighbors=1)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about constant features
+            warnings.simplefilter("ignore")  # warnings about constant features
             try:
                 fit_estimator(head, model, X, y[rows], {})
             except Exception:
@@ -194,9 +194,8 @@ def _insert_classes(
     values: np.ndarray | None, columns: np.ndarray, n_classes: int, fill: float
 ) -> np.ndarray | None:
     """Insert columns with the value ``fill`` for the classes that the estimator was not fitted on."""
-    if values is None or (
-        values.ndim == 2 and values.shape[1] != len(columns)
-    ):  # one column for each pair of classes
+    has_pairs = values is not None and values.ndim == 2 and values.shape[1] != len(columns)
+    if values is None or has_pairs:  # one column for each pair of classes
         return values
     full = np.full((len(values), n_classes), fill)
     full[:, columns] = values if values.ndim == 2 else np.stack([-values, values], axis=1)

@@ -41,7 +41,7 @@ MALFORMED = (ValueError, TypeError, KeyError, RecursionError)  # raised for dama
 
 
 def publish_recipe(folder: str, text: bytes) -> None:
-    """Write recipe.json, for human readers, when it is absent or damaged."""
+    """Write recipe.json, for people to read, if it is absent or damaged."""
     path = os.path.join(folder, "recipe.json")
     with contextlib.suppress(OSError, ValueError):
         if read_file(path, JSON_BYTES) == text:
@@ -50,7 +50,7 @@ def publish_recipe(folder: str, text: bytes) -> None:
 
 
 def publish_segment(folder: str, image: bytes) -> str:
-    """Publish a file image under its digest and return the name; replaces a file of that name, which may be damaged."""
+    """Publish a segment under its digest, in place of an existing file, which may be damaged; return the name."""
     name = f"{bytes_key(image).hex()}.h5"
     publish_file(os.path.join(folder, name), image)
     return name
@@ -92,7 +92,7 @@ def verify(v1: str) -> list[dict[str, str]]:
         try:
             read(path)
         except FileNotFoundError:
-            pass  # compacted in the meantime
+            pass  # deleted by another process, such as one that compacts the store
         except (OSError, *MALFORMED) as error:
             return str(error) or type(error).__name__
         return None
@@ -175,7 +175,7 @@ def _compact(folder: str) -> None:
     for group in filter(None, groups):
         segments = [opened.segment(name) for name in group]
         if any(s is None for s in segments):
-            return  # removed or damaged: an apparent duplicate may be the only row left
+            return  # deleted or damaged, so a row that appeared to be a duplicate may be the only one
         keys = np.concatenate([s.keys[unique[n]] for n, s in zip(group, segments, strict=True)])
         features = np.concatenate([s.features[unique[n]] for n, s in zip(group, segments, strict=True)])
         published.add(publish_segment(folder, encode(segments[0].recipe, keys, features)))
@@ -206,7 +206,7 @@ def _check_recipe(path: str) -> dict[str, Any]:
 
 
 def parse_recipe(content: bytes, folder: str) -> dict[str, Any]:
-    """Verify the content of a recipe.json by the name of its folder; raise one of ``MALFORMED`` if it is damaged."""
+    """Parse a recipe.json and compare it with the name of its folder; raise one of ``MALFORMED`` if it is damaged."""
     recipe = json.loads(content)
     if not isinstance(recipe, dict):
         raise ValueError("it is not a JSON object")
@@ -221,15 +221,15 @@ def read_sidecar(path: str) -> dict[str, Any]:
     Raises
     ------
     OSError
-        When it cannot be read.
+        If it cannot be read.
     MALFORMED
-        When it is damaged.
+        If it is damaged.
     """
     return parse_sidecar(read_file(path, JSON_BYTES), os.path.basename(path))
 
 
 def parse_sidecar(content: bytes, name: str) -> dict[str, Any]:
-    """Verify the content of a sidecar by its file name; raise one of ``MALFORMED`` if it is damaged."""
+    """Parse a sidecar and compare it with its file name; raise one of ``MALFORMED`` if it is damaged."""
     sidecar = json.loads(content)
     if sidecar["digest"] != recipe_digest([sidecar["key"], sidecar["value"]]):
         raise ValueError("its content does not match its digest")
@@ -294,5 +294,5 @@ def _unlink(path: str) -> bool:
 
 def _rmdir(path: str) -> None:
     if is_folder(path):
-        with contextlib.suppress(OSError):  # a folder with other files stays
+        with contextlib.suppress(OSError):  # a folder that contains other files is kept
             os.rmdir(path)
