@@ -39,7 +39,7 @@ class PresetSpec:
     handle : str
         Where KerasHub downloads the preset from.
     parameters : int
-        Number of parameters, including those of a text tower.
+        Number of parameters, including those of a text encoder.
     taps : tuple of str
         Standard taps: three blocks spread over the depth, and the output of the last block after the final
         normalization.

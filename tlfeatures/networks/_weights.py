@@ -129,8 +129,8 @@ def _describe_failure(
         f"({kind}{' '.join(str(error).split())[:300]}). Expected the file {name} in {folder} "
         f"(KERAS_HOME sets the folder that contains 'models'). `{command}` tries again; its option --mirror names "
         f"another server. To work offline, download {url} on another machine and run "
-        f"`tlfeatures weights import FILE` here, {path_option}or pass `weights=None` for random weights. Networks whose weights are on this machine: "
-        f"{', '.join(map(repr, available_networks()))}."
+        f"`tlfeatures weights import FILE` here, {path_option}or pass `weights=None` for random weights. "
+        f"Networks whose weights are on this machine: {', '.join(map(repr, available_networks()))}."
     )
 
 
