@@ -259,7 +259,7 @@ def _set_class_outputs(editor: GraphEditor, label: str, name: str, scores: str, 
 
 
 def _returns_probabilities(parts: HeadParts) -> bool:
-    """Return whether the converted estimator returns probabilities; calibration uses decision values if there are any."""
+    """Return whether the converted estimator returns probabilities; calibration prefers decision values."""
     has_values = hasattr(parts.estimator, "decision_function")
     return (
         not has_values if parts.inverse_temperature is not None else hasattr(parts.estimator, "predict_proba")

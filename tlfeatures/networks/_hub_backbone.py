@@ -37,7 +37,7 @@ class HubGraph(Graph):
 class HubBackbone(Backbone):
     """A frozen image network of a preset of KerasHub; see `Backbone` for the parameters and errors.
 
-    Its layers are "embedding", "block_1", "block_2", ..., "norm", and for networks with a text encoder the output that is
+    Its layers are "embedding", "block_1", "block_2", ..., "norm", and with a text encoder the output that is
     compared with that of the text. Convolutional networks have the layers of their graph.
     """
 
