@@ -368,7 +368,7 @@ def test_a_search_chooses_layers_at_the_only_size_that_a_module_accepts():
             r"`normalization` must be a pair \(mean, std\).*torch.nn.Module.*got 'auto'",
         ),
         ({"weights": None}, "`weights` must be left out for a torch.nn.Module, which has its own; got None"),
-        ({"image_size": 2}, "cannot compute images of 2x2 pixels.*Pass the `image_size` that it expects"),
+        ({"image_size": 2}, "cannot process images of 2x2 pixels.*Pass the `image_size` that it expects"),
         ({"layer": "8"}, "layer of Sequential.*'8'"),
         ({"precision": "int8"}, "`precision` must be"),
     ],

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tlfeatures.finetune import FrozenOrFinetuned, TrainingSummary
 
 _NAMES = {"frozen": "frozen pipeline", "finetuned": "fine-tuned network"}
-_MAX_FOLDS = 5  # folds in the table; of more, only the lowest and the highest score
+_MAX_FOLDS = 5  # largest number of folds in the table; with more, only the lowest and the highest score are shown
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from tlfeatures.evaluation._neighbors import Neighbors, normalize_embeddings
 
 __all__ = ["Duplicates", "find_duplicates", "find_label_conflicts", "group_folds", "keep_groups_together"]
 
-_NEAR_ROWS = 20_000  # above it only exact duplicates are searched, because the cost is quadratic
-_BLOCK = 256  # rows compared with all others at a time
+_NEAR_ROWS = 20_000  # above this number of rows, only exact duplicates are searched, because the cost is quadratic
+_BLOCK = 256  # number of rows that are compared with all others at a time
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Duplicates:
     searched : bool
         False if there were too many rows to search for near-duplicates.
     crossing : int
-        Number of pairs that fall into different folds.
+        Number of pairs that are split between folds.
     score, grouped_score : float or None
         Mean score of the best candidate on the original folds, and on folds that keep duplicate groups together;
         None if no pair crosses folds, or if no such folds exist.
@@ -188,7 +188,7 @@ def _nearest_pairs(F: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndar
 def _pairs_of_neighbors(
     neighbors: Neighbors, original: np.ndarray, threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return what `_nearest_pairs` does, for neighbors; ``original`` is the first row with the same digest."""
+    """Return the same as `_nearest_pairs`, from neighbors; ``original`` are the first rows with the same digests."""
     i, column = np.nonzero(neighbors.cosine >= threshold)
     cosine = neighbors.cosine[i, column]
     i, j = original[i], original[neighbors.rows[i, column]]
@@ -256,7 +256,7 @@ def keep_groups_together(folds: Sequence[Fold], groups: np.ndarray) -> list[Fold
 def group_folds(
     folds: Sequence[Fold], groups: np.ndarray, y: np.ndarray, task: str, random_state: int = 0
 ) -> list[Fold]:
-    """Change folds as little as possible so that each group is in one of them.
+    """Change folds as little as possible so that each group is in one fold.
 
     Parameters
     ----------
@@ -294,7 +294,7 @@ def find_label_conflicts(keys: np.ndarray, y: np.ndarray) -> np.ndarray:
     Returns
     -------
     ndarray of int, shape (p, 2)
-        For each image that differs in its label from the first image with this digest, the rows of both.
+        For each image whose label differs from that of the first image with the same digest, the rows of both.
 
     Examples
     --------
@@ -309,7 +309,7 @@ def find_label_conflicts(keys: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _merge_groups(pairs: np.ndarray, n: int, groups: np.ndarray | None) -> np.ndarray:
-    """Find the connected components of pairs and groups, shape (n,)."""
+    """Return the connected components of pairs and groups, int (n,)."""
     links: list[Any] = [pairs]
     if groups is not None:
         _, first = np.unique(groups, return_index=True)

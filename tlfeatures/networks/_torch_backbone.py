@@ -83,7 +83,7 @@ class TorchBackbone:
         Raises
         ------
         UnknownNameError
-            When the module has no such layer, or it cannot be read.
+            If the module has no such layer, or the layer cannot be read.
         """
         outputs = self._outputs()
         if layers is None:
@@ -113,7 +113,7 @@ class TorchBackbone:
             outputs = trace_outputs(self.model, self.image_size)
         except Exception as error:
             raise ValueError(
-                f"The module {self.name} cannot compute images of {height}x{width} pixels, a tensor "
+                f"The module {self.name} cannot process images of {height}x{width} pixels, a tensor "
                 f"(2, 3, {height}, {width}): {' '.join(str(error).split())[:300]}. Pass the `image_size` that "
                 "it expects."
             ) from error
