@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from tlfeatures.finetune import FrozenOrFinetuned, TrainingSummary
 
 _NAMES = {"frozen": "frozen pipeline", "finetuned": "fine-tuned network"}
-_MAX_FOLDS = 5  # largest number of folds in the table; with more, only the lowest and the highest score are shown
+# largest number of folds in the table; with more folds, only the lowest and the highest score are shown
+_MAX_FOLDS = 5
 
 
 @dataclass(frozen=True)

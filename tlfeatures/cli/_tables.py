@@ -47,7 +47,9 @@ class TableOptions(opt.OutputOptions):
 
     header: ClassVar[str] = ""  # regular expression that matches the header of the table
 
-    output: str | None = option(None, "Write the table to this file instead of printing it.", "-o", metavar="FILE.csv")
+    output: str | None = option(
+        None, "Write the table to this file instead of printing it.", "-o", metavar="FILE.csv"
+    )
     strict: bool = option(False, opt.STRICT)
 
     def check(self) -> None:

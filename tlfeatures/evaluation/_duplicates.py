@@ -15,7 +15,7 @@ from tlfeatures.evaluation._neighbors import Neighbors, normalize_embeddings
 
 __all__ = ["Duplicates", "find_duplicates", "find_label_conflicts", "group_folds", "keep_groups_together"]
 
-_NEAR_ROWS = 20_000  # above this number of rows, only exact duplicates are searched, because the cost is quadratic
+_NEAR_ROWS = 20_000  # above it, only exact duplicates are searched, because the cost is quadratic
 _BLOCK = 256  # number of rows that are compared with all others at a time
 
 

@@ -115,7 +115,8 @@ def split_head(head: Any) -> HeadParts:
         else:
             parts.estimator = head
             break
-    if isinstance(head, _NEIGHBORS):  # skl2onnx computes other weights, which a comparison on few images may not show
+    # skl2onnx computes other weights of the neighbors, which a comparison on few images may not show
+    if isinstance(head, _NEIGHBORS):
         raise _make_refusal(f"{type(head).__name__}, whose predictions differ in ONNX")
     if isinstance(head, (SVC, NuSVC, SVR, NuSVR)) and callable(head.kernel):
         raise _make_refusal(

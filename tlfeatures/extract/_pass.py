@@ -18,7 +18,7 @@ __all__ = ["ExtractionPass", "raise_unreadable"]
 
 _CLAIMED_ROWS = 256  # number of rows that are locked at a time
 _MAX_LOCKED = 2048  # number of finished rows that may be locked; then they are stored and released
-_MAX_CHANGES = 4  # number of passes over files that change while they are read; then these files are unreadable
+_MAX_CHANGES = 4  # number of times that files may change while they are read; then they are unreadable
 
 
 class ExtractionPass:

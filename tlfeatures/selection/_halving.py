@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 EXHAUSTIVE_IMAGES = 2000  # up to this number, search="auto" scores every candidate on all images
-_GROWTH = 4  # factor between the sizes of subsets, and between the numbers of candidates before and after a subset
+_GROWTH = 4  # factor by which subsets grow, and by which each subset reduces the number of candidates
 MIN_CANDIDATES = 4  # smallest number of candidates that are kept
 _MAX_POINTS = 2  # largest number of candidates with the same embedding and head among those that are kept
 _IMAGES_PER_CLASS = 10  # smallest number of images of each class in the first subset
