@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.warning_helpers import warnings_as_errors
 from tlfeatures.errors import ImageReadError, LowContrastImagesWarning
 from tlfeatures.images import Decoder, Images
 
@@ -90,8 +91,7 @@ class Rows:
 @pytest.fixture(autouse=True)
 def quiet():
     """Turn unexpected warnings into errors."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings_as_errors():
         warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         warnings.simplefilter("ignore", LowContrastImagesWarning)  # many tests decode images of one color

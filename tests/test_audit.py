@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from tests.image_helpers import photo
+from tests.warning_helpers import warnings_as_errors
 from tlfeatures import CNNFeatures, FeatureSearchCV, audit, check_images
 from tlfeatures.cli import main
 from tlfeatures.errors import InvalidParameterError
@@ -23,8 +24,7 @@ TABLES = ("images", "label_errors", "duplicates", "outliers", "faults", "confoun
 
 @pytest.fixture(autouse=True)
 def no_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings_as_errors():
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)  # Keras's own
         yield
 

@@ -12,6 +12,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 
+from tests.warning_helpers import warnings_as_errors
 from tlfeatures.errors import UnknownNameError
 from tlfeatures.heads import head_grid, list_heads, make_head
 
@@ -22,8 +23,7 @@ ALL = [*((name, "classification") for name in CLASSIFIERS), *((name, "regression
 
 @pytest.fixture(autouse=True)
 def no_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings_as_errors():
         warnings.simplefilter("ignore", DeprecationWarning)  # scikit-learn's own are FutureWarning
         yield
 

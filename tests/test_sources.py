@@ -5,14 +5,13 @@ import pathlib
 import pickle
 import re
 import sys
-import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.utils import _safe_indexing
 
-from tests.warning_helpers import of_test
+from tests.warning_helpers import of_test, warnings_as_errors
 from tlfeatures.errors import MissingDependencyError, SourceError
 from tlfeatures.images import Decoder, Images
 from tlfeatures.sources import ArrayOnDisk, Source, read_items, read_source
@@ -37,8 +36,7 @@ def write(path, text, encoding="utf-8"):
 @pytest.fixture(autouse=True)
 def quiet():
     """Turn unexpected warnings into errors."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings_as_errors():
         yield
 
 

@@ -1,8 +1,11 @@
-"""Helper for tests that count warnings."""
+"""Helpers for tests of warnings."""
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import sysconfig
+import warnings
 
 import pytest
 
@@ -21,3 +24,19 @@ def of_test(caught):
         for warning in caught
         if not issubclass(warning.category, garbage) and not warning.filename.startswith(KERAS)
     ]
+
+
+@contextlib.contextmanager
+def warnings_as_errors():
+    """Turn warnings into errors in the block, where the garbage of other tests is not collected.
+
+    Otherwise the files and sockets that other tests did not close make a test fail by chance. Garbage of the block
+    itself is collected, so what it does not close is an error.
+    """
+    gc.freeze()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            yield
+    finally:
+        gc.unfreeze()
