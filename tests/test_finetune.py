@@ -748,9 +748,15 @@ def test_augmentation_with_frozen_network():
 # -- checkpoints -----------------------------------------------------------------------------
 
 TRAIN = """
-import sys, time
+import sys
 from tests.test_finetune import *
-checkpoints_of_epochs(lambda *args: (print(*args, flush=True), time.sleep(0.3)))
+
+def report(*args):
+    print(*args, flush=True)
+    if args == ("network", 2):
+        sys.stdin.read()  # waits until this process is killed
+
+checkpoints_of_epochs(report)
 train(sys.argv[1])
 """
 
@@ -776,14 +782,14 @@ def train(folder):
 
 @pytest.mark.slow
 def test_training_resumed_after_sigkill_has_equal_weights(tmp_path, monkeypatch):
-    killed = subprocess.Popen(
-        [sys.executable, "-c", TRAIN, str(tmp_path / "killed")],
-        stdout=subprocess.PIPE, text=True, cwd=os.path.dirname(os.path.dirname(__file__)),
-    )  # fmt: skip
-    for line in killed.stdout:
-        if line.split() == ["network", "2"]:
-            killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
+    with subprocess.Popen(
+        [sys.executable, "-c", TRAIN, str(tmp_path / "killed")], text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=os.path.dirname(os.path.dirname(__file__)),
+    ) as killed:  # fmt: skip
+        for line in killed.stdout:
+            if line.split() == ["network", "2"]:
+                killed.send_signal(signal.SIGKILL)
+    assert killed.returncode == -signal.SIGKILL
     epochs = []
     monkeypatch.setattr(
         _checkpoint.Checkpoints, "save", _checkpoint.Checkpoints.save

@@ -87,7 +87,7 @@ def test_an_unknown_pooling_raises_an_error_with_near_matches(name, near):
 @pytest.mark.filterwarnings("ignore:.*random weights")
 def test_poolings_of_an_estimator(store):
     """avgmax is avg followed by max; flatten keeps the order of the map, rows first."""
-    X = RNG.integers(0, 256, (3, 64, 64, 3), dtype="uint8")
+    X = np.random.default_rng(1).integers(0, 256, (3, 64, 64, 3), dtype="uint8")
     options = {"layer": "conv_pw_11_relu", "weights": None, "image_size": 64, "cache": store}
     got = {
         pooling: CNNFeatures("mobilenet_0.25", pooling=pooling, **options).fit_transform(X)
@@ -101,7 +101,7 @@ def test_poolings_of_an_estimator(store):
 
 @pytest.mark.filterwarnings("ignore:.*random weights")
 def test_a_vector_has_the_same_recipe_for_all_poolings(store):
-    X = RNG.integers(0, 256, (2, 32, 32, 3), dtype="uint8")
+    X = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), dtype="uint8")
     options = {"layer": "predictions", "weights": None, "image_size": 32, "cache": store}
     fitted = [CNNFeatures("mobilenet_0.25", pooling=pooling, **options).fit(X) for pooling in POOLINGS]
     assert all(each.recipes_ == fitted[0].recipes_ for each in fitted)
