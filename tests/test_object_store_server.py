@@ -104,6 +104,7 @@ def proxy():
     proxy = Proxy(host, port)
     yield proxy
     proxy.server.shutdown()
+    proxy.server.server_close()
     server.stop()
 
 

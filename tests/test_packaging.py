@@ -59,7 +59,7 @@ def list_package():
     return {
         str(path.relative_to(ROOT))
         for path in (ROOT / "tlfeatures").rglob("*")
-        if path.is_file() and path.suffix != ".pyc"
+        if path.is_file() and "__pycache__" not in path.parts
     }
 
 
