@@ -67,15 +67,21 @@ def execute(notebook: nbformat.NotebookNode, data: Path, timeout: int) -> nbform
         if "parameters" in cell.metadata.get("tags", []):
             cell.source = cell.source.replace('"../data', f'"{data.resolve()}')
     with tempfile.TemporaryDirectory() as folder:
-        env = {**os.environ, "TLFEATURES_CACHE": folder, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        env = {**os.environ, "TLFEATURES_CACHE": f"{folder}/cache", "TF_CPP_MIN_LOG_LEVEL": "3"}
         env.pop("MPLBACKEND", None)  # figures are outputs of the notebook
+        # sockets in the folder, because another process may take a free port before the kernel does
+        manager = AsyncKernelManager(
+            kernel_name="python3", transport="ipc", connection_file=f"{folder}/kernel.json"
+        )
         client = NotebookClient(
             copied,
-            km=AsyncKernelManager(kernel_name="python3"),
+            km=manager,
             timeout=timeout,
+            startup_timeout=300,
+            iopub_timeout=60,
             resources={"metadata": {"path": str(FOLDER)}},
         )
-        client.execute(env=env)
+        client.execute(env=env, cleanup_kc=True)
     for cell, executed in zip(notebook.cells, copied.cells, strict=True):
         if cell.cell_type == "code":
             cell.execution_count = None

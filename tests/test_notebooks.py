@@ -7,10 +7,12 @@ import importlib.util
 import io
 import os
 import re
+import tempfile
 from pathlib import Path
 
 import nbformat
 import numpy as np
+import psutil
 import pytest
 from jupyter_client import AsyncKernelManager
 from nbclient import NotebookClient
@@ -28,9 +30,19 @@ def run(path, folder, **environment):
     env |= {name: BLOCKED for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
     env |= {"IPYTHONDIR": str(folder / "ipython"), "JUPYTER_DATA_DIR": str(folder / "jupyter")}
     env |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1"} | environment
-    manager = AsyncKernelManager(kernel_name="python3")
-    client = NotebookClient(notebook, km=manager, timeout=200, resources={"metadata": {"path": str(folder)}})
-    client.execute(env=env)  # raises the errors of cells
+    with tempfile.TemporaryDirectory() as sockets:  # another process may take a free port before the kernel does
+        manager = AsyncKernelManager(
+            kernel_name="python3", transport="ipc", connection_file=f"{sockets}/kernel.json"
+        )
+        client = NotebookClient(
+            notebook,
+            km=manager,
+            timeout=600,
+            startup_timeout=300,
+            iopub_timeout=60,
+            resources={"metadata": {"path": str(folder)}},
+        )
+        client.execute(env=env, cleanup_kc=True)  # raises the errors of cells
     texts, images = {}, {}
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
@@ -88,17 +100,18 @@ def test_execute_stores_clean_outputs(execute, tmp_path):
     write_notebook(
         path,
         'data = "../data/example"',
-        "import os, sys\nprint('progress', file=sys.stderr)\nprint(sorted(os.environ['TLFEATURES_CACHE'])[:1])",
+        "import os, sys\nprint('progress', file=sys.stderr)\nprint(os.environ['TLFEATURES_CACHE'][:1])",
         "print('WARNING:tensorflow: retracing')",
-        "from pathlib import Path\nPath(data).is_dir()",
+        "from pathlib import Path\nPath('pid').write_text(str(os.getpid()))\nPath(data).is_dir()",
         "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()",
     )
     assert execute.main(["example", "--data", str(tmp_path / "images")]) == 0
     cells = nbformat.read(path, as_version=4).cells
     assert cells[0].source == 'data = "../data/example"'  # unchanged, although another folder was read
     assert [len(cell.outputs) for cell in cells] == [0, 1, 0, 1, 1]
-    assert cells[1].outputs[0].text == "['/']\n" and cells[3].outputs[0].data["text/plain"] == "True"
+    assert cells[1].outputs[0].text == "/\n" and cells[3].outputs[0].data["text/plain"] == "True"
     assert not any(cell.execution_count for cell in cells)
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))  # the kernel has ended
     with Image.open(io.BytesIO(base64.b64decode(cells[4].outputs[0].data["image/png"]))) as image:
         assert image.mode == "P" and not image.info.keys() & {"Software"}
 
