@@ -126,7 +126,7 @@ def cosines(a, b):
     return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
 
 
-def run(code, *args, env=None, timeout=240):
+def run(code, *args, env=None, timeout=600):
     """Run Python code in a separate process and return its standard output."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *args],

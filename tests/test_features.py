@@ -284,7 +284,7 @@ def test_workers_forked_after_a_network_ran_raise_an_error_unless_all_rows_are_s
     pytest.importorskip(backend.lower())
     env = {**os.environ, "KERAS_BACKEND": backend.lower()}
     argv = [sys.executable, "-c", FORKED, str(tmp_path)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=200, env=env)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=600, env=env)
     lines = done.stdout.splitlines()
     assert len(lines) == 3, done.stderr[-2000:]
     assert lines[0] == "2"  # all rows came from the store

@@ -155,7 +155,7 @@ def test_pickle_of_an_unpickled_estimator(tuned):
 def python(code, **env):
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], cwd=os.path.dirname(os.path.dirname(__file__)),
-        capture_output=True, text=True, env={**os.environ, **env}, timeout=240, check=False,
+        capture_output=True, text=True, env={**os.environ, **env}, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout

@@ -140,7 +140,7 @@ assert not [name for name in sys.modules if name.startswith("openvino_telemetry"
     home = tmp_path / "home"
     home.mkdir()
     environment = {**os.environ, "HOME": str(home)}
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=250, env=environment)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=600, env=environment)
     assert not (home / "intel").exists()
     assert difference(np.load(tmp_path / "Y.npy"), cnn.fit_transform(X)) < 1e-5
 
@@ -194,6 +194,6 @@ except ValueError as error:
 """
     environment = {**os.environ, "KERAS_BACKEND": "jax"}
     run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=250, env=environment
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, env=environment
     )
     assert "runtime='openvino' needs the TensorFlow backend of Keras; got 'jax'" in run.stdout
