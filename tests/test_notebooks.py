@@ -30,7 +30,8 @@ def run(path, folder, **environment):
     env |= {name: BLOCKED for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
     env |= {"IPYTHONDIR": str(folder / "ipython"), "JUPYTER_DATA_DIR": str(folder / "jupyter")}
     env |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1"} | environment
-    with tempfile.TemporaryDirectory() as sockets:  # another process may take a free port before the kernel does
+    # sockets in a folder, because another process may take a free port before the kernel does
+    with tempfile.TemporaryDirectory() as sockets:
         manager = AsyncKernelManager(
             kernel_name="python3", transport="ipc", connection_file=f"{sockets}/kernel.json"
         )
