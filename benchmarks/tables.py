@@ -2,8 +2,8 @@
 
     python benchmarks/tables.py [--check]
 
-Tables are between ``<!-- benchmark: NAME -->`` and ``<!-- end -->``. A table whose figures are not in the file is
-not changed. ``--check`` changes no table, and exits with 1 if one differs from the file.
+Tables are between ``<!-- benchmark: NAME -->`` and ``<!-- end -->``. A row whose figures are not in the file is not
+changed. ``--check`` changes no table, and exits with 1 if one differs from the file.
 """
 
 from __future__ import annotations
@@ -393,11 +393,30 @@ TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
 }
 
 
-def table(name: str, figures: dict[str, dict[str, float]]) -> str:
-    """Make a table in Markdown; a KeyError names a missing figure."""
+def table(name: str, figures: dict[str, dict[str, float]], old: str = "") -> str:
+    """Make a table in Markdown; rows whose figures are missing are those of the old table.
+
+    Raises
+    ------
+    KeyError
+        With the missing figure, if the old table does not have the row.
+    """
     header, rows = TABLES[name]
-    lines = [header, ["---"] * len(header), *([cell.format_map(figures) for cell in row] for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n".replace("|  |", "| |") for line in lines)
+    old_rows = old.splitlines(keepends=True)[2:]
+    lines = [_make_line(header), _make_line(["---"] * len(header))]
+    for i, row in enumerate(rows):
+        try:
+            lines.append(_make_line([cell.format_map(figures) for cell in row]))
+        except KeyError as error:
+            if len(old_rows) != len(rows):
+                raise
+            lines.append(old_rows[i])
+            print(f"row {i + 1} of table {name!r} stays as it is: no figure {error}", file=sys.stderr)
+    return "".join(lines)
+
+
+def _make_line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |\n".replace("|  |", "| |")
 
 
 def fill(text: str, figures: dict[str, dict[str, float]]) -> str:
@@ -406,7 +425,7 @@ def fill(text: str, figures: dict[str, dict[str, float]]) -> str:
     def block(match: re.Match) -> str:
         begin, name, old, end = match.groups()
         try:
-            return begin + table(name, figures) + end
+            return begin + table(name, figures, old) + end
         except KeyError as error:
             print(f"table {name!r} stays as it is: no figure {error}", file=sys.stderr)
             return begin + old + end

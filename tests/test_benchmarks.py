@@ -171,6 +171,20 @@ def test_table_without_figures_is_not_changed(tables, capsys):
     assert "table 'speed' stays as it is: no figure 'tlfeatures_images_per_s'" in capsys.readouterr().err
 
 
+def test_rows_without_figures_are_not_changed(tables, capsys):
+    figures = {"peers": AnyFigure(), "distributed": AnyFigure()}
+    page = tables.fill("<!-- benchmark: machines -->\n<!-- end -->\n", figures)
+    assert page == "<!-- benchmark: machines -->\n<!-- end -->\n"
+    rows = tables.TABLES["machines"][1]
+    old = "".join(
+        f"| {cell} | old | old | old |\n" for cell in ("figures of", "---", *(row[0] for row in rows))
+    )
+    lines = tables.table("machines", figures, old).splitlines()
+    assert "| [other libraries](#other-libraries) | 0.125 | 0.125 | 0.125 |" in lines
+    assert "| views | old | old | old |" in lines and len(lines) == len(rows) + 2
+    assert "of table 'machines' stays as it is: no figure 'views'" in capsys.readouterr().err
+
+
 def test_figures_of_all_tables_exist(tables):
     root = BENCHMARKS.parent
     pages = [root / "README.md", *root.glob("docs/**/*.md")]

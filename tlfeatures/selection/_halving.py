@@ -268,7 +268,7 @@ def choose_survivors(
     costs, widths : ndarray of shape (candidates,)
     grids : ndarray of int, shape (candidates,)
         Number of the grid of each candidate; a grid has the points of one head on one embedding. More than two points
-        of a grid are chosen only if there are too few others.
+        of a grid, or two with the same scores on all folds, are chosen only if there are too few others.
     rule : {"best", "1se"}
         With "1se", the best point of each grid is also chosen if its score is within one standard error of the best
         score.
@@ -280,10 +280,11 @@ def choose_survivors(
     """
     means = scores.mean(axis=1)
     order = np.lexsort((widths, costs, -means))
-    by_grid = order[np.argsort(grids[order], kind="stable")]
-    sizes = np.unique(grids, return_counts=True)[1]
-    rank = np.empty(len(order), int)  # within the grid
-    rank[by_grid] = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    first_with_scores = np.unique(np.column_stack([grids, scores])[order], axis=0, return_index=True)[1]
+    distinct = order[np.sort(first_with_scores)]
+    grid = pandas.Series(grids[distinct])
+    rank = np.full(len(order), len(order))  # within the grid; repeated scores come last
+    rank[distinct] = grid.groupby(grid).cumcount()
     diverse = order[np.argsort(rank[order] >= _MAX_POINTS, kind="stable")]
     survivors = diverse[: max(MIN_CANDIDATES, math.ceil(len(means) / _GROWTH))]
     if rule == "1se":
