@@ -88,6 +88,7 @@ def test_frozen_pipeline_is_kept_unless_the_network_is_significantly_better(run,
     assert about["training"]["of"] == "mean of 2 fits on the folds" and Image.open("c.png").format == "PNG"
 
 
+@pytest.mark.slow
 def test_repeated_comparison_is_printed(run, photos):
     code, out, err = run("finetune", photos.root, *QUICK, "--epochs", "0", "--cv", "3", "--repeats", "2",
                          "--keep", "finetuned", "-o", "m.keras-bundle")  # fmt: skip
@@ -105,6 +106,7 @@ def test_best_epoch_is_printed_with_its_validation_score(run, photos):
     assert "Best epoch of the head: " in out and "; validation accuracy " in out
 
 
+@pytest.mark.slow
 def test_comparison_uses_groups(run, photos, tmp_path):
     table = tmp_path / "m.csv"
     rows = [
@@ -151,6 +153,7 @@ def test_existing_file_is_overwritten_only_with_force(run, photos):
     assert run(*quick, "--force")[0] == 0 and is_bundle("m.keras-bundle")
 
 
+@pytest.mark.slow
 def test_warning_of_duplicates_in_different_folds(run, photos, tmp_path):
     root = tmp_path / "photos"
     shutil.copytree(photos.root, root)
@@ -162,6 +165,7 @@ def test_warning_of_duplicates_in_different_folds(run, photos, tmp_path):
     ), err
 
 
+@pytest.mark.slow
 def test_predictions_average_augmented_views(run, photos):
     argv = (*QUICK, "--cv", "0", "--augment", "crop=8", "--tta", "2", "-o", "m.keras-bundle")
     assert run("finetune", photos.root, *argv)[0] == 0

@@ -624,6 +624,7 @@ print(len(seeds), n_read, n_errors, peak // 1024)
 """
 
 
+@pytest.mark.slow
 def test_2000_mutated_files_are_decoded_or_raise_image_read_error():
     pytest.importorskip("resource")
     process = python(MUTATE, "2000")

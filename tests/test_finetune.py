@@ -382,6 +382,7 @@ def test_head_with_another_precision_and_scalar_state():
     assert np.isfinite(FineTuneRegressor(**params).fit(X, NUMBERS).predict(X)).all()
 
 
+@pytest.mark.slow
 def test_layers_before_train_from_do_not_change():
     model = custom()
     before = weights_of(model)
@@ -500,6 +501,7 @@ def test_weight_decay_shrinks_kernels_only():
     np.testing.assert_array_equal(bias, bias_2)
 
 
+@pytest.mark.slow
 def test_hidden_layers_and_callable_heads():
     import keras
 

@@ -166,6 +166,7 @@ def test_random_weights_issue_a_warning():
         CNNFeatures("mobilenet_0.25", weights=None, image_size=32, cache=None).fit(make_images(1, 32))
 
 
+@pytest.mark.slow
 def test_building_does_not_change_the_random_state_of_python_and_numpy(tmp_path):
     model = build(NETWORKS["mobilenet_0.25"], 32)
     model.save(tmp_path / "model.keras")
@@ -307,6 +308,7 @@ def test_few_networks_are_kept_and_fewer_large_ones(caches, monkeypatch):
     np.testing.assert_array_equal(embed_at(32), expected[0])
 
 
+@pytest.mark.slow
 def test_memory_of_a_network_that_is_not_kept_is_freed_at_once(caches, monkeypatch):
     networks, _ = caches
     monkeypatch.setattr("tlfeatures.networks._loading._MAX_BYTES", 0)

@@ -241,6 +241,7 @@ def test_layers_are_listed_in_order_with_the_top():
     assert tuple(layer for layer in rows if rows[layer]["standard"]) == NETWORKS["vgg16"].taps
 
 
+@pytest.mark.slow
 def test_layers_of_both_variants_are_listed():
     """ConvNeXt has different last layers with and without its top; no single network has both."""
     listed = list_layers("convnext_tiny")

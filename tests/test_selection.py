@@ -615,6 +615,7 @@ class TestMetadataRouting:
         with pytest.raises(ValueError, match="`age` must have one value for each of the 36 images"):
             search.fit(X, y, age=np.arange(35))
 
+    @pytest.mark.slow
     def test_metadata_routing_works_with_n_jobs(self, warm, data):
         search = FeatureSearchCV(**ONE, cache=warm[0], n_jobs=2, scoring=make_scorer(accuracy_score).set_score_request(
             sample_weight=True))  # fmt: skip

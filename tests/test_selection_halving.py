@@ -203,6 +203,7 @@ def test_candidates_are_ranked_by_the_folds_with_scores_of_all(data, store):
     assert np.isfinite(means).all() and search.best_params_["layer"] == LAYERS[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scores", [np.nan, "error"])
 def test_a_subset_without_scores_is_skipped(data, store, scores, tmp_path):
     X, y = data
@@ -300,6 +301,7 @@ def test_subsets_leave_out_folds_without_test_images():
     assert all(len(np.unique(groups[subset.rows[test]])) == 1 for _, test in tested)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grouped", [False, True])
 def test_large_groups_are_left_out_of_subsets(grouped):
     rng = np.random.default_rng(0)

@@ -24,6 +24,7 @@ from tests.study_helpers import (
 from tlfeatures.errors import SourceError
 from tlfeatures.sources import read_splits
 
+pytestmark = pytest.mark.slow  # runs the whole study
 CLASSES = ["fist", "one", "two"]
 RECIPES = [
     "CNNFeatures, last layer + SVM",

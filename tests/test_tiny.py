@@ -114,6 +114,7 @@ def test_batch_normalization_is_optional():
     assert {name.removesuffix("_bn") for name in training} == names
 
 
+@pytest.mark.slow
 def test_bundled_weights_score_higher_than_random_weights():
     from sklearn.datasets import load_digits
     from sklearn.model_selection import cross_val_score

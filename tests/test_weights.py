@@ -185,6 +185,7 @@ def test_a_weights_folder_without_write_access_is_skipped(tmp_path, monkeypatch)
     assert path.parent == writable
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top", [False, True])
 def test_weights_depend_on_the_image_size_if_keras_has_several_files(no_weights, top):
     """MobileNet at 128 pixels has its own file, so that its embeddings and metadata differ."""
@@ -232,6 +233,7 @@ def test_damaged_weights_raise_an_error_with_the_file_name(tmp_path, saved):
             Backbone("mobilenet_0.25", tmp_path / name, 64).describe()
 
 
+@pytest.mark.slow
 def test_weights_of_another_network_raise_an_error(tmp_path, saved):
     import keras
 
@@ -268,6 +270,7 @@ def test_a_weights_file_with_another_extension_raises_an_error(tmp_path):
 # --- the top ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fully_connected_taps_load_the_top(tmp_path):
     spec = NETWORKS["vgg16"]
     model = build(spec, 32, top=True)
@@ -350,6 +353,7 @@ X32 = make_images(2, 32)
 EARLY, TOP = "conv_pw_5_relu", "reshape"
 
 
+@pytest.mark.slow
 def test_the_file_without_the_top_is_preferred_after_any_earlier_request(two_files, store):
     options = {"image_size": 32, "cache": store}
     both = CNNFeatures("mobilenet_0.25", layer=[EARLY, TOP], **options).fit(X32)
