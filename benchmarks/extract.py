@@ -23,6 +23,7 @@ import statistics
 import tempfile
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -135,7 +136,7 @@ def measure_speeds(sides: dict[str, tuple[int, object]], rounds: int) -> dict[st
 
 def measure_small(folder: str, weights: str, quick: bool) -> dict[str, float]:
     """Measure photographs of 500 pixels."""
-    n, few, rounds = (32, 2, 1) if quick else (768, 32, 3)
+    n, few, rounds = (32, 2, 1) if quick else (640, 32, 3)
     paths = photographs(os.path.join(folder, "small"), n)
     few_paths = paths[:few]
     part = photographs(os.path.join(folder, "part"), n // 2)
@@ -165,24 +166,35 @@ def measure_small(folder: str, weights: str, quick: bool) -> dict[str, float]:
     }
 
 
+def add_copies(paths: list[str], n: int) -> list[str]:
+    """Write copies of JPEG files until there are n; return all paths.
+
+    Each copy has one more byte at its end, because tlfeatures computes identical files once.
+    """
+    copies = [f"{paths[i % len(paths)][:-4]}_{i // len(paths)}.jpg" for i in range(len(paths), n)]
+    for i, copy in enumerate(copies, len(paths)):
+        Path(copy).write_bytes(Path(paths[i % len(paths)]).read_bytes() + bytes([i // len(paths)]))
+    return [*paths, *copies]
+
+
 def measure_large(name: str, grain: float, folder: str, weights: str, quick: bool) -> dict[str, float]:
     """Measure photographs of 12 megapixels."""
-    n, few, size, rounds = (2, 1, (1600, 1200), 1) if quick else (32, 4, (4000, 3000), 2)
+    n, written, few, size, rounds = (4, 2, 1, (1600, 1200), 1) if quick else (96, 32, 4, (4000, 3000), 2)
     images = os.path.join(folder, name)
-    paths = photographs(images, n, size, grain=grain)
+    paths = add_copies(photographs(images, written, size, grain=grain), n)
     model = build_keras_model(weights)
     readings = measure_speeds(
         {
             "loop": (few, lambda: embed_in_loop(model, paths[:few])),
             "dataset": (n, lambda: embed_dataset(model, images)),
-            "exact": (n, lambda: embed(paths, folder, weights=weights, decode="exact")),
+            "exact": (written, lambda: embed(paths[:written], folder, weights=weights, decode="exact")),
             "decode": (n, lambda: decode_all(paths)),
             "entropy": (n, lambda: decode_entropy(paths)),
             "tlfeatures": (n, lambda: embed(paths, folder, weights=weights)),
         },
         rounds,
     )
-    a, b = (embed(paths, None, weights=weights, decode=decode) for decode in ("exact", "scaled"))
+    a, b = (embed(paths[:written], None, weights=weights, decode=decode) for decode in ("exact", "scaled"))
     cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     return {
         f"{name}_bytes_a_file": statistics.mean(map(os.path.getsize, paths)),
@@ -230,7 +242,7 @@ def main() -> None:
         if args.quick:
             figures |= measure_heavy("vgg19", paths[:4], folder, 1, 4, 32)
         else:
-            figures |= measure_heavy("resnet50", paths[:96], folder, 3, 32, 224)
+            figures |= measure_heavy("resnet50", paths[:64], folder, 3, 32, 224)
             figures |= measure_heavy("vgg19", paths[:32], folder, 2, 16, 224)
     report("extract", args, figures, TARGETS, network="mobilenet_0.75", image_size=224, batch_size=BATCH)
 
