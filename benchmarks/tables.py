@@ -140,7 +140,9 @@ RUNTIMES = {
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
     "openvino_bf16": "OpenVINO, bfloat16",
+    "openvino_int8": "OpenVINO, integers of 8 bits",
 }
+PRECISIONS = {"float32": "float32", "bfloat16": "bfloat16", "int8": "int8, calibrated on every tenth image"}
 RUNTIME_NETWORKS = {
     "mobilenet_0.75": "MobileNet 0.75",
     "mobilenet": "MobileNet",
@@ -258,6 +260,13 @@ TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
     "runtime_settings": (
         ["TensorFlow", "MobileNet 0.75"],
         [[title, _runtime_cell("mobilenet_0.75", side)] for side, title in RUNTIME_SETTINGS.items()],
+    ),
+    "precisions": (
+        ["OpenVINO", "hand signs at 64", "pets"],
+        [
+            [title, *(f"{{runtimes[{data}_{precision}_accuracy]:.1%}}" for data in ("signs", "pets"))]
+            for precision, title in PRECISIONS.items()
+        ],
     ),
     "suggest": (
         [

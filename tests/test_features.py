@@ -510,6 +510,7 @@ HITS = {
     "verbose": 1,
     "image_size": (32, 32),
     "model": "MobileNet_0.25",
+    "calibration_images": [],  # without precision="int8"
     "runtime": "openvino",  # in float32
 }
 MISSES = {

@@ -162,7 +162,7 @@ def test_a_missing_package_names_the_install_command(monkeypatch, tmp_path):
         ({"runtime": "onnx"}, "`runtime` must be None or 'openvino'; got 'onnx'"),
         (
             {"runtime": "openvino", "precision": "float16"},
-            "or 'bfloat16' with runtime='openvino'; got 'float16'",
+            "'bfloat16' or 'int8' with runtime='openvino'; got 'float16'",
         ),
         ({"runtime": "openvino", "precision": "tf32"}, "got 'tf32'"),
     ],

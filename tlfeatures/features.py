@@ -14,6 +14,7 @@ from tlfeatures._image_estimator import ImageEstimator, LayerParameters
 from tlfeatures._image_options import VIEWS
 from tlfeatures._network_options import MODULE_CONSTRAINT, NETWORK_CONSTRAINTS, RUNTIMES
 from tlfeatures._params import check_parameters
+from tlfeatures.errors import InvalidParameterError
 
 # What reads images, networks and the store is imported when it is needed, so that a saved model is loaded quickly.
 if TYPE_CHECKING:
@@ -72,8 +73,10 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
         images, 0 to ``max_value``.
     normalization : "auto" or (mean, std), default="auto"
         "auto" is the network's own; a pair of RGB triples is applied instead as ``(x / 255 - mean) / std``.
-    precision : {"float32", "tf32", "bfloat16", "float16"}, default="float32"
-        Arithmetic of the network. "float32" is IEEE float32, even on GPUs with TF32.
+    precision : {"float32", "tf32", "bfloat16", "float16", "int8"}, default="float32"
+        Arithmetic of the network. "float32" is IEEE float32, even on GPUs with TF32. "int8" quantizes most
+        operations to integers of 8 bits (see ``calibration_images``); it needs ``runtime="openvino"`` and a single
+        layer.
     batch_size : int, default=32
         Number of images in a batch; does not change the result.
     cache : "auto", path, EmbeddingStore or None, default="auto"
@@ -86,9 +89,13 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
         What runs the network: None is the backend of Keras (or PyTorch, for its modules); "openvino" is OpenVINO on
         the CPU, from the extra "openvino". OpenVINO is faster than TensorFlow on most networks, and two to four times
         as fast with ``precision="bfloat16"`` on processors that have instructions for it
-        (``python benchmarks/runtimes.py``). It needs the TensorFlow backend and supports these two precisions. In
-        float32, embeddings differ by rounding only, so they are shared in the store; in bfloat16, they are stored under
-        their own recipe.
+        (``python benchmarks/runtimes.py``). It needs the TensorFlow backend and supports these two precisions and
+        "int8". In float32, embeddings differ by rounding only, so they are shared in the store; otherwise, they are
+        stored under their own recipe.
+    calibration_images : images or None, default=None
+        Images like those of X, with which the network is quantized if ``precision="int8"``: about 100 training images
+        of all classes, of which at most 256 are used. The embeddings depend on them, so rows are only shared between
+        estimators with the same calibration images. Other precisions ignore them.
     on_error : {"raise", "nan"}, default="raise"
         On unreadable images, raise an :class:`~tlfeatures.errors.ImageReadError`, or return rows of NaN
         with one warning that counts and names them.
@@ -108,6 +115,9 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
     decoder_probe_ : ndarray of uint8, shape (7605,), or None
         Pixels of a small test image, as the image decoder installed during `fit` reads them; None if `fit` got only
         arrays.
+    calibration_pixels_ : ndarray of uint8, shape (n, height, width, 3), or None
+        The images of ``calibration_images`` at the size of the network, with which `transform` quantizes it; None for
+        other precisions. They are saved with the estimator.
 
     Raises
     ------
@@ -148,13 +158,16 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
     """
 
     views: Literal["flip", "crops", "flip+crops"] | None = None
+    precision: Literal["float32", "tf32", "bfloat16", "float16", "int8"] = "float32"
     runtime: Literal["openvino"] | None = None
+    calibration_images: Any = None
     on_error: Literal["raise", "nan"] = "raise"
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **ImageEstimator._parameter_constraints,
         "model": [*NETWORK_CONSTRAINTS["model"], MODULE_CONSTRAINT],
         **LayerParameters._layer_constraints,
+        "precision": [*NETWORK_CONSTRAINTS["precision"], "int8"],
         "views": [None, *VIEWS],
         "runtime": RUNTIMES,
         "on_error": ["raise", "nan"],
@@ -175,7 +188,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
         """
         context = self._init_callback_context().call_on_fit_task_begin(estimator=self, X=X, y=y)
         images = _to_images(X)
-        self._set_fitted(self._make_spec(), images)
+        self._set_fitted(self._make_spec(is_fitted=False), images)
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return self
 
@@ -194,7 +207,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
         """
         context = self._init_callback_context(max_subtasks=None)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        images, spec = _to_images(X), self._make_spec()
+        images, spec = _to_images(X), self._make_spec(is_fitted=False)
 
         def on_batch(done: int, total: int) -> None:
             batch = context.subcontext(task_name="batch").call_on_fit_task_begin(estimator=self)
@@ -246,13 +259,23 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
             names += [f"{stem}_{i:0{digits}}" for i in range(recipe["width"])]
         return np.asarray(names, dtype=object)
 
-    def _make_spec(self) -> FeatureSpec:
+    def _make_spec(self, is_fitted: bool = True) -> FeatureSpec:
         from tlfeatures.store import EmbeddingStore
 
         check_parameters(self)
         store = EmbeddingStore.resolve(self.cache)
         spec = self._specify(self.layer, self.pooling, self.normalization, store, self.runtime)
-        return spec.with_views(self.views)
+        spec = spec.with_views(self.views)
+        if self.precision != "int8":
+            return spec
+        images = getattr(self, "calibration_pixels_", None) if is_fitted else None
+        images = self.calibration_images if images is None else images
+        if images is None:
+            raise InvalidParameterError(
+                "`calibration_images` must be images with precision='int8'; got None. Pass about 100 training images.",
+                "calibration_images",
+            )
+        return spec.with_calibration(images, self._n_threads)
 
     def _set_fitted(self, spec: FeatureSpec, images: Images) -> None:
         from tlfeatures.images import probe_pixels
@@ -261,6 +284,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
         self.n_features_out_ = spec.width
         self.recipes_ = [column.recipe for column in spec.columns]
         self.decoder_probe_ = probe_pixels() if images.encoded().any() else None
+        self.calibration_pixels_ = getattr(spec.backbone, "calibration_pixels", None)
 
     def _extract(self, X: Any, spec: FeatureSpec, **kwargs: Any) -> Extracted:
         from tlfeatures.extract import extract

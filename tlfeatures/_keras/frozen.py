@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlfeatures._keras import check_fork, count_bytes, keras, to_numpy, untouched_random_state
 from tlfeatures._keras.grouped import replace_grouped_convolutions
-from tlfeatures._keras.openvino_graph import compile_graph, import_openvino
+from tlfeatures._keras.openvino_graph import compile_graph, import_nncf, import_openvino
 from tlfeatures._torch import tf32_switches as torch_switches
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def compile_frozen(
     postprocess: Callable[[list[Any]], list[Any]],
     precision: str,
     runtime: str | None = None,
+    calibration_pixels: np.ndarray | None = None,
 ) -> FrozenNetwork:
     """Compile ``postprocess(model(preprocess(x)))`` in inference mode with the weights frozen.
 
@@ -66,6 +67,8 @@ def compile_frozen(
         "float32" means IEEE float32 also on GPUs; "tf32" and the others allow faster arithmetic.
     runtime : "openvino" or None
         What runs the compiled function; None is the backend of Keras.
+    calibration_pixels : ndarray of uint8, shape (n, h, w, 3), or None, default=None
+        Images with which the network is quantized, if the precision is "int8".
 
     Returns
     -------
@@ -75,20 +78,23 @@ def compile_frozen(
     Raises
     ------
     MissingDependencyError
-        If OpenVINO is not installed.
+        If OpenVINO, or nncf for "int8", is not installed.
     ValueError
         If the backend is not supported, or OpenVINO cannot run the network.
     """
     backend = keras().backend.backend()
     compiler = {"tensorflow": _compile_tensorflow, "jax": _compile_jax, "torch": _compile_torch}
     if runtime == "openvino":
-        import_openvino()  # before the network is traced, which takes seconds
+        (
+            import_nncf if precision == "int8" else import_openvino
+        )()  # before the network is traced, which takes seconds
         if backend != "tensorflow":
             raise ValueError(
                 f"runtime='openvino' needs the TensorFlow backend of Keras; got {backend!r}. Set "
                 "KERAS_BACKEND=tensorflow, or leave out `runtime`."
             )
-        compiler = {"tensorflow": partial(_compile_openvino, precision=precision)}
+        options = {"precision": precision, "calibration_pixels": calibration_pixels}
+        compiler = {"tensorflow": partial(_compile_openvino, **options)}
     if backend not in compiler:
         raise ValueError(
             f"Unsupported Keras backend {backend!r}; set KERAS_BACKEND to one of {list(compiler)}."
@@ -125,7 +131,7 @@ def _is_frozen(model: Any) -> bool:
 def _compile_tensorflow(model: Any, outputs: Callable[..., list[Any]]) -> Callable[..., Any]:
     import tensorflow as tf
 
-    def compile_shape(shape: tuple[int, ...]) -> Callable[[np.ndarray], list[np.ndarray]]:
+    def compile_shape(shape: tuple[int | None, ...]) -> Callable[[np.ndarray], list[np.ndarray]]:
         trace = run.get_concrete_function(tf.TensorSpec(shape, tf.uint8))
         return lambda batch: [y.numpy() for y in trace(tf.constant(batch))]
 
@@ -133,15 +139,18 @@ def _compile_tensorflow(model: Any, outputs: Callable[..., list[Any]]) -> Callab
     return _compile_by_shape(compile_shape)
 
 
-def _compile_openvino(model: Any, outputs: Callable[..., list[Any]], precision: str) -> Callable[..., Any]:
+def _compile_openvino(
+    model: Any, outputs: Callable[..., list[Any]], precision: str, calibration_pixels: np.ndarray | None
+) -> Callable[..., Any]:
     import tensorflow as tf
 
-    def compile_shape(shape: tuple[int, ...]) -> Callable[[np.ndarray], list[np.ndarray]]:
+    def compile_shape(shape: tuple[int | None, ...]) -> Callable[[np.ndarray], list[np.ndarray]]:
         # each time a new function, which would keep the weights
         trace = _trace(model, outputs, freeze=True).get_concrete_function(tf.TensorSpec(shape, tf.uint8))
-        return compile_graph(trace.graph.as_graph_def(), [y.name for y in trace.outputs], precision)
+        names = [y.name for y in trace.outputs]
+        return compile_graph(trace.graph.as_graph_def(), names, precision, calibration_pixels)
 
-    return _compile_by_shape(compile_shape)
+    return _compile_by_shape(compile_shape, is_batch_fixed=calibration_pixels is None)
 
 
 def _trace(model: Any, outputs: Callable[..., list[Any]], freeze: bool) -> Any:
@@ -161,15 +170,18 @@ def _trace(model: Any, outputs: Callable[..., list[Any]], freeze: bool) -> Any:
     return run
 
 
-def _compile_by_shape(compile_shape: Callable[[tuple[int, ...]], Callable[..., Any]]) -> Callable[..., Any]:
+def _compile_by_shape(
+    compile_shape: Callable[[tuple[int | None, ...]], Callable[..., Any]], is_batch_fixed: bool = True
+) -> Callable[..., Any]:
     """Return the function that compiles another one for each new shape of its batches, and calls it."""
     # a dict of our own, because TensorFlow warns of "retracing" with its cache
-    compiled: dict[tuple[int, ...], Callable[..., Any]] = {}
+    compiled: dict[tuple[int | None, ...], Callable[..., Any]] = {}
 
     def call(batch: np.ndarray) -> list[np.ndarray]:
-        if batch.shape not in compiled:
-            compiled[batch.shape] = compile_shape(batch.shape)
-        return compiled[batch.shape](batch)
+        shape = batch.shape if is_batch_fixed else (None, *batch.shape[1:])
+        if shape not in compiled:
+            compiled[shape] = compile_shape(shape)
+        return compiled[shape](batch)
 
     return call
 

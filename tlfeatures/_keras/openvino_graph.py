@@ -1,12 +1,16 @@
-"""Graphs of TensorFlow in OpenVINO, on the CPU. The only module that imports openvino."""
+"""Graphs of TensorFlow in OpenVINO, on the CPU. The only module that imports openvino and nncf."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
+import io
+import logging
 import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +19,24 @@ from tlfeatures.errors import MissingDependencyError
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["compile_graph", "import_openvino"]
+__all__ = ["compile_graph", "import_nncf", "import_openvino", "nncf_version", "quantize"]
 
-_PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+# int8: the operations that are not quantized compute in float32
+_PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
+
+
+@contextlib.contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Keep packages that are imported inside the block from creating files in the home folder and sending data."""
+    telemetry = "openvino_telemetry"
+    is_imported = telemetry in sys.modules
+    if not is_imported:
+        sys.modules[telemetry] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if not is_imported:
+            del sys.modules[telemetry]
 
 
 def import_openvino() -> ModuleType:
@@ -28,13 +47,9 @@ def import_openvino() -> ModuleType:
     MissingDependencyError
         If it is not installed, or an older version than 2025.0.
     """
-    # importing openvino would create files in the home folder and send data to its makers; it does without this package
-    telemetry = "openvino_telemetry"
-    is_imported = telemetry in sys.modules
-    if not is_imported:
-        sys.modules[telemetry] = None  # type: ignore[assignment]
     try:
-        import openvino
+        with _without_telemetry():
+            import openvino
 
         openvino.Core  # noqa: B018  in a submodule in older versions
     except (ImportError, AttributeError) as error:
@@ -42,24 +57,83 @@ def import_openvino() -> ModuleType:
             "runtime='openvino' needs openvino, an optional package: pip install 'tlfeatures[openvino]' "
             f"({error}). Leave out `runtime` to run the network without it; in float32, the embeddings are the same."
         ) from error
-    finally:
-        if not is_imported:
-            del sys.modules[telemetry]
     return openvino
 
 
+def import_nncf() -> ModuleType:
+    """Import nncf, which quantizes networks, without its telemetry.
+
+    Raises
+    ------
+    MissingDependencyError
+        If it is not installed.
+    """
+    import_openvino()
+    try:
+        with _without_telemetry():
+            import nncf
+    except ImportError as error:
+        raise _missing_nncf(error) from error
+    return nncf
+
+
+def nncf_version() -> str:
+    """Return the major and minor version of nncf, without importing it.
+
+    Raises
+    ------
+    MissingDependencyError
+        If it is not installed.
+    """
+    try:
+        return ".".join(importlib.metadata.version("nncf").split(".")[:2])
+    except importlib.metadata.PackageNotFoundError as error:
+        raise _missing_nncf(error) from error
+
+
+def _missing_nncf(error: Exception) -> MissingDependencyError:
+    return MissingDependencyError(
+        f"precision='int8' needs nncf, an optional package: pip install 'tlfeatures[openvino]' ({error}). "
+        "precision='bfloat16' does not need it."
+    )
+
+
+def quantize(model: Any, images: np.ndarray) -> Any:
+    """Return a model of OpenVINO whose operations compute with integers of 8 bits, where nncf supports it.
+
+    The values depend on the images, uint8 (n, h, w, 3), and on which layers are outputs, but not on the size of a
+    batch.
+    """
+    nncf = import_nncf()
+    logger = logging.getLogger("nncf")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # progress bars
+            return nncf.quantize(
+                model,
+                nncf.Dataset([image[None] for image in images]),
+                preset=nncf.QuantizationPreset.MIXED,  # swish has negative values
+                subset_size=len(images),
+            )
+    finally:
+        logger.setLevel(level)
+
+
 def compile_graph(
-    graph: Any, outputs: Sequence[str], precision: str
+    graph: Any, outputs: Sequence[str], precision: str, calibration_pixels: np.ndarray | None = None
 ) -> Callable[[np.ndarray], list[np.ndarray]]:
     """Compile a graph without variables.
 
     Parameters
     ----------
     graph : tensorflow.compat.v1.GraphDef
-        With one input of a fixed shape.
+        With one input; only the size of its batches may be None.
     outputs : sequence of str
         Names of the tensors to return.
-    precision : {"float32", "bfloat16"}
+    precision : {"float32", "bfloat16", "int8"}
+    calibration_pixels : ndarray of uint8, shape (n, h, w, 3), or None, default=None
+        Images from which the ranges of the activations are measured; only for "int8".
 
     Returns
     -------
@@ -88,6 +162,8 @@ def compile_graph(
     tensors = {name: tensor for tensor in model.outputs for name in tensor.get_names()}
     results = [tensors[name].get_node().input_value(0) for name in outputs]
     model = openvino.Model(results, model.get_parameters())
+    if calibration_pixels is not None:
+        model = quantize(model, calibration_pixels)
     hint = _PRECISIONS[precision]
     compiled = core.compile_model(
         model, "CPU", {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}

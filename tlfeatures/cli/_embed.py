@@ -28,12 +28,24 @@ class EmbedSource(opt.TrainingSource):
     split: str = option("all", "all, train, val or test.")
 
 
+def _list_paths(source: str) -> list[str]:
+    from tlfeatures.sources import read_source
+
+    return list(read_source(source).paths)
+
+
 @dataclass(frozen=True)
 class EmbedNetwork(opt.EmbeddingOptions):
-    """The network, its input, its layers, views, and what runs it."""
+    """The network, its input, its layers, views, what runs it, and the images that quantize it."""
 
     runtime: str | None = option(
         None, "openvino: run the network in OpenVINO, which is faster on many processors."
+    )
+    calibration_images: str | None = option(
+        None,
+        "Folder or manifest of about 100 images of all classes, with which --precision int8 quantizes the network.",
+        metavar="SOURCE",
+        parse=_list_paths,
     )
 
 

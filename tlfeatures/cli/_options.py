@@ -136,7 +136,7 @@ class ComputeOptions(Options):
     decode: str = option(
         "scaled", "Decode large JPEGs at a reduced size (scaled: faster) or in full (exact)."
     )
-    precision: str = option("float32", "float32, tf32, bfloat16 or float16.")
+    precision: str = option("float32", "float32, tf32, bfloat16 or float16; `embed` also int8.")
     batch_size: int = option(32, "Images per batch; does not change the result.", min=1)
     cache: str = option(
         "auto", "Folder of the embedding store, none, or auto (see `tlfeatures cache --help`)."

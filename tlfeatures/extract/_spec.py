@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from tlfeatures.images import Decoder, list_views
+from tlfeatures.errors import ImageReadError, InvalidParameterError
+from tlfeatures.images import Decoder, Images, decode_batches, list_views
 from tlfeatures.networks import Backbone, Description, Tap, pooling_parts, pooling_width
 from tlfeatures.store import EmbeddingStore
 
 __all__ = ["FeatureBlock", "FeatureSpec"]
 
+_CALIBRATION_IMAGES = 256
 _RECIPE_FORMAT = 2  # rows of other formats in a store are recomputed
 
 
@@ -97,6 +99,33 @@ class FeatureSpec:
         spec = replace(self, views=views)
         return replace(spec, columns=tuple(spec.column(c.tap, c.part) for c in self.columns))
 
+    def with_calibration(self, images: Any, n_threads: int | None = None) -> FeatureSpec:
+        """Return the specification of the embeddings of the network in integers of 8 bits.
+
+        Parameters
+        ----------
+        images : images, as :class:`~tlfeatures.images.Images` accepts them
+            At most 256 are used, at equal distances; an array of pixels of the right size is used as it is.
+        n_threads : int or None
+            Number of decoding threads.
+
+        Raises
+        ------
+        InvalidParameterError
+            If there are several layers.
+        ImageReadError
+            If an image cannot be read.
+        """
+        if len(self.description.taps) > 1:
+            raise InvalidParameterError(
+                f"`layer` must be a single layer with precision='int8', because the values of a layer would depend on "
+                f"the others; got {[tap.layer for tap in self.description.taps]}. Concatenate several CNNFeatures, for "
+                "example with sklearn.pipeline.make_union.",
+                "layer",
+            )
+        self.backbone.quantize(_decode_calibration(Images.of(images), self.decoder, n_threads))
+        return self.with_views(self.views)
+
     def by_view(self) -> list[FeatureSpec]:
         """Return the specification of the embeddings of each view; the first is that of the images themselves."""
         decoders = [replace(self.decoder, view=view) for view in list_views(self.views)]
@@ -118,6 +147,7 @@ class FeatureSpec:
         }
         if self.backbone.runtime is not None and self.backbone.precision != "float32":
             recipe["runtime"] = self.backbone.runtime  # in float32, runtimes differ by rounding only
+        recipe |= self.backbone.quantization
         if tap.process is not None:
             recipe["process"] = tap.process
         if self.views is not None:
@@ -139,3 +169,17 @@ class FeatureSpec:
         """Add the average and the maximum of the same taps, which the same pass computes almost for free."""
         free = [self.column(c.tap, part) for c in columns for part in c.tap.parts("avgmax")]
         return list({(c.tap.layer, c.part): c for c in [*columns, *free]}.values())
+
+
+def _decode_calibration(images: Images, decoder: Decoder, n_threads: int | None) -> np.ndarray:
+    """Return the pixels of the images with which a network is quantized; uint8 (n, h, w, 3)."""
+    rows = np.linspace(0, len(images) - 1, min(len(images), _CALIBRATION_IMAGES)).astype(int).tolist()
+    parts: list[np.ndarray] = []
+    errors: dict[int, str] = {}
+    for _, _, batch, unreadable in decode_batches(images, rows, decoder, 32, n_threads):
+        parts.append(batch)
+        errors |= unreadable
+    if errors:
+        failures = [(images.name(row), reason) for row, reason in sorted(errors.items())]
+        raise ImageReadError.of(failures, len(rows), "Leave it out of `calibration_images`.")
+    return np.concatenate(parts)

@@ -16,7 +16,13 @@ from tlfeatures.model_files._classes import name_class, name_function
 __all__ = ["NEIGHBORS", "Encoder", "reset_param", "unwrap_search"]
 
 # parameters that belong to the machine, not to the model: they are saved and loaded with these values
-_RESET: dict[str, Any] = {"memory": None, "n_jobs": None, "verbose": 0, "cache": "auto"}
+_RESET: dict[str, Any] = {
+    "memory": None,
+    "n_jobs": None,
+    "verbose": 0,
+    "cache": "auto",
+    "calibration_images": None,
+}
 # fitted again when they are loaded, which only copies the training rows into a search tree
 NEIGHBORS = ("sklearn.neighbors.KNeighborsClassifier", "sklearn.neighbors.KNeighborsRegressor")
 

@@ -6,15 +6,17 @@ import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from tlfeatures._keras import PRECISIONS, keras
 from tlfeatures._keras.frozen import FrozenNetwork, compile_frozen
-from tlfeatures.fingerprints import file_key
+from tlfeatures._keras.openvino_graph import nncf_version
+from tlfeatures.fingerprints import array_key, file_key
 from tlfeatures.networks import _metadata
 from tlfeatures.networks._custom import default_tap, input_size
 from tlfeatures.networks._digests import code_identity, file_digest, model_digest, network_digest
@@ -112,7 +114,7 @@ class Backbone(NetworkLoader):
     normalization : "auto" or (mean, std)
         "auto" is the network's own; a pair of RGB triples is applied as ``(x / 255 - mean) / std``.
     precision : str
-        "float32", "tf32", "bfloat16" or "float16".
+        "float32", "tf32", "bfloat16" or "float16"; with OpenVINO also "int8".
 
     Raises
     ------
@@ -123,6 +125,8 @@ class Backbone(NetworkLoader):
     """
 
     runtime: str | None = None  # set by `open_backbone`
+    calibration_pixels: np.ndarray | None = None  # set by `quantize`
+    quantization: Mapping[str, str] = MappingProxyType({})  # what the recipe says of it
 
     # --- description
 
@@ -230,6 +234,11 @@ class Backbone(NetworkLoader):
         """Return the same network without pretrained weights, if it can be built without them."""
         return self if self.spec is None else Backbone(self.spec.name, None, self.image_size)
 
+    def quantize(self, pixels: np.ndarray) -> None:
+        """Quantize the network to integers of 8 bits when it is compiled, with uint8 images (n, h, w, 3)."""
+        self.calibration_pixels = pixels
+        self.quantization = {"calibration": array_key(pixels).hex(), "nncf": nncf_version()}
+
     # --- compilation and models
 
     def compile(
@@ -245,6 +254,7 @@ class Backbone(NetworkLoader):
             [[tap.layer, tap.digest, tap.process, part] for tap, part in outputs],
             [description.image_size, description.normalization, self.precision],
             [self.runtime, keras().backend.backend()],
+            dict(self.quantization),
         ]
         with _lock:
             return cached(
@@ -267,6 +277,7 @@ class Backbone(NetworkLoader):
             lambda ys: [pool(ys[i], *pooling) for i, *pooling in output_poolings],
             self.precision,
             self.runtime,
+            self.calibration_pixels,
         )
 
     def load_shared(self, description: Description) -> tuple[Any, dict[str, str]]:

@@ -58,6 +58,7 @@ class NetworkLoader:
             "normalization": normalization, "precision": precision,
         }  # fmt: skip
         for parameter, allowed in NETWORK_CONSTRAINTS.items():
+            allowed = [*allowed, "int8"] if parameter == "precision" else allowed  # see `open_backbone`
             check_parameter(parameter, parameters[parameter], allowed)
         self._set_model(model)
         self.weights = self._check_weights(weights)

@@ -34,6 +34,8 @@ def open_backbone(
     if runtime is not None:
         _check_runtime(runtime, model, precision)
         backbone.runtime = runtime
+    elif precision == "int8":
+        raise InvalidParameterError("precision='int8' needs runtime='openvino'; got runtime=None.", "runtime")
     return backbone
 
 
@@ -44,8 +46,8 @@ def _check_runtime(runtime: str, model: Any, precision: str) -> None:
         raise InvalidParameterError(
             f"`runtime` must be None for a torch.nn.Module, which PyTorch runs; got {runtime!r}.", "runtime"
         )
-    if precision not in ("float32", "bfloat16"):
+    if precision not in ("float32", "bfloat16", "int8"):
         raise InvalidParameterError(
-            f"`precision` must be 'float32' or 'bfloat16' with runtime={runtime!r}; got {precision!r}.",
+            f"`precision` must be 'float32', 'bfloat16' or 'int8' with runtime={runtime!r}; got {precision!r}.",
             "precision",
         )

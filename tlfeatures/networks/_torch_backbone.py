@@ -7,8 +7,8 @@ import secrets
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from types import SimpleNamespace
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ class TorchBackbone:
     spec = None  # not in the table of networks
     path = None
     runtime = None
+    quantization: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self,
