@@ -295,7 +295,7 @@ def time_steps(X: list[str], y: np.ndarray, quick: bool) -> dict[str, float]:
         model = keras.Model(x, keras.layers.Dense(len(set(codes.tolist())))(pooled))
         schedule = keras.optimizers.schedules.CosineDecay(5e-4, 3 * steps)
         model.compile(
-            keras.optimizers.AdamW(schedule, weight_decay=1e-4),
+            keras.optimizers.AdamW(schedule, weight_decay=1e-4, global_clipnorm=1.0),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
         )

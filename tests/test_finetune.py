@@ -1155,6 +1155,21 @@ def test_callbacks_that_stop_or_set_the_learning_rate():
         fit("log.csv")
 
 
+def test_gradients_of_the_network_are_clipped():
+    """Without it, one of three seeds ended with the accuracy of chance on the hand signs (benchmarks/finetune.py)."""
+    import keras
+
+    norms = []
+
+    class Record(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            norms.append(self.model.optimizer.global_clipnorm)
+
+    params = {**TOP, "start": None, "head_epochs": 1, "epochs": 1}
+    FineTuneClassifier(**params, callbacks=[Record()]).fit(X, NUMBERS > np.median(NUMBERS))
+    assert norms == [None, 1.0]
+
+
 # -- bundles and pickles -------------------------------------------------------------------
 
 

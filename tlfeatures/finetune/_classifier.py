@@ -55,7 +55,8 @@ class FineTuneClassifier(ClassifierMixin, FineTune):
         Number of epochs and learning rate of the last stage, which is the only one with ``train_from="head"``. With 0
         epochs it is skipped. The default rate is 1e-3 for the head alone and 3e-4 for a network; with ``start`` and
         fewer than 150 training images n, it is 3e-4 * n / 150, because larger steps on few images make a fitted head
-        worse. The optimizer is AdamW.
+        worse. The optimizer is AdamW. The gradients of a network are clipped to a global norm of 1, without which
+        single batches can ruin it.
     layer_decay : float, default=1.0
         Learning rate of each block, relative to the block above it.
     schedule : {"cosine", "step", "constant"}, default="cosine"

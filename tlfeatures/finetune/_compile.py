@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["compile_model"]
 
 _LOSS_SCALE = 1024.0  # without it, gradients of float16 networks would underflow
+_CLIP_NORM = 1.0  # as in the Trainer of Hugging Face
 _BYTES_PER_CALL = 16 << 20  # total size of the batches that one call trains on
 _MANY_STEPS = 200  # with fewer steps, compiling a loop takes longer than it saves
 
@@ -36,6 +37,8 @@ def compile_model(model: Any, layers: list[Any], stage: Stage, steps: int) -> An
         "learning_rate": rate,
         "weight_decay": stage.weight_decay,
         "loss_scale_factor": _LOSS_SCALE if stage.precision == "float16" else None,
+        # without it, single batches can ruin a network whose batch normalization is frozen
+        "global_clipnorm": _CLIP_NORM if stage.number > 0 else None,
     }
     trainable = model.trainable_variables
     factors = _rate_factors(trainable, layers, stage.factors or {})
