@@ -116,7 +116,7 @@ def measure_speed(quick: bool, folder: str, size: int) -> dict[str, float]:
     used = list({head.name: head for _, head, _ in search.candidates_}.values())
     scorer = check_scoring(make_head("svm"))
     ready, warm = [], []
-    for _ in range(1 if quick else 3):
+    for _ in range(1 if quick else 2):
         with blas_threads(len(y), max(M.shape[1] for M in matrices)):  # as in the search
             progress("ready, then warm")
             ready.append(seconds(lambda: [evaluate(M, y, search.folds_, used, scorer) for M in matrices]))

@@ -10,8 +10,8 @@ apart     largest difference of an embedding to float32 on the CPU, divided by t
 cosine    smallest cosine of an embedding to float32 on the CPU
 
 ResNet50, VGG19, ConvNeXtTiny and EfficientNetV2S at 224 with random weights, the same on every device and backend
-(KERAS_BACKEND); on a CPU the first two only. The sides alternate; figures are medians. Without a GPU, "tf32" is float32
-and bfloat16 may be slower.
+(KERAS_BACKEND); on a CPU the first two only, and without TF32. The sides alternate; figures are medians. Without a GPU,
+bfloat16 may be slower.
 """
 
 from __future__ import annotations
@@ -147,15 +147,17 @@ def main() -> None:
     import keras
 
     size, rounds, networks = (224, 3, BATCHES) if not args.quick else (32, 1, {"vgg19": 4})
+    precisions = PRECISIONS[:1] if args.quick else PRECISIONS
     n = 8 if args.quick else args.images or (64 if find_device() == "cpu" else 256)
     if find_device() == "cpu" and not args.quick:
         rounds, networks = 1, {name: BATCHES[name] for name in CPU_NETWORKS}
+        precisions = ("float32", "bfloat16")
     figures, targets = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         paths = photographs(os.path.join(folder, "images"), n)
         for name, batch in networks.items():
             expected = embed_on_cpu(name, paths, size, batch, folder)
-            for precision in PRECISIONS[:1] if args.quick else PRECISIONS:
+            for precision in precisions:
                 progress(f"{name} in {precision}")
                 readings = measure(name, precision, paths, size, batch, rounds)
                 embeddings = readings.pop("embeddings")

@@ -89,7 +89,7 @@ SPEED = [
         "`tlfeatures serve`, MobileNet 0.75, 50 clients on the same two cores",
         "{serve[serve_images_per_s]:.0f} images/s, {serve[throughput_ratio]:.2f} times the rate of `transform` without "
         "a service; half of the answers took less than {serve[median_ms]:.0f} ms, and 99% less than "
-        "{serve[percentile_99_ms]:.0f} ms; of {serve[further_requests]:,.0f} further requests {serve[lost]:.0f} were "
+        "{serve[percentile_99_ms]:.0f} ms; of {serve[memory_requests]:,.0f} further requests {serve[lost]:.0f} were "
         "lost, and memory grew by {serve[growth_mb]:.0f} MB",
         "serve",
     ),
