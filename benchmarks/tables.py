@@ -82,7 +82,7 @@ SPEED = [
     (
         "store of rows of 512 values",
         "{store[gather_rows_per_s]:,.0f} rows/s read; 100,000 rows opened in "
-        "{store[cold_open_s]:.1f} s from disk, ten million in {store_rows[open_s]:.1f} s",
+        "{store[cold_open_s]:.2f} s from disk, ten million in {store_rows[open_s]:.1f} s",
         "store",
     ),
     (
@@ -262,7 +262,7 @@ TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
         [[title, _runtime_cell("mobilenet_0.75", side)] for side, title in RUNTIME_SETTINGS.items()],
     ),
     "precisions": (
-        ["OpenVINO", "hand signs at 64", "pets"],
+        ["precision", "hand signs at 64", "pets"],
         [
             [title, *(f"{{runtimes[{data}_{precision}_accuracy]:.1%}}" for data in ("signs", "pets"))]
             for precision, title in PRECISIONS.items()

@@ -142,7 +142,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
     the recipe. X is a list, array, Series or one-column DataFrame of paths; a list of PIL images,
     bytes or arrays; or a uint8, uint16 or float (in [0, 1]) array (n, h, w), (n, h, w, 1 | 3 | 4).
     A pass through the network stores the average and the maximum of each requested layer, so a grid
-    over both poolings costs one pass; six layers in one pass took 1.05 times as long as the deepest layer
+    over both poolings costs one pass; six layers in one pass took 1.03 times as long as the deepest layer
     alone (``python benchmarks/taps.py``).
 
     Examples

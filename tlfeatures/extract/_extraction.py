@@ -112,9 +112,9 @@ def extract(
 
     Notes
     -----
-    Threads decode a few batches ahead while the network runs. On two cores this reached 0.97 of the speed that
-    decoder and network allow together, 14 times the speed of Keras's one-image loop
-    (``python benchmarks/extract.py``). Beyond the result, 20,000 images took 8 MB more memory than 2,000
+    Threads decode a few batches ahead while the network runs. On two cores this reached the speed that decoder and
+    network allow together, and 10 times the speed of Keras's one-image loop
+    (``python benchmarks/extract.py``). Beyond the result, 20,000 images took 38 MB more memory than 2,000
     (``python benchmarks/memory.py``).
     """
     if spec.views is not None:
