@@ -139,10 +139,8 @@ def test_unreadable_calibration_images_are_named(tmp_path):
 
 
 def test_a_missing_package_names_the_install_command(monkeypatch):
-    import importlib.metadata
-
     monkeypatch.setitem(sys.modules, "nncf", None)
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "3.4.0")
+    monkeypatch.setattr("tlfeatures.networks._backbone.nncf_version", lambda: "3.4")
     cnn = CNNFeatures(**INT8, cache=None).fit(X)
     with pytest.raises(MissingDependencyError, match=r"pip install 'tlfeatures\[openvino\]'"):
         cnn.transform(X)
