@@ -87,9 +87,9 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
         are stored under their own recipe. The network runs 2, 6 or 12 times for each image.
     runtime : "openvino" or None, default=None
         What runs the network: None is the backend of Keras (or PyTorch, for its modules); "openvino" is OpenVINO on
-        the CPU, from the extra "openvino". OpenVINO is faster than TensorFlow on most networks, about twice as fast with
-        ``precision="bfloat16"`` on processors that have instructions for it, and two to four times as fast with "int8"
-        (``python benchmarks/runtimes.py``). It needs the TensorFlow backend and supports "float32" and these two
+        the CPU, from the extra "openvino". OpenVINO is faster than TensorFlow on most networks, about twice as fast
+        with ``precision="bfloat16"`` on processors that have instructions for it, and two to four times as fast with
+        "int8" (``python benchmarks/runtimes.py``). It needs the TensorFlow backend and supports "float32" and these two
         precisions. In float32, embeddings differ by rounding only, so they are shared in the store; otherwise, they
         are stored under their own recipe.
     calibration_images : images or None, default=None
