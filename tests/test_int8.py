@@ -118,7 +118,7 @@ def test_embed_quantizes_with_a_folder(nncf, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"runtime": None}, "precision='int8' needs runtime='openvino'; got runtime=None"),
+        ({"runtime": None}, "'float16' without runtime='openvino'; got 'int8'"),
         ({"calibration_images": None}, "`calibration_images` must be images with precision='int8'; got None"),
         ({"calibration_images": []}, r"Found array with 0 sample\(s\)"),
         (

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from tlfeatures._keras import PRECISIONS
 from tlfeatures._network_options import RUNTIMES
-from tlfeatures._params import check_parameter
+from tlfeatures._params import check_parameter, join_alternatives
 from tlfeatures._torch import is_module
 from tlfeatures.errors import InvalidParameterError
 from tlfeatures.networks._backbone import Backbone
@@ -35,7 +36,10 @@ def open_backbone(
         _check_runtime(runtime, model, precision)
         backbone.runtime = runtime
     elif precision == "int8":
-        raise InvalidParameterError("precision='int8' needs runtime='openvino'; got runtime=None.", "runtime")
+        raise InvalidParameterError(
+            f"`precision` must be {join_alternatives(map(repr, PRECISIONS))} without runtime='openvino'; got 'int8'.",
+            "precision",
+        )
     return backbone
 
 
