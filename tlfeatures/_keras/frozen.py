@@ -85,9 +85,9 @@ def compile_frozen(
     backend = keras().backend.backend()
     compiler = {"tensorflow": _compile_tensorflow, "jax": _compile_jax, "torch": _compile_torch}
     if runtime == "openvino":
-        (
-            import_nncf if precision == "int8" else import_openvino
-        )()  # before the network is traced, which takes seconds
+        # before the network is traced, which takes seconds
+        import_packages = import_nncf if precision == "int8" else import_openvino
+        import_packages()
         if backend != "tensorflow":
             raise ValueError(
                 f"runtime='openvino' needs the TensorFlow backend of Keras; got {backend!r}. Set "
