@@ -69,7 +69,7 @@ $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 	@$(OLDEST)/bin/python $(INSTALL) --constraint constraints-oldest.txt --no-build-isolation --editable '.[test]'
 	@touch $@
 
-# Every benchmark, an hour on an otherwise idle machine; then the tables of docs/ from their figures.
+# Every benchmark, about two hours on an otherwise idle machine; then the tables of docs/ from their figures.
 bench: $(STAMP)
 	@$(BIN)/python benchmarks/run_all.py $(ARGS)
 	@$(BIN)/python benchmarks/tables.py

@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -79,16 +79,14 @@ def photographs(
         return list(executor.map(write, range(count)))
 
 
-def write_copies(path: str, folder: str | os.PathLike[str], count: int) -> list[str]:
-    """Write one image to ``count`` files whose bytes all differ."""
-    data = Path(path).read_bytes()
+def write_copies(paths: Sequence[str], folder: str | os.PathLike[str], count: int) -> list[str]:
+    """Copy JPEG files in turn until there are ``count`` copies, whose bytes all differ; return their paths."""
     os.makedirs(folder, exist_ok=True)
-    paths = [os.path.join(folder, f"{i:06}.jpg") for i in range(count)]
-    for i, copy in enumerate(paths):
-        Path(copy).write_bytes(
-            data + i.to_bytes(8, "big")
-        )  # decoders ignore bytes after the end of the image
-    return paths
+    copies = [os.path.join(folder, f"{i:06}.jpg") for i in range(count)]
+    for i, copy in enumerate(copies):
+        # decoders ignore bytes after the end of the image
+        Path(copy).write_bytes(Path(paths[i % len(paths)]).read_bytes() + i.to_bytes(8, "big"))
+    return copies
 
 
 def mobilenet_weights(folder: str | os.PathLike[str], alpha: float = 0.75) -> str:

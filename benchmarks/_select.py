@@ -1,8 +1,9 @@
 """Cost of a search over networks, layers and heads, and quality of its choice.
 
     python benchmarks/select.py [--quick] [--json PATH] [--part speed|regret] [--image-size 224]
+                                [--sets images|generated]
 
-speed   two networks x six layers x two poolings x three heads with their grids x five folds on SIGNS:
+speed   two networks x four layers x two poolings x three heads with their grids x five folds on SIGNS:
         cold (empty store), warm (a new search on that store), ready (the same fits on matrices in memory), and
         naive (scikit-learn's GridSearchCV over a pipeline without a store, extrapolated from a few fits)
 regret  repeated random halves of each data set: held-out score of the candidate that the search chose, compared
@@ -103,9 +104,10 @@ def measure_speed(quick: bool, folder: str, size: int) -> dict[str, float]:
         X = photographs(os.path.join(folder, "images"), 60, classes=4)
         y, heads = np.arange(60) % 4, ["svm", "ridge"]
     models = ["mobilenet_0.25" if quick else "mobilenet_0.5", "mobilenet_0.75"]
+    layers = [LAYERS[0], LAYERS[2], LAYERS[4], LAYERS[5]]
     common = {"weights": None, "cache": os.path.join(folder, "store")}  # the weights do not change the time
     search = FeatureSearchCV(
-        models, layers=LAYERS, poolings=("avg", "max"), image_sizes=[size], resize="stretch", heads=heads, cv=FOLDS,
+        models, layers=layers, poolings=("avg", "max"), image_sizes=[size], resize="stretch", heads=heads, cv=FOLDS,
         **common,
     )  # fmt: skip
     progress("cold")
@@ -126,14 +128,14 @@ def measure_speed(quick: bool, folder: str, size: int) -> dict[str, float]:
     # naive: every fit decodes and embeds the training rows of a fold, and every score its test rows
     naive, fits = 0.0, 0
     for model in models:
-        for layer in (LAYERS[0], LAYERS[-1]):
+        for layer in (layers[0], layers[-1]):
             for head in heads:
                 cnn = CNNFeatures(model, layer=layer, image_size=size, weights=None, cache=None)
                 progress(f"without a store: {model}, {layer}, {head}")
                 pipe = Pipeline([("cnn", cnn), *make_head(head).steps])
                 grid = {k: [v[len(v) // 2]] for k, v in head_grid(head).items()}
                 single_fit = GridSearchCV(pipe, grid, cv=search.folds_[:1], refit=False)
-                count = len(LAYERS) / 2 * 2 * FOLDS * int(np.prod([len(v) for v in head_grid(head).values()]))
+                count = len(layers) / 2 * 2 * FOLDS * int(np.prod([len(v) for v in head_grid(head).values()]))
                 naive += count * seconds(lambda single_fit=single_fit: single_fit.fit(X, y))
                 fits += 1
     return {
@@ -208,7 +210,7 @@ def main() -> None:
     parser = arguments(__doc__, "select")
     parser.add_argument("--part", choices=["speed", "regret"], help="run only this part")
     parser.add_argument("--image-size", type=int, default=224, help="speed: image size in pixels")
-    parser.add_argument("--only", help="regret: data sets, separated by commas")
+    parser.add_argument("--sets", choices=["images", "generated"], help="regret: only data sets of this kind")
     parser.add_argument(
         "--images", type=int, default=960, help="regret: number of images of each synthetic domain"
     )
@@ -226,18 +228,17 @@ def main() -> None:
             weights = mobilenet_weights(folder)
             notes["weights"] = os.path.basename(weights)  # "random" if ImageNet's are not on this machine
             n = 96 if args.quick else args.images
-            sets = {
-                "digits": lambda: (*load_digit_images(160 if args.quick else 900), 64),
-                "textures": lambda: (*draw_textures(n, np.random.default_rng(0)), 64),
-                "shapes": lambda: (*draw_shapes(n, np.random.default_rng(1)), 64),
-                "noises": lambda: (*draw_noises(n, np.random.default_rng(2)), 64),
-            }
-            if args.quick:
-                sets = {name: sets[name] for name in ("digits", "textures")}
-            elif SIGNS.is_dir():
-                sets |= {"signs": lambda: (*load_signs(), 64), "pets": lambda: (*load_pets(), 224)}
-            for name in args.only.split(",") if args.only else sets:
-                X, y, size = sets[name]()
+            images = {"digits": lambda: (*load_digit_images(160 if args.quick else 900), 64)}
+            generated = {"textures": lambda: (*draw_textures(n, np.random.default_rng(0)), 64)}
+            if not args.quick:
+                generated["shapes"] = lambda: (*draw_shapes(n, np.random.default_rng(1)), 64)
+                generated["noises"] = lambda: (*draw_noises(n, np.random.default_rng(2)), 64)
+                if SIGNS.is_dir():
+                    images["signs"] = lambda: (*load_signs(), 64)
+                    images["pets"] = lambda: (*load_pets(), 224)
+            sets = {"images": images, "generated": generated}.get(args.sets, images | generated)
+            for name, load in sets.items():
+                X, y, size = load()
                 figures |= measure_regret(name, X, y, weights, folder, repeats, size, args.rule)
     targets = dict(TARGETS)
     counting = [k.removesuffix("_counts") for k, v in figures.items() if k.endswith("_counts") and v]

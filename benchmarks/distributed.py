@@ -138,9 +138,8 @@ def measure_cpu(quick: bool, folder: str) -> dict[str, float]:
         "weights": mobilenet_weights(folder),
         "image_size": 64 if quick else 224,
     }
-    (photograph,) = photographs(os.path.join(folder, "one"), 1)
     images = os.path.join(folder, "images")
-    write_copies(photograph, images, n_images)
+    write_copies(photographs(os.path.join(folder, "one"), 1), images, n_images)
 
     def measure(side: str, count: int) -> float:
         return child(__file__, side, folder=images, count=count, cnn=cnn)["cpu_s"]

@@ -23,13 +23,21 @@ import statistics
 import tempfile
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-from _common import arguments, interleaved, median_ratio, mobilenet_weights, photographs, report, seconds
+from _common import (
+    arguments,
+    interleaved,
+    median_ratio,
+    mobilenet_weights,
+    photographs,
+    report,
+    seconds,
+    write_copies,
+)
 from PIL import Image
 
 from tlfeatures import CNNFeatures, fingerprints
@@ -166,22 +174,12 @@ def measure_small(folder: str, weights: str, quick: bool) -> dict[str, float]:
     }
 
 
-def add_copies(paths: list[str], n: int) -> list[str]:
-    """Write copies of JPEG files until there are n; return all paths.
-
-    Each copy has one more byte at its end, because tlfeatures computes identical files once.
-    """
-    copies = [f"{paths[i % len(paths)][:-4]}_{i // len(paths)}.jpg" for i in range(len(paths), n)]
-    for i, copy in enumerate(copies, len(paths)):
-        Path(copy).write_bytes(Path(paths[i % len(paths)]).read_bytes() + bytes([i // len(paths)]))
-    return [*paths, *copies]
-
-
 def measure_large(name: str, grain: float, folder: str, weights: str, quick: bool) -> dict[str, float]:
     """Measure photographs of 12 megapixels."""
     n, written, few, size, rounds = (4, 2, 1, (1600, 1200), 1) if quick else (96, 32, 4, (4000, 3000), 2)
     images = os.path.join(folder, name)
-    paths = add_copies(photographs(images, written, size, grain=grain), n)
+    originals = photographs(os.path.join(folder, f"{name}_originals"), written, size, grain=grain)
+    paths = write_copies(originals, images, n)  # tlfeatures computes identical files once
     model = build_keras_model(weights)
     readings = measure_speeds(
         {

@@ -1,7 +1,7 @@
 """What fine-tuning gains over the frozen network, what it costs, and what stored embeddings save.
 
     python benchmarks/finetune.py [--quick | --full] [--part frozen|signs|times|steps|lengths] [--json PATH]
-                                  [--train-from LAYER]
+                                  [--train-from LAYER] [--seed SEED]
 
 times     the tutorial's recipe (frozen, global max pooling, Dense(128), 20 epochs) on stored embeddings, and in plain
           Keras with the network in the loop: the same head, first weights and batches; each side cold, in a process
@@ -13,6 +13,8 @@ frozen    hand signs at 64x64: the frozen pipeline chosen by cross-validation; t
 signs     hand signs at 64x64, seeds 0 to 2: the network trained from --train-from on: conv_dw_6, conv_pw_12 or all
 lengths   pets with lengths in cm drawn for them: R2 of the ridge head, the frozen Dense(256) head on the flattened map
           and the fine-tuned network; seeds 0 to 2; only with --full or --part lengths
+
+With --seed, the parts frozen, signs and lengths run with this seed only.
 """
 
 from __future__ import annotations
@@ -364,6 +366,7 @@ def main() -> None:
     parser.add_argument(
         "--train-from", choices=CUTS, default=CUTS[0], help="first trained layer of the part signs"
     )
+    parser.add_argument("--seed", type=int, help="run with this seed only")
     parser.add_argument("--child", help="internal")
     parser.add_argument("--options", type=json.loads, help="internal")
     args = parser.parse_args()
@@ -371,7 +374,7 @@ def main() -> None:
     if args.child:
         sys.stdout.write(json.dumps(in_child(args.child, **args.options)) + "\n")
         return
-    seeds = range(1 if args.quick else 3)
+    seeds = range(1 if args.quick else 3) if args.seed is None else range(args.seed, args.seed + 1)
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TLFEATURES_CACHE"] = os.path.join(folder, "cache")

@@ -129,9 +129,8 @@ def main() -> None:
             "weights": mobilenet_weights(folder),
             "image_size": 64 if args.quick else 224,
         }
-        (photograph,) = photographs(os.path.join(folder, "one"), 1)
         images = os.path.join(folder, "images")
-        write_copies(photograph, images, n_images)
+        write_copies(photographs(os.path.join(folder, "one"), 1), images, n_images)
         for state in ("cold", "warm"):
             memory = {}
             for count in (n_few, n_images):

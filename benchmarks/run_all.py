@@ -1,4 +1,4 @@
-"""Run every benchmark, each for at most about five minutes, and write all figures to one JSON file.
+"""Run every benchmark, each for at most five minutes on two idle cores, and write all figures to one JSON file.
 
     python benchmarks/run_all.py [--quick] [--json PATH] [NAME ...]
 
@@ -18,23 +18,29 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results.json"
+SEEDS = range(3)
+CUTS = ("conv_dw_6", "conv_pw_12", "all")
 # name in the results -> script and its arguments
 BENCHMARKS = {
     "extract": ["extract.py"],
     "taps": ["taps.py"],
     "gridsearch": ["gridsearch.py"],
     "select": ["select.py", "--part", "speed"],
-    "select_regret": ["select.py", "--part", "regret"],
+    "select_regret": ["select.py", "--part", "regret", "--sets", "images"],
+    "select_regret_generated": ["select.py", "--part", "regret", "--sets", "generated"],
     "selection_size": ["selection_size.py"],
     "selection_regret": ["selection_size.py", "--regret", "images"],
     "selection_regret_generated": ["selection_size.py", "--regret", "generated"],
     "finetune_times": ["finetune.py", "--part", "times"],
     "finetune_steps": ["finetune.py", "--part", "steps"],
     "finetune_frozen": ["finetune.py", "--part", "frozen"],
-    "finetune_conv_dw_6": ["finetune.py", "--part", "signs", "--train-from", "conv_dw_6"],
-    "finetune_conv_pw_12": ["finetune.py", "--part", "signs", "--train-from", "conv_pw_12"],
-    "finetune_all": ["finetune.py", "--part", "signs", "--train-from", "all"],
-    "finetune_lengths": ["finetune.py", "--part", "lengths"],
+    # tables.py computes the means over the seeds
+    **{
+        f"finetune_{cut}_seed_{seed}": f"finetune.py --part signs --train-from {cut} --seed {seed}".split()
+        for cut in CUTS
+        for seed in SEEDS
+    },
+    **{f"finetune_lengths_seed_{i}": f"finetune.py --part lengths --seed {i}".split() for i in SEEDS},
     "tiny": ["tiny.py"],
     "conformal": ["conformal.py"],
     "suggest": ["suggest.py"],

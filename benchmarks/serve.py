@@ -30,7 +30,7 @@ TARGETS = {
     "throughput_ratio": (">=", 0.65),
     "lost": ("<=", 0),
     "wrong": ("<=", 0),
-    "growth_mb": ("<=", 50),
+    "growth_mb": ("<=", 30),  # of 12,000 requests
     "memory_lost": ("<=", 0),
     "memory_wrong": ("<=", 0),
     "damaged_5xx": ("<=", 0),
@@ -244,7 +244,7 @@ def main() -> None:
     )
     parser.add_argument("--requests", type=int, default=2000, help="requests of a round")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of the throughput")
-    parser.add_argument("--more", type=int, default=20_000, help="requests for the growth of memory")
+    parser.add_argument("--more", type=int, default=12_000, help="requests for the growth of memory")
     args = parser.parse_args()
     if args.quick:
         args.requests, args.rounds, args.more = 40, 1, 80

@@ -3,7 +3,8 @@
     python benchmarks/tables.py [--check]
 
 Tables are between ``<!-- benchmark: NAME -->`` and ``<!-- end -->``. A row whose figures are not in the file is not
-changed. ``--check`` changes no table, and exits with 1 if one differs from the file.
+changed. Benchmarks that run once for each seed count if all three seeds are in the file, with the means of their
+figures. ``--check`` changes no table, and exits with 1 if one differs from the file.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
+from typing import Any
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
@@ -100,13 +103,15 @@ SPEED = [
         "memory",
     ),
 ]
+N_SEEDS = 3  # of benchmarks that run once for each seed, as NAME_seed_0, NAME_seed_1, ...
+# data set -> title, benchmark
 REGRET = {
-    "signs": "hand signs",
-    "digits": "digits",
-    "pets": "pets, whose classes are in ImageNet",
-    "textures": "generated textures: stripes at eight angles, with noise",
-    "shapes": "generated shapes",
-    "noises": "generated noise with six power spectra",
+    "signs": ("hand signs", "select_regret"),
+    "digits": ("digits", "select_regret"),
+    "pets": ("pets, whose classes are in ImageNet", "select_regret"),
+    "textures": ("generated textures: stripes at eight angles, with noise", "select_regret_generated"),
+    "shapes": ("generated shapes", "select_regret_generated"),
+    "noises": ("generated noise with six power spectra", "select_regret_generated"),
 }
 SIGNS = {
     "conv_pw_12": "fine-tuned from `conv_pw_12`, 40 epochs, crops",
@@ -298,11 +303,11 @@ TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
         [
             [
                 title,
-                f"{{select_regret[{name}_last_layer]:.1%}}",
-                f"{{select_regret[{name}_best_fixed]:.1%}}",
-                f"{{select_regret[{name}_regret_points]:.1f}}",
+                f"{{{benchmark}[{name}_last_layer]:.1%}}",
+                f"{{{benchmark}[{name}_best_fixed]:.1%}}",
+                f"{{{benchmark}[{name}_regret_points]:.1f}}",
             ]
-            for name, title in REGRET.items()
+            for name, (title, benchmark) in REGRET.items()
         ],
     ),
     "fused": (
@@ -317,13 +322,13 @@ TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
         [
             [
                 title,
-                f"{{select_regret[{name}_best_fixed]:.1%}}",
-                f"{{select_regret[{name}_best_fused]:.1%}}",
-                f"{{select_regret[{name}_regret_without_fused]:.1f}}",
-                f"{{select_regret[{name}_regret_with_fused]:.1f}}",
-                f"{{select_regret[{name}_fused_gain_points]:+.1f}} ± {{select_regret[{name}_fused_gain_se]:.1f}}",
+                f"{{{benchmark}[{name}_best_fixed]:.1%}}",
+                f"{{{benchmark}[{name}_best_fused]:.1%}}",
+                f"{{{benchmark}[{name}_regret_without_fused]:.1f}}",
+                f"{{{benchmark}[{name}_regret_with_fused]:.1f}}",
+                f"{{{benchmark}[{name}_fused_gain_points]:+.1f}} ± {{{benchmark}[{name}_fused_gain_se]:.1f}}",
             ]
-            for name, title in REGRET.items()
+            for name, (title, benchmark) in REGRET.items()
         ],
     ),
     "finetune": (
@@ -402,7 +407,29 @@ TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
 }
 
 
-def table(name: str, figures: dict[str, dict[str, float]], old: str = "") -> str:
+class MeanOfSeeds:
+    """Figures of a benchmark that ran once for each seed: means of numbers, and what is not a number of the first."""
+
+    def __init__(self, results: list[dict[str, Any]]) -> None:
+        self.results = results
+
+    def __getitem__(self, name: str) -> Any:
+        values = [result[name] for result in self.results]
+        return statistics.mean(values) if isinstance(values[0], float) else values[0]
+
+
+def add_means(figures: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Add NAME for each benchmark with results of all seeds, NAME_seed_0 to NAME_seed_2."""
+    seeds: dict[str, list[dict[str, Any]]] = {}
+    for name, result in figures.items():
+        benchmark, separator, _ = name.partition("_seed_")
+        if separator:
+            seeds.setdefault(benchmark, []).append(result)
+    means = {name: MeanOfSeeds(results) for name, results in seeds.items() if len(results) == N_SEEDS}
+    return {**figures, **means}
+
+
+def table(name: str, figures: dict[str, Any], old: str = "") -> str:
     """Make a table in Markdown; rows whose figures are missing are those of the old table.
 
     Raises
@@ -428,7 +455,7 @@ def _make_line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |\n".replace("|  |", "| |")
 
 
-def fill(text: str, figures: dict[str, dict[str, float]]) -> str:
+def fill(text: str, figures: dict[str, Any]) -> str:
     """Return ``text`` with all tables updated whose figures are available."""
 
     def block(match: re.Match) -> str:
@@ -449,7 +476,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=FOLDER / "results.json")
     args = parser.parse_args()
     results = json.loads(args.json.read_text("utf-8")) if args.json.is_file() else {}
-    figures = {name: {**result, **result["figures"]} for name, result in results.items()}
+    figures = add_means({name: {**result, **result["figures"]} for name, result in results.items()})
     stale = []
     for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]:
         before = page.read_text("utf-8")

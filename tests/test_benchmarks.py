@@ -185,12 +185,26 @@ def test_rows_without_figures_are_not_changed(tables, capsys):
     assert "of table 'machines' stays as it is: no figure 'views'" in capsys.readouterr().err
 
 
+def test_figures_are_means_over_the_seeds(tables):
+    seeds = {f"finetune_all_seed_{i}": {"score": 0.1 * i, "python": "3.11"} for i in range(3)}
+    figures = tables.add_means({"tiny": {"score": 1.0}, **seeds})
+    assert (
+        "{finetune_all[score]:.2f} {finetune_all[python]} {tiny[score]}".format_map(figures)
+        == "0.10 3.11 1.0"
+    )
+
+
+def test_two_of_three_seeds_are_no_mean(tables):
+    two = {f"finetune_all_seed_{i}": {"score": 0.5} for i in (0, 2)}
+    assert "finetune_all" not in tables.add_means(two)
+
+
 def test_figures_of_all_tables_exist(tables):
     root = BENCHMARKS.parent
     pages = [root / "README.md", *root.glob("docs/**/*.md")]
     names = [m[2] for page in pages for m in tables.BLOCK.finditer(page.read_text("utf-8"))]
     assert sorted(set(names)) == sorted(tables.TABLES)
-    figures = {name: AnyFigure() for name in load("run_all").BENCHMARKS}
+    figures = tables.add_means({name: AnyFigure() for name in load("run_all").BENCHMARKS})
     for name in names:
         lines = tables.table(name, figures).splitlines()
         assert len({line.count("|") for line in lines}) == 1, name
