@@ -112,14 +112,9 @@ def export(spec, exported: list[str], folder: Path) -> None:
 
     model = make_embedding_model(spec)
     if "onnxruntime" in exported:
-        import onnx
+        from tlfeatures._keras.frozen import convert_to_onnx
 
-        from tlfeatures._keras.onnx_export import convert_to_onnx
-        from tlfeatures.export._graph import replace_erfc
-
-        graph = onnx.load_from_string(convert_to_onnx(model, 17))
-        replace_erfc(graph)
-        onnx.save(graph, folder / "network.onnx")
+        (folder / "network.onnx").write_bytes(convert_to_onnx(model))
     if any(side.startswith("openvino") for side in exported):
         import openvino
 

@@ -16,7 +16,8 @@ from tlfeatures._torch import is_module
 
 __all__ = ["MODULE_CONSTRAINT", "NETWORK_CONSTRAINTS", "POOLINGS", "RUNTIMES", "is_network", "size_pair"]
 
-RUNTIMES: list[Any] = [None, "openvino"]  # what runs a network; None is the backend of Keras, or PyTorch
+# what runs a network, and its precisions; None is the backend of Keras, or PyTorch
+RUNTIMES = {"openvino": ("float32", "bfloat16", "int8"), "onnxruntime": ("float32",)}
 POOLINGS = ("avg", "max", "avgmax", "gem", "flatten", "cls", "clsavg")
 
 

@@ -85,13 +85,14 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
         The embedding of an image is the mean over the image and its views: the mirror image, crops of 7/8 of the sides
         at the center and the four corners, or these crops and the mirror images of all. The embeddings of each view
         are stored under their own recipe. The network runs 2, 6 or 12 times for each image.
-    runtime : "openvino" or None, default=None
-        What runs the network: None is the backend of Keras (or PyTorch, for its modules); "openvino" is OpenVINO on
-        the CPU, from the extra "openvino". OpenVINO is faster than TensorFlow on most networks, about twice as fast
-        with ``precision="bfloat16"`` on processors that have instructions for it, and two to four times as fast with
-        "int8" (``python benchmarks/runtimes.py``). It needs the TensorFlow backend and supports "float32" and these two
-        precisions. In float32, embeddings differ by rounding only, so they are shared in the store; otherwise, they
-        are stored under their own recipe.
+    runtime : "openvino", "onnxruntime" or None, default=None
+        What runs the network: None is the backend of Keras (or PyTorch, for its modules); "openvino" is OpenVINO and
+        "onnxruntime" is ONNX Runtime, both on the CPU and with the TensorFlow backend, from the extras "openvino" and
+        "onnx". OpenVINO is faster than TensorFlow on most networks, about twice as fast with ``precision="bfloat16"``
+        on processors that have instructions for it, and two to four times as fast with "int8". ONNX Runtime supports
+        "float32" only, and is faster than TensorFlow on some networks (``python benchmarks/runtimes.py``). In float32,
+        embeddings differ by rounding only, so they are shared in the store; otherwise, they are stored under their own
+        recipe.
     calibration_images : images or None, default=None
         Images like those of X, with which the network is quantized if ``precision="int8"``: about 100 training images
         of all classes, of which at most 256 are used. The embeddings depend on them, so rows are only shared between
@@ -159,7 +160,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
 
     views: Literal["flip", "crops", "flip+crops"] | None = None
     precision: Literal["float32", "tf32", "bfloat16", "float16", "int8"] = "float32"
-    runtime: Literal["openvino"] | None = None
+    runtime: Literal["openvino", "onnxruntime"] | None = None
     calibration_images: Any = None
     on_error: Literal["raise", "nan"] = "raise"
 
@@ -169,7 +170,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
         **LayerParameters._layer_constraints,
         "precision": [*NETWORK_CONSTRAINTS["precision"], "int8"],
         "views": [None, *VIEWS],
-        "runtime": RUNTIMES,
+        "runtime": [None, *RUNTIMES],
         "on_error": ["raise", "nan"],
     }
 

@@ -6,18 +6,24 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tlfeatures._keras import check_fork, count_bytes, keras, to_numpy, untouched_random_state
+from tlfeatures._keras import (
+    check_fork,
+    count_bytes,
+    keras,
+    onnx_graph,
+    openvino_graph,
+    to_numpy,
+    untouched_random_state,
+)
 from tlfeatures._keras.grouped import replace_grouped_convolutions
-from tlfeatures._keras.openvino_graph import compile_graph, import_nncf, import_openvino
 from tlfeatures._torch import tf32_switches as torch_switches
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["FrozenNetwork", "compile_frozen", "precise"]
+__all__ = ["FrozenNetwork", "compile_frozen", "convert_to_onnx", "precise"]
 
 _tf32_lock = threading.Lock()  # TF32 is switched for the whole process
 _FROZEN_LIMIT = 128 << 20  # bytes of weights; larger networks would need gigabytes for a speed-up of 10%
@@ -65,7 +71,7 @@ def compile_frozen(
         Functions of backend tensors: from uint8 pixels to the input, and from the outputs to the results.
     precision : str
         "float32" means IEEE float32 also on GPUs; "tf32" and the others allow faster arithmetic.
-    runtime : "openvino" or None
+    runtime : "openvino", "onnxruntime" or None
         What runs the compiled function; None is the backend of Keras.
     calibration_pixels : ndarray of uint8, shape (n, h, w, 3), or None, default=None
         Images with which the network is quantized, if the precision is "int8".
@@ -78,23 +84,14 @@ def compile_frozen(
     Raises
     ------
     MissingDependencyError
-        If OpenVINO, or nncf for "int8", is not installed.
+        If a package of the runtime, or nncf for "int8", is not installed.
     ValueError
-        If the backend is not supported, or OpenVINO cannot run the network.
+        If the backend is not supported, or the runtime cannot run the network.
     """
     backend = keras().backend.backend()
     compiler = {"tensorflow": _compile_tensorflow, "jax": _compile_jax, "torch": _compile_torch}
-    if runtime == "openvino":
-        # before the network is traced, which takes seconds
-        import_packages = import_nncf if precision == "int8" else import_openvino
-        import_packages()
-        if backend != "tensorflow":
-            raise ValueError(
-                f"runtime='openvino' needs the TensorFlow backend of Keras; got {backend!r}. Set "
-                "KERAS_BACKEND=tensorflow, or leave out `runtime`."
-            )
-        options = {"precision": precision, "calibration_pixels": calibration_pixels}
-        compiler = {"tensorflow": partial(_compile_openvino, **options)}
+    if runtime is not None:
+        _check_packages(runtime, precision, backend)
     if backend not in compiler:
         raise ValueError(
             f"Unsupported Keras backend {backend!r}; set KERAS_BACKEND to one of {list(compiler)}."
@@ -109,9 +106,28 @@ def compile_frozen(
         return postprocess(y if isinstance(y, (list, tuple)) else [y])
 
     check_fork()
-    is_frozen = runtime == "openvino" or (backend == "tensorflow" and _is_frozen(model))
+    is_frozen = runtime is not None or (backend == "tensorflow" and _is_frozen(model))
     copies = _FROZEN_COPIES if is_frozen else 1
-    return FrozenNetwork(compiler[backend](model, outputs), precision, copies * count_bytes(model))
+    if runtime == "openvino":
+        run = _compile_openvino(model, outputs, precision, calibration_pixels)
+    elif runtime == "onnxruntime":
+        run = _compile_onnxruntime(model, outputs)
+    else:
+        run = compiler[backend](model, outputs)
+    return FrozenNetwork(run, precision, copies * count_bytes(model))
+
+
+def _check_packages(runtime: str, precision: str, backend: str) -> None:
+    """Raise an error, before the network is traced, which takes seconds, if a package or the backend is missing."""
+    if runtime == "openvino":
+        openvino_graph.import_nncf() if precision == "int8" else openvino_graph.import_openvino()
+    else:
+        onnx_graph.import_onnxruntime()
+    if backend != "tensorflow":
+        raise ValueError(
+            f"{runtime=} needs the TensorFlow backend of Keras; got {backend!r}. Set KERAS_BACKEND=tensorflow, or "
+            "leave out `runtime`."
+        )
 
 
 def _values(variables: list[Any]) -> list[np.ndarray]:
@@ -142,15 +158,63 @@ def _compile_tensorflow(model: Any, outputs: Callable[..., list[Any]]) -> Callab
 def _compile_openvino(
     model: Any, outputs: Callable[..., list[Any]], precision: str, calibration_pixels: np.ndarray | None
 ) -> Callable[..., Any]:
-    import tensorflow as tf
-
     def compile_shape(shape: tuple[int | None, ...]) -> Callable[[np.ndarray], list[np.ndarray]]:
-        # each time a new function, which would keep the weights
-        trace = _trace(model, outputs, freeze=True).get_concrete_function(tf.TensorSpec(shape, tf.uint8))
-        names = [y.name for y in trace.outputs]
-        return compile_graph(trace.graph.as_graph_def(), names, precision, calibration_pixels)
+        graph, _, names = _make_graph(model, outputs, shape)
+        return openvino_graph.compile_graph(graph, names, precision, calibration_pixels)
 
     return _compile_by_shape(compile_shape, is_batch_fixed=calibration_pixels is None)
+
+
+def _compile_onnxruntime(model: Any, outputs: Callable[..., list[Any]]) -> Callable[..., Any]:
+    def compile_shape(shape: tuple[int | None, ...]) -> Callable[[np.ndarray], list[np.ndarray]]:
+        return onnx_graph.compile_graph(*_make_graph(model, outputs, shape))
+
+    return _compile_by_shape(compile_shape, is_batch_fixed=False)
+
+
+def convert_to_onnx(model: Any) -> bytes:
+    """Convert a model from float32 pixels to one from uint8 pixels in ONNX format, in inference mode.
+
+    Parameters
+    ----------
+    model : keras.Model
+        With one input of shape (n, height, width, 3), and one output.
+
+    Returns
+    -------
+    bytes
+        The batch dimension is free.
+
+    Raises
+    ------
+    ValueError
+        If the backend is not TensorFlow, or a layer cannot be converted.
+    """
+    backend = keras().backend.backend()
+    if backend != "tensorflow":
+        raise ValueError(
+            f"Export needs the TensorFlow backend of Keras; got {backend!r}. Set KERAS_BACKEND=tensorflow: saved "
+            "models do not depend on the backend."
+        )
+    with untouched_random_state():
+        model = replace_grouped_convolutions(model)
+
+    def outputs(trainable: Any, fixed: Any, x: Any) -> list[Any]:
+        y, _ = model.stateless_call(trainable, fixed, keras().ops.cast(x, "float32"), training=False)
+        return [y]
+
+    return onnx_graph.convert_graph(*_make_graph(model, outputs, model.inputs[0].shape))
+
+
+def _make_graph(
+    model: Any, outputs: Callable[..., list[Any]], shape: tuple[int | None, ...]
+) -> tuple[Any, str, list[str]]:
+    """Return a graph of TensorFlow with constant weights, from uint8 pixels, and the names of its input and outputs."""
+    import tensorflow as tf
+
+    # each time a new function, which would keep the weights
+    trace = _trace(model, outputs, freeze=True).get_concrete_function(tf.TensorSpec(shape, tf.uint8))
+    return trace.graph.as_graph_def(), trace.inputs[0].name, [y.name for y in trace.outputs]
 
 
 def _trace(model: Any, outputs: Callable[..., list[Any]], freeze: bool) -> Any:

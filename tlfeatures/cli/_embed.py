@@ -39,7 +39,8 @@ class EmbedNetwork(opt.EmbeddingOptions):
     """The network, its input, its layers, views, what runs it, and the images that quantize it."""
 
     runtime: str | None = option(
-        None, "openvino: run the network in OpenVINO, which is faster on many processors."
+        None,
+        "openvino or onnxruntime: run the network in OpenVINO or ONNX Runtime, which are faster on many processors.",
     )
     calibration_images: str | None = option(
         None,

@@ -15,12 +15,12 @@ import numpy as np
 from tlfeatures._archive import library_versions
 from tlfeatures._files import write_file
 from tlfeatures._json import to_json
-from tlfeatures._keras.onnx_export import convert_to_onnx
+from tlfeatures._keras.frozen import convert_to_onnx
 from tlfeatures._warnings import warn
 from tlfeatures.errors import InvalidParameterError
 from tlfeatures.export._graph import join_graphs
 from tlfeatures.export._heads import convert_finetuned_head, convert_head, split_head
-from tlfeatures.export._packages import OPSET, check_packages, import_package
+from tlfeatures.export._packages import check_packages, import_package
 from tlfeatures.export._script import make_script
 from tlfeatures.export._self_test import SelfTest, check_head, run_self_test
 from tlfeatures.extract import FeatureSpec
@@ -227,9 +227,7 @@ def _convert(fitted: FittedModel, finetuned: Any, spec: FeatureSpec) -> Any:
         head = convert_head(fitted.head, spec.width)
         check_head(head.SerializeToString(), fitted.head, *_find_distribution(fitted.head, spec.width))
         network = make_embedding_model(spec)
-    joined = join_graphs(
-        onnx.load_from_string(convert_to_onnx(network, OPSET)), head, spec.decoder.image_size
-    )
+    joined = join_graphs(onnx.load_from_string(convert_to_onnx(network)), head, spec.decoder.image_size)
     joined.producer_name, joined.producer_version = "tlfeatures", library_versions()["tlfeatures"]
     joined.graph.name = "tlfeatures"
     return joined

@@ -10,7 +10,7 @@ import numpy as np
 from tlfeatures.errors import InvalidParameterError
 from tlfeatures.export._packages import OPSETS, import_package
 
-__all__ = ["GraphEditor", "join_graphs", "make_graph", "replace_erfc"]
+__all__ = ["GraphEditor", "join_graphs", "make_graph"]
 
 _IR_VERSION = 8  # of opset 17
 
@@ -90,7 +90,6 @@ def join_graphs(network: Any, head: Any, image_size: Sequence[int]) -> Any:
         del model.opset_import[:]
         model.opset_import.extend(_make_opsets())
         del model.graph.value_info[:]  # inferred shapes, which a free batch dimension can contradict
-    replace_erfc(network)
     try:
         onnx.checker.check_model(network)
     except onnx.checker.ValidationError as error:  # for example of an operator of TensorFlow
@@ -111,30 +110,6 @@ def join_graphs(network: Any, head: Any, image_size: Sequence[int]) -> Any:
         editor.onnx.helper.make_tensor_value_info("pixels", onnx.TensorProto.UINT8, ["n", *image_size, 3])
     )
     return joined
-
-
-def replace_erfc(model: Any) -> None:
-    """Replace nodes Erfc, which tf2onnx writes for the exact GELU and which ONNX does not have, by 1 - Erf.
-
-    Parameters
-    ----------
-    model : onnx.ModelProto
-        It is modified.
-    """
-    helper, graph = import_package("onnx").helper, model.graph
-    one, nodes = "one_of_erfc", []
-    for node in graph.node:
-        if node.op_type != "Erfc":
-            nodes.append(node)
-            continue
-        erf = f"{node.output[0]}/erf"
-        nodes.append(helper.make_node("Erf", list(node.input), [erf], name=erf))
-        nodes.append(helper.make_node("Sub", [one, erf], list(node.output), name=node.name))
-    if len(nodes) > len(graph.node):
-        value = import_package("onnx").numpy_helper.from_array(np.ones((), np.float32), one)
-        graph.initializer.append(value)
-        del graph.node[:]
-        graph.node.extend(nodes)
 
 
 def _make_opsets() -> list[Any]:

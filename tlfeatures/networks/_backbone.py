@@ -268,7 +268,7 @@ class Backbone(NetworkLoader):
         self, outputs: Sequence[tuple[Tap, str]], layers: list[str], description: Description
     ) -> FrozenNetwork:
         graph = self._load(layers, description.top)[1]
-        policy = "float32" if self.runtime == "openvino" else PRECISIONS[self.precision]
+        policy = "float32" if self.runtime is not None else PRECISIONS[self.precision]
         tapped = with_policy(self._tapped(graph, layers), policy)
         output_poolings = [(layers.index(tap.layer), part, tap.n_prefix) for tap, part in outputs]
         return compile_frozen(

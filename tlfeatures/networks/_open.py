@@ -44,14 +44,14 @@ def open_backbone(
 
 
 def _check_runtime(runtime: str, model: Any, precision: str) -> None:
-    """Raise an error if the network cannot run in OpenVINO."""
-    check_parameter("runtime", runtime, RUNTIMES)
+    """Raise an error if the runtime cannot run the network with this precision."""
+    check_parameter("runtime", runtime, [None, *RUNTIMES])
     if is_module(model):
         raise InvalidParameterError(
             f"`runtime` must be None for a torch.nn.Module, which PyTorch runs; got {runtime!r}.", "runtime"
         )
-    if precision not in ("float32", "bfloat16", "int8"):
+    if precision not in (precisions := RUNTIMES[runtime]):
         raise InvalidParameterError(
-            f"`precision` must be 'float32', 'bfloat16' or 'int8' with runtime={runtime!r}; got {precision!r}.",
+            f"`precision` must be {join_alternatives(map(repr, precisions))} with {runtime=}; got {precision!r}.",
             "precision",
         )

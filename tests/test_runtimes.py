@@ -1,10 +1,11 @@
-"""Networks in OpenVINO: the same embeddings as in Keras's backend, recipes, and messages."""
+"""Networks in OpenVINO and ONNX Runtime: the same embeddings as in Keras's backend, recipes, and messages."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +30,18 @@ def supports_bfloat16():
     return flags.is_file() and "avx512_bf16" in flags.read_text("utf-8")
 
 
-@pytest.fixture(scope="module")
-def openvino():
-    pytest.importorskip("openvino")
+PACKAGES = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime", "tf2onnx")}
+
+
+@pytest.fixture(scope="module", params=PACKAGES)
+def runtime(request):
+    for package in PACKAGES[request.param]:
+        pytest.importorskip(package)
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def expected(openvino):
+def expected():
     return {
         pooling: CNNFeatures(**TINY, layer=LAYERS, pooling=pooling, cache=None).fit_transform(X)
         for pooling in ("avgmax", "gem", "flatten")
@@ -44,8 +50,8 @@ def expected(openvino):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["avgmax", "gem", "flatten"])
-def test_layers_and_poolings_equal_those_of_tensorflow(expected, pooling):
-    cnn = CNNFeatures(**TINY, layer=LAYERS, pooling=pooling, cache=None, runtime="openvino")
+def test_layers_and_poolings_equal_those_of_tensorflow(expected, runtime, pooling):
+    cnn = CNNFeatures(**TINY, layer=LAYERS, pooling=pooling, cache=None, runtime=runtime)
     assert difference(cnn.fit_transform(X), expected[pooling]) < 1e-4
     assert difference(cnn.transform(X[:2]), expected[pooling][:2]) < 1e-4
 
@@ -53,37 +59,37 @@ def test_layers_and_poolings_equal_those_of_tensorflow(expected, pooling):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*random weights")
 @pytest.mark.parametrize("model", ["efficientnet_b0", "convnext_tiny", "vgg16", "mobilenet_v3_small"])
-def test_networks_with_other_operations_equal_those_of_tensorflow(openvino, model):
+def test_networks_with_other_operations_equal_those_of_tensorflow(runtime, model):
     network = {"model": model, "weights": None, "image_size": 64, "batch_size": 5, "cache": None}
     expected = CNNFeatures(**network).fit_transform(X)
-    assert difference(CNNFeatures(**network, runtime="openvino").fit_transform(X), expected) < 1e-4
+    assert difference(CNNFeatures(**network, runtime=runtime).fit_transform(X), expected) < 1e-4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["dinov2", "siglip"])
-def test_vision_transformers_equal_tensorflow(openvino, name, tmp_path):
+def test_vision_transformers_equal_tensorflow(runtime, name, tmp_path):
     pytest.importorskip("keras_hub")
     from tests.hub_helpers import MEAN, STD, make_preset
 
     options = {"layer": ["block_2", "norm"], "normalization": (MEAN, STD), "cache": None}
     path = make_preset(name, tmp_path / name)
     expected = CNNFeatures(path, **options).fit_transform(X)
-    assert difference(CNNFeatures(path, **options, runtime="openvino").fit_transform(X), expected) < 1e-4
+    assert difference(CNNFeatures(path, **options, runtime=runtime).fit_transform(X), expected) < 1e-4
 
 
 @pytest.mark.slow
-def test_a_saved_model_keeps_the_runtime(openvino, tmp_path):
+def test_a_saved_model_keeps_the_runtime(runtime, tmp_path):
     y = np.array(["a", "b", "a", "b", "b"])
-    cnn = CNNFeatures(**TINY, cache=None, runtime="openvino")
+    cnn = CNNFeatures(**TINY, cache=None, runtime=runtime)
     pipe = make_pipeline(cnn, LogisticRegression()).fit(X, y)
     save(pipe, tmp_path / "model.tlf")
     loaded = load(tmp_path / "model.tlf")
-    assert loaded[0].runtime == "openvino"
+    assert loaded[0].runtime == runtime
     np.testing.assert_allclose(loaded.predict_proba(X), pipe.predict_proba(X), atol=1e-6)
 
 
 @pytest.mark.slow
-def test_a_model_with_a_lambda_equals_tensorflow(openvino):
+def test_a_model_with_a_lambda_equals_tensorflow(runtime):
     import keras
 
     layers = keras.layers
@@ -97,13 +103,13 @@ def test_a_model_with_a_lambda_equals_tensorflow(openvino):
     )
     options = {"layer": ["conv", "last"], "cache": None}
     expected = CNNFeatures(model, **options).fit_transform(X)
-    assert difference(CNNFeatures(model, **options, runtime="openvino").fit_transform(X), expected) < 1e-4
+    assert difference(CNNFeatures(model, **options, runtime=runtime).fit_transform(X), expected) < 1e-4
 
 
 @pytest.mark.slow
-def test_float32_rows_are_shared_with_tensorflow(openvino, tmp_path):
+def test_float32_rows_are_shared_with_tensorflow(runtime, tmp_path):
     store = EmbeddingStore(tmp_path)
-    computed = CNNFeatures(**TINY, cache=store, runtime="openvino").fit(X)
+    computed = CNNFeatures(**TINY, cache=store, runtime=runtime).fit(X)
     features = computed.transform(X)
     plain = CNNFeatures(**TINY, cache=store)
     assert np.array_equal(plain.fit_transform(X), features)  # read from the store, bit by bit
@@ -113,7 +119,8 @@ def test_float32_rows_are_shared_with_tensorflow(openvino, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not supports_bfloat16(), reason="the processor has no instructions for bfloat16")
-def test_bfloat16_rows_have_their_own_recipe(expected, tmp_path):
+def test_bfloat16_rows_have_their_own_recipe(tmp_path):
+    pytest.importorskip("openvino")
     store = EmbeddingStore(tmp_path)
     fast = CNNFeatures(**TINY, cache=store, precision="bfloat16", runtime="openvino")
     features = fast.fit_transform(X)
@@ -125,15 +132,15 @@ def test_bfloat16_rows_have_their_own_recipe(expected, tmp_path):
 
 
 @pytest.mark.slow
-def test_another_process_gives_the_same_rows_and_no_telemetry_starts(openvino, tmp_path):
-    cnn = CNNFeatures(**TINY, cache=None, runtime="openvino")
+def test_another_process_gives_the_same_rows_and_no_telemetry_starts(runtime, tmp_path):
+    cnn = CNNFeatures(**TINY, cache=None, runtime=runtime)
     np.save(tmp_path / "X.npy", X)
     code = f"""
 import sys
 import numpy as np
 from tlfeatures import CNNFeatures
 X = np.load({str(tmp_path / "X.npy")!r})
-Y = CNNFeatures(**{TINY!r}, cache=None, runtime="openvino").fit_transform(X)
+Y = CNNFeatures(**{TINY!r}, cache=None, runtime={runtime!r}).fit_transform(X)
 np.save({str(tmp_path / "Y.npy")!r}, Y)
 assert not [name for name in sys.modules if name.startswith("openvino_telemetry")]
 """
@@ -145,11 +152,22 @@ assert not [name for name in sys.modules if name.startswith("openvino_telemetry"
     assert difference(np.load(tmp_path / "Y.npy"), cnn.fit_transform(X)) < 1e-5
 
 
-def test_a_missing_package_names_the_install_command(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    cnn = CNNFeatures(**TINY, cache=tmp_path, runtime="openvino").fit(X)
+@pytest.mark.parametrize(
+    ("runtime", "package", "extra"),
+    [
+        ("openvino", "openvino", "openvino"),
+        ("onnxruntime", "onnxruntime", "onnx"),
+        ("onnxruntime", "onnx", "onnx"),
+    ],
+)
+def test_a_missing_package_names_the_install_command(runtime, package, extra, monkeypatch, tmp_path):
+    if runtime == "onnxruntime":
+        monkeypatch.setitem(sys.modules, "onnxruntime", types.ModuleType("onnxruntime"))
+    monkeypatch.setitem(sys.modules, package, None)
+    cnn = CNNFeatures(**TINY, cache=tmp_path, runtime=runtime).fit(X)
     with pytest.raises(
-        MissingDependencyError, match=r"pip install 'tlfeatures\[openvino\]'.*Leave out `runtime`"
+        MissingDependencyError,
+        match=rf"{runtime=} needs {package}, .*pip install 'tlfeatures\[{extra}\]'.*Leave out `runtime`",
     ):
         cnn.transform(X)
     CNNFeatures(**TINY, cache=tmp_path).fit_transform(X)
@@ -159,12 +177,16 @@ def test_a_missing_package_names_the_install_command(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"runtime": "onnx"}, "`runtime` must be None or 'openvino'; got 'onnx'"),
+        ({"runtime": "onnx"}, "`runtime` must be None, 'openvino' or 'onnxruntime'; got 'onnx'"),
         (
             {"runtime": "openvino", "precision": "float16"},
             "'bfloat16' or 'int8' with runtime='openvino'; got 'float16'",
         ),
         ({"runtime": "openvino", "precision": "tf32"}, "got 'tf32'"),
+        (
+            {"runtime": "onnxruntime", "precision": "bfloat16"},
+            "`precision` must be 'float32' with runtime='onnxruntime'; got 'bfloat16'",
+        ),
     ],
 )
 def test_invalid_parameters(options, message):
@@ -182,13 +204,13 @@ def test_pytorch_modules_are_refused():
 
 
 @pytest.mark.slow
-def test_other_backends_are_refused(openvino):
+def test_other_backends_are_refused(runtime):
     pytest.importorskip("jax")
     code = f"""
 import numpy as np
 from tlfeatures import CNNFeatures
 try:
-    CNNFeatures(**{TINY!r}, cache=None, runtime="openvino").fit_transform(np.zeros((2, 32, 32, 3), "u1"))
+    CNNFeatures(**{TINY!r}, cache=None, runtime={runtime!r}).fit_transform(np.zeros((2, 32, 32, 3), "u1"))
 except ValueError as error:
     print(error)
 """
@@ -196,4 +218,23 @@ except ValueError as error:
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, env=environment
     )
-    assert "runtime='openvino' needs the TensorFlow backend of Keras; got 'jax'" in run.stdout
+    assert f"{runtime=} needs the TensorFlow backend of Keras; got 'jax'" in run.stdout
+
+
+@pytest.mark.slow
+def test_layers_that_cannot_be_run_are_named(runtime):
+    import keras
+
+    class PythonCode(keras.layers.Layer):
+        def call(self, x):
+            import tensorflow as tf
+
+            return tf.ensure_shape(tf.numpy_function(np.asarray, [x], tf.float32), x.shape)
+
+        def compute_output_shape(self, shape):
+            return shape
+
+    model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(4, 3), PythonCode(name="last")])
+    cnn = CNNFeatures(model, layer="last", normalization=((0, 0, 0), (1, 1, 1)), cache=None, runtime=runtime)
+    with pytest.raises(ValueError, match=rf"cannot be run by O.* Leave out {runtime=}"):
+        cnn.fit_transform(X)
