@@ -57,6 +57,9 @@ def test_label_errors_are_ranked_first_with_the_true_class_as_suggestion():
     assert len(table) == len(X) and table["score"].is_monotonic_decreasing
     assert table["score"].between(0, 1).all() and table["neighbors"].between(0, 1).all()
     assert result.classes["suspected"].sum() == 3
+    findings = result.describe()
+    assert len(findings) == 1
+    assert findings[0].startswith("3 suspected label errors among 120 labels; 0 groups of duplicates; ")
     assert_no_missing_values(result)
 
 

@@ -72,6 +72,13 @@ def test_subclass_overrides_a_default():
     assert "Wide or not." in output and "In pixels." in output and "--no-wide" not in output
 
 
+def test_changed_options_are_listed_by_their_names():
+    assert TrainingOptions().list_changed("epochs", "random_state") == []
+    options = TrainingOptions(epochs=3, random_state=1, class_weight=True, tta=2)
+    names = options.list_changed("random_state", "epochs", "class_weight", "patience")
+    assert names == ["--seed", "--epochs", "--balanced"]
+
+
 def test_make_cnn(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cnn = make_cnn(

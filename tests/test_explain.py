@@ -491,7 +491,7 @@ def test_the_command_names_what_is_wrong(saved, photos, tmp_path, capsys):
     code, _, errors = call(capsys, "explain", saved, photos.paths[0], "--label", "cats", *output)
     assert code == 2 and "Unknown class 'cats'. Valid names: checks, discs, stripes." in errors[0]
     code, _, errors = call(capsys, "explain", saved, photos.root, "-o", photos.root / "maps")
-    assert code == 2 and "so the maps would be read as images. Name another folder." in errors[0]
+    assert code == 2 and "so its figures would be read as images. Name another folder." in errors[0]
     code, _, errors = call(capsys, "explain", saved, photos.paths[0], "--method", "shap", *output)
     assert code == 2 and "--method must be 'auto', 'exact', 'gradient' or 'occlusion'" in errors[0]
     code, _, errors = call(capsys, "explain", tmp_path / "text.jpg", photos.paths[0], *output)

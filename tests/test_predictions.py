@@ -77,6 +77,7 @@ def test_evaluation_leaves_out_unreadable_images(pipeline, photos, unreadable):
     assert result.scores.classes["class"].tolist() == ["checks", "discs", "stripes", "zebra"]
     assert result.scores.confusion_matrix.sum() == 12
     assert result.n_used_for_training is None
+    assert result.describe() == [f"{result.scores.describe()} on 12 images"]
     with pytest.raises(ValueError, match="None of the images could be read"):
         FittedModel(pipeline).evaluate([unreadable], np.array(["discs"]))
     with pytest.raises(

@@ -358,6 +358,14 @@ def test_limits_are_checked():
         Limits(images=0)
 
 
+def test_limits_for_requests_of_other_sizes():
+    assert Limits.for_requests() == Limits()
+    small, large = Limits.for_requests(8, megabytes=1), Limits.for_requests(1000, megabytes=1024, queue=10)
+    assert (small.image_bytes, small.request_bytes) == (1 << 20, 1 << 20)
+    assert large.queue == 1000 and large.image_bytes == 32 << 20
+    assert large.memory_bytes >= 4 * large.request_bytes
+
+
 def test_fuzzed_uploads_never_fail(client, images):
     rng = np.random.default_rng(0)
     jpeg = encode(np.random.default_rng(2).integers(0, 255, (40, 40, 3), dtype="uint8"), "JPEG")

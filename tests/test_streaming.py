@@ -219,7 +219,8 @@ def test_fit_stream_saves_a_pipeline_that_predicts(tmp_path, folder, capsys, mon
 
 
 @pytest.mark.parametrize(
-    "option", [["--head", "svm"], ["--cv", "3"], ["--views", "flip"], ["--scoring", "f1_macro"]]
+    "option",
+    [["--head", "svm"], ["--cv", "3"], ["--cv", "5"], ["--views", "flip"], ["--scoring", "f1_macro"]],
 )
 def test_options_that_cannot_be_streamed(folder, capsys, option):
     assert main(["fit", str(folder), "--stream", *option]) == 2

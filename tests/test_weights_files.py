@@ -497,6 +497,14 @@ def test_all_networks_are_listed(folder):
     ]  # fmt: skip
 
 
+def test_several_networks_are_listed_in_their_order_each_once(folder):
+    rows = list_weights(["vgg19", "VGG16", "vgg19"])
+    assert [row["model"] for row in rows] == ["vgg19"] * 2 + ["vgg16"] * 2
+    assert list_weights([]) == [] == verify_weights(["vgg16", "vgg19"])
+    with pytest.raises(UnknownNameError, match="vgg20"):
+        list_weights(["vgg16", "vgg20"])
+
+
 def test_every_published_digest_belongs_to_a_file_of_a_network():
     files = {row["file"] for row in list_weights(all_sizes=True)}
     assert PUBLISHED_DIGESTS.keys() <= files

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.pipeline import Pipeline
 
+from tlfeatures._text import count
 from tlfeatures.evaluation import (
     ClassificationScores,
     RegressionScores,
@@ -20,7 +21,13 @@ from tlfeatures.extract import Extracted
 from tlfeatures.features import CNNFeatures, embed
 from tlfeatures.finetune import FineTuneClassifier, FineTuneRegressor
 from tlfeatures.images import Images
-from tlfeatures.trust import ConformalClassifier, ConformalPredictions, ConformalRegressor, predict_conformal
+from tlfeatures.trust import (
+    ConformalClassifier,
+    ConformalPredictions,
+    ConformalRegressor,
+    describe_coverage,
+    predict_conformal,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -119,6 +126,22 @@ class Evaluation:
     predictions: Predictions
     n_used_for_training: int | None
     conformal: dict[str, float] | None = None
+
+    def describe(self) -> list[str]:
+        """Describe the scores and, if the model has sets or intervals, their coverage.
+
+        Returns
+        -------
+        list of str
+            One or two sentences.
+        """
+        sentences = [f"{self.scores.describe()} on {count(len(self.predictions.rows), 'image')}"]
+        if self.conformal is not None:
+            unusual = ""
+            if "unusual" in self.conformal:
+                unusual = f"; {self.conformal['unusual']:.1%} of the images are unusual"
+            sentences.append(f"{describe_coverage(self.conformal)}{unusual}.")
+        return sentences
 
 
 class FittedModel:

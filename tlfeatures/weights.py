@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 from tlfeatures._files import replace_file
 from tlfeatures._params import Constraint, boolean, check_parameter, integer, join_alternatives, number
 from tlfeatures.errors import InvalidParameterError, WeightsError
-from tlfeatures.networks import NETWORKS, find_network
+from tlfeatures.networks import NETWORKS, NetworkSpec, find_network
 from tlfeatures.networks._file_digests import hash_file, hasher
 from tlfeatures.networks._recognize_weights import recognize
 from tlfeatures.networks._weights import fetch_weights as _fetch
@@ -36,13 +37,15 @@ _IS_MIRROR = Constraint(
 )
 
 
-def list_weights(model: str | None = None, *, all_sizes: bool = False) -> list[dict[str, Any]]:
+def list_weights(
+    model: str | Iterable[str] | None = None, *, all_sizes: bool = False
+) -> list[dict[str, Any]]:
     """List the weights files of the networks, present and absent.
 
     Parameters
     ----------
-    model : str, optional
-        Name of a network; by default all networks.
+    model : str or iterable of str, optional
+        Name of a network, or several names; by default all networks.
     all_sizes : bool, default=False
         Include the files for image sizes other than the default, which MobileNet and MobileNetV2 have.
 
@@ -57,7 +60,7 @@ def list_weights(model: str | None = None, *, all_sizes: bool = False) -> list[d
     Raises
     ------
     UnknownNameError
-        If no network has this name.
+        If no network has one of these names.
 
     Notes
     -----
@@ -70,17 +73,16 @@ def list_weights(model: str | None = None, *, all_sizes: bool = False) -> list[d
     [(False, 'ernels_notop.h5', '253f8cb5'), (True, 'g_tf_kernels.h5', 'cbe56171')]
     """
     check_parameter("all_sizes", all_sizes, [boolean()])
-    specs = NETWORKS.values() if model is None else [find_network(model)]
-    return [file.row(load=False) for spec in specs for file in list_files(spec, all_sizes)]
+    return [file.row(load=False) for spec in _find_networks(model) for file in list_files(spec, all_sizes)]
 
 
-def verify_weights(model: str | None = None) -> list[dict[str, Any]]:
+def verify_weights(model: str | Iterable[str] | None = None) -> list[dict[str, Any]]:
     """Check the weights files on this machine: by their published digests or, if there are none, by loading them.
 
     Parameters
     ----------
-    model : str, optional
-        Name of a network; by default all networks.
+    model : str or iterable of str, optional
+        Name of a network, or several names; by default all networks.
 
     Returns
     -------
@@ -91,11 +93,18 @@ def verify_weights(model: str | None = None) -> list[dict[str, Any]]:
     Raises
     ------
     UnknownNameError
-        If no network has this name.
+        If no network has one of these names.
     """
-    specs = NETWORKS.values() if model is None else [find_network(model)]
-    files = [file for spec in specs for file in list_files(spec, all_sizes=True)]
+    files = [file for spec in _find_networks(model) for file in list_files(spec, all_sizes=True)]
     return [file.row(load=True) for file in files if file.find() is not None]
+
+
+def _find_networks(model: str | Iterable[str] | None) -> list[NetworkSpec]:
+    """Find the networks with these names, each once; all networks by default."""
+    if model is None:
+        return list(NETWORKS.values())
+    names = [model] if isinstance(model, str) else model
+    return list({spec.name: spec for spec in map(find_network, names)}.values())
 
 
 def fetch_weights(

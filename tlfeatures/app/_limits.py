@@ -77,3 +77,36 @@ class Limits:
 
     def __post_init__(self) -> None:
         check_parameters(self)
+
+    @classmethod
+    def for_requests(cls, images: int = 64, megabytes: int = 128, queue: int = 256) -> Limits:
+        """Make limits for requests of a size, with room for such requests in the queue and in memory.
+
+        Parameters
+        ----------
+        images : int, default=64
+            Largest number of images in a request. At least as many may wait.
+        megabytes : int, default=128
+            Largest size of the body of a request, in MiB. An image may be as large, up to 32 MiB, and the bodies of
+            four such requests may be in memory.
+        queue : int, default=256
+            Largest number of images that wait for the network.
+
+        Returns
+        -------
+        Limits
+
+        Examples
+        --------
+        >>> limits = Limits.for_requests(images=1000, megabytes=1024)
+        >>> limits.queue, limits.memory_bytes == 4 * limits.request_bytes
+        (1000, True)
+        """
+        size = megabytes << 20
+        return cls(
+            images=images,
+            queue=max(queue, images),
+            request_bytes=size,
+            image_bytes=min(size, cls.image_bytes),
+            memory_bytes=max(4 * size, cls.memory_bytes),
+        )

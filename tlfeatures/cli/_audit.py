@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import typer
 
@@ -14,16 +13,14 @@ from tlfeatures._objects import is_object
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import Options, expand_options, option
 from tlfeatures.cli._messages import report_unreadable
-from tlfeatures.cli._outputs import check_existing, check_output, check_report_folder
-from tlfeatures.cli._terminal import count, show_json, show_table, show_text, warn
+from tlfeatures.cli._outputs import check_output, check_report_folder, has_header, write_csv
+from tlfeatures.cli._terminal import show_json, show_table, show_text, warn
 
 if TYPE_CHECKING:
-    import pandas
-
     from tlfeatures.results import AuditResult
 
 _SHOWN = 10  # number of suspected labels that are printed
-_MANIFEST = ["issue", "score", "suggestion"]  # last columns of a manifest that this command writes
+_MANIFEST = r"path,(.+,)?issue,score,suggestion"  # columns of a manifest that this command writes
 
 
 @dataclass(frozen=True)
@@ -68,12 +65,15 @@ class AuditOutput(opt.OutputOptions):
         """Raise an error if a file cannot be written, or exists and was not written by this command."""
         from tlfeatures.report import is_audit
 
-        check_output(self.write_manifest, (".csv",), self.force, _is_manifest, "--write-manifest")
+        check_output(
+            self.write_manifest,
+            (".csv",),
+            self.force,
+            lambda path: has_header(path, _MANIFEST),
+            "--write-manifest",
+        )
         if self.output is not None:
-            check_report_folder(self.output, source)
-            page = os.path.join(self.output, "index.html")
-            for file in (page, os.path.join(self.output, "report.json")):
-                check_existing(file, self.force, lambda _: is_audit(page))
+            check_report_folder(self.output, source, self.force, is_audit)
 
 
 @expand_options
@@ -108,7 +108,11 @@ def audit(
     if files.output is not None:
         write_audit(result, files.output, command=shlex.join(["tlfeatures", *context.obj]))
     if files.write_manifest is not None:
-        _write_manifest(result.manifest(), files.write_manifest, isinstance(images.images, list))
+        manifest = result.manifest()
+        if isinstance(images.images, list):  # paths in a manifest are relative to its folder
+            paths = manifest["path"]
+            manifest["path"] = [path if is_object(path) else os.path.abspath(path) for path in paths]
+        write_csv(manifest, files.write_manifest)
     if files.as_json:
         tables = ("duplicates", "outliers", "faults", "confounders", "classes")
         summary = {"source": source.source, "counts": result.summary(), "label_errors": result.suspected}
@@ -126,46 +130,18 @@ def audit(
 
 def _show(result: AuditResult) -> None:
     """Print the counts of all findings and the first suspected labels."""
-    summary = result.summary()
-    for note in summary["notes"]:
+    for note in result.notes:
         warn(note, "note: ")
     first = result.suspected.head(_SHOWN)
     if len(first):
         show_table(first[["image", "label", "suggestion", "score"]])
         show_text()
-    across = ", ".join(
-        f"{summary[f'duplicate_groups_across_{name}']:,} across {name}"
-        for name in ("splits", "classes")
-        if summary[f"duplicate_groups_across_{name}"]
-    )
-    show_text(
-        f"{count(summary['suspected_labels'], 'suspected label error')} among "
-        f"{count(summary['labels_checked'], 'label')}; "
-        f"{count(summary['duplicate_groups'], 'group')} of duplicates{f' ({across})' if across else ''}; "
-        f"{count(summary['outliers'], 'outlier')}.",
-        style="bold",
-    )
-    if summary["faults"]:
-        show_text("Faults: " + ", ".join(f"{name} {n:,}" for name, n in summary["faults"].items()) + ".")
+    findings, *faults = result.describe()
+    show_text(findings, style="bold")
+    for sentence in faults:
+        show_text(sentence)
     for row in result.confounders[result.confounders["warning"]].itertuples():
         warn(
             f"the {row.predictor} alone predicts the label with a balanced accuracy of {row.balanced_accuracy:.2f}; "
             f"chance is {row.chance:.2f}. A classifier may learn the {row.predictor} instead of what the images show."
         )
-
-
-def _write_manifest(table: pandas.DataFrame, path: str, are_files: bool) -> None:
-    from tlfeatures._files import replace_file
-
-    if are_files:
-        table = table.assign(
-            path=[name if is_object(name) else os.path.abspath(name) for name in table["path"]]
-        )
-    with replace_file(path) as file:
-        table.to_csv(file, index=False, errors="surrogateescape")
-
-
-def _is_manifest(path: str) -> bool:
-    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        header: list[Any] = next(csv.reader(file), [])
-    return header[:1] == ["path"] and header[-3:] == _MANIFEST

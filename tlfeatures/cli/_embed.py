@@ -17,8 +17,7 @@ from tlfeatures.cli._terminal import show_json, show_text
 
 if TYPE_CHECKING:
     from tlfeatures.distributed import Engine
-    from tlfeatures.features import CNNFeatures
-    from tlfeatures.sources import Source
+    from tlfeatures.embedding_files import WrittenEmbeddings
 
 
 @dataclass(frozen=True)
@@ -113,9 +112,8 @@ class EngineOptions(opt.Options):
             return RayEngine(self.address, self.workers, self.cpus_per_worker, self.gpus_per_worker)
         if self.engine != "local":
             raise BadArgument(f"--engine must be local or ray; got {self.engine!r}.")
-        for name in ("address", "workers", "cpus_per_worker", "gpus_per_worker"):
-            if getattr(self, name) != getattr(EngineOptions, name):
-                raise BadArgument(f"--{name.replace('_', '-')} is an option of --engine ray.")
+        if names := self.list_changed("address", "workers", "cpus_per_worker", "gpus_per_worker"):
+            raise BadArgument(f"{names[0]} is an option of --engine ray.")
         return LocalEngine()
 
 
@@ -133,44 +131,33 @@ def embed(
     error. Rows are written to the store as they are computed: an interrupted run resumes, and a second run computes
     nothing.
     """
+    from tlfeatures.distributed import EmbeddingRun, Shard
     from tlfeatures.embedding_files import write_embeddings
 
     files.check(engine.shard)
     runner = engine.make()
     images = source.read()
     cnn = opt.make_cnn(network, compute)
+    result: EmbeddingRun | WrittenEmbeddings
     if engine.shard is not None:
-        _fill_store(images, cnn, runner, engine, files)
-        return
-    options: dict[str, Any] = {"on_failure": "raise"}
-    if cnn.cache is not None or engine.engine != "local":
-        options = {"engine": runner, "unit_size": engine.unit_size}
-    result = write_embeddings(files.output, cnn, images, **options)
-    n, width = result.shape
+        shard = Shard.parse(engine.shard)
+        result = EmbeddingRun(images, cnn, runner, unit_size=engine.unit_size, shard=shard, on_error="nan")
+        result.execute()
+        about: dict[str, Any] = {"shard": str(shard)}
+        text = f"Shard {shard}: {result.counts}."
+    else:
+        options: dict[str, Any] = {"on_failure": "raise"}
+        if cnn.cache is not None or engine.engine != "local":
+            options = {"engine": runner, "unit_size": engine.unit_size}
+        result = write_embeddings(files.output, cnn, images, **options)
+        n, width = result.shape
+        about = {"features": width, "layers": cnn.layers_, "output": files.output}
+        size = f"{n:,} rows of {width:,} features ({', '.join(cnn.layers_)})"
+        text = f"{result.counts}.\n{files.output}: {size}."
     errors = report_unreadable(images.paths, result.errors, "has a row of NaN", "have rows of NaN")
     if files.as_json:
-        about = {"features": width, "layers": cnn.layers_, "output": files.output, "errors": errors}
-        show_json(dataclasses.asdict(result.counts) | about)
+        show_json(dataclasses.asdict(result.counts) | about | {"errors": errors})
     else:
-        show_text(f"{result.counts}.")
-        show_text(f"{files.output}: {n:,} rows of {width:,} features ({', '.join(cnn.layers_)}).")
-    if files.strict and errors:
-        raise typer.Exit(1)
-
-
-def _fill_store(
-    images: Source, cnn: CNNFeatures, runner: Engine, engine: EngineOptions, files: EmbedOutput
-) -> None:
-    """Compute and store one shard, and show how many images it has."""
-    from tlfeatures.distributed import EmbeddingRun, Shard
-
-    shard = Shard.parse(engine.shard or "")
-    run = EmbeddingRun(images, cnn, runner, unit_size=engine.unit_size, shard=shard, on_error="nan")
-    run.execute()
-    errors = report_unreadable(images.paths, run.errors, "has a row of NaN", "have rows of NaN")
-    if files.as_json:
-        show_json(dataclasses.asdict(run.counts) | {"shard": str(shard), "errors": errors})
-    else:
-        show_text(f"Shard {shard}: {run.counts}.")
+        show_text(text)
     if files.strict and errors:
         raise typer.Exit(1)

@@ -6,10 +6,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tlfeatures._text import count
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import expand_options, option
-from tlfeatures.cli._messages import describe_coverage, report_unreadable
-from tlfeatures.cli._terminal import count, show_json, show_table, show_text, warn
+from tlfeatures.cli._messages import report_unreadable
+from tlfeatures.cli._terminal import show_json, show_table, show_text, warn
 
 if TYPE_CHECKING:
     from tlfeatures.evaluation import ClassificationScores
@@ -62,16 +63,12 @@ def evaluate(model: opt.SavedModel, source: EvaluationSource, as_json: opt.Json 
         show_json(about)
         return
     show_text(f"{extracted.counts}.")
-    show_text(f"{result.scores.describe()} on {count(n, 'image')}", style="bold")
-    if result.conformal is not None:
-        show_text(_describe_conformal(result.conformal))
+    scores, *coverage = result.describe()
+    show_text(scores, style="bold")
+    for sentence in coverage:
+        show_text(sentence)
     if isinstance(result.scores, ClassificationScores):
         _show_classes(result.scores)
-
-
-def _describe_conformal(about: dict[str, float]) -> str:
-    unusual = f"; {about['unusual']:.1%} of the images are unusual" if "unusual" in about else ""
-    return f"{describe_coverage(about)}{unusual}."
 
 
 def _show_classes(scores: ClassificationScores) -> None:

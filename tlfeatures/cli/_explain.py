@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
+from tlfeatures._text import count
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import Options, expand_options, option
 from tlfeatures.cli._messages import report_unreadable
+from tlfeatures.cli._outputs import check_folder
 from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._tables import ImageItems
-from tlfeatures.cli._terminal import count, show_json, show_table, show_text
+from tlfeatures.cli._terminal import show_json, show_table, show_text
 
 
 @dataclass(frozen=True)
@@ -27,28 +28,21 @@ class MapOptions(Options):
 
 
 @dataclass(frozen=True)
-class NeighborOptions(Options):
+class NeighborOptions(opt.TrainingImages):
     """Training images to show beside each map."""
-
-    panel: ClassVar[str] = "Training images"
 
     data: str | None = option(
         None,
         "Folder, manifest or array of training images; the nearest of each class are shown beside each map.",
         metavar="SOURCE",
     )
-    target: str | None = option(
-        None, "Column or dataset with the labels of --data; by default label, target or class."
-    )
     neighbors: int = option(3, "Number of nearest training images of each class.", min=1)
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters of `tlfeatures.explain`."""
-        if self.data is None:
+        source = self.read()
+        if source is None:
             return {}
-        from tlfeatures.sources import read_source
-
-        source = read_source(self.data, target=self.target)
         if source.split is not None and (source.split == "train").any():
             source = source.subset("train")
         return {"X_train": source.images, "y_train": source.get_labels(), "n_neighbors": self.neighbors}
@@ -58,24 +52,16 @@ class NeighborOptions(Options):
 class MapFolder(opt.OutputOptions):
     """Folder to which the maps are written."""
 
-    output: str | None = option(
+    output: str = option(
         "maps", "Folder for the PNG files; it is created if it does not exist.", "-o", metavar="DIR"
     )
     force: bool = option(False, "Write into a folder that is not empty.")
 
-    def check(self, sources: Sequence[str]) -> str:
-        """Return the folder; raise an error if it is a file, not empty, or inside the folder of a source."""
-        folder = os.path.abspath(self.output or "maps")
-        if os.path.exists(folder) and not os.path.isdir(folder):
-            raise BadArgument(f"-o {self.output!r} is a file; name a folder.")
-        if os.path.isdir(folder) and os.listdir(folder) and not self.force:
+    def check(self, sources: Iterable[str]) -> None:
+        """Raise an error if the folder is a file, not empty, or inside the folder of a source."""
+        check_folder(self.output, sources)
+        if os.path.isdir(self.output) and os.listdir(self.output) and not self.force:
             raise BadArgument(f"-o {self.output!r} is not empty. Name another folder, or pass --force.")
-        for source in filter(os.path.isdir, sources):
-            if Path(folder).resolve().is_relative_to(Path(source).resolve()):
-                raise BadArgument(
-                    f"-o {self.output!r} is in {source!r}, so the maps would be read as images. Name another folder."
-                )
-        return folder
 
 
 @expand_options
@@ -93,7 +79,8 @@ def explain(
 
     from tlfeatures.trust import explain as explain_images
 
-    folder = output.check([*items.items, training.data or ""])
+    output.check([*items.items, training.data or ""])
+    folder = os.path.abspath(output.output)
     fitted = model.load()
     pipeline = Pipeline([("cnn", fitted.cnn), ("head", fitted.head)])
     sources, tables, records = items.read(), [], []

@@ -5,15 +5,11 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import Options, expand_options, option
 from tlfeatures.cli._outputs import check_output
-from tlfeatures.cli._terminal import count, show_json, show_text
-
-if TYPE_CHECKING:
-    from tlfeatures.export import ExportedModel
+from tlfeatures.cli._terminal import show_json, show_text
 
 
 @dataclass(frozen=True)
@@ -55,20 +51,7 @@ def export(model: opt.SavedModel, options: ExportOptions) -> None:
     if options.as_json:
         show_json(dataclasses.asdict(result))
     else:
-        _show(result)
-
-
-def _show(result: ExportedModel) -> None:
-    height, width = result.image_size
-    show_text(f"Input: pixels, uint8 RGB (n, {height}, {width}, 3). Outputs: {', '.join(result.outputs)}.")
-    test, quantity = result.self_test, "numbers"
-    same = ""
-    if result.classes is not None:
-        quantity = "probabilities" if "probabilities" in result.outputs else "decision values"
-        same = "same labels; "
-    show_text(
-        f"Self-test with {count(test.n_images, test.images + ' image')}: {same}{quantity} differ by at most "
-        f"{test.largest_difference:.1e}.",
-        style="bold",
-    )
-    show_text(f"Saved {result.path} ({result.nbytes / 1e6:.1f} MB) and {result.script}.")
+        interface, test = result.describe()
+        show_text(interface)
+        show_text(test, style="bold")
+        show_text(f"Saved {result.path} ({result.nbytes / 1e6:.1f} MB) and {result.script}.")

@@ -12,7 +12,7 @@ from tlfeatures.cli._messages import report_unreadable, save_fitted
 from tlfeatures.cli._outputs import check_output
 from tlfeatures.cli._parse import parse_hidden_layers
 from tlfeatures.cli._session import BadArgument
-from tlfeatures.cli._terminal import count, show_json, show_table, show_text, warn
+from tlfeatures.cli._terminal import show_json, show_table, show_text, warn
 
 if TYPE_CHECKING:
     from tlfeatures.evaluation import Comparison
@@ -114,12 +114,7 @@ class ComparisonOptions(Options):
 class FileOptions(opt.OutputOptions):
     """Output files and formats."""
 
-    output: str | None = option(
-        None,
-        opt.SAVED,
-        "-o",
-        metavar="FILE.tlf",
-    )
+    output: str | None = option(None, opt.SAVED, "-o", metavar="FILE.tlf")
     force: bool = option(False, "Overwrite an existing file.")
     show_augmentations: str | None = option(
         None, "Draw augmented views of some images and exit.", metavar="FILE.png"
@@ -189,7 +184,7 @@ def finetune(
                 "comparison": _describe_comparison(result.comparison, comparison.cv),
                 "kept": result.kept,
                 "history": result.training and result.training.history,
-                "training": result.training and _describe_training(result.training),
+                "training": result.training and result.training.summary(),
                 "output": files.output,
             }
         )
@@ -203,20 +198,17 @@ def finetune(
 def _make_finetune(
     task: str, network: opt.NetworkOptions, compute: StepOptions, training: TrainingOptions
 ) -> Any:
-    """Make the estimator that the options describe, and check its parameters."""
+    """Make the estimator that the options describe."""
     from tlfeatures.finetune import FineTuneClassifier, FineTuneRegressor
 
     parameters = {**network.parameters(), **compute.parameters(), **training.parameters()}
     if task == "classification":
-        estimator: Any = FineTuneClassifier(**parameters)
-    elif parameters.pop("class_weight") is None:
-        estimator = FineTuneRegressor(**parameters)
-    else:
+        return FineTuneClassifier(**parameters)
+    if parameters.pop("class_weight") is not None:
         raise BadArgument(
             "--balanced needs classes; the labels are numbers. Omit it, or pass --task classification."
         )
-    estimator.check_params()
-    return estimator
+    return FineTuneRegressor(**parameters)
 
 
 def _draw_views(tuned: Any, images: Any, path: str) -> None:
@@ -242,12 +234,6 @@ def _draw_curves(training: TrainingSummary | None, path: str) -> None:
 
 def _describe_comparison(result: Comparison | None, cv: int) -> dict[str, Any] | None:
     return None if result is None else {"folds": cv, **result.summary(), "keep": result.best}
-
-
-def _describe_training(training: TrainingSummary) -> dict[str, Any]:
-    of = "final training" if training.is_final else f"mean of {count(training.n_fits, 'fit')} on the folds"
-    names = ("stage", "best_epochs", "metric", "validation_scores")
-    return {"of": of} | {name: getattr(training, name) for name in names}
 
 
 def _show(result: FrozenOrFinetuned, head: str) -> None:

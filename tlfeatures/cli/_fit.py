@@ -6,16 +6,18 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tlfeatures._text import count
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import Options, expand_options, option
-from tlfeatures.cli._messages import describe_coverage, report_images, report_unreadable, save_fitted
+from tlfeatures.cli._messages import report_images, report_unreadable, save_fitted
 from tlfeatures.cli._outputs import check_output
 from tlfeatures.cli._session import BadArgument
-from tlfeatures.cli._terminal import count, escape, show_json, show_text, warn
+from tlfeatures.cli._terminal import escape, show_json, show_text, warn
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from tlfeatures.extract import ImageCounts
     from tlfeatures.features import CNNFeatures
     from tlfeatures.selection import FeatureSearchCV
     from tlfeatures.sources import Source
@@ -31,7 +33,9 @@ class FitOptions(Options):
         None,
         "logreg, linear_svm, svm (default), ridge or knn; for regression ridge (default), svr or linear.",
     )
-    cv: int = option(5, "Number of folds; 0 for no cross-validation.", metavar="K", min=0)
+    cv: int | None = option(
+        None, "Number of folds; by default 5, and 0 for no cross-validation.", metavar="K", min=0
+    )
     scoring: str | None = option(None, opt.SCORING)
     task: str = option("auto", opt.TASK)
     stream: bool = option(
@@ -40,16 +44,11 @@ class FitOptions(Options):
         "held-out images instead of cross-validation.",
     )
 
-    def check(self, files: FitOutput, network: opt.EmbeddingOptions) -> None:
+    def check(self, network: opt.EmbeddingOptions, files: FitOutput) -> None:
         """Raise an error if options of cross-validation are used with --stream."""
-        used = {
-            "--head": self.head is not None,
-            "--scoring": self.scoring is not None,
-            "--views": network.views is not None,
-            "--cv": self.cv != 5,
-            "--conformal": files.conformal is not None,
-        }
-        if self.stream and (names := [name for name, is_used in used.items() if is_used]):
+        names = self.list_changed("head", "scoring", "cv")
+        names += network.list_changed("views") + files.list_changed("conformal")
+        if self.stream and names:
             raise BadArgument(
                 f"{names[0]} cannot be used with --stream, which trains a linear head without cross-validation. Leave "
                 "out one of them."
@@ -69,6 +68,24 @@ class FitOutput(opt.OutputOptions):
     )
     per_class: bool = option(False, "Make the error rate of --conformal hold for each class.")
 
+    def check(self) -> None:
+        """Raise an error, before any work is done, if the file cannot be written or --conformal cannot be used."""
+        from tlfeatures.saved_models import PICKLES, is_saved_pipeline
+
+        check_output(self.output, (".tlf", *PICKLES), self.force, is_saved_pipeline)
+        if self.conformal is None:
+            if self.per_class:
+                raise BadArgument(
+                    "--per-class needs --conformal; pass the error rate, such as --conformal 0.1."
+                )
+        elif not 0 < self.conformal < 1:
+            raise BadArgument(
+                f"--conformal must be above 0 and below 1; got {self.conformal:g}. It is the accepted share of errors, "
+                "such as 0.1 for 10%."
+            )
+        elif self.output is None:
+            raise BadArgument("--conformal needs -o FILE.tlf, because it changes only the saved pipeline.")
+
 
 @expand_options
 def fit(
@@ -84,103 +101,45 @@ def fit(
     kept in one fold. The saved file is a scikit-learn Pipeline that predicts from image paths; `predict`, `evaluate`
     and tlfeatures.load read it. Its class probabilities are calibrated on held-out folds.
     """
-    from tlfeatures.saved_models import PICKLES, is_saved_pipeline
-
-    check_output(files.output, (".tlf", *PICKLES), files.force, is_saved_pipeline)
-    _check_conformal(files)
-    options.check(files, network)
+    files.check()
+    options.check(network, files)
     images = source.read()
+    fit_head = _fit_stream if options.stream else _fit_search
+    about, counts = fit_head(images, network, compute, options, files)
+    about = {"source": source.source, **about, "output": files.output}
+    if files.as_json:
+        show_json(about)
+    else:
+        _show(about, str(counts))
+
+
+def _fit_search(
+    images: Source,
+    network: opt.EmbeddingOptions,
+    compute: opt.ComputeOptions,
+    options: FitOptions,
+    files: FitOutput,
+) -> tuple[dict[str, Any], ImageCounts]:
+    """Cross-validate the head and save the calibrated pipeline; return its scores."""
     y = images.get_labels()
-    if options.stream:
-        _fit_stream(source, images, y, opt.make_cnn(network, compute), options, files)
-        return
     search = _make_search(y, network, compute, options).fit(images.images, y, images.groups)
     about_images = report_images(search, images, y)
-    conformal = None
+    counts = search.image_counts()
+    about = {
+        **_describe(search.task_, y[search.rows_], search.best_estimator_[0], search.best_params_["head"]),
+        "cv": _describe_folds(search) if search.folds_ else None,
+        **dataclasses.asdict(counts),
+        **about_images,
+    }
     if files.output is not None:
         pipeline = search.calibrated_pipeline(y, conformal=files.conformal, per_class=files.per_class)
         save_fitted(pipeline, files.output)
         if files.conformal is not None:
-            conformal = {
-                "error_rate": files.conformal,
-                "per_class": files.per_class,
-                **pipeline[-1].out_of_fold_,
-            }
+            rates = {"error_rate": files.conformal, "per_class": files.per_class}
+            about["conformal"] = rates | pipeline[-1].out_of_fold_
     if search.duplicates_.crossing:
         warn(search.duplicates_.describe())
-    about = {
-        "source": source.source,
-        **_describe(search, y[search.rows_]),
-        **dataclasses.asdict(search.image_counts()),
-        **about_images,
-        **({} if conformal is None else {"conformal": conformal}),
-        "output": files.output,
-    }
-    if files.as_json:
-        show_json(about)
-    else:
-        _show(about, str(search.image_counts()))
-
-
-def _fit_stream(
-    source: opt.TrainingSource,
-    images: Source,
-    y: np.ndarray,
-    cnn: CNNFeatures,
-    options: FitOptions,
-    files: FitOutput,
-) -> None:
-    """Train on batches of stored embeddings, save the pipeline, and report the score on held-out images."""
-    import numpy as np
-
-    from tlfeatures.streaming import fit_streaming
-
-    cnn.set_params(on_error="nan")
-    result = fit_streaming(cnn, images.images, y, groups=images.groups, task=options.task)
-    cnn.set_params(on_error="raise")
-    skipped = report_unreadable(images.paths, result.errors)
-    if files.output is not None:
-        save_fitted(result.pipeline, files.output)
-    training = result.training
-    about = {
-        "source": source.source,
-        "task": training.task,
-        "classes": _count_classes(np.delete(y, list(result.errors)), training.task),
-        "model": cnn.model,
-        "pooling": cnn.pooling,
-        "head": "linear",
-        "layers": cnn.layers_,
-        "features": cnn.n_features_out_,
-        "cv": None,
-        "validation": {
-            "scoring": "accuracy" if training.task == "classification" else "r2",
-            "score": training.validation_score,
-            "images": training.n_validation,
-            "losses": training.losses,
-        },
-        **dataclasses.asdict(result.counts),
-        "skipped": skipped,
-        "output": files.output,
-    }
-    if files.as_json:
-        show_json(about)
-    else:
-        _show(about, str(result.counts))
-
-
-def _check_conformal(files: FitOutput) -> None:
-    """Raise an error, before any work is done, if the options of prediction sets cannot be used."""
-    if files.conformal is None:
-        if files.per_class:
-            raise BadArgument("--per-class needs --conformal; pass the error rate, such as --conformal 0.1.")
-        return
-    if not 0 < files.conformal < 1:
-        raise BadArgument(
-            f"--conformal must be above 0 and below 1; got {files.conformal:g}. It is the accepted share of errors, "
-            "such as 0.1 for 10%."
-        )
-    if files.output is None:
-        raise BadArgument("--conformal needs -o FILE.tlf, because it changes only the saved pipeline.")
+    return about, counts
 
 
 def _make_search(
@@ -201,7 +160,7 @@ def _make_search(
         resize=[candidate["resize"]],
         views=candidate["views"],
         heads={options.head or DEFAULT_HEAD[task]: {}},
-        cv=options.cv,
+        cv=5 if options.cv is None else options.cv,
         scoring=options.scoring,
         task=task,
         learning_curve=False,
@@ -210,36 +169,64 @@ def _make_search(
     )
 
 
-def _describe(search: FeatureSearchCV, y: np.ndarray) -> dict[str, Any]:
-    """Return the pipeline, and its scores if it was cross-validated."""
-    about = {
-        "task": search.task_,
-        "classes": _count_classes(y, search.task_),
-        **{name: search.best_params_[name] for name in ("model", "pooling", "head")},
-        "layers": search.best_estimator_[0].layers_,
-        "features": search.best_estimator_[0].n_features_out_,
-        "cv": None,
-    }
-    if search.folds_:
-        summary, grouped = search.summary(), search.grouped_fold_scores_
-        scores = search.fold_scores_ if grouped is None else grouped
-        about["cv"] = {
-            **{name: summary[name] for name in ("folds", "scoring", "duplicates")},
-            "mean": scores.mean(),
-            "std": scores.std(),
-            "scores": scores,
-            "uncorrected": None if grouped is None else search.fold_scores_,
-        }
-    return about
-
-
-def _count_classes(y: np.ndarray, task: str) -> dict[str, int] | None:
+def _fit_stream(
+    images: Source,
+    network: opt.EmbeddingOptions,
+    compute: opt.ComputeOptions,
+    options: FitOptions,
+    files: FitOutput,
+) -> tuple[dict[str, Any], ImageCounts]:
+    """Train on batches of stored embeddings and save the pipeline; return its score on held-out images."""
     import numpy as np
 
-    if task == "regression":
-        return None
-    names, sizes = np.unique(y, return_counts=True)
-    return dict(zip(map(str, names.tolist()), sizes.tolist(), strict=True))
+    from tlfeatures.streaming import fit_streaming
+
+    y = images.get_labels()
+    cnn = opt.make_cnn(network, compute).set_params(on_error="nan")
+    result = fit_streaming(cnn, images.images, y, groups=images.groups, task=options.task)
+    cnn.set_params(on_error="raise")
+    skipped = report_unreadable(images.paths, result.errors)
+    if files.output is not None:
+        save_fitted(result.pipeline, files.output)
+    training = result.training
+    about = {
+        **_describe(training.task, np.delete(y, list(result.errors)), cnn, "linear"),
+        "cv": None,
+        "validation": {
+            "scoring": "accuracy" if training.task == "classification" else "r2",
+            "score": training.validation_score,
+            "images": training.n_validation,
+            "losses": training.losses,
+        },
+        **dataclasses.asdict(result.counts),
+        "skipped": skipped,
+    }
+    return about, result.counts
+
+
+def _describe(task: str, y: np.ndarray, cnn: CNNFeatures, head: str) -> dict[str, Any]:
+    """Describe a fitted pipeline and its training images."""
+    import numpy as np
+
+    classes = None
+    if task == "classification":
+        names, sizes = np.unique(y, return_counts=True)
+        classes = dict(zip(map(str, names.tolist()), sizes.tolist(), strict=True))
+    about = {"task": task, "classes": classes, "model": cnn.model, "pooling": cnn.pooling, "head": head}
+    return about | {"layers": cnn.layers_, "features": cnn.n_features_out_}
+
+
+def _describe_folds(search: FeatureSearchCV) -> dict[str, Any]:
+    """Return the scores on the folds, with duplicates kept in one fold if possible."""
+    summary, grouped = search.summary(), search.grouped_fold_scores_
+    scores = search.fold_scores_ if grouped is None else grouped
+    return {
+        **{name: summary[name] for name in ("folds", "scoring", "duplicates")},
+        "mean": scores.mean(),
+        "std": scores.std(),
+        "scores": scores,
+        "uncorrected": None if grouped is None else search.fold_scores_,
+    }
 
 
 def _show(about: dict[str, Any], counts: str) -> None:
@@ -273,6 +260,8 @@ def _show(about: dict[str, Any], counts: str) -> None:
 
 def _describe_conformal(about: dict[str, Any]) -> str:
     """Describe the sets or intervals of the training images, from heads that were not trained on them."""
+    from tlfeatures.trust import describe_coverage
+
     per_class = about["per_class"] and "interval_width" not in about
     text = f"Error rate {about['error_rate']:g}{' for each class' if per_class else ''}"
     if "coverage" not in about:

@@ -58,6 +58,12 @@ class Options:
                     raise BadArgument(f"{_list_names(name, declaration)[0]} {text!r}: {error}") from None
         return values
 
+    def list_changed(self, *names: str) -> list[str]:
+        """Return the names of those of the options that do not have their default value."""
+        kind = type(self)
+        changed = [name for name in names if getattr(self, name) != getattr(kind, name)]
+        return [_list_names(name, _find_declaration(kind, name))[0] for name in changed]
+
 
 def argument(metavar: str, help: str) -> Any:
     """Declare a field of a group as a required argument."""

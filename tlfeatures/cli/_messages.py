@@ -1,11 +1,12 @@
-"""Messages of several commands: unreadable images, conflicting labels, coverage, and saved models."""
+"""Messages of several commands: unreadable images, conflicting labels, and saved models."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tlfeatures.cli._terminal import count, escape, warn, warn_of_list
+from tlfeatures._text import count
+from tlfeatures.cli._terminal import escape, warn, warn_of_list
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,17 +14,10 @@ if TYPE_CHECKING:
     from tlfeatures.selection import FeatureSearchCV
     from tlfeatures.sources import Source
 
-__all__ = ["describe_coverage", "report_images", "report_unreadable", "save_fitted"]
+__all__ = ["note_pickle", "report_images", "report_unreadable", "save_fitted"]
 
 _N_UNREADABLE = 10  # shown on standard error
 _N_CONFLICTS = 5
-
-
-def describe_coverage(about: Mapping[str, float]) -> str:
-    """Describe how often sets or intervals contain the truth, and their mean size."""
-    if "set_size" in about:
-        return f"{about['coverage']:.1%} of the sets contain the class, with {about['set_size']:.2f} classes on average"
-    return f"{about['coverage']:.1%} of the intervals contain the value; mean width {about['interval_width']:.4g}"
 
 
 def report_unreadable(
@@ -64,11 +58,15 @@ def _warn_of_label_conflicts(keys: np.ndarray, y: np.ndarray, paths: Sequence[st
 
 def save_fitted(model: Any, path: str, **options: Any) -> None:
     """Save a fitted model, with a note if loading the file can run code."""
-    from tlfeatures.saved_models import recognize_model, save_model
+    from tlfeatures.saved_models import save_model
 
     save_model(model, path, **options)
+    note_pickle(path, ". A .tlf file contains data only.")
+
+
+def note_pickle(path: str, advice: str = ": load only files you trust.") -> None:
+    """Print a note if loading a saved model can run code from the file."""
+    from tlfeatures.saved_models import recognize_model
+
     if recognize_model(path) == "pickle":
-        warn(
-            f"{path} is a pickle, and loading a pickle can run code. A .tlf file contains data only.",
-            "note: ",
-        )
+        warn(f"{path} is a pickle, and loading a pickle can run code{advice}", "note: ")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tlfeatures._text import count
 from tlfeatures.cli._groups import Options, argument, expand_options, option
 from tlfeatures.cli._options import Json
-from tlfeatures.cli._terminal import count, show_json, show_table, show_text
+from tlfeatures.cli._terminal import show_json, show_table, show_text
 
 
 def models(as_json: Json = False) -> None:

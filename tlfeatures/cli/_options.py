@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from tlfeatures.cli._groups import Options, argument, format_options, option
+from tlfeatures.cli._messages import note_pickle
 from tlfeatures.cli._terminal import stderr_is_terminal, warn
 
 if TYPE_CHECKING:
@@ -89,6 +90,24 @@ class TrainingSource(SourceOptions):
     groups: str | None = option(
         None, "Column or dataset with groups that are kept in one fold, such as patients; or dicom:PatientID."
     )
+
+
+@dataclass(frozen=True)
+class TrainingImages(Options):
+    """Labelled images on which a saved model was trained."""
+
+    panel: ClassVar[str] = "Training images"
+
+    data: str | None = None
+    target: str | None = option(
+        None, "Column or dataset with the labels of --data; by default label, target or class."
+    )
+
+    def read(self) -> Source | None:
+        """List the images of all splits."""
+        from tlfeatures.sources import read_source
+
+        return None if self.data is None else read_source(self.data, target=self.target)
 
 
 @dataclass(frozen=True)
@@ -190,12 +209,8 @@ class SavedModel(Options):
 
     def load(self) -> FittedModel:
         """Load the file, with a note if this can run code from the file."""
-        from tlfeatures.saved_models import load_model, recognize_model
+        from tlfeatures.saved_models import load_model
 
-        if recognize_model(self.pipe) == "pickle":
-            warn(
-                f"{self.pipe} is a pickle, and loading a pickle can run code: load only files you trust.",
-                "note: ",
-            )
+        note_pickle(self.pipe)
         params = {name: value for name, value in self.parameters().items() if getattr(self, name) is not None}
         return load_model(params.pop("pipe"), verbose=int(stderr_is_terminal()), **params)

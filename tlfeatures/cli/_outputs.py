@@ -1,15 +1,21 @@
-"""Check output files before any work is done."""
+"""Output files: checks before any work is done, and CSV files."""
 
 from __future__ import annotations
 
+import csv
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tlfeatures._params import join_alternatives
 from tlfeatures.cli._session import BadArgument
 
-__all__ = ["check_existing", "check_output", "check_report_folder", "check_writable"]
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["check_existing", "check_folder", "check_output", "check_report_folder", "has_header", "write_csv"]
 
 
 def check_output(
@@ -48,7 +54,7 @@ def check_output(
         raise BadArgument(f"{option} {path!r} must end in {join_alternatives(suffixes)}.")
     if os.path.isdir(path):
         raise BadArgument(f"{option} {path!r} is a folder; pass the path of a file.")
-    check_writable(os.path.dirname(os.path.realpath(path)), f"{option} {path!r}")
+    _check_writable(os.path.dirname(os.path.realpath(path)), f"{option} {path!r}")
     if os.path.exists(path) and not force:
         if is_ours is None:
             raise BadArgument(
@@ -65,21 +71,62 @@ def check_existing(path: str, force: bool, is_ours: Callable[[str], bool]) -> No
         )
 
 
-def check_writable(folder: str, name: str) -> None:
-    """Raise an error if a folder does not exist, or is not writable."""
+def check_folder(path: str, sources: Iterable[str]) -> None:
+    """Raise an error if an output folder is a file, or is inside the folder of a source."""
+    for source in filter(os.path.isdir, sources):
+        if Path(path).resolve().is_relative_to(Path(source).resolve()):
+            raise BadArgument(
+                f"-o {path!r} is inside the folder of the images, so its figures would be read as images. Name another "
+                "folder."
+            )
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise BadArgument(f"-o {path!r} is a file; name a folder.")
+
+
+def check_report_folder(path: str, source: str, force: bool, is_page: Callable[[str], bool]) -> None:
+    """Raise an error if a report cannot or must not be written into a folder.
+
+    Parameters
+    ----------
+    path : str
+        The folder.
+    source : str
+        Source of the images. The report must not be inside it.
+    force : bool
+        Whether files that this command did not write may be overwritten.
+    is_page : callable
+        Function that returns whether a file is the page of an earlier report of this command.
+
+    Raises
+    ------
+    BadArgument
+        If ``path`` is a file or inside the source, or contains a page or JSON file that this command did not write.
+    OSError
+        If the folder is not writable.
+    """
+    check_folder(path, [source])
+    _check_writable(path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path)), f"-o {path!r}")
+    page = os.path.join(path, "index.html")
+    for file in (page, os.path.join(path, "report.json")):
+        check_existing(file, force, lambda _: is_page(page))
+
+
+def _check_writable(folder: str, name: str) -> None:
     if not os.path.isdir(folder):
         raise BadArgument(f"{name}: the folder {folder!r} does not exist; create it first.")
     if not os.access(folder, os.W_OK):
         raise PermissionError(13, f"No permission to write into the folder of {name}", folder)
 
 
-def check_report_folder(path: str, source: str) -> None:
-    """Raise an error if a report cannot be written into a folder, or if it is inside the folder of the images."""
-    folder, name = Path(path), f"-o {path!r}"
-    if os.path.isdir(source) and folder.resolve().is_relative_to(Path(source).resolve()):
-        raise BadArgument(
-            f"{name} is inside the folder of the images, so its figures would be read as images. Name another folder."
-        )
-    if folder.exists() and not folder.is_dir():
-        raise BadArgument(f"{name} is a file; name a folder for the report.")
-    check_writable(path if folder.is_dir() else str(folder.absolute().parent), name)
+def has_header(path: str, pattern: str) -> bool:
+    """Return whether the names of the columns of a CSV file, joined by commas, match a regular expression."""
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return bool(re.fullmatch(pattern, ",".join(next(csv.reader(file), []))))
+
+
+def write_csv(table: pandas.DataFrame, path: str) -> None:
+    """Write a table to a CSV file, which is replaced when the new one is complete."""
+    from tlfeatures._files import replace_file
+
+    with replace_file(path) as file:
+        table.to_csv(file, index=False, errors="surrogateescape")

@@ -6,18 +6,18 @@ import json
 import os
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import typer
 
+from tlfeatures._text import count
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._best_command import best_command
 from tlfeatures.cli._groups import Options, expand_options, option
 from tlfeatures.cli._messages import report_images
 from tlfeatures.cli._outputs import check_existing, check_report_folder
 from tlfeatures.cli._parse import parse_names
-from tlfeatures.cli._terminal import count, escape, show_json, show_table, show_text, warn
+from tlfeatures.cli._terminal import escape, show_json, show_table, show_text, warn
 
 if TYPE_CHECKING:
     from tlfeatures.selection import FeatureSearchCV
@@ -104,12 +104,8 @@ class ReportOptions(opt.OutputOptions):
         from tlfeatures.report import is_report
         from tlfeatures.saved_models import is_saved_pipeline
 
-        check_report_folder(self.output, source)
-        folder = Path(self.output)
-        page = folder / "index.html"
-        for file in (page, folder / "report.json"):
-            check_existing(str(file), self.force, lambda _: is_report(page))
-        check_existing(str(folder / _PIPELINE), self.force, is_saved_pipeline)
+        check_report_folder(self.output, source, self.force, is_report)
+        check_existing(os.path.join(self.output, _PIPELINE), self.force, is_saved_pipeline)
 
 
 @expand_options
@@ -175,15 +171,13 @@ def _show_search(search: FeatureSearchCV, summary: dict[str, Any]) -> None:
             what = f"{row.eliminated:,} of {count(row.candidates, 'candidate')}"
             show_text(f"Eliminated on {count(row.images, 'image')}: {what}.")
     _show_top(search, summary)
-    best = summary["best"]
     show_text(f"\n{escape(search.describe_best())}", style="bold")
-    score, (low, high), note = best["score"], best["ci"], ""
-    if (grouped := search.grouped_score_) is not None:
-        score, low, high = grouped.mean, grouped.low, grouped.high
-        note = f" Duplicates are kept in one fold; without this, the score is {best['score']:.4f}."
+    scores, note = search.cv_scores_, ""
+    if search.grouped_score_ is not None:
+        note = f" Duplicates are kept in one fold; without this, the score is {search.best_score_:.4f}."
+    interval = f"95% interval {scores['low']:.4f} to {scores['high']:.4f}"
     show_text(
-        f"{summary['folds']}-fold {summary['scoring']}: {score:.4f}, 95% interval {low:.4f} to {high:.4f}.{note}",
-        style="bold",
+        f"{scores['folds']}-fold {summary['scoring']}: {scores['mean']:.4f}, {interval}.{note}", style="bold"
     )
     if summary["nested"] is not None:
         show_text(f"Nested cross-validation, which scores the selection: {summary['nested'].mean():.4f}.")

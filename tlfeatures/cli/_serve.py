@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import Options, argument, expand_options, option
+from tlfeatures.cli._messages import note_pickle
+from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._terminal import show_text, stderr_is_terminal, warn
 
 if TYPE_CHECKING:
-    from tlfeatures.app import AccessPolicy
     from tlfeatures.sources import Source
 
 
@@ -28,17 +31,6 @@ class ServedModelOptions(Options):
         min=1,
     )
 
-    def warn_of_pickle(self) -> None:
-        """Print a note if loading the file can run code from the file."""
-        from tlfeatures.app._model import find_model_file
-        from tlfeatures.saved_models import recognize_model
-
-        if recognize_model(find_model_file(self.pipe)) == "pickle":
-            warn(
-                f"{self.pipe} is a pickle, and loading a pickle can run code: load only files you trust.",
-                "note: ",
-            )
-
 
 @dataclass(frozen=True)
 class AddressOptions(Options):
@@ -54,12 +46,25 @@ class AddressOptions(Options):
         None, "Further names by which clients address the service, separated by commas.", metavar="NAMES"
     )
 
-    def make_policy(self) -> AccessPolicy:
-        """Make the policy for the address, with a new token if one is needed."""
-        from tlfeatures.app import AccessPolicy
+    def run(
+        self, model: ServedModelOptions, describe: Callable[[str, str | None], str], **options: Any
+    ) -> None:
+        """Run the service of a model; when it is ready, print what ``describe`` returns for its URL and its token."""
+        from tlfeatures.app import AccessPolicy, run_server
+        from tlfeatures.app._model import find_model_file
 
-        return AccessPolicy.for_address(
-            self.host, filter(None, map(str.strip, (self.allow_host or "").split(",")))
+        note_pickle(find_model_file(model.pipe))
+        names = map(str.strip, (self.allow_host or "").split(","))
+        policy = AccessPolicy.for_address(self.host, filter(None, names))
+        run_server(
+            model.pipe,
+            host=self.host,
+            port=self.port,
+            policy=policy,
+            batch_size=model.batch_size,
+            on_progress=show_compilation,
+            on_ready=lambda url: show_text(describe(url, policy.token)),
+            **options,
         )
 
 
@@ -74,19 +79,6 @@ class WorkerOptions(Options):
     max_megabytes: int = option(128, "Largest size of a request.", min=1)
     queue: int = option(256, "Number of images that may wait; requests beyond it are answered by 503.", min=1)
 
-    def limits(self) -> Any:
-        """Return the limits of requests."""
-        from tlfeatures.app import Limits
-
-        size = self.max_megabytes << 20
-        return Limits(
-            images=self.max_images,
-            queue=max(self.queue, self.max_images),
-            request_bytes=size,
-            image_bytes=min(size, Limits.image_bytes),
-            memory_bytes=max(4 * size, Limits.memory_bytes),
-        )
-
 
 @expand_options
 def serve(model: ServedModelOptions, address: AddressOptions, options: WorkerOptions) -> None:
@@ -96,47 +88,26 @@ def serve(model: ServedModelOptions, address: AddressOptions, options: WorkerOpt
     `GET /openapi.json` describes them. Only this machine can connect, unless --host is passed; a random token is then
     printed, which clients must send. Ctrl-C stops the service after it has answered the requests that it has accepted.
     """
-    from tlfeatures.app import run_server
+    from tlfeatures.app import Limits
 
-    model.warn_of_pickle()
-    policy = address.make_policy()
+    def describe(url: str, token: str | None) -> str:
+        start = "Serving" if options.workers == 1 else f"Starting {options.workers} processes that serve"
+        note = "" if token is None else f"\nToken, which is not shown again: {token}"
+        return f"{start} {model.pipe} at {url}{note}"
 
-    def show_ready(url: str) -> None:
-        if options.workers > 1:
-            show_text(f"Starting {options.workers} processes that serve {model.pipe} at {url}")
-        else:
-            show_text(f"Serving {model.pipe} at {url}")
-        if policy.token is not None:
-            show_text(f"Token, which is not shown again: {policy.token}")
-
-    run_server(
-        model.pipe,
-        host=address.host,
-        port=address.port,
-        policy=policy,
-        limits=options.limits(),
-        workers=options.workers,
-        batch_size=model.batch_size,
-        on_progress=show_compilation,
-        on_ready=show_ready,
-    )
+    limits = Limits.for_requests(options.max_images, options.max_megabytes, options.queue)
+    address.run(model, describe, limits=limits, workers=options.workers)
 
 
 @dataclass(frozen=True)
-class PageOptions(Options):
+class PageOptions(opt.TrainingImages):
     """Training images that the page shows."""
-
-    panel: ClassVar[str] = "Training images"
 
     data: str | None = option(
         None,
         "Folder, manifest or array of training images, which the page shows, and whose labels can be changed there.",
         metavar="SOURCE",
     )
-    target: str | None = option(
-        None, "Column or dataset with the labels of --data; by default label, target or class."
-    )
-
     journal: str | None = option(
         None,
         "File to which changed labels are appended; by default the path of the model and .labels.jsonl.",
@@ -145,13 +116,9 @@ class PageOptions(Options):
 
     def read(self) -> Source | None:
         """List the images of all splits; the head is trained again on the train split only, if there are splits."""
-        if self.data is None:
-            if self.journal is not None:
-                raise ValueError("--journal needs --data, the training images whose labels are changed.")
-            return None
-        from tlfeatures.sources import read_source
-
-        return read_source(self.data, target=self.target)
+        if self.data is None and self.journal is not None:
+            raise BadArgument("--journal needs --data, the training images whose labels are changed.")
+        return super().read()
 
 
 @expand_options
@@ -163,26 +130,11 @@ def show_page(model: ServedModelOptions, training: PageOptions, address: Address
     machine can connect, unless --host is passed; the printed address then has a random token. The page loads nothing
     from other hosts, and uploaded images are not stored.
     """
-    from tlfeatures.app import run_server
 
-    model.warn_of_pickle()
-    policy = address.make_policy()
+    def describe(url: str, token: str | None) -> str:
+        return f"Open {url}{'' if token is None else f'/?token={token}'}"
 
-    def show_ready(url: str) -> None:
-        show_text(f"Open {url}{'' if policy.token is None else f'/?token={policy.token}'}")
-
-    run_server(
-        model.pipe,
-        host=address.host,
-        port=address.port,
-        policy=policy,
-        batch_size=model.batch_size,
-        with_page=True,
-        training=training.read(),
-        journal=training.journal,
-        on_progress=show_compilation,
-        on_ready=show_ready,
-    )
+    address.run(model, describe, with_page=True, training=training.read(), journal=training.journal)
 
 
 def show_compilation(done: int, total: int) -> None:

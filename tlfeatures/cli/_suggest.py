@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import shlex
 from dataclasses import dataclass
@@ -10,17 +9,18 @@ from typing import TYPE_CHECKING, ClassVar
 
 import typer
 
+from tlfeatures._text import count
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import Options, argument, expand_options, option
 from tlfeatures.cli._messages import report_unreadable
-from tlfeatures.cli._outputs import check_existing, check_output, check_report_folder
+from tlfeatures.cli._outputs import check_output, check_report_folder, has_header, write_csv
 from tlfeatures.cli._session import BadArgument
-from tlfeatures.cli._terminal import count, show_json, show_table, show_text, warn
+from tlfeatures.cli._terminal import show_json, show_table, show_text, warn
 
 if TYPE_CHECKING:
     from tlfeatures.sources import Source
 
-_HEADERS = ("path", "path,prediction,alternative,margin")
+_HEADER = r"path(,prediction,alternative,margin)?"
 
 
 @dataclass(frozen=True)
@@ -85,14 +85,11 @@ class SuggestOutput(opt.OutputOptions):
         from tlfeatures.report import is_suggestions
 
         if self.is_table:
-            check_output(self.output, (".csv",), self.force, _is_table)
+            check_output(self.output, (".csv",), self.force, lambda path: has_header(path, _HEADER))
         elif self.output is not None:
             if os.path.splitext(self.output)[1][1:].isalpha() and not os.path.isdir(self.output):
                 raise BadArgument(f"-o {self.output!r} must end in .csv, or name a folder for the page.")
-            check_report_folder(self.output, source)
-            page = os.path.join(self.output, "index.html")
-            for file in (page, os.path.join(self.output, "report.json")):
-                check_existing(file, self.force, lambda _: is_suggestions(page))
+            check_report_folder(self.output, source, self.force, is_suggestions)
 
 
 @expand_options
@@ -113,7 +110,6 @@ def suggest(
     """
     from sklearn.pipeline import Pipeline
 
-    from tlfeatures._files import replace_file
     from tlfeatures.heads import make_head
     from tlfeatures.report import write_suggestions
     from tlfeatures.trust import suggest as choose
@@ -123,29 +119,18 @@ def suggest(
     pipeline = Pipeline([("cnn", opt.make_cnn(network, compute)), ("head", make_head(options.head))])
     result = choose(images.images, images.y, options.n, estimator=pipeline, random_state=options.seed)
     skipped = report_unreadable(images.paths, result.errors)
-    table, summary = result.to_frame(), result.summary()
+    table = result.to_frame()
     if files.is_table:
-        with replace_file(files.output) as file:
-            table.to_csv(file, index=False, errors="surrogateescape")
+        write_csv(table, files.output)
     elif files.output is not None:
         write_suggestions(result, files.output, command=shlex.join(["tlfeatures", *context.obj]))
     if files.as_json:
-        show_json(summary | {"skipped": skipped, "suggestions": table, "output": files.output})
+        show_json(result.summary() | {"skipped": skipped, "suggestions": table, "output": files.output})
         return
-    accuracy = summary["accuracy"]
-    show_text(
-        f"{count(summary['labelled'], 'labelled image')} of {count(summary['classes'], 'class', 'classes')}"
-        f"{'' if accuracy is None else f', cross-validated accuracy {accuracy:.3f}'}; "
-        f"{count(summary['duplicates'], 'duplicate')} skipped."
-    )
+    show_text(result.describe())
     if files.output is None:
         show_table(table)
     elif files.is_table:
         show_text(f"{files.output}: {count(len(table), 'row')}.")
     else:
         show_text(f"Saved {os.path.join(files.output, 'index.html')}.")
-
-
-def _is_table(path: str) -> bool:
-    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return ",".join(next(csv.reader(file), [])) in _HEADERS

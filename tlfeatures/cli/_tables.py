@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import typer
 
+from tlfeatures._text import count
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import argument, option
-from tlfeatures.cli._outputs import check_output
-from tlfeatures.cli._terminal import count, show_json, show_table, show_text
+from tlfeatures.cli._outputs import check_output, has_header, write_csv
+from tlfeatures.cli._terminal import show_json, show_table, show_text
 
 if TYPE_CHECKING:
     import pandas
@@ -54,19 +53,12 @@ class TableOptions(opt.OutputOptions):
 
     def check(self) -> None:
         """Raise an error if the output file cannot be written, or exists and is not a table of this command."""
-        check_output(self.output, (".csv",), self.force, self._is_ours)
-
-    def _is_ours(self, path: str) -> bool:
-        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-            return bool(re.fullmatch(self.header, ",".join(next(csv.reader(file), []))))
+        check_output(self.output, (".csv",), self.force, lambda path: has_header(path, self.header))
 
     def show(self, table: pandas.DataFrame, counts: Sequence[str]) -> None:
         """Write or print the table; exit with 1 if no image can be read or, with --strict, if any cannot."""
-        from tlfeatures._files import replace_file
-
         if self.output is not None:
-            with replace_file(self.output) as file:
-                table.to_csv(file, index=False, errors="surrogateescape")
+            write_csv(table, self.output)
         if self.as_json:
             show_json(table)
         elif self.output is not None:

@@ -9,16 +9,7 @@ from typing import Any
 
 from tlfeatures._json import to_json
 
-__all__ = [
-    "count",
-    "escape",
-    "show_json",
-    "show_table",
-    "show_text",
-    "stderr_is_terminal",
-    "warn",
-    "warn_of_list",
-]
+__all__ = ["escape", "show_json", "show_table", "show_text", "stderr_is_terminal", "warn", "warn_of_list"]
 
 _WIDE = 10_000  # columns when the output is not a terminal
 
@@ -93,15 +84,6 @@ def escape(text: str) -> str:
     'two\\\\nlines'
     """
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def count(n: int, noun: str, plural: str | None = None) -> str:
-    """Format a number with its noun.
-
-    >>> count(1, "image"), count(1080, "image")
-    ('1 image', '1,080 images')
-    """
-    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
 def stderr_is_terminal() -> bool:

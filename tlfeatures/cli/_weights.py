@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 from rich.filesize import decimal
 
+from tlfeatures._text import count
+from tlfeatures.cli._groups import Options, expand_options, option
 from tlfeatures.cli._options import Json
-from tlfeatures.cli._terminal import count, show_json, show_table, show_text, warn
+from tlfeatures.cli._terminal import show_json, show_table, show_text, warn
 
 __all__ = ["weights"]
 
@@ -29,35 +32,29 @@ Names = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class FetchOptions(Options):
+    """Which files are downloaded, and how."""
+
+    top: bool = option(False, "Download the file with the fully connected layers, which `classify` needs.")
+    image_size: int | None = option(
+        None, "Side in pixels, if the network has separate weights for some sizes.", parse=int, min=1
+    )
+    mirror: str | None = option(
+        None,
+        "Address of a folder that has the files under the same names: https, http or file.",
+        metavar="URL",
+    )
+    timeout: float = option(30.0, "Time without data after which the download fails.", metavar="SECONDS")
+
+
 @weights.command()
+@expand_options
 def fetch(
     names: Annotated[
         list[str], typer.Argument(metavar="NAME...", help="Networks, as listed by `tlfeatures models`.")
     ],
-    top: Annotated[
-        bool,
-        typer.Option(
-            "--top",
-            metavar="",
-            help="Download the file with the fully connected layers, which `classify` needs.",
-        ),
-    ] = False,
-    image_size: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=1, help="Side in pixels, if the network has separate weights for some sizes."
-        ),
-    ] = None,
-    mirror: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="Address of a folder that has the files under the same names: https, http or file.",
-        ),
-    ] = None,
-    timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Time without data after which the download fails.")
-    ] = 30.0,
+    options: FetchOptions,
     as_json: Json = False,
 ) -> None:
     """Download weights and check their digests; an interrupted download is resumed by the same command.
@@ -69,15 +66,7 @@ def fetch(
 
     for name in names:
         find_network(name)  # raises an error for an unknown name before the first download
-    rows = []
-    try:
-        for name in names:
-            rows.append(fetch_weights(name, top=top, image_size=image_size, mirror=mirror, timeout=timeout))
-            if not as_json:
-                _show_file(rows[-1], "downloaded" if rows[-1]["downloaded"] else "already here")
-    finally:
-        if as_json and rows:
-            show_json(rows)
+    _show_each(names, lambda name: fetch_weights(name, **options.parameters()), "downloaded", as_json)
 
 
 @weights.command("list")
@@ -92,7 +81,7 @@ def list_files(
     """List the weights files on this machine, and compare their digests; with NAME, also list absent files."""
     from tlfeatures.weights import list_weights
 
-    rows = _collect(names, lambda name: list_weights(name, all_sizes=all_files or name is None))
+    rows = list_weights(names or None, all_sizes=all_files or not names)
     selected = rows if names or all_files else [row for row in rows if row["path"] is not None]
     _show_rows(selected, as_json)
     if not as_json:
@@ -112,7 +101,7 @@ def verify(names: Names = None, as_json: Json = False) -> None:
     from tlfeatures.networks import find_network
     from tlfeatures.weights import verify_weights
 
-    rows = _collect(names, verify_weights)
+    rows = verify_weights(names or None)
     _show_rows(rows, as_json)
     present = {row["model"] for row in rows}
     absent = [name for name in names or () if find_network(name).name not in present]
@@ -125,23 +114,28 @@ def verify(names: Names = None, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+@dataclass(frozen=True)
+class ImportOptions(Options):
+    """Network of the files, if it cannot be recognized."""
+
+    model: str | None = option(
+        None, "The network, if it cannot be recognized.", "--model", "-m", metavar="NAME"
+    )
+    image_size: int | None = option(
+        None,
+        "Side in pixels that the weights are for, if the file name does not contain it.",
+        parse=int,
+        min=1,
+    )
+
+
 @weights.command("import")
+@expand_options
 def import_files(
     files: Annotated[
         list[str], typer.Argument(metavar="FILE...", help="Weights files that were downloaded elsewhere.")
     ],
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", metavar="NAME", help="The network, if it cannot be recognized."),
-    ] = None,
-    image_size: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="Side in pixels that the weights are for, if the file name does not contain it.",
-        ),
-    ] = None,
+    options: ImportOptions,
     as_json: Json = False,
 ) -> None:
     """Copy weights files to the folder where Keras looks for them, for machines without a connection.
@@ -150,28 +144,26 @@ def import_files(
     """
     from tlfeatures.weights import import_weights
 
+    _show_each(files, lambda file: import_weights(file, **options.parameters()), "imported", as_json)
+
+
+def _show_each(
+    items: Sequence[str], make_row: Callable[[str], dict[str, Any]], action: str, as_json: bool
+) -> None:
+    """Download or import files one after another, and show each; with JSON, those before an error too."""
     rows = []
     try:
-        for file in files:
-            rows.append(import_weights(file, model=model, image_size=image_size))
+        for item in items:
+            row = make_row(item)
+            rows.append(row)
             if not as_json:
-                _show_file(rows[-1], "imported" if rows[-1]["imported"] else "already here")
+                show_text(
+                    f"{row['model']}: {action if row[action] else 'already here'}, {row['path']} "
+                    f"({decimal(row['bytes'])}, licence {row['licence']}); {_STATES[row['state']]}."
+                )
     finally:
         if as_json and rows:
             show_json(rows)
-
-
-def _collect(
-    names: list[str] | None, make_rows: Callable[[str | None], list[dict[str, Any]]]
-) -> list[dict[str, Any]]:
-    """Return the rows of all networks, or of those named, each once."""
-    from tlfeatures.networks import find_network
-
-    if not names:
-        return make_rows(None)
-    return [
-        row for name in dict.fromkeys(find_network(name).name for name in names) for row in make_rows(name)
-    ]
 
 
 def _show_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
@@ -190,10 +182,3 @@ def _show_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
             }
             for row in rows
         )
-
-
-def _show_file(row: Mapping[str, Any], action: str) -> None:
-    show_text(
-        f"{row['model']}: {action}, {row['path']} ({decimal(row['bytes'])}, licence {row['licence']}); "
-        f"{_STATES[row['state']]}."
-    )

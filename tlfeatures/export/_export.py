@@ -16,6 +16,7 @@ from tlfeatures._archive import library_versions
 from tlfeatures._files import write_file
 from tlfeatures._json import to_json
 from tlfeatures._keras.frozen import convert_to_onnx
+from tlfeatures._text import count
 from tlfeatures._warnings import warn
 from tlfeatures.errors import InvalidParameterError
 from tlfeatures.export._graph import join_graphs
@@ -75,6 +76,25 @@ class ExportedModel:
     self_test: SelfTest
     nbytes: int
     seconds: float
+
+    def describe(self) -> list[str]:
+        """Describe the input and the outputs of the file, and its self-test.
+
+        Returns
+        -------
+        list of str
+            Two sentences.
+        """
+        height, width = self.image_size
+        test, quantity = self.self_test, "numbers"
+        if self.classes is not None:
+            quantity = "probabilities" if "probabilities" in self.outputs else "decision values"
+            quantity = f"same labels; {quantity}"
+        return [
+            f"Input: pixels, uint8 RGB (n, {height}, {width}, 3). Outputs: {', '.join(self.outputs)}.",
+            f"Self-test with {count(test.n_images, f'{test.images} image')}: {quantity} differ by at most "
+            f"{test.largest_difference:.1e}.",
+        ]
 
 
 def export_onnx(

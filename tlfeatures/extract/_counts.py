@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tlfeatures._text import count
+
 __all__ = ["ImageCounts"]
 
 
@@ -59,11 +61,11 @@ class ImageCounts:
     def __str__(self) -> str:
         time = f" in {self.seconds:.1f} s" if self.computed else ""
         parts = [
-            f"{self.images:,} image{'' if self.images == 1 else 's'}: {self.from_store:,} from the store",
+            f"{count(self.images, 'image')}: {self.from_store:,} from the store",
             f"{self.computed:,} computed{time}",
         ]
         if self.duplicates:
-            parts.append(f"{self.duplicates:,} duplicate{'' if self.duplicates == 1 else 's'}")
+            parts.append(count(self.duplicates, "duplicate"))
         if self.unreadable:
             parts.append(f"{self.unreadable:,} unreadable")
         return ", ".join(parts)

@@ -15,6 +15,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing
 
 from tlfeatures._params import check_parameter
+from tlfeatures._text import count
 from tlfeatures._warnings import warn
 from tlfeatures.calibration import fit_calibrated_pipeline
 from tlfeatures.errors import DuplicateImagesWarning
@@ -66,6 +67,18 @@ class TrainingSummary:
     best_epochs: list[int]
     validation_scores: list[float]
 
+    def summary(self) -> dict[str, Any]:
+        """Summarize the training in one dict.
+
+        Returns
+        -------
+        dict
+            "of", the fits that are summarized; "stage", "best_epochs", "metric" and "validation_scores".
+        """
+        of = "final training" if self.is_final else f"mean of {count(self.n_fits, 'fit')} on the folds"
+        names = ("stage", "best_epochs", "metric", "validation_scores")
+        return {"of": of, **{name: getattr(self, name) for name in names}}
+
     def describe(self) -> list[str]:
         """Describe the training: epochs and loss, and the best epochs with their validation scores.
 
@@ -74,9 +87,8 @@ class TrainingSummary:
         list of str
             Two sentences.
         """
-        fits = f"mean of {self.n_fits} fit{'' if self.n_fits == 1 else 's'} on the folds"
         counts = self.history[self.history["epoch"] > 0].groupby("stage", sort=False).size()
-        epochs = [f"the {stage} for {n} epoch{'' if n == 1 else 's'}" for stage, n in counts.items()]
+        epochs = [f"the {stage} for {count(n, 'epoch')}" for stage, n in counts.items()]
         best = ", ".join(map(str, self.best_epochs))
         best_text = f"Best epoch{'' if len(self.best_epochs) == 1 else 's'} of the {self.stage}: {best}"
         if np.isfinite(self.validation_scores).all():
@@ -86,8 +98,7 @@ class TrainingSummary:
         else:
             best_text += ", the last (no validation images)."
         loss = self.history["loss"].iloc[-1]
-        source = "final training" if self.is_final else fits
-        return [f"Trained {' and '.join(epochs)} ({source}); final loss {loss:.4f}.", best_text]
+        return [f"Trained {' and '.join(epochs)} ({self.summary()['of']}); final loss {loss:.4f}.", best_text]
 
 
 @dataclass(frozen=True)

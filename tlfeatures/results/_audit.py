@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas
 
+from tlfeatures._text import count
+
 __all__ = ["AuditResult"]
 
 _SHOWN = {"label_errors": 36, "outliers": 18, "faults": 18}  # images of a report
@@ -105,6 +107,27 @@ class AuditResult:
             "confounders": self.confounders.loc[self.confounders["warning"], "predictor"].tolist(),
             "notes": list(self.notes),
         }
+
+    def describe(self) -> list[str]:
+        """Describe the findings: suspected labels, duplicates and outliers, and faults if there are any.
+
+        Returns
+        -------
+        list of str
+            Sentences.
+        """
+        summary = self.summary()
+        crossing = {name: summary[f"duplicate_groups_across_{name}"] for name in ("splits", "classes")}
+        across = ", ".join(f"{n:,} across {name}" for name, n in crossing.items() if n)
+        sentences = [
+            f"{count(summary['suspected_labels'], 'suspected label error')} among "
+            f"{count(summary['labels_checked'], 'label')}; "
+            f"{count(summary['duplicate_groups'], 'group')} of duplicates{f' ({across})' if across else ''}; "
+            f"{count(summary['outliers'], 'outlier')}."
+        ]
+        if faults := summary["faults"]:
+            sentences.append("Faults: " + ", ".join(f"{name} {n:,}" for name, n in faults.items()) + ".")
+        return sentences
 
     def manifest(self) -> pandas.DataFrame:
         """Return all images with their issues, to be reviewed and cleaned.

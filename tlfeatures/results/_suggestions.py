@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas
 
+from tlfeatures._text import count
+
 __all__ = ["Suggestions"]
 
 _SHOWN = 200  # images of a report
@@ -111,3 +113,17 @@ class Suggestions:
             "unreadable": len(self.errors),
             "suggested": len(self.rows),
         }
+
+    def describe(self) -> str:
+        """Describe the labels, the accuracy of the classifier trained on them, and the duplicates in one line.
+
+        Returns
+        -------
+        str
+        """
+        labelled = count(int(self.classes["images"].sum()), "labelled image")
+        accuracy = "" if self.accuracy is None else f", cross-validated accuracy {self.accuracy:.3f}"
+        return (
+            f"{labelled} of {count(len(self.classes), 'class', 'classes')}{accuracy}; "
+            f"{count(self.n_duplicates, 'duplicate')} skipped."
+        )

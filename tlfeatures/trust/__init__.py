@@ -7,6 +7,7 @@ from tlfeatures.trust._audit import audit, audit_search_rows
 from tlfeatures.trust._conformal_classifier import ConformalClassifier
 from tlfeatures.trust._conformal_head import (
     ConformalPredictions,
+    describe_coverage,
     fit_conformal_head,
     predict_conformal,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "Suggestions",
     "audit",
     "audit_search_rows",
+    "describe_coverage",
     "explain",
     "fit_conformal_head",
     "measure_prediction_intervals",

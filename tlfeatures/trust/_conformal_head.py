@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from tlfeatures.trust._conformal import ConformalBase
 from tlfeatures.trust._conformal_classifier import ConformalClassifier
 from tlfeatures.trust._conformal_regressor import ConformalRegressor
 
-__all__ = ["ConformalPredictions", "fit_conformal_head", "predict_conformal"]
+__all__ = ["ConformalPredictions", "describe_coverage", "fit_conformal_head", "predict_conformal"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,28 @@ class ConformalPredictions:
         if self.unusual is not None:
             about["unusual"] = self.unusual.mean()
         return {name: float(value) for name, value in about.items()}
+
+
+def describe_coverage(about: Mapping[str, float]) -> str:
+    """Describe how often sets or intervals contain the truth, and their mean size.
+
+    Parameters
+    ----------
+    about : mapping of str to float
+        As returned by :meth:`ConformalPredictions.describe`.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> describe_coverage({"coverage": 0.9, "interval_width": 2.0})
+    '90.0% of the intervals contain the value; mean width 2'
+    """
+    if "set_size" in about:
+        return f"{about['coverage']:.1%} of the sets contain the class, with {about['set_size']:.2f} classes on average"
+    return f"{about['coverage']:.1%} of the intervals contain the value; mean width {about['interval_width']:.4g}"
 
 
 def fit_conformal_head(
