@@ -13,7 +13,7 @@ from tlfeatures._objects import is_object
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import Options, expand_options, option
 from tlfeatures.cli._messages import report_unreadable
-from tlfeatures.cli._outputs import check_output, check_report_folder, has_header, write_csv
+from tlfeatures.cli._outputs import check_csv, check_report_folder, write_csv
 from tlfeatures.cli._terminal import show_json, show_table, show_text, warn
 
 if TYPE_CHECKING:
@@ -65,13 +65,7 @@ class AuditOutput(opt.OutputOptions):
         """Raise an error if a file cannot be written, or exists and was not written by this command."""
         from tlfeatures.report import is_audit
 
-        check_output(
-            self.write_manifest,
-            (".csv",),
-            self.force,
-            lambda path: has_header(path, _MANIFEST),
-            "--write-manifest",
-        )
+        check_csv(self.write_manifest, _MANIFEST, self.force, "--write-manifest")
         if self.output is not None:
             check_report_folder(self.output, source, self.force, is_audit)
 

@@ -15,7 +15,7 @@ from tlfeatures.cli._session import BadArgument
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["check_existing", "check_folder", "check_output", "check_report_folder", "has_header", "write_csv"]
+__all__ = ["check_csv", "check_existing", "check_folder", "check_output", "check_report_folder", "write_csv"]
 
 
 def check_output(
@@ -118,10 +118,14 @@ def _check_writable(folder: str, name: str) -> None:
         raise PermissionError(13, f"No permission to write into the folder of {name}", folder)
 
 
-def has_header(path: str, pattern: str) -> bool:
-    """Return whether the names of the columns of a CSV file, joined by commas, match a regular expression."""
-    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return bool(re.fullmatch(pattern, ",".join(next(csv.reader(file), []))))
+def check_csv(path: str | None, header: str, force: bool, option: str = "-o") -> None:
+    """Check a CSV file as `check_output` does; files whose columns match the regular expression may be overwritten."""
+
+    def is_ours(path: str) -> bool:
+        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+            return bool(re.fullmatch(header, ",".join(next(csv.reader(file), []))))
+
+    check_output(path, (".csv",), force, is_ours, option)
 
 
 def write_csv(table: pandas.DataFrame, path: str) -> None:

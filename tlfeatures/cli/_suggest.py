@@ -13,7 +13,7 @@ from tlfeatures._text import count
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import Options, argument, expand_options, option
 from tlfeatures.cli._messages import report_unreadable
-from tlfeatures.cli._outputs import check_output, check_report_folder, has_header, write_csv
+from tlfeatures.cli._outputs import check_csv, check_report_folder, write_csv
 from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._terminal import show_json, show_table, show_text, warn
 
@@ -85,7 +85,7 @@ class SuggestOutput(opt.OutputOptions):
         from tlfeatures.report import is_suggestions
 
         if self.is_table:
-            check_output(self.output, (".csv",), self.force, lambda path: has_header(path, _HEADER))
+            check_csv(self.output, _HEADER, self.force)
         elif self.output is not None:
             if os.path.splitext(self.output)[1][1:].isalpha() and not os.path.isdir(self.output):
                 raise BadArgument(f"-o {self.output!r} must end in .csv, or name a folder for the page.")

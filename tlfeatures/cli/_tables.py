@@ -11,7 +11,7 @@ import typer
 from tlfeatures._text import count
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import argument, option
-from tlfeatures.cli._outputs import check_output, has_header, write_csv
+from tlfeatures.cli._outputs import check_csv, write_csv
 from tlfeatures.cli._terminal import show_json, show_table, show_text
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class TableOptions(opt.OutputOptions):
 
     def check(self) -> None:
         """Raise an error if the output file cannot be written, or exists and is not a table of this command."""
-        check_output(self.output, (".csv",), self.force, lambda path: has_header(path, self.header))
+        check_csv(self.output, self.header, self.force)
 
     def show(self, table: pandas.DataFrame, counts: Sequence[str]) -> None:
         """Write or print the table; exit with 1 if no image can be read or, with --strict, if any cannot."""
