@@ -18,7 +18,8 @@ import tlfeatures
 PACKAGE = Path(tlfeatures.__file__).parent
 
 # Module or subpackage -> modules that it may import, lowest layer first; imports of these are allowed too.
-# All modules may also import errors, _warnings, _inputs, _params, _files, _objects, _json, _text, _dicom and __init__.
+# All modules may also import errors, _warnings, _inputs, _params, _files, _objects, _json, _text, _dicom, _threads and
+# __init__.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "_warnings": set(),
@@ -29,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "_json": set(),
     "_text": set(),
     "_dicom": set(),
+    "_threads": set(),
     "_archive": set(),
     "_callbacks": set(),
     "fingerprints": set(),
@@ -148,6 +150,7 @@ def test_imports_point_downward(path):
         "_json",
         "_text",
         "_dicom",
+        "_threads",
     }
 
 

@@ -6,6 +6,7 @@ import re
 import shlex
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,6 +41,20 @@ NAMES = {
 def read_blocks(page: Path) -> list[str]:
     """Return the blocks of code that are run."""
     return [code for reason, code in BLOCK.findall(page.read_text("utf-8")) if not reason]
+
+
+def count_not_run(page: Path) -> int:
+    return sum(bool(reason) for reason, _ in BLOCK.findall(page.read_text("utf-8")))
+
+
+def run_blocks(page: Path, namespace: dict[str, Any]) -> int:
+    """Run the blocks of a page one after the other; return their number. The error of a block is raised."""
+    blocks = read_blocks(page)
+    for code in blocks:
+        for name, replacement in NAMES.items():
+            code = code.replace(name, replacement)
+        exec(compile(code, str(page), "exec"), namespace)  # a block may use the names of an earlier one
+    return len(blocks)
 
 
 def write_pets(folder: Path) -> list[str]:
@@ -80,12 +95,22 @@ def test_code_runs(page, tmp_path, monkeypatch):
     warnings.simplefilter("ignore")
     pipeline = make_pipeline(CNNFeatures("tiny"), make_head("logreg")).fit(paths, labels)
     tlfeatures.save(pipeline, "pets.tlf")
-    for code in read_blocks(page):
-        for name, replacement in NAMES.items():
-            code = code.replace(name, replacement)
-        exec(
-            compile(code, str(page), "exec"), namespace
-        )  # a name of an earlier block may be used in a later one
+    marked = page.read_text("utf-8").count("```python\n")
+    assert run_blocks(page, namespace) + count_not_run(page) == marked  # an error in a block is raised
+
+
+def test_a_block_that_fails_is_an_error(tmp_path):
+    page = tmp_path / "page.md"
+    text = "```python\nx = 1\n```\n\n<!-- not run: no data -->\n```python\n1 / 0\n```\n\n```python\n{}\n```\n"
+    page.write_text(text.format("assert x == 1"))
+    assert run_blocks(page, {}) == 2
+    assert count_not_run(page) == 1
+    page.write_text(text.format("assert x == 2"))
+    with pytest.raises(AssertionError):
+        run_blocks(page, {})
+    page.write_text(text.format("absent"))
+    with pytest.raises(NameError, match="absent"):
+        run_blocks(page, {})
 
 
 def read_commands(page: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import warnings
@@ -182,6 +183,7 @@ def test_unknown_names_raise_an_error():
 def test_blocks_with_one_thread_may_overlap():
     """Fits in several threads do not end in the order in which they began."""
     code = """
+import threading
 from threadpoolctl import threadpool_info, threadpool_limits
 from tlfeatures.heads import blas_threads
 
@@ -199,5 +201,32 @@ with threadpool_limits(2, user_api="blas"):
     assert count() == before
     with blas_threads(10_000, 10_000):
         assert count() == before
+
+def run_in_thread(function):
+    thread = threading.Thread(target=function)
+    thread.start()
+    thread.join()
+
+before = count()
+run_in_thread(lambda: blas_threads(10, 10).__enter__())
+assert count() == {1}
+blas_threads(10, 10).__exit__(None, None, None)
+assert count() == before
+
+block = blas_threads(10, 10)
+block.__enter__()
+run_in_thread(lambda: block.__exit__(None, None, None))
+assert count() == before
+counts = []
+
+def count_in_block():
+    with block:
+        counts.append(count())
+
+run_in_thread(count_in_block)
+assert counts == [{1}]
+assert count() == before == {2}
 """
-    subprocess.run([sys.executable, "-c", code], check=True)  # tests before may have left threads that fit
+    threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"), "2")
+    # in a process of its own, because tests before may have left threads that fit
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | threads)

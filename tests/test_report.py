@@ -8,6 +8,8 @@ import json
 import os
 import pickle
 import re
+import subprocess
+import sys
 import warnings
 from html.parser import HTMLParser
 
@@ -683,6 +685,50 @@ def test_map_is_reproducible(shape):
     assert a.xy.shape == (min(shape[0], 5000), 2)
     assert np.isfinite(a.xy).all()
     assert a.method == ("t-SNE" if shape == (60, 100) else "PCA")
+
+
+def test_maps_in_several_threads_have_one_blas_thread_each():
+    """Maps that are made at the same time do not end in the order in which they began."""
+    code = """
+import threading
+import numpy as np
+from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_info
+from tlfeatures.report import map_embeddings
+from tlfeatures.selection._result import sample_embeddings
+
+def count():
+    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+X = np.random.default_rng(0).normal(size=(60, 10)).astype("float32")
+sample, first_is_in, second_is_in, first_is_out = sample_embeddings(X), *(threading.Event() for _ in range(3))
+fit_transform, counts = TSNE.fit_transform, []
+
+def overlap(tsne, X):
+    if threading.current_thread().name == "first":
+        first_is_in.set()
+        assert second_is_in.wait(60)
+    else:
+        second_is_in.set()
+        assert first_is_out.wait(60)
+    counts.append(count())
+    return fit_transform(tsne, X)
+
+def make_first():
+    map_embeddings(sample)
+    first_is_out.set()
+
+TSNE.fit_transform = overlap
+thread = threading.Thread(target=make_first, name="first")
+thread.start()
+assert first_is_in.wait(60)
+map_embeddings(sample)
+thread.join()
+assert counts == [{1}, {1}], counts
+assert count() == {2}, count()
+"""
+    threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"), "2")
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | threads)
 
 
 def test_map_keeps_clusters_together():

@@ -105,7 +105,7 @@ def test_a_failed_download_raises_an_error_with_file_folder_and_address(no_weigh
         f"Expected the file vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5 in {no_weights}",
         "https://storage.googleapis.com/tensorflow/keras-applications/vgg19/vgg19_weights_tf_dim",
         "KERAS_HOME", "`tlfeatures weights fetch vgg19`", "weights='path/to/file'", "weights=None",
-        "Networks whose weights are on this machine: 'tiny'.",
+        "Other networks whose weights are on this machine: 'tiny'.",
     ):  # fmt: skip
         assert part in str(caught.value)
 
@@ -117,6 +117,25 @@ def test_the_error_lists_the_networks_with_weights_on_this_machine(no_weights):
         (no_weights / spec.weights_file(top=name == "resnet50", image_size=(spec.image_size,) * 2)).touch()
     with pytest.raises(WeightsError, match=r"this machine: 'resnet50', 'mobilenet_0.5', 'tiny'\.$"):
         fetch_weights(NETWORKS["vgg19"], top=False, image_size=(32, 32))
+
+
+def test_the_error_says_whether_the_file_is_absent_or_damaged(no_weights):
+    spec = NETWORKS["vgg16"]
+    file = no_weights / spec.weights_file(top=False, image_size=(224, 224))
+    no_weights.mkdir(parents=True)
+    file.touch()
+    with pytest.raises(
+        WeightsError, match=r"^The ImageNet weights of 'vgg16' with the fully connected top "
+    ) as caught:
+        fetch_weights(spec, top=True, image_size=(224, 224))
+    assert "are not on this machine" in str(caught.value)
+    assert str(caught.value).endswith("Other networks whose weights are on this machine: 'tiny'.")
+    with pytest.raises(
+        WeightsError, match=r"'vgg16' is damaged and could not be downloaded again \("
+    ) as caught:
+        fetch_weights(spec, top=False, image_size=(224, 224), damaged=file)
+    assert str(caught.value).startswith(f"The weights file {str(file)!r}")
+    assert "are not on this machine" not in str(caught.value)
 
 
 def test_no_path_is_suggested_if_keras_would_build_another_network_for_it(no_weights):

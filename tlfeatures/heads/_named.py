@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, SVR, LinearSVC, LinearSVR
-from threadpoolctl import threadpool_limits
 
+from tlfeatures._threads import one_blas_thread
 from tlfeatures.errors import UnknownNameError
 from tlfeatures.heads._nystroem import StableNystroem
 
@@ -296,30 +295,7 @@ def blas_threads(rows: int, columns: int) -> AbstractContextManager[Any]:
     >>> with blas_threads(1000, 768):
     ...     _ = make_head("ridge").fit([[0.0], [1.0], [2.0]], [0, 1, 1])
     """
-    return _ONE_BLAS_THREAD if rows * columns < _MIN_VALUES_FOR_THREADS else nullcontext()
-
-
-class _OneBlasThread:
-    """One thread for BLAS from the first of overlapping blocks, which may be in several threads, to the last one."""
-
-    def __init__(self) -> None:
-        self._lock, self._n_blocks = threading.Lock(), 0
-        self._limits: Any = None
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._n_blocks:
-                self._limits = threadpool_limits(1, user_api="blas")
-            self._n_blocks += 1
-
-    def __exit__(self, *args: object) -> None:
-        with self._lock:
-            self._n_blocks -= 1
-            if not self._n_blocks:
-                self._limits.restore_original_limits()
-
-
-_ONE_BLAS_THREAD = _OneBlasThread()
+    return one_blas_thread if rows * columns < _MIN_VALUES_FOR_THREADS else nullcontext()
 
 
 def _table(task: str) -> dict[str, _HeadSpec]:

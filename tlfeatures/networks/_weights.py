@@ -104,7 +104,7 @@ def fetch_weights(
     try:
         download(url, folder / name, digest, None if digest else check, timeout)
     except Exception as error:
-        raise WeightsError(_describe_failure(spec, top, image_size, folder, error)) from error
+        raise WeightsError(_describe_failure(spec, top, image_size, folder, error, damaged)) from error
     return folder / name
 
 
@@ -114,23 +114,36 @@ def writable_folder() -> Path:
 
 
 def _describe_failure(
-    spec: NetworkSpec, top: bool, image_size: tuple[int, int], folder: Path, error: Exception
+    spec: NetworkSpec,
+    top: bool,
+    image_size: tuple[int, int],
+    folder: Path,
+    error: Exception,
+    damaged: Path | None,
 ) -> str:
+    kind = " with the fully connected top" if top and "{notop}" in spec.url else ""
+    problem = (
+        f"The ImageNet weights of {spec.name!r}{kind} are not on this machine and could not be downloaded"
+    )
+    if damaged is not None:
+        problem = (
+            f"The weights file {str(damaged)!r} of {spec.name!r} is damaged and could not be downloaded again"
+        )
     name = spec.weights_file(top=top, image_size=image_size)
-    command = f"tlfeatures weights fetch {spec.name}{' --top' if top and spec.notop else ''}"
+    command = f"tlfeatures weights fetch {spec.name}{' --top' if kind else ''}"
     if name != spec.weights_file(top=top, image_size=(spec.image_size,) * 2):
         command += f" --image-size {image_size[0]}"
     url = spec.weights_url(top=top, image_size=image_size)
-    kind = "" if type(error) in (OSError, WeightsError) else f"{type(error).__name__}: "
+    others = [other for other in available_networks() if other != spec.name]
+    error_type = "" if type(error) in (OSError, WeightsError) else f"{type(error).__name__}: "
     # for networks with an entry layer, Keras builds a different graph if weights is a path
     path_option = "" if spec.entry else "pass `weights='path/to/file'`, "
     return (
-        f"The ImageNet weights of {spec.name!r} are not on this machine and could not be downloaded "
-        f"({kind}{' '.join(str(error).split())[:300]}). Expected the file {name} in {folder} "
+        f"{problem} ({error_type}{' '.join(str(error).split())[:300]}). Expected the file {name} in {folder} "
         f"(KERAS_HOME sets the folder that contains 'models'). `{command}` tries again; its option --mirror names "
         f"another server. To work offline, download {url} on another machine and run "
         f"`tlfeatures weights import FILE` here, {path_option}or pass `weights=None` for random weights. "
-        f"Networks whose weights are on this machine: {', '.join(map(repr, available_networks()))}."
+        f"Other networks whose weights are on this machine: {', '.join(map(repr, others))}."
     )
 
 

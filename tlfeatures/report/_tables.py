@@ -12,6 +12,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_fscore_support
 from threadpoolctl import threadpool_limits
 
+from tlfeatures._threads import one_blas_thread
 from tlfeatures.results import EmbeddingSample
 
 _TSNE_ROWS = 1000  # takes about five seconds; with more images, principal components are shown
@@ -154,7 +155,10 @@ def map_embeddings(sample: EmbeddingSample) -> EmbeddingMap:
         return EmbeddingMap(xy, "PCA", f"{share}; other components may separate the classes.")
     from sklearn.manifold import TSNE
 
-    with threadpool_limits(1):  # sums over several threads differ from run to run
+    with (
+        one_blas_thread,
+        threadpool_limits(1, user_api="openmp"),
+    ):  # sums over several threads differ from run to run
         tsne = TSNE(2, init="pca", perplexity=min(30, max(5, n / 10)), random_state=0, n_jobs=1)
         xy = tsne.fit_transform(Z.astype(np.float32))
     return EmbeddingMap(xy, "t-SNE", "Neighbors are similar; distances between far groups have no meaning.")

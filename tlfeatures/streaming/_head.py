@@ -15,9 +15,9 @@ from sklearn.metrics import log_loss
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
 
 from tlfeatures._params import boolean, check_parameter, integer, number
+from tlfeatures._threads import one_blas_thread
 from tlfeatures._warnings import warn
 from tlfeatures.errors import InvalidParameterError
 from tlfeatures.evaluation import check_groups, check_labels, split_validation
@@ -249,7 +249,7 @@ class _Training:
         options = {} if self.classes is None else {"classes": self.classes}
         for epoch in range(epochs):
             # threads would wait for each other longer than the product of a small batch takes
-            with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
+            with warnings.catch_warnings(), one_blas_thread:
                 warnings.filterwarnings(
                     "ignore", "Got `batch_size` less than 1 or larger"
                 )  # for the last batch
