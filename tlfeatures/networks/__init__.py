@@ -9,10 +9,11 @@ from tlfeatures.networks._backbone import Backbone, Description, Tap
 from tlfeatures.networks._digests import model_digest
 from tlfeatures.networks._graph import copy_operation, find_autocasts, full_config, walk
 from tlfeatures.networks._imagenet import imagenet_classes
+from tlfeatures.networks._names import find_licence, find_network, names_preset
 from tlfeatures.networks._open import open_backbone
 from tlfeatures.networks._pooling import pool, pooling_parts, pooling_width
 from tlfeatures.networks._presets import PRESETS, PresetSpec, find_folder
-from tlfeatures.networks._registry import NETWORKS, NetworkSpec, find_licence, find_network, names_preset
+from tlfeatures.networks._registry import NETWORKS, NetworkSpec
 from tlfeatures.networks._texts import embed_texts, identify_texts, preset_resizing
 from tlfeatures.networks._torch_backbone import TorchBackbone
 from tlfeatures.networks._weights import find_weights

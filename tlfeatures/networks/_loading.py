@@ -21,7 +21,8 @@ from tlfeatures.networks import _metadata
 from tlfeatures.networks._custom import as_graph, open_model
 from tlfeatures.networks._graph import Graph
 from tlfeatures.networks._modules import find_builder
-from tlfeatures.networks._registry import NetworkSpec, find_network
+from tlfeatures.networks._names import find_network
+from tlfeatures.networks._registry import NetworkSpec
 from tlfeatures.networks._weights import draw_weights, fetch_weights, find_weights, read_weights
 
 __all__ = ["NetworkLoader", "Variant", "cached", "cached_graph"]

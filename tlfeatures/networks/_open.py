@@ -11,7 +11,7 @@ from tlfeatures._torch import is_module
 from tlfeatures.errors import InvalidParameterError
 from tlfeatures.networks._backbone import Backbone
 from tlfeatures.networks._hub_backbone import HubBackbone
-from tlfeatures.networks._registry import names_preset
+from tlfeatures.networks._names import names_preset
 from tlfeatures.networks._torch_backbone import TorchBackbone
 
 __all__ = ["open_backbone"]

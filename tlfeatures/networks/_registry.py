@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from tlfeatures.errors import UnknownNameError
-from tlfeatures.networks._presets import PRESETS, find_preset, is_preset, plain_name
-
-__all__ = ["NETWORKS", "NetworkSpec", "find_licence", "find_network", "is_network_name", "names_preset"]
+__all__ = ["NETWORKS", "NetworkSpec"]
 
 _HOST = "https://storage.googleapis.com/"
 _TF = _HOST + "tensorflow/keras-applications/"
-_ORDERING = "{name}_weights_tf_dim_ordering_tf_kernels{notop}.h5"
 
 
 @dataclass(frozen=True)
@@ -33,6 +29,8 @@ class NetworkSpec:
         Side in pixels of the images that the weights were trained on.
     url : str
         Template of the address of the weights, with the fields ``{notop}`` (empty, or ``notop``) and ``{size}``.
+    licence : str
+        Licence of the pretrained weights.
     notop : str
         Suffix of the weights file without the fully connected top.
     weight_sizes : tuple of int
@@ -43,8 +41,8 @@ class NetworkSpec:
         Arguments of the builder that leave out the preprocessing inside the network.
     entry : str or None
         First layer after preprocessing that the builder cannot leave out.
-    licence : str
-        Licence of the pretrained weights.
+    aliases : tuple of str
+        Other names of the network.
     bundled : str
         Weights file in the package; empty for networks whose weights are downloaded.
     top : str
@@ -66,7 +64,7 @@ class NetworkSpec:
     kwargs: tuple[tuple[str, Any], ...] = ()
     options: tuple[tuple[str, Any], ...] = ()
     entry: str | None = None
-    aliases: tuple[str, ...] = field(default=())
+    aliases: tuple[str, ...] = ()
     bundled: str = ""
     top: str = "predictions"
     version: int = 1
@@ -85,6 +83,11 @@ class NetworkSpec:
         return file.replace("NASNet-", "nasnet_").replace("-no-top", "_no_top")
 
 
+def _kernels_url(name: str, folder: str = "") -> str:
+    """Return the template of the address of weights that Keras names after the order of their dimensions."""
+    return f"{_TF}{folder or name}/{name}_weights_tf_dim_ordering_tf_kernels{{notop}}.h5"
+
+
 def _alexnet() -> Iterator[NetworkSpec]:
     taps = ("pool1", "pool2", "conv3", "conv4", "pool5")
     url = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
@@ -94,8 +97,7 @@ def _alexnet() -> Iterator[NetworkSpec]:
 def _vgg() -> Iterator[NetworkSpec]:
     for name in ("vgg16", "vgg19"):
         taps = tuple(f"block{i}_pool" for i in range(1, 6))
-        url = f"{_TF}{name}/{_ORDERING.replace('{name}', name)}"
-        yield NetworkSpec(name, name.upper(), name, taps, 224, url, "CC-BY-4.0")
+        yield NetworkSpec(name, name.upper(), name, taps, 224, _kernels_url(name), "CC-BY-4.0")
 
 
 def _resnet() -> Iterator[NetworkSpec]:
@@ -109,22 +111,21 @@ def _resnet() -> Iterator[NetworkSpec]:
                 "resnet_v2" if version else "resnet",
                 (*early, f"conv4_block{conv4}_out", "conv5_block1_out", late),
                 224,
-                f"{_TF}resnet/{_ORDERING.replace('{name}', keras_name)}",
+                _kernels_url(keras_name, "resnet"),
                 "MIT",
             )
 
 
 def _inception() -> Iterator[NetworkSpec]:
-    taps = ("mixed2", "mixed4", "mixed6", "mixed7", "mixed9", "mixed10")
-    url = f"{_TF}inception_v3/{_ORDERING.replace('{name}', 'inception_v3')}"
-    yield NetworkSpec("inception_v3", "InceptionV3", "inception_v3", taps, 299, url, "Apache-2.0")
-    taps = ("mixed_5b", "block35_10_ac", "block17_10_ac", "block17_20_ac", "block8_5_ac", "conv_7b_ac")
-    url = f"{_TF}inception_resnet_v2/{_ORDERING.replace('{name}', 'inception_resnet_v2')}"
-    name = "inception_resnet_v2"
-    yield NetworkSpec(name, "InceptionResNetV2", name, taps, 299, url, "Apache-2.0")
-    taps = ("add_1", "add_2", "add_6", "add_10", "add_11", "block14_sepconv2_act")
-    url = f"{_TF}xception/{_ORDERING.replace('{name}', 'xception')}"
-    yield NetworkSpec("xception", "Xception", "xception", taps, 299, url, "MIT")
+    for name, builder, licence, taps in (
+        ("inception_v3", "InceptionV3", "Apache-2.0",
+         ("mixed2", "mixed4", "mixed6", "mixed7", "mixed9", "mixed10")),
+        ("inception_resnet_v2", "InceptionResNetV2", "Apache-2.0",
+         ("mixed_5b", "block35_10_ac", "block17_10_ac", "block17_20_ac", "block8_5_ac", "conv_7b_ac")),
+        ("xception", "Xception", "MIT",
+         ("add_1", "add_2", "add_6", "add_10", "add_11", "block14_sepconv2_act")),
+    ):  # fmt: skip
+        yield NetworkSpec(name, builder, name, taps, 299, _kernels_url(name), licence)
 
 
 def _densenet() -> Iterator[NetworkSpec]:
@@ -137,9 +138,8 @@ def _densenet() -> Iterator[NetworkSpec]:
             f"conv5_block{conv5 // 2}_concat",
             "relu",
         )
-        name = f"densenet{depth}"
-        url = f"{_TF}densenet/{_ORDERING.replace('{name}', name)}"
-        yield NetworkSpec(name, f"DenseNet{depth}", "densenet", taps, 224, url, "BSD-3-Clause")
+        url = _kernels_url(f"densenet{depth}", "densenet")
+        yield NetworkSpec(f"densenet{depth}", f"DenseNet{depth}", "densenet", taps, 224, url, "BSD-3-Clause")
 
 
 def _nasnet() -> Iterator[NetworkSpec]:
@@ -297,59 +297,3 @@ _FAMILIES = (
 )  # fmt: skip
 
 NETWORKS: dict[str, NetworkSpec] = {spec.name: spec for family in _FAMILIES for spec in family()}
-
-
-_SPELLINGS = {plain_name(n): spec for spec in NETWORKS.values() for n in (spec.name, *spec.aliases)}
-
-
-def find_licence(model: Any, weights: Any) -> str | None:
-    """Return the licence of the pretrained weights of a network; None for other networks and weights.
-
-    Examples
-    --------
-    >>> find_licence("MobileNetV2", "imagenet"), find_licence("mine.keras", "imagenet")
-    ('Apache-2.0', None)
-    """
-    if not isinstance(model, str):
-        return None
-    spec = _SPELLINGS.get(plain_name(model)) or find_preset(model)
-    return None if spec is None or weights not in ("imagenet", "bundled") else spec.licence
-
-
-def is_network_name(name: Any) -> bool:
-    """Whether ``name`` is the name of a network of the table, in any spelling."""
-    return isinstance(name, str) and plain_name(name) in _SPELLINGS
-
-
-def names_preset(model: Any) -> bool:
-    """Whether ``model`` is a preset of KerasHub by its name, handle or folder, and not a network of Keras."""
-    return is_preset(model) and not is_network_name(model)
-
-
-def find_network(name: str) -> NetworkSpec:
-    """Find the row of a network by its name, in any case or spelling.
-
-    Raises
-    ------
-    UnknownNameError
-        A ``ValueError`` with the nearest names.
-
-    Examples
-    --------
-    >>> find_network("MobileNetV2").name, find_network("ResNet50V2").image_size
-    ('mobilenet_v2', 224)
-    """
-    try:
-        return _SPELLINGS[plain_name(name)]
-    except KeyError:
-        pass
-    if is_preset(name):
-        raise UnknownNameError(
-            f"{name!r} is a preset of KerasHub, or a path; expected the name of a network of keras.applications, "
-            "'alexnet' or 'tiny'. A preset has neither a classification layer nor a weights file in Keras's folder; "
-            f"the first use, such as CNNFeatures({name!r}).fit(images), downloads it.",
-            "model",
-        )
-    raise UnknownNameError.of(
-        "network", name.lower(), [*NETWORKS, *PRESETS], "`tlfeatures models` for all names", "model"
-    ) from None

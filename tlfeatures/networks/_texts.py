@@ -11,7 +11,7 @@ import numpy as np
 from tlfeatures._files import file_stamp
 from tlfeatures.errors import InvalidParameterError
 from tlfeatures.networks import _presets
-from tlfeatures.networks._registry import names_preset
+from tlfeatures.networks._names import names_preset
 
 __all__ = ["embed_texts", "identify_texts", "preset_resizing"]
 
