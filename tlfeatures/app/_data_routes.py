@@ -66,7 +66,7 @@ def _add_thumbnails(app: FastAPI, training: TrainingImages) -> None:
         try:
             content = await asyncio.to_thread(training.thumbnail, row, is_large)
         except ImageReadError as error:
-            raise Problem(404, "unreadable-image", f"The image cannot be read: {error.reason}.") from None
+            raise Problem.unreadable(error.reason, 404) from None
         return Response(content, media_type="image/jpeg", headers=headers)
 
     @app.get("/app/training/{row}", include_in_schema=False)

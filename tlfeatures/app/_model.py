@@ -12,6 +12,7 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 
 from tlfeatures import __version__
+from tlfeatures.app._answers import describe_map, describe_predictions
 from tlfeatures.app._problems import Problem
 from tlfeatures.app._provisional import ProvisionalHead
 from tlfeatures.app._queue import list_batch_sizes
@@ -19,7 +20,7 @@ from tlfeatures.app._training import TrainingImages
 from tlfeatures.errors import ImageReadError, SavedModelError
 from tlfeatures.features import embed
 from tlfeatures.images import Images
-from tlfeatures.predictions import FittedModel, Predictions
+from tlfeatures.predictions import FittedModel
 from tlfeatures.saved_models import load_model
 from tlfeatures.sources import Source
 from tlfeatures.trust import explain
@@ -170,7 +171,7 @@ class ServedModel:
         def run(part: list[bytes]) -> list[Any]:
             fitted = self.fitted  # another thread may change it
             predictions = fitted.predict(part)
-            results = self._describe(predictions)
+            results = describe_predictions(predictions)
             if isinstance(fitted.head[-1], ProvisionalHead):
                 for row in predictions.rows.tolist():
                     results[row]["provisional"] = True
@@ -201,7 +202,7 @@ class ServedModel:
             extracted = embed(self.fitted.cnn, part, on_error="nan")
             results: list[Any] = [{"embedding": row} for row in extracted.features.tolist()]
             for row, reason in extracted.errors.items():
-                results[row] = _unreadable(reason)
+                results[row] = Problem.unreadable(reason)
             return results
 
         return self._answer(images, run)
@@ -229,21 +230,10 @@ class ServedModel:
         try:
             result = explain(self.pipeline, images, label=label)
         except ImageReadError as error:
-            return _unreadable(error.reason)
+            return Problem.unreadable(error.reason)
         except ValueError as error:
             return Problem(422, "invalid-label", str(error))
-        width, height = result.images.size(0)
-        left, top, right, bottom = result.decoder.find_box((width, height))
-        return {
-            "prediction": _to_plain(result.predictions[0]),
-            "label": None if result.labels is None else _to_plain(result.labels[0]),
-            "value": float(result.values[0]),
-            "value_name": result.value,
-            "constant": float(result.constants[0]),
-            "method": result.method,
-            "box": [left / width, top / height, right / width, bottom / height],
-            "map": result.maps[0].tolist(),
-        }
+        return describe_map(result)
 
     def _answer(self, images: list[bytes], run: Callable[[list[bytes]], list[Any]]) -> list[Any]:
         """Return the results of the images within the pixel limit, and problems for the others."""
@@ -257,47 +247,17 @@ class ServedModel:
     def _check(self, image: bytes) -> Problem | None:
         """Return the problem of an image whose header cannot be read, or states too many pixels."""
         if not image:
-            return _unreadable("the file is empty")
+            return Problem.unreadable("the file is empty")
         try:
             width, height = Images.of([image]).size(0)
         except ImageReadError as error:
-            return _unreadable(error.reason)
+            return Problem.unreadable(error.reason)
         if width * height <= self.max_pixels:
             return None
         detail = (
             f"The image has {width} x {height} pixels; at most {self.max_pixels:,} are decoded. Resize it."
         )
         return Problem(413, "too-many-pixels", detail)
-
-    def _describe(self, predictions: Predictions) -> list[Any]:
-        """Return one dict for each image that could be read, and a `Problem` for the others."""
-        extracted = predictions.extracted
-        results: list[Any] = [
-            _unreadable(extracted.errors.get(row, "")) for row in range(len(extracted.keys))
-        ]
-        names = None if predictions.classes is None else [str(c) for c in predictions.classes.tolist()]
-        conformal = predictions.conformal
-        for i, row in enumerate(predictions.rows.tolist()):
-            result: dict[str, Any] = {"prediction": _to_plain(predictions.values[i])}
-            if predictions.probabilities is not None:
-                order = np.argsort(-predictions.probabilities[i], kind="stable")
-                result["probabilities"] = {names[j]: float(predictions.probabilities[i, j]) for j in order}
-            elif predictions.decision is not None:
-                result["decision"] = float(predictions.decision[i])
-            if conformal is not None:
-                if conformal.sets is not None:
-                    result["set"] = [
-                        name for name, is_in in zip(names, conformal.sets[i], strict=True) if is_in
-                    ]
-                    result["p_value"] = float(conformal.p_values[i])
-                if conformal.intervals is not None:
-                    result["interval"] = conformal.intervals[i].tolist()
-                if conformal.unusual is not None:
-                    result["unusual"] = bool(conformal.unusual[i])
-            if row in extracted.low_contrast:
-                result["warning"] = extracted.low_contrast[row]
-            results[row] = result
-        return results
 
     def about(self) -> dict[str, Any]:
         """Describe the model: network, layers, input, head, classes, what it can compute, and versions.
@@ -314,7 +274,7 @@ class ServedModel:
         return {
             "name": Path(self.path).name,
             "task": "regression" if classes is None else "classification",
-            "classes": None if classes is None else [_to_plain(c) for c in classes],
+            "classes": None if classes is None else classes.tolist(),
             "network": recipe["network"],
             "layers": list(cnn.layers_),
             "pooling": cnn.pooling,
@@ -328,15 +288,6 @@ class ServedModel:
             "batch_size": self.batch_size,
             "version": __version__,
         }
-
-
-def _unreadable(reason: str) -> Problem:
-    return Problem(422, "unreadable-image", f"The image cannot be read: {reason}.")
-
-
-def _to_plain(value: Any) -> Any:
-    """Return a Python object for an element of an array."""
-    return value.item() if hasattr(value, "item") else value
 
 
 def _make_noise(n: int) -> list[bytes]:

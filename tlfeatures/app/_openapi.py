@@ -9,9 +9,7 @@ from tlfeatures.app._problems import MEDIA_TYPE, Problem
 __all__ = ["HEALTH", "MODEL", "describe_task"]
 
 _PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
-_ERROR = Problem(
-    422, "unreadable-image", "The image cannot be read: not an image in a known format."
-).to_dict()
+_ERROR = Problem.unreadable("not an image in a known format").to_dict()
 _REQUEST = {
     "required": True,
     "content": {

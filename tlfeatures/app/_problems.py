@@ -32,6 +32,11 @@ class Problem(Exception):
         self.status, self.name, self.detail = status, name, detail
         self.headers = dict(headers or {})
 
+    @classmethod
+    def unreadable(cls, reason: str, status: int = 422) -> Problem:
+        """Make the problem of an image that cannot be read."""
+        return cls(status, "unreadable-image", f"The image cannot be read: {reason}.")
+
     def to_dict(self) -> dict[str, Any]:
         """Return the members of the problem detail: type, title, status and detail."""
         return {
