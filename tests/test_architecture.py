@@ -240,9 +240,6 @@ def count_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return lines
 
 
-LONG = {"selection/_search.py"}  # modules with longer functions
-
-
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_functions_have_at_most_60_lines(path):
     functions = [
@@ -251,7 +248,7 @@ def test_functions_have_at_most_60_lines(path):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
     long = {node.name: count_lines(node) for node in functions if count_lines(node) > 60}
-    assert not long or str(path.relative_to(PACKAGE)) in LONG, long
+    assert not long
 
 
 def test_the_api_page_has_one_row_for_each_module_and_its_names_exist():

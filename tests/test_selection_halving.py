@@ -27,9 +27,10 @@ from tlfeatures.report import write_report
 from tlfeatures.selection import _fold_data, _head_grids, _matrices
 from tlfeatures.selection._candidates import EmbeddingGrid, plan_passes
 from tlfeatures.selection._fits import evaluate
-from tlfeatures.selection._halving import choose_survivors, make_subsets
+from tlfeatures.selection._halving import choose_survivors
 from tlfeatures.selection._head_grids import make_head_grids
 from tlfeatures.selection._progress import ProgressSteps
+from tlfeatures.selection._subsets import make_subsets
 
 LAYERS = ["block3_pw_relu", "block7_add", "block10_pw_relu"]
 GRID = {"models": "tiny", "image_sizes": [32], "layers": LAYERS, "poolings": "avg", "resize": "stretch"}

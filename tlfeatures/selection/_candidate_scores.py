@@ -12,8 +12,9 @@ from tlfeatures.evaluation import Fold
 from tlfeatures.heads import blas_threads
 from tlfeatures.selection._cv_results import Candidate
 from tlfeatures.selection._fits import Scores, evaluate
-from tlfeatures.selection._halving import Round, SkippedRound, Subset, can_compare, choose_survivors
+from tlfeatures.selection._halving import Round, SkippedRound, can_compare, choose_survivors
 from tlfeatures.selection._head_grids import Head
+from tlfeatures.selection._subsets import Subset
 
 __all__ = ["CandidateScores"]
 
@@ -24,7 +25,7 @@ class CandidateScores:
     Parameters
     ----------
     runner : SearchRunner
-        Source of the embeddings, heads, folds and subsets; it is not changed.
+        Source of the embeddings, heads, folds, subsets and the prescreen; it is not changed.
 
     Attributes
     ----------
@@ -47,7 +48,7 @@ class CandidateScores:
         self.candidates: list[Candidate] = []
         indices: list[int] = []
         grids: list[int] = []
-        for i in np.flatnonzero(runner.to_fit.any(axis=1)).tolist():
+        for i in np.flatnonzero(runner.prescreen.to_fit.any(axis=1)).tolist():
             embedding = runner.embeddings[i]
             heads = runner.list_heads(embedding)
             for head in heads:
@@ -115,7 +116,7 @@ class CandidateScores:
                 index = self.embedding_index[part[0]]
                 X = self._runner.load_matrix(self._runner.embeddings[index], subset)
                 heads = self._list_heads(part, len(X))
-                to_fit = self._runner.to_fit[index]
+                to_fit = self._runner.prescreen.to_fit[index]
                 selected = [fold if fits else None for fold, fits in zip(folds, to_fit, strict=True)]
                 for task in [selected] if self._tasks_per_embedding == 1 else _separate(selected):
                     yield X, data.y, task, heads, self._runner.scorer, data.metadata

@@ -7,7 +7,6 @@ logistic regression starts each C from the solution for the previous one.
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,8 +21,9 @@ from tlfeatures.selection._fold_data import FoldData
 from tlfeatures.selection._head_grids import Head
 from tlfeatures.selection._metadata_routing import Metadata, fit_estimator
 from tlfeatures.selection._ridge_path import fit_ridge_path
+from tlfeatures.selection._scorer import compute_score
 
-__all__ = ["FoldPredictions", "Scores", "check_scorer", "evaluate", "predict_fold"]
+__all__ = ["FoldPredictions", "Scores", "evaluate", "predict_fold"]
 
 _NO_METADATA = Metadata()
 # An SVC has a decision value for each pair of classes. Above this number of classes, decision values are not computed.
@@ -123,7 +123,7 @@ def evaluate(
         for head, scores in zip(heads, results, strict=True):
             for point, model, rows, seconds in _fit_points(fold, head):
                 start = time.perf_counter()
-                scores.test[point, i] = _score(
+                scores.test[point, i] = compute_score(
                     scorer, model, rows, fold.y_test, head, f"on fold {i}", scorer_params
                 )
                 scores.score_seconds[point, i] = time.perf_counter() - start
@@ -148,46 +148,6 @@ def predict_fold(
         probabilities = _insert_classes(probabilities, columns, len(classes), 0.0)
         decisions = _insert_classes(decisions, columns, len(classes), np.nan)
     return FoldPredictions(fold[1], model.predict(rows), probabilities, decisions)
-
-
-def check_scorer(scorer: Any, name: str, heads: Sequence[Head], y: np.ndarray) -> None:
-    """Score every head once on constant features, so that a score that cannot be computed raises early.
-
-    Raises
-    ------
-    ValueError
-        If a score cannot be computed; the message names the head, the score and the reason.
-    """
-    rows = np.arange(min(len(y), 20))
-    if heads[0].task == "classification":  # two rows of each class
-        rows = np.concatenate([np.flatnonzero(y == label)[:2] for label in np.unique(y)])
-    # on constant features heads predict the mean of the targets, for which every regression score is defined
-    X = np.zeros((len(rows), 1))
-    for head in heads:
-        model = head.estimator(0)
-        if head.user_estimator is None and "n_neighbors" in model.get_params():
-            model.set_params(n_neighbors=1)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # warnings about constant features
-            try:
-                fit_estimator(head, model, X, y[rows], {})
-            except Exception:
-                if head.user_estimator is None:
-                    raise
-                continue  # an estimator passed by the user may need more rows or columns
-            _score(scorer, model, X, y[rows], head, f"by {name!r} on these labels", {})
-
-
-def _score(
-    scorer: Any, model: Any, X: np.ndarray, y: np.ndarray, head: Head, where: str, params: dict[str, Any]
-) -> float:
-    try:
-        return scorer(model, X, y, **params)
-    except (AttributeError, ValueError, TypeError) as error:
-        raise ValueError(
-            f"The head {head.name!r} cannot be scored {where}: {str(error).rstrip('.')}. Leave it out, or choose "
-            "another scoring."
-        ) from error
 
 
 def _insert_classes(

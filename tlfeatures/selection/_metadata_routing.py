@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from sklearn import config_context, get_config
 from sklearn.pipeline import Pipeline
-from sklearn.utils.metadata_routing import process_routing
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.validation import has_fit_parameter
 
 from tlfeatures._warnings import warn
-from tlfeatures.selection._head_grids import Head
+from tlfeatures.selection._head_grids import Head, list_user_estimators
 
-__all__ = ["Metadata", "check_sample_weight", "fit_estimator", "routing_enabled"]
+__all__ = ["Metadata", "check_sample_weight", "fit_estimator", "make_router", "routing_enabled"]
 
 
 def routing_enabled() -> bool:
@@ -101,6 +101,18 @@ class Metadata:
     def for_scorer(self, rows: np.ndarray) -> dict[str, Any]:
         """Select the arguments of the scorer for some rows."""
         return _take(self.scorer, rows)
+
+
+def make_router(search: Any) -> MetadataRouter:
+    """Make the router of a search, of the estimators in its ``heads`` and of its scorer."""
+    router = MetadataRouter(owner=search).add_self_request(search)
+    for name, estimator in list_user_estimators(search.heads).items():
+        mapping = MethodMapping().add(caller="fit", callee="fit")
+        router.add(method_mapping=mapping, **{f"head_{name}": estimator})
+    if callable(search.scoring):
+        mapping = MethodMapping().add(caller="fit", callee="score").add(caller="score", callee="score")
+        router.add(scorer=search.scoring, method_mapping=mapping)
+    return router
 
 
 def _take(params: Mapping[str, Any], rows: np.ndarray) -> dict[str, Any]:

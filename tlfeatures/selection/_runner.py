@@ -15,8 +15,7 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from tlfeatures._warnings import warn
 from tlfeatures.evaluation import Fold, find_duplicates
-from tlfeatures.fingerprints import array_key
-from tlfeatures.heads import BlockScaler, blas_threads
+from tlfeatures.heads import blas_threads
 from tlfeatures.images import Images
 from tlfeatures.results import LearningCurve, score_bounds
 from tlfeatures.selection._best_pipeline import fit_best_pipeline
@@ -32,22 +31,21 @@ from tlfeatures.selection._cv_results import (
 from tlfeatures.selection._fits import predict_fold
 from tlfeatures.selection._grouped_score import score_grouped
 from tlfeatures.selection._halving import (
-    Subset,
     can_compare,
     describe_no_rounds,
     describe_rounds,
     find_comparable_scores,
-    make_subsets,
     tabulate_rounds,
     uses_halving,
 )
 from tlfeatures.selection._head_grids import Head
 from tlfeatures.selection._matrices import EmbeddingMatrices
 from tlfeatures.selection._out_of_fold import collect_out_of_fold
-from tlfeatures.selection._prescreen import compare_prescreen, prescreen_subsets
+from tlfeatures.selection._prescreen import Prescreen
 from tlfeatures.selection._progress import ProgressSteps
 from tlfeatures.selection._result import scoring_name
 from tlfeatures.selection._rules import choose, choose_nested
+from tlfeatures.selection._subsets import Subset, make_subsets
 from tlfeatures.selection._training_data import TrainingData
 from tlfeatures.selection.advice import advise, learning_curve
 
@@ -120,7 +118,7 @@ class SearchRunner:
     def _compare_candidates(self) -> None:
         with self.step(f"prescreen ({self.search.prescreen_method})", len(self.embeddings)):
             self._prescreen()
-            if self.subsets and not self._can_eliminate():
+            if self.subsets and not can_compare(self._count_candidates()):
                 self.subsets = []
                 self._prescreen()
         self._choose(CandidateScores(self))
@@ -206,45 +204,13 @@ class SearchRunner:
             groups, first = self.duplicates.groups, self.search.first_subset
             self.subsets = make_subsets(y, groups, self.folds, task, seed, first)
 
-    def _can_eliminate(self) -> bool:
-        fitted = [e for e, kept in zip(self.embeddings, self.kept, strict=True) if kept]
-        return can_compare(sum(len(head.points) for e in fitted for head in self.list_heads(e)))
-
     def _prescreen(self) -> None:
-        """Score embeddings without fitting heads, and mark in ``to_fit`` the folds on which to fit heads."""
-        subset = self.subsets[0] if self.subsets else None
-        y = self.data.y if subset is None else self.data.y[subset.rows]
-        subsets = [np.arange(len(y)), *(train for train, _ in (self.folds if self.inner_folds else []))]
-        distinct: dict[Any, Embedding] = {}
+        self.prescreen = Prescreen(self)
+        self.embeddings = self.prescreen.embeddings
 
-        def arguments() -> Iterator[tuple]:
-            for embedding in self.embeddings:
-                X = self.load_matrix(embedding, subset)
-                key = embedding.blocks, array_key(X)
-                if key in distinct and subset is not None:  # a subset may be equal by chance
-                    key = embedding.blocks, array_key(self.load_matrix(embedding))
-                    twin = distinct[embedding.blocks, array_key(X)]
-                    if key[1] == array_key(self.load_matrix(twin)):
-                        continue
-                if key not in distinct:  # crop and stretch of square images are equal
-                    distinct[key] = embedding
-                    scaler = BlockScaler(embedding.blocks) if embedding.fused else None
-                    yield X, y, subsets, self.search.prescreen_method, self.data.task, scaler
-
-        with blas_threads(len(y), max(e.width for e in self.embeddings)):
-            scores = np.array(list(self.run_parallel(prescreen_subsets, arguments())))
-        self.embeddings = list(distinct.values())
-        keep = np.zeros((len(subsets), len(distinct)), bool)
-        count = self.search.prescreen or len(distinct)
-        for mask, subset_scores in zip(keep, scores.T, strict=True):
-            mask[np.argsort(-subset_scores, kind="stable")[:count]] = True
-        self.to_fit = np.zeros((len(distinct), len(self.all_folds)), bool)
-        self.to_fit[:, : len(self.folds)] = keep.any(axis=0)[:, None]
-        start = len(self.folds)
-        for mask, folds in zip(keep[1:], self.inner_folds, strict=True):
-            self.to_fit[:, start : start + len(folds)] = mask[:, None]
-            start += len(folds)
-        self.prescreen_scores, self.kept = scores[:, 0], keep[0]
+    def _count_candidates(self) -> int:
+        kept = [e for e, is_kept in zip(self.embeddings, self.prescreen.kept, strict=True) if is_kept]
+        return sum(len(head.points) for e in kept for head in self.list_heads(e))
 
     def _choose(self, compared: CandidateScores) -> None:
         n_folds, rule = len(self.folds), self.search.rule
@@ -260,8 +226,8 @@ class SearchRunner:
             self.attributes["nested_scores_"] = nested
             self.attributes["nested_params_"] = [get_parameters(compared.candidates[c]) for c in choices]
         # embeddings kept only by the prescreen within a fold are not candidates of the final search
-        keep = np.flatnonzero(self.kept[embedding_index])
-        prescreen = self.prescreen_scores[embedding_index][keep]
+        keep = np.flatnonzero(self.prescreen.kept[embedding_index])
+        prescreen = self.prescreen.scores[embedding_index][keep]
         self.candidates = [compared.candidates[i] for i in keep]
         self.scores = compared.scores.select(keep, n_folds)
         best = choose(self.scores.test, costs[keep], widths[keep], rule)
@@ -278,8 +244,8 @@ class SearchRunner:
         }
         # the prescreen used the images of the first subset
         means = self.rounds[0].means if self.rounds else results["mean_test_score"]
-        self.attributes["prescreen_"], self.attributes["prescreen_correlation_"] = compare_prescreen(
-            self.embeddings, self.prescreen_scores, self.kept, self.candidates, means
+        self.attributes["prescreen_"], self.attributes["prescreen_correlation_"] = self.prescreen.compare(
+            self.candidates, means
         )
 
     def _analyze_best(self) -> None:

@@ -10,14 +10,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pandas
 from sklearn.base import BaseEstimator, MetaEstimatorMixin
-from sklearn.metrics import check_scoring
-from sklearn.pipeline import Pipeline
 from sklearn.utils import ClassifierTags, RegressorTags
-from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
+from sklearn.utils.metadata_routing import MetadataRouter
 
 from tlfeatures._image_estimator import ImageInputMixin
 from tlfeatures._params import check_parameters
-from tlfeatures.evaluation import check_groups, check_labels, check_scorer_name, check_seed
+from tlfeatures.evaluation import check_groups, check_labels, check_seed
 from tlfeatures.images import Images
 from tlfeatures.selection._candidates import EmbeddingGrid, plan_passes
 from tlfeatures.selection._constraints import (
@@ -26,15 +24,15 @@ from tlfeatures.selection._constraints import (
     check_single_candidate,
     splits_any_rows,
 )
-from tlfeatures.selection._fits import check_scorer
 from tlfeatures.selection._fitted_images import FittedImages, worst_predictions
 from tlfeatures.selection._fitted_search import FittedSearchMixin
-from tlfeatures.selection._head_grids import Head, list_user_estimators, make_head_grids
+from tlfeatures.selection._head_grids import make_head_grids
 from tlfeatures.selection._image_problems import find_readable_rows, list_problems
 from tlfeatures.selection._matrices import EmbeddingMatrices
-from tlfeatures.selection._metadata_routing import Metadata, check_sample_weight
+from tlfeatures.selection._metadata_routing import Metadata, check_sample_weight, make_router
 from tlfeatures.selection._progress import show_progress
 from tlfeatures.selection._runner import SearchRunner
+from tlfeatures.selection._scorer import make_scorer
 from tlfeatures.selection._training_data import TrainingData
 from tlfeatures.store import EmbeddingStore
 
@@ -286,7 +284,7 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, ImageInputMixin, Ba
         data = TrainingData(y, task, groups, Metadata(), cv, check_seed(self.random_state))
         # errors in folds, heads and score are raised before anything is computed
         heads = make_head_grids(self.heads, task, y, data.seed)
-        self.scorer_ = self._make_scorer(heads, y)
+        self.scorer_ = make_scorer(self.scoring, heads, y)
         folds = data.make_folds()
         if self.nested:
             data.make_inner_folds(folds)
@@ -324,14 +322,6 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, ImageInputMixin, Ba
         worst = worst_predictions(self.oof_, self.oof_proba_, self.oof_decision_, classes)
         return np.searchsorted(self.rows_, worst["row"]).tolist()
 
-    def _make_scorer(self, heads: list[Head], y: np.ndarray) -> Any:
-        if isinstance(self.scoring, str):
-            check_scorer_name(self.scoring)
-        scorer = check_scoring(Pipeline(heads[0].steps(0)), scoring=self.scoring)
-        if isinstance(self.scoring, str):
-            check_scorer(scorer, self.scoring, heads, y)
-        return scorer
-
     def get_metadata_routing(self) -> MetadataRouter:
         """Get the metadata routing of the search, of the estimators in ``heads`` and of the scorer.
 
@@ -342,14 +332,7 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, ImageInputMixin, Ba
         -------
         MetadataRouter
         """
-        router = MetadataRouter(owner=self).add_self_request(self)
-        for name, estimator in list_user_estimators(self.heads).items():
-            mapping = MethodMapping().add(caller="fit", callee="fit")
-            router.add(method_mapping=mapping, **{f"head_{name}": estimator})
-        if callable(self.scoring):
-            mapping = MethodMapping().add(caller="fit", callee="score").add(caller="score", callee="score")
-            router.add(scorer=self.scoring, method_mapping=mapping)
-        return router
+        return make_router(self)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
