@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from tests.engine_contract import EngineContract, list_units, make_cnn, make_job
 from tlfeatures.distributed import (
     LocalEngine,
     Shard,
+    compute_unit,
     cut_units,
     embed_images,
     fill_store,
@@ -89,6 +91,19 @@ def test_a_worker_with_another_decoder_is_refused(photos, monkeypatch):
     monkeypatch.setattr(_job, "decoder_recipe", lambda: {"pixel_probe": "another"})
     with pytest.raises(RecipeMismatchError, match=r"pixel_probe: .* became 'another'"):
         job.prepare()
+
+
+@pytest.mark.parametrize("known_keys", [None, lambda keys: np.zeros(len(keys), bool)])
+def test_a_unit_without_images_to_compute_has_an_empty_result(photos, known_keys):
+    job = make_job(photos.paths)
+    unit = replace(list_units(job)[1], rows=())
+    result = compute_unit(job.take(unit), unit, known_keys)
+    assert result.unit == unit and not result.errors and not result.notes
+    assert [len(part) for part in (result.rows, result.known_rows, result.known_keys, result.stamps)] == [
+        0
+    ] * 4
+    assert result.keys.shape == (0, 16) and result.keys.dtype == np.uint8
+    assert [array.shape for array in result.arrays] == [(0, block.width) for block in job.outputs]
 
 
 def test_a_probe_announces_each_row_before_it_is_decoded(photos, tmp_path):

@@ -8,8 +8,9 @@ from tlfeatures.distributed._embed import (
     iter_embeddings,
 )
 from tlfeatures.distributed._engines import Engine, LocalEngine
-from tlfeatures.distributed._job import Job, UnitResult, compute_unit, probe_unit
+from tlfeatures.distributed._job import Job
 from tlfeatures.distributed._ray import RayEngine
+from tlfeatures.distributed._unit_results import UnitResult, compute_unit, probe_unit
 from tlfeatures.distributed._units import UNIT_SIZE, Shard, WorkUnit, cut_units
 
 __all__ = [

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable
 from typing import Protocol
 
-from tlfeatures.distributed._job import Job, KnownKeys, UnitResult, compute_batches
+from tlfeatures.distributed._job import Job
+from tlfeatures.distributed._unit_results import KnownKeys, UnitResult, compute_batches
 from tlfeatures.distributed._units import WorkUnit
 
 __all__ = ["Engine", "LocalEngine"]

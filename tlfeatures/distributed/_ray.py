@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from tlfeatures._params import Constraint, check_parameters, integer, number
-from tlfeatures.distributed._job import Job, KnownKeys, UnitResult
+from tlfeatures.distributed._job import Job
+from tlfeatures.distributed._unit_results import KnownKeys, UnitResult
 from tlfeatures.distributed._units import WorkUnit
 from tlfeatures.errors import EngineError, MissingDependencyError
 

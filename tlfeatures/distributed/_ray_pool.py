@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from tlfeatures.distributed._job import Job, KnownKeys, UnitResult
+from tlfeatures.distributed._job import Job
 from tlfeatures.distributed._ray_workers import Worker, find_fatal_images, list_versions
+from tlfeatures.distributed._unit_results import KnownKeys, UnitResult
 from tlfeatures.distributed._units import WorkUnit
 from tlfeatures.errors import EngineError
 from tlfeatures.images import Images

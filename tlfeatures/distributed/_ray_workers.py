@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from tlfeatures.distributed._job import Job, KnownKeys, UnitResult, compute_unit, probe_unit, read_stamps
+from tlfeatures.distributed._job import Job
+from tlfeatures.distributed._stamps import read_stamps
+from tlfeatures.distributed._unit_results import KnownKeys, UnitResult, compute_unit, probe_unit
 from tlfeatures.distributed._units import WorkUnit
 from tlfeatures.errors import RecipeMismatchError
 from tlfeatures.extract._object_storage import KEEP_BYTES

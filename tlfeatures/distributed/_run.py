@@ -11,9 +11,10 @@ import numpy as np
 
 from tlfeatures.distributed._claims import Claims
 from tlfeatures.distributed._engines import Engine
-from tlfeatures.distributed._job import Job, UnitResult
+from tlfeatures.distributed._job import Job
 from tlfeatures.distributed._ledger import Ledger, Place, UnitRecord
 from tlfeatures.distributed._stamps import MISSING_STAMP, UNKNOWN_STAMP, read_stamps
+from tlfeatures.distributed._unit_results import UnitResult
 from tlfeatures.distributed._units import WorkUnit
 from tlfeatures.errors import StoreError, TransientReadError
 from tlfeatures.extract._object_storage import ObjectKeys
