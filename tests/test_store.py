@@ -121,7 +121,7 @@ def test_keys_with_equal_first_halves_are_distinguished(store):
 
 
 def test_rows_of_many_segments_beyond_the_memory_limit(store, monkeypatch):
-    monkeypatch.setattr(index, "_segments", index._ByteLRU(20_000))
+    monkeypatch.setattr(index, "_segments", index.ByteLRU(20_000))
     keys, features = rows(2000)
     for i in range(0, 2000, 100):
         store.publish(RECIPE, keys[i : i + 100], features[i : i + 100])

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ import numpy as np
 
 from tlfeatures._files import stamp
 from tlfeatures.fingerprints import bytes_key
+from tlfeatures.store._byte_lru import ByteLRU
 from tlfeatures.store._disk import (
     INDEX_NAME,
     SEGMENT_NAME,
@@ -46,40 +47,6 @@ class VerifiedFile:
     n_rows: int
     keys_start: int
     features_start: int
-
-
-class _ByteLRU:
-    """Cache of the most recently used values with a limit of their total ``nbytes``; the last value always stays."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit, self.total = limit, 0
-        self.values: OrderedDict[str, tuple[object, int]] = (
-            OrderedDict()
-        )  # values with their sizes when added
-        self.lock = threading.Lock()
-
-    def get(self, name: str):
-        with self.lock:
-            if name not in self.values:
-                return None
-            self.values.move_to_end(name)
-            return self.values[name][0]
-
-    def put(self, name: str, value) -> None:
-        with self.lock:
-            self._drop(name)
-            self.values[name] = value, value.nbytes
-            self.total += value.nbytes
-            while self.total > self.limit and len(self.values) > 1:
-                self._drop(next(iter(self.values)))
-
-    def drop(self, name: str) -> None:
-        with self.lock:
-            self._drop(name)
-
-    def _drop(self, name: str) -> None:
-        if (old := self.values.pop(name, None)) is not None:
-            self.total -= old[1]
 
 
 class Folder:
@@ -337,14 +304,14 @@ def _stamp(path: str) -> tuple[int, ...]:
     return ()
 
 
-_segments = _ByteLRU(CACHE_BYTES)
-_folders = _ByteLRU(INDEX_BYTES)
+_segments = ByteLRU(CACHE_BYTES)
+_folders = ByteLRU(INDEX_BYTES)
 
 
 def _reset_after_fork() -> None:
     """Replace the caches in a forked child: a thread of the parent may have held their locks."""
     global _segments, _folders
-    _segments, _folders = _ByteLRU(CACHE_BYTES), _ByteLRU(INDEX_BYTES)
+    _segments, _folders = ByteLRU(CACHE_BYTES), ByteLRU(INDEX_BYTES)
 
 
 if hasattr(os, "register_at_fork"):
