@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import struct
+import subprocess
 import sys
 import warnings
 import zlib
@@ -179,6 +180,30 @@ def test_lossless_formats_are_decoded_exactly(fmt):
     except (KeyError, OSError):
         pytest.skip(f"this Pillow does not write {fmt}")
     np.testing.assert_array_equal(pixels([data]), RESIZED_SAMPLE)
+
+
+READ_IN_NEW_PROCESS = """
+import sys
+import numpy as np
+from tlfeatures.images import Decoder, Images
+
+for path in sys.argv[1:]:
+    _, pixels = Images.of([path]).decode(0, Decoder((8, 6)))
+    print("PIL.PdfImagePlugin" in sys.modules, pixels.tobytes().hex())
+"""
+
+
+def test_rare_plugins_of_pillow_are_loaded_only_for_files_that_need_them(tmp_path):
+    formats = ("PNG", "JPEG", "WEBP", "TIFF", "PCX", "PNG")
+    for i, fmt in enumerate(formats):
+        (tmp_path / f"{i}.bin").write_bytes(encode(SAMPLE, fmt, **LOSSLESS.get(fmt, {"quality": 95})))
+    paths = [str(tmp_path / f"{i}.bin") for i in range(len(formats))]
+    command = [sys.executable, "-c", READ_IN_NEW_PROCESS, *paths]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")[:-1]
+    decoder = Decoder((8, 6))
+    expected = [Images.of([path]).decode(0, decoder)[1].tobytes().hex() for path in paths]
+    assert [line.split()[1] for line in lines] == expected
+    assert [line.split()[0] == "True" for line in lines] == [False, False, True, True, True, True]
 
 
 def test_grey_files_of_8_16_and_1_bits():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -672,6 +673,46 @@ def test_an_image_replaced_by_another_of_the_same_size_and_time(tmp_path, store)
         os.utime(path, ns=(10**18, 10**18))
         features.append(cnn.fit_transform([str(path)]))
     assert np.abs(features[0] - features[1]).max() > 0
+
+
+def test_files_that_change_between_two_calls_are_noticed(tmp_path, images, store, monkeypatch):
+    monkeypatch.setattr("tlfeatures.fingerprints._FRESH_NS", -(10**18))  # memoizes digests at once
+    paths = [str(tmp_path / f"{i}.bmp") for i in range(3)]  # uncompressed: equal sizes
+    for i, path in enumerate(paths):
+        Image.fromarray(images[i]).save(path)
+        os.utime(path, ns=(10**18, 10**18))
+    cnn = CNNFeatures(**NETWORK, cache=store)
+    first = cnn.fit_transform(paths)
+    np.testing.assert_array_equal(cnn.transform(paths), first)
+    with open(paths[0], "r+b") as file:  # in place
+        file.write(Path(paths[1]).read_bytes())
+    os.utime(paths[0], ns=(10**18, 10**18))
+    shutil.copy2(paths[2], tmp_path / "new.bmp")
+    os.replace(tmp_path / "new.bmp", paths[1])
+    np.testing.assert_array_equal(cnn.transform(paths), first[[1, 2, 2]])
+    np.testing.assert_array_equal(clone(cnn).fit_transform(paths), first[[1, 2, 2]])
+    os.unlink(paths[2])
+    with pytest.raises(ImageReadError, match="no such file"):
+        cnn.transform(paths)
+
+
+def test_deleted_and_damaged_files_of_the_store_are_noticed_between_two_calls(files, store, tmp_path):
+    cnn = CNNFeatures(**NETWORK, cache=store)
+    expected = cnn.fit_transform(files)
+    (sidecar,) = store.root.glob("v1/networks/*.json")
+    content = sidecar.read_bytes()
+    sidecar.write_bytes(content.replace(b"32", b"33"))  # a valid JSON file of the same size
+    np.testing.assert_array_equal(cnn.transform(files), expected)
+    sidecar.unlink()
+    np.testing.assert_array_equal(cnn.transform(files), expected)
+    assert sidecar.read_bytes() == content  # written again, for other processes
+    for path in store.root.glob("v1/*/*.h5"):
+        path.unlink()
+    np.testing.assert_array_equal(cnn.transform(files), expected)
+    other = EmbeddingStore(tmp_path / "other")
+    np.testing.assert_array_equal(cnn.set_params(cache=other).transform(files), expected)
+    assert (other.root / "v1" / "networks" / sidecar.name).read_bytes() == content
+    np.testing.assert_array_equal(cnn.set_params(cache=store).transform(files), expected)
 
 
 def test_a_store_without_write_access_only_warns(tmp_path, images):

@@ -132,8 +132,9 @@ def check_parameter(name: str, value: Any, allowed: Sequence[Any]) -> None:
     ...
     tlfeatures.errors.UnknownNameError: `pooling` must be 'avg' or 'max'; got 'average'. Did you mean 'avg'?
     """
-    if any(_accepts(alternative, value) for alternative in allowed):
-        return
+    for alternative in allowed:
+        if _accepts(alternative, value):
+            return
     names = [alternative for alternative in allowed if isinstance(alternative, str)]
     sentences = [
         f"`{name}` must be {join_alternatives(map(_description, allowed))}; got {describe_value(value)}."

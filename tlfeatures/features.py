@@ -266,7 +266,8 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
         check_parameters(self)
         store = EmbeddingStore.resolve(self.cache)
         spec = self._specify(self.layer, self.pooling, self.normalization, store, self.runtime)
-        spec = spec.with_views(self.views)
+        if self.views is not None:
+            spec = spec.with_views(self.views)
         if self.precision != "int8":
             return spec
         images = getattr(self, "calibration_pixels_", None) if is_fitted else None

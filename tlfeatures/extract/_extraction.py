@@ -128,10 +128,10 @@ def extract(
         hooks = [h for h in (on_batch, stack.enter_context(show_progress(verbose, spec))) if h is not None]
         object_keys = stack.enter_context(ObjectKeys(store, n_threads, on_failure))
 
-        def make_pass(part: tuple[np.ndarray, bool]) -> tuple[np.ndarray, ExtractionPass]:
-            rows, is_encoded = part
+        def make_pass(part: tuple[np.ndarray, bool, list[str]]) -> tuple[np.ndarray, ExtractionPass]:
+            rows, is_encoded, uris = part
             subset = images if len(rows) == len(images) else images.take(rows)
-            options = (int(batch_size), n_threads, on_error, on_failure, object_keys.read(subset))
+            options = (int(batch_size), n_threads, on_error, on_failure, object_keys.read(subset, uris))
             return rows, ExtractionPass(subset, spec, is_encoded, store, *options)
 
         parts = _cut_objects(images)
@@ -140,7 +140,7 @@ def extract(
             steps = stack.enter_context(contextlib.closing(read_ahead(steps)))
         for rows, extraction in steps:
             computed = sum(earlier.computed for _, earlier in passes)
-            later = sum(len(part) for part, _ in parts[len(passes) + 1 :]) if len(parts) > 2 else 0
+            later = sum(len(part[0]) for part in parts[len(passes) + 1 :]) if len(parts) > 2 else 0
             extraction.on_batch = [_with_offset(hook, computed + later) for hook in hooks]
             extraction.execute()
             extraction.images.forget_contents()
@@ -197,12 +197,15 @@ def split_by_kind(images: Images) -> Iterator[tuple[np.ndarray, bool]]:
             yield rows, is_encoded
 
 
-def _cut_objects(images: Images) -> list[tuple[np.ndarray, bool]]:
-    """Return the parts of `split_by_kind`, with objects in chunks of rows."""
-    objects = np.array(list(images.uris()), int)
-    parts = [(np.setdiff1d(rows, objects), is_encoded) for rows, is_encoded in split_by_kind(images)]
-    chunks = [(objects[i : i + CHUNK_ROWS], True) for i in range(0, len(objects), CHUNK_ROWS)]
-    return [part for part in parts if len(part[0])] + chunks
+def _cut_objects(images: Images) -> list[tuple[np.ndarray, bool, list[str]]]:
+    """Return the parts of `split_by_kind`, with objects in chunks of rows, and the URIs of the objects in each."""
+    all_uris, parts = images.uris(), [(rows, is_encoded, []) for rows, is_encoded in split_by_kind(images)]
+    if not all_uris:
+        return parts
+    objects, uris = np.array(list(all_uris)), list(all_uris.values())
+    local = [(np.setdiff1d(rows, objects), is_encoded, []) for rows, is_encoded, _ in parts]
+    chunks = [slice(i, i + CHUNK_ROWS) for i in range(0, len(objects), CHUNK_ROWS)]
+    return [part for part in local if len(part[0])] + [(objects[c], True, uris[c]) for c in chunks]
 
 
 def _with_offset(hook: Callable[[int, int], None], computed: int) -> Callable[[int, int], None]:

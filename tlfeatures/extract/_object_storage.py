@@ -54,9 +54,11 @@ class ObjectKeys:
         if self._writer is not None:
             self._writer.__exit__(*error)
 
-    def read(self, images: Images) -> tuple[np.ndarray, dict[int, str]]:
-        """Return what `Images.keys` returns; the content of objects that are read is kept for the decoder."""
-        uris = list(images.uris().values())
+    def read(self, images: Images, uris: list[str]) -> tuple[np.ndarray, dict[int, str]]:
+        """Return what `Images.keys` returns; the content of objects that are read is kept for the decoder.
+
+        ``uris`` are those of the images in object storage.
+        """
         if not uris:
             return images.keys(self.n_threads)
         stored = self.load(uris)

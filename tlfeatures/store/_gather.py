@@ -22,25 +22,23 @@ def gather(
     is_stored: np.ndarray,
 ) -> list[str]:
     """Fill rows ``todo`` of ``out``; return the names of segments that could not be read."""
-    places = index.find(keys[todo])
-    hits = np.flatnonzero(places[:, 0] >= 0)
-    order = hits[np.lexsort((places[hits, 1], places[hits, 0]))]
-    target, places = todo[order], places[order]
-    numbers, starts = np.unique(places[:, 0], return_index=True)
-    parts = np.split(np.arange(len(places)), starts[1:]) if len(numbers) else []
+    numbers, rows = index.find(keys[todo]).T
+    order = np.argsort(numbers, kind="stable")
+    order = order[np.searchsorted(numbers, 0, sorter=order) :]  # without absent keys, whose number is -1
+    starts = np.flatnonzero(np.diff(numbers[order], prepend=-1))
 
-    def fill(work: tuple[int, np.ndarray]) -> str | None:
-        number, part = work
-        segment, rows = folder.segment(index.names[number]), places[part, 1]
-        if segment is None or not _contains_keys(segment, rows, keys[target[part]]):
-            return index.names[number]
+    def fill(part: np.ndarray) -> str | None:
+        name, targets, part_rows = index.names[numbers[part[0]]], todo[part], rows[part]
+        segment = folder.segment(name)
+        if segment is None or not _contains_keys(segment, part_rows, keys[targets]):
+            return name
         step = max(1, _GATHER_BYTES // segment.features[:1].nbytes)
         for i in range(0, len(part), step):
-            out[target[part[i : i + step]]] = segment.features[rows[i : i + step]]
-        is_stored[target[part]] = True
+            out[targets[i : i + step]] = segment.features[part_rows[i : i + step]]
+        is_stored[targets] = True
         return None
 
-    return [name for name in pool_map(fill, list(zip(numbers, parts, strict=True))) if name]
+    return [name for name in pool_map(fill, np.split(order, starts)[1:]) if name]
 
 
 def _contains_keys(segment: Segment, rows: np.ndarray, keys: np.ndarray) -> bool:

@@ -283,8 +283,7 @@ def open_folder(path: str) -> Folder:
 
 def pool_map(function, items: list) -> Iterator:
     """Apply ``function`` in up to four threads, which work ahead of the caller; reading and hashing release the GIL."""
-    workers = min(4, os.cpu_count() or 1, len(items))
-    if workers < 2:
+    if len(items) < 2 or (workers := min(4, os.cpu_count() or 1, len(items))) < 2:
         yield from map(function, items)
         return
     with ThreadPoolExecutor(workers, "tlfeatures-store") as pool:

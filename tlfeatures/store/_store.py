@@ -180,7 +180,7 @@ class EmbeddingStore(StoreMaintenance):
             todo = todo[~is_stored[todo]]
         out[~is_stored] = np.nan
         if is_stored.any():
-            self._touch(recipe)
+            _touch(folder.path)
         return out, is_stored
 
     def batches(
@@ -235,8 +235,8 @@ class EmbeddingStore(StoreMaintenance):
         parts = [StoredRows(self._folder(r), keys, w) for r, w in zip(recipes, widths, strict=True)]
         for part in parts:
             self._check_stored(part.is_stored)
-        for each in recipes:
-            self._touch(each)
+        for part in parts:
+            _touch(part.folder.path)
         window = window or WINDOW_BYTES // (4 * sum(widths))
         window = max(1, window // batch_size) * batch_size
         rng = None if random_state is None else np.random.default_rng(random_state)
@@ -368,11 +368,9 @@ class EmbeddingStore(StoreMaintenance):
         dict or None
             The object, or None.
         """
-        path, text = self._sidecar(key), canonical_json(dict(key))
+        path = self._sidecar(key)
         with contextlib.suppress(OSError, *MALFORMED):
-            sidecar = read_sidecar(path)
-            if canonical_json(sidecar["key"]) == text:
-                return sidecar["value"]
+            return read_sidecar(path)["value"]
         return None
 
     def put_sidecar(self, key: Mapping[str, Any], value: Mapping[str, Any]) -> None:
@@ -399,10 +397,10 @@ class EmbeddingStore(StoreMaintenance):
     def _folder(self, recipe: Mapping[str, Any]) -> Folder:
         return open_folder(self._path(recipe))
 
-    def _touch(self, recipe: Mapping[str, Any]) -> None:
-        """Record the time of use for `prune`, at most once a minute."""
-        path = os.path.join(self._path(recipe), "recipe.json")
-        if time.time() - _touched.get(path, 0) > _TOUCH_SECONDS:
-            _touched[path] = time.time()
-            with contextlib.suppress(OSError, NotImplementedError):
-                os.utime(path, follow_symlinks=False)
+
+def _touch(folder: str) -> None:
+    """Record the time of use of a recipe for `prune`, at most once a minute."""
+    if time.time() - _touched.get(folder, 0) > _TOUCH_SECONDS:
+        _touched[folder] = time.time()
+        with contextlib.suppress(OSError, NotImplementedError):
+            os.utime(os.path.join(folder, "recipe.json"), follow_symlinks=False)
