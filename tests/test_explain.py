@@ -494,6 +494,9 @@ def test_the_command_names_what_is_wrong(saved, photos, tmp_path, capsys):
     assert code == 2 and "so its figures would be read as images. Name another folder." in errors[0]
     code, _, errors = call(capsys, "explain", saved, photos.paths[0], "--method", "shap", *output)
     assert code == 2 and "--method must be 'auto', 'exact', 'gradient' or 'occlusion'" in errors[0]
+    for option in (["--neighbors", "2"], ["--target", "label"]):
+        code, _, errors = call(capsys, "explain", saved, photos.paths[0], *option, *output)
+        assert code == 2 and f"{option[0]} needs --data" in errors[0]
     code, _, errors = call(capsys, "explain", tmp_path / "text.jpg", photos.paths[0], *output)
     assert code == 2 and "expected a scikit-learn Pipeline that begins with CNNFeatures" in errors[0]
     joblib.dump(

@@ -81,10 +81,10 @@ def explain(
 
     output.check([*items.items, training.data or ""])
     folder = os.path.abspath(output.output)
+    options = maps.parameters() | training.parameters()
     fitted = model.load()
     pipeline = Pipeline([("cnn", fitted.cnn), ("head", fitted.head)])
     sources, tables, records = items.read(), [], []
-    options = maps.parameters() | training.parameters()
     for i, source in enumerate(sources):
         result = explain_images(pipeline, source.images, **options)
         report_unreadable(source.paths, result.errors, "has no map", "have no maps")

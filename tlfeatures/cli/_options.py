@@ -9,6 +9,7 @@ import typer
 
 from tlfeatures.cli._groups import Options, argument, format_options, option
 from tlfeatures.cli._messages import note_pickle
+from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._terminal import stderr_is_terminal, warn
 
 if TYPE_CHECKING:
@@ -104,10 +105,14 @@ class TrainingImages(Options):
     )
 
     def read(self) -> Source | None:
-        """List the images of all splits."""
+        """List the images of all splits; raise an error if other options are used without --data."""
         from tlfeatures.sources import read_source
 
-        return None if self.data is None else read_source(self.data, target=self.target)
+        if self.data is not None:
+            return read_source(self.data, target=self.target)
+        if names := self.list_changed(*vars(self)):
+            raise BadArgument(f"{names[0]} needs --data, the training images.")
+        return None
 
 
 @dataclass(frozen=True)

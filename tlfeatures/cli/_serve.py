@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import Options, argument, expand_options, option
 from tlfeatures.cli._messages import note_pickle
-from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._terminal import show_text, stderr_is_terminal, warn
-
-if TYPE_CHECKING:
-    from tlfeatures.sources import Source
 
 
 @dataclass(frozen=True)
@@ -114,12 +110,6 @@ class PageOptions(opt.TrainingImages):
         metavar="FILE",
     )
 
-    def read(self) -> Source | None:
-        """List the images of all splits; the head is trained again on the train split only, if there are splits."""
-        if self.data is None and self.journal is not None:
-            raise BadArgument("--journal needs --data, the training images whose labels are changed.")
-        return super().read()
-
 
 @expand_options
 def show_page(model: ServedModelOptions, training: PageOptions, address: AddressOptions) -> None:
@@ -134,6 +124,7 @@ def show_page(model: ServedModelOptions, training: PageOptions, address: Address
     def describe(url: str, token: str | None) -> str:
         return f"Open {url}{'' if token is None else f'/?token={token}'}"
 
+    # images of all splits; the head is trained again on the train split only, if there are splits
     address.run(model, describe, with_page=True, training=training.read(), journal=training.journal)
 
 
