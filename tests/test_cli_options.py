@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from tlfeatures.cli._finetune import TrainingOptions
 from tlfeatures.cli._groups import argument, expand_options, option
-from tlfeatures.cli._options import ComputeOptions, NetworkOptions, make_cnn
+from tlfeatures.cli._options import FrozenOptions, NetworkOptions, make_cnn
 from tlfeatures.cli._session import BadArgument
 
 
@@ -83,11 +83,11 @@ def test_make_cnn(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cnn = make_cnn(
         NetworkOptions("net.keras", layer="a, b", image_size="96x64"),
-        ComputeOptions(weights="random", batch_size=4, cache="none"),
+        FrozenOptions(weights="random", batch_size=4, cache="none", runtime="openvino"),
     )
     assert cnn.model == str(tmp_path / "net.keras")
     assert (cnn.layer, cnn.image_size, cnn.weights) == (["a", "b"], (96, 64), None)
-    assert (cnn.batch_size, cnn.cache, cnn.resize) == (4, None, "stretch")
+    assert (cnn.batch_size, cnn.cache, cnn.resize, cnn.runtime) == (4, None, "stretch", "openvino")
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_make_cnn(tmp_path, monkeypatch):
             "--layer 'a,,b': a name is empty; expected names separated by commas.",
         ),
         (NetworkOptions(image_size="big"), "--image-size 'big': expected pixels, such as 224, or"),
-        (ComputeOptions(window="40"), "--window '40': expected CENTER,WIDTH, such as 40,400."),
+        (FrozenOptions(window="40"), "--window '40': expected CENTER,WIDTH, such as 40,400."),
         (TrainingOptions(head="wide"), "--head 'wide': expected widths and dropout rates"),
     ],
 )

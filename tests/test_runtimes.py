@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from tlfeatures import CNNFeatures, EmbeddingStore, load, save
+from tlfeatures import CNNFeatures, EmbeddingStore, FeatureSearchCV, load, save
+from tlfeatures.cli import main
 from tlfeatures.errors import MissingDependencyError
 
 X = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype="u1")
@@ -115,6 +118,53 @@ def test_float32_rows_are_shared_with_tensorflow(runtime, tmp_path):
     assert np.array_equal(plain.fit_transform(X), features)  # read from the store, bit by bit
     assert plain.recipes_ == computed.recipes_
     computed.set_params(runtime=None).transform(X)  # no RecipeMismatchError
+
+
+@pytest.mark.slow
+def test_a_search_and_the_command_line_use_the_runtime(runtime, tmp_path, monkeypatch, capsys):
+    calls = []
+    name = {"openvino": "openvino_graph", "onnxruntime": "onnx_graph"}[runtime]
+    module = importlib.import_module(f"tlfeatures._keras.{name}")
+    compile_graph = module.compile_graph
+    monkeypatch.setattr(module, "compile_graph", lambda *args: calls.append(runtime) or compile_graph(*args))
+    images = np.random.default_rng(1).integers(0, 256, (24, 32, 32, 3), dtype="u1")
+    images[::2] //= 4
+    y = np.array(["dark", "bright"] * 12)
+    space = {"models": "tiny", "layers": ["block2_pw_relu", "block6_pw_relu"], "image_sizes": [32]}
+    options = {**space, "resize": "stretch", "heads": "logreg", "cv": 3}
+    search = FeatureSearchCV(**options, cache=tmp_path / "store", runtime=runtime).fit(images, y)
+    assert calls and search.best_estimator_[0].runtime == runtime
+    expected = FeatureSearchCV(**options, cache=None).fit(images, y)
+    np.testing.assert_allclose(
+        search.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"], atol=0.01
+    )
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for i, image in enumerate(images[:6]):
+            Image.fromarray(image + i).save(tmp_path / label / f"{i}.png")
+    calls.clear()
+    argv = [
+        "fit",
+        str(tmp_path),
+        "-m",
+        "tiny",
+        "--image-size",
+        "40",
+        "--cache",
+        "none",
+        "--cv",
+        "2",
+        "--runtime",
+        runtime,
+    ]
+    assert main([*argv, "-o", str(tmp_path / "model.tlf")]) == 0, capsys.readouterr().err
+    assert calls and load(tmp_path / "model.tlf")[0].runtime == runtime
+
+
+def test_a_search_in_int8_is_refused():
+    search = FeatureSearchCV("tiny", precision="int8", runtime="openvino", cache=None)
+    with pytest.raises(ValueError, match=r"`precision` must be 'float32', .*; got 'int8'"):
+        search.fit(X, ["a", "b", "a", "b", "b"])
 
 
 @pytest.mark.slow

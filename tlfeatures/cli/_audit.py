@@ -76,7 +76,7 @@ def audit(
     source: AuditSource,
     options: AuditOptions,
     network: opt.NetworkOptions,
-    compute: opt.ComputeOptions,
+    compute: opt.FrozenOptions,
     files: AuditOutput,
 ) -> None:
     """Find label errors, duplicates, outliers, faulty images, and groups or file properties that predict the label.

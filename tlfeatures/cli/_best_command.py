@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["best_command"]
 
-_FIT_PARAMETERS = ("scoring", "weights", "decode", "max_value", "window", "views", "precision")
+_FIT_PARAMETERS = ("scoring", "weights", "decode", "max_value", "window", "views", "precision", "runtime")
 
 
 def best_command(result: SearchResult, folder: str | os.PathLike[str], source: Sequence[str]) -> str | None:

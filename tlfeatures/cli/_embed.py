@@ -35,12 +35,8 @@ def _list_paths(source: str) -> list[str]:
 
 @dataclass(frozen=True)
 class EmbedNetwork(opt.EmbeddingOptions):
-    """The network, its input, its layers, views, what runs it, and the images that quantize it."""
+    """The network, its input, its layers, views, and the images that quantize it."""
 
-    runtime: str | None = option(
-        None,
-        "openvino or onnxruntime: run the network in OpenVINO or ONNX Runtime, which are faster on many processors.",
-    )
     calibration_images: str | None = option(
         None,
         "Folder or manifest of about 100 images of all classes, with which --precision int8 quantizes the network.",
@@ -122,7 +118,7 @@ def embed(
     source: EmbedSource,
     files: EmbedOutput,
     network: EmbedNetwork,
-    compute: opt.ComputeOptions,
+    compute: opt.FrozenOptions,
     engine: EngineOptions,
 ) -> None:
     """Write the embeddings of a source into a file, one row for each image, in the order of the source.

@@ -91,7 +91,7 @@ class FitOutput(opt.OutputOptions):
 def fit(
     source: opt.TrainingSource,
     network: opt.EmbeddingOptions,
-    compute: opt.ComputeOptions,
+    compute: opt.FrozenOptions,
     options: FitOptions,
     files: FitOutput,
 ) -> None:
@@ -116,7 +116,7 @@ def fit(
 def _fit_search(
     images: Source,
     network: opt.EmbeddingOptions,
-    compute: opt.ComputeOptions,
+    compute: opt.FrozenOptions,
     options: FitOptions,
     files: FitOutput,
 ) -> tuple[dict[str, Any], ImageCounts]:
@@ -143,7 +143,7 @@ def _fit_search(
 
 
 def _make_search(
-    y: np.ndarray, network: opt.EmbeddingOptions, compute: opt.ComputeOptions, options: FitOptions
+    y: np.ndarray, network: opt.EmbeddingOptions, compute: opt.FrozenOptions, options: FitOptions
 ) -> FeatureSearchCV:
     """Make a search with one candidate."""
     from tlfeatures.evaluation import check_labels
@@ -172,7 +172,7 @@ def _make_search(
 def _fit_stream(
     images: Source,
     network: opt.EmbeddingOptions,
-    compute: opt.ComputeOptions,
+    compute: opt.FrozenOptions,
     options: FitOptions,
     files: FitOutput,
 ) -> tuple[dict[str, Any], ImageCounts]:

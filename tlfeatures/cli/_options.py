@@ -182,7 +182,17 @@ class ComputeOptions(Options):
         return super().parameters() | {"verbose": int(stderr_is_terminal())}
 
 
-def make_cnn(network: NetworkOptions, compute: ComputeOptions) -> CNNFeatures:
+@dataclass(frozen=True)
+class FrozenOptions(ComputeOptions):
+    """Precision, speed and runtime of the extraction by a frozen network, and the store of the embeddings."""
+
+    runtime: str | None = option(
+        None,
+        "openvino or onnxruntime: run the network in OpenVINO or ONNX Runtime, which are faster on many processors.",
+    )
+
+
+def make_cnn(network: NetworkOptions, compute: FrozenOptions) -> CNNFeatures:
     """Make a `CNNFeatures` with the parameters of the options."""
     from tlfeatures.features import CNNFeatures
 

@@ -114,7 +114,7 @@ def select(
     source: opt.TrainingSource,
     space: SearchSpace,
     options: SearchOptions,
-    compute: opt.ComputeOptions,
+    compute: opt.FrozenOptions,
     files: ReportOptions,
 ) -> None:
     """Find the best network, image size, layer, pooling and head for labelled images.

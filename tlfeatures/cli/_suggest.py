@@ -99,7 +99,7 @@ def suggest(
     options: SuggestOptions,
     files: SuggestOutput,
     network: opt.NetworkOptions,
-    compute: opt.ComputeOptions,
+    compute: opt.FrozenOptions,
 ) -> None:
     """Suggest the images to label next: uncertain, unlike each other, and no duplicates.
 

@@ -120,6 +120,7 @@ class EmbeddingGrid:
     normalization: Any = "auto"
     views: str | None = None
     precision: str = "float32"
+    runtime: str | None = None
 
 
 def plan_passes(grid: EmbeddingGrid, store: EmbeddingStore | None) -> list[Pass]:
@@ -160,7 +161,7 @@ def _plan_embeddings(
     grid: EmbeddingGrid, store: EmbeddingStore | None, model: Any, size: Any, resize: str, poolings: list[str]
 ) -> tuple[FeatureSpec, list[Embedding]]:
     """Plan all layers and poolings of one network, image size and resize mode, without equal embeddings."""
-    backbone = open_backbone(model, grid.weights, size, grid.normalization, grid.precision)
+    backbone = open_backbone(model, grid.weights, size, grid.normalization, grid.precision, grid.runtime)
     layer_sets, order = _list_layer_sets(model, grid.layers, backbone)
     names = list(dict.fromkeys(name for layers, _ in layer_sets for name in layers)) or None
     plan = FeatureSpec.make(

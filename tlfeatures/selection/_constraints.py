@@ -5,6 +5,7 @@ from __future__ import annotations
 from numbers import Integral
 from typing import Any
 
+from tlfeatures._network_options import NETWORK_CONSTRAINTS
 from tlfeatures._params import Constraint, boolean, integer, number
 from tlfeatures.errors import InvalidParameterError
 from tlfeatures.features import CNNFeatures
@@ -30,6 +31,7 @@ NETWORK_PARAMETERS = (
     "normalization",
     "views",
     "precision",
+    "runtime",
     "batch_size",
     "cache",
 )
@@ -61,6 +63,7 @@ SEARCH_CONSTRAINTS: dict[str, list[Any]] = {
     ],
     "verbose": [boolean(), integer(minimum=0)],
     **{name: CNNFeatures._parameter_constraints[name] for name in NETWORK_PARAMETERS},
+    "precision": NETWORK_CONSTRAINTS["precision"],  # "int8" computes one layer at a time
 }
 
 

@@ -105,7 +105,7 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, ImageInputMixin, Ba
         Cosine similarity of centered embeddings from which images are near-duplicates.
     task : {"auto", "classification", "regression"}, default="auto"
         "auto" calls :func:`~tlfeatures.evaluation.infer_task`.
-    weights, interpolation, decode, max_value, window, normalization, views, precision, batch_size, cache
+    weights, interpolation, decode, max_value, window, normalization, views, precision, runtime, batch_size, cache
         As in :class:`~tlfeatures.CNNFeatures`.
     on_error : {"raise", "nan"}, default="raise"
         Whether an unreadable image raises an error, or is left out with a warning.
