@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 
@@ -16,7 +16,7 @@ from tlfeatures.store._disk import open_file
 from tlfeatures.store._index import Folder, VerifiedFile, pool_map
 from tlfeatures.store._table import Index
 
-__all__ = ["WINDOW_BYTES", "StoredRows", "read_windows"]
+__all__ = ["WINDOW_BYTES", "StoredRows", "cut_batches"]
 
 BLOCK_BYTES = 128 << 10  # consecutive rows of a segment that are read at once
 WINDOW_BYTES = 64 << 20  # rows that are shuffled among each other
@@ -128,19 +128,50 @@ class StoredRows:
         return np.array_equal(stored_keys[rows - first], keys)
 
 
-def read_windows(
-    parts: Sequence[StoredRows], window: int, rng: np.random.Generator | None
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]]:
-    """Read all rows once in windows; a thread reads the next window while the caller uses one.
+def cut_batches(
+    parts: Sequence[StoredRows],
+    batch_size: int,
+    window: int,
+    rng: np.random.Generator | None,
+    read_again: Callable[[int, np.ndarray], np.ndarray],
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Read all rows once, and iterate over batches of them.
 
     Parameters
     ----------
     parts : sequence of StoredRows
         The same keys under one or several recipes, whose rows are concatenated.
+    batch_size : int
+        Number of rows in a batch.
     window : int
-        Number of rows that are read together and, with ``rng``, shuffled among each other.
+        Number of rows that are read together and, with ``rng``, shuffled among each other; a multiple of
+        ``batch_size``.
     rng : Generator or None
         None for the order of the files.
+    read_again : callable
+        Returns the rows of one of ``parts``, by its index, for some keys that could not be read: another segment may
+        have them.
+
+    Yields
+    ------
+    positions : ndarray of int, shape (m,)
+    rows : ndarray of float32, shape (m, d)
+    """
+    for positions, rows, order, unread in _read_windows(parts, window, rng):
+        column = 0
+        for i, (part, failed) in enumerate(zip(parts, unread, strict=True)):
+            if len(failed):
+                rows[failed, column : column + part.width] = read_again(i, part.keys[positions[failed]])
+            column += part.width
+        for start in range(0, len(rows), batch_size):
+            batch = order[start : start + batch_size]
+            yield positions[batch], rows[batch]
+
+
+def _read_windows(
+    parts: Sequence[StoredRows], window: int, rng: np.random.Generator | None
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]]:
+    """Read all rows once in windows; a thread reads the next window while the caller uses one.
 
     Yields
     ------

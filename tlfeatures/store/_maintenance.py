@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -38,6 +39,8 @@ _UNITS_NAME = re.compile(r"[0-9a-f]{32}\.(part|claim)")
 _SIDECAR_NAME = re.compile(rf"{SIDECAR_NAME.pattern}|{TEMP_NAME.pattern}")
 JSON_BYTES = 1 << 20
 MALFORMED = (ValueError, TypeError, KeyError, RecursionError)  # raised for damaged JSON
+_TOUCH_SECONDS = 60.0
+_touched: dict[str, float] = {}
 
 
 def publish_recipe(folder: str, text: bytes) -> None:
@@ -54,6 +57,14 @@ def publish_segment(folder: str, image: bytes) -> str:
     name = f"{bytes_key(image).hex()}.h5"
     publish_file(os.path.join(folder, name), image)
     return name
+
+
+def touch(folder: str) -> None:
+    """Record the time of use of a recipe for `prune`, at most once a minute."""
+    if time.time() - _touched.get(folder, 0) > _TOUCH_SECONDS:
+        _touched[folder] = time.time()
+        with contextlib.suppress(OSError, NotImplementedError):
+            os.utime(os.path.join(folder, "recipe.json"), follow_symlinks=False)
 
 
 def info(v1: str, root: str) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,24 +15,21 @@ from tlfeatures._params import check_parameter, integer
 from tlfeatures.errors import InvalidParameterError, MissingRowsError
 from tlfeatures.fingerprints import canonical_json, recipe_digest
 from tlfeatures.store import _maintenance
-from tlfeatures.store._batches import WINDOW_BYTES, StoredRows, read_windows
-from tlfeatures.store._disk import default_root, publish_file
+from tlfeatures.store._batches import WINDOW_BYTES, StoredRows, cut_batches
+from tlfeatures.store._disk import default_root
 from tlfeatures.store._gather import gather
 from tlfeatures.store._index import RETRIES, Folder, open_folder
-from tlfeatures.store._maintenance import MALFORMED, read_sidecar
 from tlfeatures.store._row_locks import RowLocks
 from tlfeatures.store._segment import check_keys, check_rows, check_width, encode, rows_per_segment
 from tlfeatures.store._store_maintenance import StoreMaintenance
+from tlfeatures.store._store_sidecars import StoreSidecars
 from tlfeatures.store._table import first_rows
 from tlfeatures.store._writer import StoreWriter
 
 __all__ = ["EmbeddingStore", "StoreWriter"]
 
-_TOUCH_SECONDS = 60.0
-_touched: dict[str, float] = {}
 
-
-class EmbeddingStore(StoreMaintenance):
+class EmbeddingStore(StoreMaintenance, StoreSidecars):
     """Embeddings on disk, safe for any number of readers and writers.
 
     Parameters
@@ -180,7 +175,7 @@ class EmbeddingStore(StoreMaintenance):
             todo = todo[~is_stored[todo]]
         out[~is_stored] = np.nan
         if is_stored.any():
-            _touch(folder.path)
+            _maintenance.touch(folder.path)
         return out, is_stored
 
     def batches(
@@ -236,31 +231,17 @@ class EmbeddingStore(StoreMaintenance):
         for part in parts:
             self._check_stored(part.is_stored)
         for part in parts:
-            _touch(part.folder.path)
+            _maintenance.touch(part.folder.path)
         window = window or WINDOW_BYTES // (4 * sum(widths))
         window = max(1, window // batch_size) * batch_size
         rng = None if random_state is None else np.random.default_rng(random_state)
-        return self._iterate_batches(recipes, parts, batch_size, window, rng)
 
-    def _iterate_batches(
-        self,
-        recipes: list[Mapping[str, Any]],
-        parts: list[StoredRows],
-        batch_size: int,
-        window: int,
-        rng: Any,
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for positions, rows, order, unread in read_windows(parts, window, rng):
-            column = 0
-            for recipe, part, failed in zip(recipes, parts, unread, strict=True):
-                if len(failed):  # removed or damaged: another segment may have the rows
-                    values, is_stored = self.get(recipe, part.keys[positions[failed]])
-                    self._check_stored(is_stored)
-                    rows[failed, column : column + part.width] = values
-                column += part.width
-            for i in range(0, len(rows), batch_size):
-                batch = order[i : i + batch_size]
-                yield positions[batch], rows[batch]
+        def read_again(part: int, keys: np.ndarray) -> np.ndarray:
+            rows, is_stored = self.get(recipes[part], keys)
+            self._check_stored(is_stored)
+            return rows
+
+        return cut_batches(parts, batch_size, window, rng, read_again)
 
     def _check_stored(self, is_stored: np.ndarray) -> None:
         if not is_stored.all():
@@ -355,52 +336,8 @@ class EmbeddingStore(StoreMaintenance):
         """
         return os.path.join(self._path(recipe), "units")
 
-    def get_sidecar(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return a small JSON object stored under a JSON key; None if it is absent or damaged.
-
-        Parameters
-        ----------
-        key : mapping
-            What the object describes, such as a network.
-
-        Returns
-        -------
-        dict or None
-            The object, or None.
-        """
-        path = self._sidecar(key)
-        with contextlib.suppress(OSError, *MALFORMED):
-            return read_sidecar(path)["value"]
-        return None
-
-    def put_sidecar(self, key: Mapping[str, Any], value: Mapping[str, Any]) -> None:
-        """Store a small JSON object under a JSON key; errors of the file system are ignored.
-
-        Parameters
-        ----------
-        key : mapping
-            What the object describes, such as a network.
-        value : mapping
-            The object; it must consist of JSON types.
-        """
-        key, value = dict(key), dict(value)
-        image = canonical_json({"digest": recipe_digest([key, value]), "key": key, "value": value})
-        with contextlib.suppress(OSError):
-            publish_file(self._sidecar(key), image)
-
     def _path(self, recipe: Mapping[str, Any]) -> str:
         return os.path.join(self._v1, recipe_digest(dict(recipe)))
 
-    def _sidecar(self, key: Mapping[str, Any]) -> str:
-        return os.path.join(self._v1, "networks", f"{recipe_digest(dict(key))}.json")
-
     def _folder(self, recipe: Mapping[str, Any]) -> Folder:
         return open_folder(self._path(recipe))
-
-
-def _touch(folder: str) -> None:
-    """Record the time of use of a recipe for `prune`, at most once a minute."""
-    if time.time() - _touched.get(folder, 0) > _TOUCH_SECONDS:
-        _touched[folder] = time.time()
-        with contextlib.suppress(OSError, NotImplementedError):
-            os.utime(os.path.join(folder, "recipe.json"), follow_symlinks=False)
