@@ -232,6 +232,11 @@ def test_modules_have_docstrings(path):
     assert ast.get_docstring(ast.parse(path.read_text("utf-8")))
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_modules_have_at_most_350_lines(path):
+    assert len(path.read_text("utf-8").splitlines()) <= 350
+
+
 def count_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     """Return the number of lines without the docstring."""
     lines = function.end_lineno - function.lineno + 1
