@@ -1,9 +1,9 @@
 """Time, memory and regret of a search over many images, whose candidates are eliminated on growing subsets.
 
-    python benchmarks/selection_size.py [--quick] [--json PATH] [--images 50000] [--classes 10] [--jobs 2]
+    python benchmarks/selection_size.py [--quick] [--json PATH] [--images 20000] [--classes 10] [--jobs 2]
                                         [--regret images|generated] [--draws 3]
 
-A search over six layers x two poolings x three heads with their grids x five folds on synthetic embeddings, which are
+A search over 13 layers x two poolings x three heads with their grids x five folds on synthetic embeddings, which are
 written to a store before the time is taken. The memory is that of all processes of the search.
 
 --regret    the points of accuracy by which the best candidate of a search by halving scores below that of an exhaustive
@@ -24,12 +24,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import psutil
 from _common import SIGNS, arguments, mobilenet_weights, progress, report
-from _select import LAYERS, draw_noises, draw_shapes, draw_textures, load_digit_images, load_signs
+from _select import draw_noises, draw_shapes, draw_textures, load_digit_images, load_signs
 
 from tlfeatures import EmbeddingStore, FeatureSearchCV
 from tlfeatures.images import Images
 from tlfeatures.selection._candidates import EmbeddingGrid, plan_passes
 
+LAYERS = [f"conv_pw_{i}_relu" for i in range(1, 14)]
 HEADS = ["ridge", "logreg", "svm"]
 RANK = 64  # number of latent factors of the synthetic embeddings
 TARGETS = {"seconds": ("<=", 600), "peak_memory_gb": ("<=", 4)}
@@ -82,8 +83,7 @@ def write_embeddings(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Store synthetic embeddings; return images, which are only keys of their rows, and labels.
 
-    Each layer is a rectified mixture of latent factors and noise; the classes are best separated in the last layer but
-    one.
+    Each layer is a rectified mixture of latent factors and noise; the classes are best separated in the tenth layer.
     """
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (n, 8, 8), dtype=np.uint8)
@@ -93,8 +93,8 @@ def write_embeddings(
     keys, (planned,) = Images.of(images).keys()[0], plan_passes(EmbeddingGrid(**grid), store)
     progress(f"writing {len(planned.plan.columns)} synthetic embeddings of {n:,} images")
     for column in planned.plan.columns:
-        distance = abs(LAYERS.index(column.recipe["layer"]) - (len(LAYERS) - 2))
-        separation = np.float32(1 - 0.18 * distance)
+        depth = LAYERS.index(column.recipe["layer"])
+        separation = np.float32(1 - 0.09 * abs(depth - 9))
         mixing = rng.standard_normal((RANK, column.width), np.float32) / np.float32(np.sqrt(RANK))
         rows = (latent + separation * centers[y]) @ mixing
         rows += 0.6 * rng.standard_normal(rows.shape, np.float32)
@@ -170,7 +170,7 @@ def measure_regret(name: str, X, y, weights: str, folder: str, draws: int) -> di
 def main() -> None:
     """Run the benchmark, print a table and write the JSON file."""
     parser = arguments(__doc__, "selection_size")
-    parser.add_argument("--images", type=int, default=50_000)
+    parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=2, help="number of processes")
     parser.add_argument(
@@ -199,7 +199,7 @@ def main() -> None:
                 figures |= measure_regret(name, *load(), weights, folder, draws)
                 targets[f"{name}_regret_points"] = ("<=", 0.5)
         else:
-            n, layers = (2500, LAYERS[::4]) if args.quick else (args.images, LAYERS)
+            n, layers = (2500, LAYERS[1::6]) if args.quick else (args.images, LAYERS)
             figures |= measure_search(n, args.classes, args.jobs, layers, folder, weights)
     name = "selection_regret" if args.regret else "selection_size"
     report(name, args, figures, targets, weights=os.path.basename(weights), jobs=args.jobs)
