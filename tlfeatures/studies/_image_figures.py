@@ -142,13 +142,11 @@ def _shorten(text: Any, length: int = 26) -> str:
 
 
 def _read_images(images: Any, side: int = 224) -> list[np.ndarray]:
-    """Decode images so that their longer side is ``side``; black borders, which padding adds, are cut off."""
-    images, decoder = Images.of(images), Decoder((side, side), "pad")
-    cropped = []
+    """Decode images so that their longer side is ``side``."""
+    images, pixels = Images.of(images), []
     for i in range(len(images)):
-        pixels = images.decode(i, decoder)[1]
-        rows, columns = (np.flatnonzero(pixels.any(axis=axis)) for axis in ((1, 2), (0, 2)))
-        if len(rows):
-            pixels = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        cropped.append(pixels)
-    return cropped
+        width, height = images.size(i)
+        scale = side / max(width, height)
+        decoder = Decoder((max(1, round(height * scale)), max(1, round(width * scale))))
+        pixels.append(images.decode(i, decoder)[1])
+    return pixels
