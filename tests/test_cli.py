@@ -354,7 +354,7 @@ def test_max_value_scales_12_bit_images(run):
 
 
 def test_interrupted_run_stores_computed_rows(run, photos, monkeypatch):
-    from tlfeatures.distributed import _job as extract
+    from tlfeatures.distributed import _unit_results as extract
 
     decode_batches, stop = extract.decode_batches, [True]
 

@@ -239,9 +239,9 @@ def test_a_second_run_of_embed_reads_no_object(proxy, bucket, tmp_path, capsys, 
 def test_an_outage_in_mid_run_gives_no_row_of_nan_and_the_next_run_resumes(
     proxy, bucket, tmp_path, capsys, expected, fault, monkeypatch
 ):
-    from tlfeatures.distributed import _job
+    from tlfeatures.distributed import _unit_results
 
-    monkeypatch.setattr(_job, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(_unit_results, "CHUNK_ROWS", 4)
     fill(bucket, NAMES)
     output = tmp_path / "x.npy"
     command = ["embed", f"{bucket}/pets", "--model", "tiny", "--image-size", "32", "--batch-size", "4"]

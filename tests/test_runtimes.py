@@ -6,7 +6,6 @@ import importlib
 import os
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -204,15 +203,9 @@ assert not [name for name in sys.modules if name.startswith("openvino_telemetry"
 
 @pytest.mark.parametrize(
     ("runtime", "package", "extra"),
-    [
-        ("openvino", "openvino", "openvino"),
-        ("onnxruntime", "onnxruntime", "onnx"),
-        ("onnxruntime", "onnx", "onnx"),
-    ],
+    [("openvino", "openvino", "openvino"), ("onnxruntime", "onnx", "onnx")],
 )
 def test_a_missing_package_names_the_install_command(runtime, package, extra, monkeypatch, tmp_path):
-    if runtime == "onnxruntime":
-        monkeypatch.setitem(sys.modules, "onnxruntime", types.ModuleType("onnxruntime"))
     monkeypatch.setitem(sys.modules, package, None)
     cnn = CNNFeatures(**TINY, cache=tmp_path, runtime=runtime).fit(X)
     with pytest.raises(
