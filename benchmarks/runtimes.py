@@ -291,7 +291,7 @@ def main() -> None:
         options = json.loads(args.child)
         serve_side(**{**options, "folder": Path(options["folder"])})
         return
-    size, batch, n, seconds = (32, 4, 12, 0.05) if args.quick else (224, 32, 192, 1.0)
+    size, batch, n, seconds = (32, 4, 12, 0.05) if args.quick else (224, 32, 192, 0.8)
     rounds = 1 if args.quick else args.rounds
     skipped = {side: missing(side) for side in RUNTIMES if missing(side)}
     for side, packages in skipped.items():
