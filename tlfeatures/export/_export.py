@@ -145,8 +145,8 @@ def export_onnx(
     Notes
     -----
     The metadata of the file have the preprocessing, the classes, the recipes of the embeddings, the licence of the
-    pretrained weights and the versions of the libraries, as JSON. The network is converted by ``keras.Model.export``,
-    and the head by skl2onnx. Views, reduced precision and test-time augmentation cannot be exported.
+    pretrained weights and the versions of the libraries, as JSON. The network is converted by tf2onnx, and
+    the head by skl2onnx. Views, reduced precision and test-time augmentation cannot be exported.
 
     Examples
     --------
