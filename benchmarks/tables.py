@@ -41,18 +41,18 @@ SPEED = [
         "JPEG files of 500 pixels to embeddings, MobileNet 0.75 at 224",
         "{extract[tlfeatures_images_per_s]:.0f} images/s: {extract[times_loop]:.0f} times as fast as a Keras loop over "
         "single images, {extract[times_dataset]:.1f} times as fast as `image_dataset_from_directory` with `predict`, "
-        "{extract[of_bound]:.2f} of the speed that the network and the decoder allow together",
+        "{extract[of_bound]:.2f} times the speed that follows from the times of the network and the decoder alone",
         "extract",
     ),
     (
         "JPEG files of 12 megapixels, the same network",
         "files of 3 MB: {extract[large_tlfeatures_images_per_s]:.0f} images/s, {extract[large_times_exact]:.1f} times "
         "as fast as exact decoding, {extract[large_times_dataset]:.1f} times as fast as "
-        "`image_dataset_from_directory`; reading and entropy decoding alone allow "
-        "{extract[large_entropy_images_per_s]:.0f}. Files of 1 MB: "
+        "`image_dataset_from_directory`; reading and entropy decoding alone take so long that at most "
+        "{extract[large_entropy_images_per_s]:.0f} images/s are possible. Files of 1 MB: "
         "{extract[smooth_tlfeatures_images_per_s]:.0f} images/s, {extract[smooth_times_exact]:.1f} times and "
-        "{extract[smooth_times_dataset]:.1f} times as fast; reading and entropy decoding alone allow "
-        "{extract[smooth_entropy_images_per_s]:.0f}",
+        "{extract[smooth_times_dataset]:.1f} times as fast; at most "
+        "{extract[smooth_entropy_images_per_s]:.0f} images/s are possible",
         "extract",
     ),
     (
@@ -145,7 +145,7 @@ RUNTIMES = {
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
     "openvino_bf16": "OpenVINO, bfloat16",
-    "openvino_int8": "OpenVINO, integers of 8 bits",
+    "openvino_int8": "OpenVINO, int8",
 }
 PRECISIONS = {"float32": "float32", "bfloat16": "bfloat16", "int8": "int8, calibrated on every tenth image"}
 RUNTIME_NETWORKS = {
@@ -219,7 +219,7 @@ TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
         ],
     ),
     "machines": (
-        ["figures of", "processor", "cores", "Python"],
+        ["benchmark", "processor", "cores", "Python"],
         [
             [title, *(f"{{{name}[{field}]}}" for field in ("processor", "cores", "python"))]
             for title, name in MACHINES.items()
@@ -315,8 +315,8 @@ TABLES: dict[str, tuple[list[str], list[list[str]]]] = {
             "images",
             "best standard candidate",
             "best fused candidate",
-            "points lost without",
-            "with",
+            "points lost without fused layers",
+            "points lost with fused layers",
             "gain of fused layers",
         ],
         [

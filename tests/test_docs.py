@@ -65,7 +65,7 @@ def read(site, page):
 def test_start_page_has_a_card_for_each_task(site):
     cards = re.findall(r'class="sd-card-title[^>]*>\s*([^<]+?)\s*<', read(site, "index.html"))
     assert cards == [
-        "Predict with a folder",
+        "Train on class folders",
         "Choose a layer",
         "Fine-tune",
         "Embed a million images",

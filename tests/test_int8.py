@@ -1,4 +1,4 @@
-"""Networks in integers of 8 bits: values, recipes, saved models, and messages."""
+"""Networks in 8-bit integers: values, recipes, saved models, and messages."""
 
 from __future__ import annotations
 

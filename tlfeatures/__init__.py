@@ -1,4 +1,4 @@
-"""Frozen pretrained ConvNets as scikit-learn feature extractors.
+"""Frozen pretrained networks as scikit-learn feature extractors for images.
 
 The public names are imported on first use, so that ``import tlfeatures`` is fast and a script whose
 embeddings are all in the store never imports Keras.

@@ -1,4 +1,4 @@
-"""``CNNFeatures``: a frozen pretrained ConvNet as a scikit-learn transformer."""
+"""``CNNFeatures``: a frozen pretrained network as a scikit-learn transformer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["CNNFeatures"]
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerParameters):
-    """Embeddings of images from any layer of a frozen pretrained ConvNet.
+    """Embeddings of images from any layer of a frozen pretrained network.
 
     Each image goes through the network once. Its embedding is kept in a store on disk, from which every later
     fit, fold and process reads it. If all rows are in the store, neither Keras nor TensorFlow is imported.
@@ -75,7 +75,7 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
         "auto" is the network's own; a pair of RGB triples is applied instead as ``(x / 255 - mean) / std``.
     precision : {"float32", "tf32", "bfloat16", "float16", "int8"}, default="float32"
         Arithmetic of the network. "float32" is IEEE float32, even on GPUs with TF32. "int8" quantizes most
-        operations to integers of 8 bits (see ``calibration_images``); it needs ``runtime="openvino"`` and a single
+        operations to 8-bit integers (see ``calibration_images``); it needs ``runtime="openvino"`` and a single
         layer.
     batch_size : int, default=32
         Number of images in a batch; does not change the result.

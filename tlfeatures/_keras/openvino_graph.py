@@ -99,7 +99,7 @@ def _missing_nncf(error: Exception) -> MissingDependencyError:
 
 
 def quantize(model: Any, images: np.ndarray) -> Any:
-    """Return a model of OpenVINO whose operations compute with integers of 8 bits, where nncf supports it.
+    """Return a model of OpenVINO whose operations compute with 8-bit integers, where nncf supports it.
 
     The values depend on the images, uint8 (n, h, w, 3), and on which layers are outputs, but not on the size of a
     batch.

@@ -62,7 +62,7 @@ def _options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Compute embeddings of images with frozen pretrained ConvNets, for scikit-learn. Each embedding is computed
+    """Compute embeddings of images with frozen pretrained networks, for scikit-learn. Each embedding is computed
     once and stored.
 
     SOURCE is a folder with one subfolder per class, a folder with train/ and test/, a folder of images, a CSV

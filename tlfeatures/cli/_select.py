@@ -27,7 +27,7 @@ _PIPELINE = "pipeline.tlf"
 
 @dataclass(frozen=True)
 class SearchSpace(Options):
-    """Networks, layers, poolings, image sizes, resize methods and heads to search."""
+    """Networks, layers, poolings, image sizes, resize modes and heads to search."""
 
     panel: ClassVar[str] = "Network"
 
@@ -120,7 +120,7 @@ def select(
     """Find the best network, image size, layer, pooling and head for labelled images.
 
     All combinations are compared by cross-validation. Each image passes through each network once for each image size
-    and resize method, and an interrupted search resumes from the store. The report is an HTML page, index.html, with
+    and resize mode, and an interrupted search resumes from the store. The report is an HTML page, index.html, with
     PNG, CSV and JSON files. The best pipeline, fitted on all images, is saved beside it for `predict` and `evaluate`.
     Unreadable images are left out and listed.
     """

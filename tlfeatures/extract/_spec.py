@@ -100,7 +100,7 @@ class FeatureSpec:
         return replace(spec, columns=tuple(spec.column(c.tap, c.part) for c in self.columns))
 
     def with_calibration(self, images: Any, n_threads: int | None = None) -> FeatureSpec:
-        """Return the specification of the embeddings of the network in integers of 8 bits.
+        """Return the specification of the embeddings of the network in 8-bit integers.
 
         Parameters
         ----------

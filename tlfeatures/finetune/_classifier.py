@@ -73,7 +73,7 @@ class FineTuneClassifier(ClassifierMixin, FineTune):
         :class:`~tlfeatures.finetune.Augmenter`. With ``train_from="head"``, each epoch then runs the frozen network;
         otherwise only the second stage uses augmented views.
     tta : int, default=0
-        Number of augmented views to average with the image itself in predictions; `tlfeatures predict` ignores it.
+        Number of augmented views to average with the image itself in predictions.
     class_weight : "balanced", dict or None, default=None
     validation_fraction : float, default=0.1
         Fraction of the images for validation, stratified by class, and split by group if `fit` gets groups. The

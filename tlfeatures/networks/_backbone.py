@@ -235,7 +235,7 @@ class Backbone(NetworkLoader):
         return self if self.spec is None else Backbone(self.spec.name, None, self.image_size)
 
     def quantize(self, pixels: np.ndarray) -> None:
-        """Quantize the network to integers of 8 bits when it is compiled, with uint8 images (n, h, w, 3)."""
+        """Quantize the network to 8-bit integers when it is compiled, with uint8 images (n, h, w, 3)."""
         self.calibration_pixels = pixels
         self.quantization = {"calibration": array_key(pixels).hex(), "nncf": nncf_version()}
 
