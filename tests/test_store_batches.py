@@ -57,6 +57,17 @@ def test_a_seed_gives_the_same_order_in_every_process(stored):
     assert not np.array_equal(*passes)
 
 
+@pytest.mark.parametrize("random_state", [None, 0])
+def test_the_order_does_not_depend_on_when_segments_were_read(store, random_state):
+    keys, rows = make_rows(60)
+    for i in range(0, 60, 10):
+        store.publish(RECIPE, keys[i : i + 10], rows[i : i + 10])
+        store.contains(RECIPE, keys)
+    order = collect(store.batches(RECIPE, keys, 15, random_state))[0]
+    index._reset_after_fork()  # as in a new process, which reads all segments at once
+    assert np.array_equal(collect(store.batches(RECIPE, keys, 15, random_state))[0], order)
+
+
 def test_neighboring_rows_do_not_stay_together(store):
     recipe = {**RECIPE, "width": 4096}  # a block of 128 kB has eight rows
     keys, rows = make_rows(160, width=4096)

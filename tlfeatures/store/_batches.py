@@ -47,24 +47,24 @@ class StoredRows:
         self.numbers, self.rows = np.ascontiguousarray(
             places.T
         )  # segment number, and row in the segment, of each key
+        # segments sorted by name, because their numbers depend on the history of the process
+        self._rank = np.argsort(np.argsort(self.index.names)).astype(np.int32)
         self.is_stored = self.numbers >= 0
         self.block_rows = max(1, BLOCK_BYTES // (4 * width))
 
     def order(self, rng: np.random.Generator | None) -> np.ndarray:
         """Return all positions by segment and row, or with ``rng`` in blocks of consecutive rows in random order."""
-        # names of segments, because their numbers depend on the history of the process
-        rank = np.argsort(np.argsort(self.index.names))
         if rng is None:
-            return np.lexsort((self.rows, rank[self.numbers]))
+            return self.sort(np.arange(len(self.rows)))
         blocks = self.rows // self.block_rows
         n_blocks = int(blocks.max(initial=0)) + 1
-        blocks += rank.astype(np.int32)[self.numbers] * np.int32(n_blocks)
-        shuffled = rng.permutation(len(rank) * n_blocks).astype(np.int32)
+        blocks += self._rank[self.numbers] * np.int32(n_blocks)
+        shuffled = rng.permutation(len(self._rank) * n_blocks).astype(np.int32)
         return np.argsort(shuffled[blocks], kind="stable")
 
     def sort(self, positions: np.ndarray) -> np.ndarray:
         """Return positions in the order of the files."""
-        return positions[np.lexsort((self.rows[positions], self.numbers[positions]))]
+        return positions[np.lexsort((self.rows[positions], self._rank[self.numbers[positions]]))]
 
     def read(self, positions: np.ndarray, out: np.ndarray) -> np.ndarray:
         """Fill ``out`` with the rows at ``positions``; return the indices of those that could not be read.
