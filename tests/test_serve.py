@@ -215,6 +215,20 @@ def test_folder_of_a_search(model_file, tmp_path):
         find_model_file(tmp_path)
 
 
+def test_folder_with_several_models(tmp_path):
+    names = ["old.pkl", "b.tlf", "a.tlf"]
+    for i, name in enumerate(names):
+        (tmp_path / name).touch()
+        if i == 0:
+            assert find_model_file(tmp_path) == str(tmp_path / name)
+        else:
+            with pytest.raises(SavedModelError, match=r"one saved model.*Pass the path of the model file"):
+                find_model_file(tmp_path)
+    for name in ("pipeline.joblib", "pipeline.tlf"):
+        (tmp_path / name).touch()
+        assert find_model_file(tmp_path) == str(tmp_path / name)
+
+
 def test_uploads_are_not_stored(pipeline, images, tmp_path, monkeypatch):
     monkeypatch.setenv("TLFEATURES_CACHE", str(tmp_path / "store"))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))

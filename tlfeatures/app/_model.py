@@ -27,7 +27,8 @@ from tlfeatures.trust import explain
 
 __all__ = ["ServedModel", "find_model_file"]
 
-_IN_FOLDER = ("pipeline.tlf", "pipeline.joblib", "*.tlf", "*.joblib", "*.pkl")
+_SAVED_BY_SEARCH = ("pipeline.tlf", "pipeline.joblib")
+_SUFFIXES = (".tlf", ".joblib", ".pkl")
 
 
 def find_model_file(path: str | os.PathLike[str]) -> str:
@@ -36,18 +37,20 @@ def find_model_file(path: str | os.PathLike[str]) -> str:
     Raises
     ------
     SavedModelError
-        If a folder does not contain exactly one model.
+        If the folder contains no model, or several models and none is named ``pipeline.tlf`` or ``pipeline.joblib``.
     """
     folder = Path(path)
     if not folder.is_dir():
         return os.fspath(path)
-    for pattern in _IN_FOLDER:
-        files = sorted(folder.glob(pattern))
-        if len(files) == 1:
-            return str(files[0])
+    for name in _SAVED_BY_SEARCH:
+        if (folder / name).exists():
+            return str(folder / name)
+    files = [file for file in folder.iterdir() if file.suffix in _SUFFIXES]
+    if len(files) == 1:
+        return str(files[0])
     raise SavedModelError(
-        f"The folder {os.fspath(path)!r} must contain one saved model, as `tlfeatures select -o` writes it; name the "
-        "file of the model."
+        f"The folder {os.fspath(path)!r} must contain one saved model, as `tlfeatures select -o` writes it. "
+        "Pass the path of the model file instead."
     )
 
 
