@@ -15,7 +15,7 @@ from tlfeatures.images._pixels import is_16_bit
 __all__ = ["LOW_CONTRAST", "Note", "check_contrast", "check_depth", "warn_of_depth", "warn_of_low_contrast"]
 
 LOW_CONTRAST = "low contrast"
-_LEAST_LEVELS = 16  # least number of levels, of 256, that an image must span
+_MIN_LEVELS = 16  # smallest number of levels, of 256, that an image must span
 _NAMED = 10  # largest number of images that a warning names
 
 
@@ -52,17 +52,17 @@ def check_contrast(pixels: np.ndarray, image: Image.Image) -> Note | None:
         The RGB image before resizing.
     """
     sample = pixels[:: len(pixels) // 24 or 1, :: pixels.shape[1] // 24 or 1]
-    if np.ptp(sample, axis=(0, 1)).max() >= _LEAST_LEVELS:
+    if int(np.ptp(sample, axis=(0, 1)).max()) + 1 >= _MIN_LEVELS:
         return None
     lows, highs = zip(*image.getextrema(), strict=True)
-    span = max(high - low for low, high in zip(lows, highs, strict=True))
-    if span >= _LEAST_LEVELS:
+    span = 1 + max(high - low for low, high in zip(lows, highs, strict=True))
+    if span >= _MIN_LEVELS:
         return None
-    if span == 0:
+    if span == 1:
         return Note(LOW_CONTRAST, f"all pixels have the color {lows}")
-    if max(highs) < _LEAST_LEVELS:
+    if max(highs) < _MIN_LEVELS:
         return Note(LOW_CONTRAST, f"nearly black: values from {min(lows)} to {max(highs)} of 255")
-    return Note(LOW_CONTRAST, f"values span {span + 1} of 256 levels")
+    return Note(LOW_CONTRAST, f"values span {span} of 256 levels")
 
 
 def warn_of_depth(names: Mapping[int, str], notes: Mapping[int, Note]) -> None:
@@ -89,7 +89,7 @@ def warn_of_low_contrast(names: Iterable[str], reasons: Iterable[str], n_images:
     if names:
         more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
         warn(
-            f"{len(names):,} of {n_images:,} images span fewer than {_LEAST_LEVELS} of 256 levels, so their "
+            f"{len(names):,} of {n_images:,} images span fewer than {_MIN_LEVELS} of 256 levels, so their "
             f"embeddings carry almost no information: {', '.join(map(repr, names[:_NAMED]))}{more}. "
             f"The first: {reasons[0]}. Label masks and pixels divided by 255 look like this: scale them to 0..255. "
             "check_images(X) lists all.",
