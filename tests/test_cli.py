@@ -822,6 +822,8 @@ def test_predict_overwrites_only_tables_of_predictions(run, saved, photos):
     assert result.code == 2
     assert "'out.csv' exists and was not written by this command" in result.errors[0]
     assert pd.read_csv("out.csv")["notes"].tolist() == ["mine"]
+    Path("out.csv").write_text("x" * 200_000)  # a field that is longer than the csv module reads
+    assert "was not written by this command" in run(*argv).errors[0]
     assert run(*argv, "--force").code == 0
 
 

@@ -123,7 +123,11 @@ def check_csv(path: str | None, header: str, force: bool, option: str = "-o") ->
 
     def is_ours(path: str) -> bool:
         with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-            return bool(re.fullmatch(header, ",".join(next(csv.reader(file), []))))
+            try:
+                columns = next(csv.reader(file), [])
+            except csv.Error:  # such as a field that is too long
+                return False
+        return bool(re.fullmatch(header, ",".join(columns)))
 
     check_output(path, (".csv",), force, is_ours, option)
 
