@@ -131,6 +131,9 @@ def test_abstains_where_the_set_has_several_classes():
         conformal.predict_or_abstain(X, -1)
     numbers = ConformalClassifier(SVC(), error_rate=0.05).fit(X, (y == "dog").astype(int))
     assert set(numbers.predict_or_abstain(X, -1)) == {-1, 0, 1}
+    for wrong in ("unsure", None, [-1], True):
+        with pytest.raises(ValueError, match="`abstain_label` must be a number, as the classes are; got "):
+            numbers.predict_or_abstain("not read", wrong)
 
 
 def test_calibrated_probabilities_are_those_of_the_calibrated_head():

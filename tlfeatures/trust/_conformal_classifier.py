@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted
 
 from tlfeatures._params import boolean, check_parameters
 from tlfeatures.calibration import compute_logits
@@ -289,14 +291,16 @@ class ConformalClassifier(ClassifierMixin, ConformalBase):
         -------
         ndarray of shape (n_samples,)
         """
-        sets = self.predict_set(X, error_rate)
+        check_is_fitted(self)
         text = self.classes_.dtype.kind == "U"
-        if text != isinstance(abstain_label, str):
+        number = isinstance(abstain_label, Real) and not isinstance(abstain_label, bool)
+        if not (isinstance(abstain_label, str) if text else number):
             raise InvalidParameterError(
                 f"`abstain_label` must be {'text' if text else 'a number'}, as the classes are; got "
                 f"{abstain_label!r}.",
                 "abstain_label",
             )
+        sets = self.predict_set(X, error_rate)
         values = self.classes_[sets.argmax(axis=1)]
         return np.where(sets.sum(axis=1) == 1, values, np.asarray(abstain_label))
 
