@@ -237,6 +237,25 @@ def test_invalid_parameters(options, message):
         CNNFeatures(**TINY, cache=None, **options).fit(X)
 
 
+@pytest.mark.parametrize(
+    ("error", "expected", "message"),
+    [
+        (KeyError("op"), ValueError, "^A layer of the network cannot be converted to ONNX by tf2onnx: 'op'. Leave out"),
+        (MemoryError("too large"), MemoryError, "^tiny ran out of memory"),
+    ],
+)  # fmt: skip
+def test_errors_of_the_conversion_to_onnx(error, expected, message, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    convert = pytest.importorskip("tf2onnx.convert")
+
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(convert, "from_graph_def", fail)
+    with pytest.raises(expected, match=message):
+        CNNFeatures(**TINY, cache=None, runtime="onnxruntime").fit_transform(X)
+
+
 @pytest.mark.slow
 def test_pytorch_modules_are_refused():
     torch = pytest.importorskip("torch")

@@ -98,15 +98,18 @@ def compile_graph(
     ValueError
         If an operation cannot be converted, or ONNX Runtime cannot run it.
     """
-    onnxruntime = import_onnxruntime()
+    onnxruntime, hint = import_onnxruntime(), "Leave out runtime='onnxruntime'."
     try:
         content = convert_graph(graph, pixels, outputs)
+    except ValueError as error:
+        raise ValueError(f"{error}. {hint}") from error
+    try:
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    except Exception as error:  # those of ONNX Runtime have no common class
-        raise ValueError(
-            f"A layer of the network cannot be run by ONNX Runtime: {' '.join(str(error).split())[:300]}. Leave out "
-            "runtime='onnxruntime'."
-        ) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # exceptions of ONNX Runtime have no common base class
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"A layer of the network cannot be run by ONNX Runtime: {reason}. {hint}") from error
     return lambda batch: session.run(list(outputs), {pixels: batch})
 
 
@@ -140,6 +143,8 @@ def convert_graph(graph: Any, pixels: str, outputs: Sequence[str]) -> bytes:
         model, _ = tf2onnx.convert.from_graph_def(
             graph, input_names=[pixels], output_names=list(outputs), opset=OPSET
         )
+    except MemoryError:
+        raise
     except Exception as error:  # tf2onnx raises many kinds of errors
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(
