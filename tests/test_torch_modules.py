@@ -20,6 +20,7 @@ from sklearn.pipeline import make_pipeline
 from tlfeatures import CNNFeatures, FeatureSearchCV, FineTuneClassifier, embed_images, list_layers
 from tlfeatures.errors import InvalidParameterError, RecipeMismatchError, UnknownNameError
 from tlfeatures.networks import layer_table
+from tlfeatures.selection._candidates import EmbeddingGrid, plan_passes
 from tlfeatures.store import EmbeddingStore
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -345,6 +346,46 @@ def test_search_and_grid_search(network, tmp_path):
         {"cnnfeatures__layer": ["1", "4"]},
     )
     assert grid.fit(images, y).best_score_ == 1
+
+
+def test_operations_of_layers_are_counted():
+    class Transposed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up = nn.ConvTranspose2d(8, 2, 2, stride=2)
+
+        def forward(self, x):
+            return self.up(x)
+
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, groups=4), Transposed(), nn.Flatten(),
+        nn.Linear(504, 4),
+    )  # fmt: skip
+    grid = EmbeddingGrid(
+        network, layers=list("01235"), poolings="flatten", image_sizes=[(20, 24)], resize="stretch",
+        normalization=(MEAN, STD),
+    )  # fmt: skip
+    (single_pass,) = plan_passes(grid, None)
+    first = 9 * 11 * 8 * 27
+    second = first + 7 * 9 * 8 * 18
+    third = second + 7 * 9 * 8 * 8
+    assert [e.macs for e in single_pass.embeddings] == [first, first, second, third, third + 504 * 4]
+
+
+def test_the_1se_rule_chooses_the_cheapest_layer(network):
+    """Every layer separates the classes, so the first one is the cheapest of equal candidates."""
+    y = np.arange(24) % 2
+    images = np.random.default_rng(1).integers(0, 128, (24, 20, 24, 3), dtype=np.uint8)
+    images[y == 1, ..., 0] += 100
+    search = FeatureSearchCV(
+        network, layers=["4", "1"], poolings="avg", image_sizes=[(20, 24)], resize="stretch", heads="ridge",
+        normalization=(MEAN, STD), cv=3, rule="1se", cache=None,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of duplicates: the images are noise
+        search.fit(images, y)
+    assert search.best_params_["layer"] == "1"
+    assert (search.table()["macs"] > 0).all()
 
 
 def test_a_search_chooses_layers_at_the_only_size_that_a_module_accepts():

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["TorchFunction", "describe_code", "hash_weights", "is_module", "tf32_switches", "trace_outputs"]
+__all__ = ["TorchFunction", "describe_code", "hash_weights", "is_module", "tf32_switches", "trace_layers"]
 
 # packages whose classes are identified by their name and version; modules of other classes may compute anything
 _LIBRARIES = {"torch", "torchvision", "timm", "transformers", "open_clip"}
@@ -80,7 +80,7 @@ def _placement(module: Any) -> tuple[Any, Any]:
     return torch.device("cpu"), torch.float32
 
 
-def trace_outputs(module: Any, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+def trace_layers(module: Any, size: tuple[int, int]) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
     """Run a module on two black images, and return the layers that can be read, in the order of computation.
 
     Parameters
@@ -91,16 +91,24 @@ def trace_outputs(module: Any, size: tuple[int, int]) -> dict[str, tuple[int, ..
 
     Returns
     -------
-    dict of str to tuple of int
+    shapes : dict of str to tuple of int
         The shape of the output without the batch axis; feature maps as (h, w, c). Layers that are called more than
         once, or whose output is not one tensor of 2 to 4 axes with a row for each image, are left out. The output of
         windowed attention may have a row for each window instead.
+    operations : dict of str to int
+        The multiply-accumulate operations of convolutions and linear layers, for one image, up to and including each
+        layer.
     """
     import torch
 
-    module, calls = _copy(module), {}
+    module, calls, operations, total = _copy(module), {}, {}, 0
 
-    def hook(name: str, _module: Any, _inputs: Any, output: Any) -> None:
+    def hook(name: str, layer: Any, inputs: Any, output: Any) -> None:
+        nonlocal total
+        if isinstance(layer, (torch.nn.Linear, torch.nn.modules.conv._ConvNd)):
+            values = inputs[0] if getattr(layer, "transposed", False) else output
+            total += layer.weight[0].numel() * values.numel() // 2
+        operations[name] = total
         shape = tuple(output.shape) if isinstance(output, torch.Tensor) else ()
         calls.setdefault(name, []).append(shape[1:] if shape[:1] == (2,) else ())
 
@@ -111,11 +119,12 @@ def trace_outputs(module: Any, size: tuple[int, int]) -> dict[str, tuple[int, ..
     with torch.inference_mode():
         module(torch.zeros(2, 3, *size, device=device, dtype=dtype))
     shapes = {name: outputs[0] for name, outputs in calls.items() if len(outputs) == 1}
-    return {
+    shapes = {
         name: (*shape[1:], shape[0]) if _is_channels_first(shape, size) else shape
         for name, shape in shapes.items()
         if len(shape) in (1, 2, 3)
     }
+    return shapes, {name: operations[name] for name in shapes}
 
 
 def _is_channels_first(shape: Sequence[int], size: Sequence[int]) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 
 from tlfeatures._network_options import NETWORK_CONSTRAINTS, size_pair
 from tlfeatures._params import check_parameter
-from tlfeatures._torch import TorchFunction, describe_code, hash_weights, trace_outputs
+from tlfeatures._torch import TorchFunction, describe_code, hash_weights, trace_layers
 from tlfeatures.errors import InvalidParameterError, UnknownNameError
 from tlfeatures.fingerprints import recipe_digest
 from tlfeatures.networks._backbone import Description, Tap
@@ -109,9 +109,17 @@ class TorchBackbone:
         return Description("custom", self.image_size, [list(triple) for triple in self.normalization], taps)
 
     def _outputs(self) -> dict[str, tuple[int, ...]]:
+        return self._trace()[0]
+
+    def count_operations(self) -> dict[str, int]:
+        """Count the multiply-accumulate operations for one image up to and including each layer."""
+        return self._trace()[1]
+
+    def _trace(self) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+        """Return the shape of each readable layer, and the operations up to it."""
         height, width = self.image_size
         try:
-            outputs = trace_outputs(self.model, self.image_size)
+            outputs, operations = trace_layers(self.model, self.image_size)
         except Exception as error:
             raise ValueError(
                 f"The module {self.name} cannot process images of {height}x{width} pixels, a tensor "
@@ -123,7 +131,7 @@ class TorchBackbone:
                 f"The module {self.name} has no layer whose output is one tensor of 2 to 4 axes. "
                 "Expected a module with submodules, such as torch.nn.Sequential or a network of torchvision."
             )
-        return outputs
+        return outputs, operations
 
     def compile(
         self, outputs: Sequence[tuple[Tap, str]], description: Description

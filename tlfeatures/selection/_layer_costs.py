@@ -16,18 +16,25 @@ _in_memory: dict[str, dict[str, int]] = {}
 def count_operations(
     backbone: Backbone | TorchBackbone, size: tuple[int, int], store: EmbeddingStore | None
 ) -> dict[str, int]:
-    """Count the multiply-accumulate operations of one image up to each layer.
+    """Count the multiply-accumulate operations of layers with kernels, for one image.
 
     For networks of the registry the counts are kept in memory and in the store's sidecar, so that Keras is needed
     only once.
 
     Parameters
     ----------
-    backbone : Backbone
+    backbone : Backbone or TorchBackbone
     size : (int, int)
-        Height and width in pixels.
+        Size of ``backbone``'s images, which identifies the stored counts.
     store : EmbeddingStore or None
+
+    Returns
+    -------
+    dict of str to int
+        The operations up to and including each layer.
     """
+    if isinstance(backbone, TorchBackbone):
+        return backbone.count_operations()
     key = {"macs": 1, "network": backbone.name, "size": list(size), "keras": keras_version()}
     if backbone.spec is None:
         return _count(backbone)
@@ -39,7 +46,7 @@ def count_operations(
     return counts
 
 
-def _count(backbone: Backbone | TorchBackbone) -> dict[str, int]:
+def _count(backbone: Backbone) -> dict[str, int]:
     counts, total = {}, 0
     for name, operation in backbone.skeleton()[0].items():
         shape = getattr(getattr(operation, "output", None), "shape", ())
