@@ -179,6 +179,17 @@ def test_manifest_has_one_row_per_image_with_issue_score_and_suggestion():
     assert table["score"].isna().tolist() == [row == 40 for row in range(len(X))]
 
 
+def test_the_first_of_a_duplicate_group_is_kept_in_one_split_if_there_are_several():
+    X, y = clusters()
+    X[10], X[20] = X[1], X[2]
+    suggestions = audit(X, y).manifest()["suggestion"]
+    assert suggestions[[1, 2]].tolist() == ["keep", "keep"]
+    split = np.where(np.arange(len(X)) == 10, "test", "train")
+    suggestions = audit(X, y, split=split).manifest()["suggestion"]
+    assert suggestions[[1, 2]].tolist() == ["keep in one split", "keep"]
+    assert suggestions[[10, 20]].tolist() == ["remove, duplicate of X[1]", "remove, duplicate of X[2]"]
+
+
 def test_rows_with_nan_are_left_out_and_listed():
     X, y = clusters()
     X[3], X[9] = np.nan, np.inf

@@ -153,8 +153,9 @@ class AuditResult:
             add(row, "label error", f"label: {label}")
         for _, group in self.duplicates.groupby("group"):
             first = group.sort_values("row").iloc[0]
+            keep = "keep in one split" if first["across_splits"] else "keep"
             for row, kind in zip(group["row"].tolist(), group["kind"], strict=True):
-                fix = "keep in one split" if row == first["row"] else f"remove, duplicate of {first['image']}"
+                fix = keep if row == first["row"] else f"remove, duplicate of {first['image']}"
                 add(row, f"{kind} duplicate", fix)
         for row in self.outliers["row"].tolist():
             add(row, "outlier", "review")
