@@ -91,6 +91,8 @@ def test_transform_requires_the_views_of_fit():
     assert clone(cnn).views == "flip"
     with pytest.raises(RecipeMismatchError, match="views: 'flip' became None"):
         cnn.set_params(views=None).transform(X)
+    with pytest.raises(RecipeMismatchError, match="views: 'flip' became None"):
+        embed_views(cnn, X)
     with pytest.raises(
         UnknownNameError, match=r"`views` must be None, 'flip', 'crops' or 'flip\+crops'; got 'flips'"
     ):

@@ -330,7 +330,7 @@ def embed_views(cnn: CNNFeatures, X: Any) -> list[np.ndarray]:
     """Return the embeddings of each view of X, of which `transform` returns the mean; each of shape (n, d)."""
     check_is_fitted(cnn, "recipes_")
     images = _to_images(X)
-    return [cnn._extract(images, spec).features for spec in cnn._make_spec().by_view()]
+    return [cnn._extract(images, spec).features for spec in check_fitted_recipes(cnn, images).by_view()]
 
 
 def _to_images(X: Any) -> Images:
