@@ -49,8 +49,7 @@ def check_augment(augment: Any) -> dict[str, Any]:
             raise ValueError(f"augment[{name!r}]={value!r}; expected a number.")
         if name == "color":
             strength = float(value)
-            kinds = _COLORS if hasattr(keras().layers, "RandomSaturation") else _COLORS[:2]
-            steps |= {f"color/{kind}": strength / 5 if kind == "hue" else strength for kind in kinds}
+            steps |= {f"color/{kind}": strength / 5 if kind == "hue" else strength for kind in _COLORS}
         elif name == "crop":
             if int(value) != value or value < 1:
                 raise ValueError(
@@ -79,8 +78,8 @@ class Augmenter:
         Names of augmentations with their strengths. "crop": pixels of padding before a random crop of the original
         size; "flip": "horizontal", "vertical" or "horizontal_and_vertical"; "rotation": fraction of a full turn;
         "zoom", "brightness", "contrast", "saturation", "hue": relative change; "color": the last four with one
-        strength, a fifth of it for the hue (versions of Keras without layers for saturation and hue change only the
-        others). Other "Random..." layers of Keras are passed by their names, each with a dict of its arguments.
+        strength, a fifth of it for the hue. Other "Random..." layers of Keras are passed by their names, each with a
+        dict of its arguments.
 
     Examples
     --------
