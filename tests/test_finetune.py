@@ -724,6 +724,8 @@ def test_any_random_layer_of_keras():
     assert (views(X[:2], [0]) != X[:2]).any()
     with pytest.raises(UnknownNameError, match="'flip'"):
         Augmenter({"flips": "horizontal"})
+    with pytest.raises(UnknownNameError, match="0"):
+        Augmenter({0: 1})
     with pytest.raises(
         ValueError, match=r"RandomCrop changes the size of images from \(32, 32\) to \(16, 16\)"
     ):
@@ -732,6 +734,9 @@ def test_any_random_layer_of_keras():
         {"flip": "sideways"},
         {"color": "much"},
         {"crop": "4.5"},
+        {"crop": float("inf")},
+        {"crop": float("nan")},
+        {"crop": 2.5},
         {"rotation": "x"},
         {"zoom": None},
     ):

@@ -51,17 +51,16 @@ def check_augment(augment: Any) -> dict[str, Any]:
             strength = float(value)
             steps |= {f"color/{kind}": strength / 5 if kind == "hue" else strength for kind in _COLORS}
         elif name == "crop":
-            if int(value) != value or value < 1:
+            if not float(value).is_integer() or value < 1:
                 raise ValueError(
                     f"augment['crop']={value!r}; expected a number of pixels of padding, such as 4."
                 )
             steps[name] = int(value)
         elif name == "flip" and not isinstance(value, Mapping) and value not in _FLIPS:
             raise ValueError(f"augment['flip']={value!r}; expected one of {', '.join(map(repr, _FLIPS))}.")
-        elif name in _SHORT or (name.startswith("Random") and hasattr(keras().layers, name)):
+        elif name in _SHORT or name in (layers := _list_layers()):
             steps[name] = value
         else:
-            layers = [n for n in dir(keras().layers) if n.startswith("Random")]
             raise UnknownNameError.of("augmentation", name, ["crop", "color", *_SHORT, *layers])
     for name, value in steps.items():
         if name != "crop":
@@ -117,6 +116,10 @@ class Augmenter:
                     f"{tuple(x.shape[1:3])}; expected views of the same size. Use a layer such as {{'crop': 4}}."
                 )
         return np.clip(np.rint(keras().ops.convert_to_numpy(x)), 0, 255).astype(np.uint8)
+
+
+def _list_layers() -> list[str]:
+    return [name for name in dir(keras().layers) if name.startswith("Random")]
 
 
 def _make_layer(name: str, value: Any) -> Any:
