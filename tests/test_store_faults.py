@@ -524,6 +524,11 @@ def test_a_root_that_is_a_file(tmp_path):
 def test_a_link_or_file_in_place_of_a_folder_is_left_alone(store, tmp_path, place, kind):
     other = EmbeddingStore(tmp_path / "other")
     other.publish(RECIPE, *rows(3))
+    other.put_sidecar({"a": 1}, {"b": 2})
+    stale = other.root / "v1" / "networks" / f".tmp-{'0' * 24}"
+    stale.touch()
+    os.utime(stale, (0, 0))
+    (stale.parent / f"{'0' * 32}.json").write_text("damaged")
     at = store.root / "v1" if place == "v1" else Path(store._path(RECIPE))
     at.parent.mkdir(parents=True)
     if kind == "link":
@@ -534,8 +539,11 @@ def test_a_link_or_file_in_place_of_a_folder_is_left_alone(store, tmp_path, plac
     with pytest.raises(StoreError, match="expected a folder, but there is a file or a link"):
         store.publish(RECIPE, *rows(3, 1))
     store.compact()
+    assert stale.exists()
+    assert store.verify() == []
     store.clear()
     store.prune(0)
+    assert other.get_sidecar({"a": 1}) == {"b": 2}
     assert other.get(RECIPE, rows(3)[0])[1].all()
     assert len(segments(other)) == 1
 

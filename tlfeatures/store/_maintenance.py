@@ -95,8 +95,11 @@ def verify(v1: str) -> list[dict[str, str]]:
         work += [(load_segment, os.path.join(folder, n)) for n in sorted(list_names(folder, SEGMENT_NAME))]
         work += [(load_table, os.path.join(folder, n)) for n in sorted(list_names(folder, INDEX_NAME))]
         work.append((_check_recipe, os.path.join(folder, "recipe.json")))
-    networks = os.path.join(v1, "networks")
-    work += [(read_sidecar, os.path.join(networks, n)) for n in sorted(list_names(networks, SIDECAR_NAME))]
+    if is_folder(v1):
+        networks = os.path.join(v1, "networks")
+        work += [
+            (read_sidecar, os.path.join(networks, n)) for n in sorted(list_names(networks, SIDECAR_NAME))
+        ]
 
     def check(item: tuple[Callable[[str], object], str]) -> str | None:
         read, path = item
@@ -123,7 +126,8 @@ def compact(v1: str) -> dict[str, int]:
                 if is_locked:
                     _compact(folder)
                     unlink_quietly(lock)
-    _remove_stale(os.path.join(v1, "networks"))
+    if is_folder(v1):
+        _remove_stale(os.path.join(v1, "networks"))
     after = _totals(v1)
     return {
         "segments_before": before[0],
@@ -152,9 +156,9 @@ def prune(v1: str, max_bytes: int) -> dict[str, int]:
 def clear(v1: str) -> dict[str, int]:
     """Implement `EmbeddingStore.clear`."""
     removed = [_clear_folder(folder) for folder in _folders(v1)]
-    networks = os.path.join(v1, "networks")
-    removed.append(_unlink_matching(networks, _SIDECAR_NAME))
     if is_folder(v1):
+        networks = os.path.join(v1, "networks")
+        removed.append(_unlink_matching(networks, _SIDECAR_NAME))
         for folder in (networks, v1):
             _rmdir(folder)
     return {"removed_files": sum(n for n, _ in removed), "removed_bytes": sum(size for _, size in removed)}
