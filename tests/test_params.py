@@ -33,7 +33,7 @@ INF, NAN = float("inf"), float("nan")
         ([number(0, 1)], [0, 1, 0.5, np.float32(1)], [-0.1, 1.1, NAN, "0.5", True, 1j, np.ones(1)]),
         ([number(above=0, below=1)], [0.5], [0, 1, INF]),
         ([number()], [0, -5.5], [INF, -INF, NAN]),
-        ([boolean()], [True, False, np.True_], [1, 0, None, "yes"]),
+        ([boolean()], [True, False, np.True_], [1, 0, None, "yes", type("bool", (), {})()]),
         ([path()], ["x", Path("x")], ["", 3, None, b"x"]),
         ([instance_of(dict)], [{}], [[], dict]),
     ],

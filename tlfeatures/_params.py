@@ -94,9 +94,15 @@ def number(
 
 def boolean() -> Constraint:
     """Accept True or False, including those of NumPy."""
-    return Constraint(
-        "True or False", lambda value: isinstance(value, bool) or type(value).__name__ in ("bool_", "bool")
-    )
+
+    def accepts(value: Any) -> bool:
+        kind = type(value)
+        return f"{kind.__module__}.{kind.__name__}" in (
+            "builtins.bool",
+            "numpy.bool",
+        )  # without importing NumPy
+
+    return Constraint("True or False", accepts)
 
 
 def path(description: str = "a path", hint: str | Callable[[Any], str] = "") -> Constraint:
