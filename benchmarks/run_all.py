@@ -24,7 +24,8 @@ CUTS = ("conv_dw_6", "conv_pw_12", "all")
 BENCHMARKS = {
     "extract": ["extract.py"],
     "taps": ["taps.py"],
-    "gridsearch": ["gridsearch.py"],
+    "gridsearch": ["gridsearch.py", "--sets", "signs"],
+    "gridsearch_photographs": ["gridsearch.py", "--sets", "photographs"],
     "select": ["select.py", "--part", "speed"],
     "select_regret": ["select.py", "--part", "regret", "--sets", "images"],
     "select_regret_generated": ["select.py", "--part", "regret", "--sets", "generated"],

@@ -68,10 +68,10 @@ SPEED = [
         "taps",
     ),
     (
-        "GridSearchCV, 24 candidates x 5 folds, photographs, two jobs",
-        "with an empty store, {gridsearch[photographs_2_jobs_cold_ratio]:.2f} times the time of one extraction and a "
-        "search on a matrix in memory; with all rows in the store, {gridsearch[photographs_2_jobs_warm_ratio]:.2f} "
-        "times the time of the search on a matrix",
+        "GridSearchCV, 24 candidates x 5 folds, {gridsearch_photographs[photographs_images]:,.0f} photographs, 2 jobs",
+        "with an empty store, {gridsearch_photographs[photographs_2_jobs_cold_ratio]:.2f} times the time of one "
+        "extraction and a search on a matrix in memory; with all rows in the store, "
+        "{gridsearch_photographs[photographs_2_jobs_warm_ratio]:.2f} times the time of the search on a matrix",
         "gridsearch",
     ),
     (

@@ -130,8 +130,8 @@ class Images:
         """Return {row: URI} of the images in object storage."""
         if not isinstance(self._data, list):
             return {}
-        items = ((i, self._data[row]) for i, row in enumerate(self._rows.tolist()))
-        return {i: split_frame(item)[0] for i, item in items if is_object(item)}
+        items = enumerate(self.paths())
+        return {i: split_frame(path)[0] for i, path in items if path and "://" in path and is_object(path)}
 
     def forget_contents(self) -> None:
         """Free the memory of objects that were read but not decoded."""
@@ -189,7 +189,7 @@ class Images:
         keys, errors = [None] * len(self), {}
         self._bytes_left = keep_bytes
         if isinstance(self._data, list):
-            keys = memoized_keys(self._data[row] for row in self._rows.tolist())
+            keys = memoized_keys(map(self._data.__getitem__, self._rows.tolist()))
         missing = [i for i, key in enumerate(keys) if key is None]
 
         def fill(part: list[int]) -> None:

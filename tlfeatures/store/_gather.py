@@ -32,13 +32,22 @@ def gather(
         segment = folder.segment(name)
         if segment is None or not _contains_keys(segment, part_rows, keys[targets]):
             return name
-        step = max(1, _GATHER_BYTES // segment.features[:1].nbytes)
-        for i in range(0, len(part), step):
-            out[targets[i : i + step]] = segment.features[part_rows[i : i + step]]
+        if len(part) == len(out) and out.flags.c_contiguous:
+            # all rows are in one segment, and the sort is stable, so that the targets are in order
+            np.take(segment.features, part_rows, axis=0, out=out, mode="clip")  # "raise" would copy `out`
+        else:
+            step = max(1, _GATHER_BYTES // segment.features[:1].nbytes)
+            for i in range(0, len(part), step):
+                out[targets[i : i + step]] = segment.features[part_rows[i : i + step]]
         is_stored[targets] = True
         return None
 
-    return [name for name in pool_map(fill, np.split(order, starts)[1:]) if name]
+    parts = np.split(order, starts)[1:]
+    in_memory = all(folder.is_loaded(index.names[numbers[part[0]]]) for part in parts)
+    filled = (
+        map(fill, parts) if in_memory else pool_map(fill, parts)
+    )  # starting threads takes longer than copying
+    return [name for name in filled if name]
 
 
 def _contains_keys(segment: Segment, rows: np.ndarray, keys: np.ndarray) -> bool:

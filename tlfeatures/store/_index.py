@@ -119,6 +119,10 @@ class Folder:
             return segment
         return self._load(name)[0]
 
+    def is_loaded(self, name: str) -> bool:
+        """Return whether a verified segment is in memory."""
+        return _segments.get(self._path(name)) is not None
+
     def verify(self, name: str) -> VerifiedFile | None:
         """Verify the file of a segment unless its stamp is still the same; None if it was removed or is damaged."""
         path = self._path(name)
