@@ -31,9 +31,9 @@ class ConformalClassifier(ClassifierMixin, ConformalBase):
 
     The classifier is fitted on all rows and, for calibration, on folds. The score of a class for a row is how far
     its decision value, or the logarithm of its probability, is below the largest of the other classes. The p-value of
-    a class is the share of the training rows whose own class has at least this score, by a classifier that was not
-    trained on them. The set contains the classes with a p-value above the error rate
-    (cross-conformal prediction; Vovk 2015).
+    a class is the share of the training rows, the new row included, whose score for their own class is at least this
+    score; the classifier that scores a training row was not trained on it. The set contains the classes with a p-value
+    above the error rate (cross-conformal prediction; Vovk 2015).
 
     Parameters
     ----------
@@ -47,12 +47,13 @@ class ConformalClassifier(ClassifierMixin, ConformalBase):
         object contains one classifier for each fold.
     per_class : bool, default=False
         Whether the error rate holds for each class ("Mondrian"), not only on average. Sets become larger. A class
-        needs at least ``1 / error_rate - 1`` rows; a smaller class is in every set.
+        needs at least ``1 / error_rate - 1`` rows (or groups); a smaller class is in every set.
     allow_empty : bool, default=False
         Whether a set may be empty. By default it always contains the predicted class, so an accurate classifier makes
         fewer errors than stated.
     false_alarm_rate : float or None, default=0.05
-        Share of images like the training images that `is_unusual` reports. None means that no detector is fitted.
+        Expected share of images like the training images for which `is_unusual` returns True. If None, no outlier
+        detector is fitted.
     random_state : int, RandomState or None, default=0
         Seed of the folds.
 
@@ -62,7 +63,7 @@ class ConformalClassifier(ClassifierMixin, ConformalBase):
     estimator_ : classifier
         The classifier, or the steps of the pipeline after CNNFeatures, fitted on all rows.
     fold_estimators_ : list of classifier
-        Fitted on all folds but one.
+        Classifiers, each fitted on all folds but one.
     outlier_detector_ : OutlierDetector or None
     cnn_ : CNNFeatures
         The fitted first step, if ``estimator`` is a pipeline that begins with it.
@@ -71,7 +72,8 @@ class ConformalClassifier(ClassifierMixin, ConformalBase):
         classes in a set; each row is ranked among the rows of other groups, at the error rate of `fit`. Empty if there
         are fewer rows or groups than ``1 / error_rate``.
     n_calibration_ : ndarray of float, shape (1 + n_classes,)
-        Number of independent rows or groups from which p-values are computed: of all classes, and of each class.
+        Number of rows, or of groups if there are any, from which p-values are computed: of all classes, and of each
+        class.
     n_features_in_ : int
         Width of the embedding.
 
@@ -82,12 +84,12 @@ class ConformalClassifier(ClassifierMixin, ConformalBase):
     The probability holds for new rows that are drawn like the training rows. If rows come in groups, such as several
     images of each patient, new groups must be drawn like the training groups; pass ``groups``. Each group then has
     the weight of one row, and is kept in one fold (Lee, Barber and Willett 2023, "Distribution-free inference with
-    hierarchical data"). For images, near-duplicates form groups too. The theory guarantees an error rate of at most
-    twice the stated one for cross-validation; in measurements it is near the stated one
+    hierarchical data"). For images, near-duplicates form groups too. With cross-validation, theory guarantees only that
+    the error rate is at most about twice the stated one; in measurements, it is close to the stated one
     (``python benchmarks/conformal.py``).
 
     A :class:`~tlfeatures.calibration.CalibratedHead` is calibrated once, on all rows. The sets are computed from the
-    uncalibrated head, because calibration by a temperature does not change the order of the classes.
+    uncalibrated head, because temperature scaling multiplies all scores by the same number, which changes no p-value.
 
     Examples
     --------
@@ -221,8 +223,9 @@ class ConformalClassifier(ClassifierMixin, ConformalBase):
         Returns
         -------
         ndarray of float64, shape (n_samples, n_classes)
-            The share of training rows whose score for their own class, computed without training on them, is at least
-            as large as that of this class; greater than 0, and at most 1.
+            (1 + number of training rows whose score for their own class is at least that of this class) /
+            (1 + number of training rows). The scores are computed without training on these rows. Each group counts as
+            one row; with ``per_class=True``, only the rows of this class count. Values are in (0, 1].
         """
         return self._p_values(self._embed(X))
 

@@ -35,7 +35,8 @@ class ConformalRegressor(RegressorMixin, ConformalBase):
         Number of folds. It is reduced if there are fewer rows or groups. A fitted object contains one regressor for
         each fold.
     false_alarm_rate : float or None, default=0.05
-        Share of images like the training images that `is_unusual` reports. None means that no detector is fitted.
+        Expected share of images like the training images for which `is_unusual` returns True. If None, no outlier
+        detector is fitted.
     random_state : int, RandomState or None, default=0
         Seed of the folds.
 
@@ -44,7 +45,7 @@ class ConformalRegressor(RegressorMixin, ConformalBase):
     estimator_ : regressor
         The regressor, or the steps of the pipeline after CNNFeatures, fitted on all rows.
     fold_estimators_ : list of regressor
-        Fitted on all folds but one.
+        Regressors, each fitted on all folds but one.
     residuals_ : list of ndarray
         Absolute errors for the rows left out, for each fold.
     outlier_detector_ : OutlierDetector or None
@@ -55,7 +56,7 @@ class ConformalRegressor(RegressorMixin, ConformalBase):
         of other groups determine the width, at the error rate of `fit`. Empty if there are fewer rows or groups than
         ``1 / error_rate``.
     n_calibration_ : float
-        Number of independent rows or groups from which intervals are computed.
+        Number of rows, or of groups if there are any, from which intervals are computed.
     n_features_in_ : int
         Width of the embedding.
 
