@@ -19,7 +19,7 @@ from tlfeatures._params import Constraint, boolean, integer, path
 from tlfeatures._warnings import warn
 from tlfeatures.errors import RandomWeightsWarning
 
-# What reads networks and the store is imported when it is needed, so that a saved model is loaded quickly.
+# Modules that read networks and the store are imported lazily, so that a saved model loads quickly.
 if TYPE_CHECKING:
     from tlfeatures.extract import FeatureSpec
     from tlfeatures.store import EmbeddingStore

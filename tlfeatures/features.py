@@ -16,7 +16,7 @@ from tlfeatures._network_options import MODULE_CONSTRAINT, NETWORK_CONSTRAINTS, 
 from tlfeatures._params import check_parameters
 from tlfeatures.errors import InvalidParameterError
 
-# What reads images, networks and the store is imported when it is needed, so that a saved model is loaded quickly.
+# Modules that read images, networks and the store are imported lazily, so that a saved model loads quickly.
 if TYPE_CHECKING:
     from tlfeatures.extract import Extracted, FeatureSpec
     from tlfeatures.images import Images
@@ -41,14 +41,14 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
         A PyTorch module needs ``normalization`` (networks of timm have their own) and runs on the device where its
         parameters are; its layers are the paths in ``module.named_modules()``.
     layer : str, list of str or None, default=None
-        The layer whose output is the embedding; see `tlfeatures layers NAME`. None is the last
-        convolutional output. The embeddings of a list are concatenated in its order. Earlier layers suit images that
-        differ from those of ImageNet. "fc1", "fc6" and "predictions" are in the fully connected top, which is then
-        loaded too.
+        The layer whose output is the embedding; see `tlfeatures layers NAME`. None means the last feature map, or the
+        last tokens of a vision transformer (for those of KerasHub, after the final normalization). The embeddings of a
+        list are concatenated in its order. Earlier layers suit images that differ from those of ImageNet. "fc1", "fc6"
+        and "predictions" are in the fully connected top, which is then loaded too.
     pooling : {"avg", "max", "avgmax", "gem", "flatten", "cls", "clsavg"}, default="avg"
         How a feature map (h, w, c) becomes a vector: its mean, maximum, both, generalized mean
         (power 3; Radenović et al. 2018), or all h * w * c values. For vision transformers of KerasHub, the first four
-        are those of the tokens of patches; "cls" is the class token, and "clsavg" the class token and the mean.
+        are computed from the patch tokens; "cls" is the class token, and "clsavg" the class token and the mean.
     weights : "imagenet", "bundled", path or None, default="imagenet"
         Pretrained weights, a ``.weights.h5`` or ``.h5`` file, or None for seeded random weights (He
         initialization), with a warning. For "tiny", which has no ImageNet weights, the default is "bundled", the file
@@ -56,21 +56,22 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
     image_size : int, (int, int) or None, default=None
         Side, or (height, width), in pixels; None means the network's default.
     resize : {"stretch", "crop", "pad"}, default="stretch"
-        How an image is resized to that size. "stretch" changes the aspect ratio, as
+        How an image is resized to ``image_size``. "stretch" changes the aspect ratio, as
         ``keras.utils.load_img(target_size=...)`` does; "crop" resizes the short side and crops the center;
         "pad" resizes the long side and adds black bars.
     interpolation : str, default="bilinear"
         Filter of Pillow: "nearest", "bilinear", "bicubic", "lanczos", "box" or "hamming".
     decode : {"scaled", "exact"}, default="scaled"
-        "scaled" lets the JPEG decoder shrink large photographs, never below twice the required size.
+        "exact" decodes JPEG files at full size. "scaled" lets the JPEG decoder shrink large photographs first, never
+        below twice the required size.
     max_value : int or None, default=None
         Value of white in 16-bit grey files and uint16 arrays, such as 4095 for 12-bit data; None means 65535.
         Images with larger values raise an error.
     window : (float, float) or None, default=None
-        Center and width of the range of values that becomes black to white in DICOM files (in Hounsfield units for CT),
-        16-bit grey files and uint16 arrays, such as (40, 400). None means, for DICOM, the window in the file or,
-        without one, the full range of unsigned 8-bit values and the 1st to the 99th percentile of others; for other
-        images, 0 to ``max_value``.
+        Center and width of the range of values that is mapped to the range from black to white in DICOM files (in
+        Hounsfield units for CT), 16-bit grey files and uint16 arrays, such as (40, 400). None means, for DICOM, the
+        window in the file or, without one, the full range of unsigned 8-bit values and the 1st to the 99th percentile
+        of others; for other images, 0 to ``max_value``.
     normalization : "auto" or (mean, std), default="auto"
         "auto" is the network's own; a pair of RGB triples is applied instead as ``(x / 255 - mean) / std``.
     precision : {"float32", "tf32", "bfloat16", "float16", "int8"}, default="float32"
@@ -94,8 +95,8 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
         embeddings differ by rounding only, so they are shared in the store; otherwise, they are stored under their own
         recipe.
     calibration_images : images or None, default=None
-        Images like those of X, with which the network is quantized if ``precision="int8"``: about 100 training images
-        of all classes, of which at most 256 are used. The embeddings depend on them, so rows are only shared between
+        Images like those of X, with which the network is quantized if ``precision="int8"``. About 100 training images
+        from all classes suffice; at most 256 are used. The embeddings depend on them, so rows are only shared between
         estimators with the same calibration images. Other precisions ignore them.
     on_error : {"raise", "nan"}, default="raise"
         On unreadable images, raise an :class:`~tlfeatures.errors.ImageReadError`, or return rows of NaN
@@ -135,11 +136,11 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
 
     Notes
     -----
-    A model with custom code (a Lambda, a layer class that is not Keras's; a module class that is not of PyTorch,
-    torchvision, timm, transformers or open_clip) has an identity within this process only, so its rows are not
+    A model with custom code (a Lambda layer, a layer class from outside Keras, or a module class from outside PyTorch,
+    torchvision, timm, transformers and open_clip) can be identified only within this process, so its rows are not
     shared with other processes (see docs/store.md).
 
-    `fit` learns nothing from X and does not run the network: it checks the type of the images and fixes
+    `fit` learns nothing from X and does not run the network: it checks the type of the images and determines
     the recipe. X is a list, array, Series or one-column DataFrame of paths; a list of PIL images,
     bytes or arrays; or a uint8, uint16 or float (in [0, 1]) array (n, h, w), (n, h, w, 1 | 3 | 4).
     A pass through the network stores the average and the maximum of each requested layer, so a grid
@@ -176,7 +177,9 @@ class CNNFeatures(CallbackSupportMixin, TransformerMixin, ImageEstimator, LayerP
 
     @with_callbacks
     def fit(self, X: Any, y: Any = None) -> CNNFeatures:
-        """Check X and the parameters, and fix the recipe; decodes no image and learns nothing.
+        """Check the parameters and the type of X, and determine the recipe.
+
+        No image of X is decoded; with ``precision="int8"``, the calibration images are.
 
         Parameters
         ----------

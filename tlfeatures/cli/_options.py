@@ -135,7 +135,7 @@ class NetworkOptions(InputOptions):
     """The network, its input and its layers."""
 
     layer: str | None = option(
-        None, "Layers, as listed by `tlfeatures layers`; by default the last convolutional output.", "-l"
+        None, "Layers, as listed by `tlfeatures layers`; by default the last feature map.", "-l"
     )
     pooling: str = option(
         "avg",

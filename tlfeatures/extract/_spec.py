@@ -79,7 +79,7 @@ class FeatureSpec:
         ----------
         backbone : Backbone
         layers : sequence of str or None
-            None means the last convolutional output.
+            None means the last feature map.
         pooling : str
         store : EmbeddingStore or None
             The store of the metadata of the network.

@@ -51,7 +51,8 @@ class Decoder:
     interpolation : {"nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"}
         Pillow's resampling filters, which antialias (all but "nearest").
     decode : {"scaled", "exact"}
-        "scaled" lets the JPEG decoder shrink by powers of two, never below twice the required size.
+        "exact" decodes JPEG files at full size. "scaled" lets the JPEG decoder shrink by powers of two, never below
+        twice the required size.
     max_value : int, optional
         The value in 16-bit grey files and uint16 arrays that becomes 255, such as 4095 for 12-bit data. None is 65535.
         Images with larger values cannot be read. 8-bit images, floats and DICOM files are not affected.

@@ -136,7 +136,7 @@ class Backbone(NetworkLoader):
         Parameters
         ----------
         layers : sequence of str or None
-            None means the last convolutional output.
+            None means the last feature map.
         store : EmbeddingStore or None
 
         Raises

@@ -55,7 +55,7 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, ImageInputMixin, Ba
         "fused" tries all standard taps together, each scaled to the same total variance by
         :class:`~tlfeatures.heads.BlockScaler`, and with the mean of the layers' kernels in support vector
         machines (:class:`~tlfeatures.heads.MeanRBFKernel`, up to 6,000 images). "auto" is "standard"; for both,
-        pass ``["standard", "fused"]``. None is the last convolutional output. A list contains these words, layer
+        pass ``["standard", "fused"]``. None means the last feature map. A list contains these words, layer
         names, or lists of layer names to concatenate.
     poolings : list of str, default=("avg", "max")
     image_sizes : "auto", None, or list, default="auto"
