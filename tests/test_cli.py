@@ -344,7 +344,7 @@ def test_max_value_scales_12_bit_images(run):
         for i, image in enumerate(images):
             Image.fromarray(image).save(f"{folder}/{i}.png")
     result = run("embed", "12", "-o", "dark.npy", *SMALL)
-    assert result.code == 0 and "4 16-bit image(s) hold no value above 4095" in result.err
+    assert result.code == 0 and "4 16-bit images contain no value above 4095" in result.err
     assert "pass --max-value 4095" in result.err
     result = run("embed", "12", "-o", "scaled.npy", *SMALL, "--max-value", "4095")
     assert result.code == 0 and not result.err

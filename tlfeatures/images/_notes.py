@@ -77,10 +77,11 @@ def warn_of_depth(names: Mapping[int, str], notes: Mapping[int, Note]) -> None:
     for kind, limit in (("12-bit", 4095), ("8-bit", 255)):
         rows = [row for row, note in notes.items() if note.kind == kind]
         if rows:
-            warn(
-                f"{len(rows)} 16-bit image(s) hold no value above {limit}, the first {names[rows[0]]}: this looks like "
-                f"{kind} data and is nearly black. If so, pass `max_value={limit}`."
-            )
+            first = names[rows[0]]
+            start = f"{len(rows):,} 16-bit images contain no value above {limit}, such as {first}. They are"
+            if len(rows) == 1:
+                start = f"The 16-bit image {first} contains no value above {limit}. It is"
+            warn(f"{start} probably {kind} data, decoded as nearly black. If so, pass `max_value={limit}`.")
 
 
 def warn_of_low_contrast(names: Iterable[str], reasons: Iterable[str], n_images: int) -> None:
