@@ -24,4 +24,4 @@ def list_tiles(result: AuditResult | Suggestions) -> dict[str, list[dict[str, An
             row["name"] = "/".join(re.split(r"[\\/]", str(row["image"]))[-2:])
         return rows
 
-    return {name: tiles(table) for name, table in result.shown().items()}
+    return {name: tiles(table) for name, table in result.select_shown().items()}

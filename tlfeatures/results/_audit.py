@@ -13,7 +13,7 @@ from tlfeatures._text import count
 
 __all__ = ["AuditResult"]
 
-_SHOWN = {"label_errors": 36, "outliers": 18, "faults": 18}  # images of a report
+_SHOWN = {"label_errors": 36, "outliers": 18, "faults": 18}  # largest number of images that a report shows
 _SHOWN_GROUPS, _SHOWN_DUPLICATES = 15, 6
 
 
@@ -21,14 +21,14 @@ _SHOWN_GROUPS, _SHOWN_DUPLICATES = 15, 6
 class AuditResult:
     """Everything that an audit found; it changes and deletes no image.
 
-    :func:`tlfeatures.audit` returns it. All tables are sorted, the most suspicious row first, and contain no NaN.
-    ``row`` is the position of an image in ``X``.
+    :func:`tlfeatures.audit` returns it. ``images`` is in the order of ``X``, and ``classes`` begins with the smallest
+    class. In all other tables, the most suspicious row comes first. ``row`` is the position of an image in ``X``.
 
     Attributes
     ----------
     images : pandas.DataFrame
-        One row for each image, in the order of ``X``: ``row``, ``image`` (path or position in ``X``) and, if available,
-        ``label``, ``group`` and ``split``.
+        One row for each image: ``row``, ``image`` (path or position in ``X``) and, if available, ``label``, ``group``
+        and ``split``.
     label_errors : pandas.DataFrame
         One row for each image whose label was checked: ``row``, ``image``, ``label``; ``suggestion``, the most probable
         other class; ``score``, from 0 (the label is certainly right) to 1 (certainly wrong); ``probability``, the
@@ -38,7 +38,8 @@ class AuditResult:
         One row for each image that has a duplicate: ``group`` (number of the duplicate group), ``row``, ``image``,
         ``label``, ``split``; ``kind``, "exact" (same digest as another image of the group) or "near"; ``cosine`` of the
         centered embeddings of the image and the nearest image of the group; ``across_classes`` and
-        ``across_splits``, whether the group contains images of several classes or splits. The latter come first.
+        ``across_splits``, whether the group contains images of several classes or splits. Groups across splits come
+        first, then groups across classes.
     outliers : pandas.DataFrame
         Images unlike all others: ``row``, ``image``, ``label``; ``distance``, one minus the least cosine similarity of
         the embedding with those of the nearest images; ``score``, how many robust standard deviations the logarithm of
@@ -72,8 +73,8 @@ class AuditResult:
         """Rows of ``label_errors`` whose label is probably wrong."""
         return self.label_errors[self.label_errors["suspected"]]
 
-    def shown(self) -> dict[str, pandas.DataFrame]:
-        """Return the rows of each table whose images a report shows.
+    def select_shown(self) -> dict[str, pandas.DataFrame]:
+        """Select the rows of each table whose images a report shows.
 
         Returns
         -------
@@ -136,8 +137,8 @@ class AuditResult:
         -------
         pandas.DataFrame
             One row for each image, in the order of ``X``: ``path``, ``label``, ``group`` and ``split`` if available,
-            and the columns ``issue`` (names separated by "; ", empty if there is none), ``score`` (of the label, from
-            0 to 1; empty if it was not checked) and ``suggestion`` (what to do, such as another label).
+            and the columns ``issue`` (names separated by "; ", empty if there is none), ``score`` (of the label error,
+            from 0 to 1; empty if the label was not checked) and ``suggestion`` (what to do, such as another label).
         """
         issues: list[list[str]] = [[] for _ in range(len(self.images))]
         suggestions: list[list[str]] = [[] for _ in range(len(self.images))]

@@ -82,8 +82,8 @@ class Suggestions:
             }  # fmt: skip
         return pandas.DataFrame(columns)
 
-    def shown(self) -> dict[str, pandas.DataFrame]:
-        """Return the rows of each table whose images a report shows.
+    def select_shown(self) -> dict[str, pandas.DataFrame]:
+        """Select the rows of each table whose images a report shows.
 
         Returns
         -------

@@ -62,7 +62,7 @@ def build_result(search: Any) -> SearchResult:
     except (OSError, ValueError) as error:  # the images were moved and the store was cleared after the search
         embedding_sample, embedding_note = None, str(error)
     if audit is not None:
-        shown = {row for table in audit.shown().values() for row in table["row"].tolist()}
+        shown = {row for table in audit.select_shown().values() for row in table["row"].tolist()}
         audit = replace(audit, thumbnails=_read_thumbnails(search, sorted(shown)))
     return SearchResult(
         task=search.task_,

@@ -143,7 +143,7 @@ def audit(
     result = AuditResult(images=about, faults=faults, notes=notes, **tables)
     if images is None:
         return result
-    shown = sorted({row for table in result.shown().values() for row in table["row"].tolist()})
+    shown = sorted({row for table in result.select_shown().values() for row in table["row"].tolist()})
     return replace(result, thumbnails=make_thumbnails(images, shown))
 
 
