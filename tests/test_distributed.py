@@ -93,11 +93,11 @@ def test_a_worker_with_another_decoder_is_refused(photos, monkeypatch):
         job.prepare()
 
 
-@pytest.mark.parametrize("known_keys", [None, lambda keys: np.zeros(len(keys), bool)])
-def test_a_unit_without_images_to_compute_has_an_empty_result(photos, known_keys):
+@pytest.mark.parametrize("is_stored", [None, lambda keys: np.zeros(len(keys), bool)])
+def test_a_unit_without_images_to_compute_has_an_empty_result(photos, is_stored):
     job = make_job(photos.paths)
     unit = replace(list_units(job)[1], rows=())
-    result = compute_unit(job.take(unit), unit, known_keys)
+    result = compute_unit(job.take(unit), unit, is_stored)
     assert result.unit == unit and not result.errors and not result.notes
     assert [len(part) for part in (result.rows, result.known_rows, result.known_keys, result.stamps)] == [
         0
@@ -130,12 +130,12 @@ class RecordingEngine(LocalEngine):
     def __init__(self) -> None:
         self.rows: list[int] = []
 
-    def run(self, job, units, known_keys=None):
+    def run(self, job, units, is_stored=None):
         def record(unit):
             self.rows += unit.todo().tolist()
             return unit
 
-        return super().run(job, map(record, units), known_keys)
+        return super().run(job, map(record, units), is_stored)
 
 
 @pytest.fixture
@@ -265,11 +265,11 @@ def test_on_error_raise_stops_and_keeps_what_was_computed(copies, store):
 class FailingStorage(LocalEngine):
     """An engine whose storage fails at the second unit."""
 
-    def run(self, job, units, known_keys=None):
+    def run(self, job, units, is_stored=None):
         for unit in units:
             if unit.number == 1:
                 raise TransientReadError(110, "connection timed out, in 4 attempts", "/data/x.jpg")
-            yield from super().run(job, [unit], known_keys)
+            yield from super().run(job, [unit], is_stored)
 
 
 def test_an_outage_ends_the_job_and_never_becomes_a_row_of_nan(photos, store):

@@ -199,7 +199,7 @@ def test_an_image_that_ends_the_process_costs_only_its_row(engine, paths, tmp_pa
     job = make_job([*paths[:9], str(fatal), "/absent.png", *paths[9:20]])
     features, errors = collect(engine.run(job, list_units(job, 2)))
     assert sorted(errors) == [9, 10]
-    assert "the process ended twice while it decoded this image" in errors[9]
+    assert "the process crashed twice while decoding this image" in errors[9]
     expected = collect(LocalEngine().run(make_job(paths[:20]), list_units(make_job(paths[:20]))))[0]
     assert list(dict(sorted(features.items())).values()) == list(dict(sorted(expected.items())).values())
 

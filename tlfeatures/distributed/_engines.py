@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterable
 from typing import Protocol
 
 from tlfeatures.distributed._job import Job
-from tlfeatures.distributed._unit_results import KnownKeys, UnitResult, compute_batches
+from tlfeatures.distributed._unit_results import IsStored, UnitResult, compute_batches
 from tlfeatures.distributed._units import WorkUnit
 
 __all__ = ["Engine", "LocalEngine"]
@@ -16,7 +16,7 @@ class Engine(Protocol):
     """Protocol of engines, which compute work units and store nothing."""
 
     def run(
-        self, job: Job, units: Iterable[WorkUnit], known_keys: KnownKeys | None = None
+        self, job: Job, units: Iterable[WorkUnit], is_stored: IsStored | None = None
     ) -> Generator[UnitResult]:
         """Compute work units.
 
@@ -25,7 +25,7 @@ class Engine(Protocol):
         job : Job
         units : iterable of WorkUnit
             Read only as far as units can be computed: a unit is locked from the moment when it is taken.
-        known_keys : callable, optional
+        is_stored : callable, optional
             Returns which keys, uint8 (n, 16), are stored; such images need no computation. It reads a store of this
             machine, and cannot be pickled.
 
@@ -59,7 +59,7 @@ class LocalEngine:
         return "LocalEngine()"
 
     def run(
-        self, job: Job, units: Iterable[WorkUnit], known_keys: KnownKeys | None = None
+        self, job: Job, units: Iterable[WorkUnit], is_stored: IsStored | None = None
     ) -> Generator[UnitResult]:
         """Compute work units; see `Engine.run`.
 
@@ -69,7 +69,7 @@ class LocalEngine:
             Images and what is computed of them.
         units : iterable of WorkUnit
             Units to compute.
-        known_keys : callable, optional
+        is_stored : callable, optional
             As in `Engine.run`.
 
         Yields
@@ -78,4 +78,4 @@ class LocalEngine:
             The result of each unit.
         """
         for unit in units:
-            yield from compute_batches(job.take(unit), unit, known_keys)
+            yield from compute_batches(job.take(unit), unit, is_stored)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from tlfeatures._params import Constraint, check_parameters, integer, number
 from tlfeatures.distributed._job import Job
-from tlfeatures.distributed._unit_results import KnownKeys, UnitResult
+from tlfeatures.distributed._unit_results import IsStored, UnitResult
 from tlfeatures.distributed._units import WorkUnit
 from tlfeatures.errors import EngineError, MissingDependencyError
 
@@ -83,7 +83,7 @@ class RayEngine:
     }
 
     def run(
-        self, job: Job, units: Iterable[WorkUnit], known_keys: KnownKeys | None = None
+        self, job: Job, units: Iterable[WorkUnit], is_stored: IsStored | None = None
     ) -> Generator[UnitResult]:
         """Compute work units; see `Engine.run`.
 
@@ -93,7 +93,7 @@ class RayEngine:
             Images and what is computed of them.
         units : iterable of WorkUnit
             Units to compute.
-        known_keys : callable, optional
+        is_stored : callable, optional
             As in `Engine.run`.
 
         Yields
@@ -129,7 +129,7 @@ class RayEngine:
                 self._environment,
                 self._n_threads,
                 self.placement_timeout,
-                known_keys,
+                is_stored,
             )
             try:
                 yield from pool.run()

@@ -13,7 +13,7 @@ import numpy as np
 
 from tlfeatures.distributed._job import Job
 from tlfeatures.distributed._ray_workers import Worker, find_fatal_images, list_versions
-from tlfeatures.distributed._unit_results import KnownKeys, UnitResult
+from tlfeatures.distributed._unit_results import IsStored, UnitResult
 from tlfeatures.distributed._units import WorkUnit
 from tlfeatures.errors import EngineError
 from tlfeatures.images import Images
@@ -93,7 +93,7 @@ class WorkerPool:
         Number of decoding threads of each worker.
     placement_timeout : float
         Seconds.
-    known_keys : callable, optional
+    is_stored : callable, optional
         As in `Engine.run`.
     """
 
@@ -107,11 +107,11 @@ class WorkerPool:
         environment: dict[str, str],
         n_threads: int,
         placement_timeout: float,
-        known_keys: KnownKeys | None = None,
+        is_stored: IsStored | None = None,
     ) -> None:
         from ray import cloudpickle
 
-        self._ray, self._job, self._units, self._known_keys = ray, job, units, known_keys
+        self._ray, self._job, self._units, self._is_stored = ray, job, units, is_stored
         self._resources, self._placement_timeout = resources, placement_timeout
         worker_job = replace(job.without_images(), n_threads=n_threads)
         self._arguments = ray.put(cloudpickle.dumps(worker_job)), environment, list_versions()
@@ -213,14 +213,14 @@ class WorkerPool:
     def _send(self, worker: _Worker, state: _UnitState) -> None:
         worker.n_units += 1
         images = self._job.take(state.unit).images
-        if self._known_keys is None:
+        if self._is_stored is None:
             self._compute(worker, state, images, None)
         else:
             reference = worker.actor.read_keys.remote(state.unit, images)
             self._calls[reference] = _Call(self._look_up, worker, state)
 
     def _look_up(self, call: _Call, keys: np.ndarray) -> None:
-        self._compute(call.worker, call.state, None, keys[self._known_keys(keys)])
+        self._compute(call.worker, call.state, None, keys[self._is_stored(keys)])
 
     def _compute(
         self, worker: _Worker, state: _UnitState, images: Images | None, stored_keys: np.ndarray | None

@@ -1,4 +1,4 @@
-"""What runs on the nodes of a Ray cluster: workers, which compute units, and the search for fatal images."""
+"""Code that runs on the nodes of a Ray cluster: workers, and the search for images that crash the decoder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from tlfeatures.distributed._job import Job
 from tlfeatures.distributed._stamps import read_stamps
-from tlfeatures.distributed._unit_results import KnownKeys, UnitResult, compute_unit, probe_unit
+from tlfeatures.distributed._unit_results import IsStored, UnitResult, compute_unit, probe_unit
 from tlfeatures.distributed._units import WorkUnit
 from tlfeatures.errors import RecipeMismatchError
 from tlfeatures.extract._object_storage import KEEP_BYTES
@@ -25,7 +25,7 @@ __all__ = ["Worker", "find_fatal_images", "list_versions"]
 _PACKAGES = ("tlfeatures", "keras", "pillow")
 _MAX_STARTS = 4
 _FATAL = (
-    "the process ended twice while it decoded this image: its decoder fails on it, or needs too much memory"
+    "the process crashed twice while decoding this image: the decoder may fail on it or need too much memory"
 )
 
 
@@ -41,7 +41,10 @@ def list_versions() -> dict[str, str]:
 
 
 class Worker:
-    """Computes units in a process of its own; the constructor does nothing, because Ray would lose its errors."""
+    """Computes units in a process of its own.
+
+    The constructor does nothing, because Ray does not raise the original error of a constructor.
+    """
 
     def locate(self) -> str:
         """Return the id of the node."""
@@ -59,12 +62,12 @@ class Worker:
         environment : mapping
             Environment variables, such as the numbers of threads.
         versions : mapping
-            The versions of packages on the machine of the driver.
+            The versions of packages on the driver's machine, as `list_versions` returns them.
 
         Raises
         ------
         RecipeMismatchError
-            If the embeddings of this node would differ from those of the driver's machine.
+            If the version of a package on this node differs from that on the driver's machine.
         """
         from ray import cloudpickle
 
@@ -113,13 +116,13 @@ class Worker:
             {row: reason} of images that must not be decoded.
         """
         images = self._images.pop(unit.id) if images is None else images
-        known_keys = None if stored_keys is None else _find_keys(stored_keys)
+        is_stored = None if stored_keys is None else _make_membership_test(stored_keys)
         if not fatal:
-            return compute_unit(replace(self.job, images=images), unit, known_keys)
+            return compute_unit(replace(self.job, images=images), unit, is_stored)
         safe = np.array([row not in fatal for row in unit.todo().tolist()], bool)
         part = replace(unit, rows=tuple(unit.todo()[safe].tolist()))
         stamps = read_stamps(images)
-        result = compute_unit(replace(self.job, images=images.take(np.flatnonzero(safe))), part, known_keys)
+        result = compute_unit(replace(self.job, images=images.take(np.flatnonzero(safe))), part, is_stored)
         errors = dict(sorted((result.errors | dict(fatal)).items()))
         return replace(result, unit=unit, stamps=stamps, errors=errors)
 
@@ -131,14 +134,14 @@ class Prober:
         self._rows = probe_unit(job, unit)
 
     def advance(self) -> int | None:
-        """Decode the image that was announced before; announce the row of the next one, or None at the end."""
+        """Decode the image whose row the last call returned; return the row of the next one, or None at the end."""
         return next(self._rows, None)
 
 
 def find_fatal_images(job: Job, unit: WorkUnit) -> dict[int, str]:
-    """Find images that end the process that decodes them; return {row: reason}.
+    """Find images that crash the process that decodes them; return {row: reason}.
 
-    Another process announces each image before it decodes it. An image at which this process ends twice is left out.
+    Another process names each image before it decodes it. An image is returned if the process crashes on it twice.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -146,7 +149,7 @@ def find_fatal_images(job: Job, unit: WorkUnit) -> dict[int, str]:
     node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     actor_class: Any = ray.remote(Prober).options(num_cpus=0, max_restarts=0, scheduling_strategy=node)
     fatal: dict[int, str] = {}
-    todo, n_ended = unit.todo().tolist(), Counter[int | None]()
+    todo, n_crashes = unit.todo().tolist(), Counter[int | None]()
     while todo:
         images = job.images.take(np.searchsorted(unit.todo(), todo))
         prober = actor_class.remote(replace(job, images=images), replace(unit, rows=tuple(todo)))
@@ -156,19 +159,19 @@ def find_fatal_images(job: Job, unit: WorkUnit) -> dict[int, str]:
                 row = announced
             return fatal
         except ray.exceptions.RayActorError:
-            n_ended[row] += 1
+            n_crashes[row] += 1
             if row is None:
-                if n_ended[row] == _MAX_STARTS:
+                if n_crashes[row] == _MAX_STARTS:
                     raise
                 continue
             todo = todo[todo.index(row) :]
-            if n_ended[row] == 2:
+            if n_crashes[row] == 2:
                 fatal[todo.pop(0)] = _FATAL
         finally:
             ray.kill(prober)
     return fatal
 
 
-def _find_keys(stored_keys: np.ndarray) -> KnownKeys:
+def _make_membership_test(stored_keys: np.ndarray) -> IsStored:
     members = set(map(bytes, stored_keys))
     return lambda keys: np.array([bytes(key) in members for key in keys], bool)

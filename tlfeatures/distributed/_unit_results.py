@@ -17,10 +17,10 @@ from tlfeatures.extract._object_storage import CHUNK_ROWS, KEEP_BYTES, read_ahea
 from tlfeatures.fingerprints import KEY_BYTES
 from tlfeatures.images import Images, Note, decode_batches
 
-__all__ = ["KnownKeys", "UnitResult", "compute_batches", "compute_unit", "probe_unit"]
+__all__ = ["IsStored", "UnitResult", "compute_batches", "compute_unit", "probe_unit"]
 
 # keys uint8 (n, 16) -> bool (n,), True where rows need no computation
-KnownKeys = Callable[[np.ndarray], np.ndarray]
+IsStored = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass
@@ -59,7 +59,7 @@ class UnitResult:
     stamps: np.ndarray
 
 
-def compute_unit(job: Job, unit: WorkUnit, known_keys: KnownKeys | None = None) -> UnitResult:
+def compute_unit(job: Job, unit: WorkUnit, is_stored: IsStored | None = None) -> UnitResult:
     """Decode the images of a unit and run the network; neither a store nor a lock is used.
 
     Parameters
@@ -67,7 +67,7 @@ def compute_unit(job: Job, unit: WorkUnit, known_keys: KnownKeys | None = None) 
     job : Job
         With the images of the unit, as ``job.take(unit)`` returns it.
     unit : WorkUnit
-    known_keys : callable, optional
+    is_stored : callable, optional
         Returns which keys, uint8 (n, 16), are stored; such images are read, but not decoded.
 
     Returns
@@ -79,7 +79,7 @@ def compute_unit(job: Job, unit: WorkUnit, known_keys: KnownKeys | None = None) 
     TransientReadError
         If the storage of an image fails repeatedly. Such images are never treated as unreadable.
     """
-    parts = list(compute_batches(job, unit, known_keys))
+    parts = list(compute_batches(job, unit, is_stored))
     stamps = np.zeros((len(unit.todo()), 2), np.int64)
     for part in parts:
         stamps[np.searchsorted(unit.todo(), part.unit.todo())] = part.stamps
@@ -96,13 +96,13 @@ def compute_unit(job: Job, unit: WorkUnit, known_keys: KnownKeys | None = None) 
     )
 
 
-def compute_batches(job: Job, unit: WorkUnit, known_keys: KnownKeys | None = None) -> Iterator[UnitResult]:
+def compute_batches(job: Job, unit: WorkUnit, is_stored: IsStored | None = None) -> Iterator[UnitResult]:
     """Compute a unit as `compute_unit` does; yield the result of each batch, whose ``unit`` has only its rows."""
     stamps = np.zeros((len(job.images), 2), np.int64)
     notes: dict[int, Note] = {}
     keys_done: set[bytes] = set()
     network = BatchNetwork(job.spec, job.outputs, job.batch_size)
-    for rows, keys, batch, errors in _decode(job, notes, stamps, known_keys):
+    for rows, keys, batch, errors in _decode(job, notes, stamps, is_stored):
         is_new, arrays = np.zeros(len(keys), bool), [np.empty((0, b.width), np.float32) for b in job.outputs]
         if batch is not None:
             is_new = _first_of_each(keys, keys_done)
@@ -111,7 +111,7 @@ def compute_batches(job: Job, unit: WorkUnit, known_keys: KnownKeys | None = Non
 
 
 def _decode(
-    job: Job, notes: dict[int, Note], stamps: np.ndarray, known_keys: KnownKeys | None
+    job: Job, notes: dict[int, Note], stamps: np.ndarray, is_stored: IsStored | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None, dict[int, str]]]:
     """Iterate over rows, keys, pixels and errors of batches; there are no pixels if the embeddings are stored.
 
@@ -122,7 +122,7 @@ def _decode(
         chunks = (np.arange(i, min(i + CHUNK_ROWS, n)) for i in range(0, n, CHUNK_ROWS))
     else:
         chunks = iter([np.arange(n)])
-    loaded = (_load_chunk(job, rows, stamps, has_objects, known_keys) for rows in chunks)
+    loaded = (_load_chunk(job, rows, stamps, has_objects, is_stored) for rows in chunks)
     with contextlib.closing(read_ahead(loaded) if has_objects else loaded) as parts:
         for rows, images, todo, keys, errors in parts:
             if errors or not todo.all() or not n:
@@ -144,14 +144,14 @@ def _decode(
 
 
 def _load_chunk(
-    job: Job, rows: np.ndarray, stamps: np.ndarray, has_objects: bool, known_keys: KnownKeys | None
+    job: Job, rows: np.ndarray, stamps: np.ndarray, has_objects: bool, is_stored: IsStored | None
 ) -> tuple[np.ndarray, Images, np.ndarray, np.ndarray, dict[int, str]]:
     """Read what can be known before images are decoded: rows, images, mask of those to decode, keys and errors."""
     images = job.images.take(rows)
     stamps[rows] = read_stamps(images, may_request=False)
     keys, errors = np.zeros((len(rows), KEY_BYTES), np.uint8), {}
     todo = np.ones(len(rows), bool)
-    if has_objects or known_keys is not None:
+    if has_objects or is_stored is not None:
         keys, errors = images.keys(job.n_threads, KEEP_BYTES)
         todo[list(errors)] = False
     if has_objects:  # the stamps of the content that was read
@@ -160,8 +160,8 @@ def _load_chunk(
         requested = read_stamps(images.take(unknown))
         is_missing = requested[:, 0] == MISSING_STAMP  # any other stamp may be that of a later object
         stamps[rows[unknown[is_missing]]] = MISSING_STAMP
-    if known_keys is not None:
-        todo &= ~known_keys(keys)
+    if is_stored is not None:
+        todo &= ~is_stored(keys)
     return rows, images, todo, keys, errors
 
 
@@ -194,7 +194,7 @@ def _make_result(
 def probe_unit(job: Job, unit: WorkUnit) -> Iterator[int]:
     """Decode the images of a unit one after the other, without the network.
 
-    An image whose decoder ends the process is found in this way: it is the last one that was announced.
+    An image that crashes the process is found in this way: it is the last one whose row was yielded.
 
     Parameters
     ----------
