@@ -789,7 +789,7 @@ def test_compact_deletes_nothing_when_a_segment_is_damaged_meanwhile(store, monk
     bad = segments(store)[0]
     bad.write_bytes(b"x")
     index._segments.drop(str(bad))
-    with pytest.warns(StoreWarning, match="its content does not have the digest of its name"):
+    with pytest.warns(StoreWarning, match="the digest of its content does not match its file name"):
         store.compact()
         assert store.contains(RECIPE, keys).sum() == 20
     store.compact()

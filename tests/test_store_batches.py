@@ -138,7 +138,7 @@ def test_a_segment_that_changes_is_verified_again(stored):
     os.utime(path, (2e9, 2e9))  # the clock of a file system may be too coarse to show the change
     batches = store.batches(RECIPE, keys, 10, 0, window=10)
     with (
-        pytest.warns(StoreWarning, match="does not have the digest of its name"),
+        pytest.warns(StoreWarning, match="the digest of its content does not match its file name"),
         pytest.raises(MissingRowsError, match="keys have no row under this recipe"),
     ):
         collect(batches)

@@ -482,7 +482,7 @@ def test_a_read_only_store_is_read_with_one_warning(store, monkeypatch, code):
         (False, False),
         (False, True),
     ]
-    assert "digest of its name" in str(of_test(record)[0].message)
+    assert "the digest of its content does not match its file name" in str(of_test(record)[0].message)
     assert reads.count(str(bad)) == 2  # read twice, then remembered as damaged
     assert bad.read_bytes() == b"damaged"
     with pytest.raises(StoreError, match="pass a folder that you can write to"):

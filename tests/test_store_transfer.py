@@ -78,7 +78,7 @@ def test_damaged_files_are_reported_and_not_copied(filled, tmp_path, how):
     other = EmbeddingStore(tmp_path / "other")
     result = other.pull(there)
     assert [entry["path"] for entry in result["damaged"]] == sorted(map(str, broken))
-    assert "does not have the digest of its name" in str(result["damaged"])
+    assert "the digest of its content does not match its file name" in str(result["damaged"])
     assert result["segments"] == 7 and other.verify() == []
     assert other.pull(there)["damaged"] == result["damaged"]
 

@@ -19,7 +19,7 @@ from tlfeatures.store._table import Index
 __all__ = ["WINDOW_BYTES", "StoredRows", "cut_batches"]
 
 BLOCK_BYTES = 128 << 10  # consecutive rows of a segment that are read at once
-WINDOW_BYTES = 64 << 20  # rows that are shuffled among each other
+WINDOW_BYTES = 64 << 20  # rows that are shuffled together
 _FIND_KEYS = 1 << 20  # keys per step, so that temporary arrays stay small
 
 
@@ -53,7 +53,7 @@ class StoredRows:
         self.block_rows = max(1, BLOCK_BYTES // (4 * width))
 
     def order(self, rng: np.random.Generator | None) -> np.ndarray:
-        """Return all positions by segment and row, or with ``rng`` in blocks of consecutive rows in random order."""
+        """Return all positions in the order of the files; with ``rng``, blocks of consecutive rows are shuffled."""
         if rng is None:
             return self.sort(np.arange(len(self.rows)))
         blocks = self.rows // self.block_rows
@@ -99,7 +99,7 @@ class StoredRows:
                     block, has_gaps = slice(first, end), gaps[first] != gaps[end - 1]
                     keys = self.keys[positions[block]]
                     if not self._read_block(file, layout, rows[block], keys, targets[block], out, has_gaps):
-                        return False  # an index file of unknown origin may be wrong
+                        return False  # the index file is wrong
         except (OSError, ValueError):
             return False
         return True
@@ -114,7 +114,7 @@ class StoredRows:
         out: np.ndarray,
         has_gaps: bool,
     ) -> bool:
-        """Fill consecutive rows; return whether the file has ``keys`` there."""
+        """Fill the rows of one block; return whether the file has ``keys`` at these rows."""
         first, n = int(rows[0]), int(rows[-1] - rows[0]) + 1
         stored_keys = np.empty((n, KEY_BYTES), np.uint8)
         _read_array(file, layout.keys_start + first * KEY_BYTES, stored_keys)
@@ -144,13 +144,12 @@ def cut_batches(
     batch_size : int
         Number of rows in a batch.
     window : int
-        Number of rows that are read together and, with ``rng``, shuffled among each other; a multiple of
-        ``batch_size``.
+        Number of rows that are read together and, with ``rng``, shuffled together; a multiple of ``batch_size``.
     rng : Generator or None
         None for the order of the files.
     read_again : callable
-        Returns the rows of one of ``parts``, by its index, for some keys that could not be read: another segment may
-        have them.
+        Function ``(i, keys)`` that returns the rows of ``keys`` under the recipe of ``parts[i]``. It is called for rows
+        that could not be read, which another segment may contain.
 
     Yields
     ------
@@ -214,7 +213,7 @@ def _read_array(file: FileIO, start: int, array: np.ndarray) -> None:
     Raises
     ------
     ValueError
-        If the file ends before.
+        If the file ends before the array is full.
     """
     file.seek(start)
     buffer = memoryview(array).cast("B")

@@ -12,11 +12,10 @@ import time
 from pathlib import Path
 
 from tlfeatures import _files
+from tlfeatures._warnings import warn
 from tlfeatures.errors import StoreError, StoreWarning
 from tlfeatures.fingerprints import bytes_key
 from tlfeatures.store._segment import MAX_FILE_BYTES, Segment, decode
-
-from .._warnings import warn
 
 __all__ = [
     "INDEX_NAME", "RECIPE_NAME", "SEGMENT_NAME", "TEMP_NAME", "default_root", "is_folder", "is_stale",
@@ -54,7 +53,7 @@ def warn_once(path: str, message: str) -> None:
 
 
 def store_error(error: OSError, action: str, root: str) -> StoreError:
-    """Make a `StoreError` from an ``OSError``, with a hint how to fix it."""
+    """Make a `StoreError` from an ``OSError``, with a hint on how to fix it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         hint = "free space, run `tlfeatures cache prune`, or pass another folder as `cache`"
     else:
@@ -141,23 +140,23 @@ def load_segment(path: str) -> Segment:
     Raises
     ------
     OSError, ValueError
-        As `read_file` and `segment.decode`.
+        See `read_file` and `decode`.
     """
     folder, name = os.path.split(path)
     return parse_segment(read_file(path, MAX_FILE_BYTES), os.path.basename(folder), name)
 
 
-def parse_segment(image: bytes, folder: str, name: str) -> Segment:
-    """Verify the content of a segment by the names of its folder and file.
+def parse_segment(content: bytes, folder: str, name: str) -> Segment:
+    """Verify the content of a segment against the names of its folder and file, and decode it.
 
     Raises
     ------
     ValueError
         When it is damaged; the message is the reason.
     """
-    if bytes_key(image).hex() != name[:-3]:
-        raise ValueError("its content does not have the digest of its name")
-    return decode(image, folder)
+    if bytes_key(content).hex() != name[:-3]:
+        raise ValueError("the digest of its content does not match its file name")
+    return decode(content, folder)
 
 
 def quarantine(path: str) -> None:
@@ -171,7 +170,7 @@ def quarantine(path: str) -> None:
             os.replace(path, os.path.join(quarantine_folder, name))
 
 
-def publish_file(path: str, image: bytes) -> None:
+def publish_file(path: str, content: bytes) -> None:
     """Write a file atomically and durably, and create its folder.
 
     Raises
@@ -181,7 +180,7 @@ def publish_file(path: str, image: bytes) -> None:
     """
     for last in (False, False, True):
         try:
-            _publish(path, image)
+            _publish(path, content)
             return
         except FileNotFoundError:  # another process is clearing the store
             if last:
@@ -216,10 +215,10 @@ def make_folder(folder: str) -> None:
             raise NotADirectoryError(errno.ENOTDIR, "expected a folder, but there is a file or a link", path)
 
 
-def _publish(path: str, image: bytes) -> None:
+def _publish(path: str, content: bytes) -> None:
     folder = os.path.dirname(path)
     make_folder(folder)
-    _files.write_file(path, image, mode=0o600)
+    _files.write_file(path, content, mode=0o600)
     for parent in (Path(folder), *Path(folder).parents):  # their creator may have died before it synced them
         inode = os.lstat(parent).st_ino
         if _durable.get(parent) == inode or parent == parent.parent:
@@ -230,7 +229,7 @@ def _publish(path: str, image: bytes) -> None:
 
 
 def is_stale(path: str, age: float = 3600.0) -> bool:
-    """Whether a temporary file is so old that its writer must have died."""
+    """Whether a temporary file is more than ``age`` seconds old, so that its writer has presumably died."""
     try:
         return time.time() - os.lstat(path).st_mtime > age
     except OSError:

@@ -1,4 +1,8 @@
-"""Maintenance of a store: publish, list, verify, compact, prune, clear."""
+"""Maintenance of a store: publish, list, verify, compact, prune, clear.
+
+In this module, ``v1`` is the path of the folder in the root of the store that contains all files of version 1 of its
+format: a folder for each recipe, and "networks" with the sidecars.
+"""
 
 from __future__ import annotations
 
@@ -52,10 +56,13 @@ def publish_recipe(folder: str, text: bytes) -> None:
     publish_file(path, text)
 
 
-def publish_segment(folder: str, image: bytes) -> str:
-    """Publish a segment under its digest, in place of an existing file, which may be damaged; return the name."""
-    name = f"{bytes_key(image).hex()}.h5"
-    publish_file(os.path.join(folder, name), image)
+def publish_segment(folder: str, content: bytes) -> str:
+    """Write a segment to a file that is named after its digest; return the name.
+
+    An existing file is replaced, because it may be damaged.
+    """
+    name = f"{bytes_key(content).hex()}.h5"
+    publish_file(os.path.join(folder, name), content)
     return name
 
 
@@ -226,7 +233,7 @@ def parse_recipe(content: bytes, folder: str) -> dict[str, Any]:
     if not isinstance(recipe, dict):
         raise ValueError("it is not a JSON object")
     if recipe_digest(recipe) != folder:
-        raise ValueError("it does not have the digest of its folder")
+        raise ValueError("its digest does not match the name of its folder")
     return recipe
 
 
@@ -237,7 +244,7 @@ def read_sidecar(path: str) -> dict[str, Any]:
     ------
     OSError
         If it cannot be read.
-    MALFORMED
+    ValueError, TypeError, KeyError, RecursionError
         If it is damaged.
     """
     return parse_sidecar(read_file(path, JSON_BYTES), os.path.basename(path))
@@ -249,7 +256,7 @@ def parse_sidecar(content: bytes, name: str) -> dict[str, Any]:
     if sidecar["digest"] != recipe_digest([sidecar["key"], sidecar["value"]]):
         raise ValueError("its content does not match its digest")
     if recipe_digest(sidecar["key"]) != name[:-5]:
-        raise ValueError("its key does not have the digest of its name")
+        raise ValueError("the digest of its key does not match its file name")
     return sidecar
 
 

@@ -96,7 +96,7 @@ def encode(recipe: bytes, keys: np.ndarray, features: np.ndarray) -> bytes:
         b"keys": np.ascontiguousarray(keys, "u1"),
         b"recipe": np.frombuffer(recipe, "u1")[None],
     }
-    with h5py.File.in_memory(libver=("earliest", "v108")) as file:  # newer images lose their checksum
+    with h5py.File.in_memory(libver=("earliest", "v108")) as file:  # newer file images lose their checksum
         for name, array in arrays.items():
             space = h5s.create_simple(array.shape)
             kind = getattr(h5t, _LAYOUT[name][0])
@@ -105,12 +105,12 @@ def encode(recipe: bytes, keys: np.ndarray, features: np.ndarray) -> bytes:
         return file.id.get_file_image()
 
 
-def decode(image: bytes, folder: str) -> Segment:
-    """Decode a verified file image; HDF5 parses the layout, never the rows.
+def decode(content: bytes, folder: str) -> Segment:
+    """Decode the verified content of a file; HDF5 parses the layout, never the rows.
 
     Parameters
     ----------
-    image : bytes
+    content : bytes
         The whole file; the caller has verified its digest.
     folder : str
         Hexadecimal digest of the recipe that the segment must contain.
@@ -120,12 +120,12 @@ def decode(image: bytes, folder: str) -> Segment:
     ValueError
         When the layout is not exactly that of `encode`; the message is the reason.
     """
-    metadata, layout = _accepted.get(len(image), (b"?", {}))
-    if not image.startswith(metadata):
-        layout = _parse_layout(image)
-        _accept_layout(image, layout)
+    metadata, layout = _accepted.get(len(content), (b"?", {}))
+    if not content.startswith(metadata):
+        layout = _parse_layout(content)
+        _accept_layout(content, layout)
     views = {
-        name: np.frombuffer(image, _LAYOUT[name][1], rows * columns, offset).reshape(rows, columns)
+        name: np.frombuffer(content, _LAYOUT[name][1], rows * columns, offset).reshape(rows, columns)
         for name, (rows, columns, offset) in layout.items()
     }
     keys, features, recipe = views[b"keys"], views[b"features"], views[b"recipe"].tobytes()
@@ -135,7 +135,7 @@ def decode(image: bytes, folder: str) -> Segment:
         raise ValueError(f"keys of shape {keys.shape} do not fit features of shape {features.shape}")
     if features.shape[1] != _recipe_width(recipe):
         raise ValueError(f"its rows have {features.shape[1]} values, not the width of the recipe")
-    return Segment(keys, features, recipe, len(image), layout[b"keys"][2], layout[b"features"][2])
+    return Segment(keys, features, recipe, len(content), layout[b"keys"][2], layout[b"features"][2])
 
 
 def _recipe_width(text: bytes) -> Any:
@@ -147,31 +147,31 @@ def _recipe_width(text: bytes) -> Any:
     return recipe.get("width") if isinstance(recipe, dict) else None
 
 
-def _parse_layout(image: bytes) -> dict[bytes, tuple[int, int, int]]:
-    if not image.startswith(b"\x89HDF\r\n\x1a\n"):
+def _parse_layout(content: bytes) -> dict[bytes, tuple[int, int, int]]:
+    if not content.startswith(b"\x89HDF\r\n\x1a\n"):
         raise ValueError("not an HDF5 file")
     import h5py
 
     try:
-        with h5py.File.in_memory(file_image=image) as file:
-            return _dataset_layout(file.id, len(image))
+        with h5py.File.in_memory(file_image=content) as file:
+            return _dataset_layout(file.id, len(content))
     except ValueError:
         raise
     except Exception as error:  # HDF5 may raise anything on a crafted file
         raise ValueError(f"HDF5 cannot read it: {error}") from error
 
 
-def _accept_layout(image: bytes, layout: dict[bytes, tuple[int, int, int]]) -> None:
+def _accept_layout(content: bytes, layout: dict[bytes, tuple[int, int, int]]) -> None:
     """Remember a layout, so that files of the same size and metadata need not be parsed by HDF5.
 
     HDF5 copies the whole file, which takes longer than its digest. Most segments have the same shape.
     """
     start = min(offset for _, _, offset in layout.values())
-    content = sum(rows * columns * _LAYOUT[name][1].itemsize for name, (rows, columns, _) in layout.items())
-    if start + content == len(image):  # all metadata is before the rows
+    n_bytes = sum(rows * columns * _LAYOUT[name][1].itemsize for name, (rows, columns, _) in layout.items())
+    if start + n_bytes == len(content):  # all metadata is before the rows
         if len(_accepted) >= _ACCEPTED:
             _accepted.clear()
-        _accepted[len(image)] = image[:start], layout
+        _accepted[len(content)] = content[:start], layout
 
 
 def _dataset_layout(file: Any, size: int) -> dict[bytes, tuple[int, int, int]]:

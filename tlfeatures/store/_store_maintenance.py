@@ -170,4 +170,5 @@ class StoreMaintenance:
 
     @property
     def _v1(self) -> str:
+        """Path of the folder that contains all files of version 1 of the format."""
         return os.path.join(self.root, "v1")

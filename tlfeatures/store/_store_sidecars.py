@@ -49,9 +49,9 @@ class StoreSidecars:
             The object; it must consist of JSON types.
         """
         key, value = dict(key), dict(value)
-        image = canonical_json({"digest": recipe_digest([key, value]), "key": key, "value": value})
+        content = canonical_json({"digest": recipe_digest([key, value]), "key": key, "value": value})
         with contextlib.suppress(OSError):
-            publish_file(self._sidecar(key), image)
+            publish_file(self._sidecar(key), content)
 
     def _sidecar(self, key: Mapping[str, Any]) -> str:
         return os.path.join(self.root, "v1", "networks", f"{recipe_digest(dict(key))}.json")

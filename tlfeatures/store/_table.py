@@ -198,7 +198,7 @@ def load_table(path: str) -> Table:
     if magic != _MAGIC or recipe.hex() != os.path.basename(folder) or size != start + _ROW_BYTES * n_rows:
         raise ValueError("it is not an index of this folder")
     if bytes_key(content).hex() != os.path.splitext(name)[0]:
-        raise ValueError("its content does not have the digest of its name")
+        raise ValueError("the digest of its content does not match its file name")
     digests = np.frombuffer(content, "V16", n_segments, _HEADER.size)
     columns = []
     for dtype in _DTYPES:

@@ -35,7 +35,7 @@ _ROUNDS = 3  # a compaction of the source replaces files while they are copied
 
 
 class Side(Protocol):
-    """One end of a transfer: the files of a store by their names below ``v1``."""
+    """One end of a transfer: the files of a store by their names in ``v1``, the folder of version 1 of the format."""
 
     def list_files(self) -> dict[str, int]:
         """Return the sizes in bytes by name."""

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tlfeatures._warnings import warn
 from tlfeatures.errors import StoreError, StoreWarning
 from tlfeatures.store._segment import check_rows
-
-from .._warnings import warn
 
 if TYPE_CHECKING:
     from tlfeatures.store._store import EmbeddingStore
