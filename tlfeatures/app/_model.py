@@ -1,4 +1,4 @@
-"""A saved model that answers requests: predictions, embeddings and maps of images in memory."""
+"""A saved model that answers requests: predictions, embeddings and explanation maps of images in memory."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def find_model_file(path: str | os.PathLike[str]) -> str:
 class ServedModel:
     """A saved model that answers requests.
 
-    Images are never written to the store of embeddings.
+    The embeddings of the images in requests are not stored.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class ServedModel:
         only files you trust.
     batch_size : int, optional
         Number of images that the network computes at once; by default that of the model, at most 32.
-    max_pixels : int, default=100,000,000
+    max_pixels : int, default=100_000_000
         Images with more pixels are not decoded.
 
     Raises
@@ -89,7 +89,7 @@ class ServedModel:
         cnn.set_params(batch_size=self.batch_size)
         self.max_pixels = max_pixels
         self.use(self.fitted)
-        self.no_maps: str | None = None  # why there are no maps
+        self.reason_without_maps: str | None = None  # None if the model has explanation maps
         self.training: TrainingImages | None = None
 
     def use(self, fitted: FittedModel) -> None:
@@ -116,12 +116,12 @@ class ServedModel:
         self.training = TrainingImages(load_model(self.path, **params).cnn, source)
 
     def warm_up(self, report: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Compile the network for each size of a batch, so that the first request is answered as fast as others.
+        """Compile the network for each batch size, so that the first request is answered as fast as others.
 
         Parameters
         ----------
         report : callable, optional
-            Called with the number of finished steps and of all steps.
+            Called with the number of finished steps and the total number of steps.
         """
         sizes = list_batch_sizes(self.batch_size)
         images = _make_noise(self.batch_size)
@@ -131,17 +131,18 @@ class ServedModel:
             report(i + 1, len(sizes) + 1)
         try:
             explain(self.pipeline, images[:1])
-        except (ValueError, TypeError) as error:  # a layer without positions, or a head without values
-            self.no_maps = str(error)
+        except (ValueError, TypeError) as error:
+            # the layer has no spatial positions, or the head has no values to explain
+            self.reason_without_maps = str(error)
         report(len(sizes) + 1, len(sizes) + 1)
 
     def compute(self, task: Any, images: list[bytes]) -> Sequence[Any]:
-        """Compute a task, ("predict",), ("page",), ("embed",) or ("explain", label), for images.
+        """Compute a task for images.
 
         Parameters
         ----------
         task : tuple
-            Name of the task, and for "explain" the label.
+            ("predict",), ("page",) for predictions with the nearest training images, ("embed",), or ("explain", label).
         images : list of bytes
             Contents of image files.
 
@@ -156,7 +157,7 @@ class ServedModel:
         return self.embed(images) if kind == "embed" else [self.explain(image, *options) for image in images]
 
     def predict(self, images: list[bytes], with_neighbors: bool = False) -> list[Any]:
-        """Predict for images; dicts, or a `Problem` for an image that cannot be read.
+        """Predict the images.
 
         Parameters
         ----------
@@ -168,7 +169,7 @@ class ServedModel:
         Returns
         -------
         list of dict or Problem
-            In the order of the images.
+            In the order of the images; a `Problem` for an image that cannot be read.
         """
 
         def run(part: list[bytes]) -> list[Any]:
@@ -188,7 +189,7 @@ class ServedModel:
         return self._answer(images, run)
 
     def embed(self, images: list[bytes]) -> list[Any]:
-        """Compute embeddings; dicts with a list of floats, or a `Problem` for an image that cannot be read.
+        """Compute the embeddings of the images.
 
         Parameters
         ----------
@@ -198,7 +199,8 @@ class ServedModel:
         Returns
         -------
         list of dict or Problem
-            In the order of the images.
+            In the order of the images: dicts with the embedding as a list of floats, or a `Problem` for an image that
+            cannot be read.
         """
 
         def run(part: list[bytes]) -> list[Any]:
@@ -211,7 +213,7 @@ class ServedModel:
         return self._answer(images, run)
 
     def explain(self, image: bytes, label: str | None = None) -> Any:
-        """Compute the map of an image; a dict, or a `Problem`.
+        """Compute the explanation map of an image.
 
         Parameters
         ----------
@@ -223,13 +225,13 @@ class ServedModel:
         Returns
         -------
         dict or Problem
-            The map, its value and its constant.
+            The explanation map, the explained value and the constant; see :class:`~tlfeatures.trust.Explanations`.
         """
         return self._answer([image], lambda part: [self._explain(part, label)])[0]
 
     def _explain(self, images: list[bytes], label: str | None) -> Any:
-        if self.no_maps is not None:
-            return Problem(422, "no-maps", self.no_maps)
+        if self.reason_without_maps is not None:
+            return Problem(422, "no-maps", self.reason_without_maps)
         try:
             result = explain(self.pipeline, images, label=label)
         except ImageReadError as error:
@@ -273,7 +275,7 @@ class ServedModel:
         cnn, head = self.fitted.cnn, self.fitted.head
         recipe = cnn.recipes_[0]
         classes = self.fitted.classes
-        conformal = head[-1]
+        last_step = head[-1]
         return {
             "name": Path(self.path).name,
             "task": "regression" if classes is None else "classification",
@@ -286,8 +288,8 @@ class ServedModel:
             "n_features": int(cnn.n_features_out_),
             "head": [type(step).__name__ for _, step in head.steps],
             "confidence": self.fitted.confidence,
-            "error_rate": getattr(conformal, "error_rate", None),
-            "maps": self.no_maps is None,
+            "error_rate": getattr(last_step, "error_rate", None),
+            "maps": self.reason_without_maps is None,
             "batch_size": self.batch_size,
             "version": __version__,
         }
