@@ -16,8 +16,9 @@ _PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy", "scikit-learn", "sc
 def make_python_code(result: SearchResult, folder: str | os.PathLike[str]) -> str | None:
     """Make Python code that reproduces the best score and the fitted pipeline.
 
-    If all images are files, the code reads them and their labels from ``tables/predictions.csv`` in ``folder``;
-    otherwise the reader has to define ``X`` and ``y``. Returns None if the parameters cannot be written as text.
+    If all images are files and each has an out-of-fold prediction, the code reads their paths and labels from
+    ``tables/predictions.csv`` in ``folder``; otherwise, the user defines ``X`` and ``y``. Returns None if the
+    parameters cannot be written as text.
     """
     if result.options is None:
         return None
@@ -38,7 +39,8 @@ def make_python_code(result: SearchResult, folder: str | os.PathLike[str]) -> st
     else:
         data = ["# X, y: the images and labels of the search, without the images that could not be read"]
         if result.has_groups:
-            data, groups = [*data, "# groups: the search's groups_"], ["groups=groups"]
+            data.append("# groups: the attribute groups_ of the original search")
+            groups = ["groups=groups"]
     call = ["search = select(", "    X, y,", *(f"    {argument}," for argument in [*groups, *options]), ")"]
     end = ["search.best_score_      # the score", "search.best_estimator_  # the fitted pipeline"]
     return "\n".join([*imports, "", *data, *call, *end])

@@ -1,4 +1,4 @@
-"""Write the page of the maps that `explain` drew."""
+"""HTML page that shows the maps of `explain`."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ __all__ = ["write_maps_page"]
 
 
 def write_maps_page(table: pd.DataFrame, folder: str | os.PathLike[str], *, value: str) -> Path:
-    """Write an HTML page that shows the files of maps, and the table as a CSV file.
+    """Write an HTML page that shows the PNG files of the maps, and write the table as a CSV file.
 
     Parameters
     ----------
     table : DataFrame
         Table, as returned by :meth:`tlfeatures.trust.Explanations.save`: one row for each image.
     folder : path
-        Folder of the files. It exists.
+        Existing folder that contains the PNG files.
     value : str
-        What the explained values are.
+        Name of the explained value, such as "decision value".
 
     Returns
     -------
     Path
-        Path of the page, ``index.html``, which refers to the files beside it. The table is in ``maps.csv``.
+        Path of the page, ``index.html``, which refers to the files in the same folder. The table is in ``maps.csv``.
 
     Raises
     ------
