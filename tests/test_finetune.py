@@ -1416,7 +1416,7 @@ def test_embeddings_of_the_fine_tuned_network(tuned, store):
 
 def test_draw_curves_and_augmentations(tuned):
     assert draw_curves(tuned.history_).startswith(b"\x89PNG")
-    sheet = draw_augmentations(X[:2], {"flip": "horizontal"}, views=3)
+    sheet = draw_augmentations(X[:2], {"flip": "horizontal"}, n_views=3)
     import io
 
     assert Image.open(io.BytesIO(sheet)).size == (4 * 36 - 4, 2 * 36 - 4)

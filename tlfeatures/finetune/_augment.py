@@ -1,4 +1,7 @@
-"""Augmentation: seeded random views of images. NumPy makes the crops, and layers of Keras all other changes."""
+"""Augmentation: seeded random views of images.
+
+Crops are computed with NumPy, all other augmentations with Keras layers.
+"""
 
 from __future__ import annotations
 
@@ -152,8 +155,8 @@ def _crop(batch: np.ndarray, pad: int, rng: np.random.Generator) -> np.ndarray:
     )
 
 
-def draw_augmentations(images: np.ndarray, augment: Any, seed: int = 0, views: int = 7) -> bytes:
-    """Draw images, each in a row with random views of it.
+def draw_augmentations(images: np.ndarray, augment: Any, seed: int = 0, n_views: int = 7) -> bytes:
+    """Draw each image and random views of it in one row of a PNG image.
 
     Parameters
     ----------
@@ -161,7 +164,7 @@ def draw_augmentations(images: np.ndarray, augment: Any, seed: int = 0, views: i
     augment : dict
         Augmentations, as :class:`Augmenter` takes them.
     seed : int, default=0
-    views : int, default=7
+    n_views : int, default=7
         Number of views of each image.
 
     Returns
@@ -174,7 +177,7 @@ def draw_augmentations(images: np.ndarray, augment: Any, seed: int = 0, views: i
     from PIL import Image
 
     augmenter = Augmenter(augment)
-    columns = [images, *(augmenter(images, [seed, view]) for view in range(views))]
+    columns = [images, *(augmenter(images, [seed, view]) for view in range(n_views))]
     n, height, width, _ = images.shape
     gap = 4
     sheet = np.full((n * (height + gap) - gap, len(columns) * (width + gap) - gap, 3), 255, np.uint8)

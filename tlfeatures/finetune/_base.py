@@ -179,7 +179,7 @@ class FineTune(FineTuneParameters):
 
         return load_bundle(path, trust=trust, expected={cls.__name__: cls}, **params)
 
-    def draw_augmentations(self, X: Any, n_images: int = 6, views: int = 7) -> bytes:
+    def draw_augmentations(self, X: Any, n_images: int = 6, n_views: int = 7) -> bytes:
         """Draw a random selection of the images, each in a row with augmented views as in training.
 
         The estimator need not be fitted, and the weights of the network are not needed.
@@ -189,7 +189,7 @@ class FineTune(FineTuneParameters):
         X : images, as in `CNNFeatures`
         n_images : int, default=6
             Number of images, which are chosen at random.
-        views : int, default=7
+        n_views : int, default=7
             Number of augmented views of each image.
 
         Returns
@@ -216,7 +216,7 @@ class FineTune(FineTuneParameters):
         pixels = next(iter(decode_batches(images, rows, decoder, len(rows))))[2]
         if not len(pixels):
             raise ValueError(f"None of the {len(rows)} randomly chosen images could be read; pass others.")
-        return draw_augmentations(pixels, self.augment, seed, views)
+        return draw_augmentations(pixels, self.augment, seed, n_views)
 
     # -- fitting -----------------------------------------------------------------------------
 
