@@ -68,7 +68,7 @@ class Constraint:
 def integer(
     minimum: int | None = None, maximum: int | None = None, hint: str | Callable[[Any], str] = ""
 ) -> Constraint:
-    """Accept an integer, including those of NumPy but not a bool, within closed bounds.
+    """Accept a Python or NumPy integer, but not a bool, from ``minimum`` to ``maximum`` inclusive.
 
     >>> integer(minimum=1).description
     'an integer of at least 1'
@@ -122,7 +122,7 @@ def check_parameters(estimator: Any) -> None:
     Raises
     ------
     InvalidParameterError
-        For the first parameter, in the order of the table, with an invalid value; ``error.parameter`` is its
+        If a parameter is invalid; the first one in the order of the table is reported, and ``error.parameter`` is its
         name. The error is also a ``ValueError`` and a ``TypeError``. An unknown name raises the subclass
         `UnknownNameError`, whose message lists the nearest names.
     """

@@ -1,4 +1,4 @@
-"""Grouped convolutions as depthwise ones, which TensorFlow computes faster."""
+"""Replace grouped convolutions by depthwise ones, which TensorFlow computes faster."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ __all__ = ["replace_grouped_convolutions"]
 
 
 def replace_grouped_convolutions(model: Any) -> Any:
-    """Replace grouped convolutions with one filter for each channel, as in ConvNeXt, by depthwise convolutions.
+    """Replace grouped convolutions by depthwise convolutions where possible.
 
-    On CPUs, Keras compiles grouped convolutions with XLA, which is several times slower than TensorFlow's depthwise
-    convolutions. tf2onnx cannot convert them.
+    They can be replaced if they have one input channel and one filter per group, as in ConvNeXt. On CPUs, Keras
+    compiles grouped convolutions with XLA, which is several times slower than TensorFlow's depthwise convolutions.
+    tf2onnx cannot convert grouped convolutions.
 
     Parameters
     ----------
@@ -23,7 +24,7 @@ def replace_grouped_convolutions(model: Any) -> Any:
     Returns
     -------
     keras.Model
-        The model itself if it has none. Otherwise all other layers are shared with it.
+        ``model`` itself if it has no such convolution; otherwise a copy that shares all other layers with it.
     """
     layers = keras().layers
     replaced: list[tuple[Any, Any]] = []
@@ -32,7 +33,7 @@ def replace_grouped_convolutions(model: Any) -> Any:
         return (
             isinstance(layer, layers.Conv2D)
             and 1 < layer.groups == layer.filters
-            and layer.kernel.shape[-2] == 1  # one channel in each group
+            and layer.kernel.shape[-2] == 1  # one input channel per group
             and layer.strides[0] == layer.strides[1]  # TensorFlow has no others in depthwise convolutions
         )
 

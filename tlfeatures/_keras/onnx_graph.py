@@ -1,4 +1,4 @@
-"""Graphs of TensorFlow in ONNX format, and in ONNX Runtime on the CPU."""
+"""Convert TensorFlow graphs to ONNX and run them with ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 
@@ -40,12 +40,14 @@ def import_package(name: str, purpose: str) -> ModuleType:
 
 
 def check_converter(purpose: str) -> None:
-    """Raise an error if graphs cannot be converted; importing tf2onnx would print TensorFlow's start-up messages.
+    """Raise an error if onnx or tf2onnx is not installed.
+
+    tf2onnx is not imported, because this would print TensorFlow's start-up messages.
 
     Raises
     ------
     MissingDependencyError
-        If onnx or tf2onnx is not installed.
+        If one of them is not installed. Its message begins with ``purpose``.
     """
     import_package("onnx", purpose)
     try:
@@ -91,7 +93,7 @@ def compile_graph(
     Returns
     -------
     callable
-        From an array to one array for each output. Threads may call it at the same time.
+        Function from an array to a list with one array for each output. It is thread-safe.
 
     Raises
     ------
@@ -119,11 +121,11 @@ def convert_graph(graph: Any, pixels: str, outputs: Sequence[str]) -> bytes:
     Parameters
     ----------
     graph : tensorflow.compat.v1.GraphDef
-        Only the size of its batches may be unknown.
+        Only the batch dimension may be unknown.
     pixels : str
         Name of its input.
     outputs : sequence of str
-        Names of its outputs. They keep their names.
+        Names of the output tensors, which the ONNX model keeps.
 
     Returns
     -------
@@ -137,7 +139,7 @@ def convert_graph(graph: Any, pixels: str, outputs: Sequence[str]) -> bytes:
     import tf2onnx.convert
 
     loggers = {logger: logger.level for logger in map(logging.getLogger, ("tf2onnx", "tensorflow"))}
-    for logger in loggers:  # of deprecated functions that tf2onnx calls
+    for logger in loggers:  # silence warnings about deprecated functions that tf2onnx calls
         logger.setLevel(logging.CRITICAL)
     try:
         model, _ = tf2onnx.convert.from_graph_def(

@@ -1,4 +1,4 @@
-"""Graphs of TensorFlow in OpenVINO, on the CPU. The only module that imports openvino and nncf."""
+"""Run TensorFlow graphs with OpenVINO on the CPU. This is the only module that imports openvino and nncf."""
 
 from __future__ import annotations
 
@@ -99,10 +99,9 @@ def _missing_nncf(error: Exception) -> MissingDependencyError:
 
 
 def quantize(model: Any, images: np.ndarray) -> Any:
-    """Return a model of OpenVINO whose operations compute with 8-bit integers, where nncf supports it.
+    """Quantize an OpenVINO model to 8-bit integers, where nncf supports it.
 
-    The values depend on the images, uint8 (n, h, w, 3), and on which layers are outputs, but not on the size of a
-    batch.
+    The result depends on ``images``, uint8 (n, h, w, 3), and on the outputs of the model, but not on the batch size.
     """
     nncf = import_nncf()
     logger = logging.getLogger("nncf")
@@ -128,7 +127,7 @@ def compile_graph(
     Parameters
     ----------
     graph : tensorflow.compat.v1.GraphDef
-        With one input; only the size of its batches may be None.
+        With one input; only its batch dimension may be unknown.
     outputs : sequence of str
         Names of the tensors to return.
     precision : {"float32", "bfloat16", "int8"}
@@ -138,12 +137,12 @@ def compile_graph(
     Returns
     -------
     callable
-        Threads call it one at a time.
+        Thread-safe function from an array to a list of arrays; a lock serializes the calls.
 
     Raises
     ------
     ValueError
-        If OpenVINO cannot run an operation, or the processor does not compute in this precision.
+        If OpenVINO cannot read an operation, or the processor does not compute in this precision.
     """
     openvino = import_openvino()
     core = openvino.Core()
@@ -158,7 +157,7 @@ def compile_graph(
                 f"A layer of the network cannot be run by OpenVINO: {' '.join(str(error).split())[:300]}. Leave out "
                 "runtime='openvino'."
             ) from error
-    # functions with their own gradients, such as swish, have further outputs
+    # functions with custom gradients, such as swish, add outputs to the model
     tensors = {name: tensor for tensor in model.outputs for name in tensor.get_names()}
     results = [tensors[name].get_node().input_value(0) for name in outputs]
     model = openvino.Model(results, model.get_parameters())

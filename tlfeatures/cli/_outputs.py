@@ -44,7 +44,7 @@ def check_output(
     Raises
     ------
     BadArgument
-        If the suffix is unknown, the folder is missing, or the file exists.
+        If the suffix is unknown, the parent folder is missing, or the file exists and must not be overwritten.
     OSError
         If the folder is not writable.
     """
@@ -100,7 +100,8 @@ def check_report_folder(path: str, source: str, force: bool, is_page: Callable[[
     Raises
     ------
     BadArgument
-        If ``path`` is a file or inside the source, or contains a page or JSON file that this command did not write.
+        If ``path`` is a file or inside the source, or contains a page or JSON file that this command did not write and
+        must not overwrite, or if the parent folder is missing.
     OSError
         If the folder is not writable.
     """
@@ -119,7 +120,10 @@ def _check_writable(folder: str, name: str) -> None:
 
 
 def check_csv(path: str | None, header: str, force: bool, option: str = "-o") -> None:
-    """Check a CSV file as `check_output` does; files whose columns match the regular expression may be overwritten."""
+    """Check a CSV file as `check_output` does.
+
+    An existing file may be overwritten if its header, joined with commas, matches the regular expression ``header``.
+    """
 
     def is_ours(path: str) -> bool:
         with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:

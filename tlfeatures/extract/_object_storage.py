@@ -16,11 +16,12 @@ from tlfeatures.store import EmbeddingStore
 __all__ = ["CHUNK_ROWS", "KEEP_BYTES", "ObjectKeys", "read_ahead"]
 
 CHUNK_ROWS = 256  # objects that are read before the network runs on them
-KEEP_BYTES = 256 << 20  # of the objects that are read before they are decoded
-_SAMPLE = 8  # objects whose ETags are requested to see whether the others of the chunk are worth it
+KEEP_BYTES = 256 << 20  # maximum size of the objects that are kept in memory between reading and decoding
+# number of ETags that are requested first; if none of their digests is stored, the other ETags are not requested
+_SAMPLE = 8
 
-# One row for each object that was read: under the digest of its URI, ETag and size, the digest of its content. The 16
-# bytes of a digest are kept as four float32 values, which the store returns bit by bit.
+# Each object that was read has one row. Its key is the digest of URI, ETag and size, and its value is the digest of the
+# content, stored as four float32 values, which the store returns without changes.
 _RECIPE: dict[str, Any] = {
     "network": "digests of objects",
     "version": 1,
@@ -38,7 +39,7 @@ class ObjectKeys:
     ----------
     store : EmbeddingStore or None
     n_threads : int or None
-        Reading threads.
+        Number of reading threads.
     on_failure : {"warn", "raise"}
         Whether a failed write to the store warns or raises.
     """
@@ -96,7 +97,10 @@ class ObjectKeys:
         self.add({stamp: digest for stamp in stamps if (digest := digest_of(stamp))})
 
     def add(self, digests: dict[bytes, bytes]) -> None:
-        """Store digests of the content of objects by their stamps; they are published by and by, or by `commit`."""
+        """Add digests of the content of objects, with the stamps of the objects as keys.
+
+        They are published in batches, as `StoreWriter` does, and by `commit`.
+        """
         if self._writer is not None and digests:
             self._writer.add(_as_keys(list(digests)), [_as_keys(list(digests.values())).view(np.float32)])
 

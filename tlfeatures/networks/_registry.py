@@ -22,13 +22,15 @@ class NetworkSpec:
         Canonical name, lower case.
     builder, module : str
         Function and module of ``keras.applications``, or of this package for "alexnet" and "tiny"; the module's
-        ``preprocess_input`` normalizes.
+        ``preprocess_input`` normalizes the pixels.
     taps : tuple of str
-        Standard taps from early to late; the last is the output of the network without its top.
+        Names of the standard layers for embeddings, from early to late; the last is the output of the network without
+        its top.
     image_size : int
         Side in pixels of the images that the weights were trained on.
     url : str
-        Template of the address of the weights, with the fields ``{notop}`` (empty, or ``notop``) and ``{size}``.
+        Template of the address of the weights, with the fields ``{notop}`` (empty, or the value
+        of ``notop``) and ``{size}``.
     licence : str
         Licence of the pretrained weights.
     notop : str
@@ -38,9 +40,9 @@ class NetworkSpec:
     kwargs : tuple of (str, value)
         Further arguments of the builder.
     options : tuple of (str, value)
-        Arguments of the builder that leave out the preprocessing inside the network.
+        Arguments of the builder that omit its preprocessing layers; used if ``normalization`` is not "auto".
     entry : str or None
-        First layer after preprocessing that the builder cannot leave out.
+        First layer after the preprocessing layers, if the builder has no argument that omits them.
     aliases : tuple of str
         Other names of the network.
     bundled : str
@@ -84,7 +86,7 @@ class NetworkSpec:
 
 
 def _kernels_url(name: str, folder: str = "") -> str:
-    """Return the template of the address of weights that Keras names after the order of their dimensions."""
+    """Return the URL template of weights files whose names contain "tf_dim_ordering_tf_kernels"."""
     return f"{_TF}{folder or name}/{name}_weights_tf_dim_ordering_tf_kernels{{notop}}.h5"
 
 
