@@ -611,7 +611,7 @@ def test_max_value_of_12_bit_images(tmp_path):
         Image.fromarray(image).save(path)
     cnn = CNNFeatures("tiny", image_size=32, cache=None)
     expected = cnn.fit_transform(eight)
-    with pytest.warns(UserWarning, match=r"4 16-bit image\(s\).*12-bit data.*max_value=4095") as caught:
+    with pytest.warns(UserWarning, match=r"4 16-bit images .*12-bit data.*max_value=4095") as caught:
         assert np.abs(cnn.fit_transform(twelve) - expected).max() > 0.1
     assert len([w for w in caught if "12-bit" in str(w.message)]) == 1 and caught[0].filename == __file__
     scaled = clone(cnn).set_params(max_value=4095)
