@@ -79,9 +79,9 @@ class Augmenter:
     augment : dict
         Names of augmentations with their strengths. "crop": pixels of padding before a random crop of the original
         size; "flip": "horizontal", "vertical" or "horizontal_and_vertical"; "rotation": fraction of a full turn;
-        "zoom", "brightness", "contrast", "saturation", "hue": relative change; "color": the last four with one
-        strength, a fifth of it for the hue. Other "Random..." layers of Keras are passed by their names, each with a
-        dict of its arguments.
+        "zoom", "brightness", "contrast", "saturation", "hue": relative change; "color": brightness, contrast and
+        saturation with this strength, and hue with a fifth of it. Other "Random..." layers of Keras are passed by their
+        names, each with a dict of its arguments.
 
     Examples
     --------
