@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -482,6 +485,23 @@ def test_command_writes_report_manifest_and_json(run, tmp_path):
     assert code == 0 and summary["counts"]["duplicate_groups_across_splits"] == 1
     assert [fault["fault"] for fault in summary["faults"]] == ["unreadable"]
     assert len(summary["classes"]) == 2
+
+
+def test_command_accepts_file_names_that_are_not_utf_8(run, tmp_path):
+    for i in range(12):
+        folder = tmp_path / "data" / ("dark" if i < 6 else "light")
+        folder.mkdir(parents=True, exist_ok=True)
+        photo(48, 48, seed=i).save(folder / f"{i}.png")
+    odd = [os.fsdecode(name) for name in (b"data/dark/\xff.png", b"data/light/\xfe.png")]
+    shutil.copy("data/dark/0.png", odd[0])
+    Path(odd[1]).write_bytes(b"no image")
+    network = ["-m", "tiny", "--image-size", "32"]
+    code, _, err = run("data", *network, "-o", "report", "--write-manifest", "issues.csv")
+    assert code == 0, err
+    manifest = Path("issues.csv").read_bytes().splitlines()
+    issues = [line.split(b",")[2] for line in manifest if b"\xff" in line or b"\xfe" in line]
+    assert b"exact duplicate" in issues[0] and issues[1] == b"unreadable"
+    assert check_images(odd)["image"].tolist() == odd[1:]
 
 
 @pytest.mark.parametrize(

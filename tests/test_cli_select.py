@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 from pathlib import Path
@@ -119,6 +120,20 @@ def test_best_pipeline_is_saved_and_reproduced(run, photos):
     repeated = run(*shlex.split(report["command"])[1:], "--json")
     assert repeated.json["best"]["score"] == best["score"]
     assert repeated.json["nested"] == report["nested"]["scores"]
+
+
+def test_file_names_that_are_not_utf_8_are_not_read_from_the_table(run, photos, tmp_path):
+    folder = Path(shutil.copytree(photos.root, tmp_path / "photos"))
+    first = next(folder.glob("checks/*"))
+    first.rename(first.with_name(os.fsdecode(b"\xff.jpg")))
+    first.with_name(os.fsdecode(b"\xfe.jpg")).write_text("not an image")
+    result = run("select", folder, *ONE, "--cv", "2", "-o", "report")
+    assert result.code == 0, result.err
+    report = json.loads(Path("report/report.json").read_text("utf-8"))
+    assert "read_csv" not in report["best_code"] and "# X, y: the images and labels" in report["best_code"]
+    assert "predictions.csv" not in (report["best_command"] or "")
+    if report["best_command"]:
+        assert run(*shlex.split(report["best_command"])[1:], "--json").code == 0
 
 
 def test_fused_layers_are_saved_and_reproduced(run, photos):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from urllib.parse import quote
 
@@ -481,6 +483,9 @@ def test_the_command_prints_a_table(saved, photos, tmp_path, capsys):
     code, _, errors = call(capsys, "explain", saved, photos.paths[0], *options)
     assert code == 2 and "is not empty. Name another folder, or pass --force." in errors[0]
     assert call(capsys, "explain", saved, photos.paths[0], *options, "--force")[0] == 0
+    shutil.copy(photos.paths[0], odd := tmp_path / os.fsdecode(b"\xff.jpg"))
+    code, _, errors = call(capsys, "explain", saved, odd, "-o", tmp_path / "odd")
+    assert (code, errors) == (0, [])
 
 
 def test_the_command_names_what_is_wrong(saved, photos, tmp_path, capsys):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
+import shutil
 
 import numpy as np
 import pandas
@@ -227,7 +229,7 @@ def test_page_shows_the_suggested_images_in_order(patterns, tmp_path):
     suggestions = suggest(*patterns, n=8, estimator=pipeline)
     page = write_suggestions(suggestions, tmp_path)
     html, table = page.read_text("utf-8"), pandas.read_csv(tmp_path / "tables/suggestions.csv")
-    pandas.testing.assert_frame_equal(table, suggestions.to_frame())
+    pandas.testing.assert_frame_equal(table, suggestions.to_frame(), check_dtype=False)
     section = html[html.index("<h2>Suggested images") : html.index("<h2>Skipped duplicates")]
     previews = re.findall(r"base64,([\w+/=]+)", section)
     assert [base64.b64decode(preview) for preview in previews] == [
@@ -268,11 +270,11 @@ def run(capsys, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("TLFEATURES_CACHE", str(tmp_path / "store"))
     labels = tmp_path / "labels.csv"
 
-    def call(rows, *argv):
+    def call(rows, *argv, source=folder):
         capsys.readouterr()
         labels.write_text("path,label\n" + "".join(f"{path},{label}\n" for path, label in rows))
         small = ["--model", "tiny", "--image-size", "32"]
-        code = main(["suggest", str(folder), "--labelled", str(labels), *small, *map(str, argv)])
+        code = main(["suggest", str(source), "--labelled", str(labels), *small, *map(str, argv)])
         return code, *capsys.readouterr()
 
     return call
@@ -316,6 +318,20 @@ def test_command_saves_a_page_in_a_folder(run, folder, tmp_path):
     (page / "index.html").write_text("mine")
     code, _, err = run(rows, "-o", page)
     assert code == 2 and "was not written by this command" in err
+
+
+def test_command_accepts_file_names_that_are_not_utf_8(run, folder, tmp_path):
+    odd = shutil.copytree(folder, tmp_path / "odd")
+    for name in (b"\xfd.png", b"\xfe.png"):
+        shutil.copy(odd / "19.png", odd / os.fsdecode(name))
+    (odd / "19.png").unlink()
+    (odd / os.fsdecode(b"\xff.png")).write_text("not an image")
+    code, _, err = run(labelled_rows(odd, 8), "-n", 50, "-o", tmp_path / "next", source=odd)
+    assert code == 0, err
+    tables = [
+        (tmp_path / "next/tables" / f"{name}.csv").read_bytes() for name in ("suggestions", "unreadable")
+    ]
+    assert b"/\xfd.png" in tables[0] and b"/\xff.png" in tables[1]
 
 
 def test_command_uses_labelled_images_of_other_folders(run, folder, photos):

@@ -84,6 +84,8 @@ def audit(
     Nothing is changed or deleted. The report is an HTML page, index.html, with CSV files of all tables. The
     network processes each image at most once; a second audit reads the embeddings from the store.
     """
+    import pandas
+
     from tlfeatures.report import write_audit
     from tlfeatures.trust import audit
 
@@ -104,8 +106,8 @@ def audit(
     if files.write_manifest is not None:
         manifest = result.manifest()
         if isinstance(images.images, list):  # paths in a manifest are relative to its folder
-            paths = manifest["path"]
-            manifest["path"] = [path if is_object(path) else os.path.abspath(path) for path in paths]
+            paths = [path if is_object(path) else os.path.abspath(path) for path in manifest["path"]]
+            manifest["path"] = pandas.Series(paths, manifest.index, dtype=object)
         write_csv(manifest, files.write_manifest)
     if files.as_json:
         tables = ("duplicates", "outliers", "faults", "confounders", "classes")

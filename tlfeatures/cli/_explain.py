@@ -89,7 +89,7 @@ def explain(
         result = explain_images(pipeline, source.images, **options)
         report_unreadable(source.paths, result.errors, "has no map", "have no maps")
         table = result.save(os.path.join(folder, str(i)) if len(sources) > 1 else folder)
-        table["image"] = source.paths
+        table["image"] = pandas.Series(source.paths, table.index, dtype=object)
         table = table.rename(columns={"image": "path"})
         tables.append(table)
         for row, record in enumerate(table.to_dict("records")):

@@ -192,4 +192,5 @@ def check_images(
             for fault, reason in find_faults(properties)
             if row not in notes or fault in ("tiny", "odd aspect", "EXIF rotation")
         ]
-    return pandas.DataFrame(sorted(table), columns=["row", "image", "problem", "reason"])
+    columns = ["row", "image", "problem", "reason"]
+    return pandas.DataFrame(sorted(table), columns=columns, dtype=object).astype({"row": int})

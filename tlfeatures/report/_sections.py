@@ -181,7 +181,8 @@ def _save_predictions(result: SearchResult, folder: ReportFolder) -> list[dict[s
     """Save all predictions; return the worst mistakes with thumbnails."""
     frame = result.predictions.copy()
     if result.from_files:
-        frame["image"] = [name if is_object(name) else os.path.abspath(name) for name in frame["image"]]
+        names = [name if is_object(name) else os.path.abspath(name) for name in frame["image"]]
+        frame["image"] = pd.Series(names, frame.index, dtype=object)
     if result.probabilities is not None and len(result.classes) <= 100:
         columns = [f"p({name})" for name in result.classes]
         frame = pd.concat([frame, pd.DataFrame(result.probabilities, frame.index, columns)], axis=1)
@@ -200,7 +201,8 @@ def _save_duplicates(result: SearchResult, folder: ReportFolder) -> None:
     pairs = result.duplicates
     names = dict(zip(result.predictions["row"], result.predictions["image"], strict=True))
     image, duplicate = (
-        [names.get(row, f"row {row}") for row in result.rows[side].tolist()] for side in pairs.pairs.T
+        pd.Series([names.get(row, f"row {row}") for row in result.rows[side].tolist()], dtype=object)
+        for side in pairs.pairs.T
     )
     columns = {"image": image, "duplicate": duplicate, "cosine": pairs.cosine, "exact": pairs.exact}
     folder.save("duplicates", pd.DataFrame(columns))

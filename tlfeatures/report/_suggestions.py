@@ -52,7 +52,7 @@ def write_suggestions(
     output.save("classes", result.classes)
     if result.errors:
         errors = [(result.names[row], reason) for row, reason in result.errors.items()]
-        output.save("unreadable", pd.DataFrame(errors, columns=["image", "reason"]))
+        output.save("unreadable", pd.DataFrame(errors, columns=["image", "reason"], dtype=object))
     summary = {**result.summary(), "command": command, "versions": get_versions(), "files": output.files()}
     variables = {"result": result, "tiles": list_tiles(result), "tables": output.tables}
     return write_page(output.path, "suggestions.html", summary, variables)

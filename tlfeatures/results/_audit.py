@@ -164,5 +164,6 @@ class AuditResult:
         scores = self.label_errors.set_index("row")["score"].reindex(self.images["row"])
         table["issue"] = ["; ".join(names) for names in issues]
         table["score"] = [None if np.isnan(score) else round(float(score), 4) for score in scores]
-        table["suggestion"] = ["; ".join(dict.fromkeys(fixes)) for fixes in suggestions]
+        fixes = ["; ".join(dict.fromkeys(names)) for names in suggestions]
+        table["suggestion"] = pandas.Series(fixes, table.index, dtype=object)  # contains names of files
         return table

@@ -243,6 +243,10 @@ class SearchResult:
     @property
     def reads_back(self) -> bool:
         """Whether ``predictions``, written as CSV, can be used as the manifest of the same search."""
+        try:
+            "".join(map(str, self.predictions["image"])).encode()
+        except UnicodeEncodeError:  # a file name that is not UTF-8
+            return False
         return self.from_files and len(self.predictions) == len(self.rows)
 
     def format_options(self) -> tuple[list[str], list[str]]:

@@ -75,7 +75,9 @@ class Suggestions:
             Columns "path", the path or position of the image, and "prediction", "alternative" and "margin" if
             available.
         """
-        columns: dict[str, Any] = {"path": [self.names[row] for row in self.rows]}
+        # pandas cannot convert names that are not UTF-8 to its own type of text
+        paths = pandas.Series([self.names[row] for row in self.rows], dtype=object)
+        columns: dict[str, Any] = {"path": paths}
         if self.predictions is not None:
             columns |= {
                 "prediction": self.predictions, "alternative": self.alternatives, "margin": self.margins

@@ -54,7 +54,8 @@ def audit_search(search: Any, features: np.ndarray) -> AuditResult | None:
     names = [
         redact(path) if path else f"X[{row}]" for path, row in zip(paths, search.rows_.tolist(), strict=True)
     ]
-    about = pandas.DataFrame({"row": search.rows_, "image": names, "label": labels})
+    columns = {"row": search.rows_, "image": pandas.Series(names, dtype=object), "label": labels}
+    about = pandas.DataFrame(columns)
     if search.groups_ is not None:
         about["group"] = np.asarray(search.groups_)
     return audit_search_rows(features, search.fitted_images_.keys, about, probabilities)

@@ -21,7 +21,8 @@ def list_problems(images: Images, matrices: EmbeddingMatrices) -> pandas.DataFra
         for kind, reasons in kinds
         for row, reason in sorted(reasons.items())
     ]
-    return pandas.DataFrame(rows, columns=["row", "image", "problem", "reason"])
+    table = pandas.DataFrame(rows, columns=["row", "image", "problem", "reason"], dtype=object)
+    return table.astype({"row": int})
 
 
 def find_readable_rows(images: Images, matrices: EmbeddingMatrices, fixed_folds: bool) -> np.ndarray:

@@ -291,7 +291,8 @@ class SearchRunner:
         self.attributes["oof_"] = pandas.DataFrame(
             {
                 "row": self.rows[out.rows],
-                "image": [self.names[i] for i in out.rows],
+                # pandas cannot convert names that are not UTF-8 to its own type of text
+                "image": pandas.Series([self.names[i] for i in out.rows], dtype=object),
                 "fold": out.fold,
                 "true": y[out.rows],
                 "predicted": out.predicted,

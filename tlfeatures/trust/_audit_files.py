@@ -60,7 +60,8 @@ def examine_files(
         faults += _list_faults(properties, names, errors, notes)
         predictors = _list_predictors(properties, errors)
     faults.sort(key=lambda fault: (_FAULT_ORDER.index(fault[2]), fault[0]))
-    return pandas.DataFrame(faults, columns=["row", "image", "fault", "reason"]), predictors
+    table = pandas.DataFrame(faults, columns=["row", "image", "fault", "reason"], dtype=object)
+    return table.astype({"row": int}), predictors
 
 
 def _list_faults(

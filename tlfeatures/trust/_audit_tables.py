@@ -240,5 +240,5 @@ def describe_rows(images: Images | None, n: int, labels: Any, groups: Any, split
     if groups is not None:
         groups = np.asarray(groups if hasattr(groups, "__array__") else list(groups))
     columns = {"label": labels, "group": groups, "split": split}
-    table = pandas.DataFrame({"row": np.arange(n), "image": names})
+    table = pandas.DataFrame({"row": np.arange(n), "image": pandas.Series(names, dtype=object)})
     return table.assign(**{name: values for name, values in columns.items() if values is not None})

@@ -225,7 +225,7 @@ def _describe_duplicates(
         {
             "group": table["group"].to_numpy(int),
             "row": rows,
-            "image": [names[row] for row in rows],
+            "image": pandas.Series([names[row] for row in rows], dtype=object),
             "label": pandas.Series(labels[rows], dtype=object),  # pandas would convert None to NaN
             "skipped": table["skipped"].to_numpy(bool),
         }
