@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from tlfeatures.cli._finetune import TrainingOptions
-from tlfeatures.cli._groups import argument, expand_options, option
+from tlfeatures.cli._groups import Options, argument, expand_options, option
 from tlfeatures.cli._options import FrozenOptions, NetworkOptions, make_cnn
 from tlfeatures.cli._session import BadArgument
 
 
-@dataclass(frozen=True)
-class Size:
+class Size(Options, panel="Size"):
     """A required argument, an option, and a flag."""
-
-    panel: ClassVar[str] = "Size"
 
     name: str = argument("NAME", "Its name.")
     width: int = option(3, "In pixels.", "-w", min=1)
     wide: Annotated[bool, typer.Option("--wide")] = False
 
 
-@dataclass(frozen=True)
 class LargeSize(Size):
     """A subclass with other defaults, one of them with another help text."""
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -23,7 +22,6 @@ _SHOWN = 10  # number of suspected labels that are printed
 _MANIFEST = r"path,(.+,)?issue,score,suggestion"  # columns of a manifest that this command writes
 
 
-@dataclass(frozen=True)
 class AuditSource(opt.TrainingSource):
     """Images of all splits, with or without labels."""
 
@@ -34,11 +32,8 @@ class AuditSource(opt.TrainingSource):
     )
 
 
-@dataclass(frozen=True)
-class AuditOptions(Options):
+class AuditOptions(Options, panel="Search"):
     """Parameters of the search for label errors, duplicates and outliers."""
-
-    panel: ClassVar[str] = "Search"
 
     cv: int = option(
         5, "Number of folds for the out-of-fold predictions that show label errors.", metavar="K", min=2
@@ -50,7 +45,6 @@ class AuditOptions(Options):
     random_state: int = option(0, "Seed for shuffling the folds.", "--seed", min=0)
 
 
-@dataclass(frozen=True)
 class AuditOutput(opt.OutputOptions):
     """Output of `audit`."""
 

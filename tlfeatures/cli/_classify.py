@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import expand_options, option
 from tlfeatures.cli._messages import report_unreadable
 from tlfeatures.cli._tables import ImageItems, TableOptions
 
 
-@dataclass(frozen=True)
 class ImageNetOptions(opt.InputOptions):
     """The network and its input."""
 
     model: str = "mobilenet_0.75"
 
 
-@dataclass(frozen=True)
 class ClassifyOptions(TableOptions):
     """Number of classes, and output of `classify`."""
 

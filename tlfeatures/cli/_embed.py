@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from tlfeatures.embedding_files import WrittenEmbeddings
 
 
-@dataclass(frozen=True)
 class EmbedSource(opt.TrainingSource):
     """Images of all splits, with or without labels."""
 
@@ -33,7 +31,6 @@ def _list_paths(source: str) -> list[str]:
     return list(read_source(source).paths)
 
 
-@dataclass(frozen=True)
 class EmbedNetwork(opt.EmbeddingOptions):
     """The network, its input, its layers, views, and the images that quantize it."""
 
@@ -45,7 +42,6 @@ class EmbedNetwork(opt.EmbeddingOptions):
     )
 
 
-@dataclass(frozen=True)
 class EmbedOutput(opt.OutputOptions):
     """Output of `embed`."""
 
@@ -76,11 +72,8 @@ class EmbedOutput(opt.OutputOptions):
             check_output(file, (".csv",), self.force, is_embedding_file)
 
 
-@dataclass(frozen=True)
-class EngineOptions(opt.Options):
+class EngineOptions(opt.Options, panel="Several machines"):
     """Where the embeddings are computed."""
-
-    panel: ClassVar[str] = "Several machines"
 
     engine: str = option("local", "local: this process; ray: the nodes of a Ray cluster.")
     address: str | None = option(

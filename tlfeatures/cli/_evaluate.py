@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tlfeatures._text import count
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 _MAX_CLASSES = 30  # largest number of classes for which the confusion matrix is printed
 
 
-@dataclass(frozen=True)
 class EvaluationSource(opt.SourceOptions):
     """Labelled test images."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from tlfeatures._text import count
@@ -17,7 +16,6 @@ from tlfeatures.cli._tables import ImageItems
 from tlfeatures.cli._terminal import show_json, show_table, show_text
 
 
-@dataclass(frozen=True)
 class MapOptions(Options):
     """Which class the maps explain, and how they are computed."""
 
@@ -27,7 +25,6 @@ class MapOptions(Options):
     method: str = option("auto", "auto, exact (linear heads), gradient or occlusion.")
 
 
-@dataclass(frozen=True)
 class NeighborOptions(opt.TrainingImages):
     """Training images to show beside each map."""
 
@@ -48,7 +45,6 @@ class NeighborOptions(opt.TrainingImages):
         return {"X_train": source.images, "y_train": source.get_labels(), "n_neighbors": self.neighbors}
 
 
-@dataclass(frozen=True)
 class MapFolder(opt.OutputOptions):
     """Folder to which the maps are written."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 
 from tlfeatures.cli import _options as opt
@@ -12,7 +11,6 @@ from tlfeatures.cli._outputs import check_output
 from tlfeatures.cli._terminal import show_json, show_text
 
 
-@dataclass(frozen=True)
 class ExportOptions(Options):
     """Output files, and the images of the self-test."""
 

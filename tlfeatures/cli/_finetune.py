@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import Options, expand_options, option
@@ -23,18 +22,14 @@ _NAMES = {"frozen": "frozen pipeline", "finetuned": "fine-tuned network"}
 _MAX_FOLDS = 5
 
 
-@dataclass(frozen=True)
 class StepOptions(opt.ComputeOptions):
     """Options of the extraction; the batch size is also that of the optimizer."""
 
     batch_size: int = option(32, "Images per step.", min=1)
 
 
-@dataclass(frozen=True)
-class TrainingOptions(Options):
+class TrainingOptions(Options, panel="Training"):
     """Options of the training, with the names and meanings of the parameters of `FineTuneClassifier`."""
-
-    panel: ClassVar[str] = "Training"
 
     train_from: str = option(
         "head", "First layer to train; head: only the head; all: all layers; a number N: the top N blocks."
@@ -91,11 +86,8 @@ class TrainingOptions(Options):
     random_state: int = option(0, "Seed of all random numbers.", "--seed", min=0)
 
 
-@dataclass(frozen=True)
-class ComparisonOptions(Options):
+class ComparisonOptions(Options, panel="Comparison"):
     """Comparison of the fine-tuned network with the frozen pipeline."""
-
-    panel: ClassVar[str] = "Comparison"
 
     frozen: str | None = option(None, "Head of the frozen pipeline: a name, as for --head of `fit`.")
     cv: int = option(3, "Number of folds; 0 for no comparison.", metavar="K", min=0)
@@ -110,7 +102,6 @@ class ComparisonOptions(Options):
     keep: str = option("better", "Model to save: better, finetuned or frozen.")
 
 
-@dataclass(frozen=True)
 class FileOptions(opt.OutputOptions):
     """Output files and formats."""
 

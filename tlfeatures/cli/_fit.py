@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tlfeatures._text import count
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 _MAX_CLASSES = 12  # classes whose sizes are printed
 
 
-@dataclass(frozen=True)
 class FitOptions(Options):
     """The head and its cross-validation."""
 
@@ -55,7 +53,6 @@ class FitOptions(Options):
             )
 
 
-@dataclass(frozen=True)
 class FitOutput(opt.OutputOptions):
     """Output of `fit`."""
 

@@ -2,8 +2,7 @@
 
 A command declares a group as one parameter::
 
-    @dataclass(frozen=True)
-    class CropOptions(Options):
+    class CropOptions(Options, panel="Cropping"):
         image_size: str = option("32", "Side, or height x width, in pixels.", "-s")
         position: str = option("center", "center or random.")
 
@@ -22,7 +21,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, get_type_hints
+from typing import Annotated, Any, ClassVar, dataclass_transform, get_type_hints
 
 import typer
 
@@ -34,10 +33,19 @@ __all__ = ["Options", "argument", "expand_options", "format_options", "option"]
 _METAVARS = {str: "NAME", int: "N", float: "X", bool: ""}  # a flag has no value
 
 
+@dataclass_transform(frozen_default=True)
 class Options:
-    """Base class of groups whose fields have the names of parameters of the library."""
+    """Base class of groups whose fields have the names of parameters of the library.
 
-    panel: ClassVar[str | None] = None  # heading of the options in the help text
+    Each subclass becomes a frozen dataclass. The argument ``panel`` of its definition is the heading of its options in
+    the help text, by default that of the base class.
+    """
+
+    panel: ClassVar[str | None] = None
+
+    def __init_subclass__(cls, panel: str | None = None) -> None:
+        cls.panel = panel or cls.panel
+        dataclasses.dataclass(frozen=True)(cls)
 
     def parameters(self) -> dict[str, Any]:
         """Return the values by the names of the parameters.
@@ -101,11 +109,10 @@ def format_options(values: Mapping[str, Any]) -> list[str]:
 
 
 def expand_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace each parameter of a command that is annotated with a dataclass by the fields of the dataclass.
+    """Replace each parameter of a command that is annotated with a group by the fields of the group.
 
     The returned function takes the fields as keyword arguments, with their annotations and defaults, and calls
-    ``command`` with instances of the dataclasses. The class attribute ``panel`` of a dataclass is the heading of its
-    options in the help text.
+    ``command`` with instances of the groups.
     """
     hints = get_type_hints(command, include_extras=True)
     groups = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
@@ -127,13 +134,13 @@ def expand_options(command: Callable[..., None]) -> Callable[..., None]:
     return expanded
 
 
-def _make_parameters(group: type) -> list[inspect.Parameter]:
+def _make_parameters(group: type[Options]) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
     parameters = []
     for field in dataclasses.fields(group):
         hint, default = hints[field.name], field.default
         if declaration := _find_declaration(group, field.name):
-            hint = Annotated[hint, _make_info(field.name, hint, getattr(group, "panel", None), declaration)]
+            hint = Annotated[hint, _make_info(field.name, hint, group.panel, declaration)]
         default = inspect.Parameter.empty if default is dataclasses.MISSING else default
         keyword = inspect.Parameter.KEYWORD_ONLY
         parameters.append(inspect.Parameter(field.name, keyword, default=default, annotation=hint))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import Options, argument, expand_options, option
 from tlfeatures.cli._outputs import check_output
@@ -11,7 +9,6 @@ from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._terminal import escape, show_json, show_text
 
 
-@dataclass(frozen=True)
 class InfoOptions(Options):
     """File of the model, and format of the card."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from tlfeatures._text import count
 from tlfeatures.cli._groups import Options, argument, expand_options, option
 from tlfeatures.cli._options import Json
@@ -39,7 +37,6 @@ def models(as_json: Json = False) -> None:
     )
 
 
-@dataclass(frozen=True)
 class LayersOptions(Options):
     """The network and the layers to list."""
 

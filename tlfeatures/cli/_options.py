@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
@@ -30,11 +29,9 @@ SAVED = (
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON instead of text.")]
 
 
-@dataclass(frozen=True)
-class SourceOptions:
+class SourceOptions(Options, panel="Source"):
     """Source of the images."""
 
-    panel: ClassVar[str] = "Source"
     default_split: ClassVar[tuple[str, ...]] = ("train",)
 
     source: str = argument(
@@ -84,7 +81,6 @@ class SourceOptions:
         return [options.pop("source"), *format_options(options)]
 
 
-@dataclass(frozen=True)
 class TrainingSource(SourceOptions):
     """Source of labelled training images, with groups for cross-validation if available."""
 
@@ -93,11 +89,8 @@ class TrainingSource(SourceOptions):
     )
 
 
-@dataclass(frozen=True)
-class TrainingImages(Options):
+class TrainingImages(Options, panel="Training images"):
     """Labelled images on which a saved model was trained."""
-
-    panel: ClassVar[str] = "Training images"
 
     data: str | None = None
     target: str | None = option(
@@ -115,11 +108,8 @@ class TrainingImages(Options):
         return None
 
 
-@dataclass(frozen=True)
-class InputOptions(Options):
+class InputOptions(Options, panel="Network"):
     """The network and its input."""
-
-    panel: ClassVar[str] = "Network"
 
     model: str = option(
         "mobilenet", "Name of a network, as listed by `tlfeatures models`, or a .keras file.", "-m"
@@ -130,7 +120,6 @@ class InputOptions(Options):
     resize: str = option("stretch", "How images are resized to this size: stretch, crop or pad.")
 
 
-@dataclass(frozen=True)
 class NetworkOptions(InputOptions):
     """The network, its input and its layers."""
 
@@ -143,18 +132,14 @@ class NetworkOptions(InputOptions):
     )
 
 
-@dataclass(frozen=True)
 class EmbeddingOptions(NetworkOptions):
     """The network, its input, its layers, and the views of each image."""
 
     views: str | None = option(None, VIEWS)
 
 
-@dataclass(frozen=True)
-class ComputeOptions(Options):
+class ComputeOptions(Options, panel="Network"):
     """Precision and speed of the extraction, and the store of the embeddings."""
-
-    panel: ClassVar[str] = "Network"
 
     weights: str = option("imagenet", "imagenet, random, or a weights file.")
     decode: str = option(
@@ -182,7 +167,6 @@ class ComputeOptions(Options):
         return super().parameters() | {"verbose": int(stderr_is_terminal())}
 
 
-@dataclass(frozen=True)
 class FrozenOptions(ComputeOptions):
     """Precision, speed and runtime of the extraction by a frozen network, and the store of the embeddings."""
 
@@ -199,7 +183,6 @@ def make_cnn(network: NetworkOptions, compute: FrozenOptions) -> CNNFeatures:
     return CNNFeatures(**network.parameters(), **compute.parameters())
 
 
-@dataclass(frozen=True)
 class OutputOptions(Options):
     """Output file and format."""
 
@@ -208,7 +191,6 @@ class OutputOptions(Options):
     as_json: bool = option(False, "Print JSON instead of text.", "--json")
 
 
-@dataclass(frozen=True)
 class SavedModel(Options):
     """File of a saved model, and options to run it."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import expand_options, option
 from tlfeatures.cli._messages import report_unreadable
@@ -11,7 +9,6 @@ from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._tables import ImageItems, TableOptions
 
 
-@dataclass(frozen=True)
 class PredictOptions(TableOptions):
     """Output of `predict`."""
 

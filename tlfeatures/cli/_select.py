@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -25,11 +24,8 @@ if TYPE_CHECKING:
 _PIPELINE = "pipeline.tlf"
 
 
-@dataclass(frozen=True)
-class SearchSpace(Options):
+class SearchSpace(Options, panel="Network"):
     """Networks, layers, poolings, image sizes, resize modes and heads to search."""
-
-    panel: ClassVar[str] = "Network"
 
     models: str = option(
         "mobilenet", "Networks, as listed by `tlfeatures models`, or .keras files.", "--model", "-m"
@@ -55,7 +51,6 @@ class SearchSpace(Options):
     views: str | None = option(None, opt.VIEWS)
 
 
-@dataclass(frozen=True)
 class SearchOptions(Options):
     """Heads, cross-validation and choice of the best candidate."""
 
@@ -89,7 +84,6 @@ class SearchOptions(Options):
     n_jobs: int | None = option(None, "Number of parallel processes; -1 for all cores.", "--jobs", "-j")
 
 
-@dataclass(frozen=True)
 class ReportOptions(opt.OutputOptions):
     """Output of `select`."""
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import Options, argument, expand_options, option
@@ -12,7 +11,6 @@ from tlfeatures.cli._messages import note_pickle
 from tlfeatures.cli._terminal import show_text, stderr_is_terminal, warn
 
 
-@dataclass(frozen=True)
 class ServedModelOptions(Options):
     """The model of a service."""
 
@@ -28,11 +26,8 @@ class ServedModelOptions(Options):
     )
 
 
-@dataclass(frozen=True)
-class AddressOptions(Options):
+class AddressOptions(Options, panel="Address"):
     """The address of a service."""
-
-    panel: ClassVar[str] = "Address"
 
     host: str = option(
         "127.0.0.1", "Address to bind. If other machines can connect to it, clients need a token."
@@ -64,11 +59,8 @@ class AddressOptions(Options):
         )
 
 
-@dataclass(frozen=True)
-class WorkerOptions(Options):
+class WorkerOptions(Options, panel="Limits"):
     """Processes and limits of a service."""
-
-    panel: ClassVar[str] = "Limits"
 
     workers: int = option(1, "Number of processes, each with its own copy of the network.", min=1)
     max_images: int = option(64, "Largest number of images in a request.", min=1)
@@ -95,7 +87,6 @@ def serve(model: ServedModelOptions, address: AddressOptions, options: WorkerOpt
     address.run(model, describe, limits=limits, workers=options.workers)
 
 
-@dataclass(frozen=True)
 class PageOptions(opt.TrainingImages):
     """Training images that the page shows."""
 

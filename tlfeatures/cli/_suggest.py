@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -23,11 +22,8 @@ if TYPE_CHECKING:
 _HEADER = r"path(,prediction,alternative,margin)?"
 
 
-@dataclass(frozen=True)
-class LabelledSource(Options):
+class LabelledSource(Options, panel="Source"):
     """Images, some of which have labels in a manifest."""
-
-    panel: ClassVar[str] = "Source"
 
     source: str = argument("SOURCE", "Folder or manifest of all image files, labelled or not.")
     labelled: str = option(
@@ -55,7 +51,6 @@ class LabelledSource(Options):
         return merged
 
 
-@dataclass(frozen=True)
 class SuggestOptions(Options):
     """The classifier, and the number of images."""
 
@@ -64,7 +59,6 @@ class SuggestOptions(Options):
     seed: int = option(0, "Seed of the clusters and folds.", min=0)
 
 
-@dataclass(frozen=True)
 class SuggestOutput(opt.OutputOptions):
     """Output of `suggest`."""
 

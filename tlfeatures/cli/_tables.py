@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import typer
 
 from tlfeatures._text import count
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._groups import argument, option
+from tlfeatures.cli._groups import Options, argument, option
 from tlfeatures.cli._outputs import check_csv, write_csv
 from tlfeatures.cli._terminal import show_json, show_table, show_text
 
@@ -22,13 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["ImageItems", "TableOptions"]
 
 
-@dataclass(frozen=True)
-class ImageItems:
+class ImageItems(Options, panel="Source"):
     """Images of several sources, without labels."""
 
-    panel: ClassVar[str] = "Source"
-
-    items: list[str] = argument(  # noqa: RUF009
+    items: list[str] = argument(
         "ITEM", "Images, folders, manifests, arrays (file.h5::dataset), or quoted patterns."
     )
     path_column: str | None = option(None, opt.PATH_COLUMN)
@@ -40,7 +36,6 @@ class ImageItems:
         return read_items(self.items, self.path_column)
 
 
-@dataclass(frozen=True)
 class TableOptions(opt.OutputOptions):
     """Output of a command that makes a table with the column "error"."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -32,7 +31,6 @@ Names = Annotated[
 ]
 
 
-@dataclass(frozen=True)
 class FetchOptions(Options):
     """Which files are downloaded, and how."""
 
@@ -114,7 +112,6 @@ def verify(names: Names = None, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-@dataclass(frozen=True)
 class ImportOptions(Options):
     """Network of the files, if it cannot be recognized."""
 
