@@ -17,6 +17,7 @@ from tlfeatures.cli._explain import explain
 from tlfeatures.cli._export import export
 from tlfeatures.cli._finetune import finetune
 from tlfeatures.cli._fit import fit
+from tlfeatures.cli._groups import expand_options
 from tlfeatures.cli._info import info
 from tlfeatures.cli._models import layers, models
 from tlfeatures.cli._predict import predict
@@ -74,8 +75,8 @@ for command in (
     *(models, layers, embed, fit, select, finetune, evaluate, predict, info, export),
     *(audit, explain, suggest, classify, serve),
 ):
-    app.command()(command)
-app.command("app")(show_page)
+    app.command()(expand_options(command))
+app.command("app")(expand_options(show_page))
 app.add_typer(cache, name="cache")
 app.add_typer(weights, name="weights")
 app.command()(demo)

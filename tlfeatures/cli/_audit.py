@@ -10,7 +10,7 @@ import typer
 
 from tlfeatures._objects import is_object
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._groups import Options, expand_options, option
+from tlfeatures.cli._groups import Options, option
 from tlfeatures.cli._messages import report_unreadable
 from tlfeatures.cli._outputs import check_csv, check_report_folder, write_csv
 from tlfeatures.cli._terminal import show_json, show_table, show_text, warn
@@ -64,7 +64,6 @@ class AuditOutput(opt.OutputOptions):
             check_report_folder(self.output, source, self.force, is_audit)
 
 
-@expand_options
 def audit(
     context: typer.Context,
     source: AuditSource,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._groups import expand_options, option
+from tlfeatures.cli._groups import option
 from tlfeatures.cli._messages import report_unreadable
 from tlfeatures.cli._tables import ImageItems, TableOptions
 
@@ -22,7 +22,6 @@ class ClassifyOptions(TableOptions):
     top: int = option(5, "Number of classes per image.", min=1, max=1000)
 
 
-@expand_options
 def classify(
     items: ImageItems, options: ClassifyOptions, network: ImageNetOptions, compute: opt.ComputeOptions
 ) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._groups import expand_options, option
+from tlfeatures.cli._groups import option
 from tlfeatures.cli._messages import report_unreadable
 from tlfeatures.cli._outputs import check_output
 from tlfeatures.cli._session import BadArgument
@@ -106,7 +106,6 @@ class EngineOptions(opt.Options, panel="Several machines"):
         return LocalEngine()
 
 
-@expand_options
 def embed(
     source: EmbedSource,
     files: EmbedOutput,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tlfeatures._text import count
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._groups import expand_options, option
+from tlfeatures.cli._groups import option
 from tlfeatures.cli._messages import report_unreadable
 from tlfeatures.cli._terminal import show_json, show_table, show_text, warn
 
@@ -27,7 +27,6 @@ class EvaluationSource(opt.SourceOptions):
     )
 
 
-@expand_options
 def evaluate(model: opt.SavedModel, source: EvaluationSource, as_json: opt.Json = False) -> None:
     """Score the predictions of a saved model on labelled images.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tlfeatures._text import count
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._groups import Options, expand_options, option
+from tlfeatures.cli._groups import Options, option
 from tlfeatures.cli._messages import report_unreadable
 from tlfeatures.cli._outputs import check_folder
 from tlfeatures.cli._session import BadArgument
@@ -60,7 +60,6 @@ class MapFolder(opt.OutputOptions):
             raise BadArgument(f"-o {self.output!r} is not empty. Name another folder, or pass --force.")
 
 
-@expand_options
 def explain(
     model: opt.SavedModel, items: ImageItems, maps: MapOptions, training: NeighborOptions, output: MapFolder
 ) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._groups import Options, expand_options, option
+from tlfeatures.cli._groups import Options, option
 from tlfeatures.cli._outputs import check_output
 from tlfeatures.cli._terminal import show_json, show_text
 
@@ -26,7 +26,6 @@ class ExportOptions(Options):
     as_json: opt.Json = False
 
 
-@expand_options
 def export(model: opt.SavedModel, options: ExportOptions) -> None:
     """Write a saved model as one ONNX file, from pixels to predictions, for ONNX Runtime and other programs.
 

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._groups import Options, expand_options, option
+from tlfeatures.cli._groups import Options, option
 from tlfeatures.cli._messages import report_unreadable, save_fitted
 from tlfeatures.cli._outputs import check_output
 from tlfeatures.cli._parse import parse_hidden_layers
@@ -120,7 +120,6 @@ class FileOptions(opt.OutputOptions):
         check_output(self.show_augmentations, (".png",), force=True, option="--show-augmentations")
 
 
-@expand_options
 def finetune(
     source: opt.TrainingSource,
     network: opt.NetworkOptions,

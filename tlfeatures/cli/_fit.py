@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlfeatures._text import count
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._groups import Options, expand_options, option
+from tlfeatures.cli._groups import Options, option
 from tlfeatures.cli._messages import report_images, report_unreadable, save_fitted
 from tlfeatures.cli._outputs import check_output
 from tlfeatures.cli._session import BadArgument
@@ -84,7 +84,6 @@ class FitOutput(opt.OutputOptions):
             raise BadArgument("--conformal needs -o FILE.tlf, because it changes only the saved pipeline.")
 
 
-@expand_options
 def fit(
     source: opt.TrainingSource,
     network: opt.EmbeddingOptions,

@@ -6,9 +6,10 @@ A command declares a group as one parameter::
         image_size: str = option("32", "Side, or height x width, in pixels.", "-s")
         position: str = option("center", "center or random.")
 
-    @expand_options
     def crop(source: SourceOptions, options: CropOptions) -> None:
         crop_images(source.read(), **options.parameters())
+
+    app.command()(expand_options(crop))
 
 `expand_options` gives the command one option for each field of its groups. A subclass of a group can add options,
 or override their defaults and help texts. The fields have the names of parameters of the library, and `parameters`

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._groups import Options, argument, expand_options, option
+from tlfeatures.cli._groups import Options, argument, option
 from tlfeatures.cli._outputs import check_output
 from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._terminal import escape, show_json, show_text
@@ -21,7 +21,6 @@ class InfoOptions(Options):
     )
 
 
-@expand_options
 def info(options: InfoOptions) -> None:
     """Print the model card of a saved model: network, head, classes, scores, training images and versions.
 

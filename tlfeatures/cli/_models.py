@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tlfeatures._text import count
-from tlfeatures.cli._groups import Options, argument, expand_options, option
+from tlfeatures.cli._groups import Options, argument, option
 from tlfeatures.cli._options import Json
 from tlfeatures.cli._terminal import show_json, show_table, show_text
 
@@ -48,7 +48,6 @@ class LayersOptions(Options):
     as_json: Json = False
 
 
-@expand_options
 def layers(options: LayersOptions) -> None:
     """List the layers of a network: the standard layers, which `select` tries, and the fully connected ones.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._groups import expand_options, option
+from tlfeatures.cli._groups import option
 from tlfeatures.cli._messages import report_unreadable
 from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._tables import ImageItems, TableOptions
@@ -19,7 +19,6 @@ class PredictOptions(TableOptions):
     proba: bool = option(False, "Add a column proba_CLASS with the probability of each class.")
 
 
-@expand_options
 def predict(model: opt.SavedModel, items: ImageItems, options: PredictOptions) -> None:
     """Predict with a saved model, and print a table with one row for each image, in the order of the arguments.
 

@@ -12,7 +12,7 @@ import typer
 from tlfeatures._text import count
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._best_command import best_command
-from tlfeatures.cli._groups import Options, expand_options, option
+from tlfeatures.cli._groups import Options, option
 from tlfeatures.cli._messages import report_images
 from tlfeatures.cli._outputs import check_existing, check_report_folder
 from tlfeatures.cli._parse import parse_names
@@ -102,7 +102,6 @@ class ReportOptions(opt.OutputOptions):
         check_existing(os.path.join(self.output, _PIPELINE), self.force, is_saved_pipeline)
 
 
-@expand_options
 def select(
     context: typer.Context,
     source: opt.TrainingSource,

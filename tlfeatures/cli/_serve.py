@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._groups import Options, argument, expand_options, option
+from tlfeatures.cli._groups import Options, argument, option
 from tlfeatures.cli._messages import note_pickle
 from tlfeatures.cli._terminal import show_text, stderr_is_terminal, warn
 
@@ -68,7 +68,6 @@ class WorkerOptions(Options, panel="Limits"):
     queue: int = option(256, "Number of images that may wait; requests beyond it are answered by 503.", min=1)
 
 
-@expand_options
 def serve(model: ServedModelOptions, address: AddressOptions, options: WorkerOptions) -> None:
     """Serve predictions, embeddings and maps of a saved model over HTTP.
 
@@ -102,7 +101,6 @@ class PageOptions(opt.TrainingImages):
     )
 
 
-@expand_options
 def show_page(model: ServedModelOptions, training: PageOptions, address: AddressOptions) -> None:
     """Serve a page on which people who do not program can look at predictions of a saved model.
 

@@ -10,7 +10,7 @@ import typer
 
 from tlfeatures._text import count
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._groups import Options, argument, expand_options, option
+from tlfeatures.cli._groups import Options, argument, option
 from tlfeatures.cli._messages import report_unreadable
 from tlfeatures.cli._outputs import check_csv, check_report_folder, write_csv
 from tlfeatures.cli._session import BadArgument
@@ -86,7 +86,6 @@ class SuggestOutput(opt.OutputOptions):
             check_report_folder(self.output, source, self.force, is_suggestions)
 
 
-@expand_options
 def suggest(
     context: typer.Context,
     source: LabelledSource,
