@@ -10,9 +10,8 @@ import typer
 from typer.testing import CliRunner
 
 from tlfeatures.cli._finetune import TrainingOptions
-from tlfeatures.cli._groups import Options, argument, expand_options, option
+from tlfeatures.cli._groups import BadArgument, Options, argument, expand_options, option
 from tlfeatures.cli._options import FrozenOptions, NetworkOptions, make_cnn
-from tlfeatures.cli._session import BadArgument
 
 
 class Size(Options, panel="Size"):

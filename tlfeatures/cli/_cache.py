@@ -12,9 +12,9 @@ import typer
 from rich.filesize import decimal
 
 from tlfeatures._text import count
+from tlfeatures.cli._groups import BadArgument
 from tlfeatures.cli._options import Json
 from tlfeatures.cli._parse import parse_bytes
-from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._terminal import show_json, show_table, show_text, stderr_is_terminal, warn_of_list
 
 if TYPE_CHECKING:

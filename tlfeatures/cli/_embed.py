@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._groups import option
+from tlfeatures.cli._groups import BadArgument, option
 from tlfeatures.cli._messages import report_unreadable
 from tlfeatures.cli._outputs import check_output
-from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._terminal import show_json, show_text
 
 if TYPE_CHECKING:

@@ -8,10 +8,9 @@ from typing import Any
 
 from tlfeatures._text import count
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._groups import Options, option
+from tlfeatures.cli._groups import BadArgument, Options, option
 from tlfeatures.cli._messages import report_unreadable
 from tlfeatures.cli._outputs import check_folder
-from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._tables import ImageItems
 from tlfeatures.cli._terminal import show_json, show_table, show_text
 

@@ -6,11 +6,10 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._groups import Options, option
+from tlfeatures.cli._groups import BadArgument, Options, option
 from tlfeatures.cli._messages import report_unreadable, save_fitted
 from tlfeatures.cli._outputs import check_output
 from tlfeatures.cli._parse import parse_hidden_layers
-from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._terminal import show_json, show_table, show_text, warn
 
 if TYPE_CHECKING:

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from tlfeatures._text import count
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._groups import Options, option
+from tlfeatures.cli._groups import BadArgument, Options, option
 from tlfeatures.cli._messages import report_images, report_unreadable, save_fitted
 from tlfeatures.cli._outputs import check_output
-from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._terminal import escape, show_json, show_text, warn
 
 if TYPE_CHECKING:

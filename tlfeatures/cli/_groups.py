@@ -27,11 +27,14 @@ from typing import Annotated, Any, ClassVar, dataclass_transform, get_type_hints
 import typer
 
 from tlfeatures.cli._parse import PARSERS
-from tlfeatures.cli._session import BadArgument
 
-__all__ = ["Options", "argument", "expand_options", "format_options", "option"]
+__all__ = ["BadArgument", "Options", "argument", "expand_options", "format_options", "option"]
 
 _METAVARS = {str: "NAME", int: "N", float: "X", bool: ""}  # a flag has no value
+
+
+class BadArgument(ValueError):
+    """An invalid option or argument; the message says how to fix it."""
 
 
 @dataclass_transform(frozen_default=True)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._groups import Options, argument, option
+from tlfeatures.cli._groups import BadArgument, Options, argument, option
 from tlfeatures.cli._outputs import check_output
-from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._terminal import escape, show_json, show_text
 
 

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from tlfeatures.cli._groups import Options, argument, format_options, option
+from tlfeatures.cli._groups import BadArgument, Options, argument, format_options, option
 from tlfeatures.cli._messages import note_pickle
-from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._terminal import stderr_is_terminal, warn
 
 if TYPE_CHECKING:

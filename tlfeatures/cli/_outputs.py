@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlfeatures._params import join_alternatives
-from tlfeatures.cli._session import BadArgument
+from tlfeatures.cli._groups import BadArgument
 
 if TYPE_CHECKING:
     import pandas

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._groups import option
+from tlfeatures.cli._groups import BadArgument, option
 from tlfeatures.cli._messages import report_unreadable
-from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._tables import ImageItems, TableOptions
 
 

@@ -18,15 +18,11 @@ from tlfeatures._keras.quiet import quiet_imports
 from tlfeatures.cli._terminal import warn
 from tlfeatures.errors import DuplicateImagesWarning, OutOfMemoryError, UnreadableImagesWarning
 
-__all__ = ["BadArgument", "report_error", "session"]
+__all__ = ["report_error", "session"]
 
 _NONE = {"weights": "random", "cache": "none"}  # values of options that mean None
 _DEPRECATIONS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
 _REPORTED_BY_COMMANDS = (UnreadableImagesWarning, DuplicateImagesWarning)
-
-
-class BadArgument(ValueError):
-    """An invalid option or argument; the message says how to fix it."""
 
 
 @contextlib.contextmanager

@@ -10,10 +10,9 @@ import typer
 
 from tlfeatures._text import count
 from tlfeatures.cli import _options as opt
-from tlfeatures.cli._groups import Options, argument, option
+from tlfeatures.cli._groups import BadArgument, Options, argument, option
 from tlfeatures.cli._messages import report_unreadable
 from tlfeatures.cli._outputs import check_csv, check_report_folder, write_csv
-from tlfeatures.cli._session import BadArgument
 from tlfeatures.cli._terminal import show_json, show_table, show_text, warn
 
 if TYPE_CHECKING:
