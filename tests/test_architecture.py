@@ -18,8 +18,8 @@ import tlfeatures
 PACKAGE = Path(tlfeatures.__file__).parent
 
 # Module or subpackage -> modules that it may import, lowest layer first; imports of these are allowed too.
-# All modules may also import errors, _warnings, _inputs, _params, _files, _objects, _json, _text, _dicom, _threads and
-# __init__.
+# All modules may also import errors, _warnings, _inputs, _params, _files, _objects, _json, _text, _dicom, _threads,
+# _progress and __init__.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "_warnings": set(),
@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "_text": set(),
     "_dicom": set(),
     "_threads": set(),
+    "_progress": set(),
     "_archive": set(),
     "_callbacks": set(),
     "fingerprints": set(),
@@ -151,6 +152,7 @@ def test_imports_point_downward(path):
         "_text",
         "_dicom",
         "_threads",
+        "_progress",
     }
 
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.filesize import decimal
 
+from tlfeatures._progress import show_bytes
 from tlfeatures._text import count
 from tlfeatures.cli._groups import BadArgument
 from tlfeatures.cli._options import Json
 from tlfeatures.cli._parse import parse_bytes
-from tlfeatures.cli._terminal import show_json, show_table, show_text, stderr_is_terminal, warn_of_list
+from tlfeatures.cli._terminal import show_json, show_table, show_text, warn_of_list
 
 if TYPE_CHECKING:
     from tlfeatures.store import EmbeddingStore
@@ -97,7 +96,7 @@ def compact(path: Path = None, as_json: Json = False) -> None:
 @cache.command()
 def push(url: Url, path: Path = None, as_json: Json = False) -> None:
     """Copy the files that the store at URL lacks to it; run again after an interruption to copy the rest."""
-    with _progress("push") as on_progress:
+    with show_bytes("push") as on_progress:
         result = _open(path).push(url, on_progress)
     _show_transfer(result, as_json)
 
@@ -105,7 +104,7 @@ def push(url: Url, path: Path = None, as_json: Json = False) -> None:
 @cache.command()
 def pull(url: Url, path: Path = None, as_json: Json = False) -> None:
     """Copy the files that the store in PATH lacks from the store at URL; each is verified before it is used."""
-    with _progress("pull") as on_progress:
+    with show_bytes("pull") as on_progress:
         result = _open(path, must_exist=False).pull(url, on_progress)
     _show_transfer(result, as_json)
 
@@ -120,20 +119,6 @@ def _show_transfer(result: dict[str, Any], as_json: bool) -> None:
         entries = [f"{entry['path']}: {entry['reason']}" for entry in damaged]
         warn_of_list(f"{count(len(damaged), 'damaged file')} not copied:", entries, 10)
         raise typer.Exit(1)
-
-
-@contextlib.contextmanager
-def _progress(name: str) -> Iterator[Callable[[int, int], None] | None]:
-    if not stderr_is_terminal():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(name), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(name, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 @cache.command()

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from tlfeatures._progress import make_bar
 from tlfeatures.extract._spec import FeatureSpec
 
 __all__ = ["show_progress"]
@@ -23,17 +24,7 @@ def show_progress(verbose: int, spec: FeatureSpec) -> Iterator[Callable[[int, in
     if not verbose:
         yield None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=10) as progress:
+    with make_bar("{task.fields[rate]}", speed_estimate_period=10) as progress:
         task: Any = None
 
         def on_batch(done: int, total: int) -> None:

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from tlfeatures._progress import make_bar
+
 __all__ = ["show_progress"]
 
 
@@ -15,17 +17,7 @@ def show_progress(stage: str, epochs: int, verbose: int) -> Iterator[Callable[[d
     if not verbose:
         yield lambda row: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[state]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=600) as progress:
+    with make_bar("{task.fields[state]}", speed_estimate_period=600) as progress:
         task = progress.add_task(f"{stage}, epochs", total=epochs, state="")
 
         def show(row: dict[str, Any]) -> None:

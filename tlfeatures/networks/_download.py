@@ -8,13 +8,13 @@ import json
 import os
 import re
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from tlfeatures._files import sync_folder, write_file
+from tlfeatures._progress import show_bytes
 from tlfeatures._warnings import warn
 from tlfeatures.networks._file_digests import describe_digest, hasher
 
@@ -72,7 +72,7 @@ def download(
             return
         state = _PartialFile(file, part, hasher(digest))
         state.resume(url)
-        with _show_progress(target.name) as on_progress:
+        with show_bytes(target.name) as on_progress:
             _receive_all(url, state, timeout, on_progress)
         try:
             if digest and not state.hash.hexdigest().startswith(digest):
@@ -328,18 +328,3 @@ def _open_part(path: Path) -> Iterator[IO[bytes]]:
         finally:
             if os.fstat(file.fileno()).st_size == 0:
                 path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _show_progress(name: str) -> Iterator[Progress | None]:
-    """Show the progress on standard error if it is a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(name), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(name, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)

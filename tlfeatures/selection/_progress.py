@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from tlfeatures._progress import make_bar
+
 __all__ = ["ProgressSteps", "show_progress"]
 
 
@@ -41,24 +43,9 @@ def show_progress(verbose: int) -> Iterator[ProgressSteps]:
     if not verbose:
         yield ProgressSteps()
         return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )  # fmt: skip
+    from rich.progress import TimeElapsedColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with make_bar(TimeElapsedColumn()) as bar:
         steps = ProgressSteps(bar)
         yield steps
         steps.end()
