@@ -68,7 +68,7 @@ def _make_row(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 @cache.command()
-def verify(path: Path = None, as_json: Json = False) -> None:
+def verify(path: Path = None, as_json: Json = False) -> int:
     """Read and check all files of the store; the exit code is 1 if any is damaged."""
     damage = _open(path).verify()
     if as_json:
@@ -80,8 +80,7 @@ def verify(path: Path = None, as_json: Json = False) -> None:
         )
     else:
         show_text("No damaged files.")
-    if damage:
-        raise typer.Exit(1)
+    return int(bool(damage))
 
 
 @cache.command()
@@ -94,22 +93,23 @@ def compact(path: Path = None, as_json: Json = False) -> None:
 
 
 @cache.command()
-def push(url: Url, path: Path = None, as_json: Json = False) -> None:
+def push(url: Url, path: Path = None, as_json: Json = False) -> int:
     """Copy the files that the store at URL lacks to it; run again after an interruption to copy the rest."""
     with show_bytes("push") as on_progress:
         result = _open(path).push(url, on_progress)
-    _show_transfer(result, as_json)
+    return _show_transfer(result, as_json)
 
 
 @cache.command()
-def pull(url: Url, path: Path = None, as_json: Json = False) -> None:
+def pull(url: Url, path: Path = None, as_json: Json = False) -> int:
     """Copy the files that the store in PATH lacks from the store at URL; each is verified before it is used."""
     with show_bytes("pull") as on_progress:
         result = _open(path, must_exist=False).pull(url, on_progress)
-    _show_transfer(result, as_json)
+    return _show_transfer(result, as_json)
 
 
-def _show_transfer(result: dict[str, Any], as_json: bool) -> None:
+def _show_transfer(result: dict[str, Any], as_json: bool) -> int:
+    """Print what was copied; return the exit code, 1 if any file is damaged."""
     damaged = result["damaged"]
     copied = f"Copied {count(result['files'], 'file')} of {decimal(result['bytes'])}"
     skipped = f"{count(result['skipped_files'], 'file')} of {decimal(result['skipped_bytes'])}"
@@ -118,7 +118,7 @@ def _show_transfer(result: dict[str, Any], as_json: bool) -> None:
     if damaged:
         entries = [f"{entry['path']}: {entry['reason']}" for entry in damaged]
         warn_of_list(f"{count(len(damaged), 'damaged file')} not copied:", entries, 10)
-        raise typer.Exit(1)
+    return int(bool(damaged))
 
 
 @cache.command()

@@ -24,7 +24,7 @@ class ClassifyOptions(TableOptions):
 
 def classify(
     items: ImageItems, options: ClassifyOptions, network: ImageNetOptions, compute: opt.ComputeOptions
-) -> None:
+) -> int:
     """Classify images with a pretrained network and its own 1,000 ImageNet classes, without training.
 
     The table has one row for each of the most probable classes of each image, in the order of the arguments. The
@@ -46,4 +46,4 @@ def classify(
             error = (None, None, None, None, extracted.errors.get(i))
             rows += [(path, *row) for row in top or [error]]
         counts.append(str(extracted.counts))
-    options.show(pandas.DataFrame(rows, columns=options.header.split(","), dtype=object), counts)
+    return options.show(pandas.DataFrame(rows, columns=options.header.split(","), dtype=object), counts)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import BadArgument, option
 from tlfeatures.cli._messages import report_unreadable
@@ -111,7 +109,7 @@ def embed(
     network: EmbedNetwork,
     compute: opt.FrozenOptions,
     engine: EngineOptions,
-) -> None:
+) -> int:
     """Write the embeddings of a source into a file, one row for each image, in the order of the source.
 
     The file also contains the path, digest and label of each image. An unreadable image has a row of NaN and an
@@ -146,5 +144,4 @@ def embed(
         show_json(dataclasses.asdict(result.counts) | about | {"errors": errors})
     else:
         show_text(text)
-    if files.strict and errors:
-        raise typer.Exit(1)
+    return int(files.strict and bool(errors))

@@ -11,6 +11,8 @@ A command declares a group as one parameter::
 
     app.command()(expand_options(crop))
 
+A command returns its exit code; None stands for 0.
+
 `expand_options` gives the command one option for each field of its groups. A subclass of a group can add options,
 or override their defaults and help texts. The fields have the names of parameters of the library, and `parameters`
 converts the texts of options to the values of these parameters, such as "32x48" to (32, 48): see `PARSERS`.
@@ -112,7 +114,7 @@ def format_options(values: Mapping[str, Any]) -> list[str]:
     return [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
-def expand_options(command: Callable[..., None]) -> Callable[..., None]:
+def expand_options(command: Callable[..., int | None]) -> Callable[..., int | None]:
     """Replace each parameter of a command that is annotated with a group by the fields of the group.
 
     The returned function takes the fields as keyword arguments, with their annotations and defaults, and calls
@@ -128,10 +130,10 @@ def expand_options(command: Callable[..., None]) -> Callable[..., None]:
             parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=hints[name]))
 
     @functools.wraps(command)
-    def expanded(**values: Any) -> None:
+    def expanded(**values: Any) -> int | None:
         for name, kind in groups.items():
             values[name] = kind(**{field.name: values.pop(field.name) for field in dataclasses.fields(kind)})
-        command(**values)
+        return command(**values)
 
     expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     expanded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -18,7 +18,7 @@ class PredictOptions(TableOptions):
     proba: bool = option(False, "Add a column proba_CLASS with the probability of each class.")
 
 
-def predict(model: opt.SavedModel, items: ImageItems, options: PredictOptions) -> None:
+def predict(model: opt.SavedModel, items: ImageItems, options: PredictOptions) -> int:
     """Predict with a saved model, and print a table with one row for each image, in the order of the arguments.
 
     The columns are path, prediction, probability of the predicted class, and error. For heads without class
@@ -46,4 +46,4 @@ def predict(model: opt.SavedModel, items: ImageItems, options: PredictOptions) -
         )
         frames.append(predictions.to_frame(source.paths, proba=options.proba))
         counts.append(str(predictions.extracted.counts))
-    options.show(pandas.concat(frames, ignore_index=True), counts)
+    return options.show(pandas.concat(frames, ignore_index=True), counts)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-import typer
-
 from tlfeatures._text import count
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import Options, argument, option
@@ -50,8 +48,8 @@ class TableOptions(opt.OutputOptions):
         """Raise an error if the output file cannot be written, or exists and is not a table of this command."""
         check_csv(self.output, self.header, self.force)
 
-    def show(self, table: pandas.DataFrame, counts: Sequence[str]) -> None:
-        """Write or print the table; exit with 1 if no image can be read or, with --strict, if any cannot."""
+    def show(self, table: pandas.DataFrame, counts: Sequence[str]) -> int:
+        """Write or print the table; return 1 if no image can be read or, with --strict, if any cannot."""
         if self.output is not None:
             write_csv(table, self.output)
         if self.as_json:
@@ -62,5 +60,4 @@ class TableOptions(opt.OutputOptions):
         else:
             show_table(table)
         failed = table["error"].notna()
-        if failed.all() or (self.strict and failed.any()):
-            raise typer.Exit(1)
+        return int(failed.all() or (self.strict and failed.any()))

@@ -91,7 +91,7 @@ def list_files(
 
 
 @weights.command()
-def verify(names: Names = None, as_json: Json = False) -> None:
+def verify(names: Names = None, as_json: Json = False) -> int:
     """Check the weights files on this machine by their published digests; the exit code is 1 if any is damaged.
 
     Files without a published digest are loaded into the network. A network that is named must have a file.
@@ -108,8 +108,7 @@ def verify(names: Names = None, as_json: Json = False) -> None:
             warn(f"{row['problem']} `tlfeatures weights fetch {row['model']}` replaces it.")
     for name in absent:
         warn(f"no weights of {name!r} are on this machine; `tlfeatures weights fetch {name}` downloads them.")
-    if absent or any(row["state"] == "damaged" for row in rows):
-        raise typer.Exit(1)
+    return int(bool(absent) or any(row["state"] == "damaged" for row in rows))
 
 
 class ImportOptions(Options):
