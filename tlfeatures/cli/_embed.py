@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from tlfeatures.cli import _options as opt
@@ -141,7 +140,7 @@ def embed(
         text = f"{result.counts}.\n{files.output}: {size}."
     errors = report_unreadable(images.paths, result.errors, "has a row of NaN", "have rows of NaN")
     if files.as_json:
-        show_json(dataclasses.asdict(result.counts) | about | {"errors": errors})
+        show_json(vars(result.counts) | about | {"errors": errors})
     else:
         show_text(text)
     return int(files.strict and bool(errors))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 from tlfeatures._text import count
@@ -51,7 +50,7 @@ def evaluate(model: opt.SavedModel, source: EvaluationSource, as_json: opt.Json 
         "task": "regression" if fitted.classes is None else "classification",
         "evaluated": n,
         "used_for_training": n_used,
-        **dataclasses.asdict(extracted.counts),
+        **vars(extracted.counts),
         "skipped": skipped,
         **vars(result.scores),
         **({} if result.conformal is None else {"conformal": result.conformal}),

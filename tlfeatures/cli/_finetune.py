@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from tlfeatures.cli import _options as opt
@@ -166,7 +165,7 @@ def finetune(
                 "model": tuned.model,
                 "train_from": training.train_from,
                 "epochs": training.epochs,
-                **dataclasses.asdict(counts),
+                **vars(counts),
                 "summary": str(counts),
                 "skipped": skipped,
                 "head": head,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from tlfeatures._text import count
@@ -123,7 +122,7 @@ def _fit_search(
     about = {
         **_describe(search.task_, y[search.rows_], search.best_estimator_[0], search.best_params_["head"]),
         "cv": _describe_folds(search) if search.folds_ else None,
-        **dataclasses.asdict(counts),
+        **vars(counts),
         **about_images,
     }
     if files.output is not None:
@@ -193,7 +192,7 @@ def _fit_stream(
             "images": training.n_validation,
             "losses": training.losses,
         },
-        **dataclasses.asdict(result.counts),
+        **vars(result.counts),
         "skipped": skipped,
     }
     return about, result.counts
