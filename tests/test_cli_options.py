@@ -23,9 +23,9 @@ class Size(Options, panel="Size"):
 
 
 class LargeSize(Size):
-    """A subclass with other defaults, one of them with another help text."""
+    """A subclass that replaces two options."""
 
-    width: int = 300
+    width: int = option(300, "Pixels.", "-w")
     wide: bool = option(False, "Wide or not.")
 
 
@@ -52,7 +52,7 @@ def test_group_becomes_options_and_is_passed_as_one_object():
     assert call(command, "a", "--width", "0").exit_code == 2
 
 
-def test_subclass_overrides_a_default():
+def test_subclass_replaces_options():
     calls = []
 
     @expand_options
@@ -63,7 +63,7 @@ def test_subclass_overrides_a_default():
     assert call(command, "a", "-w", "4", "--wide").exit_code == 0
     assert calls == [LargeSize("a", 300, False), LargeSize("a", 4, True)]
     output = call(command, "--help").output
-    assert "Wide or not." in output and "In pixels." in output and "--no-wide" not in output
+    assert "Wide or not." in output and " Pixels." in output and "--no-wide" not in output
 
 
 def test_changed_options_are_listed_by_their_names():

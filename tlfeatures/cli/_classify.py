@@ -11,7 +11,7 @@ from tlfeatures.cli._tables import ImageItems, TableOptions
 class ImageNetOptions(opt.InputOptions):
     """The network and its input."""
 
-    model: str = "mobilenet_0.75"
+    model: str = option("mobilenet_0.75", opt.MODEL, "-m")
 
 
 class ClassifyOptions(TableOptions):

@@ -13,8 +13,8 @@ A command declares a group as one parameter::
 
 A command returns its exit code; None stands for 0.
 
-`expand_options` gives the command one option for each field of its groups. A subclass of a group can add options,
-or override their defaults and help texts. The fields have the names of parameters of the library, and `parameters`
+`expand_options` gives the command one option for each field of its groups. A subclass of a group can add options, and
+replace those of the group. The fields have the names of parameters of the library, and `parameters`
 converts the texts of options to the values of these parameters, such as "32x48" to (32, 48): see `PARSERS`.
 """
 
@@ -62,21 +62,20 @@ class Options:
             If the text of an option is not a value of its parameter.
         """
         values = dict(vars(self))
-        for name, text in values.items():
-            declaration = _find_declaration(type(self), name)
-            parse = declaration.get("parse") or PARSERS.get(name, (None, ""))[0]
+        for field in dataclasses.fields(self):
+            name, text = field.name, values[field.name]
+            parse = field.metadata.get("parse") or PARSERS.get(name, (None, ""))[0]
             if text is not None and parse is not None:
                 try:
                     values[name] = parse(text)
                 except ValueError as error:
-                    raise BadArgument(f"{_list_names(name, declaration)[0]} {text!r}: {error}") from None
+                    raise BadArgument(f"{_list_names(field)[0]} {text!r}: {error}") from None
         return values
 
     def list_changed(self, *names: str) -> list[str]:
         """Return the names of those of the options that do not have their default value."""
-        kind = type(self)
-        changed = [name for name in names if getattr(self, name) != getattr(kind, name)]
-        return [_list_names(name, _find_declaration(kind, name))[0] for name in changed]
+        fields = {field.name: field for field in dataclasses.fields(self)}
+        return [_list_names(fields[name])[0] for name in names if getattr(self, name) != fields[name].default]
 
 
 def argument(metavar: str, help: str) -> Any:
@@ -145,34 +144,25 @@ def _make_parameters(group: type[Options]) -> list[inspect.Parameter]:
     parameters = []
     for field in dataclasses.fields(group):
         hint, default = hints[field.name], field.default
-        if declaration := _find_declaration(group, field.name):
-            hint = Annotated[hint, _make_info(field.name, hint, group.panel, declaration)]
+        if field.metadata:
+            hint = Annotated[hint, _make_info(field, hint, group.panel)]
         default = inspect.Parameter.empty if default is dataclasses.MISSING else default
         keyword = inspect.Parameter.KEYWORD_ONLY
         parameters.append(inspect.Parameter(field.name, keyword, default=default, annotation=hint))
     return parameters
 
 
-def _make_info(name: str, hint: Any, panel: str | None, declaration: Mapping[str, Any]) -> Any:
-    if "argument" in declaration:
-        return typer.Argument(**declaration["argument"])
+def _make_info(field: dataclasses.Field[Any], hint: Any, panel: str | None) -> Any:
+    if "argument" in field.metadata:
+        return typer.Argument(**field.metadata["argument"])
     metavar = next(text for kind, text in _METAVARS.items() if hint in (kind, kind | None))
-    if name in PARSERS and declaration["parse"] is None:
-        metavar = PARSERS[name][1]
-    settings = {"metavar": metavar, "rich_help_panel": panel} | declaration["settings"]
-    return typer.Option(*_list_names(name, declaration), **settings)
+    if field.name in PARSERS and field.metadata["parse"] is None:
+        metavar = PARSERS[field.name][1]
+    settings = {"metavar": metavar, "rich_help_panel": panel} | field.metadata["settings"]
+    return typer.Option(*_list_names(field), **settings)
 
 
-def _list_names(name: str, declaration: Mapping[str, Any]) -> tuple[str, ...]:
+def _list_names(field: dataclasses.Field[Any]) -> tuple[str, ...]:
     """List the names of an option, the long one first."""
-    names = declaration["names"]
-    return names if any(each.startswith("--") for each in names) else (f"--{name.replace('_', '-')}", *names)
-
-
-def _find_declaration(group: type, name: str) -> Mapping[str, Any]:
-    """Find the declaration of an option in its class or, if the class only changes the default, in its base classes."""
-    for kind in filter(dataclasses.is_dataclass, group.__mro__):
-        field = kind.__dataclass_fields__.get(name)  # type: ignore[attr-defined]
-        if field is not None and field.metadata:
-            return field.metadata
-    return {}
+    names, long_name = field.metadata["names"], f"--{field.name.replace('_', '-')}"
+    return names if any(name.startswith("--") for name in names) else (long_name, *names)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tlfeatures.sources import Source
 
 PATH_COLUMN = "Column of a manifest with the paths; by default path, file, image or a similar name."
+MODEL = "Name of a network, as listed by `tlfeatures models`, or a .keras file."
 STRICT = "Exit with code 1 if any image cannot be read."
 SCORING = "Scorer of scikit-learn; by default accuracy, or r2 for regression."
 VIEWS = "Average the embeddings of an image and its views: flip, crops or flip+crops; by default no views."
@@ -110,9 +111,7 @@ class TrainingImages(Options, panel="Training images"):
 class InputOptions(Options, panel="Network"):
     """The network and its input."""
 
-    model: str = option(
-        "mobilenet", "Name of a network, as listed by `tlfeatures models`, or a .keras file.", "-m"
-    )
+    model: str = option("mobilenet", MODEL, "-m")
     image_size: str | None = option(
         None, "Side of a square, or height x width, in pixels; by default the network's."
     )
