@@ -209,6 +209,11 @@ class FittedModel:
         self.head: Any = pipeline[1:]
 
     @property
+    def pipeline(self) -> Pipeline:
+        """Pipeline with the steps "cnn" and "head"."""
+        return Pipeline([("cnn", self.cnn), ("head", self.head)])
+
+    @property
     def classes(self) -> np.ndarray | None:
         """Classes of the model; None for regression."""
         return getattr(self.head, "classes_", None)

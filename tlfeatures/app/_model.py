@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.pipeline import Pipeline
 
 from tlfeatures import __version__
 from tlfeatures.app._answers import describe_map, describe_predictions
@@ -102,7 +101,7 @@ class ServedModel:
         """
         if not isinstance(fitted.head[-1], ProvisionalHead):
             self.trained = fitted
-        self.fitted, self.pipeline = fitted, Pipeline([("cnn", fitted.cnn), ("head", fitted.head)])
+        self.fitted = fitted
 
     def load_training_images(self, source: Source, **params: Any) -> None:
         """Load the training images, whose embeddings are read from the store or computed and stored.
@@ -130,7 +129,7 @@ class ServedModel:
             self.predict(images[:size])
             report(i + 1, len(sizes) + 1)
         try:
-            explain(self.pipeline, images[:1])
+            explain(self.fitted.pipeline, images[:1])
         except (ValueError, TypeError) as error:
             # the layer has no spatial positions, or the head has no values to explain
             self.reason_without_maps = str(error)
@@ -233,7 +232,7 @@ class ServedModel:
         if self.reason_without_maps is not None:
             return Problem(422, "no-maps", self.reason_without_maps)
         try:
-            result = explain(self.pipeline, images, label=label)
+            result = explain(self.fitted.pipeline, images, label=label)
         except ImageReadError as error:
             return Problem.unreadable(error.reason)
         except ValueError as error:

@@ -22,10 +22,9 @@ _SHOWN = 10  # number of suspected labels that are printed
 _MANIFEST = r"path,(.+,)?issue,score,suggestion"  # columns of a manifest that this command writes
 
 
-class AuditSource(opt.TrainingSource):
-    """Images of all splits, with or without labels."""
+class AuditSource(opt.AllImages):
+    """Images of all splits, with groups that might predict the label if available."""
 
-    split: str = option("all", "all, train, val or test.")
     groups: str | None = option(
         None,
         "Column or dataset with groups, such as patients, that might predict the label; or dicom:PatientID.",

@@ -15,12 +15,6 @@ if TYPE_CHECKING:
     from tlfeatures.embedding_files import WrittenEmbeddings
 
 
-class EmbedSource(opt.TrainingSource):
-    """Images of all splits, with or without labels."""
-
-    split: str = option("all", "all, train, val or test.")
-
-
 def _list_paths(source: str) -> list[str]:
     from tlfeatures.sources import read_source
 
@@ -103,7 +97,7 @@ class EngineOptions(opt.Options, panel="Several machines"):
 
 
 def embed(
-    source: EmbedSource,
+    source: opt.AllImages,
     files: EmbedOutput,
     network: EmbedNetwork,
     compute: opt.FrozenOptions,

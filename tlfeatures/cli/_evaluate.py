@@ -32,8 +32,6 @@ def evaluate(model: opt.SavedModel, source: EvaluationSource, as_json: opt.Json 
     Unreadable images are left out and counted. A warning is printed if some of them were used for
     training.
     """
-    from tlfeatures.evaluation import ClassificationScores
-
     fitted = model.load()
     images = source.read()
     result = fitted.evaluate(images.images, images.get_labels())
@@ -63,7 +61,7 @@ def evaluate(model: opt.SavedModel, source: EvaluationSource, as_json: opt.Json 
     show_text(scores, style="bold")
     for sentence in coverage:
         show_text(sentence)
-    if isinstance(result.scores, ClassificationScores):
+    if fitted.classes is not None:
         _show_classes(result.scores)
 
 

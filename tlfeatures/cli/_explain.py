@@ -69,15 +69,13 @@ def explain(
     The name of a PNG file contains the class and its value; index.html shows all files, and maps.csv is the table.
     """
     import pandas
-    from sklearn.pipeline import Pipeline
 
     from tlfeatures.trust import explain as explain_images
 
     output.check([*items.items, training.data or ""])
     folder = os.path.abspath(output.output)
     options = maps.parameters() | training.parameters()
-    fitted = model.load()
-    pipeline = Pipeline([("cnn", fitted.cnn), ("head", fitted.head)])
+    pipeline = model.load().pipeline
     sources, tables, records = items.read(), [], []
     for i, source in enumerate(sources):
         result = explain_images(pipeline, source.images, **options)

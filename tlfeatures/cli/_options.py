@@ -89,6 +89,12 @@ class TrainingSource(SourceOptions):
     )
 
 
+class AllImages(TrainingSource):
+    """Images of all splits, with or without labels."""
+
+    split: str = option("all", "all, train, val or test.")
+
+
 class TrainingImages(Options, panel="Training images"):
     """Labelled images on which a saved model was trained."""
 
