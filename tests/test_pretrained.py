@@ -83,10 +83,10 @@ def test_probabilities_are_those_of_keras(clf, network):
 
 def test_probabilities_are_computed_once(clf):
     X = make_images(4, SIZE)
-    assert classify(clf, X, 5)[1].computed == 4
-    top, result = classify(clf, X, 5)
-    assert result.computed == 0
-    assert top == clf.top(X)
+    assert classify(clf, X, 5).extracted.computed == 4
+    result = classify(clf, X, 5)
+    assert result.extracted.computed == 0
+    assert result.classes == clf.top(X)
 
 
 def test_fit_is_optional_and_learns_nothing(clf):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from sklearn.base import ClassifierMixin
@@ -17,7 +18,10 @@ from tlfeatures.extract import Extracted
 from tlfeatures.features import CNNFeatures, embed
 from tlfeatures.networks import find_network, imagenet_classes, layer_table, names_preset
 
-__all__ = ["ImageNetClassifier", "classify"]
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["ImageNetClassifier", "TopClasses", "classify"]
 
 _UNREADABLE = "unreadable"
 
@@ -160,7 +164,7 @@ class ImageNetClassifier(ClassifierMixin, ImageEstimator):
         list of n lists of k tuples (WordNet id, name, probability)
             The most probable class comes first. The list of an unreadable image is empty when ``on_error="nan"``.
         """
-        return classify(self, X, k)[0]
+        return classify(self, X, k).classes
 
     def _extract(self, X: Any, **kwargs: Any) -> Extracted:
         check_parameters(self)
@@ -183,9 +187,48 @@ class ImageNetClassifier(ClassifierMixin, ImageEstimator):
         return tags
 
 
-def classify(
-    classifier: ImageNetClassifier, X: Any, k: int, **kwargs: Any
-) -> tuple[list[list[tuple[str, str, float]]], Extracted]:
+@dataclass(frozen=True)
+class TopClasses:
+    """The most probable classes of images.
+
+    Attributes
+    ----------
+    classes : list of n lists of tuples (WordNet id, name, probability)
+        The most probable class comes first. The list of an unreadable image is empty.
+    extracted : Extracted
+        Result of the extraction: the reason for each unreadable image, digests, and counts.
+    """
+
+    classes: list[list[tuple[str, str, float]]]
+    extracted: Extracted
+
+    def to_frame(self, names: Sequence[str]) -> pandas.DataFrame:
+        """Make a table with one row for each class of each image.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Path or name of each image.
+
+        Returns
+        -------
+        DataFrame
+            Columns: "path", "rank" from 1, "class", "probability", "wordnet_id" and "error". An unreadable image has
+            one row, with the reason in "error" and None in the columns between.
+        """
+        import pandas
+
+        rows: list[tuple[Any, ...]] = []
+        for i, image in enumerate(names):
+            top = enumerate(self.classes[i], start=1)
+            rows += [(image, rank, name, probability, key, None) for rank, (key, name, probability) in top]
+            if i in self.extracted.errors:
+                rows.append((image, None, None, None, None, self.extracted.errors[i]))
+        columns = ["path", "rank", "class", "probability", "wordnet_id", "error"]
+        return pandas.DataFrame(rows, columns=columns, dtype=object)
+
+
+def classify(classifier: ImageNetClassifier, X: Any, k: int, **kwargs: Any) -> TopClasses:
     """Return ``classifier.top(X, k)`` with the errors and digests; ``kwargs`` are those of `extract`."""
     check_parameter("k", k, [integer(minimum=1, maximum=len(imagenet_classes()))])
     result = classifier._extract(X, **kwargs)
@@ -194,7 +237,7 @@ def classify(
         # a stable sort: classes with equal probabilities stay in their order, as in `predict`
         columns = [] if row in result.errors else np.argsort(-probabilities, kind="stable")[:k].tolist()
         top.append([(*imagenet_classes()[i], float(probabilities[i])) for i in columns])
-    return top, result
+    return TopClasses(top, result)
 
 
 def _find_top_layer(model: Any) -> str:

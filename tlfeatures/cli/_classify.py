@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import option
-from tlfeatures.cli._messages import report_unreadable
 from tlfeatures.cli._tables import ImageItems, TableOptions
 
 
@@ -31,19 +30,12 @@ def classify(
     class names are part of the package. An unreadable image has one row with an error; the exit code is 1 if no
     image could be read.
     """
-    import pandas
-
-    from tlfeatures import pretrained
+    from tlfeatures.pretrained import ImageNetClassifier, classify
 
     options.check()
-    classifier = pretrained.ImageNetClassifier(**network.parameters(), **compute.parameters())
-    rows, counts = [], []
-    for source in items.read():
-        classes, extracted = pretrained.classify(classifier, source.images, options.top, on_error="nan")
-        report_unreadable(source.paths, extracted.errors, "has no classes", "have no classes")
-        for i, path in enumerate(source.paths):
-            top = [(rank, name, p, key, None) for rank, (key, name, p) in enumerate(classes[i], start=1)]
-            error = (None, None, None, None, extracted.errors.get(i))
-            rows += [(path, *row) for row in top or [error]]
-        counts.append(str(extracted.counts))
-    return options.show(pandas.DataFrame(rows, columns=options.header.split(","), dtype=object), counts)
+    classifier = ImageNetClassifier(**network.parameters(), **compute.parameters())
+    return options.run(
+        items,
+        lambda images: classify(classifier, images, options.top, on_error="nan"),
+        ("has no classes", "have no classes"),
+    )

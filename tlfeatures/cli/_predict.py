@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import BadArgument, option
-from tlfeatures.cli._messages import report_unreadable
 from tlfeatures.cli._tables import ImageItems, TableOptions
 
 
@@ -29,8 +28,6 @@ def predict(model: opt.SavedModel, items: ImageItems, options: PredictOptions) -
     class is about the error rate or less. `p_value` is the p-value of the predicted class. For regression, `lower` and
     `upper` are the ends of an interval instead. `unusual` is True for images unlike the training images.
     """
-    import pandas
-
     options.check()
     fitted = model.load()
     if options.proba and fitted.confidence != "probability":
@@ -38,12 +35,6 @@ def predict(model: opt.SavedModel, items: ImageItems, options: PredictOptions) -
             f"--proba needs class probabilities, which {model.pipe!r} does not have. Save a classifier with "
             "`tlfeatures fit`, which calibrates probabilities."
         )
-    frames, counts = [], []
-    for source in items.read():
-        predictions = fitted.predict(source.images)
-        report_unreadable(
-            source.paths, predictions.extracted.errors, "has no prediction", "have no predictions"
-        )
-        frames.append(predictions.to_frame(source.paths, proba=options.proba))
-        counts.append(str(predictions.extracted.counts))
-    return options.show(pandas.concat(frames, ignore_index=True), counts)
+    return options.run(
+        items, fitted.predict, ("has no prediction", "have no predictions"), proba=options.proba
+    )

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tlfeatures._text import count
 from tlfeatures.cli import _options as opt
 from tlfeatures.cli._groups import Options, argument, option
+from tlfeatures.cli._messages import report_unreadable
 from tlfeatures.cli._outputs import check_csv, write_csv
 from tlfeatures.cli._terminal import show_json, show_table, show_text
 
 if TYPE_CHECKING:
-    import pandas
-
     from tlfeatures.sources import Source
 
 __all__ = ["ImageItems", "TableOptions"]
@@ -48,8 +47,30 @@ class TableOptions(opt.OutputOptions):
         """Raise an error if the output file cannot be written, or exists and is not a table of this command."""
         check_csv(self.output, self.header, self.force)
 
-    def show(self, table: pandas.DataFrame, counts: Sequence[str]) -> int:
-        """Write or print the table; return 1 if no image can be read or, with --strict, if any cannot."""
+    def run(
+        self, items: ImageItems, predict: Callable[[Any], Any], missing: tuple[str, str], **options: Any
+    ) -> int:
+        """Write or print the table; return 1 if no image can be read or, with --strict, if any cannot.
+
+        Parameters
+        ----------
+        items : ImageItems
+        predict : callable
+            Function from images to their predictions.
+        missing : tuple of str
+            What the messages say of an image, and of several images, that cannot be read.
+        **options
+            Options of ``to_frame`` of the predictions.
+        """
+        import pandas
+
+        tables, counts = [], []
+        for source in items.read():
+            result = predict(source.images)
+            report_unreadable(source.paths, result.extracted.errors, *missing)
+            tables.append(result.to_frame(source.paths, **options))
+            counts.append(str(result.extracted.counts))
+        table = pandas.concat(tables, ignore_index=True)
         if self.output is not None:
             write_csv(table, self.output)
         if self.as_json:
