@@ -140,12 +140,15 @@ def test_group_that_predicts_the_label_alone_is_reported():
     X, y = clusters(240)
     rng = np.random.default_rng(0)
     hospital = np.where(rng.random(240) < 0.9, y, "other")
-    table = audit(X, y, groups=hospital).confounders
+    result = audit(X, y, groups=hospital)
+    table = result.confounders
     assert table["predictor"].tolist() == ["group"]
+    (text,) = result.describe_confounders()
+    assert text.startswith("the group alone predicts the label with a balanced accuracy of 0.")
     assert table["warning"].all() and table["balanced_accuracy"][0] > 0.8
     assert table["chance"][0] == pytest.approx(1 / 3)
-    table = audit(X, y, groups=rng.integers(0, 30, 240)).confounders
-    assert not table["warning"].any()
+    result = audit(X, y, groups=rng.integers(0, 30, 240))
+    assert not result.confounders["warning"].any() and result.describe_confounders() == []
 
 
 def test_independent_predictors_are_rarely_reported():

@@ -27,7 +27,7 @@ from sklearn.svm import SVC
 
 from tlfeatures import CNNFeatures, EmbeddingStore, list_models
 from tlfeatures.cli import main
-from tlfeatures.cli._parse import parse_bytes, parse_image_size
+from tlfeatures.cli._parse import parse_image_size
 from tlfeatures.heads import make_head
 
 SMALL = ["--model", "tiny", "--image-size", "32"]
@@ -206,22 +206,12 @@ def test_start_up_messages_of_backends_are_printed_only_on_errors(tmp_path, fail
     assert done.stderr == "printed" or "importing them failed: no device" in done.stderr
 
 
-def test_parse_image_size_and_bytes():
+def test_parse_image_size():
     assert parse_image_size("96") == 96
     assert parse_image_size("160x224") == (160, 224)
-    assert [parse_bytes(t) for t in ("0", "12b", "1.5k", "500MB", "2GiB")] == [
-        0,
-        12,
-        1500,
-        500_000_000,
-        2 << 30,
-    ]
     for text in ("", "big", "224.5", "1x2x3", "-3"):
         with pytest.raises(ValueError, match="expected pixels"):
             parse_image_size(text)
-    for text in ("", "MB", "1.2.3", "-1", "5XB"):
-        with pytest.raises(ValueError, match="not a size"):
-            parse_bytes(text)
 
 
 # -- models and layers -------------------------------------------------------------------------

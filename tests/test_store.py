@@ -824,6 +824,17 @@ def test_prune_deletes_the_least_recently_used_first(store):
         store.prune(-1)
 
 
+def test_prune_takes_sizes_with_units(store):
+    store.publish(RECIPE, *rows(100))
+    size = store.info()["bytes"]
+    for text in (f"{size}", f"{size}b", f"{size // 1000 + 1}kB", f"{size // 1024 + 1} KiB", "500MB", "1e9"):
+        assert store.prune(text)["removed_recipes"] == 0
+    for text in ("", "MB", "1.2.3", "-1", "5XB"):
+        with pytest.raises(ValueError, match="not a size"):
+            store.prune(text)
+    assert store.prune(f"{size // 1000 - 1}kB")["removed_recipes"] == 1
+
+
 def test_clear_deletes_only_files_of_the_store(store, tmp_path):
     keys, features = rows(10)
     store.publish(RECIPE, keys, features)

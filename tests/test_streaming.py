@@ -53,6 +53,8 @@ def test_accuracy_equals_that_of_logistic_regression_in_memory(digits):
     assert result.refitted and result.n_validation == pytest.approx(len(X) / 10, abs=10)
     assert result.losses[result.best] < result.losses[0] / 2
     assert result.validation_score > 0.9
+    summary = result.summary()
+    assert (summary["scoring"], summary["score"]) == ("accuracy", result.validation_score)
 
 
 def test_ridge_regression_is_exact(digits):

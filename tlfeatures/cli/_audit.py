@@ -128,8 +128,5 @@ def _show(result: AuditResult) -> None:
     show_text(findings, style="bold")
     for sentence in faults:
         show_text(sentence)
-    for row in result.confounders[result.confounders["warning"]].itertuples():
-        warn(
-            f"the {row.predictor} alone predicts the label with a balanced accuracy of {row.balanced_accuracy:.2f}; "
-            f"chance is {row.chance:.2f}. A classifier may learn the {row.predictor} instead of what the images show."
-        )
+    for confounder in result.describe_confounders():
+        warn(confounder)

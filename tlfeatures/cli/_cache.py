@@ -13,7 +13,6 @@ from tlfeatures._progress import show_bytes
 from tlfeatures._text import count
 from tlfeatures.cli._groups import BadArgument
 from tlfeatures.cli._options import Json
-from tlfeatures.cli._parse import parse_bytes
 from tlfeatures.cli._terminal import show_json, show_table, show_text, warn_of_list
 
 if TYPE_CHECKING:
@@ -130,7 +129,7 @@ def prune(
     as_json: Json = False,
 ) -> None:
     """Delete the least recently used recipes until the store is small enough."""
-    result = _open(path).prune(parse_bytes(max_bytes))
+    result = _open(path).prune(max_bytes)
     removed = f"{count(result['removed_recipes'], 'recipe')} of {decimal(result['removed_bytes'])}"
     text = f"Removed {removed}; {decimal(result['bytes'])} remain."
     _show(result, text, as_json)

@@ -186,12 +186,7 @@ def _fit_stream(
     about = {
         **_describe(training.task, np.delete(y, list(result.errors)), cnn, "linear"),
         "cv": None,
-        "validation": {
-            "scoring": "accuracy" if training.task == "classification" else "r2",
-            "score": training.validation_score,
-            "images": training.n_validation,
-            "losses": training.losses,
-        },
+        "validation": training.summary(),
         **vars(result.counts),
         "skipped": skipped,
     }

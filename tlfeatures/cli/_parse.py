@@ -10,7 +10,7 @@ from typing import Any
 
 from tlfeatures._inputs import is_url
 
-__all__ = ["PARSERS", "parse_bytes", "parse_heads", "parse_hidden_layers", "parse_image_size", "parse_names"]
+__all__ = ["PARSERS", "parse_heads", "parse_hidden_layers", "parse_image_size", "parse_names"]
 
 
 def parse_names(text: str) -> list[str]:
@@ -106,22 +106,6 @@ def parse_window(text: str) -> tuple[float, float]:
     except ValueError:
         raise ValueError("expected CENTER,WIDTH, such as 40,400.") from None
     return center, width
-
-
-def parse_bytes(text: str) -> int:
-    """Return a number of bytes.
-
-    >>> parse_bytes("500MB"), parse_bytes("2 GiB"), parse_bytes("1e3")
-    (500000000, 2147483648, 1000)
-    """
-    match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*(?:([kmgt]?)(i?)b?)", text.strip().lower())
-    try:
-        if match is None:
-            raise ValueError
-        number, prefix, binary = match.groups()
-        return int(float(number) * (1024 if binary else 1000) ** (" kmgt".index(prefix) if prefix else 0))
-    except (ValueError, OverflowError):
-        raise ValueError(f"{text!r} is not a size; expected bytes, such as 500MB, 2GB or 1000000.") from None
 
 
 def parse_heads(text: str) -> list[str] | dict[str, dict[str, list[Any]] | None]:

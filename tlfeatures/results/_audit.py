@@ -130,6 +130,20 @@ class AuditResult:
             sentences.append("Faults: " + ", ".join(f"{name} {n:,}" for name, n in faults.items()) + ".")
         return sentences
 
+    def describe_confounders(self) -> list[str]:
+        """Describe what predicts the label without the image clearly better than chance.
+
+        Returns
+        -------
+        list of str
+            One text for each confounder.
+        """
+        return [
+            f"the {row.predictor} alone predicts the label with a balanced accuracy of {row.balanced_accuracy:.2f}; "
+            f"chance is {row.chance:.2f}. A classifier may learn the {row.predictor} instead of what the images show."
+            for row in self.confounders[self.confounders["warning"]].itertuples()
+        ]
+
     def manifest(self) -> pandas.DataFrame:
         """Return all images with their issues, to be reviewed and cleaned.
 

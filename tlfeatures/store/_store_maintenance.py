@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,22 @@ from tlfeatures.store._disk import store_error
 from tlfeatures.store._transfer import OnProgress, copy_store, open_side
 
 __all__ = ["StoreMaintenance"]
+
+
+def _parse_bytes(text: str) -> int:
+    """Return a number of bytes.
+
+    >>> _parse_bytes("500MB"), _parse_bytes("2 GiB"), _parse_bytes("1e3")
+    (500000000, 2147483648, 1000)
+    """
+    match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*(?:([kmgt]?)(i?)b?)", text.strip().lower())
+    try:
+        if match is None:
+            raise ValueError
+        number, prefix, binary = match.groups()
+        return int(float(number) * (1024 if binary else 1000) ** (" kmgt".index(prefix) if prefix else 0))
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text!r} is not a size; expected bytes, such as 500MB, 2GB or 1000000.") from None
 
 
 class StoreMaintenance:
@@ -130,21 +147,23 @@ class StoreMaintenance:
         """
         return copy_store(open_side(os.fspath(url)), open_side(str(self.root)), on_progress, must_exist=True)
 
-    def prune(self, max_bytes: int) -> dict[str, int]:
+    def prune(self, max_bytes: int | str) -> dict[str, int]:
         """Delete the least recently used recipes until at most ``max_bytes`` remain.
 
         Returns ``removed_recipes``, ``removed_bytes`` and ``bytes``.
 
         Parameters
         ----------
-        max_bytes : int
-            Largest size of the store.
+        max_bytes : int or str
+            Largest size of the store, such as 2_000_000_000 or "2GB".
 
         Returns
         -------
         dict
             Numbers ``removed_recipes``, ``removed_bytes`` and ``bytes``, which is what remains.
         """
+        if isinstance(max_bytes, str):
+            max_bytes = _parse_bytes(max_bytes)
         if max_bytes < 0:
             raise ValueError(f"`max_bytes` must be 0 or more; got {max_bytes}.")
         with self._errors("write to"):

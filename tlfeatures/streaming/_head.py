@@ -60,6 +60,21 @@ class StreamedHead:
     n_validation: int
     refitted: bool
 
+    def summary(self) -> dict[str, Any]:
+        """Summarize the validation in one dict.
+
+        Returns
+        -------
+        dict
+            "scoring", the name of the score; "score"; "images", the number of validation rows; and "losses".
+        """
+        return {
+            "scoring": "accuracy" if self.task == "classification" else "r2",
+            "score": self.validation_score,
+            "images": self.n_validation,
+            "losses": self.losses,
+        }
+
 
 def fit_head(
     read_batches: ReadBatches,
