@@ -975,12 +975,25 @@ def test_duplicates_in_different_folds_are_reported_with_the_grouped_score(store
     assert duplicates.score == search.best_score_ and duplicates.drop > 0.15
     message = f"in one fold, scores {duplicates.grouped_score:.4f} instead of {duplicates.score:.4f}."
     assert message in " ".join(str(w.message) for w in caught)
+    best, score, *_ = search.describe()
+    assert best == search.describe_best() and search.label_conflicts_.shape == (0, 2)
+    assert f": {duplicates.grouped_score:.4f}, 95% interval" in score
+    assert score.endswith(f"without this, the score is {search.best_score_:.4f}.")
     with warnings.catch_warnings():
         warnings.simplefilter("error", DuplicateImagesWarning)
         grouped = FeatureSearchCV(**options, dedupe_groups=True, cache=store).fit(X, y)
     assert grouped.best_score_ < search.best_score_ - 0.15
     for train, test in grouped.folds_:
         assert not set(train % 24) & set(test % 24)
+
+
+def test_identical_images_with_different_labels_are_listed(data, store):
+    X, y = data[0].copy(), data[1]
+    first, last = 1, int(np.flatnonzero(y != y[1])[-1])
+    X[last] = X[first]
+    options = SMALL | {"layers": LAYERS[:1], "poolings": "avg", "heads": ["ridge"]}
+    search = FeatureSearchCV(**options, dedupe_groups=True, cache=store).fit(X, y)
+    assert search.label_conflicts_.tolist() == [[first, last]]
 
 
 def test_grouped_score_differs_only_by_the_moved_duplicates(data, store):

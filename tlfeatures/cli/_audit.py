@@ -123,10 +123,9 @@ def _show(result: AuditResult) -> None:
     first = result.suspected.head(_SHOWN)
     if len(first):
         show_table(first[["image", "label", "suggestion", "score"]])
-        show_text()
+        show_text("")
     findings, *faults = result.describe()
     show_text(findings, style="bold")
-    for sentence in faults:
-        show_text(sentence)
+    show_text(*faults)
     for confounder in result.describe_confounders():
         warn(confounder)

@@ -88,7 +88,7 @@ def _show(summary: dict[str, Any], n_splits: int) -> None:
         cells = rows.setdefault(row["layer"], {"layer": row["layer"], "features": row["width"]})
         cells[f"{row['head']}, {n_splits} folds"] = f"{row['score']:.4f} ± {row['std']:.4f}"
     best = list(rows).index(summary["best_layer"])
-    show_text()
+    show_text("")
     show_table([row | {"": "best" if i == best else ""} for i, row in enumerate(rows.values())], best=best)
     show_text(f"\nSVM on the raw pixels: {summary['raw_pixels']:.4f}.")
 

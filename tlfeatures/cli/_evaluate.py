@@ -59,8 +59,7 @@ def evaluate(model: opt.SavedModel, source: EvaluationSource, as_json: opt.Json 
     show_text(f"{extracted.counts}.")
     scores, *coverage = result.describe()
     show_text(scores, style="bold")
-    for sentence in coverage:
-        show_text(sentence)
+    show_text(*coverage)
     if fitted.classes is not None:
         _show_classes(result.scores)
 
@@ -69,10 +68,10 @@ def _show_classes(scores: ClassificationScores) -> None:
     import pandas
 
     names = scores.classes["class"].astype(str).tolist()
-    show_text()
+    show_text("")
     show_table(scores.classes.assign(**{"class": names}))
     if len(names) <= _MAX_CLASSES:
         confusions = pandas.DataFrame(scores.confusion_matrix, columns=names)
         confusions.insert(0, "true \\ predicted", names)
-        show_text()
+        show_text("")
         show_table(confusions)

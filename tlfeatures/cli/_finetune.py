@@ -236,7 +236,6 @@ def _show(result: FrozenOrFinetuned, head: str) -> None:
                 folds = {"lowest fold": min(scores), "highest fold": max(scores)}
             rows.append({comparison.scoring: name, **folds, "all folds": comparison.pooled_scores[side]})
         show_table(rows, best=int(comparison.best == "finetuned"))
-    for sentence in result.describe():
-        show_text(sentence)
+    show_text(*result.describe())
     if comparison is not None and comparison.best == result.kept == "frozen" and comparison.difference > 0:
         show_text("To train and save the network nevertheless, pass --keep finetuned.")

@@ -37,23 +37,14 @@ def report_unreadable(
 def report_images(search: FeatureSearchCV, images: Source, y: np.ndarray) -> dict[str, Any]:
     """Warn of unreadable images and conflicting labels of a fitted search; return both."""
     skipped = report_unreadable(images.paths, search.unreadable_)
-    paths = [images.paths[row] for row in search.rows_]
-    conflicts = _warn_of_label_conflicts(search.fitted_images_.keys, y[search.rows_], paths)
-    return {"skipped": skipped, "label_conflicts": conflicts}
-
-
-def _warn_of_label_conflicts(keys: np.ndarray, y: np.ndarray, paths: Sequence[str]) -> list[list[str]]:
-    """Warn of identical images with different labels; return the pairs of paths."""
-    from tlfeatures.evaluation import find_label_conflicts
-
-    pairs = find_label_conflicts(keys, y).tolist()
+    paths, pairs = images.paths, search.label_conflicts_.tolist()
     if pairs:
         warn_of_list(
             f"{count(len(pairs), 'pair')} of identical images with different labels:",
             [" and ".join(f"{escape(paths[i])} ({escape(str(y[i]))})" for i in pair) for pair in pairs],
             _N_CONFLICTS,
         )
-    return [[paths[i] for i in pair] for pair in pairs]
+    return {"skipped": skipped, "label_conflicts": [[paths[i] for i in pair] for pair in pairs]}
 
 
 def save_fitted(model: Any, path: str, **options: Any) -> None:

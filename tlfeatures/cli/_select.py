@@ -164,18 +164,9 @@ def _show_search(search: FeatureSearchCV, summary: dict[str, Any]) -> None:
             what = f"{row.eliminated:,} of {count(row.candidates, 'candidate')}"
             show_text(f"Eliminated on {count(row.images, 'image')}: {what}.")
     _show_top(search, summary)
-    show_text(f"\n{escape(search.describe_best())}", style="bold")
-    scores, note = search.cv_scores_, ""
-    if search.grouped_score_ is not None:
-        note = f" Duplicates are kept in one fold; without this, the score is {search.best_score_:.4f}."
-    interval = f"95% interval {scores['low']:.4f} to {scores['high']:.4f}"
-    show_text(
-        f"{scores['folds']}-fold {summary['scoring']}: {scores['mean']:.4f}, {interval}.{note}", style="bold"
-    )
-    if summary["nested"] is not None:
-        show_text(f"Nested cross-validation, which scores the selection: {summary['nested'].mean():.4f}.")
-    for sentence, figures in summary["evidence"]:
-        show_text(f"{sentence} ({escape(figures)})")
+    best, score, *evidence = map(escape, search.describe())
+    show_text("", best, score, style="bold")
+    show_text(*evidence)
 
 
 def _show_top(search: FeatureSearchCV, summary: dict[str, Any]) -> None:

@@ -23,9 +23,10 @@ def _console(stderr: bool = False) -> Any:
     return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
 
 
-def show_text(text: str = "", style: str | None = None) -> None:
-    """Print a line on standard output without wrapping it."""
-    _console().print(text, style=style, soft_wrap=True)
+def show_text(*lines: str, style: str | None = None) -> None:
+    """Print lines on standard output without wrapping them."""
+    for line in lines:
+        _console().print(line, style=style, soft_wrap=True)
 
 
 def warn(text: str, kind: str = "warning: ") -> None:

@@ -21,16 +21,11 @@ from tlfeatures.results import Regime, Score, SearchResult
 from tlfeatures.selection._cv_results import Candidate, format_label, make_table
 from tlfeatures.selection._fitted_images import FittedImages
 from tlfeatures.selection._metadata_routing import routing_enabled
-from tlfeatures.selection._prediction_sets import measure_search_intervals, measure_search_sets
 from tlfeatures.selection._result import build_result
+from tlfeatures.selection._summary import describe, summarize
 from tlfeatures.trust import fit_conformal_head
 
 __all__ = ["FittedSearchMixin"]
-
-_N_BEST = 10  # candidates in the summary
-_SUMMARY_COLUMNS = [
-    "score", "se", "network", "image_size", "resize", "layer", "pooling", "head", "settings", "width",
-]  # fmt: skip
 
 
 def _best_head_has(method: str) -> Any:
@@ -160,39 +155,7 @@ class FittedSearchMixin:
             pairs and the score of grouped cross-validation; coverage and size of prediction sets or intervals; the
             recommendation; and tables of the timings and of the ten best candidates.
         """
-        table, results, best, duplicates = self.table(), self.cv_results_, self.best_index_, self.duplicates_
-        sets, intervals = measure_search_sets(self), measure_search_intervals(self)
-        return {
-            "task": self.task_,
-            "images": len(self.rows_) + len(self.unreadable_),
-            "unreadable": len(self.unreadable_),
-            "candidates": len(table),
-            "halving": self.halving_,
-            "folds": self.n_splits_,
-            "scoring": self.scoring or DEFAULT_SCORING[self.task_],
-            "best": {
-                "params": self.best_params_,
-                "score": self.best_score_,
-                "ci": [float(results[f"ci_{end}_test_score"][best]) for end in ("low", "high")],
-                "features": int(results["width"][best]),
-                "scores": self.fold_scores_,
-            },
-            "metrics": self.metrics_,
-            "nested": getattr(self, "nested_scores_", None),
-            "prescreen_correlation": self.prescreen_correlation_,
-            "duplicates": {
-                "pairs": len(duplicates.pairs),
-                "exact": int(duplicates.exact.sum()),
-                "in_different_folds": duplicates.crossing,
-                "grouped_score": duplicates.grouped_score,
-            },
-            "prediction_sets": sets and sets.summary(),
-            "prediction_intervals": intervals and intervals.summary(),
-            "recommendation": self.regime_.recommendation,
-            "evidence": self.regime_.evidence,
-            "timings": self.timings_,
-            "top": table.dropna(subset="score").head(_N_BEST)[_SUMMARY_COLUMNS],
-        }
+        return summarize(self)
 
     def image_counts(self) -> ImageCounts:
         """Count the images by the source of their embeddings.
@@ -216,6 +179,17 @@ class FittedSearchMixin:
         """
         check_is_fitted(self, "best_estimator_")
         return format_label(self.candidates_[self.best_index_])
+
+    def describe(self) -> list[str]:
+        """Describe the best candidate, its score, and the evidence for the recommendation.
+
+        Returns
+        -------
+        list of str
+            The best candidate; then, if there are folds, its cross-validated score with the 95% interval, the score of
+            nested cross-validation if there is one, and the evidence.
+        """
+        return describe(self)
 
     def embeddings(self) -> np.ndarray:
         """Load the best candidate's embeddings of the images that the search was fitted on.

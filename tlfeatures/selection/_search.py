@@ -15,7 +15,7 @@ from sklearn.utils.metadata_routing import MetadataRouter
 
 from tlfeatures._image_estimator import ImageInputMixin
 from tlfeatures._params import check_parameters
-from tlfeatures.evaluation import check_groups, check_labels, check_seed
+from tlfeatures.evaluation import check_groups, check_labels, check_seed, find_label_conflicts
 from tlfeatures.images import Images
 from tlfeatures.selection._candidates import EmbeddingGrid, plan_passes
 from tlfeatures.selection._constraints import (
@@ -154,6 +154,8 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, ImageInputMixin, Ba
         read, which were left out, and of images that carry almost no information. The latter are reported only if
         this fit decoded them: images whose embeddings are in the store are not decoded.
     duplicates_ : :class:`~tlfeatures.evaluation.Duplicates`
+    label_conflicts_ : ndarray of int, shape (p, 2)
+        Rows of X of identical images with different labels; see :func:`~tlfeatures.evaluation.find_label_conflicts`.
     learning_curve_ : :class:`~tlfeatures.results.LearningCurve`
     regime_ : :class:`~tlfeatures.results.Regime`
     oof_ : pandas.DataFrame
@@ -314,6 +316,7 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, ImageInputMixin, Ba
         shown = self._list_worst_rows() if folds else []
         features = runner.load_matrix(runner.best[0])
         self.fitted_images_ = FittedImages.of(images, matrices.keys[rows], shown, store, features)
+        self.label_conflicts_ = rows[find_label_conflicts(self.fitted_images_.keys, data.y)]
         return self
 
     def _list_worst_rows(self) -> list[int]:
