@@ -43,6 +43,10 @@ def test_frozen_pipeline_is_calibrated_with_duplicates_in_one_fold(photos, tmp_p
     assert result.kept == result.comparison.best == "frozen" and isinstance(result.model, Pipeline)
     assert len(result.duplicates.pairs) == 6 and result.duplicates.crossing > 0
     assert not result.training.is_final and result.training.n_fits == 2
+    summary = result.summary()
+    assert (summary["kept"], summary["comparison"]["folds"], summary["comparison"]["keep"]) == (
+        "frozen", 2, "frozen",
+    )  # fmt: skip
     extracted = result.extracted
     groups = find_duplicates(extracted.keys, extracted.features, 0.9999).groups
     with_groups, without = (
@@ -60,6 +64,7 @@ def test_network_is_fitted_without_unreadable_images(photos, tmp_path):
     assert result.kept == "finetuned" and result.model is tuned and result.comparison is None
     assert list(result.extracted.errors) == [0] and result.extracted.counts.unreadable == 1
     assert result.training.is_final and result.training.metric == "mae" and result.task == "regression"
+    assert result.summary()["comparison"] is None
     assert tuned.training_digests_.shape == (12, 16) and tuned.cache is None
 
 

@@ -12,10 +12,8 @@ from tlfeatures.cli._parse import parse_hidden_layers
 from tlfeatures.cli._terminal import show_json, show_table, show_text, warn
 
 if TYPE_CHECKING:
-    from tlfeatures.evaluation import Comparison
     from tlfeatures.finetune import FrozenOrFinetuned, TrainingSummary
 
-_NAMES = {"frozen": "frozen pipeline", "finetuned": "fine-tuned network"}
 # largest number of folds in the table; with more folds, only the lowest and the highest score are shown
 _MAX_FOLDS = 5
 
@@ -135,7 +133,7 @@ def finetune(
     is a pipeline with the suffix .joblib.
     """
     from tlfeatures.evaluation import check_labels
-    from tlfeatures.finetune import fit_frozen_or_finetuned
+    from tlfeatures.finetune import MODEL_NAMES, fit_frozen_or_finetuned
     from tlfeatures.heads import DEFAULT_HEAD, make_head
 
     files.check()
@@ -169,10 +167,7 @@ def finetune(
                 "summary": str(counts),
                 "skipped": skipped,
                 "head": head,
-                "comparison": _describe_comparison(result.comparison, comparison.cv),
-                "kept": result.kept,
-                "history": result.training and result.training.history,
-                "training": result.training and result.training.summary(),
+                **result.summary(),
                 "output": files.output,
             }
         )
@@ -180,7 +175,7 @@ def finetune(
     show_text(f"{counts}.")
     _show(result, head)
     if files.output:
-        show_text(f"Saved the {_NAMES[result.kept]}: {files.output}.")
+        show_text(f"Saved the {MODEL_NAMES[result.kept]}: {files.output}.")
 
 
 def _make_finetune(
@@ -218,10 +213,6 @@ def _draw_curves(training: TrainingSummary | None, path: str) -> None:
         warn(f"no epoch was trained: {path} is not written. Pass --cv 2 or more, or --keep finetuned.")
     else:
         write_file(path, draw_curves(training.history))
-
-
-def _describe_comparison(result: Comparison | None, cv: int) -> dict[str, Any] | None:
-    return None if result is None else {"folds": cv, **result.summary(), "keep": result.best}
 
 
 def _show(result: FrozenOrFinetuned, head: str) -> None:

@@ -5,6 +5,7 @@ from tlfeatures.finetune._bundle import is_bundle, load_bundle
 from tlfeatures.finetune._classifier import FineTuneClassifier
 from tlfeatures.finetune._curves import average_histories, draw_curves
 from tlfeatures.finetune._frozen_or_finetuned import (
+    MODEL_NAMES,
     FrozenOrFinetuned,
     TrainingSummary,
     fit_frozen_or_finetuned,
@@ -13,6 +14,7 @@ from tlfeatures.finetune._keras_models import FineTunedModel, make_embedding_mod
 from tlfeatures.finetune._regressor import FineTuneRegressor
 
 __all__ = [
+    "MODEL_NAMES",
     "Augmenter",
     "FineTuneClassifier",
     "FineTuneRegressor",

@@ -36,7 +36,9 @@ from tlfeatures.finetune._curves import average_histories
 from tlfeatures.finetune._parameters import SHARED_PARAMETERS
 from tlfeatures.images import Images
 
-__all__ = ["FrozenOrFinetuned", "TrainingSummary", "fit_frozen_or_finetuned"]
+__all__ = ["MODEL_NAMES", "FrozenOrFinetuned", "TrainingSummary", "fit_frozen_or_finetuned"]
+
+MODEL_NAMES = {"frozen": "frozen pipeline", "finetuned": "fine-tuned network"}
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,22 @@ class FrozenOrFinetuned:
     extracted: Extracted
     training: TrainingSummary | None
 
+    def summary(self) -> dict[str, Any]:
+        """Summarize the comparison and the training in one dict.
+
+        Returns
+        -------
+        dict
+            "comparison", that of :class:`~tlfeatures.evaluation.Comparison` with the number of "folds" and the model to
+            "keep", or None; "kept"; "history", a row for each epoch, and "training", or None.
+        """
+        comparison, training, about = self.comparison, self.training, None
+        if comparison is not None:
+            folds = len(comparison.folds) // comparison.n_repeats
+            about = {"folds": folds, **comparison.summary(), "keep": comparison.best}
+        history, summary = (training.history, training.summary()) if training else (None, None)
+        return {"comparison": about, "kept": self.kept, "history": history, "training": summary}
+
     def describe(self) -> list[str]:
         """Describe the comparison, which model it prefers, and the training.
 
@@ -139,10 +157,9 @@ class FrozenOrFinetuned:
         """
         sentences = []
         if (comparison := self.comparison) is not None:
-            names = {"frozen": "frozen pipeline", "finetuned": "fine-tuned network"}
             preferred = "The difference is not significant, so the frozen pipeline is preferred."
             if comparison.significant:
-                preferred = f"The {names[comparison.best]} is significantly better."
+                preferred = f"The {MODEL_NAMES[comparison.best]} is significantly better."
             sentences = [comparison.describe(), preferred]
         return sentences + (self.training.describe() if self.training else [])
 
