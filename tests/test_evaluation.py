@@ -402,6 +402,13 @@ def test_several_estimators_are_compared_with_the_first_and_corrected():
     frame = three.to_frame()
     assert list(frame) == ["repeat", "fold", "n_train", "n_test", "base", "better", "same"]
     np.testing.assert_array_equal(frame["better"], three.scores["better"])
+    table = three.score_table()
+    assert list(table) == ["accuracy", "fold 1", "fold 2", "fold 3", "all folds"]
+    assert table["accuracy"].tolist() == ["base", "better", "same"]
+    assert table["fold 2"][1] == three.scores["better"][1]
+    short = three.score_table(max_folds=2)
+    assert list(short) == ["accuracy", "lowest fold", "highest fold", "all folds"]
+    assert short["lowest fold"][2] == three.scores["same"].min()
 
 
 def test_identical_estimators_do_not_differ():

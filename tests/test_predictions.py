@@ -78,6 +78,9 @@ def test_evaluation_leaves_out_unreadable_images(pipeline, photos, unreadable):
     assert result.scores.confusion_matrix.sum() == 12
     assert result.n_used_for_training is None
     assert result.describe() == [f"{result.scores.describe()} on 12 images"]
+    summary = result.summary()
+    assert (summary["task"], summary["evaluated"], list(summary["skipped"])) == ("classification", 12, [12])
+    assert summary["accuracy"] == result.scores.accuracy and "conformal" not in summary
     with pytest.raises(ValueError, match="None of the images could be read"):
         FittedModel(pipeline).evaluate([unreadable], np.array(["discs"]))
     with pytest.raises(

@@ -127,6 +127,27 @@ class Evaluation:
     n_used_for_training: int | None
     conformal: dict[str, float] | None = None
 
+    def summary(self) -> dict[str, Any]:
+        """Summarize the evaluation in one dict.
+
+        Returns
+        -------
+        dict
+            "task"; "evaluated", the number of images; "used_for_training", the number of these; the numbers of images
+            by the source of their embeddings; "skipped", the reason for each row that could not be read; the scores;
+            and "conformal", if the model has sets or intervals.
+        """
+        extracted = self.predictions.extracted
+        return {
+            "task": "regression" if self.predictions.classes is None else "classification",
+            "evaluated": len(self.predictions.rows),
+            "used_for_training": self.n_used_for_training,
+            **vars(extracted.counts),
+            "skipped": extracted.errors,
+            **vars(self.scores),
+            **({} if self.conformal is None else {"conformal": self.conformal}),
+        }
+
     def describe(self) -> list[str]:
         """Describe the scores and, if the model has sets or intervals, their coverage.
 

@@ -43,18 +43,8 @@ def evaluate(model: opt.SavedModel, source: EvaluationSource, as_json: opt.Json 
             f"{n_used:,} of {count(n, 'image')} were used for training, so the scores are too high; evaluate on "
             "other images."
         )
-    about = {
-        "source": source.source,
-        "task": "regression" if fitted.classes is None else "classification",
-        "evaluated": n,
-        "used_for_training": n_used,
-        **vars(extracted.counts),
-        "skipped": skipped,
-        **vars(result.scores),
-        **({} if result.conformal is None else {"conformal": result.conformal}),
-    }
     if as_json:
-        show_json(about)
+        show_json({"source": source.source, **result.summary(), "skipped": skipped})
         return
     show_text(f"{extracted.counts}.")
     scores, *coverage = result.describe()

@@ -14,9 +14,6 @@ from tlfeatures.cli._terminal import show_json, show_table, show_text, warn
 if TYPE_CHECKING:
     from tlfeatures.finetune import FrozenOrFinetuned, TrainingSummary
 
-# largest number of folds in the table; with more folds, only the lowest and the highest score are shown
-_MAX_FOLDS = 5
-
 
 class StepOptions(opt.ComputeOptions):
     """Options of the extraction; the batch size is also that of the optimizer."""
@@ -219,14 +216,9 @@ def _show(result: FrozenOrFinetuned, head: str) -> None:
     """Print the score of both models on each fold, and describe the comparison and the training."""
     comparison = result.comparison
     if comparison is not None:
-        rows = []
-        for side, name in {"frozen": f"frozen, {head}", "finetuned": "fine-tuned"}.items():
-            scores = comparison.scores[side].tolist()
-            folds = {f"fold {i}": score for i, score in enumerate(scores, start=1)}
-            if len(folds) > _MAX_FOLDS:
-                folds = {"lowest fold": min(scores), "highest fold": max(scores)}
-            rows.append({comparison.scoring: name, **folds, "all folds": comparison.pooled_scores[side]})
-        show_table(rows, best=int(comparison.best == "finetuned"))
+        table = comparison.score_table()
+        table[comparison.scoring] = [f"frozen, {head}", "fine-tuned"]
+        show_table(table, best=int(comparison.best == "finetuned"))
     show_text(*result.describe())
     if comparison is not None and comparison.best == result.kept == "frozen" and comparison.difference > 0:
         show_text("To train and save the network nevertheless, pass --keep finetuned.")

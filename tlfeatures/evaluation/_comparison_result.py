@@ -127,6 +127,30 @@ class Comparison:
         scores = {**self.scores, "pooled": self.pooled_scores}
         return {"scoring": self.scoring, "repeats": self.n_repeats, **scores, **values}
 
+    def score_table(self, max_folds: int = 5) -> pandas.DataFrame:
+        """Tabulate the scores by estimator.
+
+        Parameters
+        ----------
+        max_folds : int, default=5
+            If there are more folds, only the lowest and the highest score are in the table.
+
+        Returns
+        -------
+        DataFrame
+            One row for each estimator. The first column is named after the score and has the names of the estimators;
+            the others are "fold 1", "fold 2" and so on, or "lowest fold" and "highest fold", and "all folds".
+        """
+        import pandas
+
+        rows = []
+        for name, scores in self.scores.items():
+            folds = {f"fold {i}": score for i, score in enumerate(scores, start=1)}
+            if len(folds) > max_folds:
+                folds = {"lowest fold": min(scores), "highest fold": max(scores)}
+            rows.append({self.scoring: name, **folds, "all folds": self.pooled_scores[name]})
+        return pandas.DataFrame(rows)
+
     def to_frame(self) -> pandas.DataFrame:
         """Tabulate the scores.
 
