@@ -381,6 +381,8 @@ def test_quoted_fields_absolute_paths_and_a_missing_file(images):
     "values, expected",
     [
         (["0", "1"], np.array([0, 1])),
+        (["00", "01"], np.array([0, 1])),
+        (["1.5", "1.50"], np.array([1.5, 1.5])),
         (["1.5", "2"], np.array([1.5, 2.0])),
         (["-1e3", ".5"], np.array([-1000.0, 0.5])),
         (["1.0", "2"], np.array([1, 2])),
@@ -401,6 +403,35 @@ def test_types_of_labels(images, values, expected):
         expected = np.array(values)  # if no label is a number, such words are classes
     assert source.y.dtype.kind == expected.dtype.kind
     np.testing.assert_array_equal(source.y, expected)
+
+
+@pytest.mark.parametrize("column", ["label", "patient"])
+def test_identifiers_that_are_equal_as_numbers_stay_different(images, column):
+    path = write(images / "m.csv", f"path,{column}\nimg/1.jpg,1\nimg/2.jpg,01\nimg/3.jpg,2\n")
+    source = read_source(path, groups="patient" if column == "patient" else None)
+    values = source.groups if column == "patient" else source.y
+    assert values.tolist() == ["1", "01", "2"]
+
+
+@pytest.mark.parametrize(
+    "groups, expected",
+    [
+        (["1.10", "1.1"], ["1.10", "1.1"]),
+        (["1e2", "100"], ["1e2", "100"]),
+        (["007", "8"], ["007", "8"]),
+        (["10", "2"], [10, 2]),
+    ],
+)
+def test_groups_of_a_text_manifest_are_not_merged(images, groups, expected):
+    lines = "".join(f"img/{i + 1}.jpg,{group}\n" for i, group in enumerate(groups))
+    source = read_source(write(images / "m.csv", "path,patient\n" + lines), groups="patient")
+    assert source.groups.tolist() == expected
+
+
+def test_missing_groups_among_numbers_are_counted(images):
+    path = write(images / "m.csv", "path,patient\nimg/1.jpg,01\nimg/2.jpg,NA\n")
+    with pytest.raises(SourceError, match=r"1 of 2 rows .* no value in column 'patient': row 3"):
+        read_source(path, groups="patient")
 
 
 def test_whole_numbers_of_a_parquet_manifest_are_integers(images):

@@ -92,6 +92,10 @@ def read_source(
     that counts them, except for hidden files. Images next to class folders have no class and are left out with a
     warning.
 
+    If all labels of a CSV or TSV manifest are numbers, ``y`` is an array of numbers, in which 1.0 is 1. If two of them
+    are different texts of one integer, such as "1" and "01", they stay text and are two classes. Groups stay text
+    unless all of them are integers without leading zeros, so "1.1" and "1.10" are two groups.
+
     Examples
     --------
     >>> import pathlib, tempfile

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -28,6 +28,7 @@ _TARGET_COLUMNS = ("label", "target", "class")
 _MISSING = frozenset(("", "na", "nan", "n/a", "none", "null"))
 _LARGEST = 2**53  # float64 has all integers up to here
 _INT, _FLOAT = r"[+-]?\d+", r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
+_Kind = Literal["text", "label", "group"]
 PARQUET = (".parquet", ".pq")
 TABLES = (".csv", ".tsv", ".txt")
 
@@ -42,17 +43,17 @@ def read_manifest(path: str, columns: dict[str, str | None], labels: bool) -> So
         raise SourceError(f"{path!r} has no rows; expected a header and one row for each image.")
     names = [str(name) for name in table.columns]
     path_column = _find_column(path, names, columns["path_column"], _PATH_COLUMNS, "the paths of the images")
-    paths = _convert_column(path, path_column, table[path_column], number=False).tolist()
+    paths = _convert_column(path, path_column, table[path_column], "text").tolist()
     target = columns["target"] or (_find_default(names, _TARGET_COLUMNS) if labels else None)
     split = columns["split"] or _find_default(names, ("split",))
 
-    def read_column(name: str | None, content: str, number: bool = True) -> np.ndarray | None:
+    def read_column(name: str | None, content: str, kind: _Kind) -> np.ndarray | None:
         if name is None:
             return None
-        return _convert_column(path, name, table[_find_column(path, names, name, (), content)], number)
+        return _convert_column(path, name, table[_find_column(path, names, name, (), content)], kind)
 
-    y, groups = read_column(target, "labels"), read_column(columns["groups"], "groups")
-    parts = read_column(split, "splits", number=False)
+    y, groups = read_column(target, "labels", "label"), read_column(columns["groups"], "groups", "group")
+    parts = read_column(split, "splits", "text")
     folder = (uri.partition("?")[0] if uri.startswith("http") else uri).rpartition("/")[0]
     join = partial(join_uri, folder) if is_object(uri) else partial(os.path.join, os.path.dirname(uri))
     full = [p if is_url(p) else join(p) for p in paths]
@@ -157,20 +158,17 @@ def _find_column(
     )
 
 
-def _convert_column(path: str, name: str, column: pandas.Series, number: bool) -> np.ndarray:
-    """Convert a column without missing values to an array, to numbers if all of its texts are numbers."""
+def _convert_column(path: str, name: str, column: pandas.Series, kind: _Kind) -> np.ndarray:
+    """Convert a column without missing values to an array; labels and groups may become numbers."""
+    number = kind != "text"
     values = [v.strip() if isinstance(v, str) and number else v for v in column.tolist()]
     missing = [i for i, v in enumerate(values) if is_missing(v) or v == ""]
     full = [v for v in values if not (isinstance(v, str) and v.lower() in _MISSING)]
-    if number and full and all(isinstance(v, str) for v in full):
-        for pattern, kind in ((_INT, np.int64), (_FLOAT, np.float64)):
-            if all(re.fullmatch(pattern, v) for v in full):
-                missing = [i for i, v in enumerate(values) if not v or v.lower() in _MISSING]
-                if not missing:
-                    try:
-                        return _simplify_numbers(np.array([kind(v) for v in values]))
-                    except OverflowError:  # a long identifier stays text
-                        break
+    if number and full and all(isinstance(v, str) and re.fullmatch(_FLOAT, v) for v in full):
+        missing = [i for i, v in enumerate(values) if not v or v.lower() in _MISSING]
+        numbers = None if missing else _parse_numbers(values, kind)
+        if numbers is not None:
+            return numbers
     if missing:
         rows = ", ".join(str(column.index[i]) for i in missing[:5])
         counted = "the header is row 1" if column.index[0] else "counted from 0"
@@ -183,6 +181,19 @@ def _convert_column(path: str, name: str, column: pandas.Series, number: bool) -
         kind = next(type(v).__name__ for v in values if not isinstance(v, str))
         raise SourceError(f"Column {name!r} of {path!r} has values of type {kind}; expected text.")
     return _simplify_numbers(np.array(values))
+
+
+def _parse_numbers(texts: list[str], kind: _Kind) -> np.ndarray | None:
+    """Convert texts to numbers; None if they are identifiers, such as the groups "1.1" and "1.10"."""
+    if not all(re.fullmatch(_INT, text) for text in texts):
+        return None if kind == "group" else _simplify_numbers(np.array([float(text) for text in texts]))
+    try:
+        numbers = np.array([np.int64(text) for text in texts])
+    except OverflowError:
+        return None
+    is_merged = len(np.unique(numbers)) < len(set(texts))  # such as the labels "1" and "01"
+    is_padded = kind == "group" and numbers.astype(str).tolist() != texts
+    return None if is_merged or is_padded else numbers
 
 
 def _simplify_numbers(values: np.ndarray) -> np.ndarray:
