@@ -26,6 +26,7 @@ from tlfeatures.evaluation import (
     confidence_interval,
     find_duplicates,
     infer_task,
+    keep_groups_together,
     make_folds,
     match_labels,
     score_classes,
@@ -245,6 +246,19 @@ def test_folds_are_reproducible():
             np.array([0, 0, 1, 1]),
             "all 2 images of class 'a' are in one group",
         ),
+        ([1, 2], np.arange(5.0), None, r"a list of \(train, test\); element 0 is 1\."),
+        (
+            [([0, 1], [2]), ([0], [1], [2])],
+            np.arange(5.0),
+            None,
+            r"element 1 is \(\[0\], \[1\], \[2\]\)\.",
+        ),
+        (
+            [([True, False], [False, True])] * 2,
+            np.arange(5.0),
+            None,
+            "masks of 5 values, one for each image; fold 0 has a mask of 2 values",
+        ),
     ],
 )
 def test_error_for_folds_that_cannot_be_made(cv, y, groups, message):
@@ -252,6 +266,12 @@ def test_error_for_folds_that_cannot_be_made(cv, y, groups, message):
     with pytest.raises(InvalidParameterError, match=message) as caught:
         make_folds(cv, y, groups, task, 0)
     assert caught.value.parameter in ("cv", "groups")  # so that the command line can name its option
+
+
+@pytest.mark.parametrize("folds", [[([2, 3], [0]), ([0, 1], [2])], [([2], [0, 1]), ([0, 1], [2, 3])]])
+def test_groups_are_kept_together_only_in_folds_that_use_every_row(folds):
+    with pytest.raises(ValueError, match="must test each row once and train on all other rows"):
+        keep_groups_together([tuple(map(np.array, fold)) for fold in folds], np.arange(4))
 
 
 # -- comparison ----------------------------------------------------------------------------------

@@ -438,6 +438,10 @@ def test_files_have_the_class_and_its_value_in_their_names(embeddings, photos, t
     other = explain(pipeline, photos.paths[:1], label="stripes")
     assert other.values[0] < 0
     assert other.save(tmp_path / "other")["file"][0].endswith(f"_stripes_{other.values[0]:#.3g}.png")
+    shutil.copy(photos.paths[0], path := tmp_path / f"{'x' * 200}.jpg")
+    other = explain(pipeline, [str(path)], label="stripes")
+    name = Path(other.save(tmp_path / "long")["file"][0]).name
+    assert name == f"0_{'x' * 73}_stripes_{other.values[0]:#.3g}.png"
 
 
 @pytest.fixture(scope="module")

@@ -85,6 +85,8 @@ def test_test_time_augmentation_is_refused(tmp_path):
 
 
 def test_the_suffix_is_checked(pipeline, tmp_path):
+    with pytest.raises(InvalidParameterError, match=r"`path` must end in \.onnx"):
+        export_onnx(pipeline, "")
     with pytest.raises(InvalidParameterError, match=r"`path` must end in \.onnx; got .*model\.pb"):
         export_onnx(pipeline, tmp_path / "model.pb")
 

@@ -249,10 +249,12 @@ def test_labels_that_are_objects(tmp_path):
 
 def test_prediction_sets_are_named_as_not_included(tmp_path):
     model = ConformalClassifier(fit(make_head("logreg"), TWO), error_rate=0.2, cv=3).fit(X, TWO)
-    with pytest.warns(UserWarning, match="does not contain prediction sets and unusual"):
+    with pytest.warns(
+        UserWarning, match="does not contain prediction sets and outlier flags, which the model"
+    ):
         result = export_onnx(model, tmp_path / "model.onnx")
-    assert result.omitted == ("prediction sets", "unusual")
-    assert metadata(result.path)["not_included"] == ["prediction sets", "unusual"]
+    assert result.omitted == ("prediction sets", "outlier flags")
+    assert metadata(result.path)["not_included"] == ["prediction sets", "outlier flags"]
     np.testing.assert_array_equal(run(result.path, X)["label"], model.predict(X))
 
 

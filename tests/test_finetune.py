@@ -34,8 +34,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from tlfeatures import CNNFeatures, FineTuneClassifier, FineTuneRegressor
+from tlfeatures._archive import read_arrays
 from tlfeatures.errors import (
     ImageReadError,
+    InvalidParameterError,
     OutOfMemoryError,
     RecipeMismatchError,
     StoreWarning,
@@ -824,6 +826,15 @@ def test_checkpoints_depend_on_parameters_and_data(tmp_path):
         fit(random_state=None)
 
 
+def test_checkpoints_do_not_contain_frozen_layers(tmp_path):
+    clf = FineTuneClassifier(**small_top(validation_fraction=0.25), checkpoint_dir=tmp_path)
+    clf.fit(X, Y)
+    (path,) = tmp_path.rglob("network.checkpoint")
+    shapes = [array.shape for array in read_arrays(path)[1]]
+    assert (3, 3, 8, 8) in shapes  # conv2
+    assert (3, 3, 3, 8) not in shapes  # conv1
+
+
 def test_damaged_checkpoint_is_ignored_with_a_warning(tmp_path):
     params = {"model": small_file(), "head": [8], "epochs": 2, "random_state": 0}
     params["checkpoint_dir"] = tmp_path / "checkpoints"
@@ -1420,6 +1431,20 @@ def test_draw_curves_and_augmentations(tuned):
     import io
 
     assert Image.open(io.BytesIO(sheet)).size == (4 * 36 - 4, 2 * 36 - 4)
+
+
+@pytest.mark.parametrize(
+    ("augment", "options", "message"),
+    [
+        (None, {}, "`augment` must be a dict such as .*; got None"),
+        ({}, {}, "`augment` must be a dict such as .*; got {}"),
+        ({"crop": 4}, {"n_images": 0}, "`n_images` must be an integer of at least 1; got 0"),
+        ({"crop": 4}, {"n_views": -1}, "`n_views` must be an integer of at least 1; got -1"),
+    ],
+)
+def test_augmentations_that_cannot_be_drawn(augment, options, message):
+    with pytest.raises(InvalidParameterError, match=message):
+        FineTuneClassifier(**TINY, augment=augment).draw_augmentations(X, **options)
 
 
 @pytest.mark.parametrize(("network", "layer"), [("vgg16", "block2_pool"), ("efficientnet_b0", "block2b_add")])

@@ -381,6 +381,11 @@ def test_a_folder_can_be_a_mirror(folder, tmp_path):
         ({"timeout": 0}, InvalidParameterError, "`timeout` must be a number above 0"),
         ({"image_size": 0}, InvalidParameterError, "`image_size` must be None or an integer"),
         ({"top": "yes"}, InvalidParameterError, "`top` must be True or False"),
+        (
+            {"model": "mobilenet", "image_size": 150},
+            InvalidParameterError,
+            "`image_size` must be 128, 160, 192 or 224 for 'mobilenet'; got 150",
+        ),
     ],
 )
 def test_invalid_parameters(folder, options, error, message):
@@ -567,6 +572,8 @@ def test_the_command_imports(folder, mobilenet, capsys):
             "--mirror must be None or the address of a folder",
         ),
         (["import", "absent.h5"], 1, "No file at 'absent.h5'"),
+        (["import", __file__, "-m", "tiny"], 2, "--model must be a network with a weights file"),
+        (["fetch", "mobilenet", "--image-size", "150"], 2, "--image-size must be 128, 160, 192 or 224"),
         (["list", "vgg"], 2, "Unknown network 'vgg'"),
     ],
 )

@@ -126,9 +126,11 @@ def fetch_weights(
     model : str
         Name of a network.
     top : bool, default=False
-        The file that includes the fully connected top. `CNNFeatures` needs it for fully connected layers only.
+        The file that includes the fully connected top. `CNNFeatures` needs it for fully connected layers only. Ignored
+        for networks with a single file.
     image_size : int, optional
-        Side in pixels, for networks that have separate weights for some sizes; by default the network's.
+        Side in pixels, for networks that have separate weights for some sizes; by default the network's. Ignored for
+        other networks.
     mirror : str, optional
         Address of a folder that has the files under the names that `list_weights` returns: https, http or file.
     timeout : float, default=30.0
@@ -144,6 +146,8 @@ def fetch_weights(
     ------
     UnknownNameError
         If no network has this name.
+    InvalidParameterError
+        If a parameter is invalid, or the network has no weights for this image size.
     WeightsError
         If the download fails; nothing is left under the name of the file.
 
@@ -162,6 +166,8 @@ def fetch_weights(
     check_parameter("mirror", mirror, [None, _IS_MIRROR])
     check_parameter("timeout", timeout, [number(above=0, maximum=86400)])
     spec = find_network(model)
+    if image_size is not None and spec.weight_sizes and image_size not in spec.weight_sizes:
+        raise _make_size_error(spec, image_size)
     side = image_size if image_size in spec.weight_sizes else spec.image_size
     file = WeightsFile(spec, top and "{notop}" in spec.url, side)
     row = file.row(load=True)
@@ -185,7 +191,7 @@ def import_weights(
 
     The network is recognized by the published digest of the file, whatever its name is. For the networks without
     published digests, MobileNet and MobileNetV2, it is recognized by its name, else by the shapes of its arrays, and
-    the file is checked by loading it. Its copy gets its name when it is complete.
+    the file is checked by loading it. The copy is renamed to its final name when it is complete.
 
     Parameters
     ----------
@@ -194,8 +200,8 @@ def import_weights(
     model : str, optional
         Name of the network, if it cannot be recognized.
     image_size : int, optional
-        Side in pixels that the weights are for, if the network has separate weights for some sizes and the file has
-        another name than Keras gives it.
+        Side in pixels that the weights are for, if the network has separate weights for some sizes and the file was
+        renamed.
 
     Returns
     -------
@@ -206,6 +212,8 @@ def import_weights(
     ------
     UnknownNameError
         If no network has the name ``model``.
+    InvalidParameterError
+        If ``model`` is part of the package, or has no weights for this image size.
     WeightsError
         If the file is absent or damaged, or not a weights file that Keras publishes.
 
@@ -220,23 +228,26 @@ def import_weights(
     specs = [find_network(model)] if model is not None else [s for s in NETWORKS.values() if not s.bundled]
     if specs[0].bundled:
         raise InvalidParameterError(
-            f"`model` must be a network with a weights file; {model!r} is part of the package."
+            f"`model` must be a network with a weights file; {model!r} is part of the package.", "model"
         )
     files = [file for spec in specs for file in list_files(spec, all_sizes=True)]
     if image_size is not None:
         files = [file for file in files if not file.spec.weight_sizes or file.side == image_size]
     if not files:
-        raise InvalidParameterError(
-            f"`image_size` must be {join_alternatives(map(str, specs[0].weight_sizes))} for {specs[0].name!r}; got "
-            f"{image_size}.",
-            "image_size",
-        )
+        raise _make_size_error(specs[0], image_size)
     file, state = recognize(path, files)
     present = file.find()
     imported = present is None or hash_file(present, "") != hash_file(path, "")
     if imported:
         _copy(path, (writable_folder() if present is None else present.parent) / file.name)
     return file.row(load=False) | {"imported": imported, "state": state}
+
+
+def _make_size_error(spec: NetworkSpec, image_size: int | None) -> InvalidParameterError:
+    return InvalidParameterError(
+        f"`image_size` must be {join_alternatives(map(str, spec.weight_sizes))} for {spec.name!r}; got {image_size}.",
+        "image_size",
+    )
 
 
 def _copy(path: Path, target: Path) -> None:

@@ -42,7 +42,7 @@ class Duplicates:
         Number of pairs that are split between folds.
     score, grouped_score : float or None
         Mean score of the best candidate on the original folds, and on folds that keep duplicate groups together;
-        None if no pair crosses folds, or if no such folds exist.
+        None if no pair crosses folds; ``grouped_score`` also if no such folds exist.
     """
 
     pairs: np.ndarray
@@ -103,7 +103,10 @@ class Duplicates:
         return f"{split}, so the scores may be too high.{reason}"
 
     def count_crossing(self, folds: Sequence[Fold]) -> int:
-        """Count the pairs with one row in the test set and the other in the training set of a fold."""
+        """Count the pairs with one row in the test set and the other in the training set of a fold.
+
+        The number is returned, and stored in ``crossing``.
+        """
         crosses = np.zeros(len(self.pairs), bool)
         for train, test in folds:
             side = np.zeros(len(self.groups), np.int8)
@@ -188,7 +191,10 @@ def _nearest_pairs(F: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndar
 def _pairs_of_neighbors(
     neighbors: Neighbors, original: np.ndarray, threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the same as `_nearest_pairs`, from neighbors; ``original`` are the first rows with the same digests."""
+    """Like `_nearest_pairs`, but only among neighbors.
+
+    ``original`` maps each row to the first row with the same digest.
+    """
     i, column = np.nonzero(neighbors.cosine >= threshold)
     cosine = neighbors.cosine[i, column]
     i, j = original[i], original[neighbors.rows[i, column]]
@@ -244,7 +250,7 @@ def keep_groups_together(folds: Sequence[Fold], groups: np.ndarray) -> list[Fold
     n = len(groups)
     tested = np.sort(np.concatenate([test for _, test in folds]))
     if not np.array_equal(tested, np.arange(n)) or any(len(a) + len(b) != n for a, b in folds):
-        raise ValueError("The folds are not a partition of the rows; expected each row in one test set.")
+        raise ValueError("The folds must test each row once and train on all other rows.")
     fold_of = np.empty(n, int)
     for i, (_, test) in enumerate(folds):
         fold_of[test] = i

@@ -62,7 +62,7 @@ def make_folds(cv: Any, y: np.ndarray, groups: np.ndarray | None, task: str, see
             f"`cv` must be a number of folds, a splitter or a list of (train, test); got {describe_value(cv)}.",
             "cv",
         )
-    folds = [tuple(_check_rows(part, i, len(y)) for part in pair) for i, pair in enumerate(folds)]
+    folds = [_check_pair(pair, i, len(y)) for i, pair in enumerate(folds)]
     if len(folds) < 2:
         raise InvalidParameterError(f"`cv` must give at least 2 folds; got {len(folds)}.", "cv")
     for i, (train, test) in enumerate(folds):
@@ -232,10 +232,28 @@ def _split_stratified_groups(k: int, y: np.ndarray, groups: np.ndarray, seed: in
     return list(StratifiedGroupKFold(k).split(y, y, np.argsort(order)[numbers]))
 
 
+def _check_pair(pair: Any, i: int, n: int) -> Fold:
+    try:
+        train, test = pair
+    except (TypeError, ValueError):
+        raise InvalidParameterError(
+            f"`cv` must be a number of folds, a splitter or a list of (train, test); element {i} is "
+            f"{describe_value(pair)}.",
+            "cv",
+        ) from None
+    return _check_rows(train, i, n), _check_rows(test, i, n)
+
+
 def _check_rows(part: Any, i: int, n: int) -> np.ndarray:
     """Convert row indices or a boolean mask to row indices."""
     rows = np.asarray(part)
-    if rows.shape == (n,) and rows.dtype == bool:
+    if rows.dtype == bool and rows.ndim == 1:
+        if len(rows) != n:
+            raise InvalidParameterError(
+                f"`cv` must give boolean masks of {n} values, one for each image; fold {i} has a mask of "
+                f"{len(rows)} values.",
+                "cv",
+            )
         return np.flatnonzero(rows)
     if rows.ndim != 1 or (len(rows) and (rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= n)):
         raise InvalidParameterError(

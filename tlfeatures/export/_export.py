@@ -127,12 +127,15 @@ def export_onnx(
     Raises
     ------
     InvalidParameterError
-        If a part of the model cannot be exported; the message names it. Also if the predictions of the file differ from
-        those of the model: another label for an image, or probabilities that differ by more than 1e-4. Nothing is
-        written then.
-        Also a ``ValueError``.
+        If ``path`` has another suffix, a part of the model cannot be exported, or the predictions of the file differ
+        from those of the model: another label for an image, or probabilities that differ by more than 1e-4. Nothing is
+        written in this case. The error is also a ``ValueError``.
     FileExistsError
         If a file exists and ``overwrite`` is False.
+    FileNotFoundError
+        If the folder of ``path`` does not exist.
+    IsADirectoryError
+        If ``path`` or the path of the script is a folder.
     MissingDependencyError
         If the packages of the extra "onnx" are not installed. Also an ``ImportError``.
 
@@ -156,8 +159,7 @@ def export_onnx(
     (('label', 'probabilities'), 64)
     """
     start, path = time.perf_counter(), Path(path)
-    script = path.with_suffix(".py")
-    _check_files(path, script, overwrite)
+    script = _check_files(path, overwrite)
     fitted = _load(model)
     finetuned = _find_finetuned(fitted)
     _check_settings(fitted, finetuned)
@@ -169,9 +171,7 @@ def export_onnx(
     content = joined.SerializeToString()
     self_test = run_self_test(content, fitted, spec.decoder, data)
     if omitted:
-        warn(
-            f"The file has the predicted class or number only, and does not contain {' and '.join(omitted)}."
-        )
+        warn(f"The file does not contain {' and '.join(omitted)}, which the model adds to its predictions.")
     write_file(path, content)
     write_file(script, make_script(spec.decoder, script.name).encode())
     return ExportedModel(
@@ -188,16 +188,19 @@ def export_onnx(
     )
 
 
-def _check_files(path: Path, script: Path, overwrite: bool) -> None:
+def _check_files(path: Path, overwrite: bool) -> Path:
+    """Check that both files can be written; return the path of the script."""
     if path.suffix.lower() != ".onnx":
         raise InvalidParameterError(f"`path` must end in .onnx; got {str(path)!r}.", "path")
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(2, "No such folder; create it first", str(path.absolute().parent))
+    script = path.with_suffix(".py")
     for file in (path, script):
         if file.is_dir():
             raise IsADirectoryError(21, "Is a folder; name a file", str(file))
         if os.path.lexists(file) and not overwrite:
             raise FileExistsError(17, "File exists; name another file, or pass overwrite=True", str(file))
+    return script
 
 
 def _load(model: Any) -> FittedModel:

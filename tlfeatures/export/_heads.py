@@ -103,7 +103,7 @@ def split_head(head: Any) -> HeadParts:
             parts.inverse_temperature, head = head.inverse_temperature_, head.estimator_
         elif isinstance(head, (ConformalClassifier, ConformalRegressor)):
             kind = "sets" if isinstance(head, ConformalClassifier) else "intervals"
-            parts.omitted += [f"prediction {kind}"] + ["unusual"] * (head.outlier_detector_ is not None)
+            parts.omitted += [f"prediction {kind}"] + ["outlier flags"] * (head.outlier_detector_ is not None)
             head = head.estimator_
         elif isinstance(head, SkipUnreadable):
             head = head.estimator_

@@ -13,6 +13,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from tlfeatures._inputs import is_missing
 from tlfeatures._keras import is_out_of_memory
+from tlfeatures._params import check_parameter, integer
 from tlfeatures._warnings import warn
 from tlfeatures.errors import InvalidParameterError, OutOfMemoryError
 from tlfeatures.features import CNNFeatures
@@ -130,7 +131,7 @@ class FineTune(FineTuneParameters):
             verbose=self.verbose,
             **{name: net.decoding.get(name) for name in self._decoding()},
         )
-        cnn.fit(["image.jpg"])  # reads no image; the recipe depends on whether images are files or arrays
+        cnn.fit(["image.jpg"])  # this path is not read; it selects the recipe of image files, not of arrays
         return Pipeline([("cnn", cnn), ("head", self.head_)])
 
     def save(self, path: str | os.PathLike[str], whole: bool = False) -> None:
@@ -200,11 +201,16 @@ class FineTune(FineTuneParameters):
         Raises
         ------
         ValueError
-            If ``augment`` is None, or none of the chosen images can be read.
+            If ``augment`` is None or empty, a parameter is invalid, or none of the chosen images can be read.
         """
         self.check_params()
+        check_parameter("n_images", n_images, [integer(minimum=1)])
+        check_parameter("n_views", n_views, [integer(minimum=1)])
         if not self.augment:
-            raise ValueError("augment is None; expected a dict such as {'crop': 4, 'flip': 'horizontal'}.")
+            raise InvalidParameterError(
+                f"`augment` must be a dict such as {{'crop': 4, 'flip': 'horizontal'}}; got {self.augment!r}.",
+                "augment",
+            )
         seed = self._seed()
         images = Images.of(X)
         rows = np.sort(np.random.default_rng(seed).permutation(len(images))[:n_images])

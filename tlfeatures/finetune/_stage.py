@@ -72,7 +72,7 @@ class Stage:
 def run_stage(
     model: Any, data: Data, stage: Stage, checkpoints: Checkpoints | None = None
 ) -> tuple[list[dict[str, Any]], int]:
-    """Train a model and restore the weights of the best epoch, or of the last epoch without validation images.
+    """Train a model and restore the weights of the best epoch; without validation images, those of the last epoch.
 
     Parameters
     ----------
@@ -121,11 +121,7 @@ class _StageRun:
             if not self.history and self.stage.number > 0:  # the weights before training may be the best
                 self._record_start()
             if not self.is_over and self.epoch < self.stage.epochs:
-                with (
-                    training.preserved_random_state(),
-                    training.quiet_tracing(),
-                    show_progress(self.stage.name, self.stage.epochs, self.stage.verbose) as self._show,
-                ):
+                with show_progress(self.stage.name, self.stage.epochs, self.stage.verbose) as self._show:
                     self._run()
         if self.problem:
             self._warn_or_raise()
@@ -260,7 +256,7 @@ class _StageRun:
         return {**row, "seconds": 0.0}
 
     def _keep_best(self, row: dict[str, Any]) -> None:
-        """Keep the weights of the last epoch, or of the epoch with the best validation accuracy and loss."""
+        """Keep the weights if this epoch is the best; without validation images, always."""
         score = (float(row["epoch"]), 0.0)
         if self._validates:
             score = (row["val_metric"] if self.stage.classes else 0.0, -row["val_loss"])
@@ -284,10 +280,13 @@ class _StageRun:
 
     @cached_property
     def _variables(self) -> list[Any]:
-        """Variables that training changes, without the seeds of random layers."""
-        statistics = [v for layer in self._layers if layer.trainable for v in layer.non_trainable_variables]
-        variables = {id(v): v for v in (*self.model.trainable_variables, *statistics)}
-        return [v for v in variables.values() if "seed_generator" not in v.path]
+        """Variables that training can change: not those of a frozen network, nor the seeds of random layers."""
+        from tlfeatures._keras.training import InferenceMode
+
+        frozen = {
+            id(v) for layer in self._layers if isinstance(layer, InferenceMode) for v in layer.variables
+        }
+        return [v for v in self.model.variables if id(v) not in frozen and "seed_generator" not in v.path]
 
     def _save(self, epoch: int, logs: Any = None) -> None:
         if self.checkpoints is None or self.problem:

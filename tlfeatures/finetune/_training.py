@@ -90,7 +90,7 @@ class Training(Preparation):
         arrays = (keys, self.y, self.sample_weight, self.groups)
         digest = recipe_digest(
             {
-                "format": 3,
+                "format": 4,
                 "estimator": type(self.params).__name__,
                 "params": json.loads(json.dumps(params, default=repr)),
                 "recipes": [column.recipe for column in self.plan.columns],

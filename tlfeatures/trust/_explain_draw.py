@@ -24,7 +24,7 @@ _OPACITY = 0.6
 _SIDE, _SMALL, _GAP, _LINE = 240, 76, 8, 18  # pixels
 _MAX_CLASSES, _COLUMN = 6, 3  # largest number of rows of neighbors: in total, and in one column
 _MAX_LABEL = 20  # characters of a class
-_MAX_NAME = 80  # characters of a file name
+_MAX_NAME = 80  # characters of the image's name and the class in a file name, half of them for the class
 
 
 def project(values: np.ndarray, box: tuple[float, ...], size: tuple[int, int]) -> np.ndarray:
@@ -65,12 +65,18 @@ def save_explanations(result: Explanations, folder: Any) -> list[str]:
     for i, row in enumerate(result.rows.tolist()):
         buffer = io.BytesIO()
         draw_explanation(result, i).save(buffer, "PNG")
-        *words, value = [Path(result.names[i]).stem, *result.describe(i)]
-        name = "_".join(re.sub(r"[^\w.+-]+", "-", word).strip("-") for word in words)
-        path = Path(folder) / f"{row:0{digits}}_{name[:_MAX_NAME]}_{value}.png"
+        *label, value = result.describe(i)
+        label = [_clean(text)[: _MAX_NAME // 2] for text in label]
+        stem = _clean(Path(result.names[i]).stem)[: _MAX_NAME - sum(map(len, label))]
+        path = Path(folder) / "_".join([f"{row:0{digits}}", stem, *label, f"{value}.png"])
         write_file(path, buffer.getvalue(), sync=False)
         paths.append(str(path))
     return paths
+
+
+def _clean(text: str) -> str:
+    """Replace characters that file names may not have."""
+    return re.sub(r"[^\w.+-]+", "-", text).strip("-")
 
 
 def draw_explanation(result: Explanations, i: int) -> Image.Image:

@@ -128,7 +128,7 @@ class Explanations:
     def save(self, folder: str | os.PathLike[str]) -> pandas.DataFrame:
         """Write all maps as PNG files, a page that shows them, and a table.
 
-        The names of the files contain the class and its value.
+        The names of the files contain the class, cut at 40 characters, and its value.
 
         Parameters
         ----------

@@ -23,10 +23,6 @@ __all__ = ["HeadValues"]
 
 _MIN_PROBABILITY = 1e-12
 _SCALE = 0.1  # distance at which the weight of a training row is 1/e, as a share of the mean distance
-_WRAPPERS = (
-    "best_estimator_",
-    "estimator_",
-)  # searches; calibrated heads and heads that skip unreadable images
 
 
 class HeadValues:
