@@ -484,6 +484,33 @@ def test_match_labels_converts_to_the_type_of_the_classes():
         match_labels(np.array(["fox"]), np.array([0, 1]))
 
 
+@pytest.mark.parametrize(
+    "y, classes, expected",
+    [
+        (["False", "True"], [False, True], [False, True]),
+        ([0, 1], [False, True], [False, True]),
+        (["1", "0"], [False, True], [True, False]),
+        ([False, True], ["False", "True"], ["False", "True"]),
+        ([0.0, 1.0], ["0", "1"], ["0", "1"]),
+        ([0.0, 1.0], ["0.0", "1.0"], ["0.0", "1.0"]),
+        (["01", "1.0"], [0, 1], [1, 1]),
+        (np.array(["a", "b"], object), ["a", "b"], ["a", "b"]),
+        ([b"a", b"b"], [b"a", b"b"], [b"a", b"b"]),
+        (np.array([0, 1], object), [0, 1], [0, 1]),
+    ],
+)
+def test_labels_match_classes_of_other_types(y, classes, expected):
+    matched = match_labels(np.asarray(y), np.array(classes))
+    assert matched.dtype.kind == np.array(expected).dtype.kind and matched.tolist() == expected
+
+
+@pytest.mark.parametrize("label", ["unknown", "nan", "2.5", "1e300", "7"])
+def test_a_label_that_is_not_a_class_counts_as_wrong(label):
+    with pytest.warns(UserWarning, match=rf"1 of 3 images are not classes of the model \({label}\)"):
+        matched = match_labels(np.array(["0", "1", label]), np.array([0, 1]))
+    assert matched.tolist() == ([0, 1, 7] if label == "7" else ["0", "1", label])
+
+
 def test_scores_of_predictions():
     y, y_pred = np.array(["a", "a", "b", "c"]), np.array(["a", "b", "b", "b"])
     scores = score_classes(y, y_pred, np.array(["a", "b", "d"]))

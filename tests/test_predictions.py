@@ -89,6 +89,17 @@ def test_evaluation_leaves_out_unreadable_images(pipeline, photos, unreadable):
         FittedModel(pipeline).evaluate(photos.paths, np.array(["x"] * 12))
 
 
+@pytest.mark.parametrize("label", ["zebra", "2.5"])
+def test_evaluation_of_numbered_classes_with_a_label_that_is_no_number(photos, label):
+    y = np.unique(photos.labels, return_inverse=True)[1]
+    fitted = FittedModel(Pipeline([("cnn", CNNFeatures(**CNN)), ("svm", SVC())]).fit(photos.paths, y))
+    with pytest.warns(UserWarning, match=rf"1 of 12 images are not classes of the model \({label}\)"):
+        result = fitted.evaluate(photos.paths, np.array([*y[:-1].astype(str), label]))
+    expected = fitted.evaluate(photos.paths, y.astype(str)).scores
+    assert result.scores.accuracy == pytest.approx(expected.accuracy - 1 / 12)
+    assert set(result.scores.classes["class"]) == {"0", "1", "2", label}
+
+
 def test_test_time_augmentation_is_applied(photos):
     tuned = FineTuneClassifier(
         **CNN, start="linear", epochs=0, validation_fraction=0, random_state=0, augment={"crop": 8}, tta=2

@@ -322,12 +322,15 @@ class FittedModel:
         rows = predictions.rows
         if not len(rows):
             raise ValueError("None of the images could be read; check_images(X) gives the reasons.")
-        if self.classes is None:
-            scores: Any = score_numbers(y[rows], predictions.values)
-        else:
-            scores = score_classes(y[rows], predictions.values, self.classes)
-        conformal = predictions.conformal
-        about = None if conformal is None else conformal.describe(y[rows], self.classes)
+        classes, values, conformal = self.classes, predictions.values, predictions.conformal
+        if (
+            classes is not None and y.dtype.kind == "U"
+        ):  # some labels may be text although the classes are numbers
+            classes, values = classes.astype(str), values.astype(str)
+        scores: Any = (
+            score_numbers(y[rows], values) if classes is None else score_classes(y[rows], values, classes)
+        )
+        about = None if conformal is None else conformal.describe(y[rows], classes)
         n_used = self._count_training_images(predictions.extracted.keys[rows])
         return Evaluation(scores, predictions, n_used, about)
 

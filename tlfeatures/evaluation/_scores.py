@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.metrics import (
@@ -171,6 +170,7 @@ def match_labels(y: np.ndarray, classes: np.ndarray | None) -> np.ndarray:
     Returns
     -------
     ndarray of shape (n,)
+        Text if the classes are numbers and a label is not a whole number.
 
     Raises
     ------
@@ -181,7 +181,7 @@ def match_labels(y: np.ndarray, classes: np.ndarray | None) -> np.ndarray:
     Examples
     --------
     >>> match_labels(np.array(["0", "1"]), np.array([0, 1, 2])).tolist()
-    [0.0, 1.0]
+    [0, 1]
     """
     if classes is None:
         if y.dtype.kind not in "iufb":
@@ -191,13 +191,11 @@ def match_labels(y: np.ndarray, classes: np.ndarray | None) -> np.ndarray:
                 "y",
             )
         return y
-    if y.dtype.kind in "US" and classes.dtype.kind in "iufb":
-        with contextlib.suppress(ValueError):
-            y = y.astype(float)
-    elif y.dtype.kind in "iufb" and classes.dtype.kind in "US":
-        y = y.astype(str)
-    same_type = (y.dtype.kind in "US") == (classes.dtype.kind in "US")
-    is_class = np.isin(y, classes) if same_type else np.zeros(len(y), bool)
+    is_text, names = classes.dtype.kind in "US", {value: value for value in classes.tolist()}
+    matched = [_match_label(label, names, classes.dtype.kind) for label in y.tolist()]
+    is_class = np.array([label in names for label in matched], bool)
+    is_mixed = not is_text and any(isinstance(label, str) for label in matched)
+    y = np.array([str(label) for label in matched] if is_mixed else matched)
     others = ", ".join(map(str, np.unique(y[~is_class])[:_N_SHOWN].tolist()))
     if not is_class.any():
         more = ", ..." if len(classes) > _N_CLASSES_SHOWN else ""
@@ -213,6 +211,24 @@ def match_labels(y: np.ndarray, classes: np.ndarray | None) -> np.ndarray:
             "their predictions count as wrong."
         )
     return y
+
+
+def _match_label(label: Any, classes: dict[Any, Any], kind: str) -> Any:
+    """Return the class that a label denotes; if there is none, the label as text or as a number."""
+    if label in classes:
+        return classes[label]
+    text = str(label)
+    if kind in "US":
+        is_whole = text not in classes and isinstance(label, float) and label.is_integer()
+        return str(int(label)) if is_whole else text
+    if kind == "b" and text in ("False", "True"):
+        return text == "True"
+    try:
+        number = float(label)
+    except (TypeError, ValueError):
+        return text
+    is_whole = number.is_integer() and abs(number) < 2**53
+    return classes.get(number, int(number) if is_whole else text)
 
 
 def check_scorer_name(name: str) -> str:
