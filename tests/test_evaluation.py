@@ -455,6 +455,12 @@ def test_compare_raises_for_invalid_parameters(estimators, options, message):
         compare(estimators, *make_guessing_data(20), **options)
 
 
+@pytest.mark.parametrize("level, text", [(0.9, "90% interval"), (0.999, "99.9% interval")])
+def test_the_description_of_a_comparison_has_its_level(level, text):
+    result = compare([Guess(), Guess()], *make_guessing_data(40), cv=2, n_repeats=1, level=level)
+    assert result.level == level and f", {text} " in result.describe()
+
+
 def test_compare_takes_regressors_and_lists():
     class Mean(RegressorMixin, BaseEstimator):
         def fit(self, X, y):

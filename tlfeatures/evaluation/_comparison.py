@@ -146,6 +146,7 @@ def compare(
         tests=tests,
         best=max(better, key=pooled.__getitem__) if better else next(iter(named)),
         attributes={name: run.attributes for name, run in runs.items()},
+        level=level,
     )
 
 

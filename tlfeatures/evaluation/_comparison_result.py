@@ -43,6 +43,8 @@ class Comparison:
         reference if there is none.
     attributes : dict of str to list of dict
         For each estimator and fold, the fitted attributes that were requested.
+    level : float
+        Confidence level of the intervals.
     """
 
     scoring: str
@@ -54,6 +56,7 @@ class Comparison:
     tests: tuple[PairedTest, ...]
     best: str
     attributes: dict[str, list[dict[str, Any]]]
+    level: float
 
     @property
     def reference(self) -> str:
@@ -109,8 +112,8 @@ class Comparison:
         p_value = f"p = {self.p_value:.4f}" if self.p_value >= 0.0001 else "p < 0.0001"
         repeats = f", {self.n_repeats} repeats" if self.n_repeats > 1 else ""
         return (
-            f"Difference {self.difference:+.4f}, 95% interval {low:+.4f} to {high:+.4f}, {p_value} "
-            f"({self.test}{repeats})."
+            f"Difference {self.difference:+.4f}, {100 * self.level:g}% interval {low:+.4f} to {high:+.4f}, "
+            f"{p_value} ({self.test}{repeats})."
         )
 
     def summary(self) -> dict[str, Any]:
