@@ -444,6 +444,8 @@ def test_identical_estimators_do_not_differ():
     [
         ([Guess()], {}, "`estimators` must contain at least two estimators; got 1"),
         ([Guess(), Guess], {"cv": 3}, "Pass instances"),
+        ({1: Guess(), 2: Guess()}, {}, r"names that are text .*; got 1\. Choose another"),
+        ({"a": Guess(), "fold": Guess()}, {}, r"not names of other columns of the result; got 'fold'"),
         ([Guess(), Guess()], {"n_repeats": 0}, "`n_repeats` must be None or an integer of at least 1; got 0"),
         ([Guess(), Guess()], {"cv": StratifiedKFold(3), "n_repeats": 2}, "RepeatedStratifiedKFold"),
         ([Guess(), Guess()], {"scoring": "acuracy"}, "acuracy"),
@@ -459,6 +461,23 @@ def test_compare_raises_for_invalid_parameters(estimators, options, message):
 def test_the_description_of_a_comparison_has_its_level(level, text):
     result = compare([Guess(), Guess()], *make_guessing_data(40), cv=2, n_repeats=1, level=level)
     assert result.level == level and f", {text} " in result.describe()
+
+
+def test_estimators_of_a_sequence_are_numbered_by_class():
+    class GuessAgain(Guess):
+        pass
+
+    pair = [GuessAgain(), Guess(), Guess(seed=1)]
+    result = compare(pair, *make_guessing_data(20), cv=2, n_repeats=1)
+    assert list(result.scores) == ["GuessAgain", "Guess", "Guess 2"]
+
+
+def test_names_of_columns_and_keys_of_a_comparison_are_reserved():
+    data = make_guessing_data(20)
+    result = compare({"a": Guess(), "b": Guess()}, *data, cv=2, n_repeats=1)
+    for name in {*result.predictions, *result.to_frame(), *result.summary()} - {"a", "b"}:
+        with pytest.raises(ValueError, match=f"got '{name}'"):
+            compare({"a": Guess(), name: Guess()}, *data)
 
 
 def test_compare_takes_regressors_and_lists():

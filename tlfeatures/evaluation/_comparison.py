@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
 __all__ = ["compare"]
 
+_RESERVED = frozenset((  # columns of `predictions` and `to_frame`, and keys of `summary`
+    "row", "repeat", "fold", "true", "n_train", "n_test", "scoring", "repeats", "pooled", "difference", "interval",
+    "p_value", "test", "significant", "best",
+))  # fmt: skip
 _MIN_FITS = ((100, 10), (500, 5))  # number of images, and least number of fits of each estimator below it
 
 
@@ -92,7 +97,8 @@ def compare(
     Raises
     ------
     ValueError
-        If there are fewer than two estimators, or the labels, groups or folds cannot be used.
+        If there are fewer than two estimators, or the labels, groups or folds cannot be used, or a name is not text or
+        is that of another column of the result, such as "fold".
 
     Notes
     -----
@@ -154,12 +160,11 @@ def _name_estimators(estimators: Mapping[str, Any] | Sequence[Any]) -> dict[str,
     if isinstance(estimators, Mapping):
         named = dict(estimators)
     else:
-        named = {}
+        named, counts = {}, Counter[str]()
         for estimator in estimators:
-            name = kind = type(estimator).__name__
-            while name in named:
-                name = f"{kind} {sum(key.startswith(kind) for key in named) + 1}"
-            named[name] = estimator
+            kind = type(estimator).__name__
+            counts[kind] += 1
+            named[kind if counts[kind] == 1 else f"{kind} {counts[kind]}"] = estimator
     if len(named) < 2:
         raise InvalidParameterError(
             f"`estimators` must contain at least two estimators; got {len(named)}. To score a single one, use "
@@ -167,6 +172,12 @@ def _name_estimators(estimators: Mapping[str, Any] | Sequence[Any]) -> dict[str,
             "estimators",
         )
     for name, estimator in named.items():
+        if not isinstance(name, str) or name in _RESERVED:
+            raise InvalidParameterError(
+                "`estimators` must have names that are text and are not names of other columns of the result; got "
+                f"{name!r}. Choose another name.",
+                "estimators",
+            )
         if isinstance(estimator, type) or not hasattr(estimator, "fit") or not hasattr(estimator, "predict"):
             raise InvalidParameterError(
                 f"`estimators` must have the methods fit and predict; got {estimator!r} as {name!r}. "
