@@ -251,7 +251,7 @@ def _make_size_error(spec: NetworkSpec, image_size: int | None) -> InvalidParame
 
 
 def _copy(path: Path, target: Path) -> None:
-    """Copy a file; the copy gets its name when it is complete and has the same digest."""
+    """Copy a file; the copy is renamed to its final name when it is complete and has the same digest."""
     expected, digest = hash_file(path, ""), hasher("")
     with open(path, "rb") as source, replace_file(target) as copy:
         while block := source.read(1 << 20):

@@ -51,8 +51,8 @@ def make_service(
     with_page : bool, default=False
         Whether ``GET /`` is the page, which uses the service.
     journal : Journal, optional
-        Journal of the labels that are changed on the page. Labels cannot be changed if it is None, without training
-        images, for regression, and for fine-tuned networks.
+        Journal of the labels that are changed on the page. Used only if ``with_page`` is True. Labels cannot be changed
+        if it is None, without training images, for regression, and for fine-tuned networks.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def make_service(
     Raises
     ------
     MissingDependencyError
-        If FastAPI is not installed; the message has the install command.
+        If a package of the extra "app" is not installed; the message has the install command.
     """
     check_packages()
     from tlfeatures.app._routes import make_application

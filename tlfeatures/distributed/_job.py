@@ -28,7 +28,8 @@ class Job:
     spec : FeatureSpec
         Names the network; it is loaded by the process that runs it.
     outputs : tuple of FeatureBlock
-        The blocks of columns that are computed and stored: those of ``spec``, then the free poolings.
+        The blocks of columns that are computed and stored: those of ``spec``, then the averages and maximums of the
+        same layers, which cost almost nothing.
     recipes : tuple of dict
         The recipe of each block in the store, with that of the image decoder.
     batch_size : int
@@ -104,7 +105,7 @@ class Job:
         return replace(self, images=self.images.take([]))
 
     def prepare(self) -> None:
-        """Load the network in this process, and check that it computes the same embeddings as that of the driver.
+        """Load the network, and check that it computes the same embeddings as the process that made the job.
 
         Raises
         ------

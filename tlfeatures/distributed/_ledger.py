@@ -52,7 +52,8 @@ class Ledger:
     """Records of stored units, in files beside the store: each process appends to a file of its own.
 
     A record is appended after the rows of its unit are stored, so what it says holds also after a kill or a loss of
-    power. A damaged or incomplete record is ignored, with the rest of its file: its units are read again.
+    power. A record with a damaged body is ignored. After a damaged header or an incomplete record, the rest of the file
+    is ignored. The images of units without a record are read again.
 
     Parameters
     ----------
@@ -96,7 +97,8 @@ class Ledger:
         Returns
         -------
         (place, record, is_current) or None
-            ``is_current``, bool (n,), is False where a file has changed. None if there is no record.
+            ``is_current``, bool (n,), is False where a file has changed or its stamp is unknown. None if there is no
+            record.
         """
         best = None
         for place in reversed(self._places.get(bytes.fromhex(unit), ())):
@@ -176,7 +178,7 @@ class Ledger:
                 magic, n, n_errors, unit, _ = _HEADER.unpack(_read(fd, _HEADER.size, start))
                 end = start + _HEADER.size + n * _ROW_BYTES + n_errors
                 if magic != _MAGIC or end > status.st_size or end - start > _MAX_BYTES:
-                    break  # incomplete: its process is writing it, or was killed
+                    break  # damaged or incomplete: its process is writing it, or was killed
                 self._places.setdefault(unit, []).append((name, start))
                 self._ends[name] = start = end
         finally:

@@ -3,7 +3,7 @@
 The embedding is scaled once. Its Gram matrix serves the kernels of all support vector machines, because the kernel does
 not depend on C. If there are fewer rows than columns, the Gram matrix also yields a rotation into as many coordinates
 as there are rows, which does not change linear models with a ridge penalty. Above 6,000 rows the embedding stays in
-float32, and its Gram matrix of columns is summed in float64.
+float32, and ``X.T @ X`` is summed in float64.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class FoldData:
     ----------
     y_train, y_test : ndarray
     standardized : (train, test)
-        The same rows, scaled with the statistics of the training rows: float64, or float32 above 6,000 training rows.
+        Training and test rows of the embedding, scaled with the statistics of the training rows: float64, or float32
+        above 6,000 training rows.
     """
 
     def __init__(self, X: np.ndarray, y: np.ndarray, fold: Fold, head: Head, metadata: Metadata) -> None:
@@ -131,7 +132,7 @@ class FoldData:
 
     @cached_property
     def rotated(self) -> TrainTest:
-        """Training and test rows, rotated to fewer columns if there are fewer rows than columns."""
+        """Training and test rows; with fewer rows than columns and at most 6,000 rows, rotated to fewer columns."""
         n, d = self.standardized[0].shape
         if n >= d or not self.fits_kernel:
             return self.standardized

@@ -54,8 +54,8 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, ImageInputMixin, Ba
         "standard" tries each of the network's standard taps, and the last two and the last three concatenated.
         "fused" tries all standard taps together, each scaled to the same total variance by
         :class:`~tlfeatures.heads.BlockScaler`, and with the mean of the layers' kernels in support vector
-        machines (:class:`~tlfeatures.heads.MeanRBFKernel`, up to 6,000 images). "auto" is "standard"; for both,
-        pass ``["standard", "fused"]``. None means the last feature map. A list contains these words, layer
+        machines (:class:`~tlfeatures.heads.MeanRBFKernel`, up to 6,000 images). "auto" is "standard". Pass
+        ``["standard", "fused"]`` to try both. None means the last feature map. A list contains these words, layer
         names, or lists of layer names to concatenate.
     poolings : list of str, default=("avg", "max")
     image_sizes : "auto", None, or list, default="auto"
@@ -83,13 +83,12 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, ImageInputMixin, Ba
         it, the cheapest network, then the smallest embedding.
     search : {"auto", "exhaustive", "halving"}, default="auto"
         "exhaustive" scores every candidate on all images. "halving" compares all candidates on a subset of the
-        images first; the best quarter of them, at least four, goes on to a subset four times as large, and so on, and
-        the remaining ones are scored on all images (see Notes). "auto" is "exhaustive" for up to 2,000 images and
-        with ``nested``, and "halving" for more.
+        images first; the best quarter of them, at least four, is kept and compared on a subset four times as large,
+        and so on, and the remaining ones are scored on all images (see Notes). "auto" is "exhaustive" for up to 2,000
+        images and with ``nested``, and "halving" for more.
     first_subset : int, default=1000
-        Number of images of the first subset; at least ten for each class, or all if it has fewer. If all images are
-        fewer than twice as many,
-        the search is exhaustive.
+        Number of images of the first subset. It has at least ten images of each class, or all images of a smaller
+        class. If the data set has fewer than twice this number of images, the search is exhaustive.
     nested : bool, default=False
         Also score the selection procedure itself by nested cross-validation. This costs as much as ``cv`` further
         searches, but needs no further pass through a network.
@@ -119,7 +118,8 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, ImageInputMixin, Ba
     Attributes
     ----------
     best_estimator_ : Pipeline
-        Steps "cnn", "scale" and the head's name, fitted on all images.
+        Steps "cnn", "scale" (unless the head is a `Pipeline`), "nystroem" if the kernel is approximated, and the head's
+        name, fitted on all images.
     best_params_, best_score_, best_index_
         Parameters, mean score and row in ``cv_results_`` of the best candidate. Only fused candidates have the
         parameter ``fused``, which is True; their ``layer`` lists the layers.
@@ -190,10 +190,10 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, ImageInputMixin, Ba
     In a search by halving, each subset contains the previous one, groups and duplicates are not split, and each
     class has nearly the same share in all subsets. The folds of a subset are the folds of all images, restricted to
     it. Candidates are eliminated by their mean score over the folds on which all have one; equal scores are ordered by
-    computing cost and width. At most two grid points of one embedding and head go on if there are enough other
+    computing cost and width. At most two grid points of one embedding and head are kept if there are enough other
     candidates. With ``rule="1se"`` the best grid point of each embedding and head within one standard error of the best
-    candidate goes on too. A subset on which a head cannot be fitted or scored, or with fewer than two such
-    folds, is skipped. The prescreen is computed on the first subset. The remaining candidates, and
+    candidate is kept too. A subset is skipped if a head cannot be fitted or scored on it, or if fewer than two folds
+    have scores of all candidates. The prescreen is computed on the first subset. The remaining candidates, and
     so the best one, are scored as in an exhaustive search [1]_.
 
     For more than 6,000 images, support vector machines with the default kernel are fitted by

@@ -35,7 +35,7 @@ class Source:
     groups : ndarray or None
         Group of each image, such as a patient; cross-validation keeps each group in one fold.
     split : ndarray of str or None
-        "train", "val" or "test".
+        "train", "val", "test", or another name from a manifest, in lower case.
     names : list of str
         Paths relative to the source, or positions in an array, such as ``"train_set_x[12]"``.
     kind : str

@@ -99,28 +99,29 @@ def fit_head(
     Parameters
     ----------
     read_batches : callable
-        ``read_batches(seed)`` returns an iterable of (positions in y, rows), float32 (m, d), in which each position
-        comes once: in any order for None, and shuffled for an integer. For example
+        ``read_batches(seed)`` returns an iterable of (positions in y, rows), float32 (m, d). Each position occurs once.
+        With None the order is arbitrary; with an integer, it is shuffled with that seed. For example
         ``functools.partial(store.batches, recipe, keys, 4096)``.
     y : array-like of shape (n,)
         Labels or numbers.
     estimator : estimator with ``partial_fit``, optional
         By default multinomial logistic regression with C=1, trained by Adam (``MLPClassifier`` without hidden layers),
-        or exact ridge regression, whose penalty is chosen by the validation rows. Its name in the pipeline is then
-        "linear".
+        or exact ridge regression, whose penalty is chosen by the validation rows. The step of a default estimator is
+        named "linear".
     task : {"auto", "classification", "regression"}, default="auto"
     groups : array-like of shape (n,), optional
         Rows of one group are either trained on or validated on.
     validation_fraction : float, default=0.1
-        Fraction of validation rows, which are kept in memory; at most 10,000 rows.
+        Fraction of validation rows, which are kept in memory: at most about 10,000 rows, but more if groups are large,
+        because groups are not split.
     max_epochs : int, default=500
     patience : int, default=5
         Number of epochs without improvement after which training stops.
     tol : float, default=1e-3
         Smallest relative decrease of the loss that counts as an improvement.
     refit : bool or None, default=None
-        Whether to train again on all rows, for the best number of epochs. None means if more than 1% of the rows were
-        validated on.
+        Whether to train again on all rows, for the best number of epochs or with the best penalty. None refits if more
+        than 1% of the rows are validation rows.
     random_state : int, default=0
         Seed of the split, the orders and the default estimator.
 

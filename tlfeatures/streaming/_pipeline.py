@@ -28,9 +28,9 @@ class StreamedPipeline:
     Attributes
     ----------
     pipeline : Pipeline
-        The fitted steps "cnn", "scale" and "linear"; predicts from images.
+        The fitted steps "cnn", "scale" and "linear", or "estimator" if one was passed; predicts from images.
     training : StreamedHead
-        Losses, number of epochs and score of the validation images.
+        Losses of the validation images, the best epoch or penalty, and the score at it.
     counts : ImageCounts
     errors : dict
         {row: reason} of the unreadable images, which were left out.

@@ -48,10 +48,11 @@ def explain(
     label : class, optional
         The class that the maps explain; by default the predicted class of each image.
     method : {"auto", "exact", "gradient", "occlusion"}, default="auto"
-        "exact" splits the decision value of a linear head among the positions. "gradient" does this for other heads,
-        with the mean of numeric gradients on the line from the mean training embedding to the embedding of the image.
-        "occlusion" leaves each position out of the pooling in turn. "auto" is "exact" for linear heads, "occlusion" for
-        heads without a usable gradient, such as forests, and "gradient" for others.
+        "exact" splits the decision value of a linear head among the positions of the feature map. "gradient"
+        approximates this split for other heads by averaging numeric gradients on the line from the mean training
+        embedding to the embedding of the image. "occlusion" leaves each position out of the pooling in turn. "auto" is
+        "exact" for linear heads, "occlusion" for heads without a usable gradient, such as forests, and "gradient" for
+        others.
     X_train : images, optional
         Training images; the result lists the nearest ones of each class. Their embeddings are read from the store if
         they are there.
