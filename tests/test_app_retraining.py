@@ -126,7 +126,7 @@ def test_provisional_predictions_until_the_head_is_trained(labels, images):
     assert provisional.values.tolist() == ["dark"] * 12 + ["bright"] * 12
     assert provisional.probabilities is not None and "ProvisionalHead" in labels.model.about()["head"]
     assert type(labels.model.trained.head[-1]) is BlockedHead  # which cross-validation uses
-    result = explain(labels.model.pipeline, images[:1])
+    result = explain(labels.model.fitted.pipeline, images[:1])
     assert np.mean(result.maps[0]) + result.constants[0] == pytest.approx(result.values[0], abs=1e-4)
     with pytest.raises(Problem, match="still being trained"):
         labels.save()
