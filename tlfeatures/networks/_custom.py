@@ -128,7 +128,7 @@ def _normalizes(model: Any) -> bool:
 
 
 def _matching_network(model: Any) -> NetworkSpec | None:
-    """Return the network of ``keras.applications`` that has the same layers as a model, apart from the top."""
+    """Return the network of ``keras.applications`` whose standard layers a model has; its top may differ."""
     names = list(canonical_operations(model))
     # not recognized by their layers: networks that can be built without their preprocessing, and AlexNet, because
     # other networks have layers called "conv3" and "pool5" too
