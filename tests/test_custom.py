@@ -200,6 +200,7 @@ def test_a_saved_network_has_its_own_normalization(tmp_path):
         lambda x: L.Normalization(mean=[100.0] * 3, variance=[70.0] * 3)(x),
         lambda x: x / 127.5 - 1,
         lambda x: keras.applications.mobilenet.preprocess_input(x),
+        lambda x: keras.applications.vgg16.preprocess_input(x),  # starts with x[..., ::-1]
         lambda x: L.Rescaling(1 / 255)(L.RandomFlip()(L.Resizing(SIDE, SIDE)(x))),
     ],
 )
@@ -211,6 +212,25 @@ def test_a_model_that_normalizes_gets_0_to_255(head):
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
             assert relative_difference(embedding(model), by_hand(model)) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        lambda x: L.MaxPooling2D(2)(x),
+        lambda x: L.AveragePooling2D(2)(x),
+        lambda x: L.UpSampling2D(2)(x),
+        lambda x: L.Permute((2, 1, 3))(x),
+        lambda x: L.Reshape((x.shape[1] // 2, x.shape[2] * 2, 3))(x),
+        lambda x: x[..., ::-1],
+    ],
+)
+def test_pooling_and_reshaping_are_not_normalization(first):
+    with pytest.warns(UserWarning, match="so it gets RGB pixels from 0 to 255"):
+        embedding(functional(first))
+    inputs = keras.Input((96, 96, 3))
+    assert find_preprocessing(keras.Model(inputs, mobilenet(size=None)(first(inputs)))) == "mobilenet"
+    assert find_preprocessing(keras.Model(inputs, conv()(first(inputs) / 255.0))) == "raw"
 
 
 def without_preprocessing():
@@ -299,6 +319,17 @@ def test_a_file_with_custom_code_raises_an_error(tmp_path):
     keras.Model(inputs, L.Lambda(lambda x: x * 2)(inputs)).save(tmp_path / "code.keras")
     with pytest.raises(WeightsError, match=r"(?s)Cannot load .*code.keras.*Lambda layers or custom"):
         Backbone(tmp_path / "code.keras").describe()
+
+
+@pytest.mark.parametrize("name", ["mine.h5", "mine.zip"])
+def test_a_path_of_another_format_raises_an_error(name, tmp_path):
+    functional().save(tmp_path / "mine.keras" if name == "mine.zip" else tmp_path / name)
+    if name == "mine.zip":
+        shutil.copy(tmp_path / "mine.keras", tmp_path / name)
+    with pytest.raises(
+        WeightsError, match=r"path of a .keras file .* got the path .*Load a model in another"
+    ):
+        CNNFeatures(tmp_path / name, cache=None).fit(X)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", b"PK\x03\x04" + bytes(100)])

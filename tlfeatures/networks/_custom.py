@@ -18,12 +18,12 @@ def open_model(path: str) -> Any:
     Raises
     ------
     WeightsError
-        When it is not a ``.keras`` file, is damaged, or needs custom code.
+        When it is damaged or needs custom code.
     """
     check_fork()
     try:
         with untouched_random_state():
-            return keras().saving.load_model(path, compile=False)
+            return keras().saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:
         raise WeightsError(
             f"Cannot load {path!r}: {' '.join(str(error).split())[:300]}. Expected a model saved by "
@@ -90,13 +90,23 @@ def input_size(model: Any, image_size: tuple[int, int] | None) -> tuple[int, int
 _NEUTRAL = {
     "InputLayer",
     "Cast",
-    "ZeroPadding2D",
-    "Resizing",
     "CenterCrop",
-    "Cropping2D",
+    "Concatenate",
     "Dropout",
+    "Flatten",
     "GaussianNoise",
+    "GetItem",
+    "Identity",
+    "Permute",
+    "Reshape",
+    "Resize",
+    "Resizing",
+    "SpatialDropout2D",
+    "Transpose",
 }
+_NEUTRAL_PREFIXES = (
+    "Average", "Cropping", "GlobalAverage", "GlobalMax", "MaxPool", "Random", "UpSampling", "ZeroPadding",
+)  # fmt: skip
 _NORMALIZING = {"Rescaling", "Normalization"}
 
 
@@ -106,7 +116,7 @@ def find_preprocessing(model: Any) -> str | None:
     Returns
     -------
     str or None
-        "raw" if it starts with layers or arithmetic that normalize; the module of
+        "raw" if layers or arithmetic that normalize come before its first layer with weights; the module of
         ``keras.applications`` if it is, or contains, one of those networks; None if neither
         can be determined.
     """
@@ -121,7 +131,7 @@ def _normalizes(model: Any) -> bool:
         kind = type(operation).__name__
         if kind in _NORMALIZING:
             return True
-        if hasattr(operation, "layers") or kind in _NEUTRAL or kind.startswith("Random"):
+        if hasattr(operation, "layers") or kind in _NEUTRAL or kind.startswith(_NEUTRAL_PREFIXES):
             continue
         return not getattr(operation, "weights", None)
     return False

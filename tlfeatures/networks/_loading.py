@@ -81,6 +81,11 @@ class NetworkLoader:
                     f"`model` names a file that does not exist: {self.path!r}. Expected a model saved by "
                     "model.save('name.keras')."
                 )
+            if not self.path.endswith(".keras"):
+                raise WeightsError(
+                    f"`model` must be the name of a network, the path of a .keras file or a keras.Model; got the path "
+                    f"{self.path!r}. Load a model in another format with keras.saving.load_model, and pass the result."
+                )
         else:
             self.spec = find_network(model)
 
