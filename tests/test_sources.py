@@ -236,6 +236,14 @@ def test_test_split_without_labels(tmp_path):
     assert source.subset("train").y.dtype.kind == "U" and source.subset("test").y is None
 
 
+@pytest.mark.parametrize("labels", [False, True])
+def test_images_next_to_splits_are_left_out_with_a_warning(tmp_path, labels):
+    fill(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test/a/2.jpg", "test/b/2.jpg", "stray.jpg")
+    with pytest.warns(UserWarning, match=r"1 file\(s\) .* not in a split folder .*, the first 'stray.jpg'"):
+        source = read_source(tmp_path, labels=labels)
+    assert source.split.tolist() == ["train", "train", "test", "test"]
+
+
 def test_other_folders_of_images_next_to_splits_raise(tmp_path):
     fill(
         tmp_path,

@@ -64,7 +64,8 @@ def read_source(
         manifest has them, and the dataset ``train_set_y`` for the array ``train_set_x``. `groups` may also be
         "dicom:" with the keyword of a DICOM attribute, such as "dicom:PatientID": see `read_dicom_groups`.
     labels : bool
-        Whether to read labels. If False, folders are not classes, and all images at any depth are listed.
+        Whether to read labels. If False, folders are not classes, and all images at any depth are listed, except for
+        those next to train/, val/ and test/.
     files : {"images", "audio"}, default="images"
         What a folder contains: images, or WAV and FLAC files for :class:`~tlfeatures.audio.LogMelSpectrogram`.
 
@@ -90,7 +91,7 @@ def read_source(
     Broken images are listed too; they are reported when they are decoded. In a folder, files are images if they have
     an image suffix in any case, or if their first bytes are those of an image. Other files are ignored with a warning
     that counts them, except for hidden files. Images next to class folders have no class and are left out with a
-    warning.
+    warning, as are images next to train/, val/ and test/. Other folders with images next to these raise an error.
 
     If all labels of a CSV or TSV manifest are numbers, ``y`` is an array of numbers, in which 1.0 is 1. If two of them
     are different texts of one integer, such as "1" and "01", they stay text and are two classes. Groups stay text

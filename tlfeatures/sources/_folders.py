@@ -103,7 +103,7 @@ def _read_splits(
         )
     order = sorted(splits, key=lambda name: ("train", "val", "test").index(splits[name]))
     parts = {name: _read_tree(tree.subtree(name), labels) for name in order}
-    _warn_of_unlabelled(tree, files, [])
+    _warn_of_unlabelled(tree, files, [], "split")
     y = [label for p in parts.values() for label in (p.y.tolist() if p.y is not None else [None] * len(p))]
     return Source(
         [path for p in parts.values() for path in p.images],
@@ -116,10 +116,11 @@ def _read_splits(
     )
 
 
-def _warn_of_unlabelled(tree: Tree, files: list[str], empty: list[str]) -> None:
+def _warn_of_unlabelled(tree: Tree, files: list[str], empty: list[str], kind: str = "class") -> None:
     if files:
         warn(
-            f"{len(files):,} file(s) in {tree.name} are not in a class folder and are left out, the first {files[0]!r}."
+            f"{len(files):,} file(s) in {tree.name} are not in a {kind} folder and are left out, the first "
+            f"{files[0]!r}."
         )
     if empty:
         warn(
