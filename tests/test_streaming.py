@@ -128,10 +128,12 @@ def test_invalid_parameters(digits, options, message):
 
 def test_too_few_epochs_warn(digits):
     X, _, y, _ = digits
-    with pytest.warns(
-        ConvergenceWarning, match="in the last of max_epochs=1 epochs. Pass a larger `max_epochs`"
-    ):
+    message = "reached max_epochs={} before the loss had stopped decreasing for patience={} epochs. Pass a larger"
+    with pytest.warns(ConvergenceWarning, match=message.format(1, 5)):
         fit_head(batches_of(X), y, max_epochs=1)
+    with pytest.warns(ConvergenceWarning, match=message.format(3, 4)):
+        result = fit_head(batches_of(X), y, max_epochs=3, patience=4, tol=1e6)  # no decrease counts
+    assert result.best == 0 and len(result.losses) == 3
 
 
 @pytest.mark.slow

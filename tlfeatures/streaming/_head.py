@@ -236,7 +236,8 @@ class _Training:
             if len(losses) - 1 - best >= patience:
                 return losses, best, best_model
         warn(
-            f"The loss still decreased in the last of max_epochs={max_epochs} epochs. Pass a larger `max_epochs`.",
+            f"Training reached max_epochs={max_epochs} before the loss had stopped decreasing for patience={patience} "
+            "epochs. Pass a larger `max_epochs`.",
             ConvergenceWarning,
         )
         return losses, best, best_model
