@@ -225,7 +225,10 @@ def test_warning_of_duplicates_that_are_all_in_one_group(run, photos, tmp_path):
     assert result.code == 0, result.err
     assert result.json["duplicates"]["grouped_score"] is None
     line = next(line for line in result.err.splitlines() if "split between folds" in line)
-    assert "is not possible: the largest duplicate group has 24 of 24 images" in line
+    assert (
+        "is not possible: the largest group of duplicates, merged with `groups` if passed, has 24 of 24 "
+        in line
+    )
     assert "pass a higher --duplicate-threshold" in line and "--dedupe-groups" not in line
 
 

@@ -509,6 +509,17 @@ def test_match_labels_converts_to_the_type_of_the_classes():
         match_labels(np.array(["fox"]), np.array([0, 1]))
 
 
+def test_the_largest_group_may_be_one_that_was_passed():
+    keys = np.arange(160, dtype="uint8").reshape(10, 16)
+    keys[9] = keys[8]
+    duplicates = find_duplicates(keys, np.eye(10), 0.9, groups=np.array([0] * 6 + [1, 2, 3, 4]))
+    assert len(duplicates.pairs) == 1 and duplicates.largest == 6
+    duplicates.crossing, duplicates.score = 1, 0.5
+    assert "the largest group of duplicates, merged with `groups` if passed, has 6 of 10 images" in (
+        duplicates.describe()
+    )
+
+
 @pytest.mark.parametrize(
     "y, classes, expected",
     [

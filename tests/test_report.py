@@ -300,7 +300,8 @@ def test_headline_is_the_score_corrected_for_duplicates(three, tmp_path):
     duplicates = dataclasses.replace(make_result(3).duplicates, groups=np.zeros(60, int), grouped_score=None)
     _, page, _ = write(tmp_path / "c", uncorrected_score=None, duplicates=duplicates)
     assert (
-        "Grouped cross-validation is not possible: the largest duplicate group has 60 of 60 images." in page
+        "Grouped cross-validation is not possible: the largest group of duplicates, merged with the groups if passed, "
+        "has 60 of 60 images." in page
     )
 
 

@@ -1033,13 +1033,13 @@ def test_grouped_score_is_none_if_all_images_are_one_duplicate_group(data, store
     }
     with pytest.warns(
         DuplicateImagesWarning,
-        match=r"largest duplicate group has 72 of 72 images.* higher `duplicate_threshold`",
+        match=r"largest group of duplicates, merged with `groups` .* 72 of 72 images.* higher `duplicate_threshold`",
     ):
         search = FeatureSearchCV(**options, cache=store).fit(X, y, groups)
     assert search.duplicates_.grouped_score is None
     with pytest.raises(
         ValueError,
-        match=r"`dedupe_groups=True`: the largest duplicate group has 72 of 72 .* duplicate_threshold than 0.5",
+        match=r"`dedupe_groups=True`: the largest group of duplicates, .* has 72 of 72 .* duplicate_threshold than 0.5",
     ):
         FeatureSearchCV(**options, cache=store, dedupe_groups=True).fit(X, y, groups)
 

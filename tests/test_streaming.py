@@ -128,7 +128,9 @@ def test_invalid_parameters(digits, options, message):
 
 def test_too_few_epochs_warn(digits):
     X, _, y, _ = digits
-    message = "reached max_epochs={} before the loss had stopped decreasing for patience={} epochs. Pass a larger"
+    message = (
+        "reached max_epochs={} before the loss had stopped decreasing for patience={} epochs. Pass a larger"
+    )
     with pytest.warns(ConvergenceWarning, match=message.format(1, 5)):
         fit_head(batches_of(X), y, max_epochs=1)
     with pytest.warns(ConvergenceWarning, match=message.format(3, 4)):

@@ -62,7 +62,7 @@ class Duplicates:
 
     @property
     def largest(self) -> int:
-        """Size of the largest duplicate group."""
+        """Size of the largest group in ``groups``: duplicates, merged with the groups passed by the user."""
         return int(np.bincount(self.groups).max())
 
     def merge(self, groups: np.ndarray) -> np.ndarray:
@@ -97,8 +97,8 @@ class Duplicates:
         reason = ""
         if self.score is not None:
             reason = (
-                " Grouped cross-validation, which keeps duplicates in one fold, is not possible: the largest duplicate "
-                f"group has {self.largest:,} of {len(self.groups):,} images."
+                " Grouped cross-validation, which keeps duplicates in one fold, is not possible: the largest group of "
+                f"duplicates, merged with `groups` if passed, has {self.largest:,} of {len(self.groups):,} images."
             )
         return f"{split}, so the scores may be too high.{reason}"
 

@@ -187,9 +187,9 @@ class SearchRunner:
             if not self.search.dedupe_groups:
                 raise
             raise ValueError(
-                f"`dedupe_groups=True`: the largest duplicate group has {self.duplicates.largest} of "
-                f"{len(self.data.y)} images. {error} Or pass a higher duplicate_threshold than "
-                f"{self.duplicates.threshold:g}."
+                f"`dedupe_groups=True`: the largest group of duplicates, merged with `groups` if passed, has "
+                f"{self.duplicates.largest} of {len(self.data.y)} images. {error} Or pass a higher "
+                f"duplicate_threshold than {self.duplicates.threshold:g}."
             ) from error
         self.all_folds = [*self.folds, *(fold for folds in self.inner_folds for fold in folds)]
         min_rows = min((len(train) for train, _ in self.all_folds), default=len(self.data.y))
