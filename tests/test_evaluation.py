@@ -143,6 +143,9 @@ def test_validation_split_is_stratified_and_keeps_groups():
     np.testing.assert_array_equal(np.bincount(codes[validation]), [4, 4, 4])
     train, validation = split_validation(codes, classes, groups, 0.2, [0])
     assert not set(groups[train]) & set(groups[validation]) and 8 <= len(validation) <= 16
+    for fraction in (0.4, 0.9):  # the nearest fraction 1/k is 1/2
+        _, validation = split_validation(codes, classes, groups, fraction, [0])
+        assert 24 <= len(validation) <= 36
     with pytest.raises(ValueError, match="in one group"):
         split_validation(codes, classes, groups * 0, 0.2, [0])
     with pytest.raises(ValueError, match=r"Class 'c' has one image.*validation_fraction=0"):
@@ -182,7 +185,8 @@ def test_infer_task(y, task):
     [
         ([], r"shape \(0,\)"),
         (np.zeros((4, 1)), r"shape \(4, 1\).*one column"),
-        ([1.0, float("nan"), float("inf")], "2 of 3 labels are missing"),
+        ([1.0, float("nan"), float("inf")], "2 of 3 labels are missing or infinite;"),
+        ([1.0, float("-inf"), 2.0], "1 of 3 labels are infinite;"),
         (["a", None], "1 of 2 labels are missing"),
         (pd.Series(["a", None, "b"]), "1 of 3 labels are missing"),
         (pd.Series([1, None], dtype="Int64"), "1 of 2 labels are missing"),
@@ -507,6 +511,15 @@ def test_match_labels_converts_to_the_type_of_the_classes():
         match_labels(np.array(["fox"]), np.array(["cat", "dog"]))
     with pytest.raises(InvalidParameterError, match="got fox; expected 0, 1"):
         match_labels(np.array(["fox"]), np.array([0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [(float("inf"), "infinite"), (float("nan"), "missing"), (None, "missing")]
+)
+def test_missing_and_infinite_groups_raise(value, kind):
+    message = f"`groups` must not have {kind} values; 1 of 3 groups are {kind}\\. Fill"
+    with pytest.raises(InvalidParameterError, match=message):
+        check_groups([1.0, value, 2.0], 3)
 
 
 def test_the_largest_group_may_be_one_that_was_passed():

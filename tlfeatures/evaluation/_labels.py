@@ -51,8 +51,9 @@ def infer_task(y: Iterable[Any]) -> Task:
             "such as y[:, 0] or table['label'], or y.argmax(axis=1) for one-hot labels.",
             "y",
         )
-    if missing := sum(map(_is_not_finite, values.tolist())):
-        raise ValueError(f"{missing} of {len(values)} labels are missing; fill them in or drop their images.")
+    if problem := _describe_not_finite(values):
+        count, kind = problem
+        raise ValueError(f"{count} of {len(values)} labels are {kind}; fill them in or drop their images.")
     if values.dtype == object:  # pandas columns of text or of nullable numbers
         if len({isinstance(value, str) for value in values}) == 2:
             raise ValueError("Labels mix text with other types; convert all of them to text: y.astype(str).")
@@ -89,7 +90,7 @@ def check_labels(y: Any, n: int, task: str = "auto") -> tuple[np.ndarray, str]:
     Raises
     ------
     ValueError
-        If labels are missing, their number differs from ``n``, or all of them are equal.
+        If labels are missing or infinite, their number differs from ``n``, or all of them are equal.
 
     Examples
     --------
@@ -189,7 +190,7 @@ def check_groups(groups: Any, n: int) -> np.ndarray | None:
     Raises
     ------
     ValueError
-        If groups are missing or their number differs from ``n``.
+        If groups are missing or infinite, or their number differs from ``n``.
 
     Examples
     --------
@@ -204,9 +205,10 @@ def check_groups(groups: Any, n: int) -> np.ndarray | None:
             f"`groups` must have one group for each of the {n} images; got groups of shape {values.shape}.",
             "groups",
         )
-    if missing := sum(map(_is_not_finite, values.tolist())):
+    if problem := _describe_not_finite(values):
+        count, kind = problem
         raise InvalidParameterError(
-            f"`groups` must not have missing values; {missing} of {n} groups are missing. Fill them in or drop their "
+            f"`groups` must not have {kind} values; {count} of {n} groups are {kind}. Fill them in or drop their "
             "images.",
             "groups",
         )
@@ -248,6 +250,9 @@ def check_seed(random_state: Any) -> int:
     )
 
 
-def _is_not_finite(value: Any) -> bool:
-    """Whether a value is missing or infinite."""
-    return is_missing(value) or (isinstance(value, (float, np.floating)) and bool(np.isinf(value)))
+def _describe_not_finite(values: np.ndarray) -> tuple[int, str] | None:
+    """Count the values that are missing or infinite, and say which they are; None if there are none."""
+    is_infinite = [isinstance(v, (float, np.floating)) and bool(np.isinf(v)) for v in values.tolist()]
+    n_infinite, n_missing = sum(is_infinite), sum(map(is_missing, values.tolist()))
+    kinds = ["missing"] * bool(n_missing) + ["infinite"] * bool(n_infinite)
+    return (n_missing + n_infinite, " or ".join(kinds)) if kinds else None
