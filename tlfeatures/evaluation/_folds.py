@@ -117,7 +117,9 @@ def split_validation(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split rows into training and validation rows.
 
-    The split is stratified by class, with at least one image of each class in both parts; groups are not split.
+    The split is stratified by class. Without groups, both parts have images of each class. Groups are not split: then
+    the training rows have images of each class, but the validation rows may not, and the fraction is rounded to 1/2,
+    1/3, 1/4 and so on.
 
     Parameters
     ----------
