@@ -96,11 +96,8 @@ def boolean() -> Constraint:
     """Accept True or False, including those of NumPy."""
 
     def accepts(value: Any) -> bool:
-        kind = type(value)
-        return f"{kind.__module__}.{kind.__name__}" in (
-            "builtins.bool",
-            "numpy.bool",
-        )  # without importing NumPy
+        kind = type(value)  # compared by name, so that NumPy is not imported
+        return f"{kind.__module__}.{kind.__name__}" in ("builtins.bool", "numpy.bool")
 
     return Constraint("True or False", accepts)
 
