@@ -188,8 +188,13 @@ def test_the_first_use_downloads_each_file(presets, download, tmp_path, monkeypa
     expected = CNNFeatures(presets["vit"], cache=None).fit_transform(X)
     np.testing.assert_array_equal(CNNFeatures(NAME, cache=tmp_path / "store").fit_transform(X), expected)
     assert {"config.json", "model.weights.h5", "image_converter.json"} <= set(download.files)
-    monkeypatch.setattr(HubBackbone, "_load", None)  # the metadata of the downloaded files are in the store
-    np.testing.assert_array_equal(CNNFeatures(NAME, cache=tmp_path / "store").fit_transform(X), expected)
+    with monkeypatch.context() as patch:
+        patch.setattr(HubBackbone, "_load", None)  # the metadata of the downloaded files are in the store
+        np.testing.assert_array_equal(CNNFeatures(NAME, cache=tmp_path / "store").fit_transform(X), expected)
+    download.folder = None
+    shutil.rmtree(download.cache)
+    with pytest.raises(WeightsError, match="Cannot load the preset"):  # it is not in memory either
+        CNNFeatures(NAME, cache=None).fit(X)
 
 
 def test_texts_after_images_download_the_tokenizer(download, tmp_path):

@@ -18,7 +18,7 @@ from tlfeatures.networks import _metadata, _presets
 from tlfeatures.networks._backbone import Backbone, Description, network_lock
 from tlfeatures.networks._digests import code_identity, model_digest
 from tlfeatures.networks._graph import Graph
-from tlfeatures.networks._loading import Variant, cached_graph
+from tlfeatures.networks._loading import Variant, cached_graph, forget_graph
 from tlfeatures.networks._presets import PresetSpec
 
 __all__ = ["HubBackbone"]
@@ -104,6 +104,7 @@ class HubBackbone(Backbone):
         if os.path.isabs(self.preset):
             return variant
         current = next(self._variants())
+        forget_graph(self._identity(variant))  # without files, it would stand for any later download
         cached_graph(self._identity(current), lambda: graph)
         return current
 

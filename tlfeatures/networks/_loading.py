@@ -25,7 +25,7 @@ from tlfeatures.networks._names import find_network
 from tlfeatures.networks._registry import NetworkSpec
 from tlfeatures.networks._weights import draw_weights, fetch_weights, find_weights, read_weights
 
-__all__ = ["NetworkLoader", "Variant", "cached", "cached_graph"]
+__all__ = ["NetworkLoader", "Variant", "cached", "cached_graph", "forget_graph"]
 
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 _MAX_MODELS = 2
@@ -269,6 +269,11 @@ class NetworkLoader:
 def cached_graph(identity: str, make: Callable[[], Graph]) -> Any:
     """Return a loaded network, made on first use."""
     return cached(_models, identity, _MAX_MODELS, make)
+
+
+def forget_graph(identity: str) -> None:
+    """Remove a loaded network from memory, if it is there."""
+    _models.pop(identity, None)
 
 
 def cached(values: OrderedDict[str, Any], key: str, limit: int, make: Callable[[], Any]) -> Any:
