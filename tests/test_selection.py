@@ -51,6 +51,7 @@ from tlfeatures.errors import (
     InvalidParameterError,
     LowContrastImagesWarning,
     RandomWeightsWarning,
+    RecipeMismatchError,
     UnknownNameError,
     UnreadableImagesWarning,
 )
@@ -707,6 +708,14 @@ def test_embeddings_after_fit_without_a_store_or_from_a_store_that_was_emptied(d
     with pytest.raises(
         ValueError, match=r"store no longer has the embeddings.*transform\(X\[search.rows_\]\)"
     ):
+        search.embeddings()
+
+
+def test_embeddings_of_another_recipe_than_that_of_fit_are_not_loaded(data, tmp_path):
+    search = FeatureSearchCV(**SMALL, cache=tmp_path).fit(*data)
+    cnn = search.best_estimator_["cnn"].set_params(pooling="avgmax")
+    clone(cnn).fit_transform(data[0])  # its rows are in the store
+    with pytest.raises(RecipeMismatchError, match="differs from that of fit"):
         search.embeddings()
 
 

@@ -13,7 +13,7 @@ from tlfeatures._keras import keras_version
 
 __all__ = ["FORMAT", "clear", "load", "save"]
 
-FORMAT = 4  # increased when the meaning of the sidecars changes
+FORMAT = 5  # increased when the meaning of the sidecars changes
 _in_memory: dict[str, dict[str, Any]] = {}
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas
 
+from tlfeatures.extract import check_recipes
 from tlfeatures.features import CNNFeatures
 from tlfeatures.images import Decoder, Images
 from tlfeatures.store import EmbeddingStore
@@ -75,9 +76,10 @@ class FittedImages:
             return self.embeddings
         store = EmbeddingStore.resolve(cnn.cache)
         if store is not None:
+            spec = cnn._make_spec()
+            check_recipes(cnn.recipes_, [column.recipe for column in spec.columns])
             views = [
-                [store.get(column.recipe, self.keys) for column in spec.columns]
-                for spec in cnn._make_spec().by_view()
+                [store.get(column.recipe, self.keys) for column in view.columns] for view in spec.by_view()
             ]
             if all(rows.all() for blocks in views for _, rows in blocks):
                 return np.mean([np.concatenate([x for x, _ in blocks], axis=1) for blocks in views], axis=0)

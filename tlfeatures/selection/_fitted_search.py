@@ -205,6 +205,8 @@ class FittedSearchMixin:
         ------
         ValueError
             If the images were passed as arrays and their embeddings are no longer in the store.
+        RecipeMismatchError
+            If the weights file or a parameter of the best candidate has changed since `fit`.
         """
         check_is_fitted(self, "best_estimator_")
         return self.fitted_images_.load_embeddings(self.best_estimator_["cnn"])
