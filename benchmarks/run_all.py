@@ -57,6 +57,7 @@ BENCHMARKS = {
     "audit": ["audit.py"],
     "precision": ["precision.py"],
     "runtimes": ["runtimes.py"],
+    "runtimes_efficientnet_b0": ["runtimes.py", "--networks", "efficientnetb0"],
     "runtimes_large": ["runtimes.py", "--networks", "resnet50", "vgg19"],
     "runtimes_convnext_tiny": ["runtimes.py", "--networks", "convnext_tiny"],
     "peers": ["peers.py"],
