@@ -376,6 +376,13 @@ def test_check_images_reports_quality_on_request(faulty):
     assert len(check_images(paths)) < len(table)
 
 
+def test_an_invalid_exif_orientation_is_not_a_rotation(faulty, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 0
+    Image.open(faulty[0][-2]).save(tmp_path / "a.jpg", exif=exif)
+    assert check_images([tmp_path / "a.jpg"], quality=True).empty
+
+
 def test_fault_of_most_images_is_one_note():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (12, 8, 8), dtype="uint8")

@@ -484,6 +484,21 @@ def plain(stride=1, activation="relu", seed=0, top=4, name="map", scale=1 / 255,
     return keras.Model(inputs, x)
 
 
+def test_training_a_model_does_not_change_the_embeddings_of_an_equal_one():
+    def build_model():
+        model = keras.Sequential(
+            [keras.Input((SIDE, SIDE, 3)), L.Rescaling(1 / 255, name="scale"), conv(name="map")]
+        )
+        model.set_weights([np.full(w.shape, 0.1, "f4") for w in model.get_weights()])
+        return model
+
+    first, second = build_model(), build_model()
+    before = embedding(first, layer="map")
+    first.set_weights([2 * w + 1 for w in first.get_weights()])
+    assert not np.allclose(embedding(first, layer="map"), before)
+    np.testing.assert_allclose(embedding(second, layer="map"), before, rtol=1e-5)
+
+
 def test_the_digest_does_not_depend_on_names_top_or_training_settings():
     expected = digest(plain())
     assert digest(plain(top=0)) == digest(plain(top=9)) == expected

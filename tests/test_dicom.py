@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import io
+import os
 import pathlib
 import subprocess
 import sys
@@ -15,11 +17,11 @@ from PIL import Image
 
 from tests.dicom_helpers import encode_dicom, make_dataset, make_item
 from tests.warning_helpers import of_test
-from tlfeatures import CNNFeatures, FeatureSearchCV, FineTuneClassifier
+from tlfeatures import CNNFeatures, FeatureSearchCV, FineTuneClassifier, _files
 from tlfeatures.cli import main
 from tlfeatures.errors import ImageReadError, InvalidParameterError, SourceError, UnknownNameError
 from tlfeatures.images import Decoder, Images, check_images
-from tlfeatures.sources import read_dicom_groups, read_source
+from tlfeatures.sources import _dicom_groups, read_dicom_groups, read_source
 
 pydicom = pytest.importorskip("pydicom", reason="needs pydicom, the extra `dicom`")
 FILES = pathlib.Path(pydicom.__file__).parent / "data" / "test_files"
@@ -530,6 +532,22 @@ def test_a_broken_file_has_a_group_of_its_own(patients):
         pathlib.Path(path).write_bytes(pathlib.Path(path).read_bytes()[:size])
     groups = read_dicom_groups(paths)
     assert all((groups == groups[i]).sum() == 1 for i in (1, 2, 3)) and len(np.unique(groups)) == 6
+
+
+def test_groups_are_read_again_when_the_storage_fails(patients, monkeypatch):
+    paths = read_source(patients).images
+    expected, calls = read_dicom_groups(paths), []
+
+    def fail_once(path, mode):
+        calls.append(path)
+        if len(calls) == 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return open(path, mode)
+
+    monkeypatch.setattr(_dicom_groups, "open", fail_once, raising=False)
+    monkeypatch.setattr(_files, "_RETRY_SECONDS", (0, 0, 0))
+    np.testing.assert_array_equal(read_dicom_groups(paths), expected)
+    assert calls[0] == calls[1]
 
 
 def test_command_line_groups_by_patient_without_printing_identifiers(patients, capsys, tmp_path, monkeypatch):

@@ -250,6 +250,50 @@ def test_unreadable_images_are_named_and_stay_in_the_ledger(copies, store):
     assert engine.rows[12:] == [8]
 
 
+def test_images_that_this_machine_could_not_read_are_read_again(photos, store, monkeypatch):
+    monkeypatch.setattr("tlfeatures.distributed._stamps._FRESH_NS", 0)
+    cnn = make_cnn(cache=store, on_error="nan")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.warns(UnreadableImagesWarning, match="12 of 12 images could not be read"):
+        embed_images(photos.paths, cnn)
+    monkeypatch.undo()
+    result = embed_images(photos.paths, cnn)
+    assert result.errors == {} and result.computed == 12
+    assert embed_images(photos.paths, cnn).computed == 0
+
+
+def test_a_path_with_a_null_character_is_unreadable(photos, store):
+    with pytest.warns(UnreadableImagesWarning):
+        result = embed_images([photos.paths[0], "a\0b.png"], make_cnn(cache=store, on_error="nan"))
+    assert list(result.errors) == [1] and "the path is not valid" in result.errors[1]
+
+
+def test_a_shard_must_be_a_shard(photos, store):
+    with pytest.raises(
+        InvalidParameterError, match=r"`shard` must be .*a Shard, such as Shard\(3, 16\); got '3/16'"
+    ):
+        fill_store(photos.paths, make_cnn(cache=store), shard="3/16")
+
+
+class JaxArray:
+    """An array with the methods of those of JAX, whose `take` flattens."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype, self.take = array, array.shape, array.dtype, array.take
+
+    def __getitem__(self, rows):
+        return self.array[rows]
+
+    def __array__(self, dtype=None, copy=None):
+        return self.array
+
+
+def test_arrays_of_jax_are_cut_into_units(store):
+    X = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), "u1")
+    result = embed_images(JaxArray(X), make_cnn(cache=store), unit_size=2)
+    np.testing.assert_array_equal(result.features, make_cnn(cache=None).fit_transform(X))
+
+
 def test_on_error_raise_stops_and_keeps_what_was_computed(copies, store):
     Path(copies[6]).write_bytes(b"not an image")
     cnn = make_cnn(cache=store)

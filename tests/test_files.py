@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
 
-from tlfeatures._files import atomic_write, file_stamp, write_file
+from tlfeatures._files import atomic_write, file_stamp, replace_file, write_file
+from tlfeatures.errors import ImageReadError, ObjectStorageError
 
 
 @pytest.mark.parametrize("sync", [False, True])
@@ -29,6 +31,36 @@ def test_an_exception_leaves_the_old_file_and_no_temporary_one(tmp_path, error):
         raise error
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImageReadError("a.png", "the file is empty"),
+        ObjectStorageError(errno.EACCES, "cannot access 's3://b'"),
+        FileNotFoundError(errno.ENOENT, "No such file", "a.png"),
+    ],
+)
+def test_an_error_of_another_file_is_not_an_error_of_writing(tmp_path, error):
+    with pytest.raises(type(error)) as caught, replace_file(tmp_path / "a.npy"):
+        raise error
+    assert caught.value is error
+
+
+def test_an_error_of_writing_names_the_file(tmp_path):
+    path = tmp_path / "absent" / "a.txt"
+    with pytest.raises(FileNotFoundError) as caught:
+        write_file(path, b"")
+    assert caught.value.filename == str(path)
+    with (
+        pytest.raises(OSError, match="Cannot write: No space left on device") as caught,
+        replace_file(path.name),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == os.path.realpath(path.name)
+    with pytest.raises(FileNotFoundError, match="Cannot write: No such file") as caught, replace_file(path):
+        pass
+    assert caught.value.filename == str(path)
 
 
 def test_permissions_follow_mode_and_umask(tmp_path):

@@ -644,6 +644,30 @@ def test_invalid_hdf5_sources_raise(h5, tmp_path):
         read_source(tmp_path / "no.h5")
 
 
+def test_a_damaged_hdf5_file_raises_a_source_error(h5):
+    path, _ = h5
+    content, rng = path.read_bytes(), np.random.default_rng(0)
+    n_errors = 0
+    for _ in range(100):
+        damaged = bytearray(content)
+        damaged[rng.integers(1500)] = rng.integers(256)  # in the metadata
+        path.write_bytes(damaged)
+        try:
+            read_source(f"{path}::train_set_x")
+        except SourceError:
+            n_errors += 1
+    assert n_errors
+
+
+def test_text_of_an_hdf5_file_that_is_not_utf8_raises_a_source_error(h5):
+    h5py = pytest.importorskip("h5py")
+    path, _ = h5
+    with h5py.File(path, "a") as f:
+        f["latin"] = np.array(["Z\xfcrich".encode("latin-1")] * 6)
+    with pytest.raises(SourceError, match=r"'latin' in .* has the value b'Z\\xfcrich', which is not UTF-8"):
+        read_source(f"{path}::train_set_x", target="latin")
+
+
 def test_listing_folders_imports_neither_pandas_nor_keras(images):
     import subprocess
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 
 from tlfeatures import EmbeddingStore
 from tlfeatures.cli import main
-from tlfeatures.errors import StoreError
+from tlfeatures.errors import InvalidParameterError, StoreError
 
 RECIPES = [{"network": name, "width": 8, "dtype": "float32"} for name in ("a", "b")]
 KEYS = np.random.default_rng(0).integers(0, 256, (40, 16), "u1")
@@ -114,6 +115,22 @@ def test_pull_without_a_store_and_push_without_permission_raise(filled, tmp_path
         filled.push(tmp_path / "file")
 
 
+@pytest.mark.parametrize("url", ["gcs://bucket/x", "ftp://host/x", Path("s3://bucket/x")])
+def test_a_url_of_an_unknown_kind_is_not_the_name_of_a_folder(filled, tmp_path, monkeypatch, url):
+    monkeypatch.chdir(tmp_path)
+    for copy in (filled.push, filled.pull):
+        with pytest.raises(InvalidParameterError, match=r"`url` is not valid: .*expected s3://, gs://"):
+            copy(url)
+    assert not any(name.endswith(":") for name in os.listdir(tmp_path))
+
+
+def test_a_store_in_the_home_folder(filled, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    filled.push("~/backup")
+    assert EmbeddingStore(tmp_path / "home" / "backup").contains(RECIPES[0], KEYS).all()
+
+
 def test_cache_push_and_pull(filled, tmp_path, capsys):
     there, other = str(tmp_path / "there"), str(tmp_path / "other")
     assert main(["cache", "push", there, str(filled.root)]) == 0
@@ -129,9 +146,12 @@ def test_cache_push_and_pull(filled, tmp_path, capsys):
     assert "there is no embedding store" in capsys.readouterr().err
 
 
-def test_a_store_is_not_used_in_place_in_object_storage(tmp_path, capsys):
+def test_a_store_is_not_used_in_place_in_object_storage(tmp_path, capsys, monkeypatch):
     with pytest.raises(ValueError, match=r"`cache` must be a local folder; got 's3://bucket/x'"):
         EmbeddingStore("s3://bucket/x")
+    monkeypatch.setenv("TLFEATURES_CACHE", "s3://bucket/x")
+    with pytest.raises(ValueError, match="`cache` must be a local folder; got 's3:/"):
+        EmbeddingStore()
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
     output = str(tmp_path / "x.npy")
     assert main(["embed", str(tmp_path), "--model", "tiny", "--cache", "s3://bucket/x", "-o", output]) == 2

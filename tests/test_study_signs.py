@@ -187,6 +187,14 @@ def test_read_splits_rejects_other_sources(tutorial, tmp_path):
         read_splits(tmp_path / "bad.h5")
 
 
+def test_read_splits_ignores_a_csv_file_of_other_data_beside_the_splits(tutorial, tmp_path):
+    write_images(tmp_path)
+    expected = [len(part) for part in read_splits(tmp_path)]
+    for text in ("id,score\n1,0.5\n", "path,label\ntrain/missing.png,cat\n"):
+        (tmp_path / "submission.csv").write_text(text)
+        assert [len(part) for part in read_splits(tmp_path)] == expected
+
+
 def test_unreadable_images_are_left_out(tmp_path, capsys):
     write_images(tmp_path / "signs")
     (tmp_path / "signs" / "train" / "one" / "broken.jpg").write_bytes(b"\xff\xd8\xff truncated")

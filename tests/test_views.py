@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import joblib
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from tlfeatures import CNNFeatures, FeatureSearchCV, TrainOnViews, explain
 from tlfeatures.calibration import CalibratedHead
 from tlfeatures.cli import main
 from tlfeatures.errors import (
+    ImageReadError,
     InvalidParameterError,
     RecipeMismatchError,
     UnknownNameError,
@@ -77,6 +80,14 @@ def test_each_view_is_computed_once_and_stored_under_its_own_recipe(store, photo
     assert len(list((store.root / "v1").iterdir())) == n_recipes
     reverse = embed(cnn, photos.paths[::-1]).features[::-1]
     np.testing.assert_array_equal(embed(cnn, photos.paths).features, reverse)
+
+
+def test_an_image_that_changes_between_its_views_is_named(photos, tmp_path):
+    path = str(tmp_path / "a.png")
+    shutil.copyfile(photos.paths[0], path)
+    cnn = make_cnn("flip").fit([path])
+    with pytest.raises(ImageReadError, match=r"a.png': the file changed while its views were being read"):
+        embed(cnn, [path], on_batch=lambda done, total: shutil.copyfile(photos.paths[1], path))
 
 
 def test_images_without_views_have_the_same_recipe_as_before():

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import IO, TypeVar
 
-from tlfeatures.errors import TransientReadError
+from tlfeatures.errors import TLFeaturesError, TransientReadError
 
 __all__ = [
     "TEMPORARY_PREFIX",
@@ -27,9 +27,8 @@ __all__ = [
 TEMPORARY_PREFIX = ".tmp-"  # followed by 24 hexadecimal digits
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL  # HDF5 also reads what it has written
 _FLAGS |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-_WRITE_BYTES = (
-    16 << 20
-)  # per system call: Linux writes less than 2 GiB at once, and an interrupt waits for the call
+# per system call: Linux writes less than 2 GiB at once, and an interrupt waits for the call
+_WRITE_BYTES = 16 << 20
 
 _RETRY_SECONDS = (0.2, 1.0, 5.0)  # pauses before further attempts
 _TRANSIENT = {
@@ -105,15 +104,17 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     Raises
     ------
     OSError
-        Names ``path``, not the temporary file.
+        If the file cannot be written; the error names ``path``, not the temporary file. Errors of other files, and
+        those of this package, pass through the block unchanged.
     """
     target = os.path.realpath(path)
     try:
         with atomic_write(target) as file:
             yield file
+    except TLFeaturesError:  # raised in the block
+        raise
     except OSError as error:
-        name = os.path.basename(os.fsdecode(error.filename or ""))
-        if name and not name.startswith(TEMPORARY_PREFIX):
+        if error.filename not in (None, target) and not _is_temporary(error.filename):
             raise
         raise OSError(error.errno, f"Cannot write: {error.strerror or error}", target) from error
 
@@ -131,7 +132,7 @@ def _replacing(path: str | os.PathLike[str], sync: bool, mode: int) -> Iterator[
     folder = os.path.dirname(os.fspath(path))
     temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{os.urandom(12).hex()}")
     try:
-        fd = os.open(temporary, _FLAGS, mode)
+        fd = _create(temporary, path, mode)
         try:
             yield fd
             if sync:
@@ -145,6 +146,19 @@ def _replacing(path: str | os.PathLike[str], sync: bool, mode: int) -> Iterator[
         raise
     if sync:
         sync_folder(folder or os.curdir)
+
+
+def _create(temporary: str, path: str | os.PathLike[str], mode: int) -> int:
+    """Create the temporary file of ``path`` and return its descriptor; an error names ``path``."""
+    try:
+        return os.open(temporary, _FLAGS, mode)
+    except OSError as error:
+        error.filename = os.fspath(path)
+        raise
+
+
+def _is_temporary(path: object) -> bool:
+    return os.path.basename(str(path)).startswith(TEMPORARY_PREFIX)
 
 
 def _sync(fd: int) -> None:

@@ -6,7 +6,9 @@ import os
 import re
 from typing import Any
 
-__all__ = ["URL_HINT", "as_labels", "is_missing", "is_url", "library_types", "split_frame"]
+__all__ = [
+    "URL_HINT", "as_labels", "has_lost_slash", "is_missing", "is_url", "library_types", "split_frame",
+]  # fmt: skip
 
 URL_HINT = "expected s3://, gs://, az://, https:// or file://, or a local path"
 
@@ -31,6 +33,16 @@ def is_url(path: str | os.PathLike[str]) -> bool:
     (True, False)
     """
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", os.fspath(path)) is not None
+
+
+def has_lost_slash(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a URL from which pathlib has removed a slash.
+
+    >>> from pathlib import PurePosixPath
+    >>> has_lost_slash(PurePosixPath("s3://bucket/cat.jpg")), has_lost_slash("s3://bucket/cat.jpg")
+    (True, False)
+    """
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/[^/]", os.fspath(path)) is not None
 
 
 def split_frame(path: str | os.PathLike[str]) -> tuple[str, int]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tlfeatures._params import check_parameter, integer
+from tlfeatures._params import Constraint, check_parameter, integer
 from tlfeatures.distributed._engines import Engine, LocalEngine
 from tlfeatures.distributed._job import Job
 from tlfeatures.distributed._run import JobRun
@@ -26,6 +26,8 @@ from tlfeatures.sources import Source
 from tlfeatures.store import EmbeddingStore
 
 __all__ = ["EmbeddingChunk", "EmbeddingRun", "embed_images", "fill_store", "iter_embeddings"]
+
+_SHARDS = [None, Constraint("a Shard, such as Shard(3, 16)", lambda value: isinstance(value, Shard))]
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class EmbeddingRun:
         self.verbose = cnn.verbose if verbose is None else verbose
         check_parameter("on_error", self.on_error, ["raise", "nan"])
         check_parameter("unit_size", unit_size, [integer(1, 1_000_000)])
+        check_parameter("shard", shard, _SHARDS)
         store = EmbeddingStore.resolve(cnn.cache)
         if store is None:
             raise InvalidParameterError(

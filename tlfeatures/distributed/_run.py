@@ -19,7 +19,7 @@ from tlfeatures.distributed._units import WorkUnit
 from tlfeatures.errors import StoreError, TransientReadError
 from tlfeatures.extract._object_storage import ObjectKeys
 from tlfeatures.fingerprints import KEY_BYTES
-from tlfeatures.images import Note
+from tlfeatures.images import Note, depends_on_machine
 from tlfeatures.store import EmbeddingStore, StoreWriter
 from tlfeatures.store._disk import store_error
 
@@ -138,7 +138,11 @@ class JobRun:
         return [recipes[column] for column in self.job.spec.columns]
 
     def _find_remaining(self, unit: WorkUnit) -> WorkUnit | None:
-        """Return the unit with the rows that are not in the ledger or whose files have changed; None if it has none."""
+        """Return the unit with the rows that are to be computed; None if there are none.
+
+        These are the rows that are not in the ledger, those whose files have changed, and those of images that may be
+        readable now because a package was installed.
+        """
         if unit.id not in self._ledger:
             return unit
         rows = _all_rows(unit)
@@ -146,6 +150,7 @@ class JobRun:
         if match is None:
             return unit
         self._places[unit.number], record, is_current = match
+        is_current[[i for i, reason in record.errors.items() if depends_on_machine(reason)]] = False
         self.errors |= {unit.start + i: reason for i, reason in record.errors.items() if is_current[i]}
         return None if is_current.all() else replace(unit, rows=tuple(rows[~is_current].tolist()))
 

@@ -58,7 +58,7 @@ def _read_file_stamp(path: str, limit: int) -> tuple[int, int]:
         status = os.stat(split_frame(path)[0])
     except (FileNotFoundError, NotADirectoryError):
         return MISSING_STAMP, MISSING_STAMP
-    except OSError:
+    except (OSError, ValueError):  # a null character in the path is a ValueError
         return UNKNOWN_STAMP, UNKNOWN_STAMP
     changed = max(status.st_mtime_ns, status.st_ctime_ns)
     return (UNKNOWN_STAMP, UNKNOWN_STAMP) if changed > limit else (status.st_size, changed)

@@ -120,7 +120,8 @@ def extract(
     if spec.views is not None:
         options: dict[str, Any] = {"store": store, "batch_size": batch_size, "n_threads": n_threads}
         options |= {"on_error": on_error, "on_failure": on_failure, "on_batch": on_batch, "verbose": verbose}
-        return _average_views([partial(extract, Images.of(X), view, **options) for view in spec.by_view()])
+        images = Images.of(X)
+        return _average_views(images, [partial(extract, images, view, **options) for view in spec.by_view()])
     start = time.perf_counter()
     images = Images.of(X)
     passes: list[tuple[np.ndarray, ExtractionPass]] = []
@@ -163,7 +164,7 @@ def warn_of_unreadable(images: Images, errors: dict[int, str]) -> None:
         )
 
 
-def _average_views(extract_views: Sequence[Callable[[], Extracted]]) -> Extracted:
+def _average_views(images: Images, extract_views: Sequence[Callable[[], Extracted]]) -> Extracted:
     """Extract the embeddings of all views, and average them; errors and notes are those of the first view.
 
     Raises
@@ -180,7 +181,7 @@ def _average_views(extract_views: Sequence[Callable[[], Extracted]]) -> Extracte
         changed = np.flatnonzero((other.keys != result.keys).any(axis=1))
         if len(changed):
             reason = "the file changed while its views were being read; wait until it is complete"
-            raise ImageReadError(f"X[{changed[0]}]", reason)
+            raise ImageReadError(images.name(changed[0]), reason)
         features += other.features
         result.computed = max(result.computed, other.computed)
         result.seconds += other.seconds

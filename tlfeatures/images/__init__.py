@@ -2,6 +2,7 @@
 
 from tlfeatures.images._batches import check_images, decode_batches
 from tlfeatures.images._decode import Decoder
+from tlfeatures.images._formats import depends_on_machine
 from tlfeatures.images._images import Images, warn_of_notes
 from tlfeatures.images._notes import Note, warn_of_low_contrast
 from tlfeatures.images._probe import decoder_recipe, probe_pixels
@@ -16,6 +17,7 @@ __all__ = [
     "check_images",
     "decode_batches",
     "decoder_recipe",
+    "depends_on_machine",
     "describe_images",
     "find_faults",
     "list_views",

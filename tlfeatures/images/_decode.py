@@ -205,11 +205,12 @@ def _seek(im: Image.Image, frame: int) -> None:
 
 
 def read_orientation(im: Image.Image) -> int:
-    """Return the EXIF orientation of an image, 1 if it has none."""
+    """Return the EXIF orientation of an image, 1 if it has none or an invalid one."""
     try:
-        return im.getexif().get(ExifTags.Base.Orientation, 1)
+        orientation = im.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged metadata: the pixels may still be fine
         return 1
+    return orientation if orientation in _TRANSPOSITIONS else 1
 
 
 def _shrink_while_decoding(im: Any, decoder: Decoder) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import re
 import stat
 import struct
 from collections.abc import Iterator
@@ -14,17 +13,12 @@ from typing import Any
 from PIL import Image
 from PIL.ExifTags import Base
 
-from tlfeatures._inputs import URL_HINT, is_url
+from tlfeatures._inputs import URL_HINT, has_lost_slash, is_url
 
 __all__ = [
-    "MAX_FILE_BYTES",
-    "Unreadable",
-    "check_file",
-    "check_size",
-    "describe_os_error",
-    "open_image",
+    "MAX_FILE_BYTES", "Unreadable", "check_file", "check_size", "depends_on_machine", "describe_os_error", "open_image",
     "readable",
-]
+]  # fmt: skip
 
 # Raster formats with a magic number, except for those that Pillow decodes with an external program, such as EPS.
 _FORMATS = (
@@ -37,6 +31,16 @@ _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 
 class Unreadable(Exception):
     """One image cannot be read; the argument is the reason."""
+
+
+def depends_on_machine(reason: str) -> bool:
+    """Whether an image may be readable on another machine, or later on this one, although its file does not change.
+
+    >>> depends_on_machine("HEIC needs an optional reader: pip install pillow-heif"), depends_on_machine("is empty")
+    (True, False)
+    """
+    causes = ("pip install", "not enough memory", "pixel limit", "permission denied")
+    return any(cause in reason for cause in causes)
 
 
 @contextlib.contextmanager
@@ -61,7 +65,7 @@ def check_file(path: str | os.PathLike[str]) -> None:
     except FileNotFoundError:
         if is_url(path):
             raise Unreadable(f"is a URL of an unknown kind; {URL_HINT}") from None
-        if re.match(r"[A-Za-z0-9]{2,}:/[^/]", os.fspath(path)):
+        if has_lost_slash(path):
             raise Unreadable(
                 "no such file; pass URIs as text, because pathlib removes one of their slashes"
             ) from None

@@ -43,9 +43,8 @@ class Images:
         self._data, self._rows = data, rows
         self._checked = checked  # whether layout and values of the whole array were checked
         self._full_depth = full_depth  # whether the whole array was checked and has no depth note
-        self._contents: dict[
-            int, tuple[bytes, bytes]
-        ] = {}  # row -> digest and content of objects to decode next
+        # row -> digest and content of objects to decode next
+        self._contents: dict[int, tuple[bytes, bytes]] = {}
         self._bytes_left = 0
 
     @classmethod
@@ -102,7 +101,8 @@ class Images:
             data = [rename(os.fsdecode(i)) if isinstance(i, (str, os.PathLike)) else i for i in items]
         elif isinstance(data, np.ndarray):
             data = data[self._rows]
-        elif hasattr(data, "take"):  # an array on disk that is pickled without its pixels
+        elif hasattr(data, "take") and not hasattr(data, "__array__"):
+            # an array on disk that is pickled without its pixels; `take` of an array of JAX would flatten it
             data = data.take(self._rows)
         else:
             data = [np.asarray(data[row]) for row in self._rows.tolist()]

@@ -189,5 +189,5 @@ def find_faults(image: ImageProperties) -> Iterator[tuple[str, str]]:
     if image.orientation != 1:
         yield (
             "EXIF rotation",
-            (f"EXIF orientation {image.orientation}; it is applied here, but some programs ignore it"),
+            f"EXIF orientation {image.orientation}; it is applied here, but some programs ignore it",
         )

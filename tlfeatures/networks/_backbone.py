@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ __all__ = ["Backbone", "Description", "Tap", "network_lock"]
 _MAX_COMPILED = 4
 _lock = threading.RLock()  # one build or compilation at a time
 _compiled: OrderedDict[str, FrozenNetwork] = OrderedDict()
+_tokens: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
 
 def _renew_lock() -> None:
@@ -247,13 +250,15 @@ class Backbone(NetworkLoader):
         """Compile the function from uint8 pixels (b, h, w, 3) to float32 arrays (b, d), one per (tap, pooling).
 
         Compiled functions are cached in the process by what they compute, so that clones of an estimator share
-        them.
+        them. A function may read the weights of a model in memory at each call, so two models never share one: the
+        weights of the other may be changed later.
         """
         layers = list(dict.fromkeys(tap.layer for tap, _ in outputs))
         identity = [
             [[tap.layer, tap.digest, tap.process, part] for tap, part in outputs],
             [description.image_size, description.normalization, self.precision],
             [self.runtime, keras().backend.backend()],
+            None if self.model is None else _tokens.setdefault(self.model, secrets.token_hex(16)),
             dict(self.quantization),
         ]
         with _lock:

@@ -14,7 +14,7 @@ from tlfeatures.errors import SourceError
 from tlfeatures.sources._dicom_groups import PREFIX, read_dicom_groups
 from tlfeatures.sources._folders import read_folder
 from tlfeatures.sources._formats import FILES, NOUNS, accepts_file, accepts_name, is_image_file
-from tlfeatures.sources._hdf5 import read_hdf5
+from tlfeatures.sources._hdf5 import HDF5, read_hdf5
 from tlfeatures.sources._items import read_items
 from tlfeatures.sources._manifests import PARQUET, TABLES, read_manifest
 from tlfeatures.sources._merge_labels import merge_labels
@@ -36,8 +36,6 @@ __all__ = [
     "read_stl10",
     "suggest_names",
 ]
-
-_HDF5 = (".h5", ".hdf5", ".hdf")
 
 
 def read_source(
@@ -135,7 +133,7 @@ def _read_source(text: str, columns: dict[str, str | None], labels: bool, files:
         )
     suffix = Path(path).suffix.lower()
     if not os.path.isdir(text):
-        if suffix in _HDF5:
+        if suffix in HDF5:
             return read_hdf5(text, "", columns, labels)
         if suffix in PARQUET or suffix in TABLES:
             return read_manifest(text, columns, labels)
@@ -154,7 +152,7 @@ def _read_objects(uri: str, columns: dict[str, str | None], labels: bool, files:
     """List the images of a manifest or folder in object storage, or one image."""
     path, name = split_frame(uri)[0], redact(uri)
     suffix = Path(path.partition("?")[0] if path.startswith("http") else path).suffix.lower()
-    if suffix in _HDF5 or "::" in name.rpartition("/")[2]:
+    if suffix in HDF5 or "::" in name.rpartition("/")[2]:
         raise SourceError(f"{name!r}: HDF5 files are not read from object storage. Download the file first.")
     if suffix in PARQUET or suffix in TABLES:
         return read_manifest(uri, columns, labels)

@@ -6,11 +6,12 @@ import difflib
 import io
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from tlfeatures._dicom import ignore_warnings, import_pydicom, is_dicom, read_dataset
+from tlfeatures._files import read_with_retries
 from tlfeatures._inputs import split_frame
 from tlfeatures._objects import is_object, read_object
 from tlfeatures.errors import (
@@ -89,22 +90,30 @@ def _check_keyword(keyword: str) -> None:
 
 def _read_value(path: str, keyword: str, row: int) -> Any:
     """Read the value as text, None if the file has none, or a unique object if the file cannot be read."""
-    try:
+
+    def read() -> Any:
         with io.BytesIO(read_object(path)[0]) if is_object(path) else open(path, "rb") as file:
-            head = file.read(132)
-            if head and not is_dicom(head) and not path.lower().endswith((".dcm", ".dicom", ".ima")):
-                raise SourceError(
-                    f"{path!r} is not a DICOM file; groups by {PREFIX}{keyword} need DICOM files only. Write a "
-                    "manifest with a column of groups instead."
-                )
-            file.seek(0)
-            with ignore_warnings():
-                ds = read_dataset(file, stop_before_pixels=True, specific_tags=[keyword, "Rows"])
-                value = str(ds.get(keyword) or "").strip()
-                if not value and "Rows" not in ds:  # damaged, or not an image
-                    return ("unreadable", row)
+            return _read_value_of_file(file, path, keyword, row)
+
+    try:
+        return read() if is_object(path) else read_with_retries(read, path)
     except (SourceError, ObjectStorageError, TransientReadError, MissingDependencyError):
         raise
     except Exception:
         return ("unreadable", row)
+
+
+def _read_value_of_file(file: BinaryIO, path: str, keyword: str, row: int) -> Any:
+    head = file.read(132)
+    if head and not is_dicom(head) and not path.lower().endswith((".dcm", ".dicom", ".ima")):
+        raise SourceError(
+            f"{path!r} is not a DICOM file; groups by {PREFIX}{keyword} need DICOM files only. Write a manifest with a "
+            "column of groups instead."
+        )
+    file.seek(0)
+    with ignore_warnings():
+        ds = read_dataset(file, stop_before_pixels=True, specific_tags=[keyword, "Rows"])
+        value = str(ds.get(keyword) or "").strip()
+        if not value and "Rows" not in ds:  # damaged, or not an image
+            return ("unreadable", row)
     return value or None

@@ -18,6 +18,8 @@ from tlfeatures.sources._source import (
     suggest_names,
 )
 
+HDF5 = (".h5", ".hdf5", ".hdf")
+
 
 def read_hdf5(path: str, name: str, columns: dict[str, str | None], labels: bool) -> Source:
     """List the images of one dataset; ``columns`` are the keyword arguments of `read_source`."""
@@ -38,11 +40,29 @@ def read_hdf5(path: str, name: str, columns: dict[str, str | None], labels: bool
             y = _read_dataset(path, file, target, shapes, n)
             groups = _read_dataset(path, file, columns["groups"], shapes, n)
             split = _read_dataset(path, file, columns["split"], shapes, n)
-    except OSError as e:
+    except SourceError:
+        raise
+    except Exception as e:  # damaged files raise many kinds of errors
         raise SourceError(f"Cannot read {path!r} as HDF5: {e}") from e
     split = None if split is None else np.array([normalize_split(s) for s in split.tolist()])
     names = [f"{name}[{i}]" for i in range(n)]
     return Source(ArrayOnDisk(path, name), y, groups, split, names, "hdf5", columns=list(shapes))
+
+
+def decode_text(path: str, name: str, value: Any) -> str:
+    """Return an element of a dataset of texts.
+
+    Raises
+    ------
+    SourceError
+        If it is not UTF-8.
+    """
+    try:
+        return value.decode() if isinstance(value, bytes) else str(value)
+    except UnicodeDecodeError as e:
+        raise SourceError(
+            f"{name!r} in {path!r} has the value {value!r}, which is not UTF-8 text: write it as UTF-8."
+        ) from e
 
 
 def _list_datasets(file: Any) -> dict[str, tuple[int, ...]]:
@@ -100,7 +120,7 @@ def _read_dataset(path: str, file: Any, name: str | None, shapes: dict, n: int) 
         )
     values = file[name][()].ravel()
     if values.dtype.kind in "OS":
-        values = np.array([v.decode() if isinstance(v, bytes) else str(v) for v in values.tolist()])
+        values = np.array([decode_text(path, name, v) for v in values.tolist()])
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         bad = np.flatnonzero(~np.isfinite(values))
         raise SourceError(

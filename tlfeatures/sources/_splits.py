@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from tlfeatures.errors import SourceError
-from tlfeatures.sources._hdf5 import read_hdf5
-from tlfeatures.sources._source import Source, list_siblings, suggest_names
+from tlfeatures.sources._hdf5 import HDF5, decode_text, read_hdf5
+from tlfeatures.sources._source import SPLITS, Source, list_siblings, suggest_names
 
-_HDF5 = (".h5", ".hdf5")
 _LAYOUTS = (
     "Expected a folder with train/ and test/; a manifest with a split column, or a folder that holds one; an HDF5 "
     "file with train_set_x, train_set_y, test_set_x, test_set_y; or a folder with such a file for each split."
@@ -26,8 +25,8 @@ def read_splits(source: str | os.PathLike[str]) -> tuple[Source, Source]:
     ----------
     source : str or path
         A folder that holds train/ and test/, each with a folder for each class; a manifest with a split column, or a
-        folder that holds one; an HDF5 file with the arrays ``train_set_x``, ``train_set_y``, ``test_set_x`` and
-        ``test_set_y``; or a folder that holds two such files, ``*train*.h5`` and ``*test*.h5``. If HDF5 files have
+        folder whose only CSV file is one; an HDF5 file with the arrays ``train_set_x``, ``train_set_y``, ``test_set_x``
+        and ``test_set_y``; or a folder that holds two such files, ``*train*.h5`` and ``*test*.h5``. If HDF5 files have
         ``list_classes``, the labels become these names.
 
     Returns
@@ -54,19 +53,16 @@ def read_splits(source: str | os.PathLike[str]) -> tuple[Source, Source]:
     >>> len(train), test.y.tolist()
     (4, ['fist', 'palm'])
     """
-    from tlfeatures.sources import read_source
-
     path = Path(source)
     if not path.exists():
         siblings = suggest_names(path.name, list_siblings(str(path)))
         raise SourceError(f"No such file or folder: {str(path)!r}.{siblings} {_LAYOUTS}")
-    if path.suffix.lower() in _HDF5:
+    if path.suffix.lower() in HDF5:
         parts = _read_arrays(path, path)
     elif path.is_dir() and (files := _find_pair(path)):
         parts = _read_arrays(*files)
     else:
-        manifests = sorted(path.glob("*.csv")) if path.is_dir() else []
-        whole = read_source(manifests[0] if len(manifests) == 1 else path)
+        whole = _read_whole(path)
         if whole.split is None:
             raise SourceError(f"The images in {str(path)!r} have no splits. {_LAYOUTS}")
         parts = whole.subset("train"), whole.subset("test")
@@ -76,10 +72,29 @@ def read_splits(source: str | os.PathLike[str]) -> tuple[Source, Source]:
     return parts
 
 
+def _read_whole(path: Path) -> Source:
+    """Read a manifest, the only CSV file of a folder, or the folder; train/ may be beside a CSV file of other data."""
+    from tlfeatures.sources import read_source
+
+    manifests = list(path.glob("*.csv")) if path.is_dir() else []
+    if len(manifests) != 1:
+        return read_source(path)
+    has_split_folders = any(child.name.lower() in SPLITS for child in path.iterdir() if child.is_dir())
+    try:
+        whole = read_source(manifests[0])
+    except SourceError:
+        if not has_split_folders:
+            raise
+    else:
+        if whole.split is not None or not has_split_folders:
+            return whole
+    return read_source(path)
+
+
 def _find_pair(folder: Path) -> list[Path]:
     pair = []
     for split in ("train", "test"):
-        files = [file for file in sorted(folder.glob(f"*{split}*")) if file.suffix.lower() in _HDF5]
+        files = [file for file in sorted(folder.glob(f"*{split}*")) if file.suffix.lower() in HDF5]
         pair += files if len(files) == 1 else []
     return pair if len(pair) == 2 else []
 
@@ -106,4 +121,4 @@ def _name_classes(file: Path, y: np.ndarray | None) -> np.ndarray | None:
             f"The labels in {str(file)!r} run from {y.min()} to {y.max()}; `list_classes` has {len(names)} names, for "
             f"labels from 0 to {len(names) - 1}. Correct the labels, or remove `list_classes`."
         )
-    return np.array([name.decode() if isinstance(name, bytes) else name for name in names])[y]
+    return np.array([decode_text(str(file), "list_classes", name) for name in names])[y]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tlfeatures._inputs import is_url
+from tlfeatures._inputs import has_lost_slash, is_url
 from tlfeatures._objects import redact
 from tlfeatures._params import check_parameter, integer
 from tlfeatures.errors import InvalidParameterError, MissingRowsError
@@ -72,7 +72,7 @@ class EmbeddingStore(StoreMaintenance, StoreSidecars):
 
     def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
         root = default_root() if root is None else root
-        if is_url(root):
+        if is_url(root) or has_lost_slash(root):
             raise InvalidParameterError(
                 f"`cache` must be a local folder; got {redact(os.fspath(root))!r}. A store in object storage is copied "
                 "with `tlfeatures cache pull` and `tlfeatures cache push`.",

@@ -38,21 +38,19 @@ class StoreMaintenance:
     root: Path
 
     def info(self) -> dict[str, Any]:
-        """Describe the contents of the store: ``root``, ``bytes`` and a list ``recipes``.
-
-        Each recipe has ``digest``, ``recipe``, ``rows``, ``unique_rows``, ``bytes``, ``segments``,
-        ``quarantined`` and ``last_used`` (seconds since 1970).
+        """Describe the contents of the store.
 
         Returns
         -------
         dict
-            ``root``, ``bytes`` and ``recipes``.
+            ``root``, ``bytes`` and ``recipes``, a list of a dict for each recipe with ``digest``, ``recipe``, ``rows``,
+            ``unique_rows``, ``bytes``, ``segments``, ``quarantined`` and ``last_used`` (seconds since 1970).
         """
         with self._errors("read"):
             return _maintenance.info(self._v1, str(self.root))
 
     def verify(self) -> list[dict[str, str]]:
-        """Read and verify every file; return a list of {"path", "reason"} of the damaged ones. Changes nothing.
+        """Read and verify every file; nothing is changed.
 
         Returns
         -------
@@ -64,8 +62,6 @@ class StoreMaintenance:
 
     def compact(self) -> dict[str, int]:
         """Merge small segments and drop duplicate rows; other processes may read and write meanwhile.
-
-        Returns counts: ``segments_before``, ``segments_after``, ``bytes_before``, ``bytes_after``.
 
         Returns
         -------
@@ -99,6 +95,8 @@ class StoreMaintenance:
 
         Raises
         ------
+        InvalidParameterError
+            If ``url`` is a URL of an unknown kind, such as "ftp://...".
         ObjectStorageError
             If access is denied, or there is no such bucket.
         TransientReadError
@@ -150,8 +148,6 @@ class StoreMaintenance:
     def prune(self, max_bytes: int | str) -> dict[str, int]:
         """Delete the least recently used recipes until at most ``max_bytes`` remain.
 
-        Returns ``removed_recipes``, ``removed_bytes`` and ``bytes``.
-
         Parameters
         ----------
         max_bytes : int or str
@@ -170,7 +166,7 @@ class StoreMaintenance:
             return _maintenance.prune(self._v1, max_bytes)
 
     def clear(self) -> dict[str, int]:
-        """Delete the files of this library and no others; return ``removed_files`` and ``removed_bytes``.
+        """Delete the files of this library and no others.
 
         Returns
         -------

@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
+from tlfeatures._inputs import URL_HINT, has_lost_slash, is_url
 from tlfeatures._objects import is_object, join_uri, list_objects, read_object, redact, write_object
-from tlfeatures.errors import ObjectStorageError, StoreError, TransientReadError
+from tlfeatures.errors import InvalidParameterError, ObjectStorageError, StoreError, TransientReadError
 from tlfeatures.store._disk import (
     RECIPE_NAME,
     SEGMENT_NAME,
@@ -101,10 +102,21 @@ class _ObjectStorage:
 
 
 def open_side(url: str) -> Side:
-    """Return the store at a URI or in a local folder."""
+    """Return the store at a URI or in a local folder.
+
+    Raises
+    ------
+    InvalidParameterError
+        If it is a URL of an unknown kind, or a URL from which pathlib has removed a slash.
+    """
     if url.lower().startswith("file://"):
         url = unquote(urlsplit(url).path)
-    return _ObjectStorage(join_uri(url, "v1")) if is_object(url) else _Folder(os.path.join(url, "v1"))
+    if is_object(url):
+        return _ObjectStorage(join_uri(url, "v1"))
+    if is_url(url) or has_lost_slash(url):
+        text = " Pass it as text, because pathlib removes one of its slashes." if has_lost_slash(url) else ""
+        raise InvalidParameterError(f"`url` is not valid: {redact(url)!r}; {URL_HINT}.{text}", "url")
+    return _Folder(os.path.join(os.path.expanduser(url), "v1"))
 
 
 def copy_store(
