@@ -127,12 +127,19 @@ def show_restored(study: Study, regressor: Any, X: np.ndarray, classes: np.ndarr
         f"{classes[i]}: {p:.0f} cm\n(drawn: {y[i]:.0f} cm)" for i, p in zip(rows, restored, strict=True)
     ]
     study.save(draw_images(X[rows], titles, subtitle=study.network), "predictions.png")
-    if study.args.predict:
-        lengths = regressor.predict(study.args.predict)
-        for path, length in zip(study.args.predict, lengths, strict=True):
-            study.say(f"{path}: {length:.0f} cm")
-        titles = [f"{length:.0f} cm" for length in lengths]
-        study.save(draw_images(study.args.predict, titles, subtitle=study.network), "new_images.png")
+    predict_new(study, regressor, np.array(study.args.predict))
+
+
+def predict_new(study: Study, regressor: Any, paths: np.ndarray) -> None:
+    """Print and draw the predicted lengths of new images."""
+    if len(paths):
+        paths = paths[study.find_readable(paths, paths)]
+    if not len(paths):
+        return
+    titles = [f"{length:.0f} cm" for length in regressor.predict(paths)]
+    for path, title in zip(paths, titles, strict=True):
+        study.say(f"{path}: {title}")
+    study.save(draw_images(paths, titles, subtitle=study.network), "new_images.png")
 
 
 def train_with_keras(

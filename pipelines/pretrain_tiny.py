@@ -314,6 +314,8 @@ def main() -> None:
         help="only write the weights and the model card from the newest checkpoint",
     )
     args = parser.parse_args()
+    if args.export and not (args.folder / "state.json").exists():
+        parser.error(f"--export needs a checkpoint, and there is none in {args.folder}")
     make_shards(args.folder / "images", MIXED + SCENES, args.seed, args.workers)
     student, state = train(args.folder, ImageShards(args.folder / "images", MIXED + SCENES), args)
     digest = export(student, args.output)

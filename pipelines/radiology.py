@@ -47,29 +47,30 @@ STAND_IN = "Images: drawn radiographs, not patients"
 
 def main(argv: list[str] | None = None) -> int:
     """Run the study and return the exit code."""
-    study = Study("radiology", __doc__, tutorial_network="vgg16", data=None)
+    study = Study("radiology", __doc__, tutorial_network="vgg16", data=None, image_size=96)
     add = study.parser.add_argument
-    add(
-        "--epochs",
-        type=int,
-        default=EPOCHS,
-        metavar="N",
-        help="epochs of each training (default: %(default)s)",
-    )
+    epochs, window = "epochs of each training", "center and width of the values"
+    add("--epochs", type=int, default=EPOCHS, metavar="N", help=f"{epochs} (default: %(default)s)")
     add("--groups", metavar="NAME", help="column with the patients, or dicom:PatientID (default: patient)")
     add(
         "--window",
+        type=parse_window,
         default="2048,4096",
         metavar="C,W",
-        help="center and width of the values (default: %(default)s)",
+        help=f"{window} (default: %(default)s)",
     )
     return study.run(repeat, argv)
 
 
+def parse_window(text: str) -> tuple[float, float]:
+    """Convert "C,W" to the center and width of the window."""
+    center, width = map(float, text.split(","))
+    return center, width
+
+
 def repeat(study: Study) -> None:
     """Measure all recipes."""
-    study.args.image_size = study.args.image_size or 96
-    window = tuple(map(float, study.args.window.split(",")))
+    window = study.args.window
     with tempfile.TemporaryDirectory() as folder:
         source = read_images(study, Path(folder))
         if study.args.data is None:

@@ -57,11 +57,10 @@ RULES = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run the study and return the exit code."""
-    study = Study("regimes", __doc__, tutorial_network="alexnet", data="data/pets")
+    study = Study("regimes", __doc__, tutorial_network="alexnet", data="data/pets", image_size=96)
     add = study.parser.add_argument
     add("--signs", metavar="SOURCE", help="images of a dissimilar domain (default: signs, beside --data)")
     add("--images", type=int, default=200, help="largest number of training images (default: %(default)s)")
-    study.parser.set_defaults(image_size=96)
     return study.run(repeat, argv)
 
 

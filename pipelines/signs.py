@@ -75,7 +75,7 @@ def run_search(study: Study, X: np.ndarray, y: np.ndarray) -> Any:
         image_sizes=[options["image_size"]] if options["image_size"] else "auto",
         poolings=study.choose(("avg", "max"), quick="avg"),
         resize="stretch",
-        heads={name: {} for name in study.args.heads.split(",")},
+        heads={name.strip(): {} for name in study.args.heads.split(",")},
         cv=study.choose(5, quick=2),
         **{key: options[key] for key in ("weights", "cache", "verbose")},
     )

@@ -46,14 +46,13 @@ STAND_IN = "Images: drawn stand-in in the format of STL-10, not its photographs"
 
 def main(argv: list[str] | None = None) -> int:
     """Run the study and return the exit code."""
-    study = Study("stl10", __doc__, tutorial_network="vgg16", data=None)
+    study = Study("stl10", __doc__, tutorial_network="vgg16", data=None, image_size=96)
     return study.run(repeat, argv)
 
 
 def repeat(study: Study) -> None:
     """Measure all recipes."""
     args = study.args
-    args.image_size = args.image_size or 96
     if args.data is None:
         study.note(STAND_IN)
         with tempfile.TemporaryDirectory() as folder:

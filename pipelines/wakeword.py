@@ -29,7 +29,7 @@ from sklearn.pipeline import make_pipeline
 
 from tlfeatures import FineTuneClassifier, select
 from tlfeatures.audio import LogMelSpectrogram
-from tlfeatures.errors import AudioReadError
+from tlfeatures.errors import AudioReadError, SourceError
 from tlfeatures.heads import make_head
 from tlfeatures.sources import Source, read_source
 from tlfeatures.studies import (
@@ -122,18 +122,21 @@ def load_clips(study: Study, folder: str) -> tuple[np.ndarray, np.ndarray, np.nd
         )
     else:
         source = read_clips(study.args.data)
+    if source.y is None or source.y.dtype == object:
+        raise SourceError(
+            f"Clips in {study.args.data!r} have no labels. Expected a folder of clips for each class, or a manifest "
+            "with the columns path, label and speaker."
+        )
     try:
         X = SPECTROGRAM.fit_transform(source.images)
     except AudioReadError as e:
         reasons = dict(e.failures)
+        if len(reasons) == len(source):
+            raise
         for path, reason in reasons.items():
             study.say(f"{source.names[source.images.index(path)]}: unreadable: {reason}")
         source = source.take([i for i, path in enumerate(source.images) if path not in reasons])
         X = SPECTROGRAM.fit_transform(source.images)
-    if source.y is None:
-        raise ValueError(
-            f"Clips in {study.args.data!r} have no labels. Expected a folder of clips for each class."
-        )
     speakers = source.groups
     if speakers is None:
         speakers = np.array([Path(name).stem.split("_")[0] for name in source.names])

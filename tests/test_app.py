@@ -32,6 +32,7 @@ from tlfeatures.app import Journal, JournalError, Limits, ServedModel, make_serv
 from tlfeatures.app._labels import Labels
 from tlfeatures.app._server import make_server
 from tlfeatures.cli import main
+from tlfeatures.predictions import FittedModel
 from tlfeatures.saved_models import load_model, save_pipeline
 from tlfeatures.sources import read_source
 
@@ -267,6 +268,28 @@ def test_head_is_trained_again_and_saved_beside_the_old_model(labelled, folder):
     for answers in (ServedModel(paths[0], batch_size=4).predict(image), labelled.model.predict(image)):
         assert answers[0]["probabilities"] == pytest.approx(expected[0]["probabilities"])
     assert load_model(paths[0]).evaluate(labelled.source.images, labelled.source.y).n_used_for_training == 24
+
+
+def test_images_without_label_are_not_those_of_a_class_named_none(folder, tmp_path):
+    model = ServedModel(folder / "shapes.tlf", batch_size=4)
+    source = read_source(str(folder / "data"))
+    source.y.setflags(write=True)
+    model.load_training_images(source, cache=None)
+    model.training.labels[:2] = [None, "None"]
+    with Journal(tmp_path / "labels.jsonl") as journal:
+        assert Labels(model, journal).list_rows("class:None") == ([1], {})
+
+
+def test_a_class_without_images_remains_a_label(labelled):
+    """Also after the head was trained on labels without it, and the page was loaded again."""
+    model = labelled.model
+    head = LogisticRegression().fit(model.training.embeddings, ["disc", "ring"] * 12)
+    model.use(FittedModel(make_pipeline(model.fitted.cnn, head)))
+    page = labelled.get("/").text
+    assert '<button type="button" data-label="stripes">' in page and '<option value="class:stripes">' in page
+    settings = json.loads(html.unescape(re.search('data-settings="([^"]+)"', page)[1]))
+    assert settings["classes"] == ["disc", "stripes"]
+    assert labelled.post("/app/labels", json={"rows": [0], "label": "stripes"}).status_code == 200
 
 
 def test_names_of_files_may_not_be_unicode(labelled):
@@ -543,6 +566,38 @@ def test_one_image(page, folder, model):
     page.click("nav a[href='#model']")
     assert "tiny" in page.inner_text("#model") and not page.is_visible("#predict")
     check_layout(page)
+
+
+@pytest.mark.slow
+def test_answers_of_other_models(page, folder):
+    """Classes that are not text, decision values beside sets, empty sets, and neighbors without label."""
+
+    def answer(**result):
+        content = json.dumps({"images": [{"name": "a.png", "error": None, **result}]})
+        page.unroute("**/app/predict")
+        page.route(
+            "**/app/predict", lambda route: route.fulfill(content_type="application/json", body=content)
+        )
+        page.set_input_files("#files", folder / "new-0.png")
+        wait(page, f"document.getElementById('prediction').textContent === '{result['prediction']}'")
+
+    shares = {"11": 0.5, "7": 0.3, **{str(i): 0.02 for i in (0, 1, 2, 3, 4, 5, 6, 8, 9, 10)}}
+    neighbor = {"row": 0, "name": "a.png", "label": None, "similarity": 0.5}
+    answer(prediction=11, probabilities=shares, neighbors=[neighbor])
+    names = page.locator("#bars li > span:first-child").all_inner_texts()
+    assert names[:3] == ["11", "7", "0"] and len(names) == 10
+    assert page.get_attribute("#neighbor-tiles img", "alt") == "Training image of no class"
+    answer(prediction="cat", set=["cat", "dog"], p_value=0.5, decision=-1.25)
+    text = page.inner_text("#set")
+    assert text.startswith("Not sure: cat, dog cannot be excluded") and text.endswith(
+        "Decision value: -1.25."
+    )
+    answer(prediction=False, probabilities={"False": 0.75, "True": 0.25})
+    wait(page, "document.querySelector('#rows tr:last-child td:nth-child(4)').textContent === '75.0%'")
+    assert page.inner_text("#rows tr:last-child td:nth-child(3)") == "False"
+    answer(prediction=123456, probabilities={"123456": 1})
+    answer(prediction="dog", set=[], p_value=0.01)
+    assert page.inner_text("#set").startswith("Not sure: all classes can be excluded")
 
 
 @pytest.mark.slow

@@ -204,11 +204,18 @@ def test_broken_files_cost_their_rows(files, store):
         (np.array(["a", "b"]), "samples of type"),
         (CHIRP > 0, "samples of type bool; expected integers or floats"),
         ((0, CHIRP), "sampling rate is 0; expected a positive integer in hertz"),
+        ((np.inf, CHIRP), "sampling rate is inf; expected a positive integer in hertz"),
+        (("16000", CHIRP), "sampling rate is '16000'; expected a positive integer in hertz"),
+        ((CHIRP, 16000), r"got a tuple that is not .*; expected \(sampling rate, array\), in this order"),
+        ({"array": CHIRP}, "got an object of type dict; expected an array of samples"),
         (b"not audio", "damaged or unsupported audio file"),
         ("absent.wav", "no such file"),
         (".", "is a folder"),
     ],
-    ids=["nan", "empty", "channels first", "3-D", "text", "bool", "rate", "bytes", "absent", "folder"],
+    ids=[
+        *("nan", "empty", "channels first", "3-D", "text", "bool", "rate", "infinite rate", "text as rate"),
+        *("pair in another order", "dict", "bytes", "absent", "folder"),
+    ],
 )
 def test_reasons_for_unreadable_clips(clip, reason):
     with pytest.raises(AudioReadError, match=f"cannot read 1 of 2 clips: .*{reason}"):
@@ -223,8 +230,10 @@ def test_reasons_for_unreadable_clips(clip, reason):
         (np.zeros((2, 3, 4)), r"shape \(2, 3, 4\); expected a list of paths"),
         ([], "0 sample"),
         (7, "object of type int; expected a list of paths of WAV or FLAC files"),
+        (np.array([["a.wav", "cat"]]), r"\(1, 2\) with elements that are not numbers.* one column of paths"),
+        (np.array([[16000, CHIRP]], dtype=object), "elements that are not numbers.* or a list of pairs"),
     ],
-    ids=["path", "one array", "3-D", "empty", "number"],
+    ids=["path", "one array", "3-D", "empty", "number", "table", "array of pairs"],
 )
 def test_errors_of_the_input(X, match):
     with pytest.raises(ImageInputError, match=match):

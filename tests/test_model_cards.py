@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,12 @@ def test_names_in_a_card_are_escaped():
     card = {"file": "a.tlf", "classes": ["<script>", "a|b", "![x](y)", "two\nlines"]}
     text = to_markdown(card)
     assert r"4: \<script\>, a\|b, !\[x\](y), two lines" in text
+
+
+def test_names_may_not_be_unicode():
+    name = os.fsdecode(b"caf\xe9.tlf")
+    text = to_markdown({"file": name, "task": "classification", "classes": [os.fsdecode(b"\xff"), "dog"]})
+    assert "# caf\\udce9" in text and text.encode().count(b"\\udcff") == 1
 
 
 def test_card_of_a_search_and_of_a_grid_search(photos, tmp_path):

@@ -16,6 +16,7 @@ from sklearn.base import clone, is_regressor
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.multiclass import OneVsOneClassifier, OneVsRestClassifier
@@ -357,6 +358,15 @@ def _small_model():
 
     inputs = keras.Input((32, 32, 3))
     return keras.Model(inputs, keras.layers.Conv2D(2, 3, name="conv")(inputs))
+
+
+@pytest.mark.parametrize("model", [LogisticRegression(), make_pipeline(StandardScaler(), SVC())])
+def test_models_that_are_not_fitted_are_refused(model, path):
+    with pytest.raises(NotFittedError):
+        tlfeatures.save(model, path)
+    with pytest.raises(InvalidParameterError, match=r"`model` must be a fitted estimator; got .* type dict"):
+        tlfeatures.save({"model": model}, path)
+    assert not path.exists()
 
 
 def test_names_of_pickles_are_refused(path):

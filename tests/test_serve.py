@@ -15,6 +15,7 @@ import threading
 import time
 import urllib.request
 import zlib
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -30,14 +31,16 @@ from sklearn.svm import SVC
 from starlette.testclient import TestClient
 
 from tlfeatures import CNNFeatures, ConformalClassifier, explain
-from tlfeatures.app import AccessPolicy, Limits, make_service
+from tlfeatures.app import AccessPolicy, Limits, make_service, run_server
 from tlfeatures.app._metrics import Metrics
 from tlfeatures.app._model import ServedModel, find_model_file
+from tlfeatures.app._protocol import TimedProtocol
 from tlfeatures.app._queue import BatchQueue, QueueFull, list_batch_sizes
-from tlfeatures.app._server import make_server
+from tlfeatures.app._server import make_server, make_worker
 from tlfeatures.cli import main
 from tlfeatures.errors import InvalidParameterError, SavedModelError
 from tlfeatures.saved_models import save_pipeline
+from tlfeatures.sources import Source
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`false_alarm_rate", "ignore:1 of 1 images span", "ignore:.*could not be read"
@@ -372,6 +375,25 @@ def test_limits_are_checked():
         Limits(images=0)
 
 
+def test_limits_of_workers(model_file, monkeypatch):
+    for name in ("header_seconds", "body_seconds"):
+        monkeypatch.setattr(TimedProtocol, name, getattr(TimedProtocol, name))  # set back at the end
+    limits = Limits(header_seconds=1.5, body_seconds=2.5)
+    options = {"model": str(model_file), "batch_size": 1, "limits": asdict(limits)}
+    policy = {"hosts": ["localhost"], "any_address": False, "token": None}
+    monkeypatch.setenv("TLFEATURES_WORKER_OPTIONS", json.dumps(options | policy))
+    assert make_worker().state.service.limits == limits
+    assert (TimedProtocol.header_seconds, TimedProtocol.body_seconds) == (1.5, 2.5)
+
+
+@pytest.mark.parametrize(
+    "options", [{"with_page": True}, {"training": Source(["a.png"], None, None, None, ["a.png"], "file")}]
+)
+def test_the_page_has_one_process(model_file, options):
+    with pytest.raises(InvalidParameterError, match=r"`workers` must be 1 for the page.*; got 2"):
+        run_server(model_file, workers=2, **options)
+
+
 def test_limits_for_requests_of_other_sizes():
     assert Limits.for_requests() == Limits()
     small, large = Limits.for_requests(8, megabytes=1), Limits.for_requests(1000, megabytes=1024, queue=10)
@@ -703,12 +725,23 @@ def test_full_queue_is_answered_at_once():
 
 
 def test_full_queue_is_503_with_retry_after(model, images):
-    service = make_service(model, limits=Limits(images=8, queue=2))
+    service = make_service(model)
     with TestClient(service, base_url="http://localhost") as client:
-        response = post(client, *((str(i), images[i]) for i in range(3)))
+        service.state.service.queue.stop()
+        response = post(client, ("a", images[0]))
         check_problem(response, 503, "queue-full")
         assert int(response.headers["retry-after"]) >= 1
+        service.state.service.queue.start()
         assert post(client, ("a", images[0])).status_code == 200
+
+
+def test_request_that_never_fits_into_the_queue_is_refused_for_good(model, images):
+    with TestClient(
+        make_service(model, limits=Limits(images=8, queue=2)), base_url="http://localhost"
+    ) as client:
+        response = post(client, *((str(i), images[i]) for i in range(3)))
+        assert "more than 2 images" in check_problem(response, 413, "too-many-images")
+        assert client.get("/v1/model").json()["limits"]["images"] == 2
 
 
 def test_memory_for_bodies_is_limited(model, images):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from tlfeatures import CNNFeatures
 from tlfeatures.errors import UnknownNameError, WeightsError
+from tlfeatures.sources import read_source
 from tlfeatures.studies import (
     ResultTable,
     Study,
@@ -204,8 +205,6 @@ def test_load_pixels_reads_paths_and_arrays(tmp_path):
 
 
 def test_unreadable_images_are_named_and_left_out(tmp_path, capsys):
-    from tlfeatures.sources import read_source
-
     rng = np.random.default_rng(0)
     for label in ("a", "b"):
         (tmp_path / "images" / label).mkdir(parents=True)
@@ -219,6 +218,22 @@ def test_unreadable_images_are_named_and_left_out(tmp_path, capsys):
 
     assert make_study().run(repeat, ["--model", "tiny", "--out", str(tmp_path)]) == 0
     assert "a/2.jpg: unreadable: " in capsys.readouterr().out
+
+
+def test_images_of_which_none_can_be_read_are_an_error(tmp_path, capsys):
+    (tmp_path / "images.csv").write_text("path,label\na.png,a\nb.png,b\n")
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"no image")
+    argv = ["--data", str(tmp_path / "images.csv"), "--model", "tiny", "--out", str(tmp_path)]
+    assert make_study().run(lambda study: study.load(read_source(study.args.data)), argv) == 2
+    assert "None of the 2 images in" in capsys.readouterr().err
+
+
+def test_default_of_the_image_size_is_in_the_help(capsys):
+    for size, text in ((96, "96"), (None, "the network's")):
+        study = Study("example", "An example.", tutorial_network="vgg19", data="data", image_size=size)
+        assert f"side of the images (default: {text})" in " ".join(study.parser.format_help().split())
+        assert study.parser.parse_args([]).image_size == size
 
 
 def test_the_table_shows_long_names_in_full():

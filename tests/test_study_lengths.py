@@ -16,6 +16,7 @@ from tests.study_helpers import (
     write_colored_images,
 )
 from tlfeatures import FineTuneRegressor
+from tlfeatures.studies import Study
 
 RECIPES = [
     "CNNFeatures + ridge",
@@ -88,3 +89,20 @@ def test_notebook_repeats_the_study(pets, tmp_path, monkeypatch):
 def test_lengths_of_real_images(shared, keras_home, tmp_path):
     rows = run_on_real_images("lengths", "pets", shared, keras_home, tmp_path)
     assert max(row["r2"] for row in rows) >= 0.85
+
+
+def test_new_images_that_cannot_be_read_are_named(pets, tmp_path, capsys):
+    class Regressor:
+        def predict(self, X):
+            return np.full(len(X), 46.0)
+
+    good, broken = str(pets / "cats" / "0.png"), str(tmp_path / "broken.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    lengths, study = import_study("lengths"), Study("lengths", "", tutorial_network="vgg16", data=None)
+    study.args = study.parser.parse_args(["--out", str(tmp_path)])
+    lengths.predict_new(study, Regressor(), np.array([broken, good]))
+    lengths.predict_new(study, Regressor(), np.array([broken]))
+    lengths.predict_new(study, Regressor(), np.array([]))
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first == third and first.startswith(f"{broken}: unreadable: ")
+    assert second == f"{good}: 46 cm" and study.figures == ["new_images.png"]

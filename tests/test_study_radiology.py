@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.study_helpers import check_figures, run_notebook, run_on_empty_store, run_study
+from tests.study_helpers import check_figures, import_study, run_notebook, run_on_empty_store, run_study
 from tlfeatures import CNNFeatures
 from tlfeatures.studies import write_radiology_stand_in
 
@@ -71,3 +71,10 @@ def test_notebook_repeats_the_study(images, tmp_path, monkeypatch):
     parameters = {"data": str(images), "model": "tiny", "image_size": 32, "epochs": 1}
     names = run_notebook("radiology", tmp_path, monkeypatch, **parameters)
     assert names["table"].to_frame()["recipe"].tolist() == RECIPES
+
+
+def test_invalid_window_is_an_error_of_the_option(capsys):
+    for window in ("wide", "2048"):
+        with pytest.raises(SystemExit, match="2"):
+            import_study("radiology").main(["--window", window])
+        assert "argument --window: invalid" in capsys.readouterr().err

@@ -94,7 +94,6 @@ def test_read_stl10_reads_column_major_images(tmp_path):
 def test_the_stand_in_is_equal_for_equal_seeds(tmp_path):
     contents = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        (tmp_path / name).mkdir()
         write_stl10_stand_in(tmp_path / name, 20, 10, seed)
         contents.append((tmp_path / name / "train_X.bin").read_bytes())
     assert contents[0] == contents[1] != contents[2]

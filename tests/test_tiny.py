@@ -164,3 +164,17 @@ def test_the_recipe_does_not_depend_on_library_versions():
     cnn = CNNFeatures("tiny", cache=None).fit(np.zeros((1, 8, 8, 3), "uint8"))
     assert cnn.recipes_[0]["digest"] == "079493b7443bced67c70d5edf9663d25"
     assert recipe_digest(cnn.recipes_[0]) == "f60dcc85b5a43e1e5f343b3757994b94"
+
+
+def test_export_needs_a_checkpoint(tmp_path, monkeypatch, capsys):
+    """Without one, the weights of the package would be replaced by random ones."""
+    pipelines = Path(__file__).parents[1] / "pipelines"
+    monkeypatch.syspath_prepend(pipelines)
+    spec = importlib.util.spec_from_file_location("pretrain_tiny", pipelines / "pretrain_tiny.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "make_shards", None)
+    monkeypatch.setattr("sys.argv", ["pretrain_tiny.py", "--export", "--folder", str(tmp_path)])
+    with pytest.raises(SystemExit, match="2"):
+        module.main()
+    assert f"there is none in {tmp_path}" in capsys.readouterr().err

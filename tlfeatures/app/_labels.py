@@ -152,7 +152,8 @@ class Labels:
         if choice == "changed":
             return self.changed.tolist(), {}
         if choice.startswith("class:"):
-            return [row for row in rows.tolist() if str(self.current[row]) == choice[6:]], {}
+            labelled = (row for row in rows.tolist() if self.current[row] is not None)
+            return [row for row in labelled if str(self.current[row]) == choice[6:]], {}
         if choice == "suspected":
             table = audit(self.training.embeddings, self.current[rows]).suspected.head(_QUEUE)
             suspected = rows[table["row"].to_numpy(int)].tolist()

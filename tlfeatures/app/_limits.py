@@ -17,7 +17,7 @@ class Limits:
     Parameters
     ----------
     images : int, default=64
-        Largest number of images in a request.
+        Largest number of images in a request; not more than ``queue``.
     image_bytes : int, default=32 MiB
         Largest size of an image file.
     request_bytes : int, default=128 MiB

@@ -16,7 +16,7 @@ from tlfeatures.evaluation import confidence_interval, make_folds
 from tlfeatures.heads import blas_threads
 from tlfeatures.trust import ConformalClassifier, ConformalRegressor
 
-__all__ = ["N_FOLDS", "OutOfFold", "predict_out_of_fold"]
+__all__ = ["N_FOLDS", "OutOfFold", "predict_out_of_fold", "unwrap_head"]
 
 N_FOLDS = 5
 
@@ -93,7 +93,7 @@ def predict_out_of_fold(
     ValueError
         If there are fewer than two classes that can be split into folds, or the head cannot be trained.
     """
-    head = clone(_drop_conformal(head))
+    head = clone(unwrap_head(head))
     is_for_classes = is_classifier(head)
     all_classes = np.unique(y) if is_for_classes else None
     rows = _find_rows(y, groups) if is_for_classes else np.arange(len(y))
@@ -124,9 +124,10 @@ def predict_out_of_fold(
     return OutOfFold(rows, y, predicted, classes, all_classes, outputs, has_probabilities, scores, low, high)
 
 
-def _drop_conformal(head: Any) -> Any:
+def unwrap_head(head: Any, kinds: tuple[type, ...] = (ConformalClassifier, ConformalRegressor)) -> Pipeline:
+    """Return a head without meta-estimators that do not change its predictions, by default prediction sets."""
     *steps, (name, last) = head.steps
-    while isinstance(last, (ConformalClassifier, ConformalRegressor)):
+    while isinstance(last, kinds):
         last = last.estimator
     return Pipeline([*steps, (name, last)])
 

@@ -59,11 +59,13 @@ def add_page(app: FastAPI, service: Service, journal: Journal | None = None) -> 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         about = model.about()
+        # of the model at the start: a class that has no image now can still be chosen as a label
+        classes = list(labels.texts) if labels is not None else [str(name) for name in about["classes"] or ()]
         settings = {
             "images": min(16, service.limits.images),
             "request_bytes": service.limits.request_bytes,
             "error_rate": about["error_rate"],
-            "classes": [str(name) for name in about["classes"] or ()],
+            "classes": classes,
             "csrf": csrf_token,
             "labels": labels is not None,
         }
@@ -71,6 +73,7 @@ def add_page(app: FastAPI, service: Service, journal: Journal | None = None) -> 
             about=about,
             card=card,
             recipe=recipe,
+            classes=classes,
             settings=json.dumps(settings),
             labels=labels is not None,
             training=training,

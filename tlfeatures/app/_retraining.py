@@ -13,6 +13,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import Pipeline
 
 from tlfeatures.app._model import ServedModel
+from tlfeatures.app._out_of_fold import unwrap_head
 from tlfeatures.app._problems import Problem
 from tlfeatures.app._provisional import RidgeDecomposition
 from tlfeatures.calibration import CalibratedHead
@@ -163,7 +164,7 @@ class Retraining:
         if n_folds < 2:
             raise ValueError("each class needs at least two images for cross-validation.")
         scores = {"before": 0.0, "after": 0.0}
-        head = _unwrap(head)
+        head = unwrap_head(head, (CalibratedHead, ConformalClassifier))
         for train, test in StratifiedKFold(n_folds, shuffle=True, random_state=0).split(X, y):
             for name, labels in (("before", before), ("after", y)):
                 with blas_threads(*X.shape):
@@ -185,11 +186,3 @@ class Retraining:
 
     def _use(self, head: Any) -> None:
         self.model.use(FittedModel(Pipeline([("cnn", self.model.fitted.cnn), *head.steps])))
-
-
-def _unwrap(head: Any) -> Any:
-    """Return the head without calibration and prediction sets, which do not change its predictions."""
-    *steps, (name, last) = head.steps
-    while isinstance(last, (CalibratedHead, ConformalClassifier)):
-        last = last.estimator
-    return Pipeline([*steps, (name, last)])

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Hashable, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
@@ -48,7 +49,9 @@ class Service:
     """
 
     def __init__(self, model: ServedModel, limits: Limits) -> None:
-        self.model, self.limits = model, limits
+        self.model = model
+        # a request with more images would never fit into the queue
+        self.limits = replace(limits, images=min(limits.images, limits.queue))
         self.metrics = Metrics(_PATHS)
         self.budget = MemoryBudget(limits.memory_bytes)
         self.queue = BatchQueue(model.compute, model.batch_size, limits.queue, self.metrics)

@@ -69,7 +69,7 @@ def run_server(
     batch_size : int, optional
         Number of images that the network computes at once; by default that of the model, at most 32.
     with_page : bool, default=False
-        Whether ``GET /`` is the page; with one worker only.
+        Whether ``GET /`` is the page, which needs ``workers=1``.
     training : Source, optional
         Training images. The page shows those nearest to an image, and their labels can be changed there.
     journal : path, optional
@@ -83,6 +83,8 @@ def run_server(
     ------
     SavedModelError
         If the file does not contain a model.
+    InvalidParameterError
+        If a parameter is invalid, or the page is to have several workers.
     OSError
         If the port is in use, or the host is not an address of this machine.
     JournalError
@@ -91,6 +93,10 @@ def run_server(
     check_packages()
     check_parameter("workers", workers, [integer(minimum=1)])
     check_parameter("port", port, [integer(minimum=0, maximum=65535)])
+    if workers > 1 and (with_page or training is not None):
+        raise InvalidParameterError(
+            f"`workers` must be 1 for the page, whose labels belong to one process; got {workers}.", "workers"
+        )
     if not host:
         raise InvalidParameterError("`host` must be an address or a name; got an empty string.", "host")
     policy, limits = policy or AccessPolicy.for_address(host), limits or Limits()
@@ -170,8 +176,12 @@ def _run_workers(
 
 def make_worker() -> Any:
     """Make the application of a worker, from the options in its environment."""
+    from tlfeatures.app._protocol import TimedProtocol
+
     options = json.loads(os.environ[_OPTIONS])
     limits = Limits(**options["limits"])
+    # of this process; a class that `make_protocol` makes cannot be pickled for it
+    TimedProtocol.header_seconds, TimedProtocol.body_seconds = limits.header_seconds, limits.body_seconds
     for category in (UnreadableImagesWarning, LowContrastImagesWarning):
         warnings.simplefilter("ignore", category)
     model = ServedModel(options["model"], batch_size=options["batch_size"], max_pixels=limits.pixels)

@@ -175,12 +175,12 @@ def _read_json(body: bytes, limits: Limits) -> list[Upload]:
     for image in images:
         name, data = image.get("name") or "", image.get("data")
         try:
-            content = base64.b64decode(data, validate=True)
+            decoded = base64.b64decode(data, validate=True)
         except (binascii.Error, TypeError, ValueError):
             problem = Problem(422, "invalid-base64", "`data` must be the file in base64, without line ends.")
             uploads.append(Upload(_clean(str(name)), problem=problem))
             continue
-        uploads.append(_make_upload(str(name), content, limits))
+        uploads.append(_make_upload(str(name), decoded, limits))
     return uploads
 
 

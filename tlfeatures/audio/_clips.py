@@ -40,8 +40,8 @@ def list_clips(X: Any) -> list[Any]:
         X = np.asarray(X)
     if isinstance(X, np.ndarray) and X.dtype.kind == "c":
         raise ImageInputError("Complex data not supported: expected real samples; take X.real.")
-    if isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind == "O" and X.shape[1] > 1:
-        X = X.astype(np.float64)
+    if isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind in "OUT" and X.shape[1] > 1:
+        X = _to_samples(X)
     if isinstance(X, np.ndarray) and (X.ndim not in (1, 2) or (X.ndim == 1 and X.dtype.kind not in "OUT")):
         raise ImageInputError(
             f"Got an array of shape {X.shape}; {_EXPECTED}."
@@ -59,22 +59,52 @@ def list_clips(X: Any) -> list[Any]:
     return clips
 
 
+def _to_samples(X: np.ndarray) -> np.ndarray:
+    """Convert an array of objects, shape (n, samples), to floats."""
+    try:
+        return X.astype(np.float64)
+    except ValueError:
+        raise ImageInputError(
+            f"Got an array of shape {X.shape} with elements that are not numbers; {_EXPECTED}. Pass one column of "
+            "paths, or a list of pairs."
+        ) from None
+
+
 def read_clip(clip: Any, default_rate: int) -> tuple[int, np.ndarray]:
     """Return the sampling rate and the mono samples of a clip, float64 (n,)."""
     if isinstance(clip, (str, os.PathLike, bytes, bytearray)):
         rate, samples = _read_file(clip)
     elif isinstance(clip, (tuple, list)) and len(clip) == 2 and np.ndim(clip[0]) == 0 and np.ndim(clip[1]):
         rate, samples = clip[0], np.asarray(clip[1])
-        if not rate > 0 or rate != int(rate):
+        if not _is_rate(rate):
             raise UnreadableClip(f"the sampling rate is {rate!r}; expected a positive integer in hertz")
     else:
-        rate, samples = default_rate, np.asarray(clip)
+        rate, samples = default_rate, _to_array(clip)
     samples = _scale(samples)
     if samples.ndim == 2:
         samples = samples.mean(axis=1)
     if not np.isfinite(samples).all():
         raise UnreadableClip(f"{(~np.isfinite(samples)).sum()} of {len(samples)} samples are NaN or infinite")
     return int(rate), samples
+
+
+def _is_rate(rate: Any) -> bool:
+    try:
+        return bool(0 < rate < math.inf and rate == int(rate))
+    except TypeError:
+        return False
+
+
+def _to_array(clip: Any) -> np.ndarray:
+    try:
+        samples = np.asarray(clip)
+    except ValueError:  # numbers and arrays in one list
+        is_pair = isinstance(clip, (tuple, list)) and len(clip) == 2 and np.ndim(clip[1]) == 0
+        hint = "; expected (sampling rate, array), in this order" if is_pair else ""
+        raise UnreadableClip(f"got a {type(clip).__name__} that is not an array of samples{hint}") from None
+    if not samples.ndim:
+        raise UnreadableClip(f"got an object of type {type(clip).__name__}; expected an array of samples")
+    return samples
 
 
 def _scale(samples: np.ndarray) -> np.ndarray:
@@ -120,7 +150,7 @@ def _read_file(clip: Any) -> tuple[int, np.ndarray]:
         with soundfile.SoundFile(io.BytesIO(clip)) as file:
             if file.frames * file.channels > _MAX_SAMPLES:
                 raise UnreadableClip(
-                    f"the clip has {file.frames:,} samples; at most {_MAX_SAMPLES:,} are read: cut it"
+                    f"the clip has {file.frames * file.channels:,} samples; at most {_MAX_SAMPLES:,} are read: cut it"
                 )
             samples = file.read(dtype="float64", always_2d=True)
             return file.samplerate, samples

@@ -137,7 +137,8 @@ def to_markdown(card: dict[str, Any]) -> str:
         *('    model.predict(["image.jpg"])', ""),
         *("The file contains JSON and arrays. Loading it runs no code from the file.", ""),
     ]
-    return "\n".join(lines)
+    text = "\n".join(lines)
+    return text.encode("utf-8", "backslashreplace").decode()  # names of files and classes may not be Unicode
 
 
 def _make_front_matter(card: dict[str, Any], title: str) -> dict[str, Any]:

@@ -37,7 +37,9 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
         If a step is not in the list, such as trees and estimators of other packages; the message names it. Also a
         ``ValueError``.
     InvalidParameterError
-        If the suffix is ``.joblib`` or ``.pkl``.
+        If the suffix is ``.joblib``, ``.pkl`` or ``.pickle``, or ``model`` is not an estimator.
+    NotFittedError
+        If the model is not fitted.
     OSError
         If the file cannot be written.
 
@@ -69,6 +71,7 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
             "the suffix .tlf, or call joblib.dump(model, path) to make a pickle; loading a pickle can run code.",
             "path",
         )
+    _check_fitted(model)
     if hasattr(model, "history_") and hasattr(model, "to_pipeline"):  # a fine-tuned estimator
         copy.copy(model).set_params(verbose=0).save(path)
         return
@@ -83,6 +86,16 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
         "self_test": self_test,
     }
     write_arrays(path, about, encoder.arrays)
+
+
+def _check_fitted(model: Any) -> None:
+    from sklearn.utils.validation import check_is_fitted  # not imported by `read_card`
+
+    if not hasattr(model, "fit"):
+        raise InvalidParameterError(
+            f"`model` must be a fitted estimator; got an object of type {type(model).__name__}.", "model"
+        )
+    check_is_fitted(model)
 
 
 def _choose_best(model: Any) -> Any:

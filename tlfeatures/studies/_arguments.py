@@ -8,7 +8,12 @@ __all__ = ["make_parser"]
 
 
 def make_parser(
-    name: str, description: str, tutorial_network: str, data: str | None, predict: bool
+    name: str,
+    description: str,
+    tutorial_network: str,
+    data: str | None,
+    image_size: int | None,
+    predict: bool,
 ) -> argparse.ArgumentParser:
     """Make the parser of a study; its parameters are those of :class:`~tlfeatures.studies.Study`."""
     parser = argparse.ArgumentParser(
@@ -21,7 +26,14 @@ def make_parser(
         help="network (default: %(default)s); the tutorial uses " + tutorial_network)  # fmt: skip
     add("--weights", default="imagenet", type=_weights, metavar="FILE",
         help="imagenet, random, or a weights file (default: imagenet)")  # fmt: skip
-    add("--image-size", type=int, metavar="PIXELS", help="side of the images (default: the network's)")
+    size = "the network's" if image_size is None else "%(default)s"
+    add(
+        "--image-size",
+        type=int,
+        default=image_size,
+        metavar="PIXELS",
+        help=f"side of the images (default: {size})",
+    )
     add("--skip-tutorial", action="store_true", help="leave out the rows of the tutorial's own recipe")
     add("--quick", action="store_true", help="few epochs and few candidates, to try the study")
     add("--seed", type=int, default=0, help="random seed (default: %(default)s)")

@@ -35,6 +35,7 @@ def write_stl10_stand_in(
     ((10, 96, 96, 3), ['disc', 'ring'])
     """
     folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     for split, n in (("train", n_train), ("test", n_test)):
         codes = np.arange(n) % len(_CLASSES)

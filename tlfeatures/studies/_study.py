@@ -45,6 +45,8 @@ class Study:
         Network that the tutorial uses. If the study uses another network, all outputs say so.
     data : str or None
         Default of ``--data``; None if the study generates images when the option is left out.
+    image_size : int, optional
+        Default of ``--image-size``; None is the size of the network.
     predict : bool, default=False
         Whether the study has the option ``--predict``, which predicts new files at the end.
 
@@ -72,14 +74,21 @@ class Study:
     """
 
     def __init__(
-        self, name: str, description: str, *, tutorial_network: str, data: str | None, predict: bool = False
+        self,
+        name: str,
+        description: str,
+        *,
+        tutorial_network: str,
+        data: str | None,
+        image_size: int | None = None,
+        predict: bool = False,
     ) -> None:
         self.name, self.tutorial_network = name, tutorial_network
         self.args = argparse.Namespace()
         self.network = ""
         self.results = ResultTable()
         self.figures: list[str] = []
-        self.parser = make_parser(name, description, tutorial_network, data, predict)
+        self.parser = make_parser(name, description, tutorial_network, data, image_size, predict)
 
     def run(self, repeat: Callable[[Study], None], argv: Sequence[str] | None = None) -> int:
         """Parse the command line, call ``repeat(study)``, print the table and write ``results.json``.
@@ -132,7 +141,7 @@ class Study:
         Raises
         ------
         SourceError
-            If images have no labels.
+            If images have no labels, or none can be read.
         """
         if source.y is None or source.y.dtype == object:
             raise SourceError(
@@ -140,11 +149,26 @@ class Study:
                 "the columns path and label."
             )
         images = np.stack([source.images[i] for i in range(len(source))])
-        rows = self._find_readable(images, source.names)
+        rows = self.find_readable(images, source.names)
+        if not len(rows):
+            raise SourceError(f"None of the {len(images):,} images in {self.args.data!r} can be read.")
         return images[rows], source.y[rows], [source.names[i] for i in rows]
 
-    def _find_readable(self, images: np.ndarray, names: Sequence[str]) -> np.ndarray:
-        """Return the rows of the readable images; print the names of the others and the reasons."""
+    def find_readable(self, images: np.ndarray, names: Sequence[str]) -> np.ndarray:
+        """Find the readable images; print the names of the others and the reasons.
+
+        Parameters
+        ----------
+        images : ndarray
+            Paths or pixels.
+        names : sequence of str
+            Name of each image.
+
+        Returns
+        -------
+        ndarray of int
+            Rows of the readable images.
+        """
         from tlfeatures import check_images
 
         with warnings.catch_warnings():
@@ -170,7 +194,7 @@ class Study:
         from tlfeatures.studies._image_figures import draw_predictions
 
         paths = np.array(paths)
-        readable = paths[self._find_readable(paths, paths)] if len(paths) else paths
+        readable = paths[self.find_readable(paths, paths)] if len(paths) else paths
         if not len(readable):
             return
         probabilities = classifier.predict_proba(readable)

@@ -90,7 +90,9 @@ async function predict(files) {
 // --- one image
 
 const percent = (value) => `${(100 * value).toFixed(1)}%`;
-const show = (value) => (typeof value === "number" ? String(Number(value.toPrecision(5))) : String(value));
+const NAMES = new Map([[true, "True"], [false, "False"]]); // of boolean classes, as in the probabilities
+const show = (value) => (typeof value === "number" && !Number.isInteger(value) ? String(Number(value.toPrecision(5)))
+  : NAMES.get(value) ?? String(value)); // whole numbers can be classes
 
 function make(tag, properties = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
@@ -120,13 +122,14 @@ function showResult(result) {
   if (result.interval) find("set").textContent = `Interval: ${show(result.interval[0])} to ${show(result.interval[1])}.`;
   if (result.set) {
     const rate = settings.error_rate ? ` at an error rate of ${show(100 * settings.error_rate)}%` : "";
-    find("set").textContent = result.set.length === 1
-      ? `Sure: only ${result.set[0]} cannot be excluded${rate}.`
-      : `Not sure: ${result.set.join(", ")} cannot be excluded${rate}.`;
+    if (!result.set.length) find("set").textContent = `Not sure: all classes can be excluded${rate}.`;
+    else if (result.set.length === 1) find("set").textContent = `Sure: only ${result.set[0]} cannot be excluded${rate}.`;
+    else find("set").textContent = `Not sure: ${result.set.join(", ")} cannot be excluded${rate}.`;
   }
   if (result.provisional) find("set").textContent = "Provisional: a linear head predicts until the head of the model is trained.";
-  if ("decision" in result) find("set").textContent = `Decision value: ${show(result.decision)}.`;
-  const entries = Object.entries(result.probabilities ?? {}).slice(0, 10);
+  if ("decision" in result) find("set").append(` Decision value: ${show(result.decision)}.`);
+  // sorted here, because objects of JavaScript list names such as "0" and "10" by number
+  const entries = Object.entries(result.probabilities ?? {}).sort((a, b) => b[1] - a[1]).slice(0, 10);
   for (const [name, value] of entries) {
     const bar = make("span", { className: "bar" });
     bar.style.width = percent(value);
@@ -134,7 +137,7 @@ function showResult(result) {
       make("span", { className: "track" }, bar), make("span", { className: "value", textContent: percent(value) })));
   }
   find("neighbor-tiles").replaceChildren(...(result.neighbors ?? []).map((neighbor) => make("li", {},
-    make("img", { src: `/app/training/${neighbor.row}`, alt: `Training image of ${neighbor.label}`, loading: "lazy" }),
+    make("img", { src: `/app/training/${neighbor.row}`, alt: `Training image of ${neighbor.label ?? "no class"}`, loading: "lazy" }),
     make("div", { className: "text", textContent: neighbor.label ?? "" },
       make("div", { className: "file", textContent: `similarity ${neighbor.similarity.toFixed(2)}` })))));
 }
@@ -156,6 +159,7 @@ async function draw() {
   if (bitmap) context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   canvas.setAttribute("aria-label", `${item.file.name}${item.result ? `, predicted ${show(item.result.prediction)}` : ""}`);
   canvas.dataset.heat = "";
+  if (find("heat-note")) find("heat-note").textContent = ""; // of the image before
   if (!find("heat")?.checked || !item.result) return;
   const label = find("heat-label")?.value ?? "";
   const map = await loadMap(item, label);
@@ -184,7 +188,6 @@ async function loadMap(item, label) {
 if (find("heat")) {
   find("heat").addEventListener("change", () => {
     for (const id of ["opacity", "heat-label"]) if (find(id)) find(id).disabled = !find("heat").checked;
-    if (!find("heat").checked) find("heat-note").textContent = "";
     draw();
   });
   find("opacity").addEventListener("input", draw);
@@ -195,8 +198,8 @@ if (find("heat")) {
 
 const COLUMNS = {
   name: { title: "file", value: (item) => item.file.name },
-  prediction: { title: "prediction", value: (item) => item.result?.prediction },
-  probability: { title: "probability", value: (item) => item.result?.probabilities?.[item.result.prediction] },
+  prediction: { title: "prediction", value: (item) => NAMES.get(item.result?.prediction) ?? item.result?.prediction },
+  probability: { title: "probability", value: (item) => item.result?.probabilities?.[show(item.result.prediction)] },
   set: { title: "set", value: (item) => item.result?.set?.join("|") },
   lower: { title: "lower", value: (item) => item.result?.interval?.[0] },
   upper: { title: "upper", value: (item) => item.result?.interval?.[1] },
