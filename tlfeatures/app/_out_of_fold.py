@@ -124,7 +124,7 @@ def predict_out_of_fold(
     return OutOfFold(rows, y, predicted, classes, all_classes, outputs, has_probabilities, scores, low, high)
 
 
-def unwrap_head(head: Any, kinds: tuple[type, ...] = (ConformalClassifier, ConformalRegressor)) -> Pipeline:
+def unwrap_head(head: Any, kinds: Any = (ConformalClassifier, ConformalRegressor)) -> Pipeline:
     """Return a head without meta-estimators that do not change its predictions, by default prediction sets."""
     *steps, (name, last) = head.steps
     while isinstance(last, kinds):
