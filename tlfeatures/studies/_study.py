@@ -211,15 +211,11 @@ class Study:
 
         Parameters
         ----------
-        full : object
-            Value without ``--quick``.
-        quick : object
-            Value with ``--quick``.
+        full, quick : object
 
         Returns
         -------
         object
-            One of the two values.
         """
         return quick if self.args.quick else full
 
@@ -290,7 +286,6 @@ class Study:
         Parameters
         ----------
         text : str
-            The remark.
         """
         self.network = f"{self.network}. {text}"
         show_text(text)
@@ -301,7 +296,6 @@ class Study:
         Parameters
         ----------
         text : str
-            The line.
         """
         show_text(text)
 
@@ -310,8 +304,7 @@ class Study:
 
         Parameters
         ----------
-        figure : Figure
-            A figure of matplotlib.
+        figure : matplotlib.figure.Figure
         name : str
             Name of the file, such as "scores.png".
 
