@@ -247,7 +247,6 @@ class Study:
         Returns
         -------
         CNNFeatures
-            A new object, not fitted.
         """
         from tlfeatures import CNNFeatures
 
@@ -311,7 +310,6 @@ class Study:
         Returns
         -------
         Path
-            Path of the file.
         """
         from tlfeatures.report._figures import to_png
 
