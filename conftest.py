@@ -17,6 +17,9 @@ import numpy as np
 import pytest
 
 SHARED = Path(__file__).parent.parent / "shared"
+# settings of the user or of a service: colors in the output, and folders with weights that the user has downloaded
+SETTINGS = ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS", "HF_HOME", "HF_HUB_CACHE", "KAGGLEHUB_CACHE", "TORCH_HOME",
+            "XDG_CACHE_HOME", "TLFEATURES_DEBUG")  # fmt: skip
 
 
 def _prepare_environment() -> None:
@@ -25,6 +28,9 @@ def _prepare_environment() -> None:
     if worker:  # the controller has set all other variables, and deletes the folders at its end
         os.environ["TLFEATURES_CACHE"] += f"-{worker}"
         return
+    for name in list(os.environ):
+        if name in SETTINGS or name.lower().endswith("_proxy"):  # servers of tests are on this machine
+            del os.environ[name]
     scratch = Path(tempfile.mkdtemp(prefix="tlfeatures-tests-"))
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
     home = scratch / "keras"
@@ -38,6 +44,7 @@ def _prepare_environment() -> None:
     os.environ["KERAS_HOME"] = str(home)
     os.environ["TLFEATURES_CACHE"] = str(scratch / "cache")
     os.environ["MPLBACKEND"] = "Agg"
+    os.environ["TERMINAL_WIDTH"] = "100"  # of help texts, which are shortened in a narrow terminal
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 

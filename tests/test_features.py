@@ -613,7 +613,7 @@ def test_max_value_of_12_bit_images(tmp_path):
     expected = cnn.fit_transform(eight)
     with pytest.warns(UserWarning, match=r"4 16-bit images .*12-bit data.*max_value=4095") as caught:
         assert np.abs(cnn.fit_transform(twelve) - expected).max() > 0.1
-    assert len([w for w in caught if "12-bit" in str(w.message)]) == 1 and caught[0].filename == __file__
+    assert [w.filename for w in caught if "12-bit" in str(w.message)] == [__file__]
     scaled = clone(cnn).set_params(max_value=4095)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -697,6 +697,7 @@ def test_files_that_change_between_two_calls_are_noticed(tmp_path, images, store
 
 
 def test_deleted_and_damaged_files_of_the_store_are_noticed_between_two_calls(files, store, tmp_path):
+    _metadata.clear()  # of other tests, which would be saved too
     cnn = CNNFeatures(**NETWORK, cache=store)
     expected = cnn.fit_transform(files)
     (sidecar,) = store.root.glob("v1/networks/*.json")

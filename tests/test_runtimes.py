@@ -207,13 +207,14 @@ assert not [name for name in sys.modules if name.startswith("openvino_telemetry"
 )
 def test_a_missing_package_names_the_install_command(runtime, package, extra, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, package, None)
-    cnn = CNNFeatures(**TINY, cache=tmp_path, runtime=runtime).fit(X)
+    options = {**TINY, "image_size": 36, "cache": tmp_path}  # no other test has compiled this network
+    cnn = CNNFeatures(**options, runtime=runtime).fit(X)
     with pytest.raises(
         MissingDependencyError,
         match=rf"{runtime=} needs {package}, .*pip install 'tlfeatures\[{extra}\]'.*Leave out `runtime`",
     ):
         cnn.transform(X)
-    CNNFeatures(**TINY, cache=tmp_path).fit_transform(X)
+    CNNFeatures(**options).fit_transform(X)
     cnn.transform(X)  # read from the store
 
 
@@ -253,7 +254,8 @@ def test_errors_of_the_conversion_to_onnx(error, expected, message, monkeypatch)
 
     monkeypatch.setattr(convert, "from_graph_def", fail)
     with pytest.raises(expected, match=message):
-        CNNFeatures(**TINY, cache=None, runtime="onnxruntime").fit_transform(X)
+        # a size of its own, because the process keeps compiled networks
+        CNNFeatures(**{**TINY, "image_size": 40}, cache=None, runtime="onnxruntime").fit_transform(X)
 
 
 @pytest.mark.slow

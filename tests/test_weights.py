@@ -22,7 +22,7 @@ from tests.networks import (
 )
 from tlfeatures import CNNFeatures
 from tlfeatures.errors import UnknownNameError, WeightsError
-from tlfeatures.networks import NETWORKS, Backbone
+from tlfeatures.networks import NETWORKS, Backbone, _loading
 from tlfeatures.networks._weights import fetch_weights
 
 
@@ -168,7 +168,7 @@ def test_without_dns_the_error_is_raised_at_once(tmp_path):
     assert f"mobilenet_2_5_224_tf_no_top.h5 in {tmp_path}" in output
 
 
-def test_a_downloaded_file_is_complete_or_absent(no_weights, tmp_path, monkeypatch):
+def test_a_downloaded_file_is_complete_or_absent_and_read_once(no_weights, tmp_path, store, monkeypatch):
     source = tmp_path / "source.h5"
     save_in_legacy_layout(build(NETWORKS["mobilenet_0.25"], 32), source)
     name = NETWORKS["mobilenet_0.25"].weights_file(top=False, image_size=(32, 32))
@@ -183,16 +183,23 @@ def test_a_downloaded_file_is_complete_or_absent(no_weights, tmp_path, monkeypat
 
         monkeypatch.setattr("urllib.request.urlopen", answer)
 
-    cnn = CNNFeatures("mobilenet_0.25", image_size=32, cache=None)
+    cnn = CNNFeatures("mobilenet_0.25", image_size=32, cache=store)
     serve(n_missing=1000)
     with pytest.raises(WeightsError, match=r"the connection ended after [\d,]+ of [\d,]+ bytes"):
         cnn.fit(make_images(1, 32))
     assert os.listdir(no_weights) == []
     serve(n_missing=0)
+    reads, read = [], _loading.read_weights
+    monkeypatch.setattr(_loading, "read_weights", lambda model, path: reads.append(path) or read(model, path))
     assert cnn.fit_transform(make_images(2, 32)).shape == (2, 256)
     assert os.listdir(no_weights) == [name]
     assert (no_weights / name).read_bytes() == content
-    monkeypatch.undo()
+    assert reads.count(no_weights / name) == 1
+    assert len(list(store.root.glob("v1/networks/*.json"))) == 1  # so that other processes need not load it
+    os.remove(no_weights / name)
+    serve(n_missing=1000)
+    with pytest.raises(WeightsError, match="the connection ended after"):  # it is not in memory either
+        CNNFeatures("mobilenet_0.25", image_size=32, cache=None).fit(make_images(1, 32))
 
 
 def test_a_weights_folder_without_write_access_is_skipped(tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ from tlfeatures.networks import _metadata
 from tlfeatures.networks._custom import default_tap, input_size
 from tlfeatures.networks._digests import code_identity, file_digest, model_digest, network_digest
 from tlfeatures.networks._graph import Graph, with_policy
-from tlfeatures.networks._loading import NetworkLoader, Variant, cached
+from tlfeatures.networks._loading import NetworkLoader, Variant, cached, cached_graph, forget_graph
 from tlfeatures.networks._normalization import normalizer, own_normalization
 from tlfeatures.networks._pooling import pool, pooling_parts
 
@@ -177,7 +177,12 @@ class Backbone(NetworkLoader):
 
     def _after_loading(self, variant: Variant, graph: Any) -> Variant:
         """Return the variant of a loaded network with the files that loading may have downloaded."""
-        return variant
+        if variant.key is not None or self.model is not None:
+            return variant
+        current = next(each for each in self._variants() if each.top == variant.top)
+        forget_graph(self._identity(variant))  # without files, it would stand for any later download
+        cached_graph(self._identity(current), lambda: graph)
+        return current
 
     def _make_metadata(self, graph: Graph, layers: Sequence[str] | None) -> tuple[dict[str, Any], bool]:
         """Return the metadata of a loaded network, and whether other processes may use it."""

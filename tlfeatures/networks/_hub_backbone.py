@@ -18,7 +18,7 @@ from tlfeatures.networks import _metadata, _presets
 from tlfeatures.networks._backbone import Backbone, Description, network_lock
 from tlfeatures.networks._digests import code_identity, model_digest
 from tlfeatures.networks._graph import Graph
-from tlfeatures.networks._loading import Variant, cached_graph, forget_graph
+from tlfeatures.networks._loading import Variant, cached_graph
 from tlfeatures.networks._presets import PresetSpec
 
 __all__ = ["HubBackbone"]
@@ -99,14 +99,6 @@ class HubBackbone(Backbone):
         metadata, is_persistent = super()._make_metadata(graph, layers)
         spec = self.spec
         return {**metadata, "spec": [spec.depth, spec.image_size, list(spec.taps)]}, is_persistent
-
-    def _after_loading(self, variant: Variant, graph: Any) -> Variant:
-        if os.path.isabs(self.preset):
-            return variant
-        current = next(self._variants())
-        forget_graph(self._identity(variant))  # without files, it would stand for any later download
-        cached_graph(self._identity(current), lambda: graph)
-        return current
 
     def _variants(self) -> Iterator[Variant]:
         folder = _presets.find_folder(self.preset)
