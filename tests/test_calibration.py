@@ -16,6 +16,7 @@ from sklearn.svm import SVC, LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from tlfeatures.calibration import CalibratedHead, fit_calibrated_head
+from tlfeatures.errors import InvalidParameterError
 from tlfeatures.heads import make_head
 
 
@@ -91,6 +92,9 @@ def test_small_classes_reduce_the_folds_and_clones_refit_on_other_rows():
 def test_labels_that_cannot_be_calibrated_raise(y, groups, message):
     with pytest.raises(ValueError, match=message):
         CalibratedHead(SVC()).fit(np.arange(4.0)[:, None], y, groups=groups)
+    for cv in (1, "5"):
+        with pytest.raises(InvalidParameterError, match="`cv` must be an integer of at least 2"):
+            CalibratedHead(SVC(), cv=cv).fit(np.arange(4.0)[:, None], y, groups=groups)
 
 
 def test_only_heads_without_calibrated_probabilities_are_calibrated(digits):

@@ -284,10 +284,13 @@ def test_from_pipeline_rejects_pipelines():
         tuned.fit(X, np.where(Y == "disc", "disc", "other"))
     with pytest.raises(ValueError, match="predicts classes, which FineTuneRegressor does not"):
         FineTuneRegressor.from_pipeline(search)
+    numbers = make_pipeline(pipe[0], Ridge()).fit(X, np.stack([NUMBERS, -NUMBERS], axis=1))
+    with pytest.raises(ValueError, match="The pipeline predicts 2 numbers for each image"):
+        FineTuneRegressor.from_pipeline(numbers, epochs=0, random_state=0).fit(X, NUMBERS)
     with pytest.raises(ValueError, match="expects 320 features; got 640 from this network"):
         clone(tuned).set_params(pooling="avgmax").fit(X, Y)
     with pytest.raises(ValueError, match="no hidden layers"):
-        clone(tuned).set_params(head=[8]).fit(X, Y)
+        clone(tuned).set_params(head=[8]).check_params()
 
 
 # -- training -------------------------------------------------------------------------
@@ -898,7 +901,7 @@ def test_invalid_labels_and_weights():
     with pytest.raises(ValueError, match="No image of class 'disc' has a sample_weight above 0"):
         FineTuneClassifier(**QUICK).fit(X, Y, sample_weight=Y != "disc")
     for class_weight in ("balance", [1, 2, 3], {"disc": -1}):
-        with pytest.raises(ValueError, match=r"class_weight=.*; expected"):
+        with pytest.raises(ValueError, match=r"class_weight`? ?(must be|=.*; expected)"):
             FineTuneClassifier(**QUICK, class_weight=class_weight).fit(X, Y)
 
 
@@ -951,6 +954,8 @@ def test_constant_target_and_two_images():
         ({"train_from": "blok10_dw"}, "Did you mean 'block10_dw'"),
         ({"train_from": 99}, "has 6 blocks|blocks before the head"),
         ({"train_from": 1.5}, "a number of blocks"),
+        ({"train_from": None}, "`train_from` must be the name of a layer, .* a number of blocks; got None"),
+        ({"random_state": -1}, "`random_state` must be None, an integer of at least 0 or .*; got -1"),
         ({"epochs": -1}, "`epochs` must be an integer of at least 0; got -1"),
         ({"learning_rate": 0}, "`learning_rate` must be None or a number above 0; got 0"),
         ({"batch_size": 0}, "`batch_size` must be an integer of at least 1; got 0"),

@@ -80,6 +80,16 @@ def test_array_in_an_hdf5_file(photos, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("normalization", "expected"),
+    [(((0.5,) * 3, (0.5,) * 3), ((0.5,) * 3, (0.5,) * 3)), ("data", "auto")],
+)
+def test_normalization_of_the_frozen_pipeline(photos, normalization, expected):
+    tuned, head = FineTuneClassifier(**QUICK, normalization=normalization), make_head("logreg")
+    model = fit_frozen_or_finetuned(tuned, head, photos.paths, photos.labels, keep="frozen", cv=0).model
+    assert model["cnn"].normalization == expected
+
+
+@pytest.mark.parametrize(
     ("options", "error", "text"),
     [
         (

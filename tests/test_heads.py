@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_digits
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 
 from tests.warning_helpers import warnings_as_errors
 from tlfeatures.errors import UnknownNameError
-from tlfeatures.heads import head_grid, list_heads, make_head
+from tlfeatures.heads import head_grid, list_heads, make_head, make_nystroem
 
 CLASSIFIERS = ["logreg", "linear_svm", "svm", "ridge", "knn"]
 REGRESSORS = ["ridge", "svr", "linear"]
@@ -157,6 +158,16 @@ def test_balanced_class_weight(name):
         for weight in (None, "balanced")
     ]
     assert recalls[1] > recalls[0] + 0.2
+
+
+def test_features_of_the_kernel_approximation_have_names():
+    X, _ = wide()
+    frame = make_nystroem().set_output(transform="pandas").fit(X).transform(X)
+    assert frame.shape == (120, 120) and frame.columns[0] == "stablenystroem0"
+    with pytest.raises(NotFittedError):
+        make_nystroem().transform(X)
+    with pytest.raises(ValueError, match="'n_components' parameter"):
+        make_nystroem().set_params(n_components=0).fit(X)
 
 
 def test_unsupported_class_weight_raises_an_error():

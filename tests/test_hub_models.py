@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import joblib
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -47,6 +48,7 @@ def test_fine_tuning_from_a_block(presets, name, tmp_path):
         presets[name], train_from="block_2", epochs=1, head_epochs=1, learning_rate=0.01, cache=None
     ).fit(X, Y)
     expected, n_trained = model.predict_proba(X), {}
+    np.testing.assert_allclose(model.to_pipeline().predict_proba(X), expected, atol=1e-6)
     for whole in (False, True):
         model.save(tmp_path / "model.tlf", whole=whole)
         np.testing.assert_array_equal(
@@ -65,6 +67,16 @@ def test_fine_tuning_from_a_block(presets, name, tmp_path):
         np.save(tmp_path / "images.npy", X)
         run(code, *(str(tmp_path / file) for file in ("model.tlf", "images.npy", "probabilities.npy")))
         np.testing.assert_allclose(np.load(tmp_path / "probabilities.npy"), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "clsavg", "max"])
+def test_pipeline_of_a_fine_tuned_network(presets, pooling, tmp_path):
+    model = FineTuneClassifier(
+        presets["dinov2"], pooling=pooling, start="linear", epochs=0, validation_fraction=0, cache=None
+    ).fit(X, Y)
+    joblib.dump(model.to_pipeline(), tmp_path / "model.joblib")
+    probabilities = joblib.load(tmp_path / "model.joblib").predict_proba(X)
+    np.testing.assert_allclose(probabilities, model.predict_proba(X), atol=1e-6)
 
 
 def test_maps_of_patches_add_up_to_the_decision_value(presets):

@@ -12,7 +12,7 @@ import pytest
 
 from tests.networks import relative_difference, to_array
 from tlfeatures._keras import PRECISIONS, is_model, keras, keras_version, weights_folders
-from tlfeatures._keras.frozen import compile_frozen
+from tlfeatures._keras.frozen import compile_frozen, precise
 from tlfeatures._keras.grouped import replace_grouped_convolutions
 from tlfeatures.errors import MissingDependencyError
 from tlfeatures.networks import Backbone
@@ -214,6 +214,24 @@ def test_threads_restore_the_tf32_setting(model, monkeypatch):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))
     assert tf.config.experimental.tensor_float_32_execution_enabled()
+
+
+@tensorflow
+def test_network_runs_in_a_block_that_sets_tf32(model, monkeypatch):
+    """As in a callback of a training on a GPU, which this test simulates."""
+    import tensorflow as tf
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: [kind])
+    run, done = compile_model(model, "float32"), threading.Event()
+
+    def work():
+        with precise("tf32"):
+            run(X)
+            assert tf.config.experimental.tensor_float_32_execution_enabled()
+        done.set()
+
+    threading.Thread(target=work, daemon=True).start()
+    assert done.wait(60)
 
 
 @tensorflow

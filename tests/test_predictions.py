@@ -81,6 +81,9 @@ def test_evaluation_leaves_out_unreadable_images(pipeline, photos, unreadable):
     summary = result.summary()
     assert (summary["task"], summary["evaluated"], list(summary["skipped"])) == ("classification", 12, [12])
     assert summary["accuracy"] == result.scores.accuracy and "conformal" not in summary
+    for n in (11, 13):
+        with pytest.raises(ValueError, match=rf"for each of the 12 images; got the shape \({n},\)"):
+            FittedModel(pipeline).evaluate(photos.paths, np.resize(photos.labels, n))
     with pytest.raises(ValueError, match="None of the images could be read"):
         FittedModel(pipeline).evaluate([unreadable], np.array(["discs"]))
     with pytest.raises(
@@ -109,6 +112,16 @@ def test_test_time_augmentation_is_applied(photos):
     without = tuned.to_pipeline().predict_proba(photos.paths)
     assert np.abs(probabilities - without).max() > 1e-3
     np.testing.assert_allclose(without, tuned.set_params(tta=0).predict_proba(photos.paths), atol=1e-5)
+
+
+def test_predictions_of_a_head_of_keras_layers(photos):
+    from keras import layers
+
+    head = [layers.Conv2D(4, 1, activation="relu"), layers.Flatten()]
+    tuned = FineTuneClassifier(**CNN, head=head, epochs=1, validation_fraction=0, random_state=0)
+    tuned.fit(photos.paths, photos.labels)
+    probabilities = FittedModel(tuned).predict(photos.paths).probabilities
+    np.testing.assert_allclose(probabilities, tuned.predict_proba(photos.paths), atol=1e-6)
 
 
 def test_other_objects_raise(photos):

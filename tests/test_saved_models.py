@@ -72,8 +72,26 @@ def test_save_model_chooses_the_format_by_the_model(pipeline, photos, tmp_path):
     assert tuned.verbose == 1 and FineTuneClassifier.load(tmp_path / "tuned.tlf").verbose == 0
 
 
+def test_network_with_a_layer_that_keras_cannot_load_is_saved(tmp_path):
+    import keras
+
+    class Double(keras.layers.Layer):  # not registered
+        def call(self, x):
+            return 2 * x
+
+    pixels = keras.Input((16, 16, 3))
+    x = Double(name="double")(keras.layers.Conv2D(4, 3)(keras.layers.Rescaling(1 / 255)(pixels)))
+    tuned = FineTuneClassifier(
+        keras.Model(pixels, x), start="linear", epochs=0, validation_fraction=0, random_state=0, cache=None
+    ).fit(np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), "uint8"), ["a", "b"] * 4)
+    save_model(tuned, tmp_path / "model.tlf", whole=True)
+    assert recognize_model(tmp_path / "model.tlf") == "tlf"
+
+
 def test_other_files_raise(tmp_path):
     path = tmp_path / "model.joblib"
+    with pytest.raises(SavedModelError, match="is a folder; expected a file that `tlfeatures fit`"):
+        load_model(tmp_path)
     with pytest.raises(SavedModelError, match=r"No such file: .*; expected a scikit-learn Pipeline"):
         load_model(path)
     path.write_bytes(b"not a pickle")

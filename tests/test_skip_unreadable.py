@@ -199,12 +199,21 @@ def test_metadata_routing_through_a_pipeline_and_grid_search():
         ([3, 3, 7, 7, 7, 3], 2),
         ([False, False, True, True, True, False], -1),
         (pd.Series(["cat", "cat", "dog", "dog", "dog", "cat"], dtype=object), "unreadable"),
+        (["unreadable", "unreadable", "sharp", "sharp", "sharp", "unreadable"], "unreadable_"),
     ],
 )
 def test_the_default_label_is_not_a_class(labels, expected):
     skip = SkipUnreadable(SVC()).fit(X, labels)
     assert skip.predict(X).tolist()[2] == expected
     assert skip.score(X, labels) == pytest.approx(4 / 6)
+
+
+def test_decision_values_of_pairs_of_classes():
+    tiled = np.tile(X, (2, 1)) + np.arange(12)[:, None] * (1 + np.arange(X.shape[1]))
+    labels = np.arange(12) % 4
+    skip = SkipUnreadable(SVC(decision_function_shape="ovo")).fit(tiled, labels)
+    values = skip.decision_function(tiled)
+    assert values.shape == (12, 6) and (values[2] == 0).all() and (values[0] != 0).any()
 
 
 def test_a_class_as_the_label_allows_scores_of_two_classes():

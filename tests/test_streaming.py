@@ -126,6 +126,29 @@ def test_invalid_parameters(digits, options, message):
         fit_head(batches_of(digits[0]), digits[2], **options)
 
 
+@pytest.mark.parametrize(
+    ("X", "y", "groups", "message"),
+    [
+        (np.ones((12, 3)), np.arange(12) + 0.5, None, "R2 needs two validation images or more"),
+        (
+            np.ones((12, 3)),
+            ["a", "b"] * 6,
+            [0] * 12,
+            "in one group.* Pass more images, or fit a head in memory",
+        ),
+        (
+            np.r_[np.ones((39, 3)), [[1, np.nan, 1]]],
+            np.arange(40) + 0.5,
+            None,
+            "1 rows of a batch contain NaN",
+        ),
+    ],
+)
+def test_rows_that_cannot_be_trained_on(X, y, groups, message):
+    with pytest.raises(ValueError, match=message):
+        fit_head(batches_of(X.astype(np.float32)), y, groups=groups)
+
+
 def test_too_few_epochs_warn(digits):
     X, _, y, _ = digits
     message = (
@@ -195,6 +218,12 @@ def test_parameters_that_cannot_be_streamed(tmp_path, params, message):
     cnn = CNNFeatures(**CNN, **{"cache": tmp_path / "store"} | params)
     with pytest.raises(InvalidParameterError, match=message):
         fit_streaming(cnn, np.zeros((4, 32, 32), "u1"), ["a", "a", "b", "b"])
+
+
+def test_only_unreadable_images(tmp_path, folder):
+    cnn = CNNFeatures(**CNN, cache=tmp_path / "store", on_error="nan")
+    with pytest.raises(ValueError, match="None of the images could be read"), pytest.warns():
+        fit_streaming(cnn, [str(folder / "rows" / "text.png")] * 2, ["a", "b"])
 
 
 def test_the_store_needs_all_rows_only_once(tmp_path, folder, monkeypatch):

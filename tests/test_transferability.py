@@ -159,8 +159,16 @@ def test_constant_features_and_a_thousand_classes(method):
     ("F", "y", "options", "message"),
     [
         (np.ones(4), [0, 1, 0, 1], {}, r"got \(4,\) and \(4,\)"),
-        (np.ones((4, 2)), [0, 1], {}, r"shapes \(n, d\) and \(n,\) with n >= 2; got \(4, 2\) and \(2,\)"),
+        (
+            np.ones((4, 2)),
+            [0, 1],
+            {},
+            r"shapes \(n, d\) and \(n,\) with n >= 2 and d >= 1; got \(4, 2\) and \(2,\)",
+        ),
         (np.ones((3, 2)), ["a", "a", "a"], {}, "at least two classes; all labels are 'a'"),
+        (np.ones((3, 2)), ["a", "b", None], {}, "`y` has 1 missing labels, None or NaN"),
+        (np.ones((4, 2)), [0, 1, np.nan, np.nan], {"method": "hscore"}, "`y` has 2 missing labels"),
+        (np.ones((2, 0)), [0, 1], {}, r"and d >= 1; got \(2, 0\)"),
         (np.full((2, 2), np.nan), [0, 1], {}, "`features` must be finite; got 2 rows"),
         (np.ones((2, 2)), [0.5, np.nan], {"task": "regression"}, "`y` must be finite"),
         (

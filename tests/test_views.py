@@ -179,8 +179,9 @@ def test_training_on_views_needs_views():
     search = make_pipeline(make_cnn("flip"), GridSearchCV(LinearSVC(), {"C": [1]}))
     with pytest.raises(InvalidParameterError, match=r"GridSearchCV\(TrainOnViews\(pipeline\), \.\.\.\)"):
         TrainOnViews(search).fit(X, [0, 1, 0, 1])
-    with pytest.raises(ValueError, match="X has 4 images, but y has 3"):
-        TrainOnViews(make_pipeline(make_cnn("flip"), LinearSVC())).fit(X, [0, 1, 0])
+    for y, shape in (([0, 1, 0], r"\(3,\)"), (None, r"\(\)")):
+        with pytest.raises(ValueError, match=rf"one label for each of the 4 images; got the shape {shape}"):
+            TrainOnViews(make_pipeline(make_cnn("flip"), LinearSVC())).fit(X, y)
 
 
 @pytest.mark.filterwarnings("ignore::tlfeatures.errors.DuplicateImagesWarning")

@@ -19,12 +19,16 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["TorchFunction", "describe_code", "hash_weights", "is_module", "tf32_switches", "trace_layers"]
+__all__ = ["TorchFunction", "describe_code", "hash_weights", "is_module", "switched_tf32", "tf32_switches",
+           "trace_layers"]  # fmt: skip
+
+Switches = list[tuple[Callable[[], bool], Callable[[bool], None]]]  # getters and setters
 
 # packages whose classes are identified by their name and version; modules of other classes may compute anything
 _LIBRARIES = {"torch", "torchvision", "timm", "transformers", "open_clip"}
 _DISTRIBUTIONS = {"open_clip": "open_clip_torch"}  # those with another name than their package
-_tf32_lock = threading.Lock()  # TF32 is switched for the whole process
+# TF32 is switched for the whole process; reentrant, because a callback of a training may run another network
+_tf32_lock = threading.RLock()
 
 
 def is_module(value: object) -> bool:
@@ -34,7 +38,7 @@ def is_module(value: object) -> bool:
     return "torch.nn.modules.module.Module" in names and not is_keras
 
 
-def tf32_switches() -> list[tuple[Callable[[], bool], Callable[[bool], None]]]:
+def tf32_switches() -> Switches:
     """Return getters and setters of TF32; none without a GPU, where it has no effect."""
     import torch
 
@@ -45,8 +49,8 @@ def tf32_switches() -> list[tuple[Callable[[], bool], Callable[[bool], None]]]:
 
 
 @contextlib.contextmanager
-def _tf32(allowed: bool) -> Iterator[None]:
-    switches = tf32_switches()
+def switched_tf32(switches: Switches, allowed: bool) -> Iterator[None]:
+    """Allow or forbid TF32 in the block, in one thread at a time, and restore the settings after it."""
     with _tf32_lock if switches else contextlib.nullcontext():
         previous = [get() for get, _ in switches]
         for _, set_tf32 in switches:
@@ -211,11 +215,10 @@ class TorchFunction:
         import torch
 
         device, dtype = _placement(self.module)
-        mean, std = (
-            torch.tensor(triple, dtype=torch.float32, device=device) for triple in (self.mean, self.std)
-        )
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=device)
+        std = torch.tensor(self.std, dtype=torch.float32, device=device)
         reduced = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(self.precision)
-        with self._lock, torch.inference_mode(), _tf32(self.precision != "float32"):
+        with self._lock, torch.inference_mode(), switched_tf32(tf32_switches(), self.precision != "float32"):
             x = (torch.from_numpy(np.ascontiguousarray(batch)).to(device).float() / 255.0 - mean) / std
             x = x.permute(0, 3, 1, 2).contiguous(memory_format=self._layout).to(dtype)
             self._results, self._size = {}, batch.shape[1:3]
@@ -251,10 +254,8 @@ def hash_weights(module: Any) -> str:
 
     A layer may use weights of any other, so the weights of all layers count for each.
     """
-    tensors = [
-        *module.named_parameters(remove_duplicate=False),
-        *module.named_buffers(remove_duplicate=False),
-    ]
+    lists = module.named_parameters, module.named_buffers
+    tensors = [pair for named in lists for pair in named(remove_duplicate=False)]
     # `num_batches_tracked` counts training steps
     return _hash_tensors((n, tensor) for n, tensor in tensors if not n.endswith("num_batches_tracked"))
 

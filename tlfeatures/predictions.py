@@ -315,10 +315,15 @@ class FittedModel:
         Raises
         ------
         ValueError
-            If no label is a class of the model, or no image can be read.
+            If there is not one label for each image, no label is a class of the model, or no image can be read.
         """
-        y = match_labels(np.asarray(y), self.classes)
-        predictions = self.predict(X)
+        images, y = Images.of(X), np.asarray(y)
+        if y.shape != (len(images),):
+            raise ValueError(
+                f"`y` must have one label for each of the {len(images)} images; got the shape {y.shape}."
+            )
+        y = match_labels(y, self.classes)
+        predictions = self.predict(images)
         rows = predictions.rows
         if not len(rows):
             raise ValueError("None of the images could be read; check_images(X) gives the reasons.")

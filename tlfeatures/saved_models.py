@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import copy
 import gzip
 import lzma
 import os
@@ -75,7 +74,9 @@ def save_model(model: Any, path: str | os.PathLike[str], *, whole: bool = False)
         If the file cannot be written.
     """
     if isinstance(model, (FineTuneClassifier, FineTuneRegressor)):
-        copy.copy(model).set_params(verbose=0).save(path, whole=whole)
+        quiet = object.__new__(type(model))  # copy.copy would convert the network to arrays and back
+        quiet.__dict__.update({**vars(model), "verbose": 0})
+        quiet.save(path, whole=whole)
     else:
         save_pipeline(model, path)
 
@@ -120,6 +121,10 @@ def recognize_model(path: str | os.PathLike[str]) -> Literal["tlf", "pickle"]:
         If the file does not exist, or is neither.
     """
     text = os.fspath(path)
+    if os.path.isdir(text):
+        raise SavedModelError(
+            f"{text!r} is a folder; expected a file that `tlfeatures fit`, `select` or `finetune` saved."
+        )
     if not os.path.isfile(text):
         from tlfeatures.sources import list_siblings, suggest_names
 

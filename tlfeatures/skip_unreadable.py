@@ -34,9 +34,9 @@ class SkipUnreadable(MetaEstimatorMixin, BaseEstimator):
         A classifier or regressor.
     unreadable_label : "auto", str or number, default="auto"
         The prediction for a row with NaN. "auto" is a label that is not a class, so the
-        prediction is wrong: "unreadable" for text labels, and the smallest class minus one for numbers. For
-        regressors "auto" is the mean of the training targets. Pass one of the classes for scores that accept
-        only the classes, such as "f1" with two classes.
+        prediction is wrong: "unreadable" for text labels ("unreadable_" if that is a class), and the smallest
+        class minus one for numbers. For regressors "auto" is the mean of the training targets. Pass one of the
+        classes for scores that accept only the classes, such as "f1" with two classes.
 
     Attributes
     ----------
@@ -178,7 +178,7 @@ class SkipUnreadable(MetaEstimatorMixin, BaseEstimator):
         """
         check_is_fitted(self, "estimator_")
         k = len(self.classes_)
-        return self._call_and_fill("decision_function", X, np.zeros(k) if k > 2 else 0.0)
+        return self._call_and_fill("decision_function", X, 0.0, shape=(k,) if k > 2 else ())
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the accuracy of a classifier or the R2 of a regressor, including rows with NaN.
@@ -233,8 +233,13 @@ class SkipUnreadable(MetaEstimatorMixin, BaseEstimator):
         if not is_classifier(self):
             return np.mean(np.asarray(y, float), axis=0) if auto else self.unreadable_label
         text = self.classes_.dtype.kind in "USO" and isinstance(self.classes_.tolist()[0], str)
+        if auto and not text:
+            return min(self.classes_.tolist()) - 1
         if auto:
-            return "unreadable" if text else min(self.classes_.tolist()) - 1
+            label = "unreadable"
+            while label in self.classes_:
+                label += "_"
+            return label
         if text != isinstance(self.unreadable_label, str):
             kind = "text" if text else "numbers"
             raise ValueError(
@@ -244,14 +249,19 @@ class SkipUnreadable(MetaEstimatorMixin, BaseEstimator):
             )
         return self.unreadable_label
 
-    def _call_and_fill(self, method: str, X: Any, value: Any) -> np.ndarray:
-        """Call a method of the estimator on the rows without NaN, and fill in ``value`` for the others."""
+    def _call_and_fill(
+        self, method: str, X: Any, value: Any, shape: tuple[int, ...] | None = None
+    ) -> np.ndarray:
+        """Call a method of the estimator on the rows without NaN, and fill in ``value`` for the others.
+
+        ``shape`` is that of the result for one row, if it is not that of ``value``. It is used if all rows have NaN.
+        """
         X, readable = self._split(X, reset=False)
         if readable.all():
             return getattr(self.estimator_, method)(X)
         value = np.asarray(value)
         if not readable.any():
-            return np.broadcast_to(value, (len(readable), *value.shape)).copy()
+            return np.broadcast_to(value, (len(readable), *(value.shape if shape is None else shape))).copy()
         results = np.asarray(getattr(self.estimator_, method)(_safe_indexing(X, np.flatnonzero(readable))))
         # probabilities stay float32: as float64 they would not sum to 1 within the tolerance of log_loss
         dtype = (

@@ -102,9 +102,9 @@ class TrainOnViews(MetaEstimatorMixin, BaseEstimator):
                 "estimator",
             )
         images, y = Images.of(X), np.asarray(y)
-        if len(y) != len(images):
+        if y.shape[:1] != (len(images),):
             raise ValueError(
-                f"X has {len(images)} images, but y has {len(y)}; give one label for each image."
+                f"`y` must have one label for each of the {len(images)} images; got the shape {y.shape}."
             )
         cnn = clone(cnn).fit(images)
         views = embed_views(cnn, images)

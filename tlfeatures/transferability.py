@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tlfeatures._inputs import is_missing
 from tlfeatures.errors import UnknownNameError
 
 __all__ = ["METHODS", "h_score", "logme", "shrunk_h_score", "transferability"]
@@ -50,7 +51,7 @@ def logme(features: Any, y: Any, task: str = "classification") -> float:
     >>> logme(noise + 3 * (y == "cat")[:, None], y) > logme(noise, y)
     True
     """
-    F, codes, _ = _check_inputs(features, y, task)
+    F, codes = _check_inputs(features, y, task)
     # the evidence does not depend on the scale of F, but the lower bounds in the iteration do
     F = F / (np.sqrt(np.mean(F**2)) or 1.0)
     unit = codes.std() if task == "regression" else 1.0
@@ -131,7 +132,7 @@ def h_score(features: Any, y: Any) -> float:
     >>> round(h_score([[0.0], [0.0], [1.0], [1.0]], ["a", "a", "b", "b"]), 6)
     1.0
     """
-    F, codes, _ = _check_inputs(features, y)
+    F, codes = _check_inputs(features, y)
     # with f = U S V^T the trace is the sum over classes of |U^T 1_c|^2 / n_c
     members = np.eye(int(codes.max()) + 1)[codes]
     _, projected = _spectrum(F - F.mean(axis=0), members)
@@ -170,7 +171,7 @@ def shrunk_h_score(features: Any, y: Any) -> float:
     >>> shrunk_h_score(noise + (y == 1)[:, None], y) > 2 * shrunk_h_score(noise, y)
     True
     """
-    F, codes, _ = _check_inputs(features, y)
+    F, codes = _check_inputs(features, y)
     n, d = F.shape
     F = F - F.mean(axis=0)
     wide = d > n
@@ -233,15 +234,16 @@ def transferability(features: Any, y: Any, method: str = "logme", task: str = "c
     return METHODS[method](features, y, task)
 
 
-def _check_inputs(features: Any, y: Any, task: str = "classification") -> tuple[np.ndarray, np.ndarray, int]:
-    """Return embeddings as float64, labels as class indices or as centered float64 targets, and the class count."""
+def _check_inputs(features: Any, y: Any, task: str = "classification") -> tuple[np.ndarray, np.ndarray]:
+    """Return embeddings as float64, and labels as class indices, or targets as centered float64 numbers."""
     if task not in ("classification", "regression"):
         raise UnknownNameError.of("task", task, ("classification", "regression"))
     F = np.asarray(features, dtype=np.float64)
     labels = np.asarray(y if hasattr(y, "__array__") else list(y))
-    if F.ndim != 2 or labels.shape != F.shape[:1] or len(F) < 2:
+    if F.ndim != 2 or labels.shape != F.shape[:1] or len(F) < 2 or not F.shape[1]:
         raise ValueError(
-            f"`features` and `y` must have shapes (n, d) and (n,) with n >= 2; got {F.shape} and {labels.shape}."
+            "`features` and `y` must have shapes (n, d) and (n,) with n >= 2 and d >= 1; "
+            f"got {F.shape} and {labels.shape}."
         )
     if not np.isfinite(F).all():
         raise ValueError(
@@ -254,8 +256,10 @@ def _check_inputs(features: Any, y: Any, task: str = "classification") -> tuple[
             raise ValueError("`y` must be finite for regression; got NaN or infinity. Remove these rows.")
         if np.ptp(labels) == 0:
             raise ValueError("`y` must have at least two different values; all targets are equal.")
-        return F, labels - labels.mean(), 0
+        return F, labels - labels.mean()
+    if missing := sum(map(is_missing, labels.tolist())):
+        raise ValueError(f"`y` has {missing} missing labels, None or NaN. Label these rows, or remove them.")
     names, codes = np.unique(labels.astype(str) if labels.dtype == object else labels, return_inverse=True)
     if len(names) < 2:
         raise ValueError(f"`y` must have at least two classes; all labels are {names.tolist()[0]!r}.")
-    return F, codes.reshape(-1), len(names)
+    return F, codes

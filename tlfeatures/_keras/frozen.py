@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from tlfeatures._keras import (
     untouched_random_state,
 )
 from tlfeatures._keras.grouped import replace_grouped_convolutions
+from tlfeatures._torch import Switches, switched_tf32
 from tlfeatures._torch import tf32_switches as torch_switches
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FrozenNetwork", "compile_frozen", "convert_to_onnx", "precise"]
 
-_tf32_lock = threading.Lock()  # TF32 is switched for the whole process
 _FROZEN_LIMIT = 128 << 20  # bytes of weights; larger networks would need gigabytes for a speed-up of 10%
 # number of copies of the weights in the graphs and kernels of TensorFlow; during compilation there are twice as many
 _FROZEN_COPIES = 8
@@ -284,19 +283,11 @@ def precise(precision: str) -> Iterator[None]:
         with jax.default_matmul_precision("default" if fast else "highest"):
             yield
         return
-    switches = _tf32_switches()
-    with _tf32_lock if switches else contextlib.nullcontext():
-        previous = [get() for get, _ in switches]
-        for _, set_tf32 in switches:
-            set_tf32(fast)
-        try:
-            yield
-        finally:
-            for (_, set_tf32), value in zip(switches, previous, strict=True):
-                set_tf32(value)
+    with switched_tf32(_tf32_switches(), fast):
+        yield
 
 
-def _tf32_switches() -> list[tuple[Callable[[], bool], Callable[[bool], None]]]:
+def _tf32_switches() -> Switches:
     """Return getters and setters of TF32 in TensorFlow or PyTorch; none without a GPU, where it has no effect."""
     if keras().backend.backend() == "tensorflow":
         import tensorflow as tf

@@ -12,6 +12,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from tlfeatures._params import check_parameter, integer
 from tlfeatures.calibration._temperature import compute_logits, fit_inverse_temperature
 from tlfeatures.evaluation import check_groups, make_folds
 
@@ -30,7 +31,7 @@ class CalibratedHead(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     estimator : classifier
         A classifier with ``decision_function`` or ``predict_proba``.
     cv : int, default=5
-        Number of folds. It is reduced if the smallest class has fewer images, or if there are fewer groups.
+        Number of folds, 2 or more. It is reduced if the smallest class has fewer images, or if there are fewer groups.
 
     Attributes
     ----------
@@ -83,6 +84,7 @@ class CalibratedHead(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         ValueError
             If a class has only one row, or the groups cannot be split.
         """
+        check_parameter("cv", self.cv, [integer(minimum=2)])
         X, y = validate_data(self, X, y)
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
@@ -97,7 +99,7 @@ class CalibratedHead(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         if k < 2:
             raise ValueError(
                 "CalibratedHead needs 2 folds or more, each with images of every class and with its own groups; "
-                f"these rows and cv={self.cv!r} allow {k}. Give more images, or use `estimator` uncalibrated."
+                f"these rows allow {k}. Give more images, or use `estimator` uncalibrated."
             )
         logits = np.empty((len(y), len(self.classes_)))
         for train, test in make_folds(k, codes, groups, "classification", 0):

@@ -113,7 +113,12 @@ def make_inner_folds(
 
 
 def split_validation(
-    y: np.ndarray, classes: np.ndarray | None, groups: np.ndarray | None, fraction: float, seed: list[int]
+    y: np.ndarray,
+    classes: np.ndarray | None,
+    groups: np.ndarray | None,
+    fraction: float,
+    seed: list[int],
+    fix: str = "Pass more images, or pass `validation_fraction=0` to train on all.",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split rows into training and validation rows.
 
@@ -131,6 +136,8 @@ def split_validation(
     fraction : float
         Fraction of validation images; 0 for no validation.
     seed : list of int
+    fix : str
+        End of the messages of errors.
 
     Returns
     -------
@@ -151,7 +158,6 @@ def split_validation(
     rows, rng = np.arange(len(y)), np.random.default_rng(seed)
     if not fraction:
         return rows, rows[:0]
-    fix = "Pass more images, or pass `validation_fraction=0` to train on all."
     if classes is not None:
         counts = np.bincount(y, minlength=len(classes))
         if counts.min() < 2:

@@ -20,6 +20,7 @@ from tlfeatures.features import CNNFeatures
 from tlfeatures.finetune._augment import Augmenter, draw_augmentations
 from tlfeatures.finetune._fitted_head import FittedHead
 from tlfeatures.finetune._fitted_network import FittedNetwork
+from tlfeatures.finetune._head_model import takes_map
 from tlfeatures.finetune._linear_start import linear_start
 from tlfeatures.finetune._parameters import SHARED_PARAMETERS, TTA_ERROR, FineTuneParameters
 from tlfeatures.finetune._stage import TEST_VIEWS
@@ -118,12 +119,13 @@ class FineTune(FineTuneParameters):
         Pipeline
             Fitted, with the steps "cnn" and "head". It predicts as this estimator does with ``tta=0``.
         """
-        net = self._live()
-        layers = [output._keras_history.operation.name for output in self.network_.outputs]
+        net, network = self._live(), self.network_
+        if any(n_prefix for *_, n_prefix in net.columns):  # CNNFeatures would pool these tokens too
+            network = net.embedding_model
         cnn = CNNFeatures(
-            self.network_,
-            layer=layers,
-            pooling="flatten" if callable(self.head) else self.pooling,
+            network,
+            layer=[output._keras_history.operation.name for output in network.outputs],
+            pooling="flatten" if takes_map(self.head) else self.pooling,
             batch_size=self.batch_size,
             precision=net.precision,
             cache=self.cache,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from sklearn.base import ClassifierMixin
@@ -12,6 +12,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
 from tlfeatures._inputs import as_labels, is_missing
+from tlfeatures._params import instance_of
 from tlfeatures.finetune._base import FineTune
 
 __all__ = ["FineTuneClassifier"]
@@ -148,6 +149,11 @@ class FineTuneClassifier(ClassifierMixin, FineTune):
     """
 
     class_weight: Mapping[Any, float] | Literal["balanced"] | None = None
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **FineTune._parameter_constraints,
+        "class_weight": [None, "balanced", instance_of(Mapping, "a dict from a class to its weight")],
+    }
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> FineTuneClassifier:
         """Fit the head and the network.

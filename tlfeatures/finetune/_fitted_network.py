@@ -55,6 +55,11 @@ class FittedNetwork:
         return join(self.trunk, self.columns, self.head)
 
     @cached_property
+    def embedding_model(self) -> Any:
+        """The model from pixels to the embedding, which is the input of the head."""
+        return join(self.trunk, self.columns, keras().layers.Identity(name="embedding", dtype="float32"))
+
+    @cached_property
     def decoder(self) -> Decoder:
         """The decoder of images."""
         return Decoder(**{**self.decoding, "image_size": tuple(self.decoding["image_size"])})

@@ -185,7 +185,8 @@ def fit_frozen_or_finetuned(
     Parameters
     ----------
     finetuned : FineTuneClassifier or FineTuneRegressor
-        Unfitted estimator. The frozen pipeline uses its network, layers, pooling, and decoding of images.
+        Unfitted estimator. The frozen pipeline uses its network, layers, pooling, decoding of images, and
+        normalization; with ``normalization="data"``, that of the pretrained network.
     head : estimator
         Head of the frozen pipeline, such as ``make_head("svm")``.
     X : images
@@ -235,8 +236,10 @@ def fit_frozen_or_finetuned(
     finetuned.check_params()
     if cv:
         make_folds(cv, y, groups, task, 0)  # raises an error before the network runs
-    # the normalization may be "data", which is not defined without training
-    cnn = CNNFeatures(**{name: getattr(finetuned, name) for name in SHARED_PARAMETERS - {"normalization"}})
+    params = {name: getattr(finetuned, name) for name in SHARED_PARAMETERS}
+    if isinstance(finetuned.normalization, str):  # "data" is not defined without training
+        params["normalization"] = "auto"
+    cnn = CNNFeatures(**params)
     with _temporary_store(cnn, finetuned):
         extracted = embed(cnn.fit(X), X, on_error="nan")
         rows = extracted.rows

@@ -71,7 +71,7 @@ def linear_start(steps: Sequence[Any]) -> LinearStart | None:
 
 
 def check_start(start: LinearStart, classes: np.ndarray | None, width: int) -> None:
-    """Check that a linear model was fitted on the same classes and on embeddings of the same width.
+    """Check that a linear model has the same classes, or one number, and was fitted on embeddings of the same width.
 
     Raises
     ------
@@ -85,6 +85,11 @@ def check_start(start: LinearStart, classes: np.ndarray | None, width: int) -> N
         raise ValueError(
             f"The pipeline was fitted on {fitted_on}, and y contains "
             f"{'numbers' if classes is None else classes.tolist()}; pass the same labels."
+        )
+    if classes is None and len(start.coef) > 1:
+        raise ValueError(
+            f"The pipeline predicts {len(start.coef)} numbers for each image; fine-tuning trains for one. Fit a "
+            "pipeline for each column of y."
         )
     if start.coef.shape[1] != width:
         raise ValueError(

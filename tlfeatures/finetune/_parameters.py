@@ -9,11 +9,19 @@ from numbers import Integral
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from sklearn.utils import check_random_state
 
 from tlfeatures._image_estimator import ImageEstimator, LayerParameters
 from tlfeatures._keras import is_callback
-from tlfeatures._params import Constraint, boolean, check_parameters, instance_of, integer, number, path
+from tlfeatures._params import (
+    Constraint,
+    boolean,
+    check_parameters,
+    describe_value,
+    instance_of,
+    integer,
+    number,
+    path,
+)
 from tlfeatures.errors import InvalidParameterError
 from tlfeatures.finetune._augment import check_augment
 from tlfeatures.finetune._head_model import check_head
@@ -27,6 +35,10 @@ SHARED_PARAMETERS = {field.name for cls in (ImageEstimator, LayerParameters) for
 TTA_ERROR = (
     "`tta` must be 0 without `augment`, because it averages augmented views; got {}. Set augment, or tta=0."
 )
+
+
+def _is_name_or_number(value: Any) -> bool:
+    return isinstance(value, (str, Integral)) and not isinstance(value, bool)
 
 
 def _are_callbacks(value: Any) -> bool:
@@ -60,6 +72,9 @@ class FineTuneParameters(ImageEstimator, LayerParameters):
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **ImageEstimator._parameter_constraints,
         **LayerParameters._layer_constraints,
+        "train_from": [
+            Constraint("the name of a layer, 'head', 'all' or a number of blocks", _is_name_or_number)
+        ],
         "normalization": [*ImageEstimator._parameter_constraints["normalization"], "data"],
         "epochs": [integer(minimum=0)],
         "head_epochs": [integer(minimum=0)],
@@ -76,6 +91,7 @@ class FineTuneParameters(ImageEstimator, LayerParameters):
         "callbacks": [None, Constraint("a list of keras.callbacks.Callback", _are_callbacks)],
         "start": [None, "linear", instance_of(LinearStart, "a value set by from_pipeline")],
         "on_error": ["raise", "drop"],
+        "random_state": [None, integer(minimum=0), instance_of(np.random.RandomState)],
     }
 
     def _seed(self) -> int:
@@ -88,7 +104,7 @@ class FineTuneParameters(ImageEstimator, LayerParameters):
             return int(np.random.SeedSequence().generate_state(1)[0])
         if isinstance(self.random_state, Integral):
             return int(self.random_state)
-        return int(check_random_state(self.random_state).randint(1 << 31))
+        return int(self.random_state.randint(1 << 31))
 
     def check_params(self) -> None:
         """Validate the parameters without loading the network; `fit` calls this first.
@@ -107,4 +123,9 @@ class FineTuneParameters(ImageEstimator, LayerParameters):
             )
         if not check_augment(self.augment) and self.tta:
             raise InvalidParameterError(TTA_ERROR.format(self.tta), parameter="tta")
-        check_head(self.head)
+        if check_head(self.head) != () and self.start is not None:
+            raise InvalidParameterError(
+                "`head` must be () with `start`, which sets the weights of the output layer, so that there are no "
+                f"hidden layers; got {describe_value(self.head)}. Pass head=(), or start=None.",
+                parameter="head",
+            )

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from tlfeatures._params import describe_value
 from tlfeatures._warnings import warn
 from tlfeatures.errors import (
     ImageReadError,
@@ -20,7 +19,7 @@ from tlfeatures.errors import (
 from tlfeatures.evaluation import split_validation
 from tlfeatures.extract import FeatureSpec, extract
 from tlfeatures.finetune._augment import Augmenter
-from tlfeatures.finetune._head_model import check_head, takes_map
+from tlfeatures.finetune._head_model import takes_map
 from tlfeatures.finetune._linear_start import LinearStart, check_start, fit_linear, linear_start
 from tlfeatures.finetune._pixels import Pixels
 from tlfeatures.finetune._sample_weights import training_weights
@@ -67,9 +66,7 @@ class Preparation:
         params = self.params
         self.store = EmbeddingStore.resolve(params.cache)
         self.augmenter = Augmenter(params.augment)
-        self.head_alone = params.train_from == "head" or (
-            params.train_from == 0 and params.train_from is not False
-        )
+        self.head_alone = params.train_from in ("head", 0)
         self.plan = self._plan(self._normalization())
         self._check_images()
         self.train, self.validation = self._split(self.rows)
@@ -195,12 +192,6 @@ class Preparation:
         start = self.params.start
         if start is None:
             return None
-        if check_head(self.params.head) != ():
-            raise InvalidParameterError(
-                "`head` must be () with `start`, which sets the weights of the output layer, so that there are no "
-                f"hidden layers; got {describe_value(self.params.head)}. Pass head=(), or start=None.",
-                parameter="head",
-            )
         if not isinstance(start, LinearStart):
             X, y = self.embeddings[self.train], self.y[self.train]
             y = self.classes[y] if self.target is None else y * self.target[1] + self.target[0]

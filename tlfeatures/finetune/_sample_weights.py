@@ -35,11 +35,7 @@ def training_weights(
     return weight / weight[train].mean()
 
 
-def _by_class(class_weight: Any, classes: list[Any]) -> np.ndarray:
-    if not isinstance(class_weight, Mapping):
-        raise ValueError(
-            f"class_weight={class_weight!r}; expected None, 'balanced', or a dict from a class to its weight."
-        )
+def _by_class(class_weight: Mapping[Any, float], classes: list[Any]) -> np.ndarray:
     if unknown := set(class_weight) - set(classes):
         raise ValueError(
             f"class_weight names {sorted(map(str, unknown))}, which are not in y; the classes are {classes}."

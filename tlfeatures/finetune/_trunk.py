@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -208,7 +207,7 @@ def block_starts(trunk: Trunk, taps: tuple[str, ...] = ()) -> list[str]:
     return list(dict.fromkeys(starts))
 
 
-def first_trained(trunk: Trunk, train_from: Any, taps: tuple[str, ...], network: str) -> int:
+def first_trained(trunk: Trunk, train_from: str | int, taps: tuple[str, ...], network: str) -> int:
     """Return the index of the first trained layer; the number of layers if only the head is trained.
 
     Raises
@@ -216,7 +215,7 @@ def first_trained(trunk: Trunk, train_from: Any, taps: tuple[str, ...], network:
     UnknownNameError
         If there is no such layer before the head; the message lists similar names.
     ValueError
-        If ``train_from`` is not a layer, "head", "all", or a number of blocks.
+        If there are fewer than ``train_from`` blocks.
     """
     names = list(trunk.layers)
     if isinstance(train_from, str):
@@ -231,10 +230,6 @@ def first_trained(trunk: Trunk, train_from: Any, taps: tuple[str, ...], network:
             )
         return names.index(train_from)
     starts = block_starts(trunk, taps)
-    if not isinstance(train_from, Integral) or isinstance(train_from, bool):
-        raise ValueError(
-            f"`train_from={train_from!r}`; expected the name of a layer, 'head', 'all', or a number of blocks."
-        )
     if not 0 <= train_from <= len(starts):
         raise ValueError(
             f"`train_from={train_from}`, but {network} has {len(starts)} blocks before the head, which begin with "

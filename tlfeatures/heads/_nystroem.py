@@ -9,7 +9,7 @@ from scipy.linalg import eigh
 from sklearn.kernel_approximation import Nystroem
 from sklearn.metrics.pairwise import pairwise_kernels
 from sklearn.utils import check_random_state, gen_batches
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 __all__ = ["StableNystroem"]
 
@@ -50,6 +50,7 @@ class StableNystroem(Nystroem):
         -------
         StableNystroem
         """
+        self._validate_params()
         X = validate_data(self, X)
         rows = check_random_state(self.random_state).permutation(len(X))[: self.n_components]
         self.component_indices_ = rows
@@ -60,6 +61,7 @@ class StableNystroem(Nystroem):
         values, vectors = eigh(kernel)
         keep = values > _MIN_EIGENVALUE * values[-1]
         self.normalization_ = vectors[:, keep] / np.sqrt(values[keep]) @ vectors[:, keep].T
+        self._n_features_out = len(rows)
         return self
 
     def transform(self, X: Any) -> np.ndarray:
@@ -73,9 +75,10 @@ class StableNystroem(Nystroem):
         -------
         ndarray of float64, shape (n, n_components)
         """
+        check_is_fitted(self)
         X = validate_data(self, X, reset=False)
         features = np.empty((len(X), len(self.components_)))
-        for batch in gen_batches(len(X), _BATCH_ROWS):  # converted to float64 at a time
+        for batch in gen_batches(len(X), _BATCH_ROWS):  # so that only a batch is copied to float64
             kernel = pairwise_kernels(
                 X[batch].astype(np.float64),
                 self.components_,

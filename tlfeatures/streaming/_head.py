@@ -132,7 +132,8 @@ def fit_head(
     Raises
     ------
     ValueError
-        If labels are missing or all equal, or a class has only one row.
+        If labels are missing or all equal, a class has only one row, a regression has only one validation row, or a
+        row contains NaN or infinity.
     InvalidParameterError
         If a parameter is invalid, or the estimator has no ``partial_fit``.
 
@@ -161,7 +162,13 @@ def fit_head(
     groups = check_groups(groups, len(y))
     classes, codes = np.unique(y, return_inverse=True) if task == "classification" else (None, y)
     fraction = min(validation_fraction, _VALIDATION_ROWS / len(y))
-    _, validation = split_validation(codes, classes, groups, fraction, [random_state])
+    fix = "Pass more images, or fit a head in memory."
+    _, validation = split_validation(codes, classes, groups, fraction, [random_state], fix)
+    if task == "regression" and len(validation) < 2:
+        raise ValueError(
+            f"R2 needs two validation images or more; validation_fraction={validation_fraction:g} of {len(y)} images "
+            f"gives {len(validation)}. Pass a larger validation_fraction. {fix}"
+        )
     is_training = np.ones(len(y), bool)
     is_training[validation] = False
     training = _Training(read_batches, y, classes, estimator, random_state)
@@ -196,6 +203,11 @@ class _Training:
         numbers, rows = np.cumsum(~is_training) - 1, np.empty((0, 0), np.float32)
         for positions, batch in self.read_batches(None):
             selected = is_training[positions]
+            if not np.isfinite(batch).all():
+                raise ValueError(
+                    f"{(~np.isfinite(batch).all(axis=1)).sum()} rows of a batch contain NaN or infinity; expected "
+                    "finite embeddings. Leave these rows out."
+                )
             if not rows.size:
                 rows = np.empty((numbers[-1] + 1, batch.shape[1]), np.float32)
             rows[numbers[positions[~selected]]] = batch[~selected]

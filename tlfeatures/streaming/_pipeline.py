@@ -82,7 +82,7 @@ def fit_streaming(
     MissingRowsError
         If an image has changed in the meantime.
     ValueError
-        As `fit_head`.
+        As `fit_head`, or if no image can be read.
 
     Examples
     --------
@@ -114,6 +114,8 @@ def fit_streaming(
     run = EmbeddingRun(images, cnn)
     run.execute()
     rows = np.setdiff1d(np.arange(len(images)), list(run.errors))
+    if not len(rows):
+        raise ValueError("None of the images could be read; check_images(X) gives the reasons.")
     keys, _ = images.take(rows).keys(cnn._n_threads)
     decoder = decoder_recipe() if encoded.any() else {}
     store = EmbeddingStore.resolve(cnn.cache)
