@@ -280,6 +280,9 @@ def test_tiny_data_sets():
         ({"y": ["a"]}, "Got 12 images but 1 labels"),
         ({"groups": [1, 2]}, "`groups` must have one group for each of the 12 images"),
         ({"split": ["train"]}, "`split` must have one name for each of the 12 images"),
+        ({"split": ["train"] * 11 + [None]}, "`split` must not have missing names; 1 of 12 are missing"),
+        ({"split": ["train"] * 11 + [float("nan")]}, "`split` must not have missing names; 1 of 12"),
+        ({"y": ["caf\udce9", "tea"] * 6}, r"Labels must be Unicode text; got 'caf\\udce9', .* not UTF-8"),
         ({"cv": 1}, "`cv` must be an integer of at least 2; got 1"),
         (
             {"duplicate_threshold": 2},
@@ -555,6 +558,50 @@ def test_report_of_a_search_has_a_section_from_its_out_of_fold_predictions(head,
     html = write_report(result, tmp_path / "report").read_text("utf-8")
     assert "<h2>Suspected label errors and outliers</h2>" in html and "suggestion: <strong>dark" in html
     assert len(pandas.read_csv(tmp_path / "report/tables/label_errors.csv")) == 60
+
+
+def fit_search(y, cache, groups=None, **options):
+    """Search over noise of which four images are duplicates of the first four."""
+    images = np.random.default_rng(0).integers(0, 256, (36, 32, 32, 3), dtype="uint8")
+    images[30:34] = images[:4]
+    small = {
+        "image_sizes": [32],
+        "layers": ["block3_pw_relu"],
+        "poolings": "avg",
+        "resize": "stretch",
+        "cv": 3,
+    }
+    search = FeatureSearchCV("tiny", **small | options, heads=["ridge"], learning_curve=False, cache=cache)
+    return search.fit(images, y, groups)
+
+
+def test_report_of_a_search_whose_folds_do_not_test_all_images(tmp_path):
+    warnings.simplefilter("ignore")
+    rows, y = np.arange(36), NAMES[np.arange(36) % 3]
+    tested = [rows[3:9][y[3:9] != "cat"], rows[9:15][y[9:15] != "cat"]]  # never a cat
+    folds = [(np.setdiff1d(rows, test), test) for test in tested]
+    for labels in (y, np.arange(36) % 3):
+        result = fit_search(labels, tmp_path, cv=folds).result()
+        table = result.audit.label_errors
+        assert sorted(table["row"]) == sorted(np.concatenate(tested))
+        assert set(table["suggestion"]) <= set(labels) and (table["suggestion"] != table["label"]).all()
+        assert result.audit.classes["class"].tolist() == np.unique(labels[1:3]).tolist()
+        assert result.embedding_note == ""
+
+
+def test_groups_of_duplicates_are_not_reported_as_a_predictor(tmp_path):
+    warnings.simplefilter("ignore")
+    y = NAMES[np.arange(36) % 2]
+    assert fit_search(y, tmp_path, dedupe_groups=True).result().audit.confounders.empty
+    search = fit_search(y, tmp_path, groups=np.arange(36) % 6, dedupe_groups=True)
+    assert search.result().audit.summary()["confounders"] == ["group"]
+
+
+def test_missing_labels_in_a_list_of_text():
+    X, y = clusters()
+    result = audit(X, [float("nan"), float("nan"), *y[2:]])
+    assert result.classes["class"].tolist() == ["cat", "dog", "fox"]
+    assert any("2 of 120 images have no label" in note for note in result.notes)
 
 
 @pytest.mark.parametrize("n", [5, 700, 1500])

@@ -11,7 +11,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_digits, make_classification
 from sklearn.metrics import log_loss
 from sklearn.model_selection import train_test_split
-from sklearn.pipeline import Pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.svm import SVC, LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -115,3 +115,12 @@ def test_groups_are_kept_in_one_fold_of_the_calibration(digits):
     groups = np.repeat(np.arange(200), 2)
     grouped, leaking = (fit_calibrated_head(make_head("knn"), X, y, each) for each in (groups, None))
     assert grouped.inverse_temperature_ < leaking.inverse_temperature_
+
+
+@pytest.mark.parametrize("in_pipeline", [False, True])
+def test_decision_values_of_pairs_of_three_classes_raise(digits, in_pipeline):
+    X, _, y, _ = digits
+    svc, rows = SVC(decision_function_shape="ovo"), y < 3
+    head = make_pipeline(svc) if in_pipeline else svc
+    with pytest.raises(ValueError, match=r"has one column for each pair of the 3 classes; .*shape='ovr'"):
+        CalibratedHead(head).fit(X[rows], y[rows])

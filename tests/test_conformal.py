@@ -197,6 +197,8 @@ def test_rows_that_cannot_be_used_raise(conformal):
         conformal.fit(X, y).predict(bad)
     with pytest.raises(ValueError, match="All 12 rows of `X` are equal"):
         conformal.fit(np.ones((12, 2)), y)
+    with pytest.raises(ValueError, match="All 12 rows of `X` are equal"):
+        conformal.fit(np.ones((12, 2), bool), y)
     with pytest.raises(ValueError, match="All 12 labels are one"):
         conformal.fit(X, np.ones(12, int))
     with pytest.raises(ValueError, match="All 12 rows are in one group"):

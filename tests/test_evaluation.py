@@ -33,7 +33,7 @@ from tlfeatures.evaluation import (
     score_numbers,
     split_validation,
 )
-from tlfeatures.evaluation._paired_tests import mcnemar_test
+from tlfeatures.evaluation._paired_tests import bootstrap_test, mcnemar_test
 
 
 def test_confidence_interval_agrees_with_its_formula():
@@ -98,7 +98,9 @@ def test_near_duplicates_and_user_groups_are_merged():
     assert duplicates.count_crossing([(np.array([0, 1, 2, 5]), np.array([3, 4, 6, 7]))]) == 1
 
 
-@pytest.mark.parametrize("wrap", [list, np.array, pd.Series, lambda y: pd.Series(y, dtype="category"), tuple])
+@pytest.mark.parametrize(
+    "wrap", [list, np.array, pd.Series, lambda y: pd.Series(y, dtype="category"), tuple, iter]
+)
 def test_labels_in_any_container(wrap):
     values, task = check_labels(wrap(["b", "a", "b"]), 3, "auto")
     assert task == "classification" and values.tolist() == ["b", "a", "b"] and values.dtype.kind == "U"
@@ -188,6 +190,8 @@ def test_infer_task(y, task):
         ([1.0, float("nan"), float("inf")], "2 of 3 labels are missing or infinite;"),
         ([1.0, float("-inf"), 2.0], "1 of 3 labels are infinite;"),
         (["a", None], "1 of 2 labels are missing"),
+        (["a", float("nan")], "1 of 2 labels are missing"),
+        (["caf\udce9", "tea"], r"Unicode text; got 'caf\\udce9'"),
         (pd.Series(["a", None, "b"]), "1 of 3 labels are missing"),
         (pd.Series([1, None], dtype="Int64"), "1 of 2 labels are missing"),
         (np.array(["a", 1], dtype=object), "mix text"),
@@ -435,6 +439,13 @@ def test_several_estimators_are_compared_with_the_first_and_corrected():
     assert short["lowest fold"][2] == three.scores["same"].min()
 
 
+@pytest.mark.parametrize(("n", "p_value"), [(2, 0.5), (3, 0.25), (8, 1 / 128)])
+def test_equal_differences_of_few_groups_are_not_significant(n, p_value):
+    difference, (low, high), p = bootstrap_test(np.repeat(np.arange(n), 30), np.full(n * 30, 0.1), 0.95, 0)
+    assert difference == pytest.approx(0.1) and p == p_value  # a sign test
+    assert (low <= 0 <= high) == (p_value > 0.05) and low <= difference <= high
+
+
 def test_identical_estimators_do_not_differ():
     X, y = make_guessing_data(40)
     for kwargs in ({"n_repeats": 1}, {"n_repeats": 2}, {"n_repeats": 1, "scoring": "f1"}):
@@ -520,6 +531,9 @@ def test_missing_and_infinite_groups_raise(value, kind):
     message = f"`groups` must not have {kind} values; 1 of 3 groups are {kind}\\. Fill"
     with pytest.raises(InvalidParameterError, match=message):
         check_groups([1.0, value, 2.0], 3)
+    if kind == "missing":
+        with pytest.raises(InvalidParameterError, match=message):
+            check_groups(["a", value, "b"], 3)
 
 
 def test_the_largest_group_may_be_one_that_was_passed():

@@ -448,6 +448,7 @@ def test_report_without_mistakes_curve_duplicates_or_map(tmp_path):
 def test_second_report_replaces_only_the_first(tmp_path):
     write(tmp_path)
     (tmp_path / "figures" / "mine.png").write_bytes(b"mine")
+    write(tmp_path)
     summary = json.loads((tmp_path / "report.json").read_text())
     summary["files"] += ["figures/../mine.csv", "../mine.csv", "pipeline.joblib"]
     (tmp_path / "report.json").write_text(json.dumps(summary))
@@ -834,6 +835,37 @@ def test_parameters_of_heads_are_written_if_possible():
     weighted = fake_search()
     weighted.sample_weight_ = np.ones(3)
     assert best_options(weighted) is None
+
+
+def test_parameters_from_numpy_are_written_as_built_in_types():
+    pixels = np.array([[0.5] * 3, [0.25] * 3])
+    for normalization in (pixels, tuple(pixels)):
+        params = {"normalization": normalization, "window": (np.float64(0), np.int64(200))}
+        search = fake_search(
+            {"head": "tree", "pooling": np.str_("avg")},
+            **params,
+            heads={"tree": DecisionTreeClassifier(min_samples_leaf=np.float64(0.1))},
+        )
+        options = best_options(search)
+        assert (
+            repr(options["heads"]["tree"]) == "DecisionTreeClassifier(min_samples_leaf=0.1, random_state=0)"
+        )
+        assert repr(options["window"]) == "(0.0, 200)" and repr(options["poolings"]) == "'avg'"
+        assert np.array_equal(eval(repr(options["normalization"])), pixels)
+    search.heads = {"tree": DecisionTreeClassifier(min_impurity_decrease=float("inf"))}
+    assert best_options(search) is None  # Python does not read "inf"
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_classes_that_are_numbers_are_shown_as_they_are(tmp_path):
+    classes = np.array([1000, 2000, 3000])
+    result = make_result(3)
+    codes = {name: code for name, code in zip(result.classes, classes, strict=True)}
+    predictions = result.predictions.assign(
+        true=result.predictions["true"].map(codes), predicted=result.predictions["predicted"].map(codes)
+    )
+    html, _, _ = write(tmp_path, result, classes=classes, predictions=predictions)
+    assert ">1000</td>" in html and ">1,000<" not in html
 
 
 def test_folds_by_duplicates_of_arrays_have_no_command():

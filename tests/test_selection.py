@@ -250,6 +250,15 @@ def test_numpy_integers_are_accepted_as_parameters(warm, data):
     assert type(search.best_params_["image_size"]) is int and search.prescreen_["kept"].sum() == 2
 
 
+def test_class_weights_with_numpy_keys_are_in_the_table(warm, data):
+    codes = np.unique(data[1], return_inverse=True)[1]
+    weights = dict(zip(np.unique(codes), np.array([1.0, 2.0, 1.5]), strict=True))
+    heads = {"svm": {"class_weight": [weights]}}
+    search = FeatureSearchCV(**SMALL | {"heads": heads}, cache=warm[0]).fit(data[0], codes)
+    assert set(search.table()["settings"]) == {'{"class_weight": {"0": 1.0, "1": 2.0, "2": 1.5}}'}
+    assert search.describe_best().endswith("svm(class_weight={'0': 1.0, '1': 2.0, '2': 1.5})")
+
+
 def test_grids_of_named_heads_are_expanded(data):
     def points(heads):
         return [(head.name, head.points) for head in make_head_grids(heads, "classification", data[1], 0)]
@@ -257,6 +266,7 @@ def test_grids_of_named_heads_are_expanded(data):
     default = [{"C": c} for c in (0.1, 1.0, 10.0, 100.0)]
     assert points({"svm": None}) == points(["svm"]) == [("svm", tuple(default))]
     assert points({"svm": {}, "ridge": {}}) == [("svm", ({"C": 10.0},)), ("ridge", ({},))]
+    assert points(["svm", "ridge", "svm"]) == points(["svm", "ridge"])
     assert points({"svm": [{"C": [1]}, {"svm__gamma": ["auto"]}]}) == [("svm", ({"C": 1}, {"gamma": "auto"}))]
 
 
@@ -441,6 +451,8 @@ def test_prediction_sets_need_decision_values(warm, data):
     X, y = data
     sets = FeatureSearchCV(**pairs, cache=store).fit(X, np.where(np.arange(36) % 4, y, "other")).result()
     assert "6 decision values for 4 classes" in sets.prediction_sets.note
+    search = FeatureSearchCV(**pairs, cache=store).fit(X, y)  # three classes have three pairs
+    assert search.oof_decision_ is None
 
 
 @pytest.fixture
@@ -900,6 +912,19 @@ def test_search_over_a_user_keras_model(data, tmp_path, store):
     assert search.best_params_["model"] == path and search.table()["network"][0] == "own.keras"
 
 
+def test_networks_of_the_same_name_are_numbered(tmp_path):
+    import keras
+
+    paths = [str(tmp_path / folder / "own.keras") for folder in "abc"]
+    for path, channels in zip(paths, (4, 5, 6), strict=True):
+        (tmp_path / path).parent.mkdir()
+        keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(channels, 3, name="conv")]).save(path)
+    passes = plan_passes(EmbeddingGrid(paths, layers=["conv"], poolings="avg", image_sizes=None), None)
+    names = ["own.keras"] * 2 + ["own.keras (2)"] * 2 + ["own.keras (3)"] * 2  # two resize modes
+    assert [planned.network for planned in passes] == names
+    assert [embedding.network for planned in passes for embedding in planned.embeddings] == names
+
+
 # -- choice --------------------------------------------------------------------------------------
 
 
@@ -1027,6 +1052,16 @@ def test_grouped_score_differs_only_by_the_moved_duplicates(data, store):
     assert [len(set(a) ^ set(b)) for (_, a), (_, b) in zip(folds, moved, strict=True)].count(1) == 2
     expected = cross_val_score(search.best_estimator_, X, y, cv=moved).mean()
     assert search.duplicates_.grouped_score == pytest.approx(expected, abs=1e-9)
+
+
+def test_grouped_score_is_none_if_it_is_not_defined_on_a_fold(data, store):
+    X, y = data[0].copy(), np.where(np.arange(36) < 24, "many", "few")
+    X[24:30], X[30:] = X[24], X[30]  # the second class is two groups of duplicates, for three folds
+    options = SMALL | {"layers": LAYERS[:1], "poolings": "avg", "heads": ["ridge"], "scoring": "roc_auc"}
+    with pytest.warns(DuplicateImagesWarning, match="Grouped cross-validation, .* is not possible"):
+        search = FeatureSearchCV(**options, cache=store).fit(X, y)
+    assert search.grouped_score_ is None and search.duplicates_.grouped_score is None
+    assert search.cv_scores_["mean"] == search.result().score.mean == search.best_score_
 
 
 def test_grouped_score_is_none_if_all_images_are_one_duplicate_group(data, store):
@@ -1218,6 +1253,7 @@ EIGHT = np.zeros((8, 8, 8, 3), np.uint8)
         ("aaaabbbb", ["g", None] * 4, {}, r"4 of 8 groups are missing"),
         ("aaaabbbb", "ggg", {}, r"groups of shape \(3,\)"),
         ("aaaabbbb", None, {"cv": 1}, r"`cv` must be at least 2; got 1"),
+        ("aaaabbbb", None, {"cv": False}, r"`cv` must be a number of folds, .*; got False"),
         ("aaaabbbb", None, {"cv": 9}, r"`cv=9` needs at least 9 images; got n_samples=8"),
         ("aaaabbbb", None, {"cv": "five"}, r"`cv` must be a number of folds, .*; got 'five'"),
         ("aaaabbbb", None, {"cv": [([0, 1, 2], [4])] * 2}, r"fold 0 has no training image of class 'b'"),
@@ -1231,6 +1267,7 @@ EIGHT = np.zeros((8, 8, 8, 3), np.uint8)
         ("aaaabbbb", None, {"heads": []}, r"`heads` must be names of heads \(logreg.*got \[\]"),
         ("aaaabbbb", None, {"heads": ["swm"]}, r"Did you mean 'svm'"),
         ("aaaabbbb", None, {"heads": {"svm": {"D": [1]}}}, r"Invalid parameter 'D'"),
+        ("aaaabbbb", None, {"heads": {"svm": []}}, r"heads\['svm'\] must be an estimator .*; got \[\]\."),
         ("aaaabbbb", None, {"heads": {"svm": 3}}, r"heads\['svm'\] must be an estimator .*; got 3\."),
         ("aaaabbbb", None, {"heads": {"rf": object()}}, r"heads\['rf'\] must be an estimator .*; got .*object"),
         ("aaaabbbb", None, {"heads": {"svm": {"C": 3}}}, r"values of 'C' must be a list; got 3\. Write \{'C': \[3\]\}"),
@@ -1265,6 +1302,7 @@ EIGHT = np.zeros((8, 8, 8, 3), np.uint8)
         ("aaaabbbb", None, {"scoring": "acuracy"}, r"acuracy"),
         ("aaaabbbb", None, {"scoring": ["accuracy"]}, r"`scoring` must be None.*; got \['accuracy'\]"),
         ("aaaabbbb", None, {"random_state": "x"}, r"`random_state` must be None, an integer or a RandomState; got 'x'"),
+        ("aaaabbbb", None, {"random_state": -1}, r"`random_state` must be from 0 to 2\*\*32 - 1; got -1"),
     ],
 )  # fmt: skip
 def test_invalid_input_raises_before_any_pass(y, groups, options, message, network_calls):

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 __all__ = [
-    "URL_HINT", "as_labels", "has_lost_slash", "is_missing", "is_url", "library_types", "split_frame",
+    "URL_HINT", "as_labels", "has_lost_slash", "is_missing", "is_url", "library_types", "split_frame", "to_array",
 ]  # fmt: skip
 
 URL_HINT = "expected s3://, gs://, az://, https:// or file://, or a local path"
@@ -24,6 +24,23 @@ def is_missing(value: Any) -> bool:
     import numpy as np  # imported here, because the command line starts without numpy
 
     return isinstance(value, (float, np.floating, np.datetime64, np.timedelta64)) and bool(value != value)
+
+
+def to_array(values: Any) -> Any:
+    """Convert labels or groups to a NumPy array, in which missing values stay missing.
+
+    From a list of text and NaN, NumPy alone would make the text "nan".
+
+    >>> to_array(["cat", float("nan")]).tolist()
+    ['cat', nan]
+    """
+    import numpy as np
+
+    if hasattr(values, "__array__"):
+        return np.asarray(values)
+    values = list(values)
+    array = np.asarray(values)
+    return np.array(values, object) if array.dtype.kind in "US" and any(map(is_missing, values)) else array
 
 
 def is_url(path: str | os.PathLike[str]) -> bool:

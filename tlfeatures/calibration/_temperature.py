@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
+from sklearn.pipeline import Pipeline
 
 __all__ = ["calibrate_logits", "compute_logits", "fit_inverse_temperature", "to_logits"]
 
@@ -40,10 +41,13 @@ def compute_logits(head: Any, X: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """
     decisions = head.decision_function(X) if hasattr(head, "decision_function") else None
     z = to_logits(decisions, head.predict_proba(X) if decisions is None else None)
-    if z.shape[1] != len(classes):
+    last = head[-1] if isinstance(head, Pipeline) else head
+    has_pairs = getattr(last, "decision_function_shape", None) == "ovo" and len(classes) == 3
+    if has_pairs or z.shape[1] != len(classes):
+        columns = "one column for each pair of the" if has_pairs else f"{z.shape[1]} columns for"
         raise ValueError(
-            f"The decision function of `estimator` has {z.shape[1]} columns for {len(classes)} classes; "
-            "expected one per class: for SVC use decision_function_shape='ovr'."
+            f"The decision function of `estimator` has {columns} {len(classes)} classes; expected one per class: for "
+            "SVC use decision_function_shape='ovr'."
         )
     return z
 

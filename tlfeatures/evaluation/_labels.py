@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
 from sklearn.utils import column_or_1d
 
-from tlfeatures._inputs import as_labels, is_missing
+from tlfeatures._inputs import as_labels, is_missing, to_array
 from tlfeatures._params import describe_value
 from tlfeatures.errors import InvalidParameterError, UnknownNameError
 
@@ -36,7 +36,8 @@ def infer_task(y: Iterable[Any]) -> Task:
     Raises
     ------
     ValueError
-        If ``y`` is empty, has missing values or several columns, or contains neither classes nor numbers.
+        If ``y`` is empty, has missing values or several columns, or contains neither classes nor numbers, or text
+        that is not Unicode.
 
     Examples
     --------
@@ -59,6 +60,8 @@ def infer_task(y: Iterable[Any]) -> Task:
             raise ValueError("Labels mix text with other types; convert all of them to text: y.astype(str).")
         values = np.array(values.tolist())
     kind = values.dtype.kind
+    if kind == "U":
+        _check_text(values)
     if categorical or kind in "bUS":
         return "classification"
     if kind not in "iuf":
@@ -97,6 +100,7 @@ def check_labels(y: Any, n: int, task: str = "auto") -> tuple[np.ndarray, str]:
     >>> check_labels(["cat", "dog", "cat"], 3)
     (array(['cat', 'dog', 'cat'], dtype='<U3'), 'classification')
     """
+    y = list(y) if isinstance(y, Iterator) else y
     values = _to_array(y)
     if values.ndim == 2 and values.shape[1] == 1:
         values = column_or_1d(values, warn=True)
@@ -160,9 +164,7 @@ def _to_array(y: Any) -> np.ndarray:
             "y",
         )
     try:
-        values = (
-            y.to_numpy() if hasattr(y, "to_numpy") else np.asarray(y if hasattr(y, "__array__") else list(y))
-        )
+        values = y.to_numpy() if hasattr(y, "to_numpy") else to_array(y)
     except ValueError as error:  # lists of different lengths
         raise InvalidParameterError(
             "`y` must have one label for each image; got sequences of different lengths. Several labels for one image "
@@ -170,6 +172,17 @@ def _to_array(y: Any) -> np.ndarray:
             "y",
         ) from error
     return values.astype(str) if values.dtype.kind == "T" else values
+
+
+def _check_text(labels: np.ndarray) -> None:
+    for label in np.unique(labels).tolist():
+        try:
+            label.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"Labels must be Unicode text; got {label!r}, as from the name of a folder that is not UTF-8. Rename "
+                "the folder or the label."
+            ) from None
 
 
 def check_groups(groups: Any, n: int) -> np.ndarray | None:
@@ -199,7 +212,7 @@ def check_groups(groups: Any, n: int) -> np.ndarray | None:
     """
     if groups is None:
         return None
-    values = np.asarray(groups if hasattr(groups, "__array__") else list(groups))
+    values = to_array(groups)
     if values.shape != (n,):
         raise InvalidParameterError(
             f"`groups` must have one group for each of the {n} images; got groups of shape {values.shape}.",
@@ -231,7 +244,7 @@ def check_seed(random_state: Any) -> int:
     Raises
     ------
     ValueError
-        If ``random_state`` is of another type.
+        If ``random_state`` is of another type, negative or too large.
 
     Examples
     --------
@@ -241,6 +254,10 @@ def check_seed(random_state: Any) -> int:
     if random_state is None:
         return int(np.random.SeedSequence().generate_state(1)[0])
     if isinstance(random_state, Integral):
+        if not 0 <= random_state < 2**32:
+            raise InvalidParameterError(
+                f"`random_state` must be from 0 to 2**32 - 1; got {random_state}.", "random_state"
+            )
         return int(random_state)
     if isinstance(random_state, np.random.RandomState):
         return int(random_state.randint(2**31 - 1))

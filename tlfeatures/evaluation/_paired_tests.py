@@ -113,9 +113,17 @@ def bootstrap_test(
 
 
 def _student_result(difference: float, error: float, df: int, level: float) -> Result:
-    """Compute the interval and the p-value of a difference from its standard error."""
-    margin = student_t.ppf((1 + level) / 2, df) * error
-    p_value = 2 * student_t.sf(abs(difference) / error, df) if error > 0 else float(difference == 0)
+    """Compute the interval and the p-value of a difference from its standard error, by a t-test.
+
+    If the differences of all units are equal, their variance is unknown. The p-value is then that of a sign test, and
+    the interval contains 0 if the difference is not significant.
+    """
+    if error > 1e-12 * abs(difference):  # smaller errors are those of rounding
+        margin = student_t.ppf((1 + level) / 2, df) * error
+        p_value = 2 * student_t.sf(abs(difference) / error, df)
+    else:
+        p_value = 0.5**df if difference else 1.0
+        margin = abs(difference) if p_value >= 1 - level else 0.0
     return difference, (float(difference - margin), float(difference + margin)), float(p_value)
 
 

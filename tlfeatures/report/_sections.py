@@ -42,12 +42,12 @@ class ReportFolder:
         self.path = path
         self.figures: dict[str, dict[str, Any]] = {}
         self.tables: dict[str, pd.DataFrame] = {}
+        self._files: set[str] = set()
         path.mkdir(parents=True, exist_ok=True)
 
     def save(self, name: str, frame: pd.DataFrame) -> None:
         """Write a table as CSV."""
-        path = self.path / "tables" / f"{name}.csv"
-        path.parent.mkdir(exist_ok=True)
+        path = self._add("tables", f"{name}.csv")
         frame.to_csv(path, index=False, lineterminator="\n", encoding="utf-8", errors="surrogateescape")
         self.tables[name] = frame
 
@@ -55,8 +55,7 @@ class ReportFolder:
         """Write a figure as PNG."""
         figure = plot(*args)
         png = _figures.to_png(figure)
-        path = self.path / "figures" / f"{name}.png"
-        path.parent.mkdir(exist_ok=True)
+        path = self._add("figures", f"{name}.png")
         path.write_bytes(png)
         inches = figure.get_figwidth()
         # a wide figure is not scaled down to the width of a phone, where its many class names would be unreadable
@@ -64,9 +63,14 @@ class ReportFolder:
         self.figures[name] = {"data": base64.b64encode(png).decode(), "width": width}
 
     def files(self) -> list[str]:
-        """Return the names of all figures and tables in the folder."""
-        parts = [part for part in ("figures", "tables") if (self.path / part).is_dir()]
-        return sorted(f"{part}/{name}" for part in parts for name in os.listdir(self.path / part))
+        """Return the names of all figures and tables of the report; the folder may contain other files."""
+        return sorted(self._files)
+
+    def _add(self, part: str, name: str) -> Path:
+        """Return the path of a new file."""
+        self._files.add(f"{part}/{name}")
+        (self.path / part).mkdir(exist_ok=True)
+        return self.path / part / name
 
 
 def make_sections(result: SearchResult, folder: ReportFolder) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from tlfeatures._inputs import is_missing
 from tlfeatures.results import AuditResult, Suggestions
 
 __all__ = ["list_tiles"]
@@ -21,6 +22,7 @@ def list_tiles(result: AuditResult | Suggestions) -> dict[str, list[dict[str, An
         for row in rows:
             jpeg = result.thumbnails.get(row["row"])
             row["thumbnail"] = None if jpeg is None else base64.b64encode(jpeg).decode()
+            row["label"] = None if is_missing(row.get("label")) else row["label"]
             row["name"] = "/".join(re.split(r"[\\/]", str(row["image"]))[-2:])
         return rows
 

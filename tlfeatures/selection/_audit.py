@@ -56,6 +56,6 @@ def audit_search(search: Any, features: np.ndarray) -> AuditResult | None:
     ]
     columns = {"row": search.rows_, "image": pandas.Series(names, dtype=object), "label": labels}
     about = pandas.DataFrame(columns)
-    if search.groups_ is not None:
-        about["group"] = np.asarray(search.groups_)
-    return audit_search_rows(features, search.fitted_images_.keys, about, probabilities)
+    if search._groups is not None:
+        about["group"] = search._groups
+    return audit_search_rows(features, search.fitted_images_.keys, about, probabilities, search.classes_)

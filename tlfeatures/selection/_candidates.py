@@ -35,7 +35,7 @@ class Embedding:
     params : dict
         Parameters of :class:`~tlfeatures.CNNFeatures`: model, image_size, resize, layer, pooling.
     network : str
-        Display name of the network.
+        Display name of the network; further networks of the same name have a number, such as "model.keras (2)".
     layers : tuple of str
     fused : bool
         Whether the layers are fused: each scaled to the same total variance.
@@ -154,7 +154,23 @@ def plan_passes(grid: EmbeddingGrid, store: EmbeddingStore | None) -> list[Pass]
                     columns = {recipe_digest(c.recipe): c for e in embeddings for c in e.columns}
                     joint = replace(plan, columns=tuple(columns.values()))
                     passes.append(Pass(embeddings[0].network, resize, joint, tuple(embeddings)))
-    return passes
+    return _number_networks(passes)
+
+
+def _number_networks(passes: list[Pass]) -> list[Pass]:
+    """Append numbers to equal display names of different networks, such as files of the same name in two folders."""
+    models: dict[str, list[Any]] = {}
+    numbered = []
+    for planned in passes:
+        model, same_name = planned.embeddings[0].params["model"], models.setdefault(planned.network, [])
+        if model not in same_name:
+            same_name.append(model)
+        if (number := same_name.index(model) + 1) > 1:
+            name = f"{planned.network} ({number})"
+            embeddings = tuple(replace(embedding, network=name) for embedding in planned.embeddings)
+            planned = replace(planned, network=name, embeddings=embeddings)
+        numbered.append(planned)
+    return numbered
 
 
 def _plan_embeddings(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from sklearn.metrics import (
     root_mean_squared_error,
 )
 
+from tlfeatures._json import to_json
 from tlfeatures.evaluation import Fold, confidence_interval, standard_error
 from tlfeatures.selection._candidates import Embedding
 from tlfeatures.selection._fits import Scores
@@ -48,7 +49,7 @@ def get_parameters(candidate: Candidate) -> dict[str, Any]:
 def format_label(candidate: Candidate) -> str:
     """Return the display name of a candidate."""
     embedding, head, point = candidate
-    settings = ", ".join(f"{key}={value}" for key, value in head.points[point].items())
+    settings = ", ".join(f"{key}={value}" for key, value in _simplify(head.points[point]).items())
     height, width = embedding.columns[0].recipe["image_size"]
     size = f"{height}" if height == width else f"{height}x{width}"
     return (
@@ -121,7 +122,7 @@ def make_table(candidates: Sequence[Candidate], columns: dict[str, Any]) -> pand
         "depth": [e.depth for e, _, _ in candidates],
         "pooling": [e.params["pooling"] for e, _, _ in candidates],
         "head": [h.name for _, h, _ in candidates],
-        "settings": [json.dumps(h.points[i], default=str) for _, h, i in candidates],
+        "settings": [json.dumps(_simplify(h.points[i]), default=str) for _, h, i in candidates],
         "score": columns["mean_test_score"],
         "std": columns["std_test_score"],
         "se": columns["se_test_score"],
@@ -153,6 +154,11 @@ def make_table(candidates: Sequence[Candidate], columns: dict[str, Any]) -> pand
     frame = pandas.DataFrame(rows)
     frame.insert(0, "candidate", np.arange(len(frame)))
     return frame.sort_values(order, ascending=ascending, ignore_index=True)
+
+
+def _simplify(point: dict[str, Any]) -> dict[str, Any]:
+    """Convert the dicts of a point, such as class weights, to types of JSON: their keys may be NumPy numbers."""
+    return {key: to_json(value) if isinstance(value, Mapping) else value for key, value in point.items()}
 
 
 def _side(size: Sequence[int]) -> int | str:

@@ -140,7 +140,9 @@ def predict_fold(
     classes = np.unique(y)
     ((_, model, rows, _),) = _fit_points(FoldData(X, y, fold, head, metadata), head)
     methods = [getattr(model, name, None) for name in ("predict_proba", "decision_function")]
-    if isinstance(model, SVC) and len(model.classes_) > _MAX_DECISION_CLASSES:
+    # three classes have three pairs, whose decision values would be mistaken for those of the classes
+    has_three_pairs = getattr(model, "decision_function_shape", None) == "ovo" and len(model.classes_) == 3
+    if has_three_pairs or (isinstance(model, SVC) and len(model.classes_) > _MAX_DECISION_CLASSES):
         methods[1] = None
     probabilities, decisions = (None if method is None else method(rows) for method in methods)
     if head.task == "classification" and len(model.classes_) < len(classes):

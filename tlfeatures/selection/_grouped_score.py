@@ -42,8 +42,8 @@ def score_grouped(
     Returns
     -------
     Score and ndarray of shape (folds,), or (None, None)
-        Mean with its interval, and the score on each fold; None if no duplicates are split between folds, or if no
-        folds keep them together.
+        Mean with its interval, and the score on each fold; None if no duplicates are split between folds, if no
+        folds keep them together, or if the score is not defined on one of these.
     """
     if not duplicates.crossing:
         return None, None
@@ -51,10 +51,11 @@ def score_grouped(
     advice = "If they are not duplicates, pass a higher `duplicate_threshold`"
     try:
         grouped_folds = group_folds(folds, duplicates.groups, data.y, data.task, data.seed)
-        scores = evaluate(X, data.y, grouped_folds, [head], scorer, data.metadata)[0].test[0]
+        on_folds = evaluate(X, data.y, grouped_folds, [head], scorer, data.metadata)[0].test[0]
     except ValueError:
-        pass  # there are no such folds
-    else:
+        on_folds = np.array([np.nan])  # there are no such folds
+    if np.isfinite(on_folds).all():
+        scores = on_folds
         duplicates.grouped_score = float(scores.mean())
         interval = np.clip(confidence_interval(scores, grouped_folds), *bounds)
         score = Score(duplicates.grouped_score, *map(float, interval))

@@ -151,13 +151,15 @@ def make_head_grids(heads: Any, task: str, y: np.ndarray, seed: int) -> list[Hea
             f"got {heads!r}."
         )
     settings = dict(heads) if isinstance(heads, Mapping) else {}
-    grids = []
+    grids: list[Head] = []
     for name in names:
         if not isinstance(name, str):
             raise ValueError(
                 f"`heads` must list names; got {_format_short(name)}. Pass estimators in a dict: "
                 "heads={'my_head': estimator}."
             )
+        if any(head.name == name for head in grids):
+            continue
         value = settings.get(name)
         estimator, grid = _split_estimator(name, value)
         _check_grid(name, grid)
@@ -230,7 +232,7 @@ def _check_estimator(name: str, estimator: Any, task: str) -> None:
 def _check_grid(name: str, grid: Any) -> None:
     if grid is None or isinstance(grid, Mapping):
         return
-    if not isinstance(grid, (list, tuple)) or not all(isinstance(part, Mapping) for part in grid):
+    if not isinstance(grid, (list, tuple)) or not grid or not all(isinstance(part, Mapping) for part in grid):
         raise ValueError(
             f"heads[{name!r}] must be an estimator with fit and predict, a grid such as {{'C': [1, 10]}}, "
             f"(estimator, grid), or None; got {_format_short(grid)}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -153,16 +154,15 @@ def best_options(search: Any) -> dict[str, Any] | None:
     """
     best = dict(search.best_params_)
     head, layer = best.pop("head"), "fused" if best.get("fused") else best["layer"]
-    point = {
-        key.removeprefix(f"{head}__"): _to_list(value)
-        for key, value in best.items()
-        if key.startswith(f"{head}__")
-    }
+    prefix = f"{head}__"
+    point = {key.removeprefix(prefix): _to_builtin(v) for key, v in best.items() if key.startswith(prefix)}
     user_estimator = list_user_estimators(search.heads).get(head)
     if user_estimator is None:
         heads: Any = {head: {key: [value] for key, value in point.items()}} if point else [head]
     else:
-        heads = {head: seed_estimator(user_estimator, search.seed_).set_params(**point)}
+        estimator = seed_estimator(user_estimator, search.seed_).set_params(**point)
+        numbers = {name: v.item() for name, v in estimator.get_params().items() if isinstance(v, np.generic)}
+        heads = {head: estimator.set_params(**numbers)}
     options = {
         "models": best["model"],
         "layers": [layer],
@@ -177,9 +177,10 @@ def best_options(search: Any) -> dict[str, Any] | None:
     defaults = inspect.signature(type(search).__init__).parameters
     for name in _FIT_PARAMS:
         value = getattr(search, name)
-        value = os.fspath(value) if isinstance(value, os.PathLike) else value
+        value = os.fspath(value) if isinstance(value, os.PathLike) else _to_builtin(value)
         if value != defaults[name].default:
             options[name] = value
+    options = _to_builtin(options)
     writable = (
         isinstance(options["models"], str)
         and getattr(search, "sample_weight_", None) is None
@@ -190,8 +191,17 @@ def best_options(search: Any) -> dict[str, Any] | None:
     return options if writable else None
 
 
-def _to_list(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else value
+def _to_builtin(value: Any) -> Any:
+    """Convert NumPy arrays and numbers at any depth, whose ``repr`` needs an import, to lists and built-in numbers."""
+    if isinstance(value, dict):
+        return {_to_builtin(key): _to_builtin(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return (
+            [_to_builtin(item) for item in value]
+            if isinstance(value, list)
+            else tuple(map(_to_builtin, value))
+        )
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
 def _is_literal(value: Any) -> bool:
@@ -200,7 +210,9 @@ def _is_literal(value: Any) -> bool:
         return _is_literal([*value, *value.values()])
     if isinstance(value, (list, tuple)):
         return all(map(_is_literal, value))
-    return value is None or isinstance(value, (str, int, float))
+    return (
+        value is None or isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value))
+    )
 
 
 def _is_writable_estimator(estimator: Any) -> bool:

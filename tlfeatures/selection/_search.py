@@ -303,6 +303,7 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, ImageInputMixin, Ba
             self.image_problems_ = list_problems(images, matrices)
             self.rows_ = rows = find_readable_rows(images, matrices, not splits_any_rows(self.cv))
             images, data = images.take(rows), data.take(rows)
+            self._groups = data.groups  # without duplicates, which dedupe_groups=True adds to groups_
             named_rows = [(row, images.name(i)) for i, row in enumerate(rows.tolist())]
             embeddings = [embedding for planned in passes for embedding in planned.embeddings]
             runner = SearchRunner(self, named_rows, data, matrices, embeddings, heads, self.scorer_, steps)

@@ -42,7 +42,7 @@ class TrainingData:
 
     def make_folds(self) -> list[Fold]:
         """Make the folds, as :func:`~tlfeatures.evaluation.make_folds` does; none if ``cv`` is 0."""
-        if isinstance(self.cv, Integral) and self.cv == 0:
+        if isinstance(self.cv, Integral) and self.cv == 0 and self.cv is not False:
             return []
         return make_folds(self.cv, self.y, self.groups, self.task, self.seed)
 

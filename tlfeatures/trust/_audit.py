@@ -202,6 +202,7 @@ def audit_search_rows(
     keys: np.ndarray,
     about: pandas.DataFrame,
     probabilities: np.ndarray | Callable[[np.ndarray], np.ndarray | None],
+    classes: np.ndarray | None = None,
 ) -> AuditResult:
     """Audit rows whose out-of-fold class probabilities have been computed already.
 
@@ -211,10 +212,12 @@ def audit_search_rows(
         Finite values.
     keys : ndarray of uint8, shape (n, 16)
     about : DataFrame of n rows
-        ``row``, ``image`` and, if available, ``label`` (None if there are no probabilities), ``group`` and ``split``.
+        ``row``, ``image`` and, if available, ``label`` (missing without probabilities), ``group`` and ``split``.
     probabilities : ndarray of shape (n, k), or callable
-        NaN for rows without a label; the columns are the sorted labels. A callable gets the groups of the rows, int
-        (n,), which unite duplicates, and returns the probabilities, or None if they are to be computed.
+        NaN for rows without a label; the columns are ``classes``. A callable gets the groups of the rows, int (n,),
+        which unite duplicates, and returns the probabilities, or None if they are to be computed.
+    classes : ndarray of shape (k,), optional
+        Sorted; by default those of the labels.
 
     Returns
     -------
@@ -222,7 +225,7 @@ def audit_search_rows(
         Without faults.
     """
     notes: list[str] = []
-    labels = encode_labels(about["label"].to_numpy(object)) if "label" in about else None
+    labels = encode_labels(about["label"].to_numpy(object), classes) if "label" in about else None
     data = AuditData(features, keys, about, labels, notes)
     has_groups = "group" in about
     tables = examine(

@@ -8,7 +8,7 @@ import numpy as np
 import pandas
 from sklearn.base import clone
 
-from tlfeatures._inputs import as_labels, is_missing
+from tlfeatures._inputs import as_labels, is_missing, to_array
 from tlfeatures._params import check_parameter, instance_of
 from tlfeatures.errors import InvalidParameterError
 from tlfeatures.evaluation import infer_task
@@ -63,8 +63,7 @@ def check_classes(y: Any, n: int) -> tuple[np.ndarray | None, list[str]]:
     """Return (labels or None, notes); labels are None if there are no classes, missing labels are None."""
     if y is None:
         return None, ["There are no labels, so label errors and class balance were not checked."]
-    y = as_labels(y)
-    values = np.asarray(y if hasattr(y, "__array__") else list(y))
+    values = to_array(as_labels(y))
     values = values.ravel() if values.ndim == 2 and values.shape[1] == 1 else values
     if values.ndim == 1 and len(values) != n:
         raise ValueError(f"Got {n} images but {len(values)} labels; give one label for each image.")
@@ -90,10 +89,15 @@ def check_split(split: Any, n: int) -> np.ndarray | None:
     """Return the names of the splits as text."""
     if split is None:
         return None
-    names = np.asarray(split if hasattr(split, "__array__") else list(split))
+    names = to_array(split)
     if names.shape != (n,):
         raise InvalidParameterError(
             f"`split` must have one name for each of the {n} images; got an array of shape {names.shape}.",
+            "split",
+        )
+    if count := sum(map(is_missing, names.tolist())):
+        raise InvalidParameterError(
+            f"`split` must not have missing names; {count} of {n} are missing. Fill them in or drop their images.",
             "split",
         )
     return names.astype(str)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas
 
+from tlfeatures._inputs import is_missing, to_array
 from tlfeatures.evaluation import Duplicates, Neighbors, find_duplicates, find_neighbors
 from tlfeatures.images import Images
 from tlfeatures.trust._audit_labels import predict_out_of_fold, score_labels
@@ -88,11 +89,15 @@ class AuditData:
         return find_duplicates(self.keys, self.features, threshold, neighbors=neighbors)
 
 
-def encode_labels(y: np.ndarray) -> Labels:
-    """Encode labels; an object array may contain None for rows without a label."""
-    missing = np.array([value is None for value in y.tolist()])
-    codes = np.full(len(y), -1)
-    classes, codes[~missing] = np.unique(np.array(y[~missing].tolist()), return_inverse=True)
+def encode_labels(y: np.ndarray, classes: np.ndarray | None = None) -> Labels:
+    """Encode labels; an object array may contain None or NaN for rows without a label.
+
+    ``classes`` are all classes, sorted; by default those of the labels.
+    """
+    missing = np.array([is_missing(value) for value in y.tolist()])
+    labels, codes = np.array(y[~missing].tolist()), np.full(len(y), -1)
+    classes = np.unique(labels) if classes is None else classes
+    codes[~missing] = np.searchsorted(classes, labels)
     return Labels(classes, codes)
 
 
@@ -212,6 +217,7 @@ def class_table(data: AuditData, label_errors: pandas.DataFrame) -> pandas.DataF
         return pandas.DataFrame({"class": [], "images": [], "share": [], "suspected": []})
     classes = data.labels.classes
     counts = np.bincount(data.labels.codes[data.labels.codes >= 0], minlength=len(classes))
+    classes, counts = classes[counts > 0], counts[counts > 0]
     suspected = label_errors.loc[label_errors["suspected"], "label"].value_counts()
     if (few := int((counts < _RARE).sum())) and len(classes) > 1:
         smallest = classes[counts.argmin()]
@@ -238,7 +244,7 @@ def describe_rows(images: Images | None, n: int, labels: Any, groups: Any, split
     """Make the table of all images: ``row``, ``image`` and, if available, ``label``, ``group`` and ``split``."""
     names = [f"X[{row}]" for row in range(n)] if images is None else [images.name(row) for row in range(n)]
     if groups is not None:
-        groups = np.asarray(groups if hasattr(groups, "__array__") else list(groups))
+        groups = to_array(groups)
     columns = {"label": labels, "group": groups, "split": split}
     table = pandas.DataFrame({"row": np.arange(n), "image": pandas.Series(names, dtype=object)})
     return table.assign(**{name: values for name, values in columns.items() if values is not None})

@@ -19,10 +19,10 @@ from tlfeatures.evaluation import check_seed, make_folds
 from tlfeatures.heads import blas_threads
 from tlfeatures.trust._embedded import EmbeddedMixin, split_head
 from tlfeatures.trust._outliers import OutlierDetector
+from tlfeatures.trust._ranks import TOLERANCE
 
-__all__ = ["CONFORMAL_CONSTRAINTS", "TOLERANCE", "ConformalBase"]
+__all__ = ["CONFORMAL_CONSTRAINTS", "ConformalBase"]
 
-TOLERANCE = 1e-9  # rounding errors of shares
 ERROR_RATE = number(above=0, below=1, hint="It is the accepted share of errors, such as 0.1 for 10%.")
 CONFORMAL_CONSTRAINTS: dict[str, Any] = {
     "error_rate": [ERROR_RATE],

@@ -15,8 +15,8 @@ from tlfeatures._params import boolean, check_parameters
 from tlfeatures.calibration import compute_logits
 from tlfeatures.errors import InvalidParameterError
 from tlfeatures.evaluation import check_labels
-from tlfeatures.trust._conformal import CONFORMAL_CONSTRAINTS, TOLERANCE, ConformalBase
-from tlfeatures.trust._ranks import ScoreTable, row_weights, score_classes, to_p_values
+from tlfeatures.trust._conformal import CONFORMAL_CONSTRAINTS, ConformalBase
+from tlfeatures.trust._ranks import TOLERANCE, ScoreTable, row_weights, score_classes, to_p_values
 from tlfeatures.trust._set_quality import measure_prediction_sets
 
 __all__ = ["ConformalClassifier"]

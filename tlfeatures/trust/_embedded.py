@@ -13,9 +13,9 @@ from tlfeatures.evaluation import check_groups, find_duplicates
 from tlfeatures.features import CNNFeatures, embed
 from tlfeatures.images import Images
 
-__all__ = ["EmbeddedMixin", "check_rows", "split_head"]
+__all__ = ["DUPLICATE_THRESHOLD", "EmbeddedMixin", "check_rows", "split_head"]
 
-_DUPLICATE_THRESHOLD = 0.95  # the default of FeatureSearchCV
+DUPLICATE_THRESHOLD = 0.95  # the default of FeatureSearchCV
 
 
 def split_head(estimator: Any) -> tuple[CNNFeatures | None, Any]:
@@ -78,7 +78,7 @@ class EmbeddedMixin:
             vars(self).pop("cnn_", None)  # set by an earlier fit on images
             check_rows(X)
             X, y = validate_data(self, X, y, ensure_min_samples=2)
-            if not np.ptp(X, axis=0).any():
+            if (X[0] == X).all():
                 raise ValueError(
                     f"All {len(X)} rows of `X` are equal, so nothing can be learned from them; expected embeddings of "
                     "different images. Check the images."
@@ -89,7 +89,7 @@ class EmbeddedMixin:
         extracted = embed(self.cnn_, images)
         check_rows(extracted.features)
         codes = check_groups(groups, len(extracted.features))
-        duplicates = find_duplicates(extracted.keys, extracted.features, _DUPLICATE_THRESHOLD, codes)
+        duplicates = find_duplicates(extracted.keys, extracted.features, DUPLICATE_THRESHOLD, codes)
         self.training_digests_ = np.unique(extracted.keys, axis=0)
         self.n_features_in_ = extracted.features.shape[1]
         return head, extracted.features, y, duplicates.groups

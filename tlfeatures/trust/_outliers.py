@@ -13,12 +13,11 @@ from tlfeatures._warnings import warn
 from tlfeatures.errors import InvalidParameterError
 from tlfeatures.evaluation import check_groups
 from tlfeatures.trust._embedded import check_rows
-from tlfeatures.trust._ranks import ScoreTable, row_weights
+from tlfeatures.trust._ranks import TOLERANCE, ScoreTable, row_weights, to_p_values
 
 __all__ = ["OutlierDetector"]
 
 _BLOCK_VALUES = 10_000_000  # distances in memory at a time
-_TOLERANCE = 1e-9
 
 
 class OutlierDetector(OutlierMixin, BaseEstimator):
@@ -117,15 +116,15 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
     def _find_threshold(self) -> float:
         """Return the largest distance whose p-value is above the false-alarm rate."""
         limit = self.false_alarm_rate * (self._table.total + 1) - 1
-        if limit < -_TOLERANCE:
+        if limit < -TOLERANCE:
             warn(
                 f"`false_alarm_rate={self.false_alarm_rate:g}` needs at least "
-                f"{int(np.ceil(1 / self.false_alarm_rate - _TOLERANCE)) - 1} images or groups; there are "
+                f"{int(np.ceil(1 / self.false_alarm_rate - TOLERANCE)) - 1} images or groups; there are "
                 f"{self.n_calibration_:.0f}, so no image is reported as unusual. Add images, or raise the rate."
             )
             return np.inf
         distances = self._table.scores
-        return float(distances[self._table.weight_above(distances) > limit + _TOLERANCE][-1])
+        return float(distances[self._table.weight_above(distances) > limit + TOLERANCE][-1])
 
     def _measure(self, rows: np.ndarray, codes: np.ndarray | None = None) -> np.ndarray:
         """Return the mean distance to the nearest training rows; ``codes`` are the groups of the training rows."""
@@ -193,4 +192,4 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
             Above 0; small for unusual rows.
         """
         distances = -self.score_samples(X)
-        return (self._table.weight_above(distances) + 1) / (self._table.total + 1)
+        return to_p_values(self._table.weight_above(distances), self._table.total)

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["ScoreTable", "lower_bounds", "rank_among_others", "row_weights", "score_classes", "to_p_values"]
+__all__ = [
+    "TOLERANCE",
+    "ScoreTable",
+    "lower_bounds",
+    "rank_among_others",
+    "row_weights",
+    "score_classes",
+    "to_p_values",
+]
 
-_TOLERANCE = 1e-9  # for rounding errors in sums of weights such as 1/3
+TOLERANCE = 1e-9  # for rounding errors in sums of weights such as 1/3
 
 
 def row_weights(groups: np.ndarray | None, n: int) -> np.ndarray:
@@ -173,7 +181,7 @@ def lower_bounds(values: np.ndarray, weights: np.ndarray, error_rate: float) -> 
     >>> lower_bounds(np.arange(5.0)[None], np.ones(5), 0.1).tolist()
     [-inf]
     """
-    limit = error_rate * (weights.sum() + 1) + _TOLERANCE
+    limit = error_rate * (weights.sum() + 1) + TOLERANCE
     if limit < 1:
         return np.full(len(values), -np.inf)
     order = np.argsort(values, axis=1)

@@ -8,11 +8,10 @@ import numpy as np
 import pandas
 
 from tlfeatures.results import PredictionIntervals, PredictionSets
-from tlfeatures.trust._ranks import lower_bounds, rank_among_others, row_weights, score_classes
+from tlfeatures.trust._ranks import TOLERANCE, lower_bounds, rank_among_others, row_weights, score_classes
 
 __all__ = ["measure_prediction_intervals", "measure_prediction_sets"]
 
-_TOLERANCE = 1e-9
 _ERROR_RATES = (0.05, 0.1, 0.2)
 _IMAGES = 10  # least number of images of a class, or of a third of the predictions
 
@@ -74,7 +73,7 @@ def measure_prediction_sets(
         p_values = rank_among_others(scores, own, groups)
     frames = []
     for error_rate in error_rates:
-        sets = p_values > error_rate + _TOLERANCE
+        sets = p_values > error_rate + TOLERANCE
         if not allow_empty:
             sets[rows, predicted] = True
         size = sets.sum(axis=1)
@@ -122,7 +121,7 @@ def measure_prediction_intervals(
     errors = np.abs(y - predicted)
     p_values = rank_among_others(errors[:, None], errors, groups)[:, 0]
     weights, value_range = row_weights(groups, len(y)), np.ptp(y)
-    covered = [p_values > error_rate + _TOLERANCE for error_rate in error_rates]
+    covered = [p_values > error_rate + TOLERANCE for error_rate in error_rates]
     widths = [-2 * lower_bounds(-errors[None], weights, error_rate)[0] for error_rate in error_rates]
     table = pandas.DataFrame(
         {
@@ -156,7 +155,7 @@ def measure_prediction_intervals(
 
 def _describe_few(groups: np.ndarray, error_rates: Sequence[float], unit: str) -> str:
     """Return why sets or intervals are not measured, or an empty text if there are enough groups."""
-    needed, n = int(np.ceil(1 / min(error_rates) - _TOLERANCE)), len(np.unique(groups))
+    needed, n = int(np.ceil(1 / min(error_rates) - TOLERANCE)), len(np.unique(groups))
     if n >= needed:
         return ""
     return f"{needed} {unit} are needed, and a group of images or of duplicates counts as one; there are {n}."

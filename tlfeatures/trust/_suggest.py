@@ -27,11 +27,10 @@ from tlfeatures.heads import blas_threads, make_head
 from tlfeatures.images import Images
 from tlfeatures.results import Suggestions
 from tlfeatures.trust._audit_files import make_thumbnails
-from tlfeatures.trust._embedded import check_rows, split_head
+from tlfeatures.trust._embedded import DUPLICATE_THRESHOLD, check_rows, split_head
 
 __all__ = ["suggest"]
 
-_DUPLICATE_THRESHOLD = 0.95  # the default of FeatureSearchCV
 _CANDIDATES = 3  # minimum number of candidates for each image to suggest
 
 
@@ -207,7 +206,7 @@ def _skip_duplicates(
     rows = np.flatnonzero(readable)
     if not len(rows):
         return rows, pandas.DataFrame({"group": [], "row": [], "skipped": []})
-    groups = find_duplicates(keys[rows], features[rows], _DUPLICATE_THRESHOLD).groups
+    groups = find_duplicates(keys[rows], features[rows], DUPLICATE_THRESHOLD).groups
     table = pandas.DataFrame({"group": groups, "row": rows, "labelled": labelled[rows]})
     table = table.sort_values(["labelled", "row"], ascending=[False, True])  # labelled images are kept
     table["skipped"] = ~table.pop("labelled") & table.duplicated("group")
