@@ -282,7 +282,7 @@ def test_tiny_data_sets():
         ({"split": ["train"]}, "`split` must have one name for each of the 12 images"),
         ({"split": ["train"] * 11 + [None]}, "`split` must not have missing names; 1 of 12 are missing"),
         ({"split": ["train"] * 11 + [float("nan")]}, "`split` must not have missing names; 1 of 12"),
-        ({"y": ["caf\udce9", "tea"] * 6}, r"Labels must be Unicode text; got 'caf\\udce9', .* not UTF-8"),
+        ({"y": ["Z\udcfc", "tea"] * 6}, r"Labels must be Unicode text; got 'Z\\udcfc', .* not UTF-8"),
         ({"cv": 1}, "`cv` must be an integer of at least 2; got 1"),
         (
             {"duplicate_threshold": 2},

@@ -191,7 +191,7 @@ def test_infer_task(y, task):
         ([1.0, float("-inf"), 2.0], "1 of 3 labels are infinite;"),
         (["a", None], "1 of 2 labels are missing"),
         (["a", float("nan")], "1 of 2 labels are missing"),
-        (["caf\udce9", "tea"], r"Unicode text; got 'caf\\udce9'"),
+        (["Z\udcfc", "tea"], r"Unicode text; got 'Z\\udcfc'"),
         (pd.Series(["a", None, "b"]), "1 of 3 labels are missing"),
         (pd.Series([1, None], dtype="Int64"), "1 of 2 labels are missing"),
         (np.array(["a", 1], dtype=object), "mix text"),
