@@ -266,6 +266,34 @@ def test_out_of_fold_predictions_of_whole_numbers_are_not_rounded():
     assert (result.predicted % 1 != 0).all() and result.scores.tolist() == expected.scores.tolist()
 
 
+@pytest.mark.parametrize("n", [1, 3, 4, 6, 9, 11])
+def test_out_of_fold_scores_of_few_numbers(n):
+    X, head = np.random.default_rng(0).normal(size=(n, 3)), make_pipeline(Ridge())
+    if n < 4:
+        with pytest.raises(ValueError, match=f"At least four different images are needed; got {n}"):
+            predict_out_of_fold(head, X, X[:, 0], np.arange(n), lambda done, total: None)
+    else:
+        result = predict_out_of_fold(head, X, X[:, 0], np.arange(n), lambda done, total: None)
+        assert len(result.scores) == min(5, n // 2) and np.isfinite(result.scores).all()
+
+
+def test_reason_for_missing_scores_of_few_images(folder, tmp_path):  # noqa: F811
+    images = sorted(str(path) for path in (folder / "data").rglob("*.png"))[:3]
+    cnn = CNNFeatures("tiny", image_size=32, cache=None)
+    save_pipeline(make_pipeline(cnn, Ridge()).fit(images, [1.0, 2.0, 3.0]), tmp_path / "n.tlf")
+    for n in (1, 3):
+        model = ServedModel(tmp_path / "n.tlf", batch_size=4)
+        source = Source(images[:n], np.arange(float(n)), None, None, images[:n], "manifest")
+        model.load_training_images(source, cache=None)
+        checks = DataChecks(model, model.training.current.copy)
+        checks.start()
+        checks.wait()
+        expected = (
+            f"Mistakes and scores are not available: At least four different images are needed; got {n}."
+        )
+        assert checks.result.notes[-1] == expected
+
+
 def test_out_of_fold_predictions_of_small_classes():
     X = np.random.default_rng(0).normal(size=(6, 3)) + np.repeat([0, 9], 3)[:, None]
     y = np.repeat(["a", "b"], 3)

@@ -249,6 +249,23 @@ def test_scores_need_two_images_of_each_class(images, tmp_path):
     journal.close()
 
 
+def test_classes_keep_their_type(images, tmp_path):
+    """Also if the labels are names of folders."""
+    y = np.arange(24) // 12
+    head = make_pipeline(CNNFeatures("tiny", image_size=32, cache=None), LogisticRegression())
+    save_pipeline(head.fit(images, y), tmp_path / "model.joblib")
+    model = ServedModel(tmp_path / "model.joblib", batch_size=4)
+    source = Source(images, y.astype(str), None, None, [f"{i}.png" for i in range(24)], "array")
+    model.load_training_images(source, cache=None)
+    with Journal(tmp_path / "labels.jsonl") as journal:
+        labels = Labels(model, journal)
+        labels.change([0], "1")
+        assert labels.changed.tolist() == [0]
+        labels.retrain()
+        wait_for(labels, "finished")
+    assert model.about()["classes"] == [0, 1]
+
+
 def test_regressors_have_no_journal(images, tmp_path, monkeypatch):
     uvicorn = pytest.importorskip("uvicorn", reason="needs the extra app")
     monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: None)

@@ -30,7 +30,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC
 from starlette.testclient import TestClient
 
-from tlfeatures import CNNFeatures, ConformalClassifier, explain
+from tlfeatures import CNNFeatures, ConformalClassifier, explain, save
 from tlfeatures.app import AccessPolicy, Limits, make_service, run_server
 from tlfeatures.app._metrics import Metrics
 from tlfeatures.app._model import ServedModel, find_model_file
@@ -637,6 +637,17 @@ def test_port_in_use_is_reported_before_the_model_is_loaded(model_file, capsys):
     assert "--host must be an address or a name; got an empty string" in capsys.readouterr().err
     assert main(["serve", "missing.joblib"]) == 2
     assert "No such file: 'missing.joblib'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_model_that_workers_cannot_load_is_one_error(pipeline, tmp_path, capfd):
+    save(pipeline, tmp_path / "model.tlf")
+    content = bytearray((tmp_path / "model.tlf").read_bytes())
+    content[len(content) // 2] ^= 255
+    (tmp_path / "model.tlf").write_bytes(content)
+    assert main(["serve", str(tmp_path / "model.tlf"), "--workers", "2", "--port", "0"]) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and "model.tlf' is damaged" in err and "Traceback" not in err
 
 
 @pytest.mark.slow

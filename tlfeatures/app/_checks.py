@@ -171,13 +171,13 @@ class DataChecks:
         X, targets = self.model.training.embeddings[labelled], np.array(y[labelled].tolist())
         try:
             result = predict_out_of_fold(self.model.trained.head, X, targets, groups[labelled], report)
+        except ValueError as error:
+            notes.append(f"Mistakes and scores are not available: {error}")
+            return None
         except TypeError:
             notes.append(
                 "A fine-tuned network is not trained again, so mistakes and scores are not available."
             )
-            return None
-        except ValueError as error:
-            notes.append(f"Mistakes and scores are not available: {error}")
             return None
         return replace(result, rows=labelled[result.rows])
 

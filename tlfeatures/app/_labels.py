@@ -46,9 +46,13 @@ class Labels:
 
     def __init__(self, model: ServedModel, journal: Journal) -> None:
         self.model, self.training, self.journal = model, model.training, journal
-        self.original = self.training.labels
-        self.current = self.training.current = self.original.copy()
         self.texts = {str(label): label for label in model.fitted.classes.tolist()}
+        # folders have names, such as "0", also if the classes of the model are numbers
+        self.original = self.training.labels.copy()
+        self.original[:] = [
+            None if label is None else self.texts.get(str(label), label) for label in self.original
+        ]
+        self.current = self.training.current = self.original.copy()
         self._lock = threading.RLock()
         self._starting, self._saving = threading.Lock(), threading.Lock()
         self._history: list[dict[int, Any]] = []

@@ -91,7 +91,8 @@ def predict_out_of_fold(
     TypeError
         If the head is that of a fine-tuned network, which cannot be trained again.
     ValueError
-        If there are fewer than two classes that can be split into folds, or the head cannot be trained.
+        If there are fewer than two classes that can be split into folds or, for regression, fewer than four groups, or
+        if the head cannot be trained.
     """
     head = clone(unwrap_head(head))
     is_for_classes = is_classifier(head)
@@ -99,9 +100,13 @@ def predict_out_of_fold(
     rows = _find_rows(y, groups) if is_for_classes else np.arange(len(y))
     X, y, groups = X[rows], y[rows], np.unique(groups[rows], return_inverse=True)[1]
     classes = np.unique(y) if is_for_classes else None
-    n_folds = min(N_FOLDS, int(groups.max()) + 1)
+    n_groups = int(groups.max()) + 1
     if is_for_classes:
-        n_folds = min(n_folds, int(np.unique(y, return_counts=True)[1].max()))
+        n_folds = min(N_FOLDS, n_groups, int(np.unique(y, return_counts=True)[1].max()))
+    elif n_groups < 4:
+        raise ValueError(f"At least four different images are needed; got {n_groups}.")
+    else:
+        n_folds = min(N_FOLDS, n_groups // 2)  # R2 needs two images in each fold
     folds = make_folds(n_folds, y, groups, "classification" if is_for_classes else "regression", 0)
     # predictions are floats even if all targets are whole numbers
     predicted = np.empty(len(y), y.dtype if is_for_classes else float)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import multiprocessing
 import os
 import socket
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
@@ -92,6 +94,7 @@ def run_server(
     """
     check_packages()
     check_parameter("workers", workers, [integer(minimum=1)])
+    check_parameter("batch_size", batch_size, [None, integer(minimum=1)])
     check_parameter("port", port, [integer(minimum=0, maximum=65535)])
     if workers > 1 and (with_page or training is not None):
         raise InvalidParameterError(
@@ -148,6 +151,9 @@ def _run_workers(
 
     from tlfeatures.app._protocol import TimedProtocol
 
+    # uvicorn would start workers that fail again and again; in a process, whose memory is free afterwards
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        pool.submit(_check_model, model).result()
     os.environ[_OPTIONS] = json.dumps(
         {
             "model": os.path.abspath(model),
@@ -172,6 +178,11 @@ def _run_workers(
             )
     finally:
         del os.environ[_OPTIONS]
+
+
+def _check_model(path: str) -> None:
+    """Raise an error if a model cannot be loaded, or its network cannot run."""
+    ServedModel(path, batch_size=1).warm_up()
 
 
 def make_worker() -> Any:
