@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import json
 import re
 import shutil
 import time
@@ -354,6 +355,50 @@ def test_filters(page, source):
     assert list_shown(page) == [25] and "cannot be read" in page.inner_text("#cells")
     page.emulate_media(color_scheme="dark")
     check_layout(page)
+
+
+@pytest.mark.slow
+def test_more_numbers_than_arguments_of_a_function(page):
+    """Labels of a regressor, all of them different."""
+    n = 140_000
+    names, codes = [f"{i}.png" for i in range(n)], list(range(n))
+    labels = {"texts": [str(i) for i in codes], "labels": codes, "original": codes}
+    content = json.dumps({"names": names, **labels, "unreadable": []})
+    page.route("**/app/data", lambda route: route.fulfill(content_type="application/json", body=content))
+
+    def change_page(route):
+        response = route.fetch()
+        text = re.sub(r"(classes&#34;: )\[.*?\]", r"\1[]", response.text()).replace(
+            'id="class"', 'id="other"'
+        )
+        route.fulfill(response=response, body=text)
+
+    page.route(page.url.partition("#")[0], change_page)
+    page.reload()
+    wait(page, "document.getElementById('data-status').textContent === '140,000 images.'")
+    wait(page, "document.querySelectorAll('#legend li').length === 2")
+    assert page.locator("#legend li").all_inner_texts() == ["0", "139999"]
+
+
+@pytest.mark.slow
+def test_last_page_of_a_list_of_labels_that_becomes_empty(page):
+    n = 61
+
+    def list_labels(route):
+        offset = int(re.search(r"offset=(\d+)", route.request.url)[1])
+        image = {"name": "a.png", "label": "disc", "original": "stripes", "note": ""}
+        images = [{"row": row, **image} for row in range(n)][offset : offset + 60]
+        route.fulfill(json={"total": n, "changed": n, "images": images})
+
+    page.route("**/app/labels?*", list_labels)
+    page.route("**/app/undo", lambda route: route.fulfill(json={"rows": [60], "changed": 60}))
+    page.click("nav a[href='#label']")
+    wait(page, "document.querySelectorAll('#grid li').length === 60")
+    page.click("#next")
+    wait(page, "document.querySelectorAll('#grid li').length === 1")
+    n = 60
+    page.keyboard.press("u")
+    wait(page, "document.getElementById('range').textContent === '1 to 60 of 60'")
 
 
 @pytest.mark.slow

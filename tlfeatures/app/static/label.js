@@ -30,6 +30,11 @@ async function load() {
     const answer = await request(choice === "rows" ? `/app/labels?rows=${part}`
       : `/app/labels?choice=${encodeURIComponent(choice)}&offset=${offset}&size=${SIZE}`);
     ({ images, total = chosenRows.length } = answer);
+    if (!images.length && offset) { // the only image of the last page is no longer in the list
+      offset = 0;
+      await load();
+      return;
+    }
     selected.clear();
     focused = 0;
     show();

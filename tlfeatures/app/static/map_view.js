@@ -52,7 +52,7 @@ export class MapView {
     const numbers = settings.classes.length ? [] : classes.map(Number).filter(Number.isFinite);
     const gray = parse(isDark.matches ? "#8b8d96" : "#767676");
     if (numbers.length) {
-      const [low, high] = [Math.min(...numbers), Math.max(...numbers)];
+      const [low, high] = [Math.min, Math.max].map((choose) => numbers.reduce((a, b) => choose(a, b)));
       this.palette = Array.from({ length: STEPS }, (_, i) => color(i / (STEPS - 1)).map(Math.round));
       this.codes = this.#encode((text) => Math.round(((Number(text) - low) / (high - low || 1)) * (STEPS - 1)));
       this.#explain([[low, this.palette[0]], [high, this.palette[STEPS - 1]]]);
