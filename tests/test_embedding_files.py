@@ -18,7 +18,7 @@ import tlfeatures
 from tests.warning_helpers import of_test
 from tlfeatures import CNNFeatures, EmbeddingStore
 from tlfeatures.embedding_files import is_embedding_file, list_files, write_embeddings
-from tlfeatures.errors import InvalidParameterError
+from tlfeatures.errors import InvalidParameterError, UnreadableImagesWarning
 from tlfeatures.images import Images
 from tlfeatures.sources import Source
 
@@ -35,6 +35,14 @@ def test_images_in_memory_are_named_by_their_position(tmp_path, photos):
     np.testing.assert_allclose(table.to_numpy()[:, 4:].astype(np.float32), features, rtol=1e-6)
     assert written.shape == features.shape
     assert written.counts.images == written.counts.computed == 2
+
+
+def test_a_path_with_a_null_character_does_not_end_the_writing(tmp_path, photos):
+    cnn = CNNFeatures(**CNN, on_error="nan")
+    with pytest.warns(UnreadableImagesWarning):
+        write_embeddings(tmp_path / "x.h5", cnn, [photos.paths[0], "a\0b.png"])
+    with h5py.File(tmp_path / "x.h5") as file:
+        assert file["path"].asstr()[1] == "ab.png" and "not valid" in file["error"].asstr()[1]
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".parquet", ".npy"])

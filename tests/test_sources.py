@@ -559,6 +559,15 @@ def test_parquet_manifests(images, monkeypatch):
         read_source(images / "m.parquet")
 
 
+def test_rows_are_taken_by_position_or_mask():
+    source = Source(list("abc"), np.arange(3), None, None, list("abc"), "file")
+    assert source.take([2, 0, 2]).images == ["c", "a", "c"]
+    assert source.take(source.y > 0).y.tolist() == [1, 2]
+    assert len(source.take([])) == 0
+    with pytest.raises(IndexError):
+        source.take([True, False])
+
+
 # --- HDF5 ------------------------------------------------------------------------------------------
 
 

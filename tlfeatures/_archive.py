@@ -32,9 +32,8 @@ __all__ = [
     "write_arrays",
 ]
 
-MODEL_FORMAT = (
-    "tlfeatures.model/1"  # of files of `tlfeatures.save`; those of fine-tuned estimators have another one
-)
+# of files of `tlfeatures.save`; those of fine-tuned estimators have another one
+MODEL_FORMAT = "tlfeatures.model/1"
 MODEL_START = f'{{"format": "{MODEL_FORMAT}"'
 
 _ABOUT = "about.json"  # the first member of every file
@@ -116,7 +115,7 @@ def write_arrays(path: str | os.PathLike[str], about: dict[str, Any], arrays: li
     text = json.dumps({**about, _DIGESTS: [_digest(array) for array in arrays]}).encode()
     if not _is_small(text):
         raise ValueError(
-            f"The description of the model, without its arrays, has {len(text):,} bytes: too many."
+            f"The description of the model, without its arrays, is too large: {len(text):,} bytes in JSON format."
         )
     n_bytes = sum(array.nbytes + _MAX_HEADER_BYTES for array in arrays)
     method = zipfile.ZIP_DEFLATED if n_bytes <= _MAX_COMPRESSED_BYTES else zipfile.ZIP_STORED

@@ -65,7 +65,7 @@ def has_lost_slash(path: str | os.PathLike[str]) -> bool:
 def split_frame(path: str | os.PathLike[str]) -> tuple[str, int]:
     """Split the path of an image into the file and the position of its frame: ``"scan.dcm[3]"`` is frame 3 from 0.
 
-    A path without a number in brackets, or of a file whose name ends with one, is frame 0.
+    The frame is 0 if the path does not end with a number in brackets, or if there is a file with this very name.
 
     >>> split_frame("scan.dcm")
     ('scan.dcm', 0)

@@ -75,7 +75,7 @@ def is_object(path: Any) -> bool:
 
 
 def redact(path: str) -> str:
-    """Return a URI without its user name, password and signature; other paths as they are.
+    """Return a URI without its user name, password and signature; other paths are returned unchanged.
 
     >>> redact("https://me:secret@host/cat.jpg?X-Amz-Signature=abc"), redact("https://host/cat.jpg?size=2")
     ('https://host/cat.jpg?...', 'https://host/cat.jpg?size=2')

@@ -190,14 +190,11 @@ class UnknownNameError(InvalidParameterError):
         names = list(names)
         near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.6)
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-        names_hint = (
-            f" See {listing}."
-            if listing
-            else ""
-            if near and len(names) > 12
-            else f" Valid names: {', '.join(names)}."
-        )
-        return cls(f"Unknown {kind} {name!r}.{hint}{names_hint}", parameter)
+        if listing:
+            hint += f" See {listing}."
+        elif not near or len(names) <= 12:
+            hint += f" Valid names: {', '.join(names)}."
+        return cls(f"Unknown {kind} {name!r}.{hint}", parameter)
 
 
 class SavedModelError(TLFeaturesError, ValueError):

@@ -29,9 +29,8 @@ __all__ = [
 KEY_BYTES = 16
 _MEMO_LIMIT = 1_000_000  # entries; about 200 bytes each, and the path unless the caller holds it
 _FRESH_NS = 2_000_000_000  # a file that changed more recently may change again with the same times
-_memo: dict[
-    str, bytes
-] = {}  # path -> packed stamp and digest; no lock: a child forked while one is held would hang
+# path -> packed stamp and digest; no lock: a child forked while one is held would hang
+_memo: dict[str, bytes] = {}
 _pack_stamp = struct.Struct("<QQqq").pack
 
 

@@ -251,7 +251,7 @@ class WorkerPool:
         """Process the result of a call, or its error; return the result of a unit if this was the last call for it."""
         try:
             value = self._ray.get(reference)
-        except self._ray.exceptions.RayTaskError as error:  # an exception of our code
+        except self._ray.exceptions.RayTaskError as error:  # an exception that the worker raised
             cause = error.cause if isinstance(error.cause, Exception) else error
             if call.state is None:
                 raise cause from error

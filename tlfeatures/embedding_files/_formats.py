@@ -227,4 +227,5 @@ class _FileForHDF5(io.RawIOBase):
 
 
 def _encode(value: Any) -> bytes:
-    return b"" if value is None else str(value).encode("utf-8", "surrogateescape")
+    """Encode a text, without null characters, which texts in HDF5 files cannot contain."""
+    return b"" if value is None else str(value).replace("\0", "").encode("utf-8", "surrogateescape")

@@ -256,12 +256,12 @@ def read_upright_values(im: Image.Image) -> np.ndarray:
 def _read_deep_values(im: Image.Image) -> np.ndarray:
     values = np.asarray(im)
     low, high, limit = values.min(), values.max(), 1 if im.mode == "F" else 65535
-    if not (low >= 0 and high <= limit):  # the condition is also true for NaN
-        finite = np.isfinite(low) and np.isfinite(high)
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise Unreadable("some pixels are NaN or infinite; expected floats from 0 to 1")
+    if low < 0 or high > limit:
         raise Unreadable(
-            f"{'float' if im.mode == 'F' else 'integer'} pixels from {low:g} to {high:g}; "
-            f"expected 0 to {limit}: pass them as an array scaled to [0, 1]"
-            + (f": {suggest_scaling(float(low), float(high))}" if finite else "")
+            f"{'float' if im.mode == 'F' else 'integer'} pixels from {low:g} to {high:g}; expected 0 to {limit}: pass "
+            f"them as an array scaled to [0, 1]: {suggest_scaling(float(low), float(high))}"
         )
     # Pillow opens some 16-bit files with mode "I"
     return values if im.mode == "F" else values.astype(np.uint16)

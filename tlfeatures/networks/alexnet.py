@@ -118,9 +118,8 @@ def read_state_dict(model: Any, arrays: dict[str, np.ndarray]) -> None:
         if (
             layer.name == "fc6"
         ):  # its inputs are ordered (channel, row, column), Keras's (row, column, channel)
-            kernel = (
-                kernel.reshape(len(kernel), -1, _GRID, _GRID).transpose(2, 3, 1, 0).reshape(-1, len(kernel))
-            )
+            maps = kernel.reshape(len(kernel), -1, _GRID, _GRID)
+            kernel = maps.transpose(2, 3, 1, 0).reshape(-1, len(kernel))
         else:  # (out, in, ...) -> (..., in, out)
             kernel = np.moveaxis(kernel, (0, 1), (-1, -2))
         layer.set_weights([kernel, bias])

@@ -15,26 +15,11 @@ from tlfeatures.sources._formats import FILES, NOUNS, SYSTEM_FILES
 from tlfeatures.sources._source import SPLITS, Source, quote_names, simplify_labels
 from tlfeatures.sources._trees import Listing, Tree, open_tree
 
+_VOLUMES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".hdr")
+_SLIDES = (".svs", ".ndpi", ".scn", ".mrxs", ".vms", ".bif", ".czi")
 _OTHER_FORMATS = {  # suffixes -> how to use files with them
-    (
-        ".nii",
-        ".nii.gz",
-        ".nrrd",
-        ".nhdr",
-        ".mha",
-        ".mhd",
-        ".img",
-        ".hdr",
-    ): "Volumes are not read: read them with SimpleITK or nibabel and pass their slices as arrays.",
-    (
-        ".svs",
-        ".ndpi",
-        ".scn",
-        ".mrxs",
-        ".vms",
-        ".bif",
-        ".czi",
-    ): "Whole-slide images are not read: cut them into tiles with OpenSlide.",
+    _VOLUMES: "Volumes are not read: read them with SimpleITK or nibabel and pass their slices as arrays.",
+    _SLIDES: "Whole-slide images are not read: cut them into tiles with OpenSlide.",
     (".npy", ".npz", ".mat"): "Arrays are not read from folders: load them and pass them as X.",
     (".csv", ".tsv", ".parquet"): "A manifest is read when it is passed as the source.",
     (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"): "Unpack archives first.",
@@ -92,14 +77,12 @@ def _read_splits(
     labels: bool,
 ) -> Source:
     if others or len(set(splits.values())) < len(splits):
+        problem = ", two of the same kind"
+        if others:
+            problem = f" and other folders with {NOUNS[tree.kind]}: {quote_names(others)}"
         raise SourceError(
-            f"{tree.name} has the splits {quote_names(splits)}"
-            + (
-                f" and other folders with {NOUNS[tree.kind]}: {quote_names(others)}"
-                if others
-                else ", two of the same kind"
-            )
-            + ". Move the folders that are not splits elsewhere, or pass the folder of one split as the source."
+            f"{tree.name} has the splits {quote_names(splits)}{problem}. Move the folders that are not splits "
+            "elsewhere, or pass the folder of one split as the source."
         )
     order = sorted(splits, key=lambda name: ("train", "val", "test").index(splits[name]))
     parts = {name: _read_tree(tree.subtree(name), labels) for name in order}

@@ -126,15 +126,16 @@ class Source:
 
         Parameters
         ----------
-        rows : sequence of int
-            Positions of images; they may repeat.
+        rows : sequence of int or of bool
+            Positions of images, which may repeat, or a mask.
 
         Returns
         -------
         Source
             The rows in the order of ``rows``.
         """
-        rows = np.asarray(rows, dtype=np.intp)
+        rows = np.asarray(rows)
+        rows = np.arange(len(self))[rows if rows.size else rows.astype(int)]
         return replace(
             self,
             images=self.images.take(rows)

@@ -17,7 +17,7 @@ _THREADS = 16
 
 
 class Listing(NamedTuple):
-    """Names of the folders, of the images or clips, and of the other files in a folder, in no order."""
+    """Names of the folders, of the images or clips, and of the other files in a folder, in arbitrary order."""
 
     folders: list[str]
     files: list[str]

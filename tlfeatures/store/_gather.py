@@ -44,9 +44,8 @@ def gather(
 
     parts = np.split(order, starts)[1:]
     in_memory = all(folder.is_loaded(index.names[numbers[part[0]]]) for part in parts)
-    filled = (
-        map(fill, parts) if in_memory else pool_map(fill, parts)
-    )  # starting threads takes longer than copying
+    # starting threads takes longer than copying
+    filled = map(fill, parts) if in_memory else pool_map(fill, parts)
     return [name for name in filled if name]
 
 

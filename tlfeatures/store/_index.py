@@ -60,9 +60,8 @@ class Folder:
         self.untrusted: set[str] = set()  # segments whose keys must be read from the segment itself
         self.verified: dict[str, VerifiedFile] = {}
         self.lock = threading.Lock()
-        self.problems: deque[tuple[str, str]] = (
-            deque()
-        )  # (path, message) from all threads; the calling thread issues the warnings
+        # (path, message) from all threads; the calling thread issues the warnings
+        self.problems: deque[tuple[str, str]] = deque()
 
     @property
     def nbytes(self) -> int:
@@ -215,9 +214,8 @@ class Folder:
         if n_segments < TABLE_SEGMENTS and not merge_all:
             return
         merged, n_rows = pending, sum(len(table) for table, _ in pending)
-        while mapped and (
-            merge_all or len(mapped[0][0]) <= 2 * n_rows
-        ):  # which keeps the number of files small
+        # merging files of similar size keeps their number small
+        while mapped and (merge_all or len(mapped[0][0]) <= 2 * n_rows):
             merged.append(mapped.pop(0))
             n_rows += len(merged[-1][0])
         used = sorted({n for _, numbers in merged for n in numbers[numbers >= 0].tolist()})
