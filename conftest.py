@@ -171,6 +171,28 @@ def store(tmp_path):
     return EmbeddingStore(tmp_path / "store")
 
 
+@pytest.fixture
+def two_blas_threads() -> None:
+    """Skip the test on one core, and with a BLAS whose threads cannot be counted, such as Apple's Accelerate."""
+    import joblib
+    from threadpoolctl import threadpool_info
+
+    if joblib.cpu_count() < 2 or all(pool["user_api"] != "blas" for pool in threadpool_info()):
+        pytest.skip("needs two cores and a BLAS library that threadpoolctl knows")
+
+
+@pytest.fixture
+def not_utf_8(tmp_path) -> str:
+    """A part of a file name that is not UTF-8; the test is skipped if file names must be UTF-8, as on macOS."""
+    name = os.fsdecode(b"\xff")
+    try:
+        (tmp_path / name).touch()
+    except OSError:
+        pytest.skip("this file system requires UTF-8 names")
+    (tmp_path / name).unlink()
+    return name
+
+
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory) -> Photos:
     """Twelve small JPEG and PNG files in three folders; the classes differ in color and texture."""

@@ -500,6 +500,7 @@ def test_command_writes_report_manifest_and_json(run, tmp_path):
     assert len(summary["classes"]) == 2
 
 
+@pytest.mark.usefixtures("not_utf_8")
 def test_command_accepts_file_names_that_are_not_utf_8(run, tmp_path):
     for i in range(12):
         folder = tmp_path / "data" / ("dark" if i < 6 else "light")

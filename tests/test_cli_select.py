@@ -122,10 +122,10 @@ def test_best_pipeline_is_saved_and_reproduced(run, photos):
     assert repeated.json["nested"] == report["nested"]["scores"]
 
 
-def test_file_names_that_are_not_utf_8_are_not_read_from_the_table(run, photos, tmp_path):
+def test_file_names_that_are_not_utf_8_are_not_read_from_the_table(run, photos, tmp_path, not_utf_8):
     folder = Path(shutil.copytree(photos.root, tmp_path / "photos"))
     first = next(folder.glob("checks/*"))
-    first.rename(first.with_name(os.fsdecode(b"\xff.jpg")))
+    first.rename(first.with_name(f"{not_utf_8}.jpg"))
     first.with_name(os.fsdecode(b"\xfe.jpg")).write_text("not an image")
     result = run("select", folder, *ONE, "--cv", "2", "-o", "report")
     assert result.code == 0, result.err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from urllib.parse import quote
@@ -487,7 +486,10 @@ def test_the_command_prints_a_table(saved, photos, tmp_path, capsys):
     code, _, errors = call(capsys, "explain", saved, photos.paths[0], *options)
     assert code == 2 and "is not empty. Name another folder, or pass --force." in errors[0]
     assert call(capsys, "explain", saved, photos.paths[0], *options, "--force")[0] == 0
-    shutil.copy(photos.paths[0], odd := tmp_path / os.fsdecode(b"\xff.jpg"))
+
+
+def test_the_command_accepts_file_names_that_are_not_utf_8(saved, photos, tmp_path, capsys, not_utf_8):
+    shutil.copy(photos.paths[0], odd := tmp_path / f"{not_utf_8}.jpg")
     code, _, errors = call(capsys, "explain", saved, odd, "-o", tmp_path / "odd")
     assert (code, errors) == (0, [])
 

@@ -362,6 +362,7 @@ def test_transform_with_another_recipe_raises_an_error(images, store):
 def change_decoder(monkeypatch):
     """Function that changes decoded images by a number of grey levels, as another version of Pillow may."""
     resize = Image.Image.resize
+    monkeypatch.setattr("tlfeatures.extract._compatibility._decoders_warned", set())
 
     def change(levels):
         def changed(self, *args, **kwargs):

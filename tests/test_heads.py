@@ -191,6 +191,7 @@ def test_unknown_names_raise_an_error():
         list_heads("classify")
 
 
+@pytest.mark.usefixtures("two_blas_threads")
 def test_blocks_with_one_thread_may_overlap():
     """Fits in several threads do not end in the order in which they began."""
     code = """

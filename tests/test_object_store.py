@@ -322,9 +322,6 @@ class WebServer(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def web(monkeypatch):
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
     monkeypatch.setattr(_files, "_RETRY_SECONDS", (0.01, 0.01, 0.01))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), WebServer)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -689,6 +689,7 @@ def test_map_is_reproducible(shape):
     assert a.method == ("t-SNE" if shape == (60, 100) else "PCA")
 
 
+@pytest.mark.usefixtures("two_blas_threads")
 def test_maps_in_several_threads_have_one_blas_thread_each():
     """Maps that are made at the same time do not end in the order in which they began."""
     code = """

@@ -255,7 +255,7 @@ def test_errors_of_the_conversion_to_onnx(error, expected, message, monkeypatch)
     monkeypatch.setattr(convert, "from_graph_def", fail)
     with pytest.raises(expected, match=message):
         # a size of its own, because the process keeps compiled networks
-        CNNFeatures(**{**TINY, "image_size": 40}, cache=None, runtime="onnxruntime").fit_transform(X)
+        CNNFeatures(**{**TINY, "image_size": 44}, cache=None, runtime="onnxruntime").fit_transform(X)
 
 
 @pytest.mark.slow

@@ -797,7 +797,6 @@ class Opens:
         return 0
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs inotify")
 @pytest.mark.parametrize("recipe", [b'{"network":"toy"}', b"[6]", b"{", b"\xff", b"[" * 100_000])
 def test_a_crafted_recipe_is_quarantined(store, recipe):
     """The digests are valid, but the recipe has no width or is invalid."""
@@ -815,6 +814,7 @@ def test_a_crafted_recipe_is_quarantined(store, recipe):
     assert store.clear()["removed_files"] == 2
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs inotify")
 def test_no_crafted_file_makes_the_store_open_another_file(tmp_path):
     outside = tmp_path / "outside.h5"
     with h5py.File(outside, "w") as file:

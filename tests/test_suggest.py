@@ -320,6 +320,7 @@ def test_command_saves_a_page_in_a_folder(run, folder, tmp_path):
     assert code == 2 and "was not written by this command" in err
 
 
+@pytest.mark.usefixtures("not_utf_8")
 def test_command_accepts_file_names_that_are_not_utf_8(run, folder, tmp_path):
     odd = shutil.copytree(folder, tmp_path / "odd")
     for name in (b"\xfd.png", b"\xfe.png"):

@@ -183,6 +183,7 @@ def test_a_downloaded_file_is_complete_or_absent_and_read_once(no_weights, tmp_p
 
         monkeypatch.setattr("urllib.request.urlopen", answer)
 
+    clear_caches()
     cnn = CNNFeatures("mobilenet_0.25", image_size=32, cache=store)
     serve(n_missing=1000)
     with pytest.raises(WeightsError, match=r"the connection ended after [\d,]+ of [\d,]+ bytes"):

@@ -43,8 +43,6 @@ def folder(tmp_path, monkeypatch):
     """The weights folder of a machine without weights, where the digest of vgg16 is that of ``CONTENT``."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(
         "tlfeatures.networks._weights.weights_folders", lambda: [tmp_path / "keras" / "models"]
     )
