@@ -304,6 +304,18 @@ def test_names_of_files_may_not_be_unicode(labelled):
     assert page.status_code == 200 and "<h1>m\\udcff.tlf</h1>" in page.text
 
 
+def test_model_whose_file_was_moved_cannot_be_saved_until_it_is_back(labelled):
+    labelled.post("/app/retrain", json={})
+    assert wait_for_training(labelled)["state"] == "finished"
+    path = labelled.folder / "shapes.tlf"
+    path.rename(labelled.folder / "moved.tlf")
+    response = labelled.post("/app/save", json={})
+    assert response.status_code == 500
+    assert re.search(r"shapes\.tlf.*No such file.*Put it back", response.json()["detail"])
+    (labelled.folder / "moved.tlf").rename(path)
+    assert labelled.post("/app/save", json={}).status_code == 200
+
+
 def test_nearest_training_images_have_their_current_labels(labelled, folder):
     def list_labels():
         (answer,) = post(labelled, folder / "new-0.png").json()["images"]

@@ -7,7 +7,9 @@ import base64
 import contextlib
 import io
 import json
+import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -208,6 +210,15 @@ def test_openapi_has_examples_and_all_routes(client):
         assert answer[0].get("error") is None and answer[1]["error"]["status"] == 422
         assert {"413", "503"} <= set(post["responses"])
     assert client.get("/docs").status_code == 404  # it would load scripts from another host
+
+
+def test_name_of_the_file_may_not_be_unicode(model_file, tmp_path):
+    shutil.copy(model_file, tmp_path / os.fsdecode(b"m\xff.joblib"))
+    model = ServedModel(tmp_path / os.fsdecode(b"m\xff.joblib"), batch_size=1)
+    with TestClient(make_service(model), base_url="http://localhost") as client:
+        summary = client.get("/openapi.json").json()["info"]["summary"]
+        assert summary == "Predictions of m\\udcff.joblib"
+        assert client.get("/v1/model").json()["name"] == os.fsdecode(b"m\xff.joblib")
 
 
 def test_folder_of_a_search(model_file, tmp_path):

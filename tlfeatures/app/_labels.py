@@ -19,6 +19,7 @@ from tlfeatures.app._journal import Journal
 from tlfeatures.app._model import ServedModel
 from tlfeatures.app._problems import Problem
 from tlfeatures.app._retraining import Retraining
+from tlfeatures.errors import SavedModelError
 from tlfeatures.saved_models import load_model, save_pipeline
 from tlfeatures.trust import audit, suggest
 
@@ -195,11 +196,19 @@ class Labels:
         Raises
         ------
         Problem
-            If the head was not trained again, its training continues, or the file cannot be written.
+            If the head was not trained again, its training continues, the file of the model cannot be read again, or
+            the new file cannot be written.
         """
         head = self.retraining.head
         old, number = Path(self.model.path), 1
-        cnn = load_model(old).cnn  # uses the store, which the served model does not
+        try:
+            cnn = load_model(old).cnn  # uses the store, which the served model does not
+        except (OSError, SavedModelError) as error:
+            detail = (
+                f"The file of the model, {str(old)!r}, is needed to save the new model, and cannot be read: {error}. "
+                "Put it back, then save again."
+            )
+            raise Problem(500, "model-not-saved", detail) from None
         pipeline = Pipeline([("cnn", cnn), *head.steps])
         pipeline.training_digests_ = np.unique(self.training.keys[self.training.is_for_training], axis=0)
         with self._saving:  # so that two files never get the same name

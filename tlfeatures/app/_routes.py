@@ -131,9 +131,10 @@ def _respond_with(problem: Problem) -> Response:
 def make_application(model: ServedModel, policy: AccessPolicy, limits: Limits) -> FastAPI:
     """Make the application with all routes of the service."""
     service = Service(model, limits)
+    name = model.about()["name"].encode("utf-8", "backslashreplace").decode()  # may not be Unicode
     app = FastAPI(
         title="tlfeatures",
-        summary=f"Predictions of {model.about()['name']}",
+        summary=f"Predictions of {name}",
         version=__version__,
         lifespan=service.lifespan,
         docs_url=None,  # these pages load scripts from other hosts
