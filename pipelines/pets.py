@@ -1,4 +1,4 @@
-"""Cats, dogs and horses: classify photographs in class folders whose sizes differ.
+"""Cats, dogs and horses: classify photographs in classes of different sizes.
 
     python pipelines/pets.py --data FOLDER                      # every recipe, scored by 5-fold cross-validation
     python pipelines/pets.py --data FOLDER --skip-tutorial      # without the tutorial's recipe through Keras

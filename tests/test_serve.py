@@ -547,6 +547,18 @@ def test_slow_clients_are_disconnected(model):
             read_all(connection)
 
 
+def test_clients_that_disconnect_are_no_error_of_the_service(model):
+    service = make_service(model)
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+    with run_in_thread(service, Limits()) as (address, _):
+        with socket.create_connection(address) as connection:
+            connection.sendall(head + b"x" * 10)
+        metrics = service.state.service.metrics
+        wait_until(lambda: 'path="/v1/predict"' in metrics.format())
+    assert 'path="/v1/predict",status="400"} 1' in metrics.format()
+    assert service.state.service.budget.used == 0
+
+
 def test_clients_that_do_not_read_the_answer_are_disconnected():
     size = 64 << 20  # more than the buffers of a connection
 

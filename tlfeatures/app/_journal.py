@@ -99,7 +99,7 @@ class Journal:
         size = os.fstat(self._fd).st_size
         try:
             if os.write(self._fd, line) < len(line):
-                raise OSError(28, "The disk is full", self.path)
+                raise OSError(errno.ENOSPC, "The disk is full", self.path)
             os.fsync(self._fd)
         except OSError:
             os.ftruncate(self._fd, size)

@@ -80,15 +80,14 @@ class Limits:
 
     @classmethod
     def for_requests(cls, images: int = 64, megabytes: int = 128, queue: int = 256) -> Limits:
-        """Make limits for requests of a size, with room for such requests in the queue and in memory.
+        """Make limits for requests of a given size: one of them fits into the queue, and four into memory.
 
         Parameters
         ----------
         images : int, default=64
-            Largest number of images in a request. At least as many may wait.
+            Largest number of images in a request. The queue has room for at least as many.
         megabytes : int, default=128
-            Largest size of the body of a request, in MiB. An image may be as large, up to 32 MiB, and the bodies of
-            four such requests may be in memory.
+            Largest size of the body of a request, in MiB. An image may be as large, up to 32 MiB.
         queue : int, default=256
             Largest number of images that wait for the network.
 

@@ -70,8 +70,10 @@ async def read_body(request: Any, limits: Limits, budget: MemoryBudget) -> bytes
     Raises
     ------
     Problem
-        If the body is too large, or does not arrive in time.
+        If the body is too large, or does not arrive completely in time.
     """
+    from starlette.requests import ClientDisconnect
+
     size = 0
     chunks = []
     try:
@@ -91,6 +93,9 @@ async def read_body(request: Any, limits: Limits, budget: MemoryBudget) -> bytes
                 f"The body of the request did not arrive within {limits.body_seconds:g} s.",
                 {"Connection": "close"},
             ) from None
+        if isinstance(error, ClientDisconnect):
+            detail = "The connection was closed before the whole body arrived."
+            raise Problem(400, "incomplete-body", detail) from None
         raise
 
 

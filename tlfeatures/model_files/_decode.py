@@ -13,7 +13,7 @@ from tlfeatures.model_files._checks import check_state
 from tlfeatures.model_files._classes import find_class, find_function
 from tlfeatures.model_files._encode import NEIGHBORS, reset_param
 
-__all__ = ["Decoder"]
+__all__ = ["ModelDecoder"]
 
 _MAX_DEPTH = 40
 _MAX_OBJECTS = 5_000
@@ -21,7 +21,7 @@ _DTYPE = re.compile(r"[<>|=]?[biufU]\d{1,4}")
 _NAME = re.compile(r"(?!__)[A-Za-z_]\w{0,99}")
 
 
-class Decoder:
+class ModelDecoder:
     """Decoder of the JSON of one model.
 
     Parameters
@@ -56,7 +56,7 @@ class Decoder:
             raise SavedModelError(f"its array {min(self._arrays)} belongs to no part of the model")
 
     def decode(self, value: Any, depth: int = 0) -> Any:
-        """Convert a value that `Encoder.encode` made back.
+        """Convert the output of `ModelEncoder.encode` back to the value.
 
         Raises
         ------

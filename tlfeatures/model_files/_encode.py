@@ -13,7 +13,7 @@ from tlfeatures._files import absolute_folder
 from tlfeatures.errors import SavedModelError
 from tlfeatures.model_files._classes import name_class, name_function
 
-__all__ = ["NEIGHBORS", "Encoder", "reset_param", "unwrap_search"]
+__all__ = ["NEIGHBORS", "ModelEncoder", "reset_param", "unwrap_search"]
 
 # parameters that belong to the machine, not to the model: they are saved and loaded with these values
 _RESET: dict[str, Any] = {
@@ -58,7 +58,7 @@ def unwrap_search(estimator: Any) -> Any:
     return getattr(estimator, "best_estimator_", estimator)
 
 
-class Encoder:
+class ModelEncoder:
     """Encoder of one model; ``arrays`` are the arrays to which the JSON refers by number."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from tlfeatures._archive import MODEL_FORMAT, is_archive, library_versions, read_about, read_arrays
 from tlfeatures._warnings import warn
 from tlfeatures.errors import RecipeMismatchError, SavedModelError
-from tlfeatures.model_files._decode import Decoder
+from tlfeatures.model_files._decode import ModelDecoder
 from tlfeatures.model_files._parts import find_cnn
 from tlfeatures.model_files._self_test import compare_outputs
 
@@ -28,7 +28,7 @@ def load(path: str | os.PathLike[str], **params: Any) -> Any:
     Returns
     -------
     fitted estimator
-        Of the class that was saved. Of a search, the best pipeline was saved.
+        Of the class that was saved; for a search, its best pipeline.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def load(path: str | os.PathLike[str], **params: Any) -> Any:
         return _load_finetuned(path, params)
     about, arrays = read_arrays(path)
     try:
-        decoder = Decoder(arrays)
+        decoder = ModelDecoder(arrays)
         model, self_test = decoder.decode(about["model"]), decoder.decode(about["self_test"])
         decoder.finish()
         is_tested = self_test is not None

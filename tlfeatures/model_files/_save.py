@@ -9,7 +9,7 @@ from typing import Any
 from tlfeatures._archive import MODEL_FORMAT, MODEL_START, is_archive, library_versions, write_arrays
 from tlfeatures.errors import InvalidParameterError
 from tlfeatures.model_files._card import make_card
-from tlfeatures.model_files._encode import Encoder, unwrap_search
+from tlfeatures.model_files._encode import ModelEncoder, unwrap_search
 from tlfeatures.model_files._self_test import make_self_test
 
 __all__ = ["PICKLES", "is_model_file", "save"]
@@ -76,7 +76,7 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
         copy.copy(model).set_params(verbose=0).save(path)
         return
     model = _choose_best(model)
-    encoder = Encoder()
+    encoder = ModelEncoder()
     content, self_test = encoder.encode(model), encoder.encode(make_self_test(model))
     about = {
         "format": MODEL_FORMAT,

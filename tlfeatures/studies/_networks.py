@@ -61,12 +61,16 @@ def describe_network(
 
 
 def has_weights(model: str) -> bool:
-    """Whether the ImageNet weights of a network are on this machine.
+    """Return whether the ImageNet weights of a network are on this machine.
 
     Parameters
     ----------
     model : str
         Name of a network.
+
+    Returns
+    -------
+    bool
 
     Raises
     ------
