@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra app")
 pytest.importorskip("httpx", reason="needs httpx, which Starlette's TestClient uses")
 
+from PIL import Image
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from starlette.testclient import TestClient
@@ -26,6 +27,7 @@ from tlfeatures.app import Journal, ServedModel, make_service
 from tlfeatures.app._checks import NO_POINT, DataChecks, project
 from tlfeatures.app._labels import Labels
 from tlfeatures.app._out_of_fold import predict_out_of_fold
+from tlfeatures.app._training import TrainingImages
 from tlfeatures.cli._serve import PageOptions
 from tlfeatures.model_files import format_card, read_card
 from tlfeatures.saved_models import load_model, save_pipeline
@@ -144,6 +146,19 @@ def test_thumbnails_are_cached_by_the_content_of_the_image(client, source):
     assert damaged.status_code == 404 and "cannot be read" in damaged.json()["detail"]
     for path in ("/app/training/26", "/app/training/-1/large", "/app/training/..%2f1"):
         assert client.get(path).status_code in (404, 422)
+
+
+def test_thumbnails_of_12_bit_images_are_as_bright_as_those_of_8_bit_images(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40), dtype="uint8")
+    thumbnails = []
+    for max_value, values in ((None, pixels), (4095, (pixels.astype(int) * 4095 // 255).astype("uint16"))):
+        path = tmp_path / str(max_value)
+        path.mkdir()
+        Image.fromarray(values).save(path / "a.png")
+        cnn = CNNFeatures("tiny", image_size=32, max_value=max_value, cache=None).fit([str(path / "a.png")])
+        jpeg = TrainingImages(cnn, read_source(str(path))).thumbnail(0)
+        thumbnails.append(np.asarray(Image.open(io.BytesIO(jpeg))).astype(int))
+    assert np.abs(thumbnails[0] - thumbnails[1]).max() < 10
 
 
 def test_checks_are_repeated_with_the_current_labels(labelled):  # noqa: F811

@@ -140,7 +140,7 @@ def test_group_that_predicts_the_label_alone_is_reported():
     X, y = clusters(240)
     rng = np.random.default_rng(0)
     hospital = np.where(rng.random(240) < 0.9, y, "other")
-    result = audit(X, y, groups=hospital)
+    result = audit(X, y, groups=iter(hospital))
     table = result.confounders
     assert table["predictor"].tolist() == ["group"]
     (text,) = result.describe_confounders()
@@ -306,6 +306,11 @@ def test_images_pass_through_the_network_once(tmp_path):
     result = audit(images, y, features=cnn)
     assert not hasattr(cnn, "recipes_")
     assert result.duplicates["row"].tolist() == [2, 11] and result.duplicates["across_classes"].all()
+    twelve = ((images[..., 0].astype(np.uint32) * 4095 + 127) // 255).astype(np.uint16)
+    deep = CNNFeatures("tiny", image_size=32, max_value=4095, cache=tmp_path)
+    assert (
+        audit(twelve, y, features=deep).thumbnails == audit(images[..., 0], y, features=cnn).thumbnails != {}
+    )
     of_embeddings = audit(images, y, features=cnn.fit_transform(images))
     assert of_embeddings.label_errors.equals(result.label_errors)
     with pytest.raises(

@@ -1397,7 +1397,8 @@ def test_one_warning_names_images_without_contrast(data):
 
 
 def test_12_bit_images_with_max_value(data):
-    X, y = data
+    X, y = data[0], data[1].copy()
+    y[:2] = y[1::-1]  # two wrong labels, so that there are thumbnails of mistakes
     twelve = ((X[..., 0].astype(np.uint32) * 4095 + 127) // 255).astype(np.uint16)
     options = SMALL | {"heads": ["ridge"], "layers": LAYERS[:1]}
     search = FeatureSearchCV(**options, cache=None, max_value=4095).fit(twelve, y)
@@ -1405,6 +1406,10 @@ def test_12_bit_images_with_max_value(data):
     assert search.best_score_ == expected.best_score_
     assert search.best_estimator_[0].max_value == 4095
     assert (search.predict(twelve) == expected.predict(X[..., 0])).all()
+    shown = list(search.fitted_images_.thumbnails)
+    assert shown and shown == list(expected.fitted_images_.thumbnails)
+    for row in shown:
+        np.testing.assert_array_equal(search.thumbnail(row), expected.thumbnail(row))
 
 
 # -- scikit-learn's own searches -----------------------------------------------------------------

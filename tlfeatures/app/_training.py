@@ -66,6 +66,7 @@ class TrainingImages:
         self.is_for_training = is_train[self.rows] if is_train.any() else np.full(len(self.rows), True)
         self._mean = self.embeddings.mean(axis=0)
         self._directions = _normalize(self.embeddings - self._mean)
+        self._decoding = {"max_value": cnn.max_value, "window": cnn.window}
         self._small = functools.lru_cache(2048)(functools.partial(self._make_thumbnail, side=_SIDE))
         self._large = functools.lru_cache(32)(functools.partial(self._make_thumbnail, side=_LARGE_SIDE))
 
@@ -109,7 +110,8 @@ class TrainingImages:
     def _make_thumbnail(self, row: int, side: int) -> bytes:
         width, height = self.images.size(row)
         scale = side / max(width, height)
-        decoder = Decoder((max(1, round(height * scale)), max(1, round(width * scale))))
+        size = max(1, round(height * scale)), max(1, round(width * scale))
+        decoder = Decoder(size, **self._decoding)
         buffer = io.BytesIO()
         Image.fromarray(self.images.decode_with_note(row, decoder)[1]).save(buffer, "JPEG", quality=85)
         return buffer.getvalue()

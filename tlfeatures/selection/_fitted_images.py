@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas
@@ -33,12 +34,15 @@ class FittedImages:
         Thumbnails that a report shows of images that are not files, by row.
     embeddings : ndarray of float32, shape (n, d), or None
         Embeddings of the best candidate, kept only if there is no store.
+    decoding : dict
+        ``max_value`` and ``window`` of :class:`~tlfeatures.images.Decoder`.
     """
 
     paths: list[str | None]
     keys: np.ndarray
     thumbnails: dict[int, np.ndarray]
     embeddings: np.ndarray | None
+    decoding: dict[str, Any]
 
     @classmethod
     def of(
@@ -48,14 +52,15 @@ class FittedImages:
         shown: Sequence[int],
         store: EmbeddingStore | None,
         embeddings: np.ndarray,
+        **decoding: Any,
     ) -> FittedImages:
         """Make the record of ``images``; ``shown`` are the rows whose thumbnails are kept."""
         paths = images.paths()
-        decoder = Decoder((_SIDE, _SIDE), "pad")
+        decoder = Decoder((_SIDE, _SIDE), "pad", **decoding)
         thumbnails = {
             int(row): images.decode_with_note(row, decoder)[1] for row in shown if paths[row] is None
         }
-        return cls(paths, keys.copy(), thumbnails, embeddings if store is None else None)
+        return cls(paths, keys.copy(), thumbnails, embeddings if store is None else None, decoding)
 
     def thumbnail(self, row: int, side: int) -> np.ndarray:
         """Return a thumbnail, read from the file or scaled from the stored one; uint8 (side, side, 3)."""
@@ -68,7 +73,7 @@ class FittedImages:
                 f"Image {row} was passed as an array, which the search does not keep; thumbnails are kept only of the "
                 f"worst mistakes, rows {sorted(self.thumbnails)}. Show X[search.rows_[{row}]] instead."
             )
-        return images.decode_with_note(row, Decoder((side, side), "pad"))[1]
+        return images.decode_with_note(row, Decoder((side, side), "pad", **self.decoding))[1]
 
     def load_embeddings(self, cnn: CNNFeatures) -> np.ndarray:
         """Load the embeddings of all images from memory, from the store, or from the files."""

@@ -75,7 +75,7 @@ class Head:
         points = tuple(p for p in self.points if p.get("n_neighbors", 1) <= n)
         if not points:
             raise ValueError(
-                f"The head {self.name!r} needs more neighbours than the {n} training images of a fold. "
+                f"The head {self.name!r} needs more neighbors than the {n} training images of a fold. "
                 "Pass a smaller n_neighbors."
             )
         return replace(self, points=points)

@@ -316,7 +316,8 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, ImageInputMixin, Ba
         self.refit_time_ = runner.timings[-1]["seconds"]
         shown = self._list_worst_rows() if folds else []
         features = runner.load_matrix(runner.best[0])
-        self.fitted_images_ = FittedImages.of(images, matrices.keys[rows], shown, store, features)
+        decoding = {"max_value": self.max_value, "window": self.window}
+        self.fitted_images_ = FittedImages.of(images, matrices.keys[rows], shown, store, features, **decoding)
         self.label_conflicts_ = rows[find_label_conflicts(self.fitted_images_.keys, data.y)]
         return self
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -116,6 +116,7 @@ def audit(
     images, embeddings = recognize(X, features)
     n = len(embeddings if images is None else images)
     labels, notes = check_classes(y, n)
+    groups = list(groups) if isinstance(groups, Iterator) else groups
     group_codes, split_names = check_groups(groups, n), check_split(split, n)
     cnn = CNNFeatures(n_jobs=n_jobs) if embeddings is None and features is None else features
     values, keys, errors = embed_all(images, embeddings, cnn, n_jobs)
@@ -144,7 +145,7 @@ def audit(
     if images is None:
         return result
     shown = sorted({row for table in result.select_shown().values() for row in table["row"].tolist()})
-    return replace(result, thumbnails=make_thumbnails(images, shown))
+    return replace(result, thumbnails=make_thumbnails(images, shown, cnn))
 
 
 def _find_usable_rows(n: int, errors: dict[int, str]) -> np.ndarray:

@@ -55,8 +55,7 @@ def examine_files(
     faults = [(row, names[row], "unreadable", reason) for row, reason in errors.items()]
     predictors: dict[str, pandas.DataFrame] = {}
     if images is not None:
-        options = {"max_value": cnn.max_value, "window": cnn.window} if isinstance(cnn, CNNFeatures) else {}
-        properties = describe_images(images, None if n_jobs == -1 else n_jobs, **options)
+        properties = describe_images(images, None if n_jobs == -1 else n_jobs, **_get_decoding(cnn))
         faults += _list_faults(properties, names, errors, notes)
         predictors = _list_predictors(properties, errors)
     faults.sort(key=lambda fault: (_FAULT_ORDER.index(fault[2]), fault[0]))
@@ -113,9 +112,14 @@ def _list_predictors(
     }
 
 
-def make_thumbnails(images: Images, rows: Sequence[int]) -> dict[int, bytes]:
-    """Return JPEG previews of some images, by row; images that cannot be read are left out."""
-    decoder = Decoder((_THUMBNAIL, _THUMBNAIL), "pad")
+def _get_decoding(cnn: Any) -> dict[str, Any]:
+    """Return the options of a CNNFeatures that change the values of pixels; none for other objects."""
+    return {"max_value": cnn.max_value, "window": cnn.window} if isinstance(cnn, CNNFeatures) else {}
+
+
+def make_thumbnails(images: Images, rows: Sequence[int], cnn: Any) -> dict[int, bytes]:
+    """Return JPEG previews of some images, by row, decoded as ``cnn`` decodes them; unreadable ones are left out."""
+    decoder = Decoder((_THUMBNAIL, _THUMBNAIL), "pad", **_get_decoding(cnn))
     thumbnails = {}
     for row in rows:
         with contextlib.suppress(ImageReadError):

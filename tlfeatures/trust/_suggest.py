@@ -129,7 +129,7 @@ def suggest(X: Any, y: Any, n: int = 10, *, estimator: Any = None, random_state:
     if images is None:
         return result
     shown = sorted({row for table in result.select_shown().values() for row in table["row"].tolist()})
-    return replace(result, thumbnails=make_thumbnails(images, shown))
+    return replace(result, thumbnails=make_thumbnails(images, shown, split_head(estimator)[0]))
 
 
 def _read(X: Any, estimator: Any) -> tuple[Any, np.ndarray, np.ndarray, Images | None, dict[int, str]]:
