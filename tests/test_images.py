@@ -103,7 +103,7 @@ INPUT_ERRORS = {
     "0-d": (np.float32(3), "expected"),
     "5-d": (np.zeros((2, 3, 4, 5, 3)), "expected"),
     "two channels": (np.zeros((2, 8, 8, 2), np.uint8), "1, 3 or 4 channels"),
-    "channels first": (np.zeros((2, 3, 8, 8), np.uint8), r"X.transpose\(0, 2, 3, 1\)"),
+    "channels first": (np.zeros((2, 3, 8, 8), np.uint8), r"np.asarray\(X\).transpose\(0, 2, 3, 1\)"),
     "no pixels": (np.zeros((2, 0, 8, 3), np.uint8), "at least one pixel"),
     "empty list": ([], r"0 sample\(s\)"),
     "empty array": (np.zeros((0, 8, 8, 3)), r"0 sample\(s\)"),
@@ -180,6 +180,16 @@ def test_error_for_inputs_that_are_not_images_says_how_to_fix_them(case):
     with pytest.raises(ImageInputError, match=text) as caught:
         Images.of(X)
     assert isinstance(caught.value, ValueError)
+
+
+def test_the_fix_for_channels_first_works_for_arrays_and_tensors():
+    torch = pytest.importorskip("torch")
+    X = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 6), np.uint8)
+    for images in (X, torch.from_numpy(X)):
+        with pytest.raises(ImageInputError, match=r"Channels first\? Use (.*)\.$") as caught:
+            Images.of(images)
+        fix = re.search(r"Use (.*)\.$", str(caught.value))[1]
+        assert Images.of(eval(fix, {"np": np, "X": images})).size(0) == (6, 8)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -34,7 +34,7 @@ class SkipUnreadable(MetaEstimatorMixin, BaseEstimator):
         A classifier or regressor.
     unreadable_label : "auto", str or number, default="auto"
         The prediction for a row with NaN. "auto" is a label that is not a class, so the
-        prediction is wrong: "unreadable" for text labels ("unreadable_" if that is a class), and the smallest
+        prediction is wrong: "unreadable" for text labels (``"unreadable_"`` if that is a class), and the smallest
         class minus one for numbers. For regressors "auto" is the mean of the training targets. Pass one of the
         classes for scores that accept only the classes, such as "f1" with two classes.
 

@@ -34,7 +34,9 @@ def find_layout_problem(shape: tuple[int, ...]) -> str | None:
         )
     if len(shape) == 4 and shape[-1] not in (1, 3, 4):
         first = shape[1] in (1, 3, 4)
-        return f"{start}{_LAYOUT}." + (" Channels first? Use X.transpose(0, 2, 3, 1)." if first else "")
+        return f"{start}{_LAYOUT}." + (
+            " Channels first? Use np.asarray(X).transpose(0, 2, 3, 1)." if first else ""
+        )
     if len(shape) not in (3, 4):
         return f"{start}{_LAYOUT}."
     return f"{start}an image needs at least one pixel." if 0 in shape else None

@@ -96,7 +96,7 @@ class StoreMaintenance:
         Raises
         ------
         InvalidParameterError
-            If ``url`` is a URL of an unknown kind, such as "ftp://...".
+            If ``url`` is a URL of another kind, such as "https://...".
         ObjectStorageError
             If access is denied, or there is no such bucket.
         TransientReadError

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
-from tlfeatures._inputs import URL_HINT, has_lost_slash, is_url
+from tlfeatures._inputs import has_lost_slash, is_url
 from tlfeatures._objects import is_object, join_uri, list_objects, read_object, redact, write_object
 from tlfeatures.errors import InvalidParameterError, ObjectStorageError, StoreError, TransientReadError
 from tlfeatures.store._disk import (
@@ -107,15 +107,18 @@ def open_side(url: str) -> Side:
     Raises
     ------
     InvalidParameterError
-        If it is a URL of an unknown kind, or a URL from which pathlib has removed a slash.
+        If it is a web address or a URL of an unknown kind, or a URL from which pathlib has removed a slash.
     """
     if url.lower().startswith("file://"):
         url = unquote(urlsplit(url).path)
-    if is_object(url):
+    if is_object(url) and not url.lower().startswith("http"):
         return _ObjectStorage(join_uri(url, "v1"))
     if is_url(url) or has_lost_slash(url):
-        text = " Pass it as text, because pathlib removes one of its slashes." if has_lost_slash(url) else ""
-        raise InvalidParameterError(f"`url` is not valid: {redact(url)!r}; {URL_HINT}.{text}", "url")
+        hint = " Pass it as text, because pathlib removes one of its slashes." if has_lost_slash(url) else ""
+        raise InvalidParameterError(
+            f"`url` must be a local folder or start with s3://, gs://, az:// or file://; got {redact(url)!r}.{hint}",
+            "url",
+        )
     return _Folder(os.path.join(os.path.expanduser(url), "v1"))
 
 
