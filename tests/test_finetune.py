@@ -24,6 +24,7 @@ import pandas as pd
 import pytest
 import scipy.sparse
 from PIL import Image
+from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
@@ -35,6 +36,7 @@ from sklearn.svm import SVC
 
 from tlfeatures import CNNFeatures, FineTuneClassifier, FineTuneRegressor
 from tlfeatures._archive import read_arrays
+from tlfeatures._files import TEMPORARY_PREFIX
 from tlfeatures.errors import (
     ImageReadError,
     InvalidParameterError,
@@ -838,6 +840,14 @@ def test_checkpoints_do_not_contain_frozen_layers(tmp_path):
     assert (3, 3, 3, 8) not in shapes  # conv1
 
 
+def test_temporary_file_that_another_process_removed(tmp_path):
+    checkpoints = _checkpoint.Checkpoints(tmp_path, "digest")
+    # a link without a target, as if the file had been removed after it was listed
+    (checkpoints.folder / f"{TEMPORARY_PREFIX}1").symlink_to("removed")
+    checkpoints.save("head", {"epoch": 1}, [np.ones(2)])
+    assert checkpoints.load("head")[0]["epoch"] == 1
+
+
 def test_damaged_checkpoint_is_ignored_with_a_warning(tmp_path):
     params = {"model": small_file(), "head": [8], "epochs": 2, "random_state": 0}
     params["checkpoint_dir"] = tmp_path / "checkpoints"
@@ -1144,13 +1154,30 @@ def test_callbacks_of_keras(tmp_path):
     assert FineTuneClassifier.load(tmp_path / "clf.keras-bundle").callbacks is None
 
 
-def test_tensorboard(tmp_path):
+@pytest.mark.parametrize("train_from", ["conv2", "all"])
+def test_model_checkpoint(train_from, tmp_path):
+    import keras
+
+    callbacks = [keras.callbacks.ModelCheckpoint(str(tmp_path / "model.keras"))]
+    # without validation images, the last epoch is kept
+    params = small_top(train_from=train_from, layer_decay=0.5, validation_fraction=0)
+    pixels = X[:, :16, :16]
+    clf = FineTuneClassifier(**params, callbacks=callbacks).fit(pixels, Y)
+    model = keras.models.load_model(tmp_path / "model.keras")
+    logits = model.predict(pixels.astype("float32"), verbose=0)
+    np.testing.assert_allclose(softmax(logits, axis=1), clf.predict_proba(pixels), atol=1e-5)
+    factors = getattr(model.optimizer, "factors", (1.0,))
+    assert set(factors) == ({1.0} if train_from == "conv2" else {0.5, 1.0})
+
+
+def test_tensorboard(tmp_path, recwarn):
     pytest.importorskip("tensorboard")
     import keras
 
     callbacks = [keras.callbacks.TensorBoard(str(tmp_path / "board"))]
     clf = FineTuneClassifier(**small_top(), callbacks=callbacks).fit(X, Y)
     assert list((tmp_path / "board").rglob("events*"))
+    assert not [warning for warning in recwarn if "serialize" in str(warning.message)]
     assert pickle.loads(pickle.dumps(clf)).predict(X).tolist() == clf.predict(X).tolist()
 
 

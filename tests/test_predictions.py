@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.ensemble import VotingClassifier
 from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.svm import SVC
 
-from tlfeatures import CNNFeatures, FineTuneClassifier
+from tlfeatures import CNNFeatures, FineTuneClassifier, TrainOnViews
 from tlfeatures.errors import InvalidParameterError, UnreadableImagesWarning
 from tlfeatures.predictions import FittedModel
 
@@ -46,7 +48,9 @@ def test_tables_without_readable_images_have_the_same_columns(pipeline, photos, 
     logistic = Pipeline([("cnn", pipeline[0]), ("svm", SVC(probability=True))]).fit(
         photos.paths, photos.labels
     )
-    for model in (classifier, FittedModel(regressor), FittedModel(logistic)):
+    voting = VotingClassifier([("svm", SVC())])  # has neither probabilities nor decision values
+    voting = Pipeline([("cnn", pipeline[0]), ("voting", voting)]).fit(photos.paths, photos.labels)
+    for model in (classifier, FittedModel(regressor), FittedModel(logistic), FittedModel(voting)):
         readable, other = (
             model.predict([path]).to_frame(["x"], proba=True) for path in (photos.paths[0], unreadable)
         )
@@ -122,6 +126,15 @@ def test_predictions_of_a_head_of_keras_layers(photos):
     tuned.fit(photos.paths, photos.labels)
     probabilities = FittedModel(tuned).predict(photos.paths).probabilities
     np.testing.assert_allclose(probabilities, tuned.predict_proba(photos.paths), atol=1e-6)
+
+
+def test_predictions_of_a_pipeline_that_was_trained_on_views(photos):
+    cnn = CNNFeatures(**CNN, views="flip")
+    model = TrainOnViews(Pipeline([("cnn", cnn), ("svm", SVC())]))
+    search = GridSearchCV(model, {"estimator__svm__C": [1]}, cv=2).fit(photos.paths, photos.labels)
+    for fitted in (search, search.best_estimator_):
+        values = FittedModel(fitted).predict(photos.paths).values
+        np.testing.assert_array_equal(values, fitted.predict(photos.paths))
 
 
 def test_other_objects_raise(photos):

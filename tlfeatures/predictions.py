@@ -170,9 +170,10 @@ class FittedModel:
 
     Parameters
     ----------
-    estimator : Pipeline, search or fine-tuned estimator
-        A fitted scikit-learn Pipeline that begins with :class:`~tlfeatures.CNNFeatures`, a fitted search over such
-        pipelines, or a fitted :class:`~tlfeatures.FineTuneClassifier`, :class:`~tlfeatures.FineTuneRegressor`, or
+    estimator : Pipeline, TrainOnViews, search or fine-tuned estimator
+        A fitted scikit-learn Pipeline that begins with :class:`~tlfeatures.CNNFeatures`, a fitted
+        :class:`~tlfeatures.TrainOnViews`, a fitted search over these, a fitted
+        :class:`~tlfeatures.FineTuneClassifier` or :class:`~tlfeatures.FineTuneRegressor`, or a
         :class:`~tlfeatures.ConformalClassifier` or :class:`~tlfeatures.ConformalRegressor` of such a pipeline.
 
     Attributes
@@ -209,9 +210,8 @@ class FittedModel:
     """
 
     def __init__(self, estimator: Any) -> None:
-        estimator = getattr(
-            estimator, "best_estimator_", estimator
-        )  # a search over pipelines, such as GridSearchCV
+        for name in ("best_estimator_", "pipeline_"):  # of a search such as GridSearchCV, and of TrainOnViews
+            estimator = getattr(estimator, name, estimator)
         self._training_digests = getattr(estimator, "training_digests_", None)
         self._with_views = None
         pipeline = estimator
@@ -285,7 +285,8 @@ class FittedModel:
         if classes is None:
             return Predictions(extracted, rows, empty, conformal=conformal)
         probabilities = np.empty((0, len(classes))) if self.confidence == "probability" else None
-        return Predictions(extracted, rows, classes[:0], classes, probabilities, empty, conformal)
+        decision = empty if self.confidence == "decision" else None
+        return Predictions(extracted, rows, classes[:0], classes, probabilities, decision, conformal)
 
     def _decide(self, inputs: Any, values: np.ndarray) -> np.ndarray | None:
         """Return the decision value of the predicted class; NaN if the head has no value for each class."""
@@ -328,9 +329,8 @@ class FittedModel:
         if not len(rows):
             raise ValueError("None of the images could be read; check_images(X) gives the reasons.")
         classes, values, conformal = self.classes, predictions.values, predictions.conformal
-        if (
-            classes is not None and y.dtype.kind == "U"
-        ):  # some labels may be text although the classes are numbers
+        # some labels may be text although the classes are numbers
+        if classes is not None and y.dtype.kind == "U":
             classes, values = classes.astype(str), values.astype(str)
         scores: Any = (
             score_numbers(y[rows], values) if classes is None else score_classes(y[rows], values, classes)

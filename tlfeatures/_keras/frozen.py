@@ -255,7 +255,7 @@ def _compile_jax(model: Any, outputs: Callable[..., list[Any]]) -> Callable[...,
 
     trainable = [v.value for v in model.trainable_variables]
     fixed = [v.value for v in model.non_trainable_variables]
-    run = jax.jit(lambda t, f, x: outputs(t, f, x))
+    run = jax.jit(outputs)
     return lambda batch: [np.asarray(y) for y in run(trainable, fixed, batch)]
 
 

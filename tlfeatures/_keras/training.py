@@ -17,6 +17,7 @@ __all__ = ["EpochBatches", "InferenceMode", "LayerwiseAdamW", "make_schedule",
 _WARMUP = 0.05  # fraction of the steps
 
 
+@keras.saving.register_keras_serializable("tlfeatures")
 class LayerwiseAdamW(keras.optimizers.AdamW):
     """AdamW whose learning rate is multiplied by a factor for each variable.
 
@@ -37,7 +38,12 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         factor = self.factors[self._get_variable_index(variable)]  # as in Keras's example of an optimizer
         super().update_step(gradient, variable, learning_rate * factor)
 
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments, with which callbacks such as ``ModelCheckpoint`` save the optimizer."""
+        return {**super().get_config(), "factors": self.factors}
 
+
+@keras.saving.register_keras_serializable("tlfeatures")
 class InferenceMode(keras.layers.Layer):
     """Layer that runs a network in inference mode inside a model that is trained.
 
@@ -45,13 +51,22 @@ class InferenceMode(keras.layers.Layer):
     all nested layers, even if they were called with ``training=False``.
     """
 
-    def __init__(self, network: Any) -> None:
-        super().__init__(trainable=False, name="frozen_layers")
+    def __init__(self, network: Any, **kwargs: Any) -> None:
+        super().__init__(**{"trainable": False, "name": "frozen_layers", **kwargs})
         self.network = network
 
     def call(self, x: Any) -> Any:
         """Run the network in inference mode."""
         return self.network(x, training=False)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments, with which callbacks such as ``ModelCheckpoint`` save the model."""
+        return {**super().get_config(), "network": keras.saving.serialize_keras_object(self.network)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> InferenceMode:
+        """Make the layer and its network."""
+        return cls(**{**config, "network": keras.saving.deserialize_keras_object(config["network"])})
 
 
 class EpochBatches(keras.utils.PyDataset):

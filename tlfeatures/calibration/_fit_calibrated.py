@@ -69,7 +69,7 @@ def fit_calibrated_pipeline(
     Parameters
     ----------
     cnn : CNNFeatures
-        Fitted transformer.
+        Fitted transformer; its ``verbose`` is set to 0.
     head : estimator
         It is not changed.
     features : ndarray of shape (n, d)

@@ -208,7 +208,7 @@ def _load(model: Any) -> FittedModel:
         return model
     if isinstance(model, (str, os.PathLike)):
         return load_model(model)
-    return FittedModel(getattr(model, "pipeline_", model))  # TrainOnViews has a pipeline
+    return FittedModel(model)
 
 
 def _find_finetuned(fitted: FittedModel) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -57,8 +58,9 @@ class Checkpoints:
         path = self.folder / f"{stage}.checkpoint"
         try:
             for old in self.folder.glob(f"{TEMPORARY_PREFIX}*"):  # left by a process that was killed
-                if time.time() - old.stat().st_mtime > _ABANDONED:
-                    old.unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError):  # another process may remove it too
+                    if time.time() - old.stat().st_mtime > _ABANDONED:
+                        old.unlink()
             write_arrays(path, about, arrays)
         except OSError as error:
             raise OSError(

@@ -50,9 +50,9 @@ def linear_start(steps: Sequence[Any]) -> LinearStart | None:
         flat += [inner for _, inner in step.steps] if hasattr(step, "steps") else [step]
     *scalers, last = [step for step in flat if step not in (None, "passthrough")]
     logistic = (linear.LogisticRegression, linear.LogisticRegressionCV)
-    numbers = (linear.LinearRegression, linear.Ridge, linear.RidgeCV, linear.Lasso, linear.LassoCV,
-               linear.ElasticNet, linear.ElasticNetCV)  # fmt: skip
-    if type(last) not in logistic + numbers or not {type(s) for s in scalers} <= {
+    regressors = (linear.LinearRegression, linear.Ridge, linear.RidgeCV, linear.Lasso, linear.LassoCV,
+                  linear.ElasticNet, linear.ElasticNetCV)  # fmt: skip
+    if type(last) not in logistic + regressors or not {type(s) for s in scalers} <= {
         StandardScaler,
         BlockScaler,
     }:

@@ -44,8 +44,7 @@ _NOT_IN_DIGEST = {
     "callbacks",
 }
 
-
-_NETWORK_RATE = 3e-4
+_HEAD_RATE, _NETWORK_RATE = 1e-3, 3e-4  # default learning rates
 _MANY_IMAGES = 150  # with fewer, a fitted head is trained at a lower rate; chosen on 24 to 180 images
 
 
@@ -110,7 +109,7 @@ class Training(Preparation):
         if not epochs:
             return
         params, views = self.params, self.augmenter and self.head_alone
-        rate = params.learning_rate or 1e-3 if self.head_alone else params.head_learning_rate
+        rate = (params.learning_rate or _HEAD_RATE) if self.head_alone else params.head_learning_rate
         model = keras().Model(self.head.inputs, self.head.outputs)  # the head itself stays uncompiled
         self._run_stage(
             "head", 0, model, self._embedded_views if views else self._stored,

@@ -200,7 +200,7 @@ class _Training:
 
     def standardize(self, is_training: np.ndarray) -> np.ndarray:
         """Compute the means and variances of the training rows, and return the validation rows in the order of y."""
-        numbers, rows = np.cumsum(~is_training) - 1, np.empty((0, 0), np.float32)
+        indices, rows = np.cumsum(~is_training) - 1, np.empty((0, 0), np.float32)
         for positions, batch in self.read_batches(None):
             selected = is_training[positions]
             if not np.isfinite(batch).all():
@@ -209,8 +209,8 @@ class _Training:
                     "finite embeddings. Leave these rows out."
                 )
             if not rows.size:
-                rows = np.empty((numbers[-1] + 1, batch.shape[1]), np.float32)
-            rows[numbers[positions[~selected]]] = batch[~selected]
+                rows = np.empty((indices[-1] + 1, batch.shape[1]), np.float32)
+            rows[indices[positions[~selected]]] = batch[~selected]
             if selected.any():
                 self.scaler.partial_fit(batch[selected])
         return rows
@@ -279,9 +279,8 @@ class _Training:
         for epoch in range(epochs):
             # threads would wait for each other longer than the product of a small batch takes
             with warnings.catch_warnings(), one_blas_thread:
-                warnings.filterwarnings(
-                    "ignore", "Got `batch_size` less than 1 or larger"
-                )  # for the last batch
+                # the last batch may have fewer rows than a step
+                warnings.filterwarnings("ignore", "Got `batch_size` less than 1 or larger")
                 for positions, batch in self.read_batches(self.seed + epoch):
                     selected = is_training[positions]
                     if selected.any():
