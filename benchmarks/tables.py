@@ -2,8 +2,8 @@
 
     python benchmarks/tables.py [--check]
 
-Tables are between ``<!-- benchmark: NAME -->`` and ``<!-- end -->``. A row whose figures are not in the file is not
-changed. Benchmarks that run once for each seed count if all three seeds are in the file, with the means of their
+Tables are between ``<!-- benchmark: NAME -->`` and ``<!-- end -->``. A row whose figures are not in the file, or are
+those of a smoke test (``--quick``), is not changed. Benchmarks that run once for each seed count if all three seeds are in the file, with the means of their
 figures. ``--check`` changes no table, and exits with 1 if one differs from the file.
 """
 
@@ -477,7 +477,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=FOLDER / "results.json")
     args = parser.parse_args()
     results = json.loads(args.json.read_text("utf-8")) if args.json.is_file() else {}
-    figures = add_means({name: {**result, **result["figures"]} for name, result in results.items()})
+    measured = {name: result for name, result in results.items() if not result.get("quick")}
+    figures = add_means({name: {**result, **result["figures"]} for name, result in measured.items()})
     stale = []
     for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]:
         before = page.read_text("utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import inspect
 import json
@@ -95,11 +96,20 @@ def unit_of(path: Path) -> str:
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
+def parse(path: Path) -> ast.Module:
+    return parse_text(path.read_text("utf-8"))
+
+
+@functools.cache  # several tests read each module
+def parse_text(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
 def list_imports(path: Path) -> set[str]:
     """Return the absolute names of all imports of a module, at any depth and also for type checkers."""
     names: set[str] = set()
     package = ("tlfeatures", *path.relative_to(PACKAGE).parent.parts)
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -185,7 +195,7 @@ def test_every_form_of_import_is_parsed(monkeypatch, source, expected):
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_only_the_command_line_prints(path):
-    calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+    calls = [node for node in ast.walk(parse(path)) if isinstance(node, ast.Call)]
     print_lines = [
         node.lineno for node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
@@ -231,7 +241,7 @@ def test_public_names_and_their_modules_agree():
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_modules_have_docstrings(path):
-    assert ast.get_docstring(ast.parse(path.read_text("utf-8")))
+    assert ast.get_docstring(parse(path))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -250,9 +260,7 @@ def count_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_functions_have_at_most_60_lines(path):
     functions = [
-        node
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        node for node in ast.walk(parse(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
     long = {node.name: count_lines(node) for node in functions if count_lines(node) > 60}
     assert not long

@@ -165,6 +165,21 @@ def test_table_names_the_machine_of_each_benchmark(tables, tmp_path, monkeypatch
     assert "written: docs/page.md" in capsys.readouterr().out
 
 
+def test_figures_of_the_quick_mode_are_not_used(tables, tmp_path, monkeypatch, capsys):
+    path, page = tmp_path / "results.json", tmp_path / "README.md"
+    tiny = {
+        "quick": True,
+        "figures": {f"{kind}{key}": 0.1 for key in tables.TINY.values() for kind in ("", "random_")},
+    }
+    page.write_text("<!-- benchmark: tiny -->\n| old |\n<!-- end -->\n", "utf-8")
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["tables.py", "--json", str(path)])
+    for is_quick in (True, False):
+        path.write_text(json.dumps({"tiny": tiny | {"quick": is_quick}}), "utf-8")
+        assert tables.main() == 0
+        assert ("| old |" in page.read_text("utf-8")) == is_quick
+
+
 def test_table_without_figures_is_not_changed(tables, capsys):
     page = "<!-- benchmark: speed -->\n| old |\n<!-- end -->\n"
     assert tables.fill(page, {"extract": {}}) == page
