@@ -3,8 +3,9 @@
     python benchmarks/tables.py [--check]
 
 Tables are between ``<!-- benchmark: NAME -->`` and ``<!-- end -->``. A row whose figures are not in the file, or are
-those of a smoke test (``--quick``), is not changed. Benchmarks that run once for each seed count if all three seeds are in the file, with the means of their
-figures. ``--check`` changes no table, and exits with 1 if one differs from the file.
+those of a smoke test (``--quick``), is not changed. Benchmarks that run once for each seed count if all three seeds are
+in the file, with the means of their figures. ``--check`` changes no table, and exits with 1 if one differs from the
+file.
 """
 
 from __future__ import annotations

@@ -781,7 +781,6 @@ def test_command_has_every_option_that_differs():
     assert best_options(search) is None
 
 
-@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize(
     ("cv", "text"),
     [
@@ -796,20 +795,28 @@ def test_command_has_every_option_that_differs():
         (type("Mine", (KFold,), {})(3), None),
     ],
 )
-def test_splitters_that_make_the_same_folds_are_written(tmp_path, cv, text):
+def test_splitters_that_make_the_same_folds_are_written(cv, text):
     options = best_options(fake_search(cv=cv))
     assert (options is not None) == (text is not None)
-    grouped = make_result(3).predictions.assign(group=0)
-    _, page, summary = write(tmp_path, options=options, predictions=grouped)
-    if text is None:
-        assert "There is no exact code" in page and summary["best_code"] is None
-    else:
-        code = summary["best_code"]
-        assert text in code and "groups=groups" in code
-        assert "# groups: the attribute groups_ of the original search" in code
+    if text is not None:
+        code = make_python_code(dataclasses.replace(make_result(3), options=options), "report")
+        assert text in code
         names = {}
         exec("\n".join(line for line in code.splitlines() if line.startswith("from sklearn")), names)
         assert repr(eval(repr(options["cv"]), names)) == repr(options["cv"])
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_page_has_code_with_groups_or_says_why_there_is_none(tmp_path):
+    grouped = make_result(3).predictions.assign(group=0)
+    for cv in (3, KFold(3, shuffle=True)):
+        options = best_options(fake_search(cv=cv))
+        _, page, summary = write(tmp_path / str(cv), options=options, predictions=grouped)
+        if cv == 3:
+            assert "cv=3," in summary["best_code"] and "groups=groups" in summary["best_code"]
+            assert "# groups: the attribute groups_ of the original search" in summary["best_code"]
+        else:
+            assert "There is no exact code" in page and summary["best_code"] is None
 
 
 def test_parameters_of_heads_are_written_if_possible():
