@@ -113,6 +113,10 @@ def test_invalid_parameters_raise_before_the_iteration(stored, options, message)
     store, keys, _ = stored
     with pytest.raises(InvalidParameterError, match=message):
         store.batches(RECIPE, keys, **{"batch_size": 10, **options})
+    with pytest.raises(
+        InvalidParameterError, match="`recipe` must be a recipe or a list of recipes; got an empty list"
+    ):
+        store.batches([], keys)
 
 
 def test_each_segment_is_verified_once_per_process(stored, monkeypatch):

@@ -226,6 +226,10 @@ class EmbeddingStore(StoreMaintenance, StoreSidecars):
         check_parameter("batch_size", batch_size, [integer(minimum=1)])
         check_parameter("window", window, [None, integer(minimum=1)])
         recipes = [recipe] if isinstance(recipe, Mapping) else list(recipe)
+        if not recipes:
+            raise InvalidParameterError(
+                "`recipe` must be a recipe or a list of recipes; got an empty list.", "recipe"
+            )
         keys, widths = check_keys(keys), [check_width(each) for each in recipes]
         parts = [StoredRows(self._folder(r), keys, w) for r, w in zip(recipes, widths, strict=True)]
         for part in parts:
