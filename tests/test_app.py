@@ -594,6 +594,9 @@ def test_answers_of_other_models(page, folder):
         page.set_input_files("#files", folder / "new-0.png")
         wait(page, f"document.getElementById('prediction').textContent === '{result['prediction']}'")
 
+    floats = (
+        '{"name": "a.png", "prediction": 1.0, "probabilities": {"1.0": 0.625, "0.0": 0.375}, "error": null}'
+    )
     shares = {"11": 0.5, "7": 0.3, **{str(i): 0.02 for i in (0, 1, 2, 3, 4, 5, 6, 8, 9, 10)}}
     neighbor = {"row": 0, "name": "a.png", "label": None, "similarity": 0.5}
     answer(prediction=11, probabilities=shares, neighbors=[neighbor])
@@ -609,6 +612,9 @@ def test_answers_of_other_models(page, folder):
     wait(page, "document.querySelector('#rows tr:last-child td:nth-child(4)').textContent === '75.0%'")
     assert page.inner_text("#rows tr:last-child td:nth-child(3)") == "False"
     answer(prediction=123456, probabilities={"123456": 1})
+    page.route("**/app/predict", lambda route: route.fulfill(body='{"images": [' + floats + "]}"))
+    page.set_input_files("#files", folder / "new-0.png")
+    wait(page, "document.querySelector('#rows tr:last-child td:nth-child(4)').textContent === '62.5%'")
     answer(prediction="dog", set=[], p_value=0.01)
     assert page.inner_text("#set").startswith("Not sure: all classes can be excluded")
 

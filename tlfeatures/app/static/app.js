@@ -196,10 +196,13 @@ if (find("heat")) {
 
 // --- many images
 
+const probabilityOf = ({ prediction, probabilities }) =>
+  probabilities?.[show(prediction)] ?? probabilities?.[`${prediction}.0`]; // JSON.parse reads the class 1.0 as 1
+
 const COLUMNS = {
   name: { title: "file", value: (item) => item.file.name },
   prediction: { title: "prediction", value: (item) => NAMES.get(item.result?.prediction) ?? item.result?.prediction },
-  probability: { title: "probability", value: (item) => item.result?.probabilities?.[show(item.result.prediction)] },
+  probability: { title: "probability", value: (item) => probabilityOf(item.result ?? {}) },
   set: { title: "set", value: (item) => item.result?.set?.join("|") },
   lower: { title: "lower", value: (item) => item.result?.interval?.[0] },
   upper: { title: "upper", value: (item) => item.result?.interval?.[1] },
