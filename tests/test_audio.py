@@ -174,8 +174,8 @@ def test_all_unreadable_files_are_named(files):
         LogMelSpectrogram(duration=0.3).fit(files).transform(files)
     assert isinstance(caught.value, (ImageReadError, OSError)) and "on_error='nan'" in str(caught.value)
     assert pickle.loads(pickle.dumps(caught.value)).failures == caught.value.failures
-    with pytest.raises(AudioReadError, match="3 of 6 clips"):
-        LogMelSpectrogram().fit(files)
+    with pytest.raises(AudioReadError, match=r"3 of 6 clips:\n  '/"):  # not np.str_('/
+        LogMelSpectrogram().fit(np.array(files))
 
 
 def test_broken_files_cost_their_rows(files, store):

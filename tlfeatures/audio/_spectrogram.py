@@ -216,7 +216,8 @@ class LogMelSpectrogram(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
                 rate, values = read_clip(clip, int(self.sampling_rate))
                 samples.append(resample(values, rate, int(self.sampling_rate)))
             except UnreadableClip as e:
-                name = os.fsdecode(clip) if isinstance(clip, (str, os.PathLike)) else f"X[{i}]"
+                # not numpy.str_, whose type would be in messages
+                name = str(os.fsdecode(clip)) if isinstance(clip, (str, os.PathLike)) else f"X[{i}]"
                 failures.append((name, str(e)))
                 samples.append(None)
         if failures and self.on_error == "raise":
