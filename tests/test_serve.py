@@ -476,6 +476,15 @@ def test_browsers_are_restricted(client):
         assert "access-control-allow-origin" not in headers and "server" not in headers
 
 
+@pytest.mark.parametrize("name", ["lab.example", "Lab.Example:8443", "fd00::1", "[fd00::1]:8443"])
+def test_names_that_are_allowed_may_have_a_port(name):
+    """The message about an unknown host shows the header, which has a port."""
+    host = (f"[{name}]" if name == "fd00::1" else name).removesuffix(":8443")
+    for header in (host, f"{host}:8443", f"{host}:9000"):
+        assert not AccessPolicy.for_address("127.0.0.1").allows_host(header)
+        assert AccessPolicy.for_address("127.0.0.1", [name]).allows_host(header)
+
+
 def test_other_addresses_need_the_token(model, images):
     policy = AccessPolicy.for_address("0.0.0.0", ["lab.example"])
     assert len(policy.token) >= 32 and policy.token != AccessPolicy.for_address("0.0.0.0").token

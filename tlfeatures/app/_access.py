@@ -37,6 +37,12 @@ _HEADERS = {
 }
 
 
+def _drop_port(host: str) -> str | None:
+    """Return the name in a Host header in lower case; None if the header is malformed."""
+    match = _HOST.fullmatch(host)
+    return None if match is None else (match[1] or match[2]).lower()
+
+
 def is_loopback(host: str) -> bool:
     """Return whether only programs on this machine can connect to an address."""
     if host == "localhost":
@@ -82,9 +88,9 @@ class AccessPolicy:
         host : str
             Address or name to bind.
         names : iterable of str, optional
-            Further names by which clients address the service.
+            Further names by which clients address the service; a port is ignored.
         """
-        allowed = frozenset({*_LOOPBACK, host.lower(), *(name.lower() for name in names)})
+        allowed = frozenset({*_LOOPBACK, host.lower(), *(_drop_port(name) or name.lower() for name in names)})
         if is_loopback(host):
             return cls(allowed)
         return cls(allowed, any_address=True, token=secrets.token_urlsafe(24))
@@ -102,10 +108,9 @@ class AccessPolicy:
         bool
             Whether the request is answered.
         """
-        match = _HOST.fullmatch(header)
-        if match is None:
+        name = _drop_port(header)
+        if name is None:
             return False
-        name = (match[1] or match[2]).lower()
         if name in self.hosts:
             return True
         with contextlib.suppress(ValueError):
