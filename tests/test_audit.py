@@ -409,6 +409,10 @@ def test_file_properties_that_predict_the_label_are_reported(tmp_path):
     table = audit(paths, np.arange(40) % 2, features=X).confounders
     assert set(table["predictor"]) == {"image size", "file type", "file size"}
     assert table["warning"].all() and (table["balanced_accuracy"] > 0.9).all()
+    Path(paths[0]).write_bytes(b"damaged")  # its embedding is still used
+    damaged = audit(paths, np.arange(40) % 2, features=X)
+    assert damaged.faults.iloc[0, [0, 2]].tolist() == [0, "unreadable"]
+    assert set(damaged.confounders["predictor"]) == set(table["predictor"])
     table = audit(paths, np.arange(40) // 2 % 2, features=X).confounders
     assert not table["warning"].any()
 

@@ -161,8 +161,10 @@ def best_options(search: Any) -> dict[str, Any] | None:
         heads: Any = {head: {key: [value] for key, value in point.items()}} if point else [head]
     else:
         estimator = seed_estimator(user_estimator, search.seed_).set_params(**point)
-        numbers = {name: v.item() for name, v in estimator.get_params().items() if isinstance(v, np.generic)}
-        heads = {head: estimator.set_params(**numbers)}
+        params = {
+            k: _to_builtin(v) for k, v in estimator.get_params().items() if isinstance(v, (np.generic, dict))
+        }
+        heads = {head: estimator.set_params(**params)}
     options = {
         "models": best["model"],
         "layers": [layer],

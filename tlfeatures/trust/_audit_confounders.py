@@ -32,7 +32,7 @@ def find_confounders(
         Classes of the rows.
     predictors : mapping of str to DataFrame of n rows
         Columns of numbers are used by a small decision tree; a single column of text by naive Bayes, which predicts the
-        class in which the value is most frequent. Constant predictors are left out.
+        class in which the value is most frequent. Constant predictors are left out, and so are missing values.
     random_state : int
 
     Returns
@@ -53,13 +53,13 @@ def find_confounders(
         if len(codes) <= _ROWS
         else np.sort(rng.choice(len(codes), _ROWS, replace=False))
     )
-    rows = rows[np.bincount(codes[rows])[codes[rows]] >= _LEAST_IMAGES]
     table = []
-    if len(np.unique(codes[rows])) > 1:
-        for name, frame in predictors.items():
-            columns = frame.iloc[rows]
-            if (columns.nunique() > 1).any():
-                table.append((name, *_score(columns, codes[rows], random_state)))
+    for name, frame in predictors.items():
+        used = rows[frame.iloc[rows].notna().all(axis=1).to_numpy()]
+        used = used[np.bincount(codes[used])[codes[used]] >= _LEAST_IMAGES]
+        columns = frame.iloc[used]
+        if len(np.unique(codes[used])) > 1 and (columns.nunique() > 1).any():
+            table.append((name, *_score(columns, codes[used], random_state)))
     result = pandas.DataFrame(table, columns=COLUMNS).astype({"warning": bool})
     return result.sort_values("balanced_accuracy", ascending=False, kind="stable", ignore_index=True)
 

@@ -104,7 +104,8 @@ def _list_predictors(
             for one in properties
         ]
     )
-    complete = table.drop(index=list(errors)).notna().all()
+    unreadable = {row for row, one in enumerate(properties) if isinstance(one, ImageReadError)}
+    complete = table.drop(index=list(unreadable.union(errors))).notna().all()
     return {
         name: table[parts].astype(float if name.endswith("size") else object)
         for name, parts in columns.items()
