@@ -117,7 +117,8 @@ def run_server(
                     served, policy=policy, limits=limits, with_page=with_page, journal=changes
                 )
                 server = make_server(service, limits)
-                with _ignore_image_warnings():
+                with warnings.catch_warnings():
+                    _ignore_image_warnings()
                     sock.listen()
                     on_ready(url)
                     with contextlib.suppress(
@@ -193,21 +194,17 @@ def make_worker() -> Any:
     limits = Limits(**options["limits"])
     # of this process; a class that `make_protocol` makes cannot be pickled for it
     TimedProtocol.header_seconds, TimedProtocol.body_seconds = limits.header_seconds, limits.body_seconds
-    for category in (UnreadableImagesWarning, LowContrastImagesWarning):
-        warnings.simplefilter("ignore", category)
+    _ignore_image_warnings()
     model = ServedModel(options["model"], batch_size=options["batch_size"], max_pixels=limits.pixels)
     model.warm_up()
     policy = AccessPolicy(frozenset(options["hosts"]), options["any_address"], options["token"])
     return make_service(model, policy=policy, limits=limits)
 
 
-@contextlib.contextmanager
-def _ignore_image_warnings() -> Iterator[None]:
-    """Ignore warnings of single images, which are in the answers."""
-    with warnings.catch_warnings():
-        for category in (UnreadableImagesWarning, LowContrastImagesWarning):
-            warnings.simplefilter("ignore", category)
-        yield
+def _ignore_image_warnings() -> None:
+    """Ignore warnings about single images, which are in the answers."""
+    for category in (UnreadableImagesWarning, LowContrastImagesWarning):
+        warnings.simplefilter("ignore", category)
 
 
 def _open_journal(model: ServedModel, training: Source | None, path: Any) -> Any:

@@ -111,8 +111,8 @@ async def read_uploads(request: Any, body: bytes, limits: Limits) -> list[Upload
     if kind == "multipart/form-data":
         uploads = await _read_form(request.headers, body, limits)
     elif kind == "application/json":
-        parse = asyncio.to_thread if len(body) > 1 << 20 else _call
-        uploads = await parse(_read_json, body, limits)
+        is_large = len(body) > 1 << 20
+        uploads = await asyncio.to_thread(_read_json, body, limits) if is_large else _read_json(body, limits)
     else:
         raise Problem(415, "unsupported-media-type", f"The content type is {kind[:100]!r}. {_EXPECTED}")
     if not uploads:
@@ -135,10 +135,6 @@ def _check_size(size: int, limits: Limits) -> None:
             f"The request has more than {limits.request_bytes:,} bytes. Send fewer or smaller images.",
             {"Connection": "close"},
         )
-
-
-async def _call(function: Any, *args: Any) -> Any:
-    return function(*args)
 
 
 async def _read_form(headers: Any, body: bytes, limits: Limits) -> list[Upload]:

@@ -1,8 +1,7 @@
 // The page of a model: predictions for images, and the evidence for them.
 import { drawMap } from "./heat.js";
+import { find, make, settings } from "./requests.js";
 
-const settings = JSON.parse(document.body.dataset.settings);
-const find = (id) => document.getElementById(id);
 const say = (text) => { find("status").textContent = text; };
 const items = []; // {file, url, result, error, map}
 let chosen = null;
@@ -93,12 +92,6 @@ const percent = (value) => `${(100 * value).toFixed(1)}%`;
 const NAMES = new Map([[true, "True"], [false, "False"]]); // of boolean classes, as in the probabilities
 const show = (value) => (typeof value === "number" && !Number.isInteger(value) ? String(Number(value.toPrecision(5)))
   : NAMES.get(value) ?? String(value)); // whole numbers can be classes
-
-function make(tag, properties = {}, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
-}
 
 async function choose(item) {
   chosen = item;

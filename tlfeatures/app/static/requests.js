@@ -1,4 +1,4 @@
-// Requests of the page for the training images; a change is sent with the token of the page.
+// What all scripts of the page use: settings, elements, and requests; a change is sent with the token of the page.
 export const settings = JSON.parse(document.body.dataset.settings);
 export const find = (id) => document.getElementById(id);
 
