@@ -10,7 +10,7 @@ import pytest
 from sklearn.pipeline import Pipeline
 from sklearn.svm import SVC
 
-from tlfeatures import CNNFeatures, FineTuneClassifier
+from tlfeatures import CNNFeatures, EmbeddingStore, FineTuneClassifier
 from tlfeatures.errors import SavedModelError
 from tlfeatures.saved_models import is_saved_pipeline, load_model, recognize_model, save_model, save_pipeline
 
@@ -52,6 +52,13 @@ def test_bundle_is_loaded_with_other_parameters(photos, tmp_path):
     assert model.cnn.batch_size == 5
     np.testing.assert_array_equal(model.predict(photos.paths).values, tuned.predict(photos.paths))
     assert model.evaluate(photos.paths, np.array(photos.labels)).n_used_for_training == 12
+
+
+def test_store_of_a_fine_tuned_network_is_saved_as_a_path(photos, tmp_path):
+    params = {**CNN, "cache": EmbeddingStore(tmp_path / "store"), "start": "linear", "epochs": 0}
+    tuned = FineTuneClassifier(**params, validation_fraction=0, random_state=0)
+    tuned.fit(photos.paths, photos.labels).save(tmp_path / "model.tlf")
+    assert FineTuneClassifier.load(tmp_path / "model.tlf").cache == str(tmp_path / "store")
 
 
 def test_save_model_chooses_the_format_by_the_model(pipeline, photos, tmp_path):

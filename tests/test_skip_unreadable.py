@@ -268,6 +268,12 @@ def test_clone_pickle_sparse_rows_and_data_frames():
             [0, 1] * 3,
             "which are numbers such as 0; got '\\?'",
         ),
+        (
+            lambda: SkipUnreadable(Ridge(), unreadable_label="?"),
+            np.arange(6.0),
+            "which are numbers such as 0.0; got '\\?'",
+        ),
+        (lambda: SkipUnreadable(SVC(), unreadable_label=None), [0, 1] * 3, "which are numbers.*; got None"),
     ],
 )
 def test_invalid_labels_raise(make, labels, message):

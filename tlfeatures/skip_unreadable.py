@@ -230,22 +230,22 @@ class SkipUnreadable(MetaEstimatorMixin, BaseEstimator):
     def _choose_label(self, y: Any) -> Any:
         """Choose the prediction for rows with NaN, and check it against the labels."""
         auto = isinstance(self.unreadable_label, str) and self.unreadable_label == "auto"
-        if not is_classifier(self):
-            return np.mean(np.asarray(y, float), axis=0) if auto else self.unreadable_label
-        text = self.classes_.dtype.kind in "USO" and isinstance(self.classes_.tolist()[0], str)
+        labels = self.classes_.tolist() if is_classifier(self) else np.ravel(np.asarray(y, float)).tolist()
+        text = isinstance(labels[0], str)
+        if auto and not is_classifier(self):
+            return np.mean(np.asarray(y, float), axis=0)
         if auto and not text:
-            return min(self.classes_.tolist()) - 1
+            return min(labels) - 1
         if auto:
             label = "unreadable"
-            while label in self.classes_:
+            while label in labels:
                 label += "_"
             return label
-        if text != isinstance(self.unreadable_label, str):
-            kind = "text" if text else "numbers"
+        if np.asarray(self.unreadable_label).dtype.kind not in ("U" if text else "buif"):
             raise ValueError(
-                f"`unreadable_label` must have the type of the labels, which are {kind} such as "
-                f"{self.classes_.tolist()[0]!r}; got {self.unreadable_label!r}. Pass 'auto' to choose one "
-                "automatically."
+                "`unreadable_label` must have the type of the labels, which are "
+                f"{'text' if text else 'numbers'} such as {labels[0]!r}; got {self.unreadable_label!r}. Pass 'auto' to "
+                "choose one automatically."
             )
         return self.unreadable_label
 

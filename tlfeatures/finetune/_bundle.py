@@ -25,6 +25,7 @@ from tlfeatures.finetune._head_model import as_layers, takes_map
 from tlfeatures.finetune._linear_start import LinearStart
 from tlfeatures.finetune._trunk import Trunk
 from tlfeatures.networks import find_licence, open_backbone
+from tlfeatures.store import EmbeddingStore
 
 __all__ = ["is_bundle", "load_bundle", "save_bundle"]
 
@@ -280,6 +281,8 @@ def _to_json(value: Any) -> Any:
         return value
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, EmbeddingStore):
+        return os.fspath(value.root)
     if isinstance(value, os.PathLike):
         return absolute_folder(value)
     if isinstance(value, (list, tuple)) and not as_layers(value):

@@ -141,12 +141,11 @@ class Preparation:
     def _readable(self) -> np.ndarray:
         errors = self.errors or {}
         if errors:
-            first = next(iter(sorted(errors)))
-            name, reason = self.images.name(first), errors[first]
+            failures = [(self.images.name(row), errors[row]) for row in sorted(errors)]
             if self.params.on_error == "raise":
-                failures = [(self.images.name(row), errors[row]) for row in sorted(errors)]
                 hint = "on_error='drop' trains without them; check_images(X) lists them all."
                 raise ImageReadError.of(failures, len(self.images), hint)
+            name, reason = failures[0]
             self._warn_once(
                 f"{len(errors)} of {len(self.images)} images could not be read and are left out. The first is "
                 f"{name!r}: {reason}. See check_images(X) for all."
