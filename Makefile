@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 OLDEST := $(VENV)-oldest
 INSTALL := -m pip --disable-pip-version-check --no-input install -qq
 PYTEST := -m pytest -q -n 2 --dist loadfile
-# The constraints are made with 3.11, so it comes first. 3.14 waits for TensorFlow.
+# constraints.txt is made with 3.11, so it comes first. TensorFlow does not support 3.14 yet.
 PYTHON ?=
 PYTHONS := $(if $(PYTHON),"$(PYTHON)",python3.11 python3.12 python3.13 python3 python)
 FIT := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -16,11 +16,11 @@ FIT := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2]
 demo: $(STAMP)
 	@$(BIN)/tlfeatures demo
 
-# pytest comes last in each of these: its closing lines are the last thing printed.
+# pytest comes last in each target, so that its summary is printed last.
 test: lint
 	@$(BIN)/python $(PYTEST) -m "not slow" $(ARGS)
 
-# What is slow by nature, JAX and PyTorch: kills, thousands of damaged files, every network, notebooks, benchmarks.
+# The tests marked slow: killed processes, thousands of damaged files, every network, notebooks, benchmarks, JAX, PyTorch.
 test-full: $(STAMP)-full
 	@$(BIN)/python $(PYTEST) -m slow $(ARGS)
 
@@ -78,7 +78,7 @@ bench: $(STAMP)
 notebooks: $(STAMP)
 	@$(BIN)/python notebooks/execute.py $(ARGS)
 
-# New versions for everything: resolve anew in a venv of its own and write down what came.
+# Write the newest versions that pyproject.toml allows to constraints.txt, resolved in a new environment.
 lock:
 	@$(call make_venv,$(VENV)-lock)
 	@$(VENV)-lock/bin/python -m pip install -qq --upgrade pip setuptools
@@ -92,7 +92,7 @@ lock:
 clean:
 	rm -rf $(VENV) $(VENV)-lock $(OLDEST) docs/_build build dist *.egg-info .pytest_cache .ruff_cache
 
-# An environment at $(1), unless a working one is there already.
+# Make an environment at $(1) unless there is one that works.
 define make_venv
 $(1)/bin/python -m pip --version >/dev/null 2>&1 && exit; \
 for python in $(PYTHONS); do \

@@ -209,7 +209,7 @@ def test_figures_are_means_over_the_seeds(tables):
     )
 
 
-def test_two_of_three_seeds_are_no_mean(tables):
+def test_two_of_three_seeds_have_no_mean(tables):
     two = {f"finetune_all_seed_{i}": {"score": 0.5} for i in (0, 2)}
     assert "finetune_all" not in tables.add_means(two)
 

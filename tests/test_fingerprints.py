@@ -41,10 +41,10 @@ def test_a_child_forked_while_a_thread_hashes_can_hash(tmp_path, no_recent_chang
             self.calls += 1
             if self.calls == 3:
                 waiting.set()
-                go_on.wait(60)
+                may_continue.wait(60)
             return str(tmp_path / "slow")
 
-    waiting, go_on = threading.Event(), threading.Event()
+    waiting, may_continue = threading.Event(), threading.Event()
     for name in ("slow", "quick"):
         (tmp_path / name).write_bytes(name.encode())
     thread = threading.Thread(target=file_key, args=[SlowPath()])
@@ -56,7 +56,7 @@ def test_a_child_forked_while_a_thread_hashes_can_hash(tmp_path, no_recent_chang
     if pid == 0:
         signal.alarm(60)
         os._exit(0 if file_key(tmp_path / "quick") == bytes_key(b"quick") else 1)
-    go_on.set()
+    may_continue.set()
     thread.join()
     assert os.waitpid(pid, 0)[1] == 0
 

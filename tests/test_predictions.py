@@ -97,7 +97,7 @@ def test_evaluation_leaves_out_unreadable_images(pipeline, photos, unreadable):
 
 
 @pytest.mark.parametrize("label", ["zebra", "2.5"])
-def test_evaluation_of_numbered_classes_with_a_label_that_is_no_number(photos, label):
+def test_evaluation_of_numbered_classes_with_a_label_that_is_not_a_number(photos, label):
     y = np.unique(photos.labels, return_inverse=True)[1]
     fitted = FittedModel(Pipeline([("cnn", CNNFeatures(**CNN)), ("svm", SVC())]).fit(photos.paths, y))
     with pytest.warns(UserWarning, match=rf"1 of 12 images are not classes of the model \({label}\)"):

@@ -9,18 +9,18 @@ from pathlib import Path
 import tlfeatures
 
 ROOT = Path(tlfeatures.__file__).parents[1]
-# large, or no part of the library
+# large, or not part of the library
 NOT_RUN_THERE = {"gpu", "torch", "hub", "openvino", "ray", "onnx", "all", "test-full", "docs", "dev"}
 
 
 def lowest(requirement):
-    """("numpy", (2, 0)) for "numpy>=2.0,<3"."""
+    """Return ("numpy", "2.0") for "numpy>=2.0,<3"."""
     name, version = re.match(r"([\w-]+)>=([\d.]+)", requirement).groups()
     return name, version
 
 
 def pins(file):
-    """Version of each package that a constraints file pins."""
+    """Return the version of each package that a constraints file pins."""
     return dict(line.split("==") for line in file.read_text("utf-8").splitlines() if line[:1] not in "#")
 
 

@@ -242,7 +242,7 @@ def test_errors_on_all_images_are_raised(data, store):
         FeatureSearchCV(**OPTIONS | {"scoring": score}, cache=store).fit(*data)
 
 
-def test_candidates_near_the_best_go_on_with_the_rule_1se():
+def test_candidates_near_the_best_are_kept_with_the_rule_1se():
     rng = np.random.default_rng(0)
     noise = 0.001 * rng.normal(size=5)
     means = np.array([0.9, 0.899, 0.898, 0.897, 0.896, 0.8, 0.8995, 0.5])

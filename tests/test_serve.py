@@ -556,7 +556,7 @@ def test_slow_clients_are_disconnected(model):
             read_all(connection)
 
 
-def test_clients_that_disconnect_are_no_error_of_the_service(model):
+def test_clients_that_disconnect_are_not_an_error_of_the_service(model):
     service = make_service(model)
     head = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
     with run_in_thread(service, Limits()) as (address, _):

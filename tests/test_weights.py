@@ -22,7 +22,7 @@ from tests.networks import (
 )
 from tlfeatures import CNNFeatures
 from tlfeatures.errors import UnknownNameError, WeightsError
-from tlfeatures.networks import NETWORKS, Backbone, _loading
+from tlfeatures.networks import NETWORKS, Backbone, _backbone, _loading, _metadata
 from tlfeatures.networks._weights import fetch_weights
 
 
@@ -362,8 +362,6 @@ def two_files(models_and_files, no_weights):
 
 def clear_caches():
     """Clear the caches, as in a new process."""
-    from tlfeatures.networks import _backbone, _loading, _metadata
-
     _metadata.clear()
     for values in (_loading._models, _backbone._compiled):
         values.clear()
@@ -402,7 +400,7 @@ def test_rows_are_computed_from_the_file_of_their_recipe(two_files, store):
 def test_a_second_process_does_not_import_keras(two_files, tmp_path, no_weights):
     stores = {str(tmp_path / str(i)): layer for i, layer in enumerate((EARLY, TOP, [EARLY, TOP]))}
     for store, layer in stores.items():
-        clear_caches()
+        _metadata.clear()  # of the stores before
         CNNFeatures("mobilenet_0.25", layer=layer, image_size=32, cache=store).fit_transform(X32)
     np.save(tmp_path / "X.npy", X32)
     code = """

@@ -260,7 +260,7 @@ def test_classes_are_needed():
         clf.fit(None, np.array(["cat", None, "dog"], object))
 
 
-def test_the_label_of_unreadable_images_is_no_class():
+def test_the_label_of_unreadable_images_is_not_a_class():
     clf = ZeroShotClassifier(classes=["cat", "unreadable"], on_error="nan")
     with pytest.raises(ValueError, match="`classes` contains 'unreadable'"):
         clf.fit()

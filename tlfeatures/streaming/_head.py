@@ -151,7 +151,7 @@ def fit_head(
     >>> def read_batches(seed):
     ...     order = np.arange(300) if seed is None else np.random.default_rng(seed).permutation(300)
     ...     return ((part, X[part]) for part in np.split(order, 3))
-    >>> result = fit_head(read_batches, y, tol=0.02)
+    >>> result = fit_head(read_batches, y, tol=0.1)
     >>> result.validation_score > 0.9
     True
     >>> result.head.predict(X[:2]).tolist() == y[:2].tolist()
