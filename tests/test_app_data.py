@@ -396,6 +396,18 @@ def test_more_numbers_than_arguments_of_a_function(page):
 
 
 @pytest.mark.slow
+def test_label_of_a_file_with_two_names(page):
+    page.click("nav a[href='#label']")
+    wait(page, "document.querySelectorAll('#grid li').length > 20")
+    page.focus("#grid [data-row='1']")
+    page.click("#grid [data-row='1']")
+    page.keyboard.press("2")
+    wait(page, "document.getElementById('label-status').textContent.startsWith('2 images are stripes now')")
+    for row in (1, 24):
+        assert page.inner_text(f"#grid [data-row='{row}'] .changed") == "stripes (was disc)"
+
+
+@pytest.mark.slow
 def test_last_page_of_a_list_of_labels_that_becomes_empty(page):
     n = 61
 

@@ -79,10 +79,12 @@ async function setLabel(label) {
     const answer = await request("/app/labels", { rows, label });
     for (const image of images) if (rows.includes(image.row)) image.label = label;
     const single = selected.size === 0;
+    const place = single ? focused + 1 : focused;
+    if (answer.images > rows.length) await load(); // the same files under other names have changed too
     selected.clear();
     show();
-    move(single ? focused + 1 : focused);
-    say(`${rows.length === 1 ? "1 image is" : `${rows.length} images are`} ${label} now. ${countChanges(answer.changed)}`);
+    move(place);
+    say(`${answer.images === 1 ? "1 image is" : `${answer.images} images are`} ${label} now. ${countChanges(answer.changed)}`);
   });
 }
 
