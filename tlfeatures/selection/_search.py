@@ -49,7 +49,7 @@ class FeatureSearchCV(FittedSearchMixin, MetaEstimatorMixin, ImageInputMixin, Ba
     Parameters
     ----------
     models : str, path, or list of them, default="mobilenet"
-        Networks, as in :class:`~tlfeatures.CNNFeatures`.
+        Networks, as in :class:`~tlfeatures.CNNFeatures`; equal names are numbered in tables and figures.
     layers : "auto", "standard", "fused", None, list, or dict of model to these, default="auto"
         "standard" tries each of the network's standard taps, and the last two and the last three concatenated.
         "fused" tries all standard taps together, each scaled to the same total variance by
