@@ -99,3 +99,17 @@ def test_speakers_unseen_in_training_are_recognized(keras_home, tmp_path):
     assert done.returncode == 0, done.stderr
     rows = pd.read_json(tmp_path / "results.json", typ="series")["rows"]
     assert all(row["accuracy"] >= 0.95 for row in rows)
+
+
+def test_clips_of_which_none_can_be_read_are_named(tmp_path, capsys):
+    for i in range(2):
+        (tmp_path / f"{i}.wav").write_bytes(b"RIFF damaged")
+    (tmp_path / "clips.csv").write_text("path,label,speaker\n0.wav,trigger,a\n1.wav,other,b\n")
+    assert run_study("wakeword", tmp_path / "out", "--data", tmp_path / "clips.csv")[0] != 0
+    assert "cannot read 2 of 2 clips: " in capsys.readouterr().err
+
+
+def test_clips_without_labels_are_refused(tmp_path, capsys):
+    write_wakeword_stand_in(tmp_path, 1, 2)
+    assert run_study("wakeword", tmp_path / "out", "--data", tmp_path / "clips")[0] == 2
+    assert "Clips in '" in (text := capsys.readouterr().err) and "have no labels. Expected a folder" in text
