@@ -48,6 +48,7 @@ BENCHMARKS = {
     "views": ["views.py"],
     "store": ["store.py"],
     "store_rows": ["store.py", "--rows", "10000000"],
+    "store_batches": ["store.py", "--batches"],
     "store_faults": ["store_faults.py"],
     "stream": ["stream.py"],
     "distributed": ["distributed.py"],
@@ -62,6 +63,8 @@ BENCHMARKS = {
     "runtimes_convnext_tiny": ["runtimes.py", "--networks", "convnext_tiny"],
     "peers": ["peers.py"],
     "serve": ["serve.py"],
+    "app_retraining": ["app.py", "--part", "retrain"],
+    "app_kills": ["app.py", "--part", "labels"],
     "app_data": ["app_data.py"],
 }
 
