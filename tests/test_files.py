@@ -39,6 +39,7 @@ def test_an_exception_leaves_the_old_file_and_no_temporary_one(tmp_path, error):
         ImageReadError("a.png", "the file is empty"),
         ObjectStorageError(errno.EACCES, "cannot access 's3://b'"),
         FileNotFoundError(errno.ENOENT, "No such file", "a.png"),
+        OSError("cannot identify image file"),
     ],
 )
 def test_an_error_of_another_file_is_not_an_error_of_writing(tmp_path, error):

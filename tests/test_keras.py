@@ -92,6 +92,8 @@ def test_weights_folders_begin_with_keras_home(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     assert weights_folders()[:2] == [tmp_path / "keras/models", tmp_path / "user/.keras/models"]
+    monkeypatch.setenv("KERAS_HOME", "~/keras")  # Keras expands it
+    assert weights_folders()[0] == tmp_path / "user/keras/models"
     monkeypatch.delenv("KERAS_HOME")
     assert weights_folders()[0] == tmp_path / "user/.keras/models"
 

@@ -480,12 +480,31 @@ def test_different_predictions_are_reported_with_the_versions(saved, path):
         arrays[svm["state"]["_intercept_"]["array"]] = np.array([5.0, 5.0, 5.0])
 
     change(saved, path, edit)
-    with pytest.raises(SavedModelError, match=r"decision_function of .* differs .*with the same versions"):
+    with pytest.raises(SavedModelError, match=r"with the same versions .*, but decision_function now"):
         tlfeatures.load(path)
     change(path, path, lambda about, arrays: about["versions"].update({"scikit-learn": "1.4.0"}))
-    with pytest.warns(
-        UserWarning, match=r"decision_function .* differs .* saved with scikit-learn 1\.4\.0 \(installed: 1"
-    ):
+    match = r"saved with scikit-learn 1\.4\.0 \(installed: 1.*\), and decision_function now returns other"
+    with pytest.warns(UserWarning, match=match):
+        tlfeatures.load(path)
+
+
+def test_a_library_that_is_no_longer_installed_is_another_version(saved, path):
+    def edit(about, arrays):
+        svm = about["model"]["params"]["steps"][1]["tuple"][1]
+        arrays[svm["state"]["_intercept_"]["array"]] = np.array([5.0, 5.0, 5.0])
+        about["versions"]["removed"] = "2.1"
+
+    change(saved, path, edit)
+    with pytest.warns(UserWarning, match=r"saved with removed 2\.1 \(installed: none\), and"):
+        tlfeatures.load(path)
+
+
+def test_an_error_of_loading_ends_with_one_full_stop(saved, path):
+    def edit(about, arrays):
+        arrays[dict(about["self_test"]["dict"])["rows"]["array"]] = np.ones((2, 99), np.float32)
+
+    change(saved, path, edit)
+    with pytest.raises(SavedModelError, match=r"99 features.*[^.]\.$"):
         tlfeatures.load(path)
 
 

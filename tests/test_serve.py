@@ -401,7 +401,9 @@ def test_limits_of_workers(model_file, monkeypatch):
     "options", [{"with_page": True}, {"training": Source(["a.png"], None, None, None, ["a.png"], "file")}]
 )
 def test_the_page_has_one_process(model_file, options):
-    with pytest.raises(InvalidParameterError, match=r"`workers` must be 1 for the page.*; got 2"):
+    with pytest.raises(
+        InvalidParameterError, match=r"`workers` must be 1 with the page or with training.*; got 2"
+    ):
         run_server(model_file, workers=2, **options)
 
 
@@ -832,6 +834,60 @@ def test_images_of_cancelled_requests_are_skipped():
 
     asyncio.run(main())
     assert computed == [1, 3]
+
+
+def test_images_of_cancelled_requests_leave_room_for_others():
+    computed, is_computing, ready = [], threading.Event(), threading.Event()
+
+    def compute(task, images):
+        is_computing.set()
+        ready.wait(60)
+        computed.extend(images)
+        return images
+
+    async def main():
+        queue = BatchQueue(compute, 1, 2, max_wait=0)
+        queue.start()
+        first = asyncio.ensure_future(queue.submit((), [1]))
+        assert await asyncio.to_thread(is_computing.wait, 60)
+        cancelled = asyncio.ensure_future(queue.submit((), [2, 3]))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        await asyncio.gather(cancelled, return_exceptions=True)
+        with pytest.raises(QueueFull):
+            await queue.submit((), [4, 5, 6])
+        live = asyncio.ensure_future(queue.submit((), [7, 8]))
+        await asyncio.sleep(0)
+        ready.set()
+        assert await first == [1] and await live == [7, 8]
+        await asyncio.to_thread(queue.stop)
+
+    asyncio.run(main())
+    assert computed == [1, 7, 8]
+
+
+def test_a_batch_of_cancelled_images_that_another_request_removed():
+    computed = []
+
+    def compute(task, images):
+        computed.extend(images)
+        return images
+
+    async def main():
+        queue = BatchQueue(compute, 4, 4, max_wait=0.2)
+        queue.start()
+        cancelled = asyncio.ensure_future(queue.submit((), [1]))
+        await asyncio.sleep(0.05)  # the thread waits for more images
+        cancelled.cancel()
+        await asyncio.gather(cancelled, return_exceptions=True)
+        with pytest.raises(QueueFull):
+            await queue.submit((), range(5))
+        await asyncio.sleep(0.3)
+        assert await asyncio.wait_for(queue.submit((), [2]), 60) == [2]
+        await asyncio.to_thread(queue.stop)
+
+    asyncio.run(main())
+    assert computed == [2]
 
 
 def test_accepted_images_are_computed_before_the_queue_stops():

@@ -25,9 +25,10 @@ __all__ = [
 ]
 
 TEMPORARY_PREFIX = ".tmp-"  # followed by 24 hexadecimal digits
-_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL  # HDF5 also reads what it has written
+# O_RDWR and not O_WRONLY, because HDF5 reads back parts of the file while writing it
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL
 _FLAGS |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-# per system call: Linux writes less than 2 GiB at once, and an interrupt waits for the call
+# bytes per call of os.write: Linux writes at most 2 GiB per call, and Ctrl-C takes effect only between calls
 _WRITE_BYTES = 16 << 20
 
 _RETRY_SECONDS = (0.2, 1.0, 5.0)  # pauses before further attempts
@@ -65,7 +66,10 @@ def file_stamp(path: str | os.PathLike[str]) -> tuple[str, int, int, int, int]:
 
 
 def absolute_folder(path: str | os.PathLike[str]) -> str:
-    """Return a path as a string, which is absolute for a folder: "tiny" would be the name of a network."""
+    """Return the absolute path of an existing folder; return any other value unchanged as a string.
+
+    An absolute path cannot be mistaken for the name of a network, such as "tiny".
+    """
     return os.path.abspath(path) if os.path.isdir(path) else os.fspath(path)
 
 
@@ -93,19 +97,19 @@ def atomic_write(
     OSError
         When a system call fails; the temporary file is removed.
     """
-    with _replacing(path, sync, mode) as fd, open(fd, "wb", closefd=False) as file:
+    with _temporary_descriptor(path, sync, mode) as fd, open(fd, "wb", closefd=False) as file:
         yield file
 
 
 @contextlib.contextmanager
 def replace_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """Open a temporary file that replaces ``path``, or the target of a link, as `atomic_write` does.
+    """As `atomic_write`, but if ``path`` is a symbolic link, its target is replaced.
 
     Raises
     ------
     OSError
-        If the file cannot be written; the error names ``path``, not the temporary file. Errors of other files, and
-        those of this package, pass through the block unchanged.
+        If the file cannot be written; the error names ``path``, not the temporary file. Errors of this package,
+        errors that name another file, and errors without an error number are raised unchanged.
     """
     target = os.path.realpath(path)
     try:
@@ -114,21 +118,22 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     except TLFeaturesError:  # raised in the block
         raise
     except OSError as error:
-        if error.filename not in (None, target) and not _is_temporary(error.filename):
+        names_other_file = error.filename not in (None, target) and not _is_temporary(error.filename)
+        if error.errno is None or names_other_file:
             raise
         raise OSError(error.errno, f"Cannot write: {error.strerror or error}", target) from error
 
 
 def write_file(path: str | os.PathLike[str], content: bytes, *, sync: bool = True, mode: int = 0o666) -> None:
     """Write ``content`` to ``path`` as `atomic_write` does."""
-    with _replacing(path, sync, mode) as fd:
+    with _temporary_descriptor(path, sync, mode) as fd:
         view = memoryview(content)
         while view:
             view = view[os.write(fd, view[:_WRITE_BYTES]) :]
 
 
 @contextlib.contextmanager
-def _replacing(path: str | os.PathLike[str], sync: bool, mode: int) -> Iterator[int]:
+def _temporary_descriptor(path: str | os.PathLike[str], sync: bool, mode: int) -> Iterator[int]:
     folder = os.path.dirname(os.fspath(path))
     temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{os.urandom(12).hex()}")
     try:
@@ -171,7 +176,9 @@ def _sync(fd: int) -> None:
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:
-    """Make the names in a folder durable, if the file system supports it.
+    """Flush the entries of a folder to the disk, so that new file names survive a power loss.
+
+    Nothing happens if the file system does not support it.
 
     Raises
     ------
@@ -191,7 +198,7 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def read_with_retries(read: Callable[[], T], path: str | os.PathLike[str]) -> T:
-    """Return ``read()``, called again after a pause if the storage of the file ``path`` fails.
+    """Return ``read()``, and retry after a pause if the storage of ``path`` fails.
 
     Raises
     ------
@@ -211,8 +218,8 @@ def read_with_retries(read: Callable[[], T], path: str | os.PathLike[str]) -> T:
                 raise TransientReadError(
                     error.errno,
                     f"{(error.strerror or 'the storage failed').lower()}, in {attempts} attempts. The storage may be "
-                    "temporarily unavailable, so this does not count as an unreadable file. Run the same "
-                    "command or call again later: embeddings that are already stored are not computed again",
+                    "temporarily unavailable, so this does not count as an unreadable file. Repeat the command "
+                    "or function call later: embeddings that are already stored are not computed again",
                     os.fspath(path),
                 ) from error
             time.sleep(pause)

@@ -1,4 +1,7 @@
-"""Digests of the content of objects, by URI, ETag and size: unchanged objects are not read again."""
+"""Remember the digest of each object's content. As long as its URI, ETag and size are the same, it is not read again.
+
+The *stamp* of an object is a hash of its URI, ETag and size. The *digest* is a hash of its content.
+"""
 
 from __future__ import annotations
 
@@ -13,31 +16,37 @@ from tlfeatures.errors import ObjectStorageError, TransientReadError
 from tlfeatures.fingerprints import bytes_key
 
 __all__ = [
-    "digest_of", "find_digest", "find_stamp", "read_digest_and_content", "remember_digest", "remember_listing",
-    "request_stamps",
+    "digest_of_stamp", "digest_of_uri", "find_stamp", "read_digest_and_content", "remember_digest",
+    "remember_listing", "request_stamps",
 ]  # fmt: skip
 
 _TRUSTED_SECONDS = 60.0  # a stamp that is older is requested again
 _LIMIT = 1_000_000  # objects
 _THREADS = 16
 _stamps: dict[str, tuple[bytes, float]] = {}  # URI -> stamp, and the time until which it is trusted
-_digests: dict[bytes, bytes] = {}  # stamp -> digest of the content
+_digests: dict[bytes, bytes] = {}  # stamp -> digest
 
 
 def remember_listing(uris: Iterable[str], infos: Iterable[ObjectInfo]) -> None:
-    """Remember the ETags of a listing. Each is used once, however long ago the listing was made."""
+    """Remember the stamps of the objects in a listing.
+
+    They are trusted without a time limit until the object is next looked up with `digest_of_uri` or read.
+    """
     for uri, info in zip(uris, infos, strict=True):
         _put(_stamps, uri, (_make_stamp(uri, info), math.inf))
 
 
 def find_stamp(uri: str) -> bytes | None:
-    """Return the digest of URI, ETag and size if they are known without a request; empty if there is no ETag."""
+    """Return the stamp of an object if it is known without a request, else None.
+
+    The stamp is empty if the object has no ETag.
+    """
     stamp, trusted_until = _stamps.get(uri, (None, 0.0))
     return stamp if time.monotonic() < trusted_until else None
 
 
 def request_stamp(uri: str) -> bytes:
-    """Return the digest of URI, ETag and size, requested if it is older than a minute; empty without an ETag.
+    """Return the stamp of an object; request it if the known one is older than a minute.
 
     Raises
     ------
@@ -49,9 +58,10 @@ def request_stamp(uri: str) -> bytes:
 
 
 def request_stamps(uris: Sequence[str]) -> list[bytes | None]:
-    """Return `request_stamp` of several objects, requested at the same time.
+    """Return the stamps of several objects, requested in parallel.
 
-    It is None for missing objects, and empty for objects that cannot be read because of an error of that object.
+    A stamp is None if the object does not exist, and empty if only this object cannot be read. Errors of the whole
+    storage are raised.
     """
 
     def request(uri: str) -> bytes | None:
@@ -61,7 +71,7 @@ def request_stamps(uris: Sequence[str]) -> list[bytes | None]:
             return None
         except (ObjectStorageError, TransientReadError):
             raise
-        except OSError:  # reading the object fails too, which is the error of this image
+        except OSError:  # reading the object later fails too, and that error is reported for its image
             return b""
 
     stamps = [find_stamp(uri) for uri in uris]
@@ -73,8 +83,8 @@ def request_stamps(uris: Sequence[str]) -> list[bytes | None]:
     return stamps
 
 
-def find_digest(uri: str) -> bytes | None:
-    """Return the digest of the content of an object; None if this process has not read it or if it has changed.
+def digest_of_uri(uri: str) -> bytes | None:
+    """Return the digest of an object; None if it is not known in this process, or if the object has changed.
 
     Raises
     ------
@@ -91,19 +101,19 @@ def find_digest(uri: str) -> bytes | None:
     return _digests.get(stamp)
 
 
-def digest_of(stamp: bytes) -> bytes | None:
-    """Return the digest of the content of the object with this stamp, if it is known."""
+def digest_of_stamp(stamp: bytes) -> bytes | None:
+    """Return the digest of the object with this stamp, or None if it is not known."""
     return _digests.get(stamp)
 
 
 def remember_digest(stamp: bytes, digest: bytes) -> None:
-    """Remember the digest of the content of the object with this stamp."""
+    """Remember the digest of the object with this stamp."""
     if stamp:
         _put(_digests, stamp, digest)
 
 
 def read_digest_and_content(uri: str, max_bytes: int) -> tuple[bytes, bytes]:
-    """Read an object and return the digest of its content and the content.
+    """Read an object and return its digest and its content.
 
     Raises
     ------

@@ -1,4 +1,7 @@
-"""The only package that imports keras: the backend, its random state and its weights. Global state is not changed."""
+"""Access to Keras: import, backend, random state and weights.
+
+No other package imports keras. Global settings of Keras are not changed.
+"""
 
 from __future__ import annotations
 
@@ -43,14 +46,14 @@ PRECISIONS = {
     "bfloat16": "mixed_bfloat16",
     "float16": "mixed_float16",
 }
-# entered around every import of Keras, see `quiet_imports`
-importing: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+# Context manager used around the import of Keras. `quiet_imports` replaces it to hide the messages of the backend.
+import_context: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 
 
 def keras() -> ModuleType:
     """Import keras; if it or its backend is missing, raise an error with the install command."""
     try:
-        with importing():
+        with import_context():
             import keras
     except ImportError as error:
         raise MissingDependencyError(
@@ -66,22 +69,23 @@ def keras() -> ModuleType:
     return keras
 
 
-_forked_after: str | None = None  # backend that had started in the parent of this process
+_backend_before_fork: str | None = None  # backend that had started in the parent of this process
 
 
 def check_fork() -> None:
-    """Raise an error in a process in which a network would never finish.
+    """Raise an error if a network would hang in this process.
 
     Raises
     ------
     ForkedProcessError
-        When this process was forked after its parent had started TensorFlow or JAX: their threads do not exist
-        in this process, and their work would wait forever.
+        When this process was forked after its parent had started TensorFlow or JAX: the threads of the backend do not
+        exist in the forked process, so a network would wait for them forever.
     """
-    if _forked_after is not None:
+    if _backend_before_fork is not None:
         raise ForkedProcessError(
-            f"A network cannot run in this process: it was forked after {_forked_after} had started in its parent "
-            "process, and would wait forever. Use worker processes that are not forked: joblib's default backend "
+            f"A network cannot run in this process: it was forked after {_backend_before_fork} had started in its "
+            "parent process. The threads of the backend do not exist in the forked process, so a network would wait "
+            "for them forever. Use worker processes that are not forked: joblib's default backend "
             '(joblib.parallel_config(backend="loky") in place of "multiprocessing"), or multiprocessing with the '
             '"spawn" context. Or compute the embeddings first, with CNNFeatures(...).fit_transform(X) and a cache: '
             "workers that find all rows in the store need no network."
@@ -89,7 +93,7 @@ def check_fork() -> None:
 
 
 def _started_backend() -> str | None:
-    """Return the backend whose threads run in this process; imports nothing."""
+    """Return the backend that was started in this process, or in its parent before the fork; imports nothing."""
     context = getattr(sys.modules.get("tensorflow.python.eager.context"), "_context", None)
     if getattr(context, "_context_handle", None) is not None:
         return "TensorFlow"
@@ -98,13 +102,13 @@ def _started_backend() -> str | None:
     return None
 
 
-def _remember_backend() -> None:
-    global _forked_after
-    _forked_after = _started_backend() or _forked_after
+def _remember_backend_of_parent() -> None:
+    global _backend_before_fork
+    _backend_before_fork = _started_backend() or _backend_before_fork
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_remember_backend)
+    os.register_at_fork(after_in_child=_remember_backend_of_parent)
 
 
 @functools.cache  # called by every fit; takes half a millisecond
@@ -144,13 +148,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def weights_folders() -> list[Path]:
-    """Return the folders where Keras keeps weights; it writes to the first."""
-    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    """Return the folders where Keras keeps weights; new files are saved in the first one that is writable."""
+    home = Path(os.path.expanduser(os.environ.get("KERAS_HOME") or "~/.keras"))
     return [home / "models", Path.home() / ".keras" / "models", Path("/tmp/.keras/models")]
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read the arrays of a checkpoint of PyTorch by their names; no code in it is executed.
+    """Read a PyTorch checkpoint as a dict of name to array, without running code from the file.
 
     Raises
     ------

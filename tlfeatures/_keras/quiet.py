@@ -20,14 +20,14 @@ def quiet_imports() -> Iterator[None]:
     """Hide the start-up messages of backends, unless their import fails; restore all settings."""
     added = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # errors are raised as exceptions
-    logger, importing = logging.getLogger("tensorflow"), _keras.importing
+    logger, import_context = logging.getLogger("tensorflow"), _keras.import_context
     level = logger.level
     logger.setLevel(logging.ERROR)
-    _keras.importing = _muted_import
+    _keras.import_context = _muted_import
     try:
         yield
     finally:
-        _keras.importing = importing
+        _keras.import_context = import_context
         logger.setLevel(level)
         if added:
             os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)

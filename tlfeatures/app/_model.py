@@ -64,7 +64,7 @@ class ServedModel:
         A saved pipeline, the folder of a search, or a saved fine-tuned network. Loading a pickle can run code: load
         only files you trust.
     batch_size : int, optional
-        Number of images that the network computes at once; by default that of the model, at most 32.
+        Number of images that the network computes at once; by default the batch size of the model, but at most 32.
     max_pixels : int, default=100_000_000
         Images with more pixels are not decoded.
 

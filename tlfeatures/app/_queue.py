@@ -1,4 +1,4 @@
-"""A bounded queue of images, which a thread takes in batches."""
+"""A bounded queue of images that a thread processes in batches."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def list_batch_sizes(largest: int) -> list[int]:
 
 
 class BatchQueue:
-    """A bounded queue of images, which a thread takes in batches.
+    """A bounded queue of images that a thread processes in batches.
 
-    A batch begins when an image arrives. It waits until the network can take a full batch, but at
-    most ``max_wait`` seconds. Its size is one for which the network is compiled, so that no batch needs padding;
-    the other images begin the next batch.
+    When the first image arrives, the thread waits until ``batch_size`` images are in the queue, but at most
+    ``max_wait`` seconds. It then takes the largest number of images for which the network is compiled, so that no
+    batch needs padding; the rest stay in the queue for the next batch.
 
     Parameters
     ----------
@@ -100,11 +100,12 @@ class BatchQueue:
         Raises
         ------
         QueueFull
-            If the images do not fit.
+            If the images do not fit into the queue, or the queue is stopping.
         """
         loop = asyncio.get_running_loop()
         items = [_Item(task, image, loop.create_future()) for image in images]
         with self._changed:
+            self._items = deque(item for item in self._items if not item.future.cancelled())
             if self._stopping or len(self._items) + len(items) > self.capacity:
                 seconds = len(self._items) * self._seconds_per_image
                 raise QueueFull(min(60, max(1, math.ceil(seconds))))
@@ -113,7 +114,7 @@ class BatchQueue:
             self._changed.notify_all()
         try:
             return [await item.future for item in items]
-        finally:  # if the client has disconnected, its waiting images are skipped
+        finally:  # if the client has disconnected, its waiting images are not computed
             for item in items:
                 item.future.cancel()
 
@@ -122,14 +123,17 @@ class BatchQueue:
             if not batch:
                 continue
             start = time.perf_counter()
-            results = self._compute([item.image for item in batch], batch[0].task)
+            results = self._compute_with_fallback(batch[0].task, [item.image for item in batch])
             self.metrics.add_batch(len(batch))
             seconds = (time.perf_counter() - start) / len(batch)
             self._seconds_per_image += (seconds - self._seconds_per_image) / 8
             _set_results(batch, results)
 
     def _take(self) -> list[_Item] | None:
-        """Wait for images of one task, and take as many as the network computes at once; None at the end."""
+        """Wait for images of one task, and take as many as the network computes at once.
+
+        Return None after `stop`, when the queue is empty. The list is empty if all clients have disconnected.
+        """
         largest = self.sizes[-1]
         with self._changed:
             while not self._items:
@@ -141,6 +145,8 @@ class BatchQueue:
                 if (left := deadline - time.monotonic()) <= 0:
                     break
                 self._changed.wait(left)
+            if not self._items:
+                return []
             task = self._items[0].task
             waiting = [item for item in self._items if item.task == task and not item.future.cancelled()]
             n = max((size for size in self.sizes if size <= len(waiting)), default=0)
@@ -152,13 +158,16 @@ class BatchQueue:
             self.metrics.queue_length = len(self._items)
             return batch
 
-    def _compute(self, images: list[Any], task: Hashable) -> Sequence[Any]:
-        """Compute a batch; after an unexpected error, compute each image alone, so that others have a result."""
+    def _compute_with_fallback(self, task: Hashable, images: list[Any]) -> Sequence[Any]:
+        """Compute a batch.
+
+        After an unexpected error, compute each image separately, so that one bad image does not fail the others.
+        """
         try:
             return self.compute(task, images)
         except Exception as error:
             if len(images) > 1:
-                return [self._compute([image], task)[0] for image in images]
+                return [self._compute_with_fallback(task, [image])[0] for image in images]
             _logger.exception("an image could not be processed")
             return [error]
 

@@ -35,7 +35,8 @@ _UVICORN: dict[str, Any] = {
     "lifespan": "on",
 }
 
-_OPTIONS = "TLFEATURES_WORKER_OPTIONS"  # environment variable: workers are new processes
+# environment variable that passes the options to the workers, which are new processes
+_OPTIONS = "TLFEATURES_WORKER_OPTIONS"
 
 
 def run_server(
@@ -62,18 +63,19 @@ def run_server(
     host : str, default="127.0.0.1"
         Address to bind.
     port : int, default=8000
-        0 is a free port, which ``on_ready`` gets.
+        Port to bind. 0 selects a free port; ``on_ready`` is called with the address that contains it.
     policy : AccessPolicy, optional
         By default `AccessPolicy.for_address(host)`.
     limits : Limits, optional
     workers : int, default=1
         Number of processes, each with its own copy of the network and its own queue.
     batch_size : int, optional
-        Number of images that the network computes at once; by default that of the model, at most 32.
+        Number of images that the network computes at once; by default the batch size of the model, but at most 32.
     with_page : bool, default=False
-        Whether ``GET /`` is the page, which needs ``workers=1``.
+        Whether to serve the web page at ``/``. Needs ``workers=1``.
     training : Source, optional
-        Training images. The page shows those nearest to an image, and their labels can be changed there.
+        Training images. The page shows the training images nearest to each image; the user can correct their labels.
+        Needs ``workers=1``.
     journal : path, optional
         File to which changed labels are appended; by default the path of the model and ".labels.jsonl".
     on_progress : callable, optional
@@ -86,7 +88,7 @@ def run_server(
     SavedModelError
         If the file does not contain a model.
     InvalidParameterError
-        If a parameter is invalid, or the page is to have several workers.
+        If a parameter is invalid, or if ``workers`` is not 1 although ``with_page`` or ``training`` is set.
     OSError
         If the port is in use, or the host is not an address of this machine.
     JournalError
@@ -98,7 +100,9 @@ def run_server(
     check_parameter("port", port, [integer(minimum=0, maximum=65535)])
     if workers > 1 and (with_page or training is not None):
         raise InvalidParameterError(
-            f"`workers` must be 1 for the page, whose labels belong to one process; got {workers}.", "workers"
+            "`workers` must be 1 with the page or with training images, because changed labels are kept in one "
+            f"process; got {workers}.",
+            "workers",
         )
     if not host:
         raise InvalidParameterError("`host` must be an address or a name; got an empty string.", "host")
@@ -109,21 +113,21 @@ def run_server(
         url = _format_url(host, sock.getsockname()[1])
         if workers == 1:
             served = ServedModel(path, batch_size=batch_size, max_pixels=limits.pixels)
-            with _open_journal(served, training, journal) as changes:  # a journal in use is reported at once
+            # opened first, so that a journal in use is reported at once
+            with _open_journal(served, training, journal) as label_journal:
                 served.warm_up(on_progress)
                 if training is not None:
                     served.load_training_images(training)
                 service = make_service(
-                    served, policy=policy, limits=limits, with_page=with_page, journal=changes
+                    served, policy=policy, limits=limits, with_page=with_page, journal=label_journal
                 )
                 server = make_server(service, limits)
                 with warnings.catch_warnings():
                     _ignore_image_warnings()
                     sock.listen()
                     on_ready(url)
-                    with contextlib.suppress(
-                        KeyboardInterrupt, SystemExit
-                    ):  # raised again after the last answer
+                    # uvicorn raises these again after it has answered the last request
+                    with contextlib.suppress(KeyboardInterrupt, SystemExit):
                         server.run(sockets=[sock])
             return
     # uvicorn binds the port again for its workers
@@ -152,7 +156,8 @@ def _run_workers(
 
     from tlfeatures.app._protocol import TimedProtocol
 
-    # uvicorn would start workers that fail again and again; in a process, whose memory is free afterwards
+    # Check the model first: uvicorn would restart failing workers forever. The check runs in its own process, so that
+    # its memory is released.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         pool.submit(_check_model, model).result()
     os.environ[_OPTIONS] = json.dumps(
@@ -192,7 +197,8 @@ def make_worker() -> Any:
 
     options = json.loads(os.environ[_OPTIONS])
     limits = Limits(**options["limits"])
-    # of this process; a class that `make_protocol` makes cannot be pickled for it
+    # Set class attributes, because the class that `make_protocol` returns cannot be pickled for a worker. They only
+    # affect this process.
     TimedProtocol.header_seconds, TimedProtocol.body_seconds = limits.header_seconds, limits.body_seconds
     _ignore_image_warnings()
     model = ServedModel(options["model"], batch_size=options["batch_size"], max_pixels=limits.pixels)
@@ -202,13 +208,13 @@ def make_worker() -> Any:
 
 
 def _ignore_image_warnings() -> None:
-    """Ignore warnings about single images, which are in the answers."""
+    """Ignore warnings about single images; the answers contain the same information."""
     for category in (UnreadableImagesWarning, LowContrastImagesWarning):
         warnings.simplefilter("ignore", category)
 
 
 def _open_journal(model: ServedModel, training: Source | None, path: Any) -> Any:
-    """Open the journal, a context manager that gives None if the model has no labels that can be changed."""
+    """Open the journal of labels as a context manager; it gives None if the model has no labels that can be changed."""
     if training is None or not can_train(model):
         return contextlib.nullcontext()
     return Journal(path or f"{model.path}.labels.jsonl")

@@ -1,4 +1,4 @@
-"""`audit`: label errors, duplicates, outliers, faults and confounders of a source."""
+"""`audit`: label errors, duplicates, outliers, faulty images and confounders of a source of images."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ _MANIFEST = r"path,(.+,)?issue,score,suggestion"  # columns of a manifest that t
 
 
 class AuditSource(opt.AllImages):
-    """Images of all splits, with groups that might predict the label if available."""
+    """Images of all splits and, if available, their groups, which might predict the label."""
 
     groups: str | None = option(
         None,
-        "Column or dataset with groups, such as patients, that might predict the label; or dicom:PatientID.",
+        "Column of the manifest, or dataset of the HDF5 file, with the group of each image, such as the patient; the "
+        "audit checks whether groups predict the label. dicom:PatientID reads the groups from DICOM files.",
     )
 
 
@@ -55,7 +56,10 @@ class AuditOutput(opt.OutputOptions):
     )
 
     def check(self, source: str) -> None:
-        """Raise an error if a file cannot be written, or exists and was not written by this command."""
+        """Raise an error if a file cannot be written.
+
+        Also if it exists and was not written by this command, unless --force is passed.
+        """
         from tlfeatures.report import is_audit
 
         check_csv(self.write_manifest, _MANIFEST, self.force, "--write-manifest")

@@ -13,8 +13,8 @@ A command declares a group as one parameter::
 
 A command returns its exit code; None stands for 0.
 
-`expand_options` gives the command one option for each field of its groups. A subclass of a group can add options, and
-replace those of the group. The fields have the names of parameters of the library, and `parameters`
+`expand_options` gives the command one option for each field of its groups. A subclass of a group inherits its options;
+it can add options or redefine inherited ones. The fields have the names of parameters of the library, and `parameters`
 converts the texts of options to the values of these parameters, such as "32x48" to (32, 48): see `PARSERS`.
 """
 
@@ -43,8 +43,8 @@ class BadArgument(ValueError):
 class Options:
     """Base class of groups whose fields have the names of parameters of the library.
 
-    Each subclass becomes a frozen dataclass. The argument ``panel`` of its definition is the heading of its options in
-    the help text, by default that of the base class.
+    Each subclass becomes a frozen dataclass. ``class X(Options, panel="Cropping")`` sets the heading of the options in
+    the help text; by default it is inherited.
     """
 
     panel: ClassVar[str | None] = None
@@ -73,7 +73,7 @@ class Options:
         return values
 
     def list_changed(self, *names: str) -> list[str]:
-        """Return the names of those of the options that do not have their default value."""
+        """Return which of the options ``names`` differ from their defaults, as they are written on the command line."""
         fields = {field.name: field for field in dataclasses.fields(self)}
         return [_list_names(fields[name])[0] for name in names if getattr(self, name) != fields[name].default]
 
@@ -94,9 +94,11 @@ def option(
         ``...`` makes the option required.
     help : str
     *names : str
-        Short name, or other names than that of the field; by default the name of the field with hyphens.
+        Names on the command line. Without a name that starts with "--", the field name with hyphens is added, so "-o"
+        alone adds a short name.
     parse : callable, optional
-        Function from the value of the option to the value of the parameter, if not that in `PARSERS`.
+        Function that converts the value of the option to the value of the parameter. By default the one in `PARSERS`,
+        if any.
     **settings
         Settings of ``typer.Option``, such as ``metavar`` and ``min``.
     """
@@ -105,7 +107,9 @@ def option(
 
 
 def format_options(values: Mapping[str, Any]) -> list[str]:
-    """Return the command-line arguments for options.
+    """Format values as command-line options.
+
+    Only for options that take a value and have the name of their field.
 
     >>> format_options({"image_size": 96, "layer": "fc1"})
     ['--image-size', '96', '--layer', 'fc1']
@@ -114,7 +118,7 @@ def format_options(values: Mapping[str, Any]) -> list[str]:
 
 
 def expand_options(command: Callable[..., int | None]) -> Callable[..., int | None]:
-    """Replace each parameter of a command that is annotated with a group by the fields of the group.
+    """If a parameter of a command is annotated with a group, replace this parameter by the fields of the group.
 
     The returned function takes the fields as keyword arguments, with their annotations and defaults, and calls
     ``command`` with instances of the groups.
@@ -163,6 +167,6 @@ def _make_info(field: dataclasses.Field[Any], hint: Any, panel: str | None) -> A
 
 
 def _list_names(field: dataclasses.Field[Any]) -> tuple[str, ...]:
-    """List the names of an option, the long one first."""
+    """List the names of an option; an added long name comes first."""
     names, long_name = field.metadata["names"], f"--{field.name.replace('_', '-')}"
     return names if any(name.startswith("--") for name in names) else (long_name, *names)

@@ -39,10 +39,15 @@ class SourceOptions(Options, panel="Source"):
         "Folder of images or manifest (CSV or Parquet), as a path or a URI (s3://...); or array (file.h5::dataset).",
     )
     path_column: str | None = option(None, PATH_COLUMN)
-    target: str | None = option(None, "Column or dataset with the labels; by default label, target or class.")
-    groups: ClassVar[str | None] = None
+    target: str | None = option(
+        None,
+        "Column of the manifest, or dataset of the HDF5 file, with the labels; by default label, target or class.",
+    )
+    groups: ClassVar[str | None] = None  # no option here; subclasses add one
     split_column: str | None = option(
-        None, "Column or dataset with the split of each image; by default the column split."
+        None,
+        "Column of the manifest, or dataset of the HDF5 file, with the split of each image; by default the column "
+        "split.",
     )
     split: str | None = option(
         None, "train, val, test or all; by default train, or all if there are no splits."
@@ -51,8 +56,8 @@ class SourceOptions(Options, panel="Source"):
     def read(self) -> Source:
         """List the images of the source, or of one split.
 
-        If the source has splits and none was chosen, this is the first of `default_split` that the source has, with a
-        note unless it is the first one.
+        If the source has splits and --split was not passed, use the first split in `default_split` that exists; print a
+        note if it is not the first in that tuple.
         """
         from tlfeatures.sources import read_source
 
@@ -85,12 +90,14 @@ class TrainingSource(SourceOptions):
     """Source of labelled training images, with groups for cross-validation if available."""
 
     groups: str | None = option(
-        None, "Column or dataset with groups that are kept in one fold, such as patients; or dicom:PatientID."
+        None,
+        "Column of the manifest, or dataset of the HDF5 file, with the group of each image, such as the patient; each "
+        "group is kept in one fold. dicom:PatientID reads the groups from DICOM files.",
     )
 
 
 class AllImages(TrainingSource):
-    """Images of all splits, with or without labels."""
+    """Images of all splits by default; labels are optional."""
 
     split: str = option("all", "all, train, val or test.")
 
@@ -98,13 +105,18 @@ class AllImages(TrainingSource):
 class TrainingImages(Options, panel="Training images"):
     """Labelled images on which a saved model was trained."""
 
-    data: str | None = None
+    data: str | None = None  # subclasses declare the option, with their own help
     target: str | None = option(
-        None, "Column or dataset with the labels of --data; by default label, target or class."
+        None,
+        "Column of the manifest, or dataset of the HDF5 file, with the labels of --data; by default label, target or "
+        "class.",
     )
 
     def read(self) -> Source | None:
-        """List the images of all splits; raise an error if other options are used without --data."""
+        """List the images of all splits; None without --data.
+
+        Raise an error if another option of this group is passed without --data.
+        """
         from tlfeatures.sources import read_source
 
         if self.data is not None:
@@ -149,7 +161,9 @@ class ComputeOptions(Options, panel="Network"):
     decode: str = option(
         "scaled", "Decode large JPEGs at a reduced size (scaled: faster) or in full (exact)."
     )
-    precision: str = option("float32", "float32, tf32, bfloat16 or float16; `embed` also int8.")
+    precision: str = option(
+        "float32", "float32, tf32, bfloat16 or float16; the command `embed` also accepts int8."
+    )
     batch_size: int = option(32, "Images per batch; does not change the result.", min=1)
     cache: str = option(
         "auto", "Folder of the embedding store, none, or auto (see `tlfeatures cache --help`)."
@@ -162,8 +176,8 @@ class ComputeOptions(Options, panel="Network"):
     )
     window: str | None = option(
         None,
-        "Center and width of the values from black to white in DICOM (Hounsfield units for CT) and 16-bit images, such "
-        "as 40,400.",
+        "For DICOM and 16-bit images: center and width of the range of values shown from black to white, such as "
+        "40,400. For CT in Hounsfield units.",
     )
 
     def parameters(self) -> dict[str, Any]:
@@ -176,7 +190,7 @@ class FrozenOptions(ComputeOptions):
 
     runtime: str | None = option(
         None,
-        "openvino or onnxruntime: run the network in OpenVINO or ONNX Runtime, which are faster on many processors.",
+        "openvino or onnxruntime: run the network in OpenVINO or ONNX Runtime, which are faster on many types of CPU.",
     )
 
 
@@ -190,7 +204,7 @@ def make_cnn(network: NetworkOptions, compute: FrozenOptions) -> CNNFeatures:
 class OutputOptions(Options):
     """Output file and format."""
 
-    output: str | None = None
+    output: str | None = None  # subclasses declare the option, with their own help
     force: bool = option(False, "Overwrite an existing file that this command did not write.")
     as_json: bool = option(False, "Print JSON instead of text.", "--json")
 
@@ -204,7 +218,8 @@ class SavedModel(Options):
     )
     cache: str | None = option(
         None,
-        "Folder of the embedding store; by default the user's store, or the one named in a .joblib file.",
+        "Folder of the embedding store; by default the store of the current user; for a .joblib file, the store that "
+        "was set when it was saved.",
     )
     batch_size: int | None = option(None, "Images per batch; by default that of the model.", min=1)
 

@@ -21,7 +21,7 @@ class ServedModelOptions(Options):
     )
     batch_size: int | None = option(
         None,
-        "Number of images that the network computes at once; by default that of the model, at most 32.",
+        "Number of images that the network computes at once; by default the batch size of the model, but at most 32.",
         min=1,
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tlfeatures._object_digests import digest_of, find_stamp, remember_digest, request_stamps
+from tlfeatures._object_digests import digest_of_stamp, find_stamp, remember_digest, request_stamps
 from tlfeatures.fingerprints import KEY_BYTES
 from tlfeatures.images import Images
 from tlfeatures.store import EmbeddingStore
@@ -94,7 +94,7 @@ class ObjectKeys:
     def _save(self, uris: list[str], stored: set[bytes]) -> None:
         """Store the digests of the objects that were read."""
         stamps = {stamp for stamp in map(find_stamp, uris) if stamp} - stored
-        self.add({stamp: digest for stamp in stamps if (digest := digest_of(stamp))})
+        self.add({stamp: digest for stamp in stamps if (digest := digest_of_stamp(stamp))})
 
     def add(self, digests: dict[bytes, bytes]) -> None:
         """Add digests of the content of objects, with the stamps of the objects as keys.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tlfeatures._inputs import split_frame
-from tlfeatures._object_digests import find_digest
+from tlfeatures._object_digests import digest_of_uri
 from tlfeatures._objects import is_object, redact
 from tlfeatures.errors import ImageReadError, ObjectStorageError, TransientReadError
 from tlfeatures.fingerprints import KEY_BYTES, memoized_keys
@@ -272,7 +272,7 @@ class Images:
 
     def _read_object_key(self, i: int, uri: str) -> bytes:
         """Return the digest of an object, and keep its content if it had to be read."""
-        key = find_digest(uri)
+        key = digest_of_uri(uri)
         if key is None:
             key, content = read_object(uri)
             if len(content) <= self._bytes_left:

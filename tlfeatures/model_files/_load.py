@@ -21,31 +21,32 @@ def load(path: str | os.PathLike[str], **params: Any) -> Any:
     Parameters
     ----------
     path : path
-        A file of :func:`save`, or a bundle of a fine-tuned estimator.
+        A file written by :func:`save`, or by the `save` method of a fine-tuned estimator.
     **params
         Parameters of :class:`~tlfeatures.CNNFeatures` to replace, such as ``cache`` or ``batch_size``.
 
     Returns
     -------
     fitted estimator
-        Of the class that was saved; for a search, its best pipeline.
+        An estimator of the class that was saved. If a search was saved, this is its best pipeline.
 
     Raises
     ------
     SavedModelError
-        If the file is damaged, has another format such as a pickle's, or names a class that is not in the fixed list
-        of classes that files can contain. Also a ``ValueError``.
+        If the file is damaged, has another format, such as pickle, or names a class that is not in the fixed list
+        of classes that files can contain. SavedModelError is a subclass of ``ValueError``.
     RecipeMismatchError
-        If a fine-tuned network needs another pretrained network than the installed one. `transform` and `predict` of
-        pipelines raise it if their embeddings would differ from those of `fit`.
+        If the installed pretrained network differs from the one that was fine-tuned. For a pipeline, this is checked
+        later, by `transform` and `predict`.
     FileNotFoundError
         If the file does not exist.
 
     Warns
     -----
     UserWarning
-        If libraries have other versions than when the model was saved, and its predictions for the rows in the file
-        differ; names the versions.
+        If the installed versions of libraries differ from those with which the model was saved, and the model now
+        predicts something else for the test rows stored in the file. The message names the versions. Also if the
+        model was saved with parameters that the installed versions do not have, and the file contains no test rows.
 
     Examples
     --------
@@ -70,15 +71,15 @@ def load(path: str | os.PathLike[str], **params: Any) -> Any:
         decoder = ModelDecoder(arrays)
         model, self_test = decoder.decode(about["model"]), decoder.decode(about["self_test"])
         decoder.finish()
-        is_tested = self_test is not None
+        has_self_test = self_test is not None
         versions = {key: str(value) for key, value in about["versions"].items()}
         differences = compare_outputs(model, self_test)
     except Exception as error:  # damaged values raise many kinds of errors
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise SavedModelError(f"Cannot load {name!r}: {reason}.") from error
+        raise SavedModelError(f"Cannot load {name!r}: {reason.rstrip('.')}.") from error
     if differences:
         _report_differences(name, differences, versions)
-    elif decoder.left_out and not is_tested:
+    elif decoder.left_out and not has_self_test:
         warn(
             f"{name!r} was saved with parameters that the installed versions of the libraries do not have: "
             f"{', '.join(decoder.left_out)}. Compare its predictions with those of the saved model."
@@ -86,7 +87,7 @@ def load(path: str | os.PathLike[str], **params: Any) -> Any:
     cnn = find_cnn(model)
     if params and cnn is None:
         raise SavedModelError(
-            f"{name!r} contains no CNNFeatures, whose parameters could be replaced; got {params}."
+            f"{name!r} contains no CNNFeatures, so no parameters can be replaced; got {params}."
         )
     if params:
         cnn.set_params(**params)
@@ -108,11 +109,16 @@ def _load_finetuned(path: str | os.PathLike[str], params: dict[str, Any]) -> Any
 def _report_differences(name: str, methods: list[str], versions: dict[str, str]) -> None:
     installed = library_versions()
     changed = [
-        f"{library} {version} (installed: {installed[library]})"
+        f"{library} {version} (installed: {installed.get(library, 'none')})"
         for library, version in versions.items()
-        if library in installed and version != installed[library]
+        if version != installed.get(library)
     ]
-    what = f"{' and '.join(methods)} of the model in {name!r} differ{'s' if len(methods) == 1 else ''} from when it was"
+    what = f"{' and '.join(methods)} now return{'s' if len(methods) == 1 else ''} other values"
     if not changed:
-        raise SavedModelError(f"{what} saved, with the same versions of all libraries. Save the model again.")
-    warn(f"{what} saved with {', '.join(changed)}. Install these versions, or fit the model again.")
+        raise SavedModelError(
+            f"{name!r} was saved with the same versions of all libraries, but {what}. Save the model again."
+        )
+    warn(
+        f"{name!r} was saved with {', '.join(changed)}, and {what}. Install the versions with which it was saved, or "
+        "fit the model again."
+    )

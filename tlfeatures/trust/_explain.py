@@ -16,7 +16,7 @@ from tlfeatures.images import Images
 from tlfeatures.trust._conformal_classifier import ConformalClassifier
 from tlfeatures.trust._conformal_regressor import ConformalRegressor
 from tlfeatures.trust._explain_maps import PooledMaps, gradient_map, iterate_maps, occlusion_map
-from tlfeatures.trust._explain_neighbors import TrainingImages
+from tlfeatures.trust._explain_neighbors import TrainingEmbeddings
 from tlfeatures.trust._explain_result import Explanations
 from tlfeatures.trust._explain_values import HeadValues
 
@@ -113,7 +113,7 @@ def explain(
     values = HeadValues(head)
     column = _find_column(label, values.classes)
     images = Images.of(images)
-    training = None if X_train is None and y_train is None else TrainingImages(cnn, X_train, y_train)
+    training = None if X_train is None and y_train is None else TrainingEmbeddings(cnn, X_train, y_train)
     explainer = _Explainer(head, values, column, method)
     errors: dict[int, str] = {}
     for row, maps in iterate_maps(cnn, images):

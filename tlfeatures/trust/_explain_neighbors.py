@@ -15,10 +15,10 @@ from tlfeatures.trust._explain_values import HeadValues
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["TrainingImages"]
+__all__ = ["TrainingEmbeddings"]
 
 
-class TrainingImages:
+class TrainingEmbeddings:
     """Training images with their embeddings, which are read from the store if they are there.
 
     Parameters
@@ -63,8 +63,9 @@ class TrainingImages:
         Returns
         -------
         DataFrame
-            Columns: "row" of the image; "label"; "rank" from 1; "training_row"; "image", its path or position; and
-            "distance". Training images with the same content as the image are left out.
+            Columns: "row", the row of the explained image; "label", "training_row" and "image", the label, row and path
+            (or position) of the training image; "rank", from 1; and "distance". Training images identical to the
+            explained image are left out.
         """
         import pandas
 
@@ -80,9 +81,9 @@ class TrainingImages:
         for row, key, distances in zip(
             rows.tolist(), keys, itertools.chain.from_iterable(chunks), strict=True
         ):
-            is_other = (self.keys[self.rows] != key).any(axis=1)
+            is_different = (self.keys[self.rows] != key).any(axis=1)
             for group in range(groups.max() + 1):
-                members = np.flatnonzero((groups == group) & is_other)
+                members = np.flatnonzero((groups == group) & is_different)
                 nearest = members[np.argsort(distances[members], kind="stable")[:n_neighbors]]
                 for rank, j in enumerate(nearest, start=1):
                     training_row = int(self.rows[j])
