@@ -248,7 +248,7 @@ def test_an_outage_in_mid_run_gives_no_row_of_nan_and_the_next_run_resumes(
     error = capsys.readouterr().err
     assert (
         "in 4 attempts" in error
-        and "Run the same command or call again later" in error
+        and "Repeat the command or function call later" in error
         and not output.exists()
     )
     proxy.fault = None
