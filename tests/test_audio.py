@@ -16,7 +16,13 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from tlfeatures import CNNFeatures
 from tlfeatures.audio import LogMelSpectrogram, mel_filters, mel_power
-from tlfeatures.errors import AudioReadError, ImageInputError, ImageReadError, UnreadableImagesWarning
+from tlfeatures.errors import (
+    AudioReadError,
+    ImageInputError,
+    ImageReadError,
+    InvalidParameterError,
+    UnreadableImagesWarning,
+)
 from tlfeatures.sources import read_source
 
 soundfile = pytest.importorskip("soundfile", reason="needs soundfile, the extra `audio`")
@@ -245,16 +251,19 @@ def test_errors_of_the_input(X, match):
     [
         ({"window": 0}, "`window` must be a number above 0.*got 0. It is in seconds"),
         ({"sampling_rate": 16.5}, "`sampling_rate` must be an integer.*in hertz"),
-        ({"n_mels": 500}, r"`n_mels`=500 is too many for a window of 512 samples.*longer window"),
+        ({"n_mels": 500}, r"`n_mels`=500 is too many for frames of 512 samples.*longer frames"),
         ({"fmin": 9000}, r"`fmin` must be below `fmax`, and `fmax` at most half the sampling rate, 8000 Hz"),
-        ({"window": 0.00005}, "`window` must have at least 2 samples"),
+        ({"fmin": 500, "fmax": 300}, r"`fmin` must be below `fmax`.*got 500 and 300"),
+        ({"window": 0.00005}, "`window` must have at least 2 samples; got 5e-05 seconds at 16000 Hz"),
+        ({"hop": 0.00001}, "`hop` must have at least 1 sample; got 1e-05 seconds at 16000 Hz"),
         ({"align": "middle"}, "`align` must be 'center' or 'start'; got 'middle'"),
-        ({"reference": 0}, "`reference` must be 'max' or a number above 0"),
+        ({"reference": 1e-12}, "`reference` must be 'max' or a number above 1e-10.*count as silence"),
     ],
 )
 def test_errors_of_parameters(parameters, match):
-    with pytest.raises(ValueError, match=match):
+    with pytest.raises(InvalidParameterError, match=match) as error:
         LogMelSpectrogram(**parameters).fit([CHIRP])
+    assert error.value.parameter == list(parameters)[-1]
 
 
 def test_without_soundfile_the_error_names_the_extra_and_arrays_work(tmp_path):

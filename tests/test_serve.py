@@ -36,9 +36,11 @@ from tlfeatures import CNNFeatures, ConformalClassifier, explain, save
 from tlfeatures.app import AccessPolicy, Limits, make_service, run_server
 from tlfeatures.app._metrics import Metrics
 from tlfeatures.app._model import ServedModel, find_model_file
+from tlfeatures.app._problems import Problem
 from tlfeatures.app._protocol import TimedProtocol
 from tlfeatures.app._queue import BatchQueue, QueueFull, list_batch_sizes
 from tlfeatures.app._server import make_server, make_worker
+from tlfeatures.app._uploads import check_length
 from tlfeatures.cli import main
 from tlfeatures.errors import InvalidParameterError, SavedModelError
 from tlfeatures.saved_models import save_pipeline
@@ -309,6 +311,14 @@ def test_body_without_length_is_limited(client):
     check_problem(client.post("/v1/predict", content=chunks()), 413, "request-too-large")
 
 
+@pytest.mark.parametrize(
+    "length, is_too_large", [("10", False), ("11", True), ("9" * 5000, True), ("\u00b2", False)]
+)
+def test_announced_length_is_limited(length, is_too_large):
+    with pytest.raises(Problem) if is_too_large else contextlib.nullcontext():
+        check_length({"content-length": length}, Limits(request_bytes=10))
+
+
 def test_large_images_and_bombs_are_errors_of_these_images(client, images):
     width = height = 30_000  # a header that states 900 million pixels, in less than 100 bytes
     header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\0\0\0"
@@ -487,6 +497,11 @@ def test_names_that_are_allowed_may_have_a_port(name):
         assert AccessPolicy.for_address("127.0.0.1", [name]).allows_host(header)
 
 
+@pytest.mark.parametrize("host", ["localhost", "Localhost", "127.0.0.2", "::1"])
+def test_addresses_of_this_machine_need_no_token(host):
+    assert AccessPolicy.for_address(host).token is None
+
+
 def test_other_addresses_need_the_token(model, images):
     policy = AccessPolicy.for_address("0.0.0.0", ["lab.example"])
     assert len(policy.token) >= 32 and policy.token != AccessPolicy.for_address("0.0.0.0").token
@@ -507,6 +522,9 @@ def test_other_addresses_need_the_token(model, images):
         assert "SameSite=Strict" in cookie and "HttpOnly" in cookie
         assert client.get("/v1/model").status_code == 200  # with the cookie
         client.cookies.clear()
+        for others in ('prefs={"a":1}', "a b", "=", 'x="'):  # cookies of other services on this host
+            headers = {"cookie": f"{others}; {cookie.partition(';')[0]}; other=1"}
+            assert client.get("/v1/model", headers=headers).status_code == 200
         check_problem(client.get(f"/v1/model?token={policy.token}"), 401, "token-required")
         assert client.get("/healthz", headers={"host": "10.0.0.1:8000"}).status_code == 200
         assert client.get("/healthz", headers={"host": "evil.example"}).status_code == 421

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
+import itertools
 import pickle
 import subprocess
 import sys
+import threading
 import warnings
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from tlfeatures import CNNFeatures, FeatureSearchCV, FineTuneClassifier, embed_images, list_layers
+from tlfeatures._torch import TorchFunction
 from tlfeatures.errors import InvalidParameterError, RecipeMismatchError, UnknownNameError
 from tlfeatures.networks import layer_table
 from tlfeatures.selection._candidates import EmbeddingGrid, plan_passes
@@ -238,19 +242,23 @@ class ChannelsLast(nn.Module):
 
 
 class Views(nn.Module):
-    """A network that needs contiguous outputs of its convolution, and has weights of five axes."""
+    """A network that needs contiguous outputs of its convolution, and has a parameter or buffer of five axes."""
 
     def __init__(self, five_axes):
         super().__init__()
         self.conv, self.dense = nn.Conv2d(3, 8, 3, 2), nn.Linear(8 * 9 * 11, 4)
-        self.scale = nn.Parameter(torch.full((1,) * (5 if five_axes else 1), 2.0))
+        scale = torch.full((1,) * (5 if five_axes else 1), 2.0)
+        if five_axes == "buffer":
+            self.register_buffer("scale", scale)
+        else:
+            self.scale = nn.Parameter(scale)
 
     def forward(self, x):
         y = self.conv(x) * self.scale.flatten()
         return self.dense(y.view(len(y), -1))
 
 
-@pytest.mark.parametrize("five_axes", [False, True])
+@pytest.mark.parametrize("five_axes", ["", "parameter", "buffer"])
 def test_modules_that_need_contiguous_outputs(five_axes):
     module = Views(five_axes).eval()
     x = (torch.from_numpy(X).float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
@@ -259,6 +267,27 @@ def test_modules_that_need_contiguous_outputs(five_axes):
     np.testing.assert_allclose(
         features(module, layer="dense").fit_transform(X), expected, rtol=1e-5, atol=1e-5
     )
+
+
+def test_modules_that_need_contiguous_outputs_in_two_threads():
+    second_call = threading.Event()
+    n_calls = itertools.count(1)
+
+    class SlowViews(Views):
+        def forward(self, x):
+            if next(n_calls) == 2:
+                second_call.set()
+            return super().forward(x)
+
+        def to(self, *args, memory_format):
+            if memory_format is torch.contiguous_format:
+                second_call.wait(0.5)  # the other thread may not run while the layout changes
+            return super().to(*args, memory_format=memory_format)
+
+    function = TorchFunction(SlowViews("").eval(), [("dense", "none")], MEAN, STD)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(function, [X, X])
+    np.testing.assert_array_equal(first, second)
 
 
 def test_maps_with_the_channels_last():

@@ -1,4 +1,4 @@
-"""The only module that runs PyTorch modules: their layers, digests and compiled functions.
+"""All code that uses PyTorch networks: lists their layers, identifies their weights and code, and computes embeddings.
 
 A layer is named by its path in the module, as in ``module.named_modules()``, and is read with a forward hook. The
 module of the user is never changed: a copy in evaluation mode runs.
@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["TorchFunction", "describe_code", "hash_weights", "is_module", "switched_tf32", "tf32_switches",
+__all__ = ["TorchFunction", "allow_tf32", "describe_code", "hash_weights", "is_module", "tf32_switches",
            "trace_layers"]  # fmt: skip
 
 Switches = list[tuple[Callable[[], bool], Callable[[bool], None]]]  # getters and setters
 
-# packages whose classes are identified by their name and version; modules of other classes may compute anything
+# packages whose classes are identified by class name and package version; classes of others may compute anything
 _LIBRARIES = {"torch", "torchvision", "timm", "transformers", "open_clip"}
-_DISTRIBUTIONS = {"open_clip": "open_clip_torch"}  # those with another name than their package
+_DISTRIBUTIONS = {"open_clip": "open_clip_torch"}  # packages whose distribution on PyPI has a different name
 # TF32 is switched for the whole process; reentrant, because a callback of a training may run another network
 _tf32_lock = threading.RLock()
 
@@ -49,7 +49,7 @@ def tf32_switches() -> Switches:
 
 
 @contextlib.contextmanager
-def switched_tf32(switches: Switches, allowed: bool) -> Iterator[None]:
+def allow_tf32(switches: Switches, allowed: bool) -> Iterator[None]:
     """Allow or forbid TF32 in the block, in one thread at a time, and restore the settings after it."""
     with _tf32_lock if switches else contextlib.nullcontext():
         previous = [get() for get, _ in switches]
@@ -97,8 +97,8 @@ def trace_layers(module: Any, size: tuple[int, int]) -> tuple[dict[str, tuple[in
     -------
     shapes : dict of str to tuple of int
         The shape of the output without the batch axis; feature maps as (h, w, c). Layers that are called more than
-        once, or whose output is not one tensor of 2 to 4 axes with a row for each image, are left out. The output of
-        windowed attention may have a row for each window instead.
+        once, or whose output is not one tensor of 2 to 4 axes with a row for each image, are left out. Layers inside
+        windowed attention are usually left out too, because their output has one row for each window.
     operations : dict of str to int
         The multiply-accumulate operations of convolutions and linear layers, for one image, up to and including each
         layer.
@@ -168,16 +168,15 @@ class TorchFunction:
     def __post_init__(self) -> None:
         self.module = _copy(self.module)
         # on CPUs, convolutions are faster with the channels last in memory
-        on_cpu = _placement(self.module)[0].type == "cpu"
-        self._set_layout(on_cpu and all(p.ndim < 5 for p in self.module.parameters()))
-        self._lock = threading.Lock()  # the hooks of one module write to one dict
+        axes = [tensor.ndim for tensor in (*self.module.parameters(), *self.module.buffers())]
+        self._set_layout(_placement(self.module)[0].type == "cpu" and max(axes, default=0) < 5)
+        self._lock = threading.Lock()  # the hooks of one module write to one dict, and its layout may change
         self._results: dict[tuple[str, str], Any] = {}
         self._size: Sequence[int] = ()  # height and width of the images of the batch
-        poolings: dict[str, list[str]] = {}
-        for name, part in self.outputs:
-            poolings.setdefault(name, []).append(part)
-        for name, parts in poolings.items():
-            self.module.get_submodule(name).register_forward_hook(functools.partial(self._read, name, parts))
+        for name in {name for name, _ in self.outputs}:
+            poolings = [pooling for layer, pooling in self.outputs if layer == name]
+            read = functools.partial(self._read, name, poolings)
+            self.module.get_submodule(name).register_forward_hook(read)
 
     def _set_layout(self, channels_last: bool) -> None:
         """Choose the order of images and weights in memory, which does not change shapes."""
@@ -191,25 +190,25 @@ class TorchFunction:
         """Size of the weights."""
         return sum(p.numel() * p.element_size() for p in self.module.parameters())
 
-    def _read(self, name: str, parts: list[str], _module: Any, _inputs: Any, output: Any) -> None:
+    def _read(self, name: str, poolings: list[str], _module: Any, _inputs: Any, output: Any) -> None:
         # pooled at once: a later layer may write into this output
         if _is_channels_first(output.shape[1:], self._size):
             output = output.permute(0, 2, 3, 1)
-        self._results.update({(name, part): _pool(output, part) for part in parts})
+        self._results.update({(name, pooling): _pool(output, pooling) for pooling in poolings})
         if len(self._results) == len(set(self.outputs)):
             raise _AllRead
 
     def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
         import torch
 
-        try:
-            return self._run(batch)
-        except RuntimeError:
-            if self._layout is torch.contiguous_format:
-                raise
-            # modules that call `view` can need contiguous outputs
-            self._set_layout(channels_last=False)
-            return self._run(batch)
+        with self._lock:
+            try:
+                return self._run(batch)
+            except RuntimeError:
+                if self._layout is torch.contiguous_format:
+                    raise
+                self._set_layout(channels_last=False)  # modules that call `view` can need contiguous outputs
+                return self._run(batch)
 
     def _run(self, batch: np.ndarray) -> list[np.ndarray]:
         import torch
@@ -218,7 +217,7 @@ class TorchFunction:
         mean = torch.tensor(self.mean, dtype=torch.float32, device=device)
         std = torch.tensor(self.std, dtype=torch.float32, device=device)
         reduced = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(self.precision)
-        with self._lock, torch.inference_mode(), switched_tf32(tf32_switches(), self.precision != "float32"):
+        with torch.inference_mode(), allow_tf32(tf32_switches(), self.precision != "float32"):
             x = (torch.from_numpy(np.ascontiguousarray(batch)).to(device).float() / 255.0 - mean) / std
             x = x.permute(0, 3, 1, 2).contiguous(memory_format=self._layout).to(dtype)
             self._results, self._size = {}, batch.shape[1:3]
@@ -229,19 +228,19 @@ class TorchFunction:
         return [results[output].cpu().numpy() for output in self.outputs]
 
 
-def _pool(x: Any, part: str) -> Any:
+def _pool(x: Any, pooling: str) -> Any:
     """Pool an output (b, h, w, c), (b, n, c) or (b, c) to float32 (b, d), as `tlfeatures.networks.pool` does."""
     import torch
 
     x = x.to(torch.float32, copy=True)
     axes = tuple(range(1, x.ndim - 1))
-    if part == "none":
+    if pooling == "none":
         return x
-    if part == "flatten":
+    if pooling == "flatten":
         return x.reshape(len(x), -1)
-    if part == "max":
+    if pooling == "max":
         return x.amax(axes)
-    if part == "gem":
+    if pooling == "gem":
         return x.clamp(min=1e-6).pow(3.0).mean(axes).pow(1 / 3.0)
     return x.mean(axes)
 
@@ -252,7 +251,7 @@ def _pool(x: Any, part: str) -> Any:
 def hash_weights(module: Any) -> str:
     """Return the digest of all parameters and buffers of a module.
 
-    A layer may use weights of any other, so the weights of all layers count for each.
+    The digest covers all layers, because the output of a layer can depend on the weights of any other layer.
     """
     lists = module.named_parameters, module.named_buffers
     tensors = [pair for named in lists for pair in named(remove_duplicate=False)]
@@ -287,7 +286,7 @@ def describe_code(module: Any) -> tuple[str, bool]:
             describe.hooks(child),
             {key: describe(value) for key, value in vars(child).items() if key not in own},
         ]
-        for name, child in module.named_modules(remove_duplicate=False)  # a pooling may be shared
+        for name, child in module.named_modules(remove_duplicate=False)  # one layer may have several names
     ]
     versions = {name: _find_version(name) for name in sorted(describe.packages - {"torch"})}
     is_known = describe.is_known and None not in versions.values()
@@ -306,9 +305,9 @@ class _Describer:
     Attributes
     ----------
     is_known : bool
-        False after a part that may compute anything; only its type is described.
+        False once something was described that may compute anything. Of such an object, only the type is described.
     packages : set of str
-        Those of the classes and functions.
+        Packages that define the described classes and functions.
     """
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ from tlfeatures._keras import (
     untouched_random_state,
 )
 from tlfeatures._keras.grouped import replace_grouped_convolutions
-from tlfeatures._torch import Switches, switched_tf32
+from tlfeatures._torch import Switches, allow_tf32
 from tlfeatures._torch import tf32_switches as torch_switches
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ def precise(precision: str) -> Iterator[None]:
         with jax.default_matmul_precision("default" if fast else "highest"):
             yield
         return
-    with switched_tf32(_tf32_switches(), fast):
+    with allow_tf32(_tf32_switches(), fast):
         yield
 
 

@@ -10,7 +10,6 @@ import secrets
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -45,7 +44,7 @@ def _drop_port(host: str) -> str | None:
 
 def is_loopback(host: str) -> bool:
     """Return whether only programs on this machine can connect to an address."""
-    if host == "localhost":
+    if host.lower() == "localhost":
         return True
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
@@ -59,10 +58,10 @@ class AccessPolicy:
     Parameters
     ----------
     hosts : frozenset of str
-        Names in lower case that may be in the Host header. A web page of another site that lets its name resolve to
-        this machine (DNS rebinding) has another name there.
+        Names in lower case that may be in the Host header. This stops DNS rebinding: if another site makes its own name
+        resolve to this machine, the Host header contains that name.
     any_address : bool, default=False
-        Whether any IP address may be in the Host header too. A page of another site always has a name.
+        Whether any IP address may be in the Host header too. This is safe, because DNS rebinding needs a host name.
     token : str or None, default=None
         None means that no token is needed.
 
@@ -136,7 +135,7 @@ class AccessPolicy:
 
 
 class AccessMiddleware:
-    """Refuse requests that the policy does not allow, and add headers that restrict browsers to each answer.
+    """Refuse requests that the policy does not allow, and add to each response headers that restrict browsers.
 
     Parameters
     ----------
@@ -144,7 +143,7 @@ class AccessMiddleware:
     policy : AccessPolicy
     metrics : Metrics
     max_requests : int
-        Largest number of requests at the same time; others are answered by 503.
+        Largest number of requests that are processed at the same time; further requests get status 503.
     """
 
     def __init__(self, app: Any, policy: AccessPolicy, metrics: Metrics, max_requests: int) -> None:
@@ -201,14 +200,14 @@ class AccessMiddleware:
             raise Problem(
                 421,
                 "unknown-host",
-                f"The Host header is {host[:100]!r}, which is not a name of this service. If it is, start the service "
-                "with --allow-host NAME.",
+                f"The Host header {host[:100]!r} is not an allowed name of this service. To allow it, start the "
+                "service with --allow-host NAME.",
             )
         origin = headers.get("origin")
         is_same = origin is None or origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
         site, mode = headers.get("sec-fetch-site", "none"), headers.get("sec-fetch-mode")
-        is_link = mode == "navigate" and scope["method"] == "GET" and scope["path"] == "/"
-        if not is_same or (site not in ("none", "same-origin") and not is_link):
+        opens_page = mode == "navigate" and scope["method"] == "GET" and scope["path"] == "/"
+        if not is_same or (site not in ("none", "same-origin") and not opens_page):
             raise Problem(
                 403, "cross-origin", "The request comes from a page of another site, which is not allowed."
             )
@@ -235,11 +234,12 @@ class AccessMiddleware:
 
 
 def _read_cookie(header: str) -> str | None:
-    try:
-        morsel = SimpleCookie(header).get(COOKIE)
-    except CookieError:
-        return None
-    return None if morsel is None else morsel.value
+    """Return the token in a Cookie header; cookies of other services on this host may have any form."""
+    for cookie in header.split(";"):
+        name, _, value = cookie.partition("=")
+        if name.strip() == COOKIE:
+            return value.strip()
+    return None
 
 
 async def _respond(send: Any, status: int, headers: dict[str, str], body: bytes) -> None:

@@ -78,7 +78,7 @@ _STATUSES = {
     408: "The body did not arrive in time.",
     413: "The request has too many bytes or images.",
     415: "The content type is neither a form nor JSON.",
-    421: "The Host header is not a name of this service.",
+    421: "The Host header is not an allowed name of this service.",
     422: "The request has no images, or a parameter is invalid.",
     503: "The queue is full; repeat the request after the time in Retry-After.",
 }

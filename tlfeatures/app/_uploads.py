@@ -13,9 +13,10 @@ from typing import Any
 from tlfeatures.app._limits import Limits
 from tlfeatures.app._problems import Problem
 
-__all__ = ["MemoryBudget", "Upload", "read_body", "read_uploads"]
+__all__ = ["MemoryBudget", "Upload", "check_length", "read_body", "read_uploads"]
 
 _MAX_NAME = 255  # characters
+_MAX_DIGITS = 18  # of the length of a body
 _EXPECTED = (
     "Send multipart/form-data with one part for each file, or application/json with "
     '{"images": [{"name": "a.jpg", "data": "BASE64"}]}.'
@@ -123,8 +124,8 @@ async def read_uploads(request: Any, body: bytes, limits: Limits) -> list[Upload
 def check_length(headers: Any, limits: Limits) -> None:
     """Raise a problem if the announced length of a body is too large."""
     length = headers.get("content-length", "")
-    if length.isdigit():
-        _check_size(int(length), limits)
+    if length.isascii() and length.isdecimal():
+        _check_size(int(length) if len(length) <= _MAX_DIGITS else 10**_MAX_DIGITS, limits)
 
 
 def _check_size(size: int, limits: Limits) -> None:

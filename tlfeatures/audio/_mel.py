@@ -26,8 +26,10 @@ def mel_filters(
         Number of samples of a frame.
     n_mels : int
         Number of filters.
-    fmin, fmax : float
-        Lowest and highest frequency in hertz; None is half the sampling rate.
+    fmin : float, default=0.0
+        Lowest frequency in hertz.
+    fmax : float or None, default=None
+        Highest frequency in hertz. None means half the sampling rate.
 
     Returns
     -------
@@ -36,19 +38,21 @@ def mel_filters(
     Raises
     ------
     InvalidParameterError
-        If the frequencies are not in order, or a band is narrower than the spacing of the frequencies.
+        If the frequencies are not in order, or if a filter contains no frequency of the FFT.
 
     Examples
     --------
     >>> mel_filters(16000, 512, 40).shape
     (40, 257)
     """
-    fmax = sampling_rate / 2 if fmax is None else fmax
-    if not fmin < fmax <= sampling_rate / 2:
+    highest = sampling_rate / 2
+    is_fmin = fmax is None or fmin >= highest  # whether `fmin` is at fault
+    fmax = highest if fmax is None else fmax
+    if not fmin < fmax <= highest:
         raise InvalidParameterError(
-            f"`fmin` must be below `fmax`, and `fmax` at most half the sampling rate, {sampling_rate / 2:g} Hz; got "
+            f"`fmin` must be below `fmax`, and `fmax` at most half the sampling rate, {highest:g} Hz; got "
             f"{fmin:g} and {fmax:g}.",
-            "fmax",
+            "fmin" if is_fmin else "fmax",
         )
     edges = _mel_to_hertz(np.linspace(_hertz_to_mel(fmin), _hertz_to_mel(fmax), n_mels + 2))
     frequencies = np.fft.rfftfreq(n_fft, 1 / sampling_rate)
@@ -58,8 +62,8 @@ def mel_filters(
     empty = np.flatnonzero(filters.max(axis=1) == 0)
     if len(empty):
         raise InvalidParameterError(
-            f"`n_mels`={n_mels} is too many for a window of {n_fft} samples at {sampling_rate} Hz: {len(empty)} bands "
-            f"contain no frequency, the first near {edges[empty[0] + 1]:.0f} Hz. Use fewer bands or a longer window.",
+            f"`n_mels`={n_mels} is too many for frames of {n_fft} samples at {sampling_rate} Hz: {len(empty)} bands "
+            f"contain no frequency, the first near {edges[empty[0] + 1]:.0f} Hz. Use fewer bands or longer frames.",
             "n_mels",
         )
     return filters
@@ -96,13 +100,13 @@ def mel_power(samples: np.ndarray, filters: np.ndarray, n_fft: int, hop: int) ->
     return filters @ np.abs(rfft(frames * get_window("hann", n_fft), axis=1).T) ** 2
 
 
-_LINEAR = 200 / 3  # hertz per mel below 1000 Hz
+_HERTZ_PER_MEL = 200 / 3  # below 1000 Hz
 _LOG_STEP = math.log(6.4) / 27  # increase of the natural logarithm of the frequency per mel above 1000 Hz
 
 
 def _hertz_to_mel(hertz: float) -> float:
-    return hertz / _LINEAR if hertz < 1000 else 15 + math.log(hertz / 1000) / _LOG_STEP
+    return hertz / _HERTZ_PER_MEL if hertz < 1000 else 15 + math.log(hertz / 1000) / _LOG_STEP
 
 
 def _mel_to_hertz(mels: np.ndarray) -> np.ndarray:
-    return np.where(mels < 15, _LINEAR * mels, 1000 * np.exp(_LOG_STEP * (mels - 15)))
+    return np.where(mels < 15, _HERTZ_PER_MEL * mels, 1000 * np.exp(_LOG_STEP * (mels - 15)))

@@ -18,7 +18,7 @@ from tlfeatures.errors import AudioReadError, InvalidParameterError, UnreadableI
 
 __all__ = ["LogMelSpectrogram"]
 
-_SILENCE = 1e-10  # a clip is silent, and its image black, if its power is nowhere above this
+_SILENCE = 1e-10  # largest power of a clip that counts as silent; the image of a silent clip is black
 
 
 class LogMelSpectrogram(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
@@ -39,8 +39,10 @@ class LogMelSpectrogram(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
         Time from one frame to the next in seconds.
     n_mels : int, default=64
         Number of mel bands, the height of the images.
-    fmin, fmax : float, default=0.0, None
-        Lowest and highest frequency in hertz; ``fmax=None`` is half the sampling rate.
+    fmin : float, default=0.0
+        Lowest frequency in hertz.
+    fmax : float or None, default=None
+        Highest frequency in hertz. None means half the sampling rate.
     duration : float or None, default=None
         Duration in seconds: longer clips are cropped, and shorter ones are padded with silence. None is the duration of
         the longest clip in `fit`.
@@ -50,11 +52,12 @@ class LogMelSpectrogram(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
     dynamic_range : float, default=80.0
         Decibels from black to white.
     reference : "max" or float, default="max"
-        Power that becomes white: "max" is the largest power in each clip, so that loudness does not matter; a number
-        applies to all clips, so that quiet clips are dark.
+        Power that becomes white: "max" is the largest power in each clip, so that loud and quiet clips have similar
+        images; a number above 1e-10 applies to all clips, so that quiet clips are dark. Powers below 1e-10 count as
+        1e-10.
     on_error : {"raise", "nan"}, default="raise"
-        On clips that cannot be read, raise an :class:`~tlfeatures.errors.AudioReadError`, or warn and return None in
-        place of their images, for which ``CNNFeatures(on_error="nan")`` returns rows of NaN.
+        What to do with clips that cannot be read. "raise" raises an :class:`~tlfeatures.errors.AudioReadError`. "nan"
+        warns and returns None in place of the image; ``CNNFeatures(on_error="nan")`` turns this None into a row of NaN.
 
     Attributes
     ----------
@@ -103,7 +106,10 @@ class LogMelSpectrogram(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
         "duration": [None, number(above=0, hint="It is in seconds.")],
         "align": ["center", "start"],
         "dynamic_range": [number(above=0, hint="It is in decibels.")],
-        "reference": ["max", number(above=0)],
+        "reference": [
+            "max",
+            number(above=_SILENCE, hint="It is a power, and lower powers count as silence."),
+        ],
         "on_error": ["raise", "nan"],
     }
 
@@ -150,19 +156,22 @@ class LogMelSpectrogram(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
         clips = list_clips(X)
         rate = int(self.sampling_rate)
         n_window = round(self.window * rate)
-        if n_window < 2 or round(self.hop * rate) < 1:
-            raise InvalidParameterError(
-                f"`window` must have at least 2 samples and `hop` at least 1; got {self.window} and {self.hop} seconds "
-                f"at {rate} Hz.",
-                "window",
-            )
+        for name, n_samples, minimum in (("window", n_window, 2), ("hop", round(self.hop * rate), 1)):
+            if n_samples < minimum:
+                raise InvalidParameterError(
+                    f"`{name}` must have at least {minimum} sample{'s' * (minimum > 1)}; got {getattr(self, name)} "
+                    f"seconds at {rate} Hz.",
+                    name,
+                )
         self.filters_ = mel_filters(rate, n_window, self.n_mels, self.fmin, self.fmax)
         if self.duration is not None:
             self.n_samples_ = max(1, round(self.duration * rate))
         else:
             samples, failures = self._read_all(clips)
             if len(failures) == len(clips):
-                raise AudioReadError.of(failures, len(clips), "Set `duration` to fit without these clips.")
+                raise AudioReadError.of(
+                    failures, len(clips), "Set `duration`, so that `fit` does not need to read the clips."
+                )
             self.n_samples_ = max(len(s) for s in samples if s is not None)
         return self
 
@@ -222,7 +231,7 @@ class LogMelSpectrogram(TransformerMixin, BaseEstimator, auto_wrap_output_keys=N
                 samples.append(None)
         if failures and self.on_error == "raise":
             raise AudioReadError.of(
-                failures, len(clips), "on_error='nan' continues with None in their place."
+                failures, len(clips), "Use on_error='nan' to get None in place of their images."
             )
         return samples, failures
 
