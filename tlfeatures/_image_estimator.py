@@ -131,7 +131,7 @@ class ImageEstimator(ImageInputMixin, BaseEstimator):
     def __sklearn_clone__(self) -> Any:
         if not is_network(self.model):
             return super().__sklearn_clone__()
-        # clones share the model, which no estimator changes
+        # clones share the model instead of copying it, because no estimator modifies it
         without_model = type(self).__new__(type(self))
         without_model.__dict__.update({**vars(self), "model": None})
         clone = super(ImageEstimator, without_model).__sklearn_clone__()

@@ -1,4 +1,4 @@
-"""Checks of inputs: missing values, URLs, labels and types of other libraries, without importing these."""
+"""Checks of inputs: missing values, URLs, labels, and types of other libraries, which are not imported."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def is_missing(value: Any) -> bool:
 def to_array(values: Any) -> Any:
     """Convert labels or groups to a NumPy array, in which missing values stay missing.
 
-    From a list of text and NaN, NumPy alone would make the text "nan".
+    NumPy alone converts the NaN in a list of strings and NaN to the string "nan".
 
     >>> to_array(["cat", float("nan")]).tolist()
     ['cat', nan]
@@ -63,12 +63,13 @@ def has_lost_slash(path: str | os.PathLike[str]) -> bool:
 
 
 def split_frame(path: str | os.PathLike[str]) -> tuple[str, int]:
-    """Split the path of an image into the file and the position of its frame: ``"scan.dcm[3]"`` is frame 3 from 0.
+    """Split the path of an image into the file and the index of its frame.
 
-    The frame is 0 if the path does not end with a number in brackets, or if there is a file with this very name.
+    ``"scan.dcm[3]"`` is the frame at index 3 of ``"scan.dcm"``; the first frame has index 0.
+    The index is 0 if the path does not end with a number in brackets, or if there is a file with this very name.
 
-    >>> split_frame("scan.dcm")
-    ('scan.dcm', 0)
+    >>> split_frame("scan.dcm[3]"), split_frame("scan.dcm")
+    (('scan.dcm', 3), ('scan.dcm', 0))
     """
     text = os.fsdecode(path)
     match = re.fullmatch(r"(.+)\[(\d{1,9})\]", text, re.DOTALL)
@@ -78,7 +79,7 @@ def split_frame(path: str | os.PathLike[str]) -> tuple[str, int]:
 
 
 def library_types(value: Any) -> set[str]:
-    """Return the library and name of each class of a value, such as "torch.Tensor".
+    """Return the names of a value's class and of all its base classes, each with its library, such as "torch.Tensor".
 
     >>> import numpy as np
     >>> "numpy.floating" in library_types(np.float64(1))

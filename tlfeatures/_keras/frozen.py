@@ -117,7 +117,7 @@ def compile_frozen(
 
 
 def _check_packages(runtime: str, precision: str, backend: str) -> None:
-    """Raise an error, before the network is traced, which takes seconds, if a package or the backend is missing."""
+    """Check the packages and the backend before the network is traced, because tracing takes seconds."""
     if runtime == "openvino":
         openvino_graph.import_nncf() if precision == "int8" else openvino_graph.import_openvino()
     else:
@@ -134,11 +134,12 @@ def _values(variables: list[Any]) -> list[np.ndarray]:
 
 
 def _is_frozen(model: Any) -> bool:
-    """Whether the weights become constants, which fold batch normalization into convolutions.
+    """Whether the weights become constants, so that batch normalization is folded into the convolutions.
 
-    Networks without batch normalization would only start more slowly.
+    A network without batch normalization would start more slowly and run no faster.
     """
-    # the statistics; other non-trainable variables are seeds of Dropout, which are integers
+    # floating-point variables that are not trained are the statistics of batch normalization; the seeds of Dropout
+    # are integers
     has_statistics = any("float" in str(v.dtype) for v in model.non_trainable_variables)
     return has_statistics and count_bytes(model) <= _FROZEN_LIMIT
 
@@ -172,7 +173,7 @@ def _compile_onnxruntime(model: Any, outputs: Callable[..., list[Any]]) -> Calla
 
 
 def convert_to_onnx(model: Any) -> bytes:
-    """Convert a model from float32 pixels to one from uint8 pixels in ONNX format, in inference mode.
+    """Convert a model to ONNX, in inference mode. The ONNX model takes uint8 pixels instead of float32.
 
     Parameters
     ----------
@@ -182,7 +183,7 @@ def convert_to_onnx(model: Any) -> bytes:
     Returns
     -------
     bytes
-        The batch dimension is free.
+        The ONNX model; its batch size is variable.
 
     Raises
     ------
@@ -208,10 +209,13 @@ def convert_to_onnx(model: Any) -> bytes:
 def _make_graph(
     model: Any, outputs: Callable[..., list[Any]], shape: tuple[int | None, ...]
 ) -> tuple[Any, str, list[str]]:
-    """Return a graph of TensorFlow with constant weights, from uint8 pixels, and the names of its input and outputs."""
+    """Return a TensorFlow graph, the name of its input, and the names of its outputs.
+
+    The graph takes uint8 pixels and contains the weights as constants.
+    """
     import tensorflow as tf
 
-    # each time a new function, which would keep the weights
+    # a new function for each graph, because a function that is kept would keep the weights in memory
     trace = _trace(model, outputs, freeze=True).get_concrete_function(tf.TensorSpec(shape, tf.uint8))
     return trace.graph.as_graph_def(), trace.inputs[0].name, [y.name for y in trace.outputs]
 
@@ -236,7 +240,7 @@ def _trace(model: Any, outputs: Callable[..., list[Any]], freeze: bool) -> Any:
 def _compile_by_shape(
     compile_shape: Callable[[tuple[int | None, ...]], Callable[..., Any]], is_batch_fixed: bool = True
 ) -> Callable[..., Any]:
-    """Return the function that compiles another one for each new shape of its batches, and calls it."""
+    """Return a function that compiles one function for each new batch shape, and calls it."""
     # a dict of our own, because TensorFlow warns of "retracing" with its cache
     compiled: dict[tuple[int | None, ...], Callable[..., Any]] = {}
 

@@ -36,7 +36,7 @@ class Retraining:
 
     A linear head is computed at once and used for predictions, which are marked as provisional. The model's own head,
     with its calibration and prediction sets, is trained by a thread and then replaces it. The thread also compares the
-    accuracies before and after the changes by cross-validation.
+    accuracies before and after the user changed labels, by cross-validation.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class Retraining:
     def __init__(self, model: ServedModel) -> None:
         self.model = model
         self._decomposition: tuple[bytes, RidgeDecomposition] | None = None
-        self._lock, self._worker = threading.Lock(), threading.Lock()
+        self._lock, self._training_lock = threading.Lock(), threading.Lock()
         self._number = 0  # number of the last call of `start`
         self._state: dict[str, Any] = {"state": "unchanged"}
 
@@ -86,9 +86,9 @@ class Retraining:
         Parameters
         ----------
         rows : ndarray of int, shape (m,)
-            Rows of the embeddings with labels.
+            Indices of the embeddings that have a label.
         labels, labels_before : ndarray of shape (m,)
-            Current labels, and those before the changes.
+            Current labels, and the labels before the user changed them.
 
         Returns
         -------
@@ -124,14 +124,15 @@ class Retraining:
         -------
         dict
             "state": "unchanged", "training" (predictions are provisional), "comparing" (the model's own head is used),
-            "finished" or "failed"; "done" and "total", numbers of fits; "provisional_seconds" and "seconds", the times
-            of both heads; "scores", the accuracies; "error", why the head or the scores failed.
+            "finished" or "failed"; "done" and "total", numbers of fits; "provisional_seconds" and "seconds", the
+            training times of the provisional head and of the model's own head; "scores", the accuracies; "error", why
+            the head or the scores failed.
         """
         with self._lock:
             return dict(self._state)
 
     def _run(self, number: int, rows: np.ndarray, y: np.ndarray, before: np.ndarray, n_folds: int) -> None:
-        with self._worker:  # one training at a time
+        with self._training_lock:  # one training at a time
             try:
                 self._train(number, self.model.training.embeddings[rows], y, before, n_folds)
             except _Replaced:

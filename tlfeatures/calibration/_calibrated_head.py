@@ -24,7 +24,7 @@ class CalibratedHead(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
     Decision values, or logarithms of probabilities, are multiplied by one number, which minimizes the log loss
     of their softmax on held-out folds (Guo et al. 2017, "On calibration of modern neural networks").
-    The labels that `predict` returns are those of the head.
+    Calibration does not change the labels that `predict` returns.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ class CalibratedHead(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """Predict the labels of the head.
+        """Predict class labels with the fitted head.
 
         Parameters
         ----------
