@@ -24,11 +24,12 @@ from tests.ray_helpers import (
     PlainNetwork,
     embed_folder,
 )
-from tlfeatures.distributed import Job, LocalEngine, RayEngine, UnitResult
+from tlfeatures.distributed import Job, LocalEngine, RayEngine, UnitResult, _ray_workers
 from tlfeatures.errors import EngineError, RecipeMismatchError, TransientReadError
 from tlfeatures.extract import FeatureSpec
 
 ray = pytest.importorskip("ray")
+_ray_pool = pytest.importorskip("tlfeatures.distributed._ray_pool")
 pytestmark = pytest.mark.slow
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
@@ -202,6 +203,22 @@ def test_an_image_that_ends_the_process_costs_only_its_row(engine, paths, tmp_pa
     assert "the process crashed twice while decoding this image" in errors[9]
     expected = collect(LocalEngine().run(make_job(paths[:20]), list_units(make_job(paths[:20]))))[0]
     assert list(dict(sorted(features.items())).values()) == list(dict(sorted(expected.items())).values())
+
+
+def test_a_search_for_such_images_is_repeated_if_its_node_ends(engine, paths, tmp_path, monkeypatch):
+    fatal = tmp_path / "fatal.qoi"
+    fatal.write_bytes(FATAL_IMAGE)
+
+    def search(job, unit):
+        if (tmp_path / "ended").exists():
+            return _ray_workers.find_fatal_images(job, unit)
+        (tmp_path / "ended").touch()
+        raise ray.exceptions.ActorDiedError
+
+    monkeypatch.setattr(_ray_pool, "find_fatal_images", search)
+    job = make_job([*paths[:9], str(fatal)])
+    features, errors = collect(engine.run(job, list_units(job, 2)))
+    assert (tmp_path / "ended").exists() and sorted(features) == list(range(9)) and list(errors) == [9]
 
 
 def test_known_images_are_not_computed(engine, paths):

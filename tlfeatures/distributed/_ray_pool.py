@@ -253,6 +253,9 @@ class WorkerPool:
             value = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:  # an exception that the worker raised
             cause = error.cause if isinstance(error.cause, Exception) else error
+            if isinstance(cause, self._ray.exceptions.RayActorError):  # the node of a search ended
+                self._replace(call, cause)
+                return None
             if call.state is None:
                 raise cause from error
             if call.worker is not None:
